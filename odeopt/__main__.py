@@ -1,0 +1,21 @@
+"""The `odeopt` command. May use: everything; the studies need the extra of that name."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line, or say which packages it lacks."""
+    try:
+        from .cli import app  # noqa: PLC0415 - its packages are an extra
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.startswith("odeopt"):
+            raise
+        sys.exit(
+            f"odeopt's studies need the package {error.name!r}, which is not installed. "
+            "Install them with: pip install 'odeopt-jax[studies]'"
+        )
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The named explicit methods as diffrax solver classes: the second face of `ExplicitRungeKutta`.
+
+Where diffrax has a method, its own class is subclassed and its tableau used, so that dense output,
+adaptive steps and `diffrax.diffeqsolve` behave as users of diffrax know them. May use: diffrax.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import diffrax
+import numpy as np
+
+from .explicit import ExplicitRungeKutta
+from .tableau import Tableau
+
+
+class Explicit:
+    """What every named explicit solver states beside diffrax's own interface."""
+
+    @property
+    def coefficients(self) -> Tableau:
+        """The tableau in odeopt's form."""
+        return Tableau.from_diffrax(self.tableau)  # type: ignore[attr-defined]
+
+    @property
+    def method(self) -> ExplicitRungeKutta:
+        """The pure step function that the optimizers use (no error estimate)."""
+        return ExplicitRungeKutta(self.coefficients)
+
+    @property
+    def stability_limit(self) -> float:
+        r"""Real-axis stability limit $R$ of $h\lambda$, from the stability polynomial."""
+        return self.method.stability_limit
+
+    @property
+    def stability_polynomial(self) -> np.ndarray:
+        """Coefficients of $R(z)$, ascending powers of `z`."""
+        return self.method.tableau.stability_polynomial
+
+    @property
+    def gradients_per_step(self) -> int:
+        """Gradients of an optimizer step of fixed size, the first one included."""
+        return self.method.gradients_per_step
+
+
+class Euler(Explicit, diffrax.Euler):
+    """Euler's method: gradient descent. Order 1, 1 gradient a step."""
+
+    # diffrax's tableau class refuses a single stage
+    coefficients = Tableau(a=[], b=[1.0])
+
+
+class Heun(Explicit, diffrax.Heun):
+    """Heun's method (explicit trapezoidal rule). Order 2, 2 gradients a step."""
+
+
+class Midpoint(Explicit, diffrax.Midpoint):
+    """The explicit midpoint rule. Order 2, 2 gradients a step."""
+
+
+class Ralston(Explicit, diffrax.Ralston):
+    """Ralston's method, the order-2 method of least error bound. 2 gradients a step."""
+
+
+class Bosh3(Explicit, diffrax.Bosh3):
+    """Bogacki and Shampine's 3(2) pair. Order 3, 3 gradients a step."""
+
+
+class Dopri5(Explicit, diffrax.Dopri5):
+    """Dormand and Prince's 5(4) pair. Order 5, 6 gradients a step."""
+
+
+class Tsit5(Explicit, diffrax.Tsit5):
+    """Tsitouras' 5(4) pair. Order 5, 6 gradients a step."""
+
+
+class _OwnTableau(Explicit, diffrax.AbstractERK):
+    """A method that diffrax lacks, without an error estimate."""
+
+    def order(self, terms: Any) -> int:
+        return self.coefficients.order
+
+    def step(self, *args: Any, **kwargs: Any) -> tuple:
+        y1, _, dense_info, state, result = super().step(*args, **kwargs)
+        # The zeros in the tableau's b_error mean "no estimate", not "no error": None makes diffrax
+        # refuse adaptive steps instead of accepting every one of them.
+        return y1, None, dense_info, state, result
+
+
+class SSPRK3(_OwnTableau):
+    """Shu and Osher's strong-stability-preserving method. Order 3, 3 gradients a step."""
+
+    tableau: ClassVar[diffrax.ButcherTableau] = Tableau(
+        a=[[1.0], [1 / 4, 1 / 4]], b=[1 / 6, 1 / 6, 2 / 3]
+    ).to_diffrax()
+    interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation
+
+
+class RK4(_OwnTableau):
+    """The classical Runge-Kutta method. Order 4, 4 gradients a step."""
+
+    tableau: ClassVar[diffrax.ButcherTableau] = Tableau(
+        a=[[1 / 2], [0.0, 1 / 2], [0.0, 0.0, 1.0]], b=[1 / 6, 1 / 3, 1 / 3, 1 / 6]
+    ).to_diffrax()
+    interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation

@@ -1,0 +1,95 @@
+"""Any other diffrax solver as a method, through diffrax's own step. May use: `odeopt.flows`."""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..flows import AbstractFlow, State
+from ..objective import Gradient
+from .method import AbstractMethod, Step
+
+_ROOT_TOLERANCES = {"rtol": 1e-6, "atol": 1e-6}
+
+
+class DiffraxMethod(AbstractMethod):
+    """One step of a diffrax ODE solver, each step a fresh start (a new mini-batch is a jump).
+
+    The system is solved for the *increment*, so that nothing cancels. diffrax evaluates the first
+    gradient again, and an implicit solver evaluates as many as its root finder needs: that number
+    is not visible from outside, so `gradients_per_step` is None and the count is reported as -1.
+
+    Args:
+      solver: an instance of a diffrax solver for ODEs. An implicit one whose root finder has no
+        tolerances (diffrax's default) gets 1e-6 for both.
+
+    Raises:
+      ValueError: a solver that does not step a single ODE term (split, IMEX, Langevin, SDE-only),
+        or one that lives on its history.
+    """
+
+    solver: diffrax.AbstractSolver
+
+    def __init__(self, solver: diffrax.AbstractSolver) -> None:
+        structure = getattr(solver, "term_structure", None)
+        single = isinstance(structure, type) and issubclass(diffrax.ODETerm, structure)
+        if not single or isinstance(solver, diffrax.LeapfrogMidpoint):
+            why = "lives on its previous steps" if single else f"steps terms of type {structure}"
+            raise ValueError(
+                f"{type(solver).__name__} {why}; an optimizer step is a fresh start on one vector "
+                "field. Use a one-step ODE solver, for example `diffrax.Kvaerno3()`."
+            )
+        if isinstance(solver, diffrax.AbstractImplicitSolver):
+            finder = solver.root_finder
+            for name, value in _ROOT_TOLERANCES.items():
+                if not isinstance(getattr(finder, name), float | int | jax.Array):
+                    finder = eqx.tree_at(lambda f, n=name: getattr(f, n), finder, value)
+            if not callable(finder.norm):
+                finder = eqx.tree_at(lambda f: f.norm, finder, diffrax.rms_norm)
+            solver = eqx.tree_at(lambda s: s.root_finder, solver, finder)
+        self.solver = solver
+
+    @property
+    def order(self) -> int | None:
+        """What the solver says for an ODE."""
+        return self.solver.order(diffrax.ODETerm(lambda t, y, args: y))
+
+    @property
+    def stability_limit(self) -> None:
+        """Not known for a foreign solver."""
+        return None
+
+    @property
+    def gradients_per_step(self) -> None:
+        """Not known for a foreign solver."""
+        return None
+
+    def init(self, z: State) -> tuple[()]:
+        """Nothing is carried over."""
+        return ()
+
+    def step(
+        self,
+        flow: AbstractFlow,
+        gradient: Gradient,
+        z: State,
+        h: Float[Array, ""],
+        memory: tuple[()],
+    ) -> Step:
+        """One step of size `h`."""
+        # `gradient.stage(1)`: never the given gradient, which an implicit solver differentiates.
+        elsewhere = gradient.stage(1)
+
+        def field(t: Array, increment: State, args: None) -> State:
+            return flow.field(jax.tree.map(jnp.add, z, increment), elsewhere, h)
+
+        term = diffrax.ODETerm(field)
+        # diffrax wants time in the dtype of the state (it raises on bfloat16 otherwise)
+        t1 = h.astype(jnp.finfo(jnp.result_type(*jax.tree.leaves(z))).dtype)
+        t0, start = jnp.zeros_like(t1), jax.tree.map(jnp.zeros_like, z)
+        memory_in = self.solver.init(term, t0, t1, start, None)
+        increment, error, _, _, result = self.solver.step(
+            term, t0, t1, start, None, memory_in, made_jump=False
+        )
+        return Step(increment, error, memory, success=result == diffrax.RESULTS.successful)

@@ -1,0 +1,58 @@
+"""What a method (a one-step solver) is. May use: `odeopt.flows`."""
+
+import abc
+from typing import NamedTuple
+
+import equinox as eqx
+from jaxtyping import Array, Bool, Float, PyTree
+
+from ..flows import AbstractFlow, State
+from ..objective import Gradient
+
+
+class Step(NamedTuple):
+    """What one step of a method yields.
+
+    Attributes:
+      increment: new `z` minus old `z`. Never the new `z` itself: forming `new - old` cancels in
+        floating point (at weights near 1000 an update of 1e-5 would vanish in float32).
+      error: an estimate of the local error, a tree like `z`; None where the method has none.
+      memory: what the method carries to its next step.
+      success: False where the step could not be computed; the optimizer then rejects it.
+    """
+
+    increment: State
+    error: State | None
+    memory: PyTree[Array]
+    success: bool | Bool[Array, ""] = True
+
+
+class AbstractMethod(eqx.Module):
+    r"""A one-step method $\Phi_h$: a pure function of trees that knows nothing of optax.
+
+    Attributes:
+      order: the order of accuracy, None where it is not known.
+      stability_limit: $R$, the largest $h\lambda$ on the real axis up to which the method is
+        stable on $\dot x = -\lambda x$; None where it is not known.
+      gradients_per_step: gradients a step costs on a flow that costs one, the first included;
+        None where it depends on the problem.
+    """
+
+    order: eqx.AbstractVar[int | None]
+    stability_limit: eqx.AbstractVar[float | None]
+    gradients_per_step: eqx.AbstractVar[int | None]
+
+    @abc.abstractmethod
+    def init(self, z: State) -> PyTree[Array]:
+        """The memory before the first step. Structural, like `flow.init`."""
+
+    @abc.abstractmethod
+    def step(
+        self,
+        flow: AbstractFlow,
+        gradient: Gradient,
+        z: State,
+        h: Float[Array, ""],
+        memory: PyTree[Array],
+    ) -> Step:
+        """One step of size `h` (flow time) from `z`."""

@@ -1,0 +1,64 @@
+"""Whatever a user calls a solver, as a method. May use: the other modules of `odeopt.solvers`."""
+
+from typing import Any
+
+import diffrax
+import optax
+
+from .classes import Euler, Explicit
+from .explicit import ExplicitRungeKutta
+from .foreign import DiffraxMethod
+from .method import AbstractMethod
+from .tableau import Tableau
+
+Solver = AbstractMethod | Tableau | diffrax.ButcherTableau | diffrax.AbstractSolver
+
+
+def as_method(solver: Solver, *, error: bool = False, scan: bool = False) -> AbstractMethod:
+    """The method that `solver` names.
+
+    Args:
+      solver: a method, a `Tableau`, a `diffrax.ButcherTableau`, or an instance of a diffrax solver
+        class (odeopt's own included). Explicit Runge-Kutta solvers get odeopt's stage loop,
+        others run diffrax's step.
+      error: ask for the error estimate.
+      scan: scan over the stages of an explicit method.
+
+    Raises:
+      TypeError: anything else, with what to write instead.
+    """
+    if isinstance(solver, AbstractMethod):
+        return solver
+    tableau = _tableau(solver)
+    if tableau is not None:
+        return ExplicitRungeKutta(tableau, error=error, scan=scan)
+    if isinstance(solver, diffrax.AbstractSolver):
+        return DiffraxMethod(solver)
+    if isinstance(solver, optax.GradientTransformation):
+        hint = (
+            "is an optax optimizer, which already is a flow with a solver and a learning rate. "
+            "Pass a solver such as `odeopt.solvers.RK4()`; to transform every stage's gradient pass the "
+            "optax transformation as `stage_transform=`"
+        )
+    elif isinstance(solver, type):
+        hint = f"is a class; pass an instance, `{solver.__name__}()`"
+    else:
+        hint = "is no solver; pass `odeopt.solvers.RK4()`, `diffrax.Tsit5()` or a `Tableau`"
+    raise TypeError(f"{type(solver).__name__} {solver!r:.80} {hint}.")
+
+
+def _tableau(solver: Any) -> Tableau | None:
+    if isinstance(solver, Tableau):
+        return solver
+    if isinstance(solver, diffrax.ButcherTableau):
+        return Tableau.from_diffrax(solver)
+    if isinstance(solver, diffrax.AbstractSolver):
+        if isinstance(solver, Explicit):
+            return solver.coefficients
+        if isinstance(solver, diffrax.Euler):
+            return Euler().coefficients
+        if isinstance(solver, diffrax.AbstractERK) and isinstance(
+            solver.tableau, diffrax.ButcherTableau
+        ):
+            return Tableau.from_diffrax(solver.tableau)
+    return None

@@ -1,0 +1,160 @@
+"""Butcher tableaus of explicit Runge-Kutta methods, and what follows from the numbers alone."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import diffrax
+import numpy as np
+
+_TOLERANCE = 1e-9  # published coefficients carry about 16 digits; a typo shows far above this
+
+
+@dataclasses.dataclass(frozen=True)
+class Tableau:
+    r"""The numbers of an explicit Runge-Kutta method.
+
+    $k_i = f(z + h\sum_{j<i} a_{ij}k_j)$, $z^+ = z + h\sum_i b_ik_i$. Unlike `diffrax.ButcherTableau` it allows a single stage, says "no error estimate" with None
+    rather than with zeros, and names the sum that is wrong when one is.
+
+    Args:
+      a: the lower triangle: one row for each stage after the first (`[[a21], [a31, a32], ...]`),
+        or the whole strictly lower-triangular matrix.
+      b: the weights, one for each stage.
+      c: the nodes, one for each stage; default: the row sums of `a`.
+      b_error: weights of the error estimate (they sum to 0), or None.
+
+    Raises:
+      ValueError: sizes that do not fit, an entry on or above the diagonal, a row of `a` whose sum
+        is not its node, `b` that does not sum to 1, `b_error` that does not sum to 0.
+
+    Examples:
+      >>> heun3 = Tableau(a=[[1 / 3], [0, 2 / 3]], b=[1 / 4, 0, 3 / 4])
+      >>> heun3.order, heun3.stages, round(heun3.stability_limit, 4)
+      (3, 3, 2.5127)
+    """
+
+    a: Sequence[Sequence[float]]
+    b: Sequence[float]
+    c: Sequence[float] | None = None
+    b_error: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        b = np.asarray(self.b, float)
+        stages = len(b)
+        rows = [np.asarray(row, float) for row in self.a]
+        if len(rows) == stages - 1:
+            rows.insert(0, np.zeros(0))
+        if len(rows) != stages:
+            raise ValueError(f"b has {stages} weights, but a has {len(self.a)} rows.")
+        a = np.zeros((stages, stages))
+        for i, row in enumerate(rows):
+            if len(row) > stages or np.any(row[i:] != 0):
+                raise ValueError(
+                    f"Row {i + 1} of a is {row.tolist()}: an explicit method has only {i} "
+                    f"entries there. Implicit tableaus belong to diffrax: `odeopt.from_diffrax`."
+                )
+            a[i, : len(row)] = row
+        c = a.sum(1) if self.c is None else np.asarray(self.c, float)
+        b_error = None if self.b_error is None else np.asarray(self.b_error, float)
+        if len(c) != stages or (b_error is not None and len(b_error) != stages):
+            raise ValueError(f"b has {stages} weights; c and b_error need as many entries.")
+        for i in range(stages):
+            _check_sum(f"row {i + 1} of a", a[i], c[i], f"its node c[{i}]")
+        _check_sum("b", b, 1.0, "consistency")
+        if b_error is not None:
+            _check_sum("b_error", b_error, 0.0, "it is a difference of weights")
+        # Tuples make the tableau hashable, so that it can be a static part of a compiled step.
+        set_ = functools.partial(object.__setattr__, self)
+        set_("a", tuple(tuple(row[:i].tolist()) for i, row in enumerate(a)))
+        set_("b", tuple(b.tolist()))
+        set_("c", tuple(c.tolist()))
+        set_("b_error", None if b_error is None else tuple(b_error.tolist()))
+
+    @classmethod
+    def from_diffrax(cls, tableau: diffrax.ButcherTableau) -> "Tableau":
+        """The same method from `solver.tableau`; an all-zero `b_error` is read as no estimate."""
+        if tableau.implicit:
+            raise ValueError("This tableau is implicit: use `odeopt.from_diffrax(solver, ...)`.")
+        b_error = tableau.b_error if np.any(tableau.b_error) else None
+        return cls(tableau.a_lower, tableau.b_sol, np.concatenate([[0.0], tableau.c]), b_error)
+
+    def to_diffrax(self) -> diffrax.ButcherTableau:
+        """The same method for a diffrax solver class; diffrax wants at least two stages."""
+        b_error = np.zeros(self.stages) if self.b_error is None else np.asarray(self.b_error)
+        a_lower = tuple(np.asarray(row) for row in self.a[1:])
+        return diffrax.ButcherTableau(
+            a_lower=a_lower, b_sol=np.asarray(self.b), b_error=b_error, c=np.asarray(self.c)[1:]
+        )
+
+    @property
+    def stages(self) -> int:
+        """Number of stages."""
+        return len(self.b)
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """`a` as a square matrix, shape (stages, stages)."""
+        return np.array([row + (0.0,) * (self.stages - len(row)) for row in self.a])
+
+    def without_error(self) -> "Tableau":
+        """The method that only advances: stages that serve the error estimate alone are dropped."""
+        last = int(np.flatnonzero(self.b)[-1]) + 1
+        return Tableau(self.a[:last], self.b[:last], self.c[:last])
+
+    @functools.cached_property
+    def order(self) -> int:
+        r"""Order of accuracy, by the order conditions $b\cdot u(t) = 1/\gamma(t)$ on rooted trees.
+
+        Every tree is a Butcher product of two smaller ones, under which $u(t_1\circ t_2) = u(t_1)
+        \cdot A u(t_2)$; planar duplicates are checked more than once, which costs nothing here.
+        """
+        a, b = self.matrix, np.asarray(self.b)
+        # per order n: (u, gamma / n) of each planar tree
+        trees = [[], [(np.ones(self.stages), 1.0)]]
+        for n in range(1, self.stages + 1):
+            if any(abs(b @ u - 1 / (n * g)) > _TOLERANCE for u, g in trees[n]):
+                return n - 1
+            grown = [
+                (u1 * (a @ u2), g1 * m * g2)
+                for m in range(1, n + 1)
+                for u1, g1 in trees[n + 1 - m]
+                for u2, g2 in trees[m]
+            ]
+            trees.append(grown)
+        return self.stages
+
+    @functools.cached_property
+    def stability_polynomial(self) -> np.ndarray:
+        r"""Coefficients of $R(z) = 1 + \sum_k (b^\top A^k 1) z^{k+1}$, ascending powers of `z`.
+
+        One step on $\dot x = \lambda x$ multiplies `x` by $R(h\lambda)$.
+        """
+        a, u, coefficients = self.matrix, np.ones(self.stages), [1.0]
+        for _ in range(self.stages):
+            coefficients.append(float(np.asarray(self.b) @ u))
+            u = a @ u
+        return np.trim_zeros(np.array(coefficients), "b")
+
+    @functools.cached_property
+    def stability_limit(self) -> float:
+        r"""$R$: the largest $x$ with $|R(-t)| \le 1$ for all $0 \le t \le x$.
+
+        Computed from the roots of $R(-x) = \pm 1$: between two of them stability cannot change.
+        """
+        polynomial = np.polynomial.Polynomial(self.stability_polynomial)(
+            np.polynomial.Polynomial([0.0, -1.0])
+        )
+        roots = np.concatenate([(polynomial - sign).roots() for sign in (1.0, -1.0)])
+        real = roots.real[(abs(roots.imag) < 1e-7) & (roots.real > 1e-6)]
+        candidates = np.unique(real)
+        between = np.append((candidates[1:] + candidates[:-1]) / 2, candidates[-1] + 1)
+        return float(candidates[np.argmax(abs(polynomial(between)) > 1)])
+
+
+def _check_sum(name: str, values: np.ndarray, expected: float, why: str) -> None:
+    if abs(values.sum() - expected) > _TOLERANCE:
+        raise ValueError(
+            f"Inconsistent tableau: {name} sums to {values.sum():.12g}, not to "
+            f"{expected:.12g} ({why})."
+        )

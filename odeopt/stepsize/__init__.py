@@ -1,0 +1,7 @@
+"""Step sizes: a learning rate is a number, a schedule, or a rule that looks at the step."""
+
+from .rule import AbstractRule as AbstractRule
+from .rule import Fixed as Fixed
+from .rule import Scheduled as Scheduled
+from .rule import StepInfo as StepInfo
+from .rule import as_rule as as_rule

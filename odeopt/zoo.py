@@ -1,0 +1,372 @@
+"""The named optimizers: each is a flow, a solver and a step size.
+
+May use: `odeopt.optimizer`, `odeopt.solvers`, `odeopt.flows`, `odeopt.stepsize`.
+"""
+
+from typing import TypeAlias
+
+import diffrax
+import optax
+
+from . import solvers
+from .flows import GradientFlow
+from .optimizer import ode_optimizer
+from .stepsize import AbstractRule
+
+LearningRate: TypeAlias = optax.ScalarOrSchedule | AbstractRule
+"""A number, an optax schedule (of the number of steps), or a step-size rule."""
+
+
+def runge_kutta(
+    learning_rate: LearningRate,
+    tableau: solvers.Tableau | diffrax.ButcherTableau,
+    *,
+    stage_transform: optax.GradientTransformation | None = None,
+    staged: bool = False,
+    scan_stages: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Gradient flow by the explicit Runge-Kutta method of any tableau.
+
+    Step: $k_i = -\nabla E(x + h\sum_{j<i} a_{ij}k_j)$, $x^+ = x + h\sum_i b_ik_i$ with $h$ the
+    learning rate. One gradient a stage, of which the first is the `grads` handed to `update`.
+
+    The named explicit optimizers are this with their own tableau and take the same arguments.
+
+    Args:
+      learning_rate: the step size, in flow time: a number, a schedule of the number of steps, or a
+        step-size rule.
+      tableau: `odeopt.solvers.Tableau` or `diffrax.ButcherTableau`; checked for consistency.
+      stage_transform: an optax transformation applied to every stage's gradient.
+      staged: one stage for each call of `update`, without extra arguments; see `ode_optimizer`.
+      scan_stages: loop over the stages with `lax.scan`, for less memory.
+
+    Returns:
+      An optax transformation. It stores four scalars, and nothing like the parameters unless
+      `staged` (the start of the step and `stages - 1` slopes); within a step the slopes of all
+      stages are alive, or with `scan_stages` as many as the tableau looks back on.
+
+    Raises:
+      ValueError: an inconsistent tableau, or a number that is not positive as learning rate.
+      TypeError: something else than a tableau or a learning rate.
+
+    Examples:
+      >>> import odeopt
+      >>> kutta3 = odeopt.solvers.Tableau(a=[[0.5], [-1.0, 2.0]], b=[1 / 6, 2 / 3, 1 / 6])
+      >>> opt = odeopt.runge_kutta(0.1, kutta3)
+      >>> odeopt.runge_kutta(0.1, odeopt.solvers.Tableau(a=[[0.5]], b=[0.5, 0.4]))
+      Traceback (most recent call last):
+      ...
+      ValueError: Inconsistent tableau: b sums to 0.9, not to 1 (consistency).
+    """
+    return _explicit(tableau, learning_rate, stage_transform, staged, scan_stages)
+
+
+def from_diffrax(
+    solver: diffrax.AbstractSolver,
+    learning_rate: LearningRate,
+    *,
+    stage_transform: optax.GradientTransformation | None = None,
+    staged: bool = False,
+    scan_stages: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Gradient flow by any one-step diffrax solver for ODEs.
+
+    An explicit Runge-Kutta solver runs odeopt's own stage loop on its tableau (mixed dtypes,
+    sharding, first stage for free). Any other, such as `diffrax.Kvaerno3()`, runs diffrax's step:
+    it evaluates the first gradient again, forms a dense Jacobian if it is implicit, wants leaves of
+    one dtype, and its gradients cannot be counted (`state.gradients` is -1). A step whose inner
+    solve fails is rejected.
+
+    Args:
+      solver: an instance of a diffrax solver.
+      learning_rate: the step size, in flow time.
+      stage_transform: an optax transformation applied to every gradient.
+      staged: one stage for each call of `update`; explicit solvers only.
+      scan_stages: loop over the stages with `lax.scan`; explicit solvers only.
+
+    Raises:
+      ValueError: a solver that does not step one vector field from scratch (split, SDE, multistep).
+      TypeError: something that is not a diffrax solver.
+
+    Examples:
+      >>> import diffrax, odeopt
+      >>> opt = odeopt.from_diffrax(diffrax.Dopri8(), 0.1)
+    """
+    return _explicit(solver, learning_rate, stage_transform, staged, scan_stages)
+
+
+def euler(
+    learning_rate: LearningRate,
+    *,
+    stage_transform: optax.GradientTransformation | None = None,
+    staged: bool = False,
+    scan_stages: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Euler's method: gradient descent, equal to `optax.sgd(learning_rate)`.
+
+    Step: $x^+ = x - h\nabla E(x)$. Order 1, 1 gradient a step, stable to $h\lambda \le 2$. Needs no
+    `value_fn`. Its error is a term that can be written down: the iterates follow the gradient flow
+    of $E + \tfrac h4\|\nabla E\|^2$ to second order (Barrett and Dherin, arXiv:2009.11162).
+
+    Args:
+      learning_rate: the step size, in flow time.
+      stage_transform: see `runge_kutta`, which also lists memory and errors.
+      staged: see `ode_optimizer`.
+      scan_stages: see `runge_kutta`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> opt = odeopt.euler(0.1)
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> updates, state = opt.update(grads, state, params)
+    """
+    return _explicit(solvers.Euler(), learning_rate, stage_transform, staged, scan_stages)
+
+
+def heun(
+    learning_rate: LearningRate,
+    *,
+    stage_transform: optax.GradientTransformation | None = None,
+    staged: bool = False,
+    scan_stages: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Heun's method (explicit trapezoidal rule).
+
+    Step: $x^+ = x - \tfrac h2(g_1 + g_2)$, $g_1 = \nabla E(x)$, $g_2 = \nabla E(x - hg_1)$.
+    Order 2, 2 gradients a step, stable to $h\lambda \le 2$: per gradient half of Euler's.
+
+    Args:
+      learning_rate: the step size, in flow time.
+      stage_transform: see `runge_kutta`, which also lists memory and errors.
+      staged: see `ode_optimizer`.
+      scan_stages: see `runge_kutta`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> opt = odeopt.heun(0.1)
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
+    """
+    return _explicit(solvers.Heun(), learning_rate, stage_transform, staged, scan_stages)
+
+
+def midpoint(
+    learning_rate: LearningRate,
+    *,
+    stage_transform: optax.GradientTransformation | None = None,
+    staged: bool = False,
+    scan_stages: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""The explicit midpoint rule.
+
+    Step: $x^+ = x - h\nabla E(x - \tfrac h2\nabla E(x))$. Order 2, 2 gradients a step, stable to
+    $h\lambda \le 2$.
+
+    Args:
+      learning_rate: the step size, in flow time.
+      stage_transform: see `runge_kutta`, which also lists memory and errors.
+      staged: see `ode_optimizer`.
+      scan_stages: see `runge_kutta`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> opt = odeopt.midpoint(0.1)
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
+    """
+    return _explicit(solvers.Midpoint(), learning_rate, stage_transform, staged, scan_stages)
+
+
+def ralston(
+    learning_rate: LearningRate,
+    *,
+    stage_transform: optax.GradientTransformation | None = None,
+    staged: bool = False,
+    scan_stages: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Ralston's method: the 2-stage method of order 2 with the least error bound.
+
+    Step: $x^+ = x - h(\tfrac14 g_1 + \tfrac34 g_2)$, $g_2 = \nabla E(x - \tfrac23 hg_1)$. Order 2,
+    2 gradients a step, stable to $h\lambda \le 2$ (Ralston, Math. Comp. 16, 1962).
+
+    Args:
+      learning_rate: the step size, in flow time.
+      stage_transform: see `runge_kutta`, which also lists memory and errors.
+      staged: see `ode_optimizer`.
+      scan_stages: see `runge_kutta`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> opt = odeopt.ralston(0.1)
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
+    """
+    return _explicit(solvers.Ralston(), learning_rate, stage_transform, staged, scan_stages)
+
+
+def bosh3(
+    learning_rate: LearningRate,
+    *,
+    stage_transform: optax.GradientTransformation | None = None,
+    staged: bool = False,
+    scan_stages: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Bogacki and Shampine's method of order 3.
+
+    Step: $x^+ = x - h(\tfrac29 g_1 + \tfrac13 g_2 + \tfrac49 g_3)$ with $g_2$ half a step and $g_3$
+    three quarters of a step along the latest slope. Order 3, 3 gradients a step, stable to
+    $h\lambda \le 2.51$. Its embedded estimate costs a fourth gradient and is not computed at a
+    fixed step size (Bogacki and Shampine, Appl. Math. Lett. 2, 1989).
+
+    Args:
+      learning_rate: the step size, in flow time.
+      stage_transform: see `runge_kutta`, which also lists memory and errors.
+      staged: see `ode_optimizer`.
+      scan_stages: see `runge_kutta`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> opt = odeopt.bosh3(0.1)
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
+    """
+    return _explicit(solvers.Bosh3(), learning_rate, stage_transform, staged, scan_stages)
+
+
+def ssprk3(
+    learning_rate: LearningRate,
+    *,
+    stage_transform: optax.GradientTransformation | None = None,
+    staged: bool = False,
+    scan_stages: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Shu and Osher's strong-stability-preserving method of order 3.
+
+    Step: $x_1 = x - hg(x)$, $x_2 = \tfrac34x + \tfrac14(x_1 - hg(x_1))$, $x^+ = \tfrac13x +
+    \tfrac23(x_2 - hg(x_2))$: a convex combination of Euler steps, so any convex function that one
+    Euler step of size $h$ decreases does not rise here either. Order 3, 3 gradients a step, stable
+    to $h\lambda \le 2.51$ (Shu and Osher, J. Comput. Phys. 77, 1988).
+
+    Args:
+      learning_rate: the step size, in flow time.
+      stage_transform: see `runge_kutta`, which also lists memory and errors.
+      staged: see `ode_optimizer`.
+      scan_stages: see `runge_kutta`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> opt = odeopt.ssprk3(0.1)
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
+    """
+    return _explicit(solvers.SSPRK3(), learning_rate, stage_transform, staged, scan_stages)
+
+
+def rk4(
+    learning_rate: LearningRate,
+    *,
+    stage_transform: optax.GradientTransformation | None = None,
+    staged: bool = False,
+    scan_stages: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""The classical Runge-Kutta method of order 4.
+
+    Step: $x^+ = x - \tfrac h6(g_1 + 2g_2 + 2g_3 + g_4)$ with $g_2, g_3$ at half steps and $g_4$ at
+    a full step. Order 4, 4 gradients a step, stable to $h\lambda \le 2.785$: per gradient a third of
+    Euler's. With `scan_stages=True` it keeps a single slope (Kutta, 1901; in deep learning
+    arXiv:2505.13397).
+
+    Args:
+      learning_rate: the step size, in flow time.
+      stage_transform: see `runge_kutta`, which also lists memory and errors.
+      staged: see `ode_optimizer`.
+      scan_stages: see `runge_kutta`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> opt = odeopt.rk4(0.1)
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
+    """
+    return _explicit(solvers.RK4(), learning_rate, stage_transform, staged, scan_stages)
+
+
+def dopri5(
+    learning_rate: LearningRate,
+    *,
+    stage_transform: optax.GradientTransformation | None = None,
+    staged: bool = False,
+    scan_stages: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Dormand and Prince's method of order 5.
+
+    Order 5, 6 gradients a step (the seventh stage only serves the error estimate and is not
+    computed at a fixed step size), stable to $h\lambda \le 3.31$ (Dormand and Prince, J. Comput. Appl. Math.
+    6, 1980).
+
+    Args:
+      learning_rate: the step size, in flow time.
+      stage_transform: see `runge_kutta`, which also lists memory and errors.
+      staged: see `ode_optimizer`.
+      scan_stages: see `runge_kutta`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> opt = odeopt.dopri5(0.1)
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
+    """
+    return _explicit(solvers.Dopri5(), learning_rate, stage_transform, staged, scan_stages)
+
+
+def tsit5(
+    learning_rate: LearningRate,
+    *,
+    stage_transform: optax.GradientTransformation | None = None,
+    staged: bool = False,
+    scan_stages: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Tsitouras' method of order 5.
+
+    Order 5, 6 gradients a step (the seventh stage only serves the error estimate and is not
+    computed at a fixed step size), stable to $h\lambda \le 3.51$ (Tsitouras, Comput. Math. Appl. 62, 2011).
+
+    Args:
+      learning_rate: the step size, in flow time.
+      stage_transform: see `runge_kutta`, which also lists memory and errors.
+      staged: see `ode_optimizer`.
+      scan_stages: see `runge_kutta`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> opt = odeopt.tsit5(0.1)
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
+    """
+    return _explicit(solvers.Tsit5(), learning_rate, stage_transform, staged, scan_stages)
+
+
+def _explicit(
+    solver: solvers.Solver,
+    learning_rate: LearningRate,
+    stage_transform: optax.GradientTransformation | None,
+    staged: bool,
+    scan_stages: bool,
+) -> optax.GradientTransformationExtraArgs:
+    return ode_optimizer(
+        GradientFlow(),
+        solver,
+        learning_rate,
+        stage_transform=stage_transform,
+        staged=staged,
+        scan_stages=scan_stages,
+    )
