@@ -130,10 +130,12 @@ def check_gradient(
       ValueError: another tree structure, or a leaf of another shape.
       TypeError: a complex gradient of a real parameter.
     """
-    if jax.tree.structure(grads) != jax.tree.structure(params):
+    given: Any = jax.tree.structure(grads)
+    expected: Any = jax.tree.structure(params)
+    if given != expected:
         raise ValueError(
-            f"{name} and params must have the same tree structure. {name}: "
-            f"{jax.tree.structure(grads)}; params: {jax.tree.structure(params)}. Take both from "
+            f"{name} and params must have the same tree structure. {name}: {given}; "
+            f"params: {expected}. Take both from "
             "the same tree: `grads = jax.grad(loss)(params)`."
         )
 

@@ -278,8 +278,8 @@ def rk4(
     r"""The classical Runge-Kutta method of order 4.
 
     Step: $x^+ = x - \tfrac h6(g_1 + 2g_2 + 2g_3 + g_4)$ with $g_2, g_3$ at half steps and $g_4$ at
-    a full step. Order 4, 4 gradients a step, stable to $h\lambda \le 2.785$: per gradient a third of
-    Euler's. With `scan_stages=True` it keeps a single slope (Kutta, 1901; in deep learning
+    a full step. Order 4, 4 gradients a step, stable to $h\lambda \le 2.785$: per gradient a third
+    of Euler's. With `scan_stages=True` it keeps a single slope (Kutta, 1901; in deep learning
     arXiv:2505.13397).
 
     Args:
@@ -308,8 +308,8 @@ def dopri5(
     r"""Dormand and Prince's method of order 5.
 
     Order 5, 6 gradients a step (the seventh stage only serves the error estimate and is not
-    computed at a fixed step size), stable to $h\lambda \le 3.31$ (Dormand and Prince, J. Comput. Appl. Math.
-    6, 1980).
+    computed at a fixed step size), stable to $h\lambda \le 3.31$ (Dormand and Prince,
+    J. Comput. Appl. Math. 6, 1980).
 
     Args:
       learning_rate: the step size, in flow time.
@@ -337,7 +337,8 @@ def tsit5(
     r"""Tsitouras' method of order 5.
 
     Order 5, 6 gradients a step (the seventh stage only serves the error estimate and is not
-    computed at a fixed step size), stable to $h\lambda \le 3.51$ (Tsitouras, Comput. Math. Appl. 62, 2011).
+    computed at a fixed step size), stable to $h\lambda \le 3.51$ (Tsitouras,
+    Comput. Math. Appl. 62, 2011).
 
     Args:
       learning_rate: the step size, in flow time.

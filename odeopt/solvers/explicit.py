@@ -1,5 +1,6 @@
 """Explicit Runge-Kutta: one stage loop for every tableau. May use: `odeopt.flows`."""
 
+import functools
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -34,7 +35,6 @@ class ExplicitRungeKutta(AbstractMethod):
     """
 
     tableau: Tableau = eqx.field(static=True)
-    error: bool = eqx.field(static=True, default=False)
     scan: bool = eqx.field(static=True, default=False)
 
     def __init__(self, tableau: Tableau, *, error: bool = False, scan: bool = False) -> None:
@@ -44,7 +44,6 @@ class ExplicitRungeKutta(AbstractMethod):
                 "one. Use a pair that has: heun, ralston, midpoint, bosh3, dopri5, tsit5."
             )
         self.tableau = tableau if error else tableau.without_error()
-        self.error = error
         self.scan = scan
 
     @property
@@ -92,7 +91,8 @@ class ExplicitRungeKutta(AbstractMethod):
         for i in range(1, self.tableau.stages):
             point = jax.tree.map(jnp.add, z, self.increment(i, h, slopes))
             slopes.append(flow.field(point, gradient.stage(i), h))
-        error = weighted_sum(h, self.tableau.b_error, slopes) if self.error else None
+        b_error = self.tableau.b_error
+        error = None if b_error is None else weighted_sum(h, b_error, slopes)
         return self.increment(self.tableau.stages, h, slopes), error
 
     def _scanned(
@@ -105,7 +105,7 @@ class ExplicitRungeKutta(AbstractMethod):
         recent = [
             [a[i, i - lag] if lag <= i else 0.0 for lag in range(1, lags + 1)] for i in range(s)
         ]
-        outputs = [tableau.b, tableau.b_error] if self.error else [tableau.b]
+        outputs = [w for w in (tableau.b, tableau.b_error) if w is not None]
 
         def accumulate(sums: list, weights: Array, slope: State) -> list:
             return [_add_scaled(total, w, slope) for total, w in zip(sums, weights, strict=True)]
@@ -142,9 +142,12 @@ def weighted_sum(
 
     def leaf(*slopes: Array) -> Array:
         wide = _accumulator(slopes[0].dtype)
-        total = sum(
-            jnp.asarray(w, _real(wide)) * k.astype(wide)
-            for (w, _), k in zip(terms, slopes, strict=True)
+        total = functools.reduce(
+            jnp.add,
+            [
+                jnp.asarray(w, _real(wide)) * k.astype(wide)
+                for (w, _), k in zip(terms, slopes, strict=True)
+            ],
         )
         return _scaled(h, total, slopes[0].dtype)
 

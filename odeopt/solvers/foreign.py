@@ -1,16 +1,19 @@
 """Any other diffrax solver as a method, through diffrax's own step. May use: `odeopt.flows`."""
 
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optimistix as optx
 from jaxtyping import Array, Float
 
 from ..flows import AbstractFlow, State
 from ..objective import Gradient
 from .method import AbstractMethod, Step
 
-_ROOT_TOLERANCES = {"rtol": 1e-6, "atol": 1e-6}
+_ROOT_FINDER = {"rtol": 1e-6, "atol": 1e-6, "norm": optx.rms_norm}
 
 
 class DiffraxMethod(AbstractMethod):
@@ -41,13 +44,7 @@ class DiffraxMethod(AbstractMethod):
                 "field. Use a one-step ODE solver, for example `diffrax.Kvaerno3()`."
             )
         if isinstance(solver, diffrax.AbstractImplicitSolver):
-            finder = solver.root_finder
-            for name, value in _ROOT_TOLERANCES.items():
-                if not isinstance(getattr(finder, name), float | int | jax.Array):
-                    finder = eqx.tree_at(lambda f, n=name: getattr(f, n), finder, value)
-            if not callable(finder.norm):
-                finder = eqx.tree_at(lambda f: f.norm, finder, diffrax.rms_norm)
-            solver = eqx.tree_at(lambda s: s.root_finder, solver, finder)
+            solver = _with_tolerances(solver)
         self.solver = solver
 
     @property
@@ -81,7 +78,7 @@ class DiffraxMethod(AbstractMethod):
         # `gradient.stage(1)`: never the given gradient, which an implicit solver differentiates.
         elsewhere = gradient.stage(1)
 
-        def field(t: Array, increment: State, args: None) -> State:
+        def field(t: Any, increment: State, args: Any) -> State:
             return flow.field(jax.tree.map(jnp.add, z, increment), elsewhere, h)
 
         term = diffrax.ODETerm(field)
@@ -93,3 +90,16 @@ class DiffraxMethod(AbstractMethod):
             term, t0, t1, start, None, memory_in, made_jump=False
         )
         return Step(increment, error, memory, success=result == diffrax.RESULTS.successful)
+
+
+def _with_tolerances(solver: Any) -> Any:
+    """Fill in what diffrax's implicit solvers otherwise take from a step-size controller."""
+    unset = diffrax.with_stepsize_controller_tols(optx.Chord)().rtol
+    names = [name for name in _ROOT_FINDER if getattr(solver.root_finder, name) is unset]
+    if not names:
+        return solver
+    return eqx.tree_at(
+        lambda s: [getattr(s.root_finder, name) for name in names],
+        solver,
+        [_ROOT_FINDER[name] for name in names],
+    )

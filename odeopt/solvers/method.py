@@ -28,19 +28,22 @@ class Step(NamedTuple):
 
 
 class AbstractMethod(eqx.Module):
-    r"""A one-step method $\Phi_h$: a pure function of trees that knows nothing of optax.
+    r"""A one-step method $\Phi_h$: a pure function of trees that knows nothing of optax."""
 
-    Attributes:
-      order: the order of accuracy, None where it is not known.
-      stability_limit: $R$, the largest $h\lambda$ on the real axis up to which the method is
-        stable on $\dot x = -\lambda x$; None where it is not known.
-      gradients_per_step: gradients a step costs on a flow that costs one, the first included;
-        None where it depends on the problem.
-    """
+    @property
+    @abc.abstractmethod
+    def order(self) -> int | None:
+        """Order of accuracy; None where it is not known."""
 
-    order: eqx.AbstractVar[int | None]
-    stability_limit: eqx.AbstractVar[float | None]
-    gradients_per_step: eqx.AbstractVar[int | None]
+    @property
+    @abc.abstractmethod
+    def stability_limit(self) -> float | None:
+        r"""$R$: on $\dot x = -\lambda x$ the method is stable up to $h\lambda = R$; or None."""
+
+    @property
+    @abc.abstractmethod
+    def gradients_per_step(self) -> int | None:
+        """Gradients a step costs, the given one included; None where it depends on the problem."""
 
     @abc.abstractmethod
     def init(self, z: State) -> PyTree[Array]:

@@ -37,8 +37,8 @@ def as_method(solver: Solver, *, error: bool = False, scan: bool = False) -> Abs
     if isinstance(solver, optax.GradientTransformation):
         hint = (
             "is an optax optimizer, which already is a flow with a solver and a learning rate. "
-            "Pass a solver such as `odeopt.solvers.RK4()`; to transform every stage's gradient pass the "
-            "optax transformation as `stage_transform=`"
+            "Pass a solver such as `odeopt.solvers.RK4()`; to transform every stage's gradient, "
+            "pass the optax transformation as `stage_transform=`"
         )
     elif isinstance(solver, type):
         hint = f"is a class; pass an instance, `{solver.__name__}()`"

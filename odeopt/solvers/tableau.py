@@ -6,16 +6,18 @@ from collections.abc import Sequence
 
 import diffrax
 import numpy as np
+import numpy.typing as npt
 
 _TOLERANCE = 1e-9  # published coefficients carry about 16 digits; a typo shows far above this
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False)
 class Tableau:
-    r"""The numbers of an explicit Runge-Kutta method.
+    r"""The coefficients of an explicit Runge-Kutta method.
 
-    $k_i = f(z + h\sum_{j<i} a_{ij}k_j)$, $z^+ = z + h\sum_i b_ik_i$. Unlike `diffrax.ButcherTableau` it allows a single stage, says "no error estimate" with None
-    rather than with zeros, and names the sum that is wrong when one is.
+    $k_i = f(z + h\sum_{j<i} a_{ij}k_j)$, $z^+ = z + h\sum_i b_ik_i$. Unlike
+    `diffrax.ButcherTableau` it allows a single stage, says "no error estimate" with None rather
+    than with zeros, and names the sum that is wrong when one is.
 
     Args:
       a: the lower triangle: one row for each stage after the first (`[[a21], [a31, a32], ...]`),
@@ -34,42 +36,52 @@ class Tableau:
       (3, 3, 2.5127)
     """
 
-    a: Sequence[Sequence[float]]
-    b: Sequence[float]
-    c: Sequence[float] | None = None
-    b_error: Sequence[float] | None = None
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+    c: tuple[float, ...]
+    b_error: tuple[float, ...] | None
 
-    def __post_init__(self) -> None:
-        b = np.asarray(self.b, float)
-        stages = len(b)
-        rows = [np.asarray(row, float) for row in self.a]
+    def __init__(
+        self,
+        a: Sequence[npt.ArrayLike] | np.ndarray,
+        b: npt.ArrayLike,
+        c: npt.ArrayLike | None = None,
+        b_error: npt.ArrayLike | None = None,
+    ) -> None:
+        weights = np.asarray(b, float)
+        stages = len(weights)
+        rows = [np.asarray(row, float) for row in a]
         if len(rows) == stages - 1:
             rows.insert(0, np.zeros(0))
         if len(rows) != stages:
-            raise ValueError(f"b has {stages} weights, but a has {len(self.a)} rows.")
-        a = np.zeros((stages, stages))
+            raise ValueError(
+                f"b has {stages} weights, so a needs {stages - 1} rows, one for each stage after "
+                f"the first, but has {len(rows)}."
+            )
         for i, row in enumerate(rows):
-            if len(row) > stages or np.any(row[i:] != 0):
+            if len(row) < i or np.any(row[i:] != 0):
                 raise ValueError(
-                    f"Row {i + 1} of a is {row.tolist()}: an explicit method has only {i} "
-                    f"entries there. Implicit tableaus belong to diffrax: `odeopt.from_diffrax`."
+                    f"The row of a for stage {i + 1} is {row.tolist()}, but stage {i + 1} of an "
+                    f"explicit method has exactly {i} coefficients. For an implicit one pass a "
+                    "diffrax solver: `odeopt.from_diffrax(solver, learning_rate)`."
                 )
-            a[i, : len(row)] = row
-        c = a.sum(1) if self.c is None else np.asarray(self.c, float)
-        b_error = None if self.b_error is None else np.asarray(self.b_error, float)
-        if len(c) != stages or (b_error is not None and len(b_error) != stages):
-            raise ValueError(f"b has {stages} weights; c and b_error need as many entries.")
-        for i in range(stages):
-            _check_sum(f"row {i + 1} of a", a[i], c[i], f"its node c[{i}]")
-        _check_sum("b", b, 1.0, "consistency")
-        if b_error is not None:
-            _check_sum("b_error", b_error, 0.0, "it is a difference of weights")
+        rows = [row[:i] for i, row in enumerate(rows)]
+        nodes = np.array([row.sum() for row in rows]) if c is None else np.asarray(c, float)
+        error = None if b_error is None else np.asarray(b_error, float)
+        for name, values in (("c", nodes), ("b_error", error)):
+            if values is not None and len(values) != stages:
+                raise ValueError(f"b has {stages} weights, so {name} needs {stages} entries too.")
+        for i, row in enumerate(rows):
+            _check_sum(f"the row of a for stage {i + 1}", row, nodes[i], f"its node c[{i}]")
+        _check_sum("b", weights, 1.0, "consistency")
+        if error is not None:
+            _check_sum("b_error", error, 0.0, "it is a difference of weights")
         # Tuples make the tableau hashable, so that it can be a static part of a compiled step.
         set_ = functools.partial(object.__setattr__, self)
-        set_("a", tuple(tuple(row[:i].tolist()) for i, row in enumerate(a)))
-        set_("b", tuple(b.tolist()))
-        set_("c", tuple(c.tolist()))
-        set_("b_error", None if b_error is None else tuple(b_error.tolist()))
+        set_("a", tuple(tuple(row.tolist()) for row in rows))
+        set_("b", tuple(weights.tolist()))
+        set_("c", tuple(nodes.tolist()))
+        set_("b_error", None if error is None else tuple(error.tolist()))
 
     @classmethod
     def from_diffrax(cls, tableau: diffrax.ButcherTableau) -> "Tableau":
