@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from odeopt.studies.entries import Entry
-from odeopt.studies.problems import Params, Problem, digits_data, mlp_init, squared_error
-from odeopt.studies.sweep import step_function
+from .entries import Entry
+from .problems import Params, Problem, digits_data, mlp_init, squared_error
+from .sweep import step_function
 
+PATH = "digits-path"
 FLOW_TIME = 6.4
 EXAMPLES = 400
 HALVINGS = 3
@@ -44,7 +45,7 @@ class Order:
 def path_problem() -> Problem:
     """Squared error on the first 400 digits, in float64."""
     return Problem(
-        name="digits-path",
+        name=PATH,
         title=f"gradient flow on digits, {EXAMPLES} examples, squared error",
         loss=squared_error,
         init=lambda seed: mlp_init(seed, np.float64),

@@ -7,7 +7,7 @@ from typing import Any
 
 import optax
 
-from odeopt.studies.names import lookup
+from .names import lookup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ def entries() -> dict[str, Entry]:
     A zoo optimizer takes part if it needs nothing but a learning rate and `odeopt.solvers` has
     the solver class of the same name, which states its limit, order and cost.
     """
-    from odeopt import solvers, zoo
+    from .. import solvers, zoo
 
     classes = {name.lower(): value for name, value in vars(solvers).items() if _is_class(value)}
     table = dict(BASELINES)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from odeopt.studies.entries import Entry
+from .entries import Entry
 
 BLOCK = 3
 """Rates added at a time when the best one is at an end of the grid."""
@@ -61,12 +61,13 @@ class Grid:
 
 
 def first_grid(entry: Entry, sharpness: float, dtype: type, fixed: Sequence[float]) -> Grid:
-    """Seven rates: octaves around R/sharpness, or half decades up to 1 where there is no R."""
+    """Seven rates: octaves, 0.044 to 2.8 in units of R/sharpness, or half decades up to 1 where there is no R."""
     if fixed:
         return Grid(1.0, 1.0, 0, 0, dtype, tuple(fixed))
     if entry.limit is None:
         return Grid(1.0, float(np.sqrt(10)), -6, 0, dtype)
-    return Grid(entry.limit / sharpness, 2.0, -4, 2, dtype)
+    # Half octaves, because a rate exactly at the limit is decided by rounding errors.
+    return Grid(entry.limit / sharpness * 0.5**0.5, 2.0, -4, 2, dtype)
 
 
 def place(rates: Sequence[float], loss: Mapping[float, float]) -> str:

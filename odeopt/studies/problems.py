@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from odeopt.studies.names import lookup
+from .names import lookup
 
 Params = Any
 Batch = tuple[Any, ...]

@@ -13,9 +13,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from matfree import decomp
 
-from odeopt.studies.entries import Entry
-from odeopt.studies.problems import Params, Problem
-from odeopt.studies.sweep import step_function
+from .entries import Entry
+from .problems import Params, Problem
+from .sweep import step_function
 
 MATVECS = 24
 """Hessian-vector products of one Lanczos run (charged as 2 gradients each): the largest

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from odeopt.studies.entries import Entry
-from odeopt.studies.problems import Params, Problem
+from .entries import Entry
+from .problems import Params, Problem
 
 POINTS = 60
 """Most points of a recorded loss curve, the initial one aside."""
@@ -27,20 +27,32 @@ class Curve:
     """One run.
 
     Attributes:
-        loss: Full-batch loss at the start and at each recorded point; a diverged run stops at
-            its first loss that is not finite.
-        steps: Steps made at these points.
+        loss: Full-batch loss at the start and at each recorded point; NaN after the first one
+            that is not finite, where the run stops.
+        steps: Steps of these points.
+        made: Steps that were made.
         seconds: Time of the compiled program, shared among its runs by their steps.
     """
 
     loss: np.ndarray
     steps: np.ndarray
+    made: int
     seconds: float
+
+    @property
+    def final(self) -> float:
+        """Loss after the last step."""
+        return float(self.loss[-1])
 
     @property
     def diverged(self) -> bool:
         """Whether the final loss is not finite or above the initial one."""
-        return not self.loss[-1] <= self.loss[0]
+        return not self.final <= self.loss[0]
+
+    @property
+    def spikes(self) -> int:
+        """Recorded points at which the loss is more than twice that of the point before."""
+        return int(np.sum(self.loss[1:] > 2 * self.loss[:-1]))
 
 
 class Sweep:
@@ -94,7 +106,7 @@ class Sweep:
         made = at[points[: len(runs)]]
         shares = seconds * made / max(1, made.sum())
         return [
-            Curve(losses[i, : points[i] + 1].astype(float), at[: points[i] + 1], float(shares[i]))
+            Curve(losses[i].astype(float), at, int(made[i]), float(shares[i]))
             for i in range(len(runs))
         ]
 

@@ -1,0 +1,139 @@
+"""The `odeopt` command line: parses, calls a study, prints. Uses typer and rich."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="Optimizers built as ODE solvers: studies that answer questions about them.",
+)
+
+
+@app.callback()
+def main() -> None:
+    """Optimizers built as ODE solvers: studies that answer questions about them."""
+
+
+@app.command()
+def stability(
+    solvers: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Optimizers, separated by commas: any explicit solver of the zoo (euler, heun, "
+            "midpoint, ralston, bosh3, ssprk3, rk4, dopri5, tsit5), and optax's sgd, momentum, "
+            "adam. [default: sgd,momentum,adam,heun,ssprk3,rk4,tsit5; all with --full]",
+        ),
+    ] = None,
+    problems: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Problems, separated by commas: quadratic-diabetes, quadratic-diabetes2, "
+            "quadratic-kappa1e6, digits-mse, digits-ce, digits-mse-64, digits-ce-64; "
+            "digits-mse brings sharpness traces and orders of accuracy. [default: all]",
+        ),
+    ] = None,
+    rates: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NUMBERS",
+            help="Learning rates, separated by commas, instead of the grid around each limit "
+            "that extends itself until the best rate is bracketed.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Fresh seeds to report; one more tunes the rate. [default: 3; 5 with --full]",
+            show_default=False,
+        ),
+    ] = None,
+    gradients: Annotated[
+        int | None,
+        typer.Option(
+            help="Gradients that each run may spend. [default: 240; 2000 with --full]",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Examples of a mini-batch. [default: 64]", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the results. [default: stability-report, or the same with the next "
+            "free number; with --resume the last one]",
+            show_default=False,
+        ),
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full/--quick",
+            help="All solvers, more seeds and gradients (tens of minutes), or a first answer in "
+            "two minutes.",
+        ),
+    ] = False,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Start no new runs after this time; --resume makes the rest.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a stopped or killed study.")
+    ] = False,
+) -> None:
+    """Is a solver more stable than SGD, and what does it cost?
+
+    Runs every solver over learning rates and seeds at an equal number of gradients, and writes
+    tables, plots and report.html.
+    """
+    console = Console()
+    # Here, because JAX and scikit-learn would make --help slow.
+    from .studies import plots, report, stability as study  # noqa: PLC0415
+    from .studies.folder import default_path  # noqa: PLC0415
+
+    try:
+        folder = out or default_path(resume)
+        result = study.run(
+            solvers=_split(solvers, str, "--solvers"),
+            problems=_split(problems, str, "--problems"),
+            rates=_split(rates, float, "--rates"),
+            seeds=seeds,
+            gradients=gradients,
+            batch_size=batch_size,
+            out=folder,
+            full=full,
+            max_minutes=max_minutes,
+            resume=resume,
+            console=console,
+        )
+    except ValueError as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(2) from None
+    result.show(console)
+    page = report.write(result, folder, plots.draw(result, folder))
+    console.print(f"{result.seconds:.0f} s; report: {page}", soft_wrap=True)
+
+
+def _split(values: list[str] | None, kind: Callable[[str], T], option: str) -> list[T] | None:
+    if values is None:
+        return None
+    words = [word.strip() for value in values for word in value.split(",") if word.strip()]
+    try:
+        return [kind(word) for word in words] or None
+    except ValueError:
+        raise ValueError(f"{option}: {','.join(words)} is not a list of numbers.") from None
