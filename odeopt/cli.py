@@ -24,14 +24,15 @@ def main() -> None:
 
 
 @app.command()
-def stability(
+def stability(  # noqa: PLR0917 - typer makes options of them
     solvers: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAMES",
             help="Optimizers, separated by commas: any explicit solver of the zoo (euler, heun, "
             "midpoint, ralston, bosh3, ssprk3, rk4, dopri5, tsit5), and optax's sgd, momentum, "
-            "adam. [default: sgd,momentum,adam,heun,ssprk3,rk4,tsit5; all with --full]",
+            "adam.",
+            show_default="sgd,momentum,adam,heun,ssprk3,rk4,tsit5; all with --full",
         ),
     ] = None,
     problems: Annotated[
@@ -40,7 +41,8 @@ def stability(
             metavar="NAMES",
             help="Problems, separated by commas: quadratic-diabetes, quadratic-diabetes2, "
             "quadratic-kappa1e6, digits-mse, digits-ce, digits-mse-64, digits-ce-64; "
-            "digits-mse brings sharpness traces and orders of accuracy. [default: all]",
+            "digits-mse brings sharpness traces and orders of accuracy.",
+            show_default="all",
         ),
     ] = None,
     rates: Annotated[
@@ -54,27 +56,27 @@ def stability(
     seeds: Annotated[
         int | None,
         typer.Option(
-            help="Fresh seeds to report; one more tunes the rate. [default: 3; 5 with --full]",
-            show_default=False,
+            help="Fresh seeds to report; one more tunes the rate.",
+            show_default="3; 5 with --full",
         ),
     ] = None,
     gradients: Annotated[
         int | None,
         typer.Option(
-            help="Gradients that each run may spend. [default: 240; 2000 with --full]",
-            show_default=False,
+            help="Gradients that each run may spend.",
+            show_default="200; 2000 with --full",
         ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Examples of a mini-batch. [default: 64]", show_default=False),
+        typer.Option(help="Examples of a mini-batch.", show_default="64"),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the results. [default: stability-report, or the same with the next "
-            "free number; with --resume the last one]",
-            show_default=False,
+            help="Folder for the results.",
+            show_default="stability-report, or the same with the next free number; with "
+            "--resume the last one",
         ),
     ] = None,
     full: Annotated[
@@ -103,12 +105,13 @@ def stability(
     """
     console = Console()
     # Here, because JAX and scikit-learn would make --help slow.
-    from .studies import plots, report, stability as study  # noqa: PLC0415
+    from .studies import plots, report  # noqa: PLC0415
     from .studies.folder import default_path  # noqa: PLC0415
+    from .studies.stability import run  # noqa: PLC0415
 
     try:
         folder = out or default_path(resume)
-        result = study.run(
+        result = run(
             solvers=_split(solvers, str, "--solvers"),
             problems=_split(problems, str, "--problems"),
             rates=_split(rates, float, "--rates"),

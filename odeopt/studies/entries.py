@@ -7,6 +7,7 @@ from typing import Any
 
 import optax
 
+from .. import solvers, zoo
 from .names import lookup
 
 
@@ -53,8 +54,6 @@ def entries() -> dict[str, Entry]:
     A zoo optimizer takes part if it needs nothing but a learning rate and `odeopt.solvers` has
     the solver class of the same name, which states its limit, order and cost.
     """
-    from .. import solvers, zoo
-
     classes = {name.lower(): value for name, value in vars(solvers).items() if _is_class(value)}
     table = dict(BASELINES)
     for name, make in vars(zoo).items():

@@ -61,7 +61,7 @@ class Grid:
 
 
 def first_grid(entry: Entry, sharpness: float, dtype: type, fixed: Sequence[float]) -> Grid:
-    """Seven rates: octaves, 0.044 to 2.8 in units of R/sharpness, or half decades up to 1 where there is no R."""
+    """Seven rates: octaves, 0.044 to 2.8 in units of R/sharpness; half decades to 1 without R."""
     if fixed:
         return Grid(1.0, 1.0, 0, 0, dtype, tuple(fixed))
     if entry.limit is None:

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.preprocessing import PolynomialFeatures
 
 from .names import lookup
 
@@ -109,9 +111,6 @@ def _quadratic(name: str, title: str, matrix: np.ndarray, solution: np.ndarray) 
 
 
 def _diabetes(degree: int) -> Problem:
-    from sklearn.datasets import load_diabetes
-    from sklearn.preprocessing import PolynomialFeatures
-
     features, target = load_diabetes(return_X_y=True)
     features = PolynomialFeatures(degree, include_bias=False).fit_transform(features)
     matrix = (features - features.mean(axis=0)) / features.std(axis=0)
@@ -133,8 +132,6 @@ def _kappa(condition: float = 1e6, size: int = 50) -> Problem:
 
 def digits_data(dtype: Any, examples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """scikit-learn's digits: pixels in [0, 1] of shape (n, 64) and one-hot labels (n, 10)."""
-    from sklearn.datasets import load_digits
-
     pixels, labels = load_digits(return_X_y=True)
     return (pixels[:examples] / 16).astype(dtype), np.eye(10, dtype=dtype)[labels[:examples]]
 

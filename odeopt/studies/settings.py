@@ -9,8 +9,8 @@ from typing import Any
 
 from .. import __version__
 from .entries import Entry, find
-from .problems import PROBLEMS, SUITE
 from .names import lookup
+from .problems import PROBLEMS, SUITE
 
 QUICK_SOLVERS = ("sgd", "momentum", "adam", "heun", "ssprk3", "rk4", "tsit5")
 FULL_SOLVERS = (
@@ -61,7 +61,7 @@ class Settings:
             problems=tuple(dict.fromkeys(problems or PROBLEMS)),
             rates=tuple(sorted({float(rate) for rate in rates or ()})),
             seeds=(5 if full else 3) if seeds is None else seeds,
-            gradients=(2000 if full else 240) if gradients is None else gradients,
+            gradients=(2000 if full else 200) if gradients is None else gradients,
             batch_size=batch_size,
         )
         for name in asked.problems:

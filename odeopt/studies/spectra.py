@@ -53,7 +53,7 @@ def _ritz(loss: Callable[..., jax.Array]) -> Callable[[Params, Any], jax.Array]:
 
 
 def trace(
-    problem: Problem, entry: Entry, rate: float, gradients: int, points: int = 20
+    problem: Problem, entry: Entry, rate: float, steps: int, points: int = 20
 ) -> tuple[list[int], list[float]]:
     """Sharpness along one full-batch training run on seed 0.
 
@@ -61,11 +61,12 @@ def trace(
         problem: A full-batch problem.
         entry: The optimizer.
         rate: Its learning rate.
-        gradients: Budget of the run, the Hessian-vector products of the observation aside.
+        steps: Steps of the run.
         points: Observations after the initial one.
 
     Returns:
-        Gradients spent and the sharpness there, up to the first that is not finite.
+        Gradients spent, the Hessian-vector products of the observation aside, and the sharpness
+        there, up to the first that is not finite.
     """
     data = tuple(jnp.asarray(array) for array in problem.data)
     optimizer = entry.make(np.asarray(rate, problem.dtype)[()])
@@ -77,7 +78,7 @@ def trace(
 
     params = problem.init(0)
     state = optimizer.init(params)
-    at = np.arange(points + 1) * (gradients // entry.gradients_per_step) // points
+    at = np.arange(points + 1) * steps // points
     spent, sharpness = [], []
     for begin, end in zip(np.concatenate([[0], at[:-1]]), at, strict=True):
         params, state = advance(params, state, int(end - begin))

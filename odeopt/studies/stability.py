@@ -102,7 +102,7 @@ def run(
         problems: Names of `problems.PROBLEMS`; all of them by default.
         rates: Learning rates to try instead of the automatic grid.
         seeds: Fresh seeds that are reported: 3, or 5 in a full study.
-        gradients: Gradients each run may spend: 240, or 2000 in a full study.
+        gradients: Gradients each run may spend: 200, or 2000 in a full study.
         batch_size: Examples of a mini-batch, default 64.
         out: Folder for `runs.jsonl`, `summary.csv` and `timings.csv`; by default nothing is
             written.
@@ -228,7 +228,8 @@ class _PairSweep:
         """Make the runs that are missing, in blocks, until the best rate is bracketed."""
         if self.problem.quadratic and self.entry.limit and not self.limit_known:
             if time.perf_counter() > self.study.deadline:
-                return self._give_up(self.grid)
+                self._give_up(self.grid)
+                return
             limit = extras.measured_limit(self._compiled(), self.entry.limit, self.sharpness)
             about = {"kind": "limit", **self.about, "R": self.entry.limit}
             self.study.folder.add([{**about, "measured_limit": limit}])
@@ -237,7 +238,8 @@ class _PairSweep:
             missing = self._missing(grid)
             if missing:
                 if time.perf_counter() > self.study.deadline:
-                    return self._give_up(grid)
+                    self._give_up(grid)
+                    return
                 curves = self._compiled().run(missing)
                 new = [
                     self._record(*key, curve) for key, curve in zip(missing, curves, strict=True)
@@ -246,7 +248,6 @@ class _PairSweep:
                 self.done |= {(r["learning_rate"], r["seed"]): r for r in new}
             tuning = {rate: self._final(rate, TUNING_SEED) for rate in grid.rates}
             grid = grid.next(tuning)
-        return None
 
     def _missing(self, grid: Grid) -> list[tuple[float, int]]:
         runs = [(rate, seed) for rate in grid.rates for seed in self.study.seeds]

@@ -77,10 +77,13 @@ class Sweep:
         self._slots = slots
         self._points = min(POINTS, steps)
         inits = [problem.init(seed) for seed in seeds]
-        self._starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *inits)
-        tables = [problem.batches(seed, steps) for seed in seeds]
-        self._batches = None if problem.batch_size is None else jnp.asarray(np.stack(tables))
-        self._data = tuple(jnp.asarray(array) for array in problem.data)
+        batches = [problem.batches(seed, steps) for seed in seeds]
+        # Arguments of the program, not constants in it, which XLA would try to fold.
+        self._tables = (
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *inits),
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches),
+            tuple(jnp.asarray(array) for array in problem.data),
+        )
         begin = time.perf_counter()
         arguments = self._arguments([], steps)
         self._program = jax.jit(self._build()).lower(*arguments).compile()
@@ -116,14 +119,14 @@ class Sweep:
         for slot, (rate, seed) in enumerate(runs):
             rates[slot], rows[slot] = rate, self._row[seed]
         rates = rates.astype(self.problem.dtype)
-        return rates, rows, np.int32(steps), self._starts, self._batches, self._data
+        return rates, rows, np.int32(steps), self._tables
 
     def _build(self) -> Callable[..., Any]:
         problem, points = self.problem, self._points
 
-        def program(
-            rates: Any, rows: Any, steps: Any, starts: Any, batches: Any, data: Any
-        ) -> tuple[jax.Array, jax.Array]:
+        def program(rates: Any, rows: Any, steps: Any, tables: Any) -> tuple[jax.Array, jax.Array]:
+            starts, batches, data = tables
+
             def run(rate_and_row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
                 rate, row = rate_and_row
                 start = jax.tree.map(lambda leaf: leaf[row], starts)

@@ -49,9 +49,7 @@ def time_table(records: Sequence[Record]) -> pd.DataFrame:
     the runs that were not cut short.
     """
     rows = []
-    for (problem, optimizer), group in _runs(records).groupby(
-        ["problem", "optimizer"], sort=False
-    ):
+    for (problem, optimizer), group in _runs(records).groupby(["problem", "optimizer"], sort=False):
         whole = group[group.status == "ok"]
         rows.append(
             {
@@ -148,8 +146,8 @@ def rich_table(problem: str, title: str, summary: pd.DataFrame, times: pd.DataFr
         *("final loss [range]", "gradients", "s/run", "sensitivity", "octaves", "diverged"),
     ]
     for heading in headings:
-        justify = "left" if heading == "optimizer" else "right"
-        table.add_column(heading, justify=justify, overflow="fold")
+        table.add_column(heading, justify="right", overflow="fold")
+    table.columns[0].justify = "left"
     seconds = times[times.problem == problem].set_index("optimizer").seconds_per_run.to_dict()
     rows = summary[summary.problem == problem]
     lowest = rows.loss_median.min()
