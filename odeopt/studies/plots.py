@@ -1,143 +1,317 @@
 """The plots of a stability sweep, as PNG files. May use: matplotlib, pandas, `odeopt.solvers`."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from numpy.polynomial import polynomial
 
 from .. import solvers
+from . import measures
+from .records import Record
+
+Styles = dict[str, dict[str, Any]]
+Records = Sequence[Record]
 
 # Okabe and Ito's colours without the yellow, which is too pale for a line on white.
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")
 MARKERS = "os^DvPX"
-TARGET = 0.95  # of the way from the initial loss to the best one: see `targets`
-STYLE = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 9, "axes.grid": True}
-
-CAPTIONS = {
-    "loss_rate": (
-        "Final loss against learning rate. Lines: median over the reported seeds; bands: their "
-        "range; rings: the tuned rate. A cross in the strip on top marks a rate at which at least "
-        "one seed diverged. Look at where each line ends and at how wide its valley is."
-    ),
-    "loss_relative": (
-        "The same losses against h·sharpness/R, the rate in units of each solver's own linear "
-        "limit at the initial point. If the linear theory holds, all lines end at the line at 1."
-    ),
-}
+RC: Any = {"font.size": 9, "axes.titlesize": 9, "axes.grid": True, "grid.color": "0.9"}
 
 
-def reported(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs that figures show: seed 0 only tunes, unless there is no other."""
-    fresh = runs[runs.seed != 0]
-    return fresh if len(fresh) else runs
-
-
-def tuned(runs: pd.DataFrame) -> pd.DataFrame:
-    """The reported runs at the rate that did best on the tuning seed, per problem and optimizer."""
-    tuning = runs[(runs.seed == 0) & (runs.status == "ok")]
-    if not (runs.seed == 0).any():
-        tuning = runs[runs.status == "ok"]
-    best = tuning.loc[tuning.groupby(["problem", "optimizer"]).final_loss.idxmin()]
-    keys = ["problem", "optimizer", "learning_rate"]
-    return reported(runs).merge(best[keys], on=keys)
-
-
-def _styles(result: Any) -> dict[str, dict[str, Any]]:
+def _styles(records: Records) -> Styles:
     """One colour, marker and dash per optimizer, the same in all figures."""
-    names = dict.fromkeys(r["optimizer"] for r in result.records if "optimizer" in r)
+    names = dict.fromkeys(r["optimizer"] for r in records if "optimizer" in r)
     return {
         name: {
             "color": COLOURS[i % len(COLOURS)],
             "marker": MARKERS[i % len(MARKERS)],
             "linestyle": ("-", "--", ":")[i // len(COLOURS) % 3],
+            "linewidth": 2.6 - 0.25 * (i % len(COLOURS)),  # thinner lines lie on thicker ones
             "markersize": 4,
-            "linewidth": 1.4,
         }
         for i, name in enumerate(names)
     }
 
 
-def _panels(names: list[str], xlabel: str, ylabel: str) -> tuple[Figure, dict[str, Axes]]:
+def _panels(
+    names: Sequence[str], xlabel: str, ylabel: str, height: float = 2.6
+) -> tuple[Figure, dict[str, Axes]]:
     """Small multiples, one panel a name, at most three in a row."""
     columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)
-    size = (10 if columns == 3 else 2 + 4 * columns, 0.7 + 2.7 * rows)
+    size = (10 if columns == 3 else 2 + 4 * columns, 0.7 + height * rows)
     figure = Figure(figsize=size, layout="constrained", dpi=100)
     axes = {}
     for i, name in enumerate(names):
-        axes[name] = figure.add_subplot(rows, columns, i + 1, title=name)
-        if i % columns == 0:
-            axes[name].set_ylabel(ylabel)
-        if i + columns >= len(names):
-            axes[name].set_xlabel(xlabel)
+        axes[name] = ax = figure.add_subplot(rows, columns, i + 1, title=name)
+        ax.set(ylabel=ylabel if i % columns == 0 else "")
+        ax.set(xlabel=xlabel if i + columns >= len(names) else "")
     return figure, axes
 
 
-def _legend(figure: Figure, styles: dict[str, dict[str, Any]], names: set[str], *more: Any) -> None:
-    handles = [Line2D([], [], label=n, **s) for n, s in styles.items() if n in names] + list(more)
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)))
+def _legend(figure: Figure, styles: Styles, names: Sequence[str], *more: Line2D) -> None:
+    handles = [Line2D([], [], label=n, **s) for n, s in styles.items() if n in names]
+    _key(figure, [*handles, *more])
 
 
-def _loss_rate(result: Any, x: str = "learning_rate") -> Figure | None:
-    runs, styles = reported(result.runs), _styles(result)
-    runs = runs[runs[x].notna()]
-    if not len(runs):
+def _key(figure: Figure, handles: Sequence[Artist]) -> None:
+    """A legend in the empty corner of the panels, or below them, as wide as the figure allows."""
+    panels = sum(ax.get_subplotspec() is not None for ax in figure.axes)
+    entry = 0.7 + 0.075 * max(len(str(h.get_label())) for h in handles)  # inches
+    corner = panels > 3 and panels % 3 != 0
+    fit = max(1, int(figure.get_figwidth() * (1 - panels % 3 / 3 if corner else 1) / entry))
+    rows = math.ceil(len(handles) / (min(fit, 3) if corner else fit))
+    figure.legend(
+        handles=handles,
+        loc="lower right" if corner else "outside lower center",
+        ncols=math.ceil(len(handles) / rows),
+    )
+
+
+def _log_limits(ax: Axes, values: pd.Series, strip: float = 0.0) -> None:
+    """A log axis from round-off up, with a share of its height left free above the data."""
+    values = values[values > 0]
+    if values.empty:
+        return
+    low, high = np.log10(max(values.min(), 1e-16 * values.max())), np.log10(values.max())
+    pad = max(0.05 * (high - low), 0.1)
+    height = (high - low + 2 * pad) / (1 - strip)
+    ax.set(yscale="log", ylim=(10 ** (low - pad), 10 ** (low - pad + height)))
+
+
+def _loss_rate(records: Records, runs: pd.DataFrame, x: str) -> Figure | None:
+    shown, styles = measures.reported(runs), _styles(records)
+    shown = shown[shown[x].notna() & (shown.status != "time-out")]
+    if shown.empty:
         return None
-    label = "learning rate h (flow time per step)" if x == "learning_rate" else "h · sharpness / R"
-    figure, axes = _panels(list(runs.problem.unique()), label, "final loss")
-    best = tuned(result.runs)
+    label = "learning rate h (flow time)" if x == "learning_rate" else "h · sharpness / R"
+    figure, axes = _panels(list(shown.problem.unique()), label, "final loss")
+    best = measures.tuned(runs).set_index(measures.PAIR).learning_rate
+    order = list(styles)
+    for (problem, name), mine in shown.groupby(measures.PAIR, sort=False):
+        ax, style = axes[problem], styles[name]
+        finite = mine.final_loss.where(mine.status == "ok")
+        # In the median a run that diverged counts as infinity, so the line stops there.
+        losses = finite.fillna(np.inf).groupby(mine.learning_rate).median().replace(np.inf, np.nan)
+        band = finite.groupby(mine.learning_rate).agg(["min", "max"])
+        rates = mine.groupby("learning_rate")[x].first()
+        ax.plot(rates, losses, **style)
+        ax.fill_between(rates, band["min"], band["max"], color=style["color"], alpha=0.15, lw=0)
+        if (problem, name) in best.index:
+            at = best.loc[[(problem, name)]].iloc[:1]
+            ax.plot(rates.reindex(at), losses.reindex(at), "o", mfc="none", ms=10, c=style["color"])
+        lost = (mine.status == "diverged").groupby(mine.learning_rate).any()
+        height = np.full(lost.sum(), 0.965 - 0.035 * order.index(name))
+        ax.plot(
+            rates[lost], height, "x", ms=4, c=style["color"], transform=ax.get_xaxis_transform()
+        )
     for problem, ax in axes.items():
-        here = runs[runs.problem == problem]
-        ax.set(xscale="log", yscale="log")
-        ok = here[here.status == "ok"]
-        for i, (name, style) in enumerate(styles.items()):
-            mine = here[here.optimizer == name]
-            if mine.empty:
-                continue
-            # A run that did not end counts as infinitely bad, so the line stops there.
-            loss = mine.final_loss.where(mine.status == "ok", np.inf)
-            rates = mine.groupby("learning_rate")[x].median()
-            groups = loss.groupby(mine.learning_rate)
-            median = groups.median().replace(np.inf, np.nan)
-            finite = loss.replace(np.inf, np.nan).groupby(mine.learning_rate)
-            ax.plot(rates, median, **style)
-            ax.fill_between(rates, finite.min(), finite.max(), color=style["color"], alpha=0.15, lw=0)
-            at = best[(best.problem == problem) & (best.optimizer == name)].learning_rate.unique()
-            ax.plot(rates.reindex(at), median.reindex(at), "o", mfc="none", ms=10, c=style["color"])
-            diverged = (mine.status == "diverged").groupby(mine.learning_rate).any()
-            strip = np.full(diverged.sum(), 0.97 - 0.035 * i)
-            ax.plot(rates[diverged], strip, "x", ms=4, c=style["color"],
-                    transform=ax.get_xaxis_transform())  # fmt: skip
-        _room_on_top(ax, ok.final_loss, 0.06 + 0.035 * len(styles))
+        ok = shown[(shown.problem == problem) & (shown.status == "ok")]
+        _log_limits(ax, ok.final_loss, strip=0.04 + 0.035 * len(styles))
+        ax.set_xscale("log")
         if x == "relative_rate":
-            ax.axvline(1, color="0.4", linewidth=1, linestyle="--")
-    mark = Line2D([], [], color="0.3", marker="x", linestyle="", label="diverged")
+            ax.axvline(1, color="0.3", linewidth=1, linestyle="--")
+    cross = Line2D([], [], color="0.3", marker="x", linestyle="", label="diverged")
     ring = Line2D([], [], color="0.3", marker="o", mfc="none", ms=9, linestyle="", label="tuned")
-    _legend(figure, styles, set(runs.optimizer), mark, ring)
+    _legend(figure, styles, shown.optimizer.unique(), cross, ring)
     return figure
 
 
-def _room_on_top(ax: Axes, values: pd.Series, share: float) -> None:
-    """Limits on a log axis that leave a strip free above the data."""
-    values = values[values > 0]
-    if len(values):
-        low, high = math.log10(values.min()), math.log10(values.max())
-        pad = max(0.05 * (high - low), 0.1)
-        low, high = low - pad, high + pad
-        ax.set_ylim(10**low, 10 ** (low + (high - low) / (1 - share)))
+def _curves(records: Records, runs: pd.DataFrame, against: str) -> Figure | None:
+    best, styles = measures.tuned(runs), _styles(records)
+    best = best[best.status != "time-out"]
+    if best.empty:
+        return None
+    figure, axes = _panels(list(best.problem.unique()), against, "loss")
+    seen: dict[str, list[pd.Series]] = {}
+    for (problem, name), mine in best.groupby(measures.PAIR, sort=False):
+        curves = [
+            pd.Series(np.array(r.loss, float), r.loss_gradients).fillna(np.inf)
+            for r in mine.itertuples()
+        ]
+        table = pd.concat(curves, axis=1).ffill()  # what has diverged stays so
+        scale = 1.0 if against == "gradients" else (mine.seconds / mine.gradients).median()
+        x, ax, style = table.index * scale, axes[problem], styles[name]
+        finite = table.replace(np.inf, np.nan)
+        ax.plot(x, table.median(axis=1).replace(np.inf, np.nan), **{**style, "marker": ""})
+        low, high = finite.min(axis=1), finite.max(axis=1)
+        ax.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
+        seen.setdefault(problem, []).append(finite.stack())
+    for problem, ax in axes.items():
+        losses = pd.concat(seen[problem])
+        ax.locator_params(axis="x", nbins=5)
+        ax.ticklabel_format(axis="x", scilimits=(-2, 4))
+        _log_limits(ax, losses[losses <= 3 * best.initial_loss[best.problem == problem].max()])
+    _legend(figure, styles, best.optimizer.unique())
+    return figure
 
 
-DRAWINGS: dict[str, Callable[[Any], Figure | None]] = {
-    "loss_rate": _loss_rate,
-    "loss_relative": lambda result: _loss_rate(result, "relative_rate"),
+def _profile(records: Records, runs: pd.DataFrame) -> Figure | None:
+    cost, styles = measures.gradients_to_target(runs), _styles(records)
+    if cost.empty:
+        return None
+    profile = measures.performance_profile(cost)
+    figure, axes = _panels(["gradients to the target"], "τ", "share of (problem, seed) pairs")
+    (ax,) = axes.values()
+    end = max(2.0, profile.index[-1] * 1.1)
+    for name, share in profile.items():
+        style = {**styles[str(name)], "marker": ""}
+        ax.step([*share.index, end], [*share, share.iloc[-1]], where="post", **style)
+    ax.set(ylim=(-0.02, 1.02))
+    _plain_log(ax, [t for t in (1, 1.5, 2, 3, 5, 10, 20, 50, 100) if t <= end])
+    _legend(figure, styles, list(profile))
+    return figure
+
+
+def _plain_log(ax: Axes, ticks: Sequence[float]) -> None:
+    """A log axis over less than two decades, with ticks that can be read."""
+    ax.set_xscale("log")
+    ax.set_xticks(ticks, [f"{t:.3g}" for t in ticks])
+    ax.set_xticks([], minor=True)
+
+
+def _rate_seed(records: Records, runs: pd.DataFrame) -> Figure | None:
+    if runs.empty:
+        return None
+    colours = matplotlib.colormaps["viridis"].with_extremes(over="#D55E00", bad="0.7")
+    level = np.log10((runs.final_loss / runs.initial_loss).clip(lower=1e-4))
+    level = level.where(runs.status == "ok").where(runs.status != "diverged", 1)  # 1 is "over"
+    norm = Normalize(min(level.min(), -1), 0)
+    names = list(runs.problem.unique())
+    rows = runs.groupby("problem").optimizer.nunique().max()
+    figure, axes = _panels(names, "learning rate h (flow time)", "", 0.9 + 0.3 * rows)
+    for problem, ax in axes.items():
+        ticks, top = {}, 0
+        for name, mine in runs[runs.problem == problem].groupby("optimizer", sort=False):
+            table = mine.assign(level=level).pivot(
+                index="seed", columns="learning_rate", values="level"
+            )
+            y = top + np.arange(len(table) + 1)
+            ax.pcolormesh(_edges(table.columns.to_numpy(float)), y, table, cmap=colours, norm=norm)
+            ax.axhline(y[-1], color="white", linewidth=2)
+            ticks[name], top = (y[0] + y[-1]) / 2, y[-1]
+        ax.set(xscale="log", ylim=(top, 0))
+        ax.set_yticks(list(ticks.values()), list(ticks))
+        ax.grid(visible=False)
+    mesh = ScalarMappable(norm, colours)
+    label = "log10(final / initial loss), from -4"
+    figure.colorbar(mesh, ax=list(axes.values()), label=label, pad=0.01, aspect=30)
+    patches = [Patch(color="#D55E00", label="diverged")]
+    if (runs.status == "time-out").any():
+        patches.append(Patch(color="0.7", label="not made (time-out)"))
+    _key(figure, patches)
+    return figure
+
+
+def _edges(rates: np.ndarray) -> np.ndarray:
+    """Borders of cells around ascending rates, halfway on a log scale."""
+    logs = np.log(rates)
+    middle = (logs[1:] + logs[:-1]) / 2
+    first, last = (middle[0], middle[-1]) if len(middle) else (logs[0] - 0.35, logs[0] + 0.35)
+    return np.exp([2 * logs[0] - first, *middle, 2 * logs[-1] - last])
+
+
+def _of_kind(records: Records, kind: str) -> list[Record]:
+    return [record for record in records if record["kind"] == kind]
+
+
+def _sharpness(records: Records, runs: pd.DataFrame) -> Figure | None:
+    traces, styles = _of_kind(records, "sharpness"), _styles(records)
+    traces = [r for r in traces if r["R"] and r["gradients"]]
+    if not traces:
+        return None
+    problems = list(dict.fromkeys(r["problem"] for r in traces))
+    figure, axes = _panels(problems, "gradients", "sharpness · h / R")
+    for r in traces:
+        relative = np.array(r["sharpness"], float) * r["learning_rate"] / r["R"]
+        axes[r["problem"]].plot(r["gradients"], relative, **styles[r["optimizer"]])
+    for ax in axes.values():
+        ax.axhline(1, color="0.3", linewidth=1, linestyle="--")
+        ax.set_ylim(0, min(max(ax.get_ylim()[1], 1.1), 3))
+    _legend(figure, styles, [r["optimizer"] for r in traces])
+    return figure
+
+
+def stability_polynomial(optimizer: str) -> np.ndarray | None:
+    """Coefficients of R(z), ascending, by zoo name; None for what is not a Runge-Kutta method."""
+    classes = {name.lower(): value for name, value in vars(solvers).items()}
+    solver: Any = classes.get("euler" if optimizer == "sgd" else optimizer)
+    return solver().stability_polynomial if hasattr(solver, "stability_polynomial") else None
+
+
+def _regions(records: Records, runs: pd.DataFrame) -> Figure | None:
+    spectra = {r["problem"]: np.array(r["eigenvalues"]) for r in _of_kind(records, "spectrum")}
+    best, styles = measures.tuned(runs), _styles(records)
+    best = best[best.problem.isin(list(spectra))].drop_duplicates(measures.PAIR)
+    known = {name: stability_polynomial(name) for name in best.optimizer.unique()}
+    methods = {name: p for name, p in known.items() if p is not None}
+    if not methods:
+        return None
+    figure, axes = _panels(list(methods), "Re z", "Im z", 3.1)
+    best = best[best.optimizer.isin(list(methods))]
+    reach = max(r.learning_rate * spectra[r.problem].max() for r in best.itertuples())
+    left = -min(max(4.5, reach + 0.5), 10)
+    x, y = np.meshgrid(np.linspace(left, 2, 221), np.linspace(-4.5, 4.5, 181))
+    problems = [p for p in spectra if p in set(best.problem)]
+    for run in best.itertuples():
+        z, i = -run.learning_rate * spectra[run.problem], problems.index(run.problem)
+        row = np.full(len(z), 0.4 * ((len(problems) - 1) / 2 - i))
+        axes[run.optimizer].plot(z, row, MARKERS[i % 7], ms=3.5, mfc="none", mec="0.15", mew=0.7)
+    for name, ax in axes.items():
+        size, colour = abs(polynomial.polyval(x + 1j * y, methods[name])), styles[name]["color"]
+        ax.contourf(x, y, size, levels=[0, 1], colors=[colour], alpha=0.15)
+        ax.contour(x, y, size, levels=[1], colors=[colour], linewidths=1.2)
+        ax.set(xlim=(left, 2), ylim=(-4.5, 4.5), aspect="equal")
+    handles = [
+        Line2D([], [], color="0.15", mfc="none", marker=MARKERS[i % 7], linestyle="", label=p)
+        for i, p in enumerate(problems)
+    ]
+    _key(figure, handles)
+    return figure
+
+
+def _order(records: Records, runs: pd.DataFrame) -> Figure | None:
+    orders, styles = _of_kind(records, "order"), _styles(records)
+    if not orders:
+        return None
+    problems = list(dict.fromkeys(r["problem"] for r in orders))
+    figure, axes = _panels(problems, "step size h (flow time)", "error at the end", 3.2)
+    for r in orders:
+        h, error = np.array(r["step_sizes"], float), np.array(r["errors"], float)
+        ax, style = axes[r["problem"]], styles[r["optimizer"]]
+        ax.loglog(h, error, **{**style, "linestyle": ""})
+        at = np.argmin(h)
+        ax.loglog(h, error[at] * (h / h[at]) ** r["nominal_order"], "--", lw=1, c=style["color"])
+    for problem, ax in axes.items():
+        sizes = {h for r in orders if r["problem"] == problem for h in r["step_sizes"]}
+        _plain_log(ax, sorted(sizes))
+    _legend(figure, styles, [r["optimizer"] for r in orders])
+    return figure
+
+
+DRAWINGS: dict[str, Callable[[Records, pd.DataFrame], Figure | None]] = {
+    "loss_rate": partial(_loss_rate, x="learning_rate"),
+    "loss_relative": partial(_loss_rate, x="relative_rate"),
+    "loss_gradients": partial(_curves, against="gradients"),
+    "loss_seconds": partial(_curves, against="seconds"),
+    "profile": _profile,
+    "rate_seed": _rate_seed,
+    "sharpness": _sharpness,
+    "regions": _regions,
+    "order": _order,
 }
 
 
@@ -151,12 +325,10 @@ def draw(result: Any, out: Path) -> dict[str, Path]:
     Returns:
       Name to PNG file, in the order in which they should be read. A plot without data is left out.
     """
-    import matplotlib
-
-    files = {}
-    with matplotlib.rc_context(STYLE):
+    files, runs = {}, measures.table_of(result.records)
+    with matplotlib.rc_context(RC):
         for name, drawing in DRAWINGS.items():
-            figure = drawing(result)
+            figure = drawing(result.records, runs)
             if figure is not None:
                 files[name] = out / f"{name}.png"
                 figure.savefig(files[name])

@@ -1,39 +1,232 @@
-"""One self-contained HTML page about a stability sweep. May use: jinja2, `odeopt.studies.plots`."""
+"""One self-contained HTML page about a stability sweep. Uses jinja2 and pandas."""
 
 import base64
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 
-from odeopt.studies import plots
+from . import measures
+from .records import Record
+from .tables import GOOD
+
+BASELINES = ("sgd", "euler")  # the first that takes part; they are the same method
+SAME = 0.01  # ratios of rates within this of 1 are called equal
+
+CAPTIONS = {
+    "loss_rate": (
+        "Final loss against learning rate: median over the reported seeds (lines), their range "
+        "(bands), the tuned rate (rings); a cross in the strip on top marks a rate at which at "
+        "least one seed diverged. Look at where each line ends and how wide its valley is."
+    ),
+    "loss_relative": (
+        "The same losses against h · sharpness / R, the learning rate in units of each method's "
+        "own linear stability limit at the initial point. Look at whether the lines end at 1, "
+        "where linear theory says that they should; methods without a limit are left out."
+    ),
+    "rate_seed": (
+        "Every run: learning rate across, seeds as rows within each optimizer (tuning seed on "
+        "top), colour for the final loss over the initial one. Look for ragged edges: there, "
+        "whether a run survives is a matter of the seed."
+    ),
+    "loss_gradients": (
+        "Loss against gradients spent, each optimizer at its tuned rate: median and range over "
+        "the reported seeds. Every stage of a solver is charged; this is the comparison at equal "
+        "cost, so look at which line is lowest on the right."
+    ),
+    "loss_seconds": (
+        "The same curves against seconds, each run's time spread evenly over its gradients. "
+        "Look for lines that change places: there a gradient is not the whole cost of a step."
+    ),
+    "sharpness": (
+        "Largest Hessian eigenvalue along training, as sharpness · h / R. A line that climbs to 1 "
+        "and stays there trains at the edge of stability of its own method."
+    ),
+    "regions": (
+        "Where |R(z)| ≤ 1 (shaded), with z = −h λ for the Hessian's eigenvalues λ at the initial "
+        "point and the tuned rate h. All z are real; problems are set apart vertically only to be "
+        "told apart. Points outside the shade are directions that grow at first."
+    ),
+    "profile": (
+        "Performance profile: the share of (problem, seed) pairs in which an optimizer at its "
+        "tuned rate reaches the target within τ times the gradients of the fastest. Target: "
+        f"{measures.TARGET:.0%} of the way from the median initial loss to the best median final "
+        "loss of this sweep, to the resolution of the recorded curves; a miss counts as infinity. "
+        "Look at the left end (who is fastest) and the right end (who arrives at all)."
+    ),
+    "order": (
+        "Error at a fixed flow time against step size h; dashed: the slope of the method's order. "
+        "Look at whether the points are parallel to their dashed line."
+    ),
+}
+
+SUMMARY = {
+    "problem": "problem",
+    "optimizer": "optimizer",
+    "order": "order",
+    "R": "R",
+    "R_per_gradient": "R per gradient",
+    "measured_limit": "measured limit",
+    "best_rate": "tuned h",
+    "best_relative_rate": "h·sharpness/R",
+    "best_at": "tuned at",
+    "loss_median": "final loss, median",
+    "loss_min": "lowest",
+    "loss_max": "highest",
+    "sensitivity": "sensitivity",
+    "width_octaves": "good octaves",
+    "diverged": "diverged",
+    "runs": "of runs",
+}
+"""Columns of `tables.summarize` that the page shows, and their headings."""
 
 
-def largest_stable(runs: pd.DataFrame) -> pd.DataFrame:
-    """The largest rate below which no run diverged, per problem and optimizer.
-
-    Returns:
-      Columns `rate`, `per_gradient` (rate over gradients a step) and `bracketed`: whether a larger
-      rate of the grid diverged. Where none did, `rate` is only a lower bound.
-    """
-    rows = []
-    for (problem, optimizer), mine in runs.groupby(["problem", "optimizer"], sort=False):
-        by_rate = (mine.status == "diverged").groupby(mine.learning_rate).any()
-        stable = by_rate.index[~by_rate.cummax()]
-        rows.append({
-            "problem": problem, "optimizer": optimizer,
-            "rate": stable.max() if len(stable) else float("nan"),
-            "per_gradient": (stable.max() if len(stable) else float("nan"))
-            / mine.gradients_per_step.iloc[0],
-            "bracketed": bool(len(stable) and by_rate.any()),
-        })  # fmt: skip
-    columns = ["problem", "optimizer", "rate", "per_gradient", "bracketed"]
-    return pd.DataFrame(rows, columns=columns)
+def text(value: Any, digits: int = 3) -> str:
+    """A table cell."""
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return "–"
+    if isinstance(value, float | np.floating):
+        return "miss" if np.isinf(value) else f"{value:.{digits}g}"
+    return str(value)
 
 
-def write(result: Any, out: Path, figures: dict[str, Path]) -> Path:
-    """Writes `report.html` with everything inside it.
+def _ratio(row: Any, key: str) -> str:
+    """Median and range of a ratio of rates, marked where it is only a lower bound."""
+    if not row.get("problems") or np.isnan(row[key]):
+        return "–"
+    bound = "≥ " if row["bound"] else ""
+    return f"{bound}{row[key]:.2f} ({row[f'{key}_low']:.2f} to {row[f'{key}_high']:.2f})"
+
+
+def comparison(table: pd.DataFrame) -> list[dict[str, str]]:
+    """The rows of `measures.compare` as the page shows them."""
+    return [
+        {
+            "optimizer": str(name),
+            "largest stable rate, per step": _ratio(row, "step"),
+            "per gradient": _ratio(row, "gradient"),
+            "lowest loss on": f"{row['lowest']} problems",
+            "below the baseline on": f"{row['below']} problems",
+            "target reached": f"{row['reached']} of {row['pairs']}",
+            "diverged": f"{row['diverged']} of {row['runs']} runs",
+        }
+        for name, row in table.iterrows()
+    ]
+
+
+def answer(records: Sequence[Record], runs: pd.DataFrame) -> list[str]:
+    """The page's first paragraph: sentences that say what these data say, and nothing else."""
+    if runs.empty:
+        return ["No run was made, so there is nothing to compare."]
+    baseline = next((b for b in BASELINES if b in set(runs.optimizer)), "")
+    table = measures.compare(runs, baseline)
+    sentences = []
+    if baseline and "step" in table:
+        solvers = table[table.solver & (table.index != baseline) & table.step.notna()]
+        for key, word in (("step", "per step"), ("gradient", "per gradient")):
+            if len(solvers):
+                sentences.append(_verdict(solvers, key, word, baseline))
+    sentences += _limits(records, runs, baseline)
+    sentences += _race(runs, table, baseline)
+    lost = int((runs.status == "diverged").sum())
+    made = int((runs.status != "time-out").sum())
+    return [*sentences, f"{lost} of the {made} runs made diverged."]
+
+
+def _verdict(solvers: pd.DataFrame, key: str, word: str, baseline: str) -> str:
+    larger = int((solvers[key] > 1 + SAME).sum())
+    smaller = int((solvers[key] < 1 - SAME).sum())
+    each = ", ".join(
+        f"{name} {'at least ' if row['bound'] else ''}{row[key]:.2f}"
+        for name, row in solvers.iterrows()
+    )
+    return (
+        f"Charged {word}, the largest stable learning rate is larger than {baseline}'s for "
+        f"{larger} and smaller for {smaller} of {len(solvers)} solvers (median over problems of "
+        f"the ratio to {baseline}: {each})."
+    )
+
+
+def _limits(records: Sequence[Record], runs: pd.DataFrame, baseline: str) -> list[str]:
+    """The limits measured on quadratics, on a grid much finer than that of the runs."""
+    rows = [r for r in records if r["kind"] == "limit" and pd.notna(r["measured_limit"])]
+    if not rows:
+        return []
+    measured = pd.DataFrame(rows)
+    worst = abs(measured.measured_limit / measured.R - 1).max()
+    limits = measured.groupby("optimizer", sort=False).measured_limit.median()
+    sentence = (
+        "On the quadratics, where a finer grid finds each method's limit to 0.5 %, the limit is "
+        f"within {max(worst, 0.005):.1%} of theory's R"
+    )
+    cost = runs.drop_duplicates("optimizer").set_index("optimizer").gradients_per_step
+    others = [name for name in limits.index if name != baseline and name in cost]
+    if baseline in limits and others:
+        ratios = limits / limits[baseline]
+        each = ", ".join(f"{o} {ratios[o]:.2f} ({ratios[o] / cost[o]:.2f})" for o in others)
+        sentence += f"; relative to {baseline}'s, per step (per gradient): {each}"
+    return [sentence + "."]
+
+
+def _race(runs: pd.DataFrame, table: pd.DataFrame, baseline: str) -> list[str]:
+    """Who ends lowest at equal gradients."""
+    budget = runs.gradients.max()
+    problems = runs.problem.nunique()
+    winners = table[table.lowest > 0].lowest.sort_values(ascending=False, kind="stable")
+    if winners.empty:
+        return ["No optimizer ended below its initial loss at its tuned rate."]
+    sentences = [
+        f"At an equal budget of {budget:.0f} gradients and the tuned rate, the lowest median "
+        f"final loss belongs to "
+        + ", ".join(f"{name} on {count}" for name, count in winners.items())
+        + f" of {problems} problems."
+    ]
+    solvers = table[table.solver & (table.index != baseline)]
+    if baseline and len(solvers):
+        each = ", ".join(f"{name} on {row['below']}" for name, row in solvers.iterrows())
+        sentences.append(f"Below {baseline} end: {each}.")
+    return sentences
+
+
+def notices(runs: pd.DataFrame) -> list[str]:
+    """What a reader must know before trusting a number."""
+    found = []
+    if late := int((runs.status == "time-out").sum()):
+        found.append(
+            f"{late} of {len(runs)} runs were not made, because time was over. They count as "
+            "misses; --resume makes them."
+        )
+    stable = measures.largest_stable(runs)
+    if unstable := [" / ".join(key) for key in stable.index[stable.rate.isna()]]:
+        found.append(f"No stable rate was found for {', '.join(unstable)}.")
+    if (runs.groupby("problem").optimizer.nunique() < runs.optimizer.nunique()).any():
+        found.append("Some optimizers have no run on some problems; there they count as misses.")
+    return found
+
+
+def command(settings: Mapping[str, Any]) -> str:
+    """The command line that makes the same sweep."""
+    words = ["odeopt", "stability"]
+    for option in ("solvers", "problems", "rates", "seeds", "gradients", "batch_size"):
+        value = settings.get(option)
+        if not value:
+            continue
+        joined = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        words += [f"--{option.replace('_', '-')}", joined]
+    return shlex.join(words)
+
+
+def _summary(summary: pd.DataFrame) -> list[dict[str, str]]:
+    shown = [column for column in SUMMARY if column in summary]
+    return [{SUMMARY[c]: text(row[c]) for c in shown} for row in summary.to_dict(orient="records")]
+
+
+def write(result: Any, out: Path, figures: Mapping[str, Path]) -> Path:
+    """Writes `report.html` with everything inside it: it needs no network and no other file.
 
     Args:
       result: a `stability.Result`.
@@ -43,6 +236,9 @@ def write(result: Any, out: Path, figures: dict[str, Path]) -> Path:
     Returns:
       The page's path.
     """
+    runs = measures.table_of(result.records)
+    made = [record for record in result.records if record["kind"] == "run"]
+    baseline = next((b for b in BASELINES if b in set(runs.optimizer)), "")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("odeopt.studies", "."),
         autoescape=True,
@@ -50,17 +246,35 @@ def write(result: Any, out: Path, figures: dict[str, Path]) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    images = [
-        {
-            "name": name,
-            "caption": plots.CAPTIONS[name],
-            "data": base64.b64encode(file.read_bytes()).decode(),
-        }
-        for name, file in figures.items()
-    ]
     page = environment.get_template("report.html.jinja").render(
-        figures=images, summary=result.summary, settings=result.settings, seconds=result.seconds
+        answer=answer(result.records, runs),
+        notices=notices(runs),
+        baseline=baseline,
+        comparison=comparison(measures.compare(runs, baseline)),
+        summary=_summary(result.summary),
+        figures=[
+            (CAPTIONS[name], base64.b64encode(file.read_bytes()).decode())
+            for name, file in figures.items()
+        ],
+        target=measures.TARGET,
+        targets=[(p, text(loss)) for p, loss in measures.targets(runs).items()],
+        good=GOOD,
+        spacing=_spacing(runs),
+        settings=result.settings,
+        titles=result.titles,
+        seconds=result.seconds,
+        command=command(result.settings),
+        versions=made[0]["versions"] if made else {},
+        checksums={record["problem"]: record["data_checksum"] for record in made},
+        costs={record["optimizer"]: record["gradients_per_step"] for record in made},
     )
     path = out / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _spacing(runs: pd.DataFrame) -> float | None:
+    """The widest gap of the rate grids: the factor to which a largest stable rate is known."""
+    rates = [np.unique(group) for _, group in runs.groupby(measures.PAIR).learning_rate]
+    gaps = [float((r[1:] / r[:-1]).max()) for r in rates if len(r) > 1]
+    return max(gaps, default=None)

@@ -1,10 +1,9 @@
 """A sweep whose outcome is known: damped modes under each method's stability polynomial."""
 
-from types import SimpleNamespace
-
 import numpy as np
-import pandas as pd
 import pytest
+
+from odeopt.studies import stability
 
 POLYNOMIALS = {
     "sgd": [1, 1],
@@ -36,7 +35,8 @@ def _run(problem, optimizer, rate, seed):
         "sharpness": float(sharpness), "status": "ok" if ok else "diverged",
         "steps": BUDGET // cost, "gradients": BUDGET, "seconds": 0.01 * BUDGET,
         "initial_loss": loss[0], "final_loss": loss[-1], "loss": loss,
-        "loss_gradients": gradients.tolist(), "spikes": 0, "versions": {"jax": "0.0"},
+        "loss_gradients": gradients.tolist(), "spikes": 0, "compile_seconds": 0.0,
+        "versions": {"jax": "0.0"},
         "data_checksum": "ab12" + problem,
     }  # fmt: skip
 
@@ -71,13 +71,14 @@ def synthetic(problems=tuple(EIGENVALUES), optimizers=tuple(POLYNOMIALS), seeds=
 
 
 def as_result(records):
-    runs = pd.DataFrame([r for r in records if r["kind"] == "run"])
-    columns = ["problem", "optimizer"]
-    summary = runs[columns].drop_duplicates() if len(runs) else pd.DataFrame(columns=columns)
-    settings = {"gradients": BUDGET, "seeds": 4, "batch_size": None}
-    return SimpleNamespace(
-        records=records, runs=runs, summary=summary, settings=settings, seconds=12.5
-    )
+    runs = [r for r in records if r["kind"] == "run"]
+    settings = {
+        "suite": "1", "solvers": tuple(dict.fromkeys(r["optimizer"] for r in runs)),
+        "problems": tuple(dict.fromkeys(r["problem"] for r in runs)), "rates": (),
+        "seeds": 3, "gradients": BUDGET, "batch_size": None,
+    }  # fmt: skip
+    titles = {name: f"modes {EIGENVALUES.get(name)}" for name in settings["problems"]}
+    return stability.Result(records, settings, 12.5, titles)
 
 
 @pytest.fixture(scope="session")
