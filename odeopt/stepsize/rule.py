@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..objective import Gradient
@@ -98,7 +99,8 @@ class Scheduled(AbstractRule):
 
     def propose(self, state: tuple[()], info: StepInfo) -> tuple[Float[Array, ""], tuple[()]]:
         """The schedule at the number of steps taken so far."""
-        return jnp.asarray(self.schedule(info.steps), float), state
+        # inject_hyperparams makes the rate complex where the parameters are
+        return jnp.real(jnp.asarray(self.schedule(info.steps))).astype(float), state
 
     def judge(
         self, state: tuple[()], info: StepInfo, h: Float[Array, ""], step: Step
@@ -117,6 +119,8 @@ def as_rule(learning_rate: Any) -> AbstractRule:
     """
     if isinstance(learning_rate, AbstractRule):
         return learning_rate
+    if isinstance(learning_rate, np.ndarray) and learning_rate.shape == ():
+        learning_rate = learning_rate.item()
     if isinstance(learning_rate, numbers.Real) and not isinstance(learning_rate, bool):
         rate = float(learning_rate)
         if not (math.isfinite(rate) and rate > 0):

@@ -1,0 +1,68 @@
+"""One table of optimizers; every promise is tested on every row. A new optimizer is a new row."""
+
+from functools import partial
+
+import diffrax
+import jax
+import jax.numpy as jnp
+
+import odeopt
+
+# name: (factory, gradients a step, order)
+EXPLICIT = {
+    "euler": (odeopt.euler, 1, 1),
+    "heun": (odeopt.heun, 2, 2),
+    "midpoint": (odeopt.midpoint, 2, 2),
+    "ralston": (odeopt.ralston, 2, 2),
+    "bosh3": (odeopt.bosh3, 3, 3),
+    "ssprk3": (odeopt.ssprk3, 3, 3),
+    "rk4": (odeopt.rk4, 4, 4),
+    "dopri5": (odeopt.dopri5, 6, 5),
+    "tsit5": (odeopt.tsit5, 6, 5),
+    "runge_kutta": (
+        partial(
+            odeopt.runge_kutta,
+            tableau=odeopt.solvers.Tableau(a=[[1 / 3], [0, 2 / 3]], b=[1 / 4, 0, 3 / 4]),
+        ),
+        3,
+        3,
+    ),
+    "from_diffrax": (
+        lambda learning_rate, **kw: odeopt.from_diffrax(diffrax.Dopri8(), learning_rate, **kw),
+        13,
+        8,
+    ),
+}
+# the promises that hold for one row of each kind hold for all: used where a test is slow
+KINDS = ["euler", "heun", "rk4", "tsit5"]
+
+
+def mixed_params():
+    """Leaves of every kind: float32, bfloat16, complex, a scalar, an empty one."""
+    key = jax.random.key(0)
+    return {
+        "w": jax.random.normal(key, (3, 4)),
+        "half": jnp.linspace(-1, 1, 4, dtype=jnp.bfloat16),
+        "nested": {"s": jnp.float32(0.7), "empty": jnp.zeros((0, 2))},
+        "z": jnp.array([1.0 + 2.0j, -0.5j], jnp.complex64),
+    }
+
+
+def mixed_loss(params, shift=0.0):
+    """A smooth nonlinear loss of `mixed_params`.
+
+    The bfloat16 leaf does not touch the others, so that its rounding stays its own.
+    """
+    w = params["w"] @ params["w"].T
+    return (
+        jnp.mean(jnp.tanh(w - shift) ** 2)
+        + jnp.mean(jnp.cosh(params["half"].astype(jnp.float32)))
+        + 0.5 * params["nested"]["s"] ** 2
+        + jnp.sum(params["nested"]["empty"])
+        + jnp.sum(jnp.abs(params["z"]) ** 2)
+    )
+
+
+def gradient(loss, params, *args):
+    """The gradient in optax's convention (conjugated where complex)."""
+    return jax.tree.map(jnp.conj, jax.grad(loss)(params, *args))

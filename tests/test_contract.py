@@ -1,0 +1,541 @@
+"""Every numbered promise of the contract with optax, on every row of the table of optimizers."""
+
+import functools
+import inspect
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import odeopt
+
+from .table import EXPLICIT, KINDS, gradient, mixed_loss, mixed_params
+
+everyone = pytest.mark.parametrize("name", EXPLICIT)
+kinds = pytest.mark.parametrize("name", KINDS)
+multi_stage = pytest.mark.parametrize("name", [n for n, row in EXPLICIT.items() if row[1] > 1])
+
+
+def make(name, learning_rate=0.1, **kwargs):
+    return EXPLICIT[name][0](learning_rate, **kwargs)
+
+
+def stages(name):
+    return EXPLICIT[name][1]
+
+
+def descend(opt, params, loss, n=3, **kwargs):
+    """`n` calls of update, as a user writes them; returns the parameters and the state."""
+    state = opt.init(params)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = opt.update(gradient(loss, params), state, params, value_fn=loss, **kwargs)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(n):
+        params, state = step(params, state)
+    return params, state
+
+
+# 1. closure mode
+
+
+@everyone
+def test_grads_are_stage_one_and_each_further_stage_costs_one_gradient(name):
+    calls = []
+
+    def loss(params):
+        calls.append(1)
+        return mixed_loss(params)
+
+    params = mixed_params()
+    opt = make(name)
+    state = opt.init(params)
+    grads = gradient(mixed_loss, params)
+    _, state = opt.update(grads, state, params, value_fn=loss)
+    assert len(calls) == stages(name) - 1
+    assert int(state.gradients) == stages(name)
+
+
+@multi_stage
+def test_arguments_named_like_parameters_are_forwarded_and_others_ignored(name):
+    params = {"x": jnp.ones(3)}
+    seen = []
+
+    def loss(params, batch, *, weight=1.0):
+        seen.append((batch, weight))
+        return jnp.sum((params["x"] - batch) ** 2) * weight
+
+    grads = jax.grad(loss)(params, 2.0)
+    opt = make(name)
+    opt.update(
+        grads, opt.init(params), params, value_fn=loss, batch=2.0, weight=3.0, unknown=object()
+    )
+    assert seen[1:] == [(2.0, 3.0)] * (stages(name) - 1)
+
+
+def test_a_value_function_that_takes_anything_gets_everything_but_our_own_arguments():
+    seen = {}
+
+    def loss(params, **kwargs):
+        seen.update(kwargs)
+        return jnp.sum(params**2)
+
+    params = jnp.ones(2)
+    opt = odeopt.heun(0.1)
+    opt.update(params, opt.init(params), params, value_fn=loss, value=1.0, a=1, b=2)
+    assert seen == {"a": 1, "b": 2}
+
+
+@multi_stage
+def test_value_functions_with_aux(name):
+    params = mixed_params()
+    plain, _ = descend(make(name), params, mixed_loss)
+    state = make(name).init(params)
+    with_aux = lambda p: (mixed_loss(p), {"logits": p["w"]})
+    step = jax.jit(lambda p, s: make(name).update(gradient(mixed_loss, p), s, p, value_fn=with_aux))
+    for _ in range(3):
+        updates, state = step(params, state)
+        params = optax.apply_updates(params, updates)
+    chex.assert_trees_all_close(params, plain)
+
+
+@multi_stage
+def test_grad_fn_replaces_the_gradient_and_is_told_its_stage(name):
+    told = []
+
+    def field(params, stage):
+        told.append(stage)
+        return {"x": -jnp.stack([params["x"][1], -params["x"][0]])}  # a rotation: no gradient
+
+    params = {"x": jnp.array([1.0, 0.0])}
+    opt = make(name, 0.2)
+    updates, _ = opt.update(field(params, 0), opt.init(params), params, grad_fn=field)
+    assert told == list(range(stages(name)))
+    order = EXPLICIT[name][2]
+    exact = jnp.array([jnp.cos(0.2), -jnp.sin(0.2)])
+    # the local error of a method of order p on a linear field is below h^(p+1)
+    chex.assert_trees_all_close(
+        optax.apply_updates(params, updates)["x"], exact, atol=0.2 ** (order + 1) + 1e-6
+    )
+
+
+# 2. staged mode
+
+
+@everyone
+@pytest.mark.parametrize("scan_stages", [False, True])
+def test_staged_equals_closure_on_a_repeated_batch(name, scan_stages):
+    params = mixed_params()
+    closure, end = descend(make(name, scan_stages=scan_stages), params, mixed_loss, n=3)
+    opt = make(name, staged=True)
+    state, staged = opt.init(params), params
+    step = jax.jit(lambda p, s: opt.update(gradient(mixed_loss, p), s, p))
+    for _ in range(3 * stages(name)):
+        updates, state = step(staged, state)
+        staged = optax.apply_updates(staged, updates)
+    # bfloat16 leaves are rounded at every stage point, so they agree to their own precision
+    half = staged.pop("half"), closure.pop("half")
+    chex.assert_trees_all_close(*(h.astype(jnp.float32) for h in half), atol=1e-2)
+    chex.assert_trees_all_close(staged, closure, atol=1e-4 if name == "from_diffrax" else 2e-6)
+    assert (int(state.steps), int(state.gradients)) == (int(end.steps), int(end.gradients))
+    np.testing.assert_allclose(state.time, end.time, rtol=1e-6)
+
+
+@multi_stage
+def test_step_params_are_those_of_the_last_completed_step(name):
+    params = jnp.array([1.0, -2.0])
+    loss = lambda x: jnp.sum(jnp.cosh(x))
+    opt = optax.chain(optax.clip(10.0), make(name, staged=True))
+    state = opt.init(params)
+    completed = params
+    chex.assert_trees_all_equal(odeopt.step_params(state, params), params)
+    for call in range(1, 2 * stages(name) + 1):
+        updates, state = opt.update(jax.grad(loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+        if call % stages(name) == 0:
+            completed = params
+        chex.assert_trees_all_equal(odeopt.step_params(state, params), completed)
+
+
+def test_staged_in_an_unmodified_flax_train_state():
+    from flax.training.train_state import TrainState
+
+    x, y = jax.random.normal(jax.random.key(1), (32, 5)), jnp.ones((32, 1))
+    params = {"kernel": jax.random.normal(jax.random.key(2), (5, 1)), "bias": jnp.zeros(1)}
+    apply = lambda p, x: jnp.tanh(x @ p["kernel"] + p["bias"])
+    loss = lambda p: jnp.mean((apply(p, x) - y) ** 2)
+    train = TrainState.create(apply_fn=apply, params=params, tx=odeopt.rk4(0.5, staged=True))
+
+    @jax.jit
+    def train_step(train):
+        return train.apply_gradients(grads=jax.grad(loss)(train.params))
+
+    for _ in range(40):
+        train = train_step(train)
+    closure, _ = descend(odeopt.rk4(0.5), params, loss, n=10)
+    chex.assert_trees_all_close(train.params, closure, atol=1e-6)
+    chex.assert_trees_all_equal(odeopt.step_params(train.opt_state, train.params), train.params)
+
+
+def test_closure_mode_in_an_nnx_optimizer():
+    from flax import nnx
+
+    x, y = jax.random.normal(jax.random.key(1), (32, 5)), jnp.ones((32, 1))
+    model = nnx.Linear(5, 1, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, odeopt.rk4(0.1), wrt=nnx.Param)
+    graph = nnx.graphdef(model)
+
+    def loss(params):
+        return jnp.mean((nnx.merge(graph, params)(x) - y) ** 2)
+
+    before = nnx.state(model, nnx.Param)
+    expected, _ = descend(
+        odeopt.rk4(0.1),
+        nnx.to_pure_dict(before),
+        lambda p: jnp.mean((x @ p["kernel"] + p["bias"] - y) ** 2),
+        n=1,
+    )
+    optimizer.update(model, jax.grad(loss)(before), value_fn=loss)
+    chex.assert_trees_all_close(nnx.to_pure_dict(nnx.state(model, nnx.Param)), expected, atol=1e-6)
+
+
+# 3. equality with optax
+
+
+@pytest.mark.parametrize(
+    "learning_rate",
+    [0.1, optax.cosine_decay_schedule(0.3, 50), optax.warmup_constant_schedule(0.0, 0.1, 10)],
+    ids=["number", "cosine", "warm-up"],
+)
+def test_euler_is_sgd_bit_for_bit(learning_rate):
+    ours, theirs = odeopt.euler(learning_rate), optax.sgd(learning_rate)
+    params = mixed_params()
+    states = [ours.init(params), theirs.init(params)]
+    for step in range(60):
+        grads = gradient(mixed_loss, params, 0.01 * step)
+        updates, states[0] = ours.update(grads, states[0], params)
+        expected, states[1] = theirs.update(grads, states[1], params)
+        chex.assert_trees_all_equal(updates, expected)
+        params = optax.apply_updates(params, updates)
+    # and, like optax's, it does not ask for the parameters
+    chex.assert_trees_all_equal(
+        ours.update(grads, states[0])[0], theirs.update(grads, states[1])[0]
+    )
+
+
+# 4. stage_transform
+
+
+@multi_stage
+def test_stage_transform_acts_on_every_stage(name):
+    params = jnp.array([3.0, -4.0])
+    loss = lambda x: jnp.sum(x**2)
+    clipped = make(name, 1.0, stage_transform=optax.clip_by_global_norm(1.0))
+    updates, _ = descend_once(clipped, params, loss)
+    # every stage's gradient points to the origin with norm 1, so the step is that unit vector
+    chex.assert_trees_all_close(updates, -params / 5.0, rtol=1e-5)
+    chained = optax.chain(optax.clip_by_global_norm(1.0), make(name, 1.0))
+    assert not np.allclose(descend_once(chained, params, loss)[0], updates, rtol=1e-2)
+
+
+def descend_once(opt, params, loss):
+    return opt.update(jax.grad(loss)(params), opt.init(params), params, value_fn=loss)
+
+
+@everyone
+@pytest.mark.parametrize("staged", [False, True])
+def test_stage_transform_state_is_frozen_within_a_step_and_advanced_once(name, staged):
+    counting = optax.GradientTransformation(
+        lambda params: jnp.zeros([], jnp.int32),
+        # scales by 1 + the number of steps: a state that moved within a step would show
+        lambda g, n, p=None: (jax.tree.map(lambda g: g * (1.0 + n), g), n + 1),
+    )
+    params = jnp.array([1.0, -2.0])
+    loss = lambda x: 0.5 * jnp.sum(x**2)
+    opt = make(name, 0.1, stage_transform=counting, staged=staged)
+    state = opt.init(params)
+    for n in range(3):
+        # the flow of this step is x' = -(1 + n) x: a plain step at the rate (1 + n) h
+        expected = params + descend_once(make(name, 0.1 * (1 + n)), params, loss)[0]
+        for _ in range(stages(name) if staged else 1):
+            updates, state = opt.update(jax.grad(loss)(params), state, params, value_fn=loss)
+            params = optax.apply_updates(params, updates)
+        chex.assert_trees_all_close(params, expected, rtol=1e-5)
+        assert int(state.transform) == n + 1
+
+
+def test_weight_decay_as_stage_transform_is_the_flow_of_the_penalized_loss():
+    params = jnp.array([1.0, -2.0])
+    loss = lambda x: jnp.sum(jnp.cosh(x))
+    decayed = odeopt.rk4(0.1, stage_transform=optax.add_decayed_weights(0.3))
+    penalized = lambda x: loss(x) + 0.15 * jnp.sum(x**2)
+    chex.assert_trees_all_close(
+        descend_once(decayed, params, loss)[0],
+        descend_once(odeopt.rk4(0.1), params, penalized)[0],
+        rtol=1e-5,
+    )
+
+
+# 5. masks and partitions
+
+
+@everyone
+def test_masked_trees_are_filled_from_full_params(name):
+    params = {"a": jnp.array([1.0, 2.0]), "b": jnp.array([3.0])}
+    loss = lambda p: jnp.sum(p["a"] ** 2) * jnp.sum(p["b"])
+    opt = optax.masked(make(name, 0.01), {"a": True, "b": False})
+    grads = jax.grad(loss)(params)
+    updates, _ = opt.update(grads, opt.init(params), params, value_fn=loss, full_params=params)
+    alone = descend_once(make(name, 0.01), params["a"], lambda a: loss({"a": a, "b": params["b"]}))
+    chex.assert_trees_all_close(updates["a"], alone[0], rtol=1e-5)
+    chex.assert_trees_all_equal(updates["b"], grads["b"])  # passed through, as optax.masked does
+
+
+@everyone
+@pytest.mark.parametrize("staged", [False, True])
+def test_partition(name, staged):
+    params = {"a": jnp.array([1.0, 2.0]), "b": jnp.array([3.0])}
+    loss = lambda p: jnp.sum(p["a"] ** 2) + jnp.sum(jnp.cosh(p["b"]))
+    opt = optax.partition(
+        {"solver": make(name, 0.1, staged=staged), "none": optax.set_to_zero()},
+        {"a": "solver", "b": "none"},
+    )
+    state, p = opt.init(params), params
+    for _ in range(stages(name) if staged else 1):
+        updates, state = opt.update(jax.grad(loss)(p), state, p, value_fn=loss, full_params=p)
+        p = optax.apply_updates(p, updates)
+    expected = params["a"] + descend_once(make(name), params["a"], lambda a: jnp.sum(a**2))[0]
+    chex.assert_trees_all_close(p, {"a": expected, "b": params["b"]}, rtol=1e-5)
+    chex.assert_trees_all_equal(odeopt.step_params(state, p), p)
+
+
+# 7. wrappers and transformations
+
+
+@everyone
+def test_inject_hyperparams(name):
+    params = mixed_params()
+    plain, _ = descend(make(name, 0.1), params, mixed_loss)
+    factory = functools.partial(make, name)
+    factory.__signature__ = (
+        inspect.Signature(
+            [inspect.Parameter("learning_rate", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+        )
+        if name in ("runge_kutta", "from_diffrax")
+        else inspect.signature(EXPLICIT[name][0])
+    )
+    opt = optax.inject_hyperparams(factory)(learning_rate=0.1)
+    injected, state = descend(opt, params, mixed_loss)
+    chex.assert_trees_all_close(injected, plain, rtol=1e-6)
+    assert complex(state.hyperparams["learning_rate"]) == pytest.approx(0.1)
+
+
+@kinds
+def test_inject_hyperparams_takes_schedules_and_counts_steps(name):
+    schedule = optax.linear_schedule(0.2, 0.0, 4)
+    plain, _ = descend(make(name, schedule), mixed_params(), mixed_loss)
+    opt = optax.inject_hyperparams(EXPLICIT[name][0])(learning_rate=schedule)
+    chex.assert_trees_all_close(descend(opt, mixed_params(), mixed_loss)[0], plain, rtol=1e-6)
+
+
+@kinds
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda opt: optax.chain(opt, optax.identity()),
+        lambda opt: optax.named_chain(("solver", opt)),
+        lambda opt: optax.apply_if_finite(opt, 3),
+        lambda opt: optax.MultiSteps(opt, 1),
+    ],
+    ids=["chain", "named_chain", "apply_if_finite", "MultiSteps"],
+)
+def test_wrappers_that_do_nothing_change_nothing(name, wrap):
+    params = mixed_params()
+    plain, _ = descend(make(name), params, mixed_loss)
+    chex.assert_trees_all_close(descend(wrap(make(name)), params, mixed_loss)[0], plain, rtol=1e-6)
+
+
+@kinds
+def test_apply_if_finite_survives_a_non_finite_loss(name):
+    params = jnp.array([1.0, 2.0])
+    opt = optax.apply_if_finite(make(name), 10)
+    state = opt.init(params)
+    bad = lambda x: jnp.sum(x**2) * jnp.nan
+    updates, state = opt.update(jax.grad(bad)(params), state, params, value_fn=bad)
+    chex.assert_trees_all_equal(updates, jnp.zeros(2))
+    good = lambda x: jnp.sum(x**2)
+    updates, state = opt.update(jax.grad(good)(params), state, params, value_fn=good)
+    chex.assert_trees_all_close(updates, descend_once(make(name), params, good)[0])
+
+
+@kinds
+def test_schedule_free_drives_a_solver(name):
+    opt = optax.contrib.schedule_free(make(name, 0.1), 0.1)
+    params, _ = descend(opt, {"x": jnp.array([1.0, -2.0])}, lambda p: jnp.sum(p["x"] ** 2), n=100)
+    assert float(jnp.sum(params["x"] ** 2)) < 1e-2
+
+
+@everyone
+@pytest.mark.parametrize("staged", [False, True])
+def test_tree_map_params_finds_the_copies_of_the_parameters(name, staged):
+    params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    opt = make(name, staged=staged)
+    state = opt.init(params)
+    found = []
+    optax.tree_map_params(opt, lambda leaf: found.append(leaf.shape), state)
+    # a staged step keeps its start and the slopes of all stages but the last
+    copies = stages(name) if staged and stages(name) > 1 else 0
+    assert found == [(2,), (3,)] * copies
+
+
+@kinds
+def test_vmap_over_learning_rates(name):
+    rates = jnp.array([0.01, 0.1, 0.5])
+    params = jnp.array([1.0, -2.0])
+    loss = lambda x: jnp.sum(jnp.cosh(x))
+    updates = jax.vmap(lambda rate: descend_once(make(name, rate), params, loss)[0])(rates)
+    for rate, update in zip(rates, updates, strict=True):
+        chex.assert_trees_all_close(
+            update, descend_once(make(name, float(rate)), params, loss)[0], rtol=1e-6
+        )
+
+
+@kinds
+@pytest.mark.parametrize("staged", [False, True])
+def test_scan_and_cond(name, staged):
+    params = mixed_params()
+    opt = make(name, staged=staged)
+
+    def step(carry, _):
+        def take(carry):
+            p, s = carry
+            updates, s = opt.update(gradient(mixed_loss, p), s, p, value_fn=mixed_loss)
+            return optax.apply_updates(p, updates), s
+
+        return jax.lax.cond(carry[1].steps < 2, take, lambda c: c, carry), None
+
+    calls = 3 * stages(name) if staged else 3
+    (scanned, state), _ = jax.lax.scan(step, (params, opt.init(params)), length=calls)
+    looped, _ = descend(make(name), params, mixed_loss, n=2)
+    assert int(state.steps) == 2
+    chex.assert_trees_all_close({**scanned, "half": 0}, {**looped, "half": 0}, atol=2e-6)
+
+
+@everyone
+@pytest.mark.parametrize("staged", [False, True])
+def test_donation(name, staged):
+    opt = make(name, staged=staged)
+    params = mixed_params()
+    state = opt.init(params)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state):
+        updates, state = opt.update(
+            gradient(mixed_loss, params), state, params, value_fn=mixed_loss
+        )
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(3):
+        params, state = step(params, state)  # a buffer donated twice would raise
+    chex.assert_tree_all_finite(params)
+
+
+# 8. structure
+
+
+@everyone
+@pytest.mark.parametrize("staged", [False, True])
+def test_init_is_structural(name, staged):
+    params = mixed_params()
+    opt = make(name, staged=staged, stage_transform=optax.trace(0.9))
+    concrete = opt.init(params)
+    abstract = jax.eval_shape(opt.init, params)
+    from_shapes = opt.init(jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params))
+    chex.assert_trees_all_equal_shapes_and_dtypes(concrete, abstract, from_shapes)
+
+
+@everyone
+@pytest.mark.parametrize("staged", [False, True])
+@pytest.mark.parametrize("enable_x64", [False, True])
+def test_the_state_never_changes_its_type_and_nothing_recompiles(name, staged, enable_x64):
+    chex.clear_trace_counter()
+    with jax.enable_x64(enable_x64):
+        params = mixed_params()
+        opt = make(name, optax.constant_schedule(0.1), staged=staged)
+        state = opt.init(params)
+
+        @jax.jit
+        @chex.assert_max_traces(n=1)
+        def step(params, state):
+            updates, state = opt.update(
+                gradient(mixed_loss, params), state, params, value_fn=mixed_loss
+            )
+            return optax.apply_updates(params, updates), updates, state
+
+        for _ in range(3):
+            new_params, updates, new_state = step(params, state)
+            types = jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), (new_state, new_params))
+            assert types == jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), (state, params))
+            chex.assert_trees_all_equal_dtypes(updates, params)
+            params, state = new_params, new_state
+
+
+@everyone
+def test_complex_parameters_follow_the_conjugate_flow(name):
+    # |z|^2 as a function of two reals, and of one complex number
+    z = jnp.array([1.0 + 2.0j, -0.5 + 0.1j], jnp.complex64)
+    loss = lambda z: jnp.sum(jnp.cosh(z.real) * jnp.cos(0.3 * z.imag))
+    pair = {"x": z.real, "y": z.imag}
+    as_reals, _ = descend(make(name), pair, lambda p: loss(p["x"] + 1j * p["y"]))
+    as_complex, _ = descend(make(name), z, loss)
+    chex.assert_trees_all_close(as_complex, as_reals["x"] + 1j * as_reals["y"], rtol=1e-5)
+
+
+# 9. counters
+
+
+@everyone
+@pytest.mark.parametrize("staged", [False, True])
+def test_counters(name, staged):
+    params = jnp.array([1.0, -2.0])
+    schedule = optax.linear_schedule(0.4, 0.0, 4)
+    opt = make(name, schedule, staged=staged)
+    calls = 3 * (stages(name) if staged else 1)
+    _, state = descend(opt, params, lambda x: jnp.sum(jnp.cosh(x)), n=calls)
+    assert (int(state.steps), int(state.rejected)) == (3, 0)
+    assert int(state.gradients) == 3 * stages(name)
+    assert float(state.time) == pytest.approx(0.4 + 0.3 + 0.2)  # flow time: the sum of the rates
+
+
+@everyone
+@pytest.mark.parametrize("staged", [False, True])
+@settings(max_examples=5, deadline=None)
+@given(rate=st.sampled_from([-1.0, float("nan"), float("inf"), -1e-30]))
+def test_an_invalid_rate_that_is_known_at_run_time_only_freezes_the_step(name, staged, rate):
+    params = jnp.array([1.0, -2.0])
+    loss = lambda x: jnp.sum(jnp.cosh(x))
+    opt = make(name, lambda step: jnp.where(step == 0, rate, 0.1), staged=staged)
+    calls = stages(name) if staged else 1
+    frozen, state = descend(opt, params, loss, n=calls)
+    chex.assert_trees_all_equal(frozen, params)
+    assert (int(state.steps), int(state.rejected), float(state.time)) == (1, 1, 0.0)
+    # the next step is an ordinary one: nothing was poisoned
+    moved, state = descend(opt, params, loss, n=2 * calls)
+    chex.assert_trees_all_close(moved, descend(make(name), params, loss, n=1)[0], rtol=1e-6)
+    assert (int(state.steps), int(state.rejected)) == (2, 1)
+
+
+def test_counters_saturate_instead_of_wrapping():
+    params = jnp.ones(2)
+    opt = odeopt.rk4(0.1)
+    top = jnp.iinfo(jnp.int32).max
+    state = opt.init(params)._replace(gradients=jnp.int32(top - 2), steps=jnp.int32(top))
+    _, state = opt.update(params, state, params, value_fn=lambda x: jnp.sum(x**2))
+    assert (int(state.gradients), int(state.steps)) == (top, top)
