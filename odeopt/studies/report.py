@@ -145,9 +145,9 @@ def _verdict(solvers: pd.DataFrame, key: str, word: str, baseline: str) -> str:
         for name, row in solvers.iterrows()
     )
     return (
-        f"Charged {word}, the largest stable learning rate is larger than {baseline}'s for "
-        f"{larger} and smaller for {smaller} of {len(solvers)} solvers (median over problems of "
-        f"the ratio to {baseline}: {each})."
+        f"{word.capitalize()}, {larger} of {len(solvers)} solvers stay stable at a larger learning "
+        f"rate than {baseline}, {smaller} only at smaller ones (largest stable rate over "
+        f"{baseline}'s, median over problems: {each})."
     )
 
 
@@ -187,8 +187,8 @@ def _race(runs: pd.DataFrame, table: pd.DataFrame, baseline: str) -> list[str]:
     ]
     solvers = table[table.solver & (table.index != baseline)]
     if baseline and len(solvers):
-        each = ", ".join(f"{name} on {row['below']}" for name, row in solvers.iterrows())
-        sentences.append(f"Below {baseline} end: {each}.")
+        each = ", ".join(f"{name} {row['below']}" for name, row in solvers.iterrows())
+        sentences.append(f"Solvers that end below {baseline}, and on how many problems: {each}.")
     return sentences
 
 
@@ -274,7 +274,8 @@ def write(result: Any, out: Path, figures: Mapping[str, Path]) -> Path:
 
 
 def _spacing(runs: pd.DataFrame) -> float | None:
-    """The widest gap of the rate grids: the factor to which a largest stable rate is known."""
-    rates = [np.unique(group) for _, group in runs.groupby(measures.PAIR).learning_rate]
+    """The widest gap in the rates of methods with a limit: how finely a stable rate is known."""
+    limited = runs[runs.R.notna()].groupby(measures.PAIR)
+    rates = [np.unique(group) for _, group in limited.learning_rate]
     gaps = [float((r[1:] / r[:-1]).max()) for r in rates if len(r) > 1]
     return max(gaps, default=None)
