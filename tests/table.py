@@ -28,9 +28,9 @@ EXPLICIT = {
         3,
     ),
     "from_diffrax": (
-        lambda learning_rate, **kw: odeopt.from_diffrax(diffrax.Dopri8(), learning_rate, **kw),
-        13,
-        8,
+        lambda learning_rate, **kw: odeopt.from_diffrax(diffrax.Bosh3(), learning_rate, **kw),
+        3,
+        3,
     ),
 }
 # the promises that hold for one row of each kind hold for all: used where a test is slow

@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import odeopt
 
@@ -143,7 +141,7 @@ def test_staged_equals_closure_on_a_repeated_batch(name, scan_stages):
     # bfloat16 leaves are rounded at every stage point, so they agree to their own precision
     half = staged.pop("half"), closure.pop("half")
     chex.assert_trees_all_close(*(h.astype(jnp.float32) for h in half), atol=1e-2)
-    chex.assert_trees_all_close(staged, closure, atol=1e-4 if name == "from_diffrax" else 2e-6)
+    chex.assert_trees_all_close(staged, closure, atol=2e-6)
     assert (int(state.steps), int(state.gradients)) == (int(end.steps), int(end.gradients))
     np.testing.assert_allclose(state.time, end.time, rtol=1e-6)
 
@@ -516,20 +514,32 @@ def test_counters(name, staged):
 
 @everyone
 @pytest.mark.parametrize("staged", [False, True])
-@settings(max_examples=5, deadline=None)
-@given(rate=st.sampled_from([-1.0, float("nan"), float("inf"), -1e-30]))
-def test_an_invalid_rate_that_is_known_at_run_time_only_freezes_the_step(name, staged, rate):
-    params = jnp.array([1.0, -2.0])
+def test_an_invalid_rate_that_is_known_at_run_time_only_freezes_the_step(name, staged):
+    start = jnp.array([1.0, -2.0])
     loss = lambda x: jnp.sum(jnp.cosh(x))
-    opt = make(name, lambda step: jnp.where(step == 0, rate, 0.1), staged=staged)
     calls = stages(name) if staged else 1
-    frozen, state = descend(opt, params, loss, n=calls)
-    chex.assert_trees_all_equal(frozen, params)
-    assert (int(state.steps), int(state.rejected), float(state.time)) == (1, 1, 0.0)
-    # the next step is an ordinary one: nothing was poisoned
-    moved, state = descend(opt, params, loss, n=2 * calls)
-    chex.assert_trees_all_close(moved, descend(make(name), params, loss, n=1)[0], rtol=1e-6)
-    assert (int(state.steps), int(state.rejected)) == (2, 1)
+
+    @jax.jit
+    def two_steps(first_rate):
+        opt = make(name, lambda step: jnp.where(step == 0, first_rate, 0.1), staged=staged)
+        params, state, ends = start, opt.init(start), []
+        for _ in range(2):
+            for _ in range(calls):
+                updates, state = opt.update(jax.grad(loss)(params), state, params, value_fn=loss)
+                params = optax.apply_updates(params, updates)
+            ends.append((params, state))
+        return ends
+
+    for rate in (-1.0, jnp.nan, jnp.inf, -1e-30):
+        (frozen, state), (moved, after) = two_steps(jnp.asarray(rate, float))
+        chex.assert_trees_all_equal(frozen, start)
+        assert (int(state.steps), int(state.rejected), float(state.time)) == (1, 1, 0.0)
+        # the next step is an ordinary one: nothing was poisoned
+        chex.assert_trees_all_close(
+            moved, start + descend_once(make(name), start, loss)[0], rtol=1e-6
+        )
+        assert (int(after.steps), int(after.rejected)) == (2, 1)
+        assert float(after.time) == pytest.approx(0.1)
 
 
 def test_counters_saturate_instead_of_wrapping():

@@ -1,0 +1,179 @@
+"""Bad input gets an error that says what to write instead, and nothing is lost."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import odeopt
+
+from .table import EXPLICIT
+
+multi_stage = pytest.mark.parametrize("name", [n for n, row in EXPLICIT.items() if row[1] > 1])
+everyone = pytest.mark.parametrize("name", EXPLICIT)
+
+LOSS = lambda x: jnp.sum(x**2)
+PARAMS = jnp.array([1.0, 2.0])
+GRADS = 2 * PARAMS
+
+
+def update(opt, grads=GRADS, params=PARAMS, **kwargs):
+    return opt.update(grads, opt.init(PARAMS), params, **kwargs)
+
+
+@multi_stage
+def test_a_missing_value_fn_shows_the_line_to_write(name):
+    with pytest.raises(ValueError, match=r"(?s)opt\.update\(.*value_fn=loss.*staged=True"):
+        update(EXPLICIT[name][0](0.1))
+
+
+@multi_stage
+def test_missing_parameters(name):
+    with pytest.raises(ValueError, match=r"opt\.update\(grads, state, params"):
+        update(EXPLICIT[name][0](0.1), params=None, value_fn=LOSS)
+
+
+@pytest.mark.parametrize(
+    ("value_fn", "error", "message"),
+    [
+        (lambda x: x**2, ValueError, r"shape \(2,\).*jnp\.mean"),
+        (lambda x: jnp.sum(x**2)[None], ValueError, r"shape \(1,\)"),
+        (lambda x: {"loss": jnp.sum(x)}, TypeError, "returned a dict.*scalar"),
+        (lambda x: (jnp.sum(x), 1, 2), TypeError, r"returned a tuple.*\(loss, aux\)"),
+        (lambda x: None, TypeError, "returned a NoneType"),
+        (lambda x: jnp.sum(x) * 1j, TypeError, "complex"),
+        (lambda x, batch: jnp.sum(x), TypeError, r"'batch'.*batch=batch"),
+    ],
+)
+def test_value_functions_that_return_something_else(value_fn, error, message):
+    with pytest.raises(error, match=message):
+        update(odeopt.heun(0.1), value_fn=value_fn)
+
+
+def test_grad_fn_that_does_not_fit():
+    with pytest.raises(ValueError, match="grad_fn's result and params must have the same tree"):
+        update(odeopt.heun(0.1), grad_fn=lambda x, stage: {"x": x})
+    with pytest.raises(ValueError, match=r"grad_fn's result.*shape \(1,\), its parameter \(2,\)"):
+        update(odeopt.heun(0.1), grad_fn=lambda x, stage: x[:1])
+    with pytest.raises(TypeError, match=r"grad_fn\(params, stage\) also needs 'batch'"):
+        update(odeopt.heun(0.1), grad_fn=lambda x, stage, batch: x)
+
+
+@everyone
+@pytest.mark.parametrize("staged", [False, True])
+def test_params_and_grads_that_do_not_fit(name, staged):
+    opt = EXPLICIT[name][0](0.1, staged=staged)
+    with pytest.raises(ValueError, match="grads and params must have the same tree structure"):
+        update(opt, grads={"x": GRADS}, value_fn=LOSS)
+    with pytest.raises(ValueError, match=r"grads has shape \(3,\), its parameter \(2,\)"):
+        update(opt, grads=jnp.ones(3), value_fn=LOSS)
+    with pytest.raises(TypeError, match="is complex, its parameter is float32"):
+        update(opt, grads=GRADS * 1j, value_fn=LOSS)
+
+
+@everyone
+def test_parameters_that_cannot_follow_a_flow_are_named(name):
+    with pytest.raises(TypeError, match=r"params\['step'\] has dtype int32.*optax\.masked"):
+        EXPLICIT[name][0](0.1).init({"w": PARAMS, "step": jnp.zeros([], jnp.int32)})
+
+
+@everyone
+@given(
+    rate=st.one_of(
+        st.floats(max_value=0.0), st.just(float("nan")), st.just(float("inf")), st.just(0)
+    )
+)
+def test_a_learning_rate_that_is_no_step_size(name, rate):
+    with pytest.raises(ValueError, match="positive, finite"):
+        EXPLICIT[name][0](rate)
+
+
+@pytest.mark.parametrize("rate", ["0.1", None, True, [0.1], jnp.ones(2)])
+def test_a_learning_rate_that_is_no_number(rate):
+    with pytest.raises(TypeError, match="pass a number, an optax schedule"):
+        odeopt.rk4(rate)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: odeopt.from_diffrax(optax.sgd(0.1), 0.1),
+        lambda: odeopt.runge_kutta(0.1, optax.adam(0.1)),
+        lambda: odeopt.ode_optimizer(odeopt.flows.GradientFlow(), optax.sgd(0.1), 0.1),
+    ],
+)
+def test_an_optax_optimizer_is_no_solver(build):
+    with pytest.raises(TypeError, match=r"optax optimizer.*odeopt\.solvers\.RK4\(\)"):
+        build()
+
+
+def test_other_things_that_are_no_solver():
+    with pytest.raises(TypeError, match=r"pass an instance, `Heun\(\)`"):
+        odeopt.from_diffrax(diffrax.Heun, 0.1)
+    with pytest.raises(TypeError, match="is no solver"):
+        odeopt.from_diffrax("heun", 0.1)
+    with pytest.raises(TypeError, match=r"pass e\.g\. odeopt\.flows\.GradientFlow"):
+        odeopt.ode_optimizer(diffrax.Heun(), diffrax.Heun(), 0.1)
+
+
+def test_an_inconsistent_tableau_is_refused_with_the_sum_that_is_wrong():
+    tableau = odeopt.solvers.Tableau
+    with pytest.raises(ValueError, match=r"b sums to 0\.9, not to 1"):
+        tableau(a=[[0.5]], b=[0.5, 0.4])
+    with pytest.raises(ValueError, match=r"stage 2 sums to 0\.5, not to 0\.6 \(its node c\[1\]\)"):
+        tableau(a=[[0.5]], b=[0.5, 0.5], c=[0, 0.6])
+
+
+def test_masked_without_full_params():
+    opt = optax.masked(odeopt.heun(0.1), {"a": True, "b": False})
+    params = {"a": PARAMS, "b": PARAMS}
+    loss = lambda p: LOSS(p["a"]) + LOSS(p["b"])
+    with pytest.raises(ValueError, match="full_params=params"):
+        opt.update(jax.grad(loss)(params), opt.init(params), params, value_fn=loss)
+
+
+def test_staged_mode_needs_an_explicit_method():
+    with pytest.raises(ValueError, match=r"staged=True.*explicit"):
+        odeopt.from_diffrax(diffrax.Kvaerno3(), 0.1, staged=True)
+
+
+@pytest.mark.parametrize("after", [optax.scale(0.5), optax.trace(0.9), optax.scale_by_adam()])
+def test_a_staged_optimizer_that_is_not_last_in_its_chain(after):
+    opt = optax.chain(odeopt.rk4(0.1, staged=True), after)
+    state, params = opt.init(PARAMS), PARAMS
+    with pytest.raises(ValueError, match="must be the last transformation of its chain"):
+        odeopt.step_params(state, params)
+    # and outside jit the loop itself notices, at the first call whose point is wrong
+    with pytest.raises(ValueError, match="must be the last transformation of its chain"):  # noqa: PT012
+        for _ in range(4):
+            updates, state = opt.update(jax.grad(LOSS)(params), state, params)
+            params = optax.apply_updates(params, updates)
+
+
+def test_a_staged_optimizer_that_is_last_is_left_in_peace():
+    opt = optax.chain(optax.clip(100.0), odeopt.rk4(1e-6, staged=True))
+    params = {"w": jnp.full(3, 1e4), "h": jnp.full(3, 100.0, jnp.bfloat16)}
+    loss = lambda p: sum(jnp.sum(x.astype(jnp.float32) ** 2) for x in p.values())
+    state = opt.init(params)
+    for _ in range(8):
+        updates, state = opt.update(jax.grad(loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+
+
+def test_step_params_of_a_foreign_state():
+    with pytest.raises(ValueError, match="no odeopt optimizer"):
+        odeopt.step_params(optax.sgd(0.1).init(PARAMS), PARAMS)
+
+
+def test_a_flow_that_looks_elsewhere_cannot_be_staged():
+    class LookAhead(odeopt.flows.GradientFlow):
+        def field(self, z, gradient, h):
+            ahead = gradient(jax.tree.map(lambda x: x + 1.0, z[0]))
+            return jax.tree.map(jnp.negative, ahead), z[1]
+
+    opt = odeopt.ode_optimizer(LookAhead(), odeopt.solvers.RK4(), 0.1, staged=True)
+    with pytest.raises(ValueError, match="staged mode cannot"):
+        update(opt)

@@ -1,0 +1,64 @@
+"""Documents are tested: their Python blocks run, their tables say what the library says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import odeopt
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXPLICIT = ["Euler", "Heun", "Midpoint", "Ralston", "Bosh3", "SSPRK3", "RK4", "Dopri5", "Tsit5"]
+HEADER = (
+    "| optimizer | order | gradients a step | R, limit of h·λ a step | R per gradient |\n"
+    "| --- | --- | --- | --- | --- |\n"
+)
+
+
+def python_blocks(page: Path) -> list[tuple[int, str]]:
+    """Line number and text of each fenced block marked `python`."""
+    text = page.read_text()
+    fences = re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [(text[: match.start(1)].count("\n"), match.group(1)) for match in fences]
+
+
+def table() -> str:
+    rows = []
+    for name in EXPLICIT:
+        solver = getattr(odeopt.solvers, name)()
+        limit, cost = solver.stability_limit, solver.gradients_per_step
+        rows.append(
+            f"| `{name.lower()}` | {solver.order(None)} | {cost} | {limit:.3f} "
+            f"| {limit / cost:.3f} |\n"
+        )
+    return HEADER + "".join(rows)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_examples_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "example"}  # the blocks of a page build on each other
+    for line, block in python_blocks(page):
+        # Padded, so that a traceback shows the line of the page.
+        exec(compile("\n" * line + block, page, "exec"), namespace)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/choosing.md"])
+def test_table_of_explicit_solvers(name):
+    assert table() in (ROOT / name).read_text(), f"write into {name}:\n\n{table()}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_between_files_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+    local = [target for target in targets if "://" not in target]
+    assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+def test_readme_has_the_two_commands():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    commands = [line for line in lines if line.startswith("python3 -m venv ")]
+    assert len(commands) == 2
+    assert commands[0].endswith("odeopt stability")
+    assert " && .venv-test/bin/pytest" in commands[1]
