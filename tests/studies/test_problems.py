@@ -1,0 +1,92 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from odeopt.studies import problems, spectra
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+@pytest.mark.parametrize("name", problems.PROBLEMS)
+def test_dtypes_are_the_problems_own(name):
+    (problem,) = problems.build([name])
+    params = problem.init(0)
+    data = tuple(map(jnp.asarray, problem.data))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(problem.dtype)}
+    value, grads = jax.value_and_grad(problem.loss)(params, data)
+    assert value.dtype == problem.dtype
+    assert all(leaf.dtype == problem.dtype for leaf in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize("name", ["quadratic-kappa1e6", "digits-mse"])
+def test_seeds_give_different_starts_and_the_same_start_again(name):
+    (problem,) = problems.build([name])
+    flat = [
+        jnp.concatenate([x.ravel() for x in jax.tree.leaves(problem.init(s))]) for s in (0, 0, 1)
+    ]
+    assert jnp.array_equal(flat[0], flat[1])
+    assert not jnp.array_equal(flat[0], flat[2])
+
+
+def test_the_checksum_is_of_the_data():
+    mse, ce, other = problems.build(["digits-mse", "digits-ce-64", "quadratic-diabetes"])
+    assert mse.checksum == ce.checksum != other.checksum
+
+
+def test_the_synthetic_quadratic_has_the_spectrum_it_names():
+    (problem,) = problems.build(["quadratic-kappa1e6"])
+    eigenvalues = spectra.eigenvalues(problem, 0)
+    np.testing.assert_allclose(eigenvalues, np.logspace(-6, 0, 50), rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", [name for name in problems.PROBLEMS if "quadratic" in name])
+def test_the_loss_of_a_quadratic_is_the_excess_over_its_optimum(name):
+    (problem,) = problems.build([name])
+    matrix, target = problem.data
+    best = jnp.asarray(np.linalg.lstsq(matrix, target, rcond=None)[0])
+    assert problem.loss(best, problem.data) < 1e-24
+    assert problem.loss(problem.init(0), problem.data) > 0.1
+
+
+def test_lanczos_finds_the_largest_eigenvalue_of_the_dense_hessian():
+    (problem,) = problems.build(["digits-mse"])
+    data = tuple(jnp.asarray(array[:50]) for array in problem.data)
+    params = problem.init(0)
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    part = slice(64 * 32 + 64, None)  # the Hessian of the last layers is small enough to be dense
+
+    def head(leaf):
+        return problem.loss(unravel(flat.at[part].set(leaf)), data)
+
+    dense = jnp.linalg.eigvalsh(jax.hessian(head)(flat[part]))[-1]
+    ritz = spectra._ritz(lambda leaf, _: head(leaf))(flat[part], data)[-1]
+    np.testing.assert_allclose(ritz, dense, rtol=1e-3)
+
+
+def test_batches_are_shuffled_epochs_of_the_size_asked_for():
+    (problem,) = problems.build(["digits-ce-64"], batch_size=100)
+    assert problem.name == "digits-ce-100"
+    table = problem.batches(3, 40)
+    assert table.shape == (40, 100)
+    assert len(np.unique(table[:17])) == 1700  # 17 whole batches make an epoch
+    np.testing.assert_array_equal(table[:20], problem.batches(3, 20))
+    assert (table != problem.batches(4, 40)).any()
+
+
+def test_a_full_batch_problem_has_no_batches():
+    (problem,) = problems.build(["digits-ce"], batch_size=100)
+    assert problem.batches(0, 10) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "batch_size", "message"),
+    [
+        (["quadratic-diabetis"], None, "did you mean quadratic-diabetes or"),
+        (["xyz"], None, "known: quadratic-diabetes, "),
+        (["digits-ce-64"], 5000, "1797 examples"),
+    ],
+)
+def test_bad_names_and_sizes_say_what_there_is(names, batch_size, message):
+    with pytest.raises(ValueError, match=message):
+        problems.build(names, batch_size)
