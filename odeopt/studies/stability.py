@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from .records import Record, write_text
 from .settings import Settings, versions
 from .spectra import eigenvalues
 from .sweep import Curve, Sweep
-from .tables import TUNING_SEED, rich_table, summarize, time_table
+from .tables import LEGEND, TUNING_SEED, rich_table, summarize, time_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Result:
         summary, times = self.summary, self.times
         for name in dict.fromkeys(summary.problem):
             console.print(rich_table(name, self.titles[name], summary, times))
+        console.print(LEGEND, style="dim")
 
 
 def run(
@@ -225,7 +227,7 @@ class _PairSweep:
         return cost.sweep(len(self._missing(self.grid)) * self.gradients, self.entry)
 
     def run(self) -> None:
-        """Make the runs that are missing, in blocks, until the best rate is bracketed."""
+        """Make the runs that are missing until the best rate is bracketed or time is up."""
         if self.problem.quadratic and self.entry.limit and not self.limit_known:
             if time.perf_counter() > self.study.deadline:
                 self._give_up(self.grid)
@@ -240,14 +242,19 @@ class _PairSweep:
                 if time.perf_counter() > self.study.deadline:
                     self._give_up(grid)
                     return
-                curves = self._compiled().run(missing)
-                new = [
-                    self._record(*key, curve) for key, curve in zip(missing, curves, strict=True)
-                ]
-                self.study.folder.add(new)
-                self.done |= {(r["learning_rate"], r["seed"]): r for r in new}
+                self._compiled().run(missing, ended=functools.partial(self._keep, missing))
+                if self._missing(grid):
+                    self._give_up(grid)
+                    return
             tuning = {rate: self._final(rate, TUNING_SEED) for rate in grid.rates}
             grid = grid.next(tuning)
+
+    def _keep(self, runs: list[tuple[float, int]], index: int, curve: Curve) -> bool:
+        """Put a run on disk as it ends; False when there is no time for another one."""
+        record = self._record(*runs[index], curve)
+        self.study.folder.add([record])
+        self.done[runs[index]] = record
+        return time.perf_counter() <= self.study.deadline
 
     def _missing(self, grid: Grid) -> list[tuple[float, int]]:
         runs = [(rate, seed) for rate in grid.rates for seed in self.study.seeds]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich import box
 from rich.table import Table
 
 from .grid import place
@@ -139,38 +140,57 @@ def _width(loss: pd.Series, initial: float) -> dict[str, float]:
 
 
 def rich_table(problem: str, title: str, summary: pd.DataFrame, times: pd.DataFrame) -> Table:
-    """The rows of one problem for a terminal, per step and per gradient."""
-    table = Table(title=f"{problem}: {title}", title_justify="left", title_style="bold")
-    headings = [
-        *("optimizer", "R", "measured", "best h", "h/R", "h/gradient"),
-        *("final loss [range]", "gradients", "s/run", "sensitivity", "octaves", "diverged"),
-    ]
-    for heading in headings:
-        table.add_column(heading, justify="right", overflow="fold")
-    table.columns[0].justify = "left"
+    """The rows of one problem for a terminal of 80 columns, per step and per gradient."""
+    table = Table(
+        title=f"{problem}: {title}",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+        show_edge=False,
+    )
     seconds = times[times.problem == problem].set_index("optimizer").seconds_per_run.to_dict()
     rows = summary[summary.problem == problem]
+    measured = rows.measured_limit.notna().any()
+    limit = ["limit"] if measured else []
+    headings = ["optimizer", "R", *limit, "h", "h/R", "h/grad", "loss", "range", "ms", "oct"]
+    for heading in [*headings, "div"]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.columns[0].justify = "left"
     lowest = rows.loss_median.min()
     for row in rows.itertuples():
-        loss = f"{_text(row.loss_median)} [{_text(row.loss_min)}, {_text(row.loss_max)}]"
-        late = f", {row.timed_out} late" if row.timed_out else ""
+        loss = _text(row.loss_median, 2)
+        late = f"+{row.timed_out}" if row.timed_out else ""
         end = "*" if row.best_at in ("lower end", "upper end") else ""
         table.add_row(
             row.optimizer,
-            _text(row.R, 4),
-            _text(row.measured_limit, 4),
-            _text(row.best_rate) + end,
-            _text(row.best_relative_rate),
-            _text(row.best_rate_per_gradient),
+            _text(row.R),
+            *([_text(row.measured_limit)] if measured else []),
+            _text(row.best_rate, 2) + end,
+            _text(row.best_relative_rate, 2),
+            _text(row.best_rate_per_gradient, 2),
             f"[bold]{loss}[/]" if row.loss_median == lowest else loss,
-            _text(row.gradients, 6),
-            _text(seconds.get(row.optimizer)),
-            _text(row.sensitivity),
-            _text(row.width_octaves),
+            f"{_text(row.loss_min, 2)}..{_text(row.loss_max, 2)}",
+            _text(1000 * seconds.get(row.optimizer, np.nan), 2),
+            _text(row.width_octaves, 2),
             f"{row.diverged}/{row.runs}{late}",
         )
     return table
 
 
+LEGEND = (
+    "R: theory's limit of h * sharpness; limit: the same, measured. h: the rate, tuned on seed 0 "
+    "(* at an end of the grid); h/R: in units of R / sharpness; h/grad: h for each gradient of a "
+    "step. loss, range: final, fresh seeds, equal gradients. ms: a run. oct: octaves of good rates. "
+    "div: diverged of all runs (+ not made in time)."
+)
+"""What the columns of `rich_table` mean."""
+
+
 def _text(value: Any, digits: int = 3) -> str:
-    return "-" if value is None or np.isnan(value) else f"{value:.{digits}g}"
+    if value is None or np.isnan(value):
+        return "-"
+    if 0 < value < 0.01:
+        return f"{value:.{digits - 1}e}".replace("e-0", "e-")
+    return f"{value:.{digits}g}"
