@@ -117,10 +117,11 @@ class Sweep:
         def report(losses: np.ndarray, point: np.ndarray) -> np.bool_:
             nonlocal clock, going
             if going and len(curves) < len(runs):
-                begin, clock = clock, time.perf_counter()
-                curve = Curve(np.asarray(losses, float), at, int(at[point]), clock - begin)
+                seconds = time.perf_counter() - clock
+                curve = Curve(np.asarray(losses, float), at, int(at[point]), seconds)
                 curves.append(curve)
                 going = ended(len(curves) - 1, curve)
+                clock = time.perf_counter()  # what `ended` takes belongs to no run
             return np.bool_(going)
 
         self._report = report

@@ -182,8 +182,8 @@ def rich_table(problem: str, title: str, summary: pd.DataFrame, times: pd.DataFr
 LEGEND = (
     "R: theory's limit of h * sharpness; limit: the same, measured. h: the rate, tuned on seed 0 "
     "(* at an end of the grid); h/R: in units of R / sharpness; h/grad: h for each gradient of a "
-    "step. loss, range: final, fresh seeds, equal gradients. ms: a run. oct: octaves of good rates. "
-    "div: diverged of all runs (+ not made in time)."
+    "step. loss, range: final, fresh seeds, equal gradients. ms: a run. oct: octaves of good "
+    "rates. div: diverged of all runs (+ not made in time)."
 )
 """What the columns of `rich_table` mean."""
 
