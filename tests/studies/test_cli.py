@@ -18,7 +18,7 @@ def call(tmp_path, monkeypatch):
 def test_a_study_ends_with_a_table_files_and_the_report(call, tmp_path):
     result = call(*SMALL, "--solvers", "rk4")
     assert result.exit_code == 0, result.output
-    for word in ("estimated", "sgd", "heun", "rk4", "report.html", "h/gradient", "diverged"):
+    for word in ("estimated", "sgd", "heun", "rk4", "report.html", "h/grad", "diverged"):
         assert word in result.output
     names = {path.name for path in (tmp_path / "stability-report").iterdir()}
     assert {"runs.jsonl", "settings.json", "summary.csv", "timings.csv", "report.html"} <= names
