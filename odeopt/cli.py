@@ -64,7 +64,7 @@ def stability(  # noqa: PLR0917 - typer makes options of them
         int | None,
         typer.Option(
             help="Gradients that each run may spend.",
-            show_default="200; 2000 with --full",
+            show_default="120; 1800 with --full",
         ),
     ] = None,
     batch_size: Annotated[

@@ -17,6 +17,8 @@ FULL_SOLVERS = (
     *("sgd", "momentum", "adam", "heun", "midpoint", "ralston"),
     *("bosh3", "ssprk3", "rk4", "dopri5", "tsit5"),
 )
+# Multiples of every solver's gradients per step, so that all spend the same to the last gradient.
+QUICK_GRADIENTS, FULL_GRADIENTS = 120, 1800
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +63,9 @@ class Settings:
             problems=tuple(dict.fromkeys(problems or PROBLEMS)),
             rates=tuple(sorted({float(rate) for rate in rates or ()})),
             seeds=(5 if full else 3) if seeds is None else seeds,
-            gradients=(2000 if full else 200) if gradients is None else gradients,
+            gradients=(FULL_GRADIENTS if full else QUICK_GRADIENTS)
+            if gradients is None
+            else gradients,
             batch_size=batch_size,
         )
         for name in asked.problems:

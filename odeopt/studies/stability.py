@@ -104,7 +104,7 @@ def run(
         problems: Names of `problems.PROBLEMS`; all of them by default.
         rates: Learning rates to try instead of the automatic grid.
         seeds: Fresh seeds that are reported: 3, or 5 in a full study.
-        gradients: Gradients each run may spend: 200, or 2000 in a full study.
+        gradients: Gradients each run may spend: 120, or 1800 in a full study.
         batch_size: Examples of a mini-batch, default 64.
         out: Folder for `runs.jsonl`, `summary.csv` and `timings.csv`; by default nothing is
             written.
