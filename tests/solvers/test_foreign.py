@@ -55,7 +55,7 @@ def test_implicit_solvers_equal_diffeqsolve_on_a_stiff_quadratic(name, x64):
 
 
 @pytest.mark.parametrize("name", IMPLICIT)
-def test_implicit_solvers_are_stable_far_beyond_every_explicit_limit(name):
+def test_implicit_solvers_are_stable_far_beyond_every_explicit_limit(name, x64):
     h = 100 / EIGENVALUES[0]
     x, state = follow(odeopt.from_diffrax(IMPLICIT[name](), h), quadratic_field, jnp.ones(3), 50)
     assert abs(x[0]) < 1e-4  # damped, to the default tolerance of the root finder times 100
@@ -137,11 +137,25 @@ def test_staged_mode_is_refused():
 
 
 def test_the_loss_decreases_in_a_loop_written_for_optax():
-    opt = odeopt.from_diffrax(diffrax.Kvaerno3(), 1.0)
+    newton = optx.Newton(rtol=1e-6, atol=1e-6)  # diffrax's chord iteration needs smaller steps
+    opt = odeopt.from_diffrax(diffrax.Kvaerno3(root_finder=newton), 1.0)
     x, value = start(), loss(start())
     state = opt.init(x)
+
+    @jax.jit
+    def update(x, state):
+        return opt.update(jax.grad(loss)(x), state, x, value_fn=loss)
+
     for _ in range(3):
-        updates, state = opt.update(jax.grad(loss)(x), state, x, value_fn=loss)
+        updates, state = update(x, state)
         x = optax.apply_updates(x, updates)
         assert loss(x) < value
         value = loss(x)
+    assert state.rejected == 0
+
+
+@pytest.mark.parametrize("solver", [diffrax.ImplicitEuler, diffrax.Kvaerno3])
+def test_the_solvers_that_messages_advise_move_at_an_ordinary_step(solver):
+    """A fixed step that is always rejected would be an optimizer that never starts."""
+    _, state = follow(odeopt.from_diffrax(solver(), 0.1), gradient_field, start(), 5)
+    assert state.rejected == 0
