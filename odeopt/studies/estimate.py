@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from .entries import Entry
 from .problems import Problem
 
-# A sweep compiles loops around a step whose stages repeat the gradient's kernels, and about half
-# of its runs diverge early or late; both figures are averages over the quick study.
+# A sweep compiles loops around a step whose stages repeat the gradient's kernels, and some of its
+# runs stop early. Rough factors, read off quick studies: an estimate within a factor of 2 is meant.
 COMPILE_PER_GRADIENT = 2.0
 COMPILE_PER_STAGE = 0.3
 SHARE_OF_BUDGET = 0.85
