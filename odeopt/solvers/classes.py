@@ -93,7 +93,11 @@ class SSPRK3(_OwnTableau):
     tableau: ClassVar[diffrax.ButcherTableau] = Tableau(
         a=[[1.0], [1 / 4, 1 / 4]], b=[1 / 6, 1 / 6, 2 / 3]
     ).to_diffrax()
-    interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation
+
+    @staticmethod
+    def interpolation_cls(*, k: Any, **ends: Any) -> diffrax.LocalLinearInterpolation:
+        """Dense output between the ends of a step; no stage is at the end of it."""
+        return diffrax.LocalLinearInterpolation(**ends)
 
 
 class RK4(_OwnTableau):
@@ -102,4 +106,5 @@ class RK4(_OwnTableau):
     tableau: ClassVar[diffrax.ButcherTableau] = Tableau(
         a=[[1 / 2], [0.0, 1 / 2], [0.0, 0.0, 1.0]], b=[1 / 6, 1 / 3, 1 / 3, 1 / 6]
     ).to_diffrax()
-    interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation
+    # The last stage is taken at the end of the step up to O(h^3): its slope is good enough.
+    interpolation_cls: ClassVar[Callable] = diffrax.ThirdOrderHermitePolynomialInterpolation.from_k

@@ -5,7 +5,7 @@ from typing import Any
 import diffrax
 import optax
 
-from .classes import Euler, Explicit
+from .classes import Euler
 from .explicit import ExplicitRungeKutta
 from .foreign import DiffraxMethod
 from .method import AbstractMethod
@@ -48,17 +48,12 @@ def as_method(solver: Solver, *, error: bool = False, scan: bool = False) -> Abs
 
 
 def _tableau(solver: Any) -> Tableau | None:
-    if isinstance(solver, Tableau):
-        return solver
+    # diffrax lets a wrapped solver pass for an instance of what it wraps
+    wrapped = isinstance(solver, diffrax.AbstractWrappedSolver)
+    if isinstance(solver, diffrax.Euler) and not wrapped:
+        return Euler.coefficients
+    if isinstance(solver, diffrax.AbstractERK) and not wrapped:
+        solver = solver.tableau
     if isinstance(solver, diffrax.ButcherTableau):
         return Tableau.from_diffrax(solver)
-    if isinstance(solver, diffrax.AbstractSolver):
-        if isinstance(solver, Explicit):
-            return solver.coefficients
-        if isinstance(solver, diffrax.Euler):
-            return Euler().coefficients
-        if isinstance(solver, diffrax.AbstractERK) and isinstance(
-            solver.tableau, diffrax.ButcherTableau
-        ):
-            return Tableau.from_diffrax(solver.tableau)
-    return None
+    return solver if isinstance(solver, Tableau) else None

@@ -165,7 +165,7 @@ class Tableau:
 
 
 def _check_sum(name: str, values: np.ndarray, expected: float, why: str) -> None:
-    if abs(values.sum() - expected) > _TOLERANCE:
+    if not abs(values.sum() - expected) <= _TOLERANCE:  # NaN is refused too
         raise ValueError(
             f"Inconsistent tableau: {name} sums to {values.sum():.12g}, not to "
             f"{expected:.12g} ({why})."
