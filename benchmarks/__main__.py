@@ -1,0 +1,104 @@
+"""`python -m benchmarks`: one table, and the same as JSON."""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import jax
+
+from . import steps
+from .sweep import sweep
+from .timing import QUICK_ROUNDS, ROUNDS, Row
+
+BENCHMARKS = {
+    "gradients": steps.gradients,
+    "dots": steps.dot_counts,
+    "euler": steps.euler,
+    "memory": steps.memory,
+    "compile": steps.compile_time,
+    "diffrax": steps.foreign,
+    "sweep": sweep,
+}
+HEADINGS = ("ratio", "median", "quartiles", "rounds", "time", "aim")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the command line asks for."""
+
+    only: list[str]
+    quick: bool
+    json: Path | None
+
+    @classmethod
+    def parse(cls, arguments: list[str]) -> "Options":
+        parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+        parser.add_argument(
+            "--only", action="append", choices=BENCHMARKS, help="one group; may be repeated"
+        )
+        parser.add_argument(
+            "--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds, not {ROUNDS}"
+        )
+        parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
+        parsed = parser.parse_args(arguments)
+        return cls(parsed.only or list(BENCHMARKS), parsed.quick, parsed.json)
+
+
+def line(row: Row) -> tuple[str, ...]:
+    """The cells of a row."""
+    spread = f"{row.low:.3f} to {row.high:.3f}" if row.rounds else "exact"
+    spent = "" if row.seconds is None else f"{1e3 * row.seconds:.3g} ms"
+    return row.name, f"{row.value:.3f}", spread, str(row.rounds or ""), spent, row.aim
+
+
+def environment() -> dict[str, object]:
+    """What the figures depend on."""
+    packages = ("jax", "jaxlib", "optax", "diffrax", "numpy")
+    return {
+        **{name: metadata.version(name) for name in packages},
+        "python": platform.python_version(),
+        "backend": jax.default_backend(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Measure, print each row as it is known, write the file."""
+    options = Options.parse(arguments)
+    begin = time.perf_counter()
+    about = environment()
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    widths = (66, 8, 18, 6, 9, 5)
+    rows: list[Row] = []
+    for cells in (HEADINGS, tuple("-" * width for width in widths)):
+        print(_aligned(cells, widths))
+    for name in options.only:
+        for row in BENCHMARKS[name](QUICK_ROUNDS if options.quick else ROUNDS):
+            rows.append(row)
+            print(_aligned(line(row), widths), flush=True)
+    print(
+        f"{time.perf_counter() - begin:.0f} s. A ratio is of two sides timed in turn in this "
+        "process, median and quartiles over rounds; time is the numerator's."
+    )
+    if options.json is not None:
+        content = {"environment": about, "rows": [row._asdict() for row in rows]}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _aligned(cells: tuple[str, ...], widths: tuple[int, ...]) -> str:
+    first, *others = (
+        cell.ljust(width) if index == 0 else cell.rjust(width)
+        for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+    return "  ".join((first, *others)).rstrip()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,156 @@
+"""Steps of solvers against gradients, against optax and against diffrax's own step."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import optax
+
+import odeopt
+
+from .models import (
+    DIGITS,
+    WIDE,
+    batch_of,
+    diffrax_step,
+    four_gradients,
+    loss,
+    mlp,
+    repeated,
+    training_step,
+    update_step,
+)
+from .programs import bytes_accessed, compile_program, dots, temporaries, tree_bytes
+from .timing import Loop, Row, exact, paired, ratio
+
+RATE = 1e-3  # small, so that parameters stay where they are, round after round
+BATCHES = 8  # steps in one program
+LEAVES = (1, 60, 300)
+TOTAL = 1_228_800  # parameters, divided among the leaves
+
+
+def gradients(rounds: int) -> Iterator[Row]:
+    """An RK4 step, first gradient included, against four gradients."""
+    for name, sizes, aim in (("64-32-10", DIGITS, "1.10"), ("784-512-512-10", WIDE, "")):
+        for examples in (128, 512):
+            params, where = mlp(sizes), f"MLP {name}, batch {examples}"
+            batches = batch_of(sizes, examples, BATCHES)
+            points = tuple(jax.tree.map(jnp.copy, params) for _ in range(4))
+            four = Loop(repeated(four_gradients), points, points, batches, divide=BATCHES)
+            step = _repeated_training(odeopt.rk4(RATE), params, batches)
+            pairs = paired(step, four, rounds)
+            yield ratio("gradients", f"rk4 step / four gradients, {where}", pairs, aim)
+            batch = batch_of(sizes, examples)
+            pairs = paired(
+                _training(odeopt.rk4(RATE), params, batch),
+                _training(optax.sgd(RATE), params, batch, divide=1 / 4),
+                rounds,
+            )
+            yield ratio("gradients", f"rk4 call / four sgd calls, {where}", pairs)
+
+
+def extra_gradients(name: str) -> float:
+    """Gradients in the compiled step of a zoo optimizer beyond the one it is given."""
+    params, batch = mlp(DIGITS), batch_of(DIGITS, 128)
+    optimizer = getattr(odeopt, name)(RATE)
+    carry = params, optimizer.init(params)
+    step = compile_program(update_step(optimizer), carry, params, batch, donate=0)
+    return dots(step) / dots(compile_program(jax.grad(loss), params, batch))
+
+
+def dot_counts(rounds: int) -> Iterator[Row]:
+    """Matrix products of a step that is given its first gradient, in units of a gradient's."""
+    for name, stages in (("heun", 2), ("rk4", 4), ("tsit5", 6)):
+        row = f"dots of {name} step given stage 1 / of one gradient"
+        yield exact("dots", row, extra_gradients(name), str(stages - 1))
+
+
+def euler_and_sgd(leaves: int) -> tuple[Any, Any, tuple[Any, ...]]:
+    """Update and apply of `euler` and of `optax.sgd` on `leaves` equal leaves: carry, grads."""
+    params = {str(index): jnp.ones(TOTAL // leaves) for index in range(leaves)}
+    sides = []
+    for optimizer in (odeopt.euler(RATE), optax.sgd(RATE)):
+        sides.append((update_step(optimizer), (params, optimizer.init(params))))
+    return sides[0], sides[1], (jax.tree.map(lambda p: 0.5 * p, params), None)
+
+
+def euler(rounds: int) -> Iterator[Row]:
+    """The update of `euler` against that of `optax.sgd`, gradients given."""
+    for leaves in LEAVES:
+        (ours, our_carry), (theirs, their_carry), rest = euler_and_sgd(leaves)
+        pairs = paired(Loop(ours, our_carry, *rest), Loop(theirs, their_carry, *rest), rounds)
+        where = f"update, {leaves} leaves"
+        yield ratio("euler", f"euler / sgd {where}, time", pairs)
+        moved = [
+            bytes_accessed(compile_program(step, carry, *rest, donate=0))
+            for step, carry in ((ours, our_carry), (theirs, their_carry))
+        ]
+        yield exact("euler", f"euler / sgd {where}, bytes", moved[0] / moved[1], "1.00")
+
+
+def copies(scan_stages: bool, examples: int = 8) -> float:
+    """Temporaries of an RK4 step on the wide network in copies of its parameters."""
+    params, batch = mlp(WIDE), batch_of(WIDE, examples)
+    optimizer = odeopt.rk4(RATE, scan_stages=scan_stages)
+    carry = params, optimizer.init(params)
+    step = compile_program(training_step(optimizer), carry, batch, donate=0)
+    return temporaries(step) / tree_bytes(params)
+
+
+def memory(rounds: int) -> Iterator[Row]:
+    """Temporaries of an RK4 step, first gradient included."""
+    for scan, name in ((False, "unrolled"), (True, "scan_stages")):
+        row = f"rk4 temporaries / parameter bytes, {name}, MLP 784-512-512-10"
+        yield exact("memory", row, copies(scan))
+
+
+def compile_time(rounds: int) -> Iterator[Row]:
+    """Tracing, lowering and compiling an RK4 step against one gradient."""
+    params, batch = mlp(DIGITS), batch_of(DIGITS, 128)
+    for scan, name in ((False, "unrolled"), (True, "scan_stages")):
+        optimizer = odeopt.rk4(RATE, scan_stages=scan)
+        carry = params, optimizer.init(params)
+        pairs = []
+        for _ in range(rounds):
+            begin = time.perf_counter()
+            compile_program(training_step(optimizer), carry, batch)
+            between = time.perf_counter()
+            compile_program(_fresh_gradient(), params, batch)
+            pairs.append((between - begin, time.perf_counter() - between))
+        yield ratio("compile", f"lower + compile, rk4 step / one gradient, {name}", pairs)
+
+
+def foreign(rounds: int) -> Iterator[Row]:
+    """Our stage loop against diffrax's step on the same tableau, first gradient included.
+
+    diffrax evaluates it again; it is not charged here for the one that an optax loop hands over.
+    """
+    sides = {"rk4": odeopt.solvers.RK4(), "tsit5": diffrax.Tsit5()}
+    for examples in (128, 512):
+        params, batches = mlp(DIGITS), batch_of(DIGITS, examples, BATCHES)
+        for name, solver in sides.items():
+            ours = _repeated_training(getattr(odeopt, name)(RATE), params, batches)
+            step = repeated(diffrax_step(solver, RATE))
+            theirs = Loop(step, params, batches, divide=BATCHES)
+            pairs = paired(ours, theirs, rounds)
+            row = f"{name} step / diffrax's own step, MLP 64-32-10, batch {examples}"
+            yield ratio("diffrax", row, pairs)
+
+
+def _training(
+    optimizer: optax.GradientTransformation, params: Any, batch: Any, divide: float = 1.0
+) -> Loop:
+    return Loop(training_step(optimizer), (params, optimizer.init(params)), batch, divide=divide)
+
+
+def _repeated_training(optimizer: optax.GradientTransformation, params: Any, batches: Any) -> Loop:
+    step = repeated(training_step(optimizer))
+    return Loop(step, (params, optimizer.init(params)), batches, divide=BATCHES)
+
+
+def _fresh_gradient() -> Callable[..., Any]:
+    # A new function each time, which nothing has cached a trace of.
+    return lambda params, batch: jax.grad(lambda p: loss(p, batch))(params)

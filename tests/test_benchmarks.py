@@ -1,0 +1,59 @@
+"""What benchmarks count is exact, so it is asserted here; what they time is not."""
+
+import json
+
+import jax
+import pytest
+
+import odeopt
+from benchmarks import __main__ as command
+from benchmarks import models, programs, steps, timing
+
+EXPLICIT = ["Heun", "Midpoint", "Ralston", "Bosh3", "SSPRK3", "RK4", "Dopri5", "Tsit5"]
+
+
+@pytest.mark.parametrize("name", EXPLICIT)
+def test_a_compiled_step_has_the_products_of_its_other_stages(name):
+    stages = getattr(odeopt.solvers, name)().gradients_per_step
+    assert steps.extra_gradients(name.lower()) == stages - 1
+
+
+def test_four_gradients_are_four_gradients():
+    batches = models.batch_of(models.DIGITS, 16, 2)
+    batch = jax.tree.map(lambda array: array[0], batches)
+    params = models.mlp(models.DIGITS)
+    four = models.repeated(models.four_gradients)
+    compiled = programs.compile_program(four, (params,) * 4, (params,) * 4, batches)
+    one = programs.compile_program(jax.grad(models.loss), params, batch)
+    assert programs.dots(compiled) == 4 * programs.dots(one)
+
+
+@pytest.mark.parametrize("leaves", [1, 60])
+def test_euler_moves_the_bytes_of_sgd(leaves):
+    *sides, rest = steps.euler_and_sgd(leaves)
+    ours, theirs = [
+        programs.bytes_accessed(programs.compile_program(step, carry, *rest, donate=0))
+        for step, carry in sides
+    ]
+    # four counters, read, advanced and written, are all that it may add
+    assert theirs <= ours <= theirs + 128
+
+
+def test_scanned_stages_need_fewer_copies():
+    unrolled, scanned = steps.copies(scan_stages=False), steps.copies(scan_stages=True)
+    assert scanned < unrolled - 1
+    assert scanned < 3
+
+
+def test_ratio_takes_the_median_of_the_rounds():
+    row = timing.ratio("group", "name", [(1.0, 2.0), (3.0, 2.0), (2.0, 2.0)])
+    assert (row.value, row.rounds, row.seconds) == (1.0, 3, 2.0)
+    assert row.low <= row.value <= row.high
+
+
+def test_command_prints_and_writes_the_same(tmp_path, capsys):
+    command.main(["--only", "dots", "--json", str(tmp_path / "rows.json")])
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    printed = capsys.readouterr().out
+    assert [row["value"] for row in rows] == [1, 3, 5]
+    assert all(row["name"] in printed for row in rows)
