@@ -113,9 +113,9 @@ def _update(
         grads, evaluate, state.transform, params, extra_args
     )
     gradient = Gradient(at_start, evaluate)
-    info = StepInfo(state.steps, point, gradient, extra_args.get("value"), method)
+    info = StepInfo(state.steps, (point, state.aux), gradient, extra_args.get("value"), method)
     h, rule_state = rule.propose(state.rule, info)
-    step = method.step(flow, gradient, (point, state.aux), h, state.memory)
+    step = method.step(flow, gradient, info.z, h, state.memory)
     accept, rule_state = rule.judge(rule_state, info, h, step)
     if step.success is not True:
         accept = accept & step.success

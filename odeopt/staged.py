@@ -63,7 +63,7 @@ class StagedStep(NamedTuple):
             grads, _evaluate, frozen, params, extra_args
         )
         gradient = Gradient(slope_gradient, _evaluate)
-        info = StepInfo(state.steps, params, gradient, extra_args.get("value"), method)
+        info = StepInfo(state.steps, (params, state.aux), gradient, extra_args.get("value"), method)
         proposed, rule_state = parts.rule.propose(state.rule, info)
         h = select(first, proposed, progress.step_size)
         start = select(first, (params, state.aux), progress.start)

@@ -1,5 +1,6 @@
 """Documents are tested: their Python blocks run, their tables say what the library says."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -54,6 +55,19 @@ def test_links_between_files_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
     local = [target for target in targets if "://" not in target]
     assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("package", ["", ".flows", ".solvers", ".stepsize"])
+def test_every_public_name_has_its_api_page(package):
+    pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    documented = set(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))  # modules and single names
+    missing = []
+    for name, value in vars(importlib.import_module(f"odeopt{package}")).items():
+        module = getattr(value, "__module__", "")
+        if not name.startswith("_") and module.startswith("odeopt"):
+            if not {module, f"{module}.{name}"} & documented:
+                missing.append(f"::: {module}.{name}")
+    assert missing == [], "add these lines to a page in docs/api"
 
 
 def test_readme_has_the_two_commands():

@@ -1,5 +1,8 @@
 """Step sizes: a learning rate is a number, a schedule, or a rule that looks at the step."""
 
+from .drift import corridor as corridor
+from .drift import drift_adjusted as drift_adjusted
+from .embedded import embedded_error as embedded_error
 from .rule import AbstractRule as AbstractRule
 from .rule import Fixed as Fixed
 from .rule import Scheduled as Scheduled

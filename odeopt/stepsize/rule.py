@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ..flows import State
 from ..objective import Gradient
 from ..solvers import AbstractMethod, Step
 
@@ -21,14 +22,14 @@ class StepInfo(NamedTuple):
 
     Attributes:
       steps: number of steps taken before this one.
-      params: parameters at the start of the step.
-      gradient: the counted gradient; `gradient.stage(0).here(params)` is the one already paid for.
+      z: parameters and auxiliary variables at the start of the step.
+      gradient: the counted gradient; `gradient.stage(0).here(params)` is the one that is paid for.
       value: the loss at the start of the step, None where the caller did not pass `value=`.
       method: the method, for its order and stability limit.
     """
 
     steps: Int[Array, ""]
-    params: PyTree[Array]
+    z: State
     gradient: Gradient
     value: Float[Array, ""] | None
     method: AbstractMethod
@@ -41,7 +42,8 @@ class AbstractRule(eqx.Module):
     callable: optax would take them for schedules.
 
     Attributes:
-      needs: what a rule cannot do without: any of "value", "gradient", "error". Staged mode, which
+      needs: what a rule cannot do without beside the gradient: any of "value" (the loss),
+        "curvature" (Hessian products) and "error" (an estimate of the method). Staged mode, which
         has only the gradient, refuses a rule that needs more.
     """
 

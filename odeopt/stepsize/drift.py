@@ -1,0 +1,137 @@
+"""Step sizes read off the gradient and its drift. May use: `.rule`."""
+
+import abc
+from typing import ClassVar
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, PyTree
+
+from ..solvers import Step
+from .rule import AbstractRule, StepInfo
+
+
+class AbstractLocalRule(AbstractRule):
+    """A rule without memory: a finite, non-negative size is accepted."""
+
+    def init(self, params: PyTree[Array]) -> tuple[()]:
+        """Nothing to remember."""
+        return ()
+
+    def propose(self, state: tuple[()], info: StepInfo) -> tuple[Float[Array, ""], tuple[()]]:
+        """The size that `size` reads off the start of the step."""
+        return self.size(info).astype(float), state
+
+    @abc.abstractmethod
+    def size(self, info: StepInfo) -> Float[Array, ""]:
+        """The step size."""
+
+    def judge(
+        self, state: tuple[()], info: StepInfo, h: Float[Array, ""], step: Step
+    ) -> tuple[Bool[Array, ""], tuple[()]]:
+        """Accepted if the size is finite and not negative."""
+        return jnp.isfinite(h) & (h >= 0), state
+
+
+class DriftAdjusted(AbstractLocalRule):
+    """A step size from the size of the drift, `‖Hg‖ / ‖g‖`."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"curvature"})
+
+    power: float
+    cap: float
+    smooth: bool
+
+    def size(self, info: StepInfo) -> Float[Array, ""]:
+        """`min(2 / r, cap)` or its smooth form, `r = (‖Hg‖ / ‖g‖)**power`."""
+        params = info.z[0]
+        gradient = info.gradient.stage(0)
+        g = gradient.here(params)
+        # Complex gradients arrive conjugated; as a direction in parameter space that is right.
+        drift, norm = optax.tree.norm(gradient.jvp(params, g)), optax.tree.norm(g)
+        ratio = jnp.where(norm > 0, drift / jnp.where(norm > 0, norm, 1.0), 0.0) ** self.power
+        if self.smooth:
+            return self.cap / (1.0 + 0.5 * self.cap * ratio)
+        return self.cap / jnp.maximum(1.0, 0.5 * self.cap * ratio)
+
+
+def drift_adjusted(power: float = 1.0, *, cap: float = 5.0, smooth: bool = False) -> DriftAdjusted:
+    r"""The drift-adjusted learning rate, DAL-p.
+
+    $h = \min(2/r, \text{cap})$ with $r = (\|Hg\|/\|g\|)^p$ at the start of the step (Rosca, Wu, Qin
+    and Dherin, arXiv:2302.01952, where $\tfrac h2 Hg$ is the drift of gradient descent); or, with
+    `smooth`, $1/h = 1/\text{cap} + r/2$ (the capped form of arXiv:2505.13397). Both tend to `cap`
+    as the drift vanishes, never exceed it, and are `cap` at a zero gradient. As $\|Hg\| \le
+    \lambda_{max}\|g\|$, DAL-1 is at least $2/\lambda_{max}$: at or above the limit of Euler's
+    method. It keeps training alive without a sweep; it need not beat a tuned rate.
+
+    Costs one Hessian product a step, counted as 2 gradients. A power other than 1 is not
+    scale-free.
+
+    Args:
+      power: p.
+      cap: the largest step size, in flow time.
+      smooth: the smooth form.
+
+    Raises:
+      ValueError: a cap or power that is not positive.
+
+    Examples:
+      >>> import odeopt
+      >>> opt = odeopt.euler(odeopt.stepsize.drift_adjusted(cap=1.0))
+    """
+    if not (power > 0 and cap > 0):
+        raise ValueError(f"power and cap must be positive, not {power} and {cap}.")
+    return DriftAdjusted(power, cap, smooth)
+
+
+class Corridor(AbstractLocalRule):
+    """A step size from the loss above its minimum."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"value"})
+
+    minimum: float
+    cap: float
+
+    def size(self, info: StepInfo) -> Float[Array, ""]:
+        """`min((E - minimum) / ‖g‖^2, cap)`, 0 where the loss is at its minimum."""
+        if info.value is None:
+            raise ValueError(
+                "corridor() looks at the loss: pass it to update, "
+                "`opt.update(grads, state, params, value=value, ...)`."
+            )
+        above = jnp.maximum(info.value - self.minimum, 0.0)
+        g = info.gradient.stage(0).here(info.z[0])
+        square = optax.tree.norm(g, squared=True)
+        return jnp.where(above > 0, jnp.minimum(above / square, self.cap), 0.0 * above)
+
+
+def corridor(minimum: float = 0.0, *, cap: float = float("inf")) -> Corridor:
+    r"""The corridor learning rate, CLR.
+
+    $h = \min((E - E^*)/\|g\|^2, \text{cap})$: along a straight piece of gradient flow (a corridor)
+    on which the loss falls linearly, one Euler step reaches the minimum; on $E = \|x\|$ it does.
+    With $E^* = 0$ this is Polyak's step size (Dherin and Rosca, arXiv:2402.08818).
+
+    Needs `value=` in `update`; costs nothing else. A loss at or below `minimum` gives a step of
+    size 0; one that is not finite is rejected. The loss of a mini-batch is noisy: set `cap`.
+
+    Args:
+      minimum: the least value of the loss, $E^*$.
+      cap: the largest step size, in flow time.
+
+    Raises:
+      ValueError: a cap that is not positive; in `update`, a missing `value=`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> opt = odeopt.euler(odeopt.stepsize.corridor())
+      >>> x = jnp.array([3.0, -4.0])
+      >>> value, grads = jax.value_and_grad(jnp.linalg.norm)(x)
+      >>> updates, state = opt.update(grads, opt.init(x), x, value=value)
+      >>> (x + updates).round(5)
+      Array([0., 0.], dtype=float32)
+    """
+    if not cap > 0:
+        raise ValueError(f"cap is {cap}; it must be positive.")
+    return Corridor(minimum, cap)

@@ -1,0 +1,110 @@
+"""Step sizes by the embedded error estimate. May use: diffrax's PID control, `.rule`."""
+
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from ..solvers import Step
+from .rule import AbstractRule, StepInfo
+
+_Memory = tuple[Float[Array, ""], PyTree[Array]]
+
+
+class EmbeddedError(AbstractRule):
+    """Accepts a step whose estimated error is small enough, and sizes the next one by it."""
+
+    needs = frozenset({"error"})
+
+    controller: diffrax.PIDController
+    first: float
+    limit: float
+
+    def init(self, params: PyTree[Array]) -> _Memory:
+        """The size to try next, and the memory of diffrax's controller."""
+        # With a first step given, diffrax looks at nothing else.
+        unused: Any = None
+        _, memory = self.controller.init(
+            unused, 0.0, self.first, (), self.first, unused, unused, unused
+        )
+        return jnp.asarray(self.first, float), jax.tree.map(_strong, memory)
+
+    def propose(self, state: _Memory, info: StepInfo) -> tuple[Float[Array, ""], _Memory]:
+        """What the controller said after the step before."""
+        return state[0], state
+
+    def judge(
+        self, state: _Memory, info: StepInfo, h: Float[Array, ""], step: Step
+    ) -> tuple[Bool[Array, ""], _Memory]:
+        """Accepted if the scaled error is at most 1; a rejected step is tried smaller."""
+        order = info.method.order
+        if step.error is None or order is None:
+            raise ValueError(
+                "embedded_error() needs a solver with an error estimate: heun, midpoint, ralston, "
+                "bosh3, dopri5, tsit5."
+            )
+        # Infinity is an error the controller understands; NaN would stay in the step size forever.
+        error = jax.tree.map(lambda e: jnp.where(jnp.isfinite(e), e, jnp.inf), step.error)
+        new = jax.tree.map(lambda z, dz: _finite(z + dz), info.z, step.increment)
+        accept, start, end, _, memory, _ = self.controller.adapt_step_size(
+            jnp.zeros_like(h), h, info.z, new, None, error, order, state[1]
+        )
+        floor = 1e3 * jnp.finfo(h.dtype).tiny  # below it the ratio of two sizes is noise
+        size = jnp.clip(jnp.asarray(end - start, float), floor, self.limit)
+        return jnp.asarray(accept), (
+            size,
+            jax.tree.map(lambda m, old: jnp.asarray(m, old.dtype), memory, state[1]),
+        )
+
+
+def embedded_error(
+    rtol: float, atol: float, *, first: float = 1e-3, limit: float = float("inf")
+) -> EmbeddedError:
+    r"""Error control with an embedded pair, as in an ODE code.
+
+    A step is accepted if $\|e / (atol + rtol\max(|z|, |z^+|))\|_{rms} \le 1$ for the estimated
+    local error $e$; the next size is the current one times $0.9\|\cdot\|^{-1/p}$, within 0.2 to 10
+    (`diffrax.PIDController`; there is no controller of our own). A rejected step returns zero
+    updates, counts in `state.rejected` and is followed by a smaller one. A loss that is not finite
+    at a stage is an infinite error, so the rule recovers from any first step.
+
+    Works with a solver that has an error estimate (`heun`, `midpoint`, `ralston`, `bosh3`,
+    `dopri5`, `tsit5`, and `from_diffrax` of such a one); `bosh3`, `dopri5` and `tsit5` spend one
+    gradient more a step for it. Error control follows the *flow*: it keeps the step near the
+    stability limit, no matter how sharp the loss becomes, but does not seek the minimum faster.
+
+    Args:
+      rtol: error allowed in a step, relative to the size of each parameter.
+      atol: error allowed in a step, in units of the parameters.
+      first: the size of the first step that is tried.
+      limit: the largest size.
+
+    Raises:
+      ValueError: a tolerance, `first` or `limit` that is not positive.
+
+    Examples:
+      >>> import odeopt
+      >>> opt = odeopt.bosh3(odeopt.stepsize.embedded_error(rtol=1e-2, atol=1e-3))
+    """
+    for name, value in {"rtol": rtol, "atol": atol, "first": first, "limit": limit}.items():
+        if not value > 0:
+            raise ValueError(f"{name} is {value}; it must be positive.")
+    controller = diffrax.PIDController(rtol=rtol, atol=atol, norm=_rms)
+    return EmbeddedError(controller, first, limit)
+
+
+def _rms(tree: PyTree[Array]) -> Float[Array, ""]:
+    # Leaf by leaf: the default ravels the tree, which fails under explicit sharding.
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
+    total = sum(jnp.sum(jnp.square(jnp.abs(leaf).astype(float))) for leaf in leaves)
+    return jnp.sqrt(total / max(1, sum(leaf.size for leaf in leaves)))
+
+
+def _finite(leaf: Array) -> Array:
+    return jnp.where(jnp.isfinite(leaf), leaf, jnp.inf)
+
+
+def _strong(leaf: Array) -> Array:
+    return jnp.array(leaf, jnp.result_type(leaf))  # a copy: shared buffers cannot be donated
