@@ -53,7 +53,7 @@ def ode_optimizer(
         frozen within the step and advanced once a step, by the first stage. (In
         `optax.chain(clip, rk4)` only the first stage would be clipped.)
       staged: one stage a call.
-      scan_stages: loop over stages with `lax.scan`, for less memory and a smaller program.
+      scan_stages: loop over the stages with `lax.scan`, for less memory in large models.
 
     Returns:
       An optax transformation with `ODEState`. Its memory is that of `flow`, `solver` and

@@ -26,9 +26,10 @@ class ExplicitRungeKutta(AbstractMethod):
     Args:
       tableau: the coefficients.
       error: also estimate the local error, $h\sum_i b^{err}_ik_i$.
-      scan: loop over the stages with `lax.scan` instead of unrolling them: the program stays
-        small, and no more slopes are kept than the tableau looks back on (one for `rk4`), for
-        about 2.5 copies of the parameters instead of 4. `grad_fn` then sees a traced stage.
+      scan: loop over the stages with `lax.scan` instead of unrolling them: no more slopes are
+        kept than the tableau looks back on (one for `rk4`). That saves memory in large models,
+        not compile time (`python -m benchmarks --only memory --only compile`). `grad_fn` then
+        sees a traced stage.
 
     Raises:
       ValueError: `error=True` and the tableau has no estimate.
