@@ -174,14 +174,17 @@ class Sweep:
                 _, point, _, losses = jax.lax.while_loop(goes_on, until_next_point, carry)
                 # The way out of the program for each run as it ends: a kill loses only one.
                 flag = jax.ShapeDtypeStruct((), jnp.bool_)
-                return io_callback(self._ended, flag, losses, point, ordered=True), None
+                # As bits: in the thread of a callback x64 is not on, and float64 would be cut.
+                bits = jax.lax.bitcast_convert_type(losses, jnp.uint32)
+                return io_callback(self._ended, flag, bits, point, ordered=True), None
 
             return jax.lax.scan(run, jnp.bool_(True), (rates, rows))[0]
 
         return program
 
-    def _ended(self, losses: np.ndarray, point: np.ndarray) -> np.bool_:
-        return self._report(np.asarray(losses), np.asarray(point))
+    def _ended(self, bits: np.ndarray, point: np.ndarray) -> np.bool_:
+        losses = np.ascontiguousarray(bits).ravel().view(self.problem.dtype)
+        return self._report(losses, np.asarray(point))
 
 
 def step_function(

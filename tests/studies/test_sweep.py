@@ -164,3 +164,16 @@ def test_rates_of_the_user_are_taken_as_they_are():
     fixed = grid.first_grid(entries.find("rk4"), 3.0, np.float32, (0.1, 0.3))
     assert fixed.rates == [float(np.float32(0.1)), float(np.float32(0.3))]
     assert fixed.next(losses(fixed.rates, 1e9, np.inf)) is None
+
+
+def test_nothing_of_64_bits_goes_through_the_callback(kappa):
+    # It may run in a thread where x64 is off, and float64 would sometimes be cut to float32.
+    program = Sweep(kappa, entries.find("sgd"), 20, [0], 1)._program.as_text()
+    (call,) = [line for line in program.splitlines() if "python_cpu_callback" in line]
+    assert "u32[21,2]" in call
+    assert "f64[" not in call
+
+
+def test_losses_leave_the_program_in_full_precision(kappa):
+    (curve,) = Sweep(kappa, entries.find("tsit5"), 600, [0], 1).run([(1.0, 0)])
+    assert np.mean(curve.loss == curve.loss.astype(np.float32).astype(float)) < 0.1
