@@ -40,7 +40,7 @@ class StagedStep(NamedTuple):
             step_size=jnp.zeros([], float),
             start=zeros(),
             slopes=tuple(zeros() for _ in range(self.method.gradients_per_step - 1)),
-            transform=self.parts.init(params).transform,
+            transform=self.parts.init_transform(params),
         )
         return state._replace(progress=progress)
 

@@ -81,9 +81,13 @@ class Parts(NamedTuple):
             aux=aux,
             memory=self.method.init((params, aux)),
             rule=self.rule.init(params),
-            transform=() if self.stage_transform is None else self.stage_transform.init(params),
+            transform=self.init_transform(params),
             progress=(),
         )
+
+    def init_transform(self, params: PyTree[Array]) -> PyTree[Array]:
+        """The state of `stage_transform` before the first step, in buffers of its own."""
+        return () if self.stage_transform is None else self.stage_transform.init(params)
 
     def check(
         self, grads: PyTree[Array], params: PyTree[Array] | None

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import odeopt
+from .solvers.cases import CLASSES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-EXPLICIT = ["Euler", "Heun", "Midpoint", "Ralston", "Bosh3", "SSPRK3", "RK4", "Dopri5", "Tsit5"]
 HEADER = (
     "| optimizer | order | gradients a step | R, limit of h·λ a step | R per gradient |\n"
     "| --- | --- | --- | --- | --- |\n"
@@ -26,12 +25,11 @@ def python_blocks(page: Path) -> list[tuple[int, str]]:
 
 def table() -> str:
     rows = []
-    for name in EXPLICIT:
-        solver = getattr(odeopt.solvers, name)()
+    for name, solver_class in CLASSES.items():
+        solver = solver_class()
         limit, cost = solver.stability_limit, solver.gradients_per_step
         rows.append(
-            f"| `{name.lower()}` | {solver.order(None)} | {cost} | {limit:.3f} "
-            f"| {limit / cost:.3f} |\n"
+            f"| `{name}` | {solver.order(None)} | {cost} | {limit:.3f} | {limit / cost:.3f} |\n"
         )
     return HEADER + "".join(rows)
 

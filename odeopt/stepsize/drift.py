@@ -1,36 +1,12 @@
 """Step sizes read off the gradient and its drift. May use: `.rule`."""
 
-import abc
 from typing import ClassVar
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float
 
-from ..solvers import Step
-from .rule import AbstractRule, StepInfo
-
-
-class AbstractLocalRule(AbstractRule):
-    """A rule without memory: a finite, non-negative size is accepted."""
-
-    def init(self, params: PyTree[Array]) -> tuple[()]:
-        """Nothing to remember."""
-        return ()
-
-    def propose(self, state: tuple[()], info: StepInfo) -> tuple[Float[Array, ""], tuple[()]]:
-        """The size that `size` reads off the start of the step."""
-        return self.size(info).astype(float), state
-
-    @abc.abstractmethod
-    def size(self, info: StepInfo) -> Float[Array, ""]:
-        """The step size."""
-
-    def judge(
-        self, state: tuple[()], info: StepInfo, h: Float[Array, ""], step: Step
-    ) -> tuple[Bool[Array, ""], tuple[()]]:
-        """Accepted if the size is finite and not negative."""
-        return jnp.isfinite(h) & (h >= 0), state
+from .rule import AbstractLocalRule, StepInfo
 
 
 class DriftAdjusted(AbstractLocalRule):

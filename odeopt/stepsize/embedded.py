@@ -46,7 +46,7 @@ class EmbeddedError(AbstractRule):
                 "bosh3, dopri5, tsit5."
             )
         # Infinity is an error the controller understands; NaN would stay in the step size forever.
-        error = jax.tree.map(lambda e: jnp.where(jnp.isfinite(e), e, jnp.inf), step.error)
+        error = jax.tree.map(_finite, step.error)
         new = jax.tree.map(lambda z, dz: _finite(z + dz), info.z, step.increment)
         accept, start, end, _, memory, _ = self.controller.adapt_step_size(
             jnp.zeros_like(h), h, info.z, new, None, error, order, state[1]

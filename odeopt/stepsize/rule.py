@@ -86,7 +86,32 @@ class Fixed(AbstractRule):
         return True, state
 
 
-class Scheduled(AbstractRule):
+class AbstractLocalRule(AbstractRule):
+    """A rule without memory: it reads the size off the start of the step.
+
+    A step whose size comes out negative or non-finite is rejected: nothing moves.
+    """
+
+    @abc.abstractmethod
+    def size(self, info: StepInfo) -> Float[Array, ""]:
+        """The step size."""
+
+    def init(self, params: PyTree[Array]) -> tuple[()]:
+        """Nothing to remember."""
+        return ()
+
+    def propose(self, state: tuple[()], info: StepInfo) -> tuple[Float[Array, ""], tuple[()]]:
+        """What `size` says."""
+        return self.size(info).astype(float), state
+
+    def judge(
+        self, state: tuple[()], info: StepInfo, h: Float[Array, ""], step: Step
+    ) -> tuple[Bool[Array, ""], tuple[()]]:
+        """Accepted if the size is finite and not negative (0 is a step of a warm-up)."""
+        return jnp.isfinite(h) & (h >= 0), state
+
+
+class Scheduled(AbstractLocalRule):
     """A step size for each step: an optax schedule, or a number that is known only at run time.
 
     A step whose size comes out negative or non-finite is rejected: nothing moves, and the next
@@ -95,20 +120,10 @@ class Scheduled(AbstractRule):
 
     schedule: Callable[[Int[Array, ""]], Any]
 
-    def init(self, params: PyTree[Array]) -> tuple[()]:
-        """Nothing to remember: the number of steps is in the optimizer's state."""
-        return ()
-
-    def propose(self, state: tuple[()], info: StepInfo) -> tuple[Float[Array, ""], tuple[()]]:
+    def size(self, info: StepInfo) -> Float[Array, ""]:
         """The schedule at the number of steps taken so far."""
         # inject_hyperparams makes the rate complex where the parameters are
-        return jnp.real(jnp.asarray(self.schedule(info.steps))).astype(float), state
-
-    def judge(
-        self, state: tuple[()], info: StepInfo, h: Float[Array, ""], step: Step
-    ) -> tuple[Bool[Array, ""], tuple[()]]:
-        """Accepted if the size is finite and not negative (0 is a step of a warm-up)."""
-        return jnp.isfinite(h) & (h >= 0), state
+        return jnp.real(jnp.asarray(self.schedule(info.steps)))
 
 
 def as_rule(learning_rate: Any) -> AbstractRule:

@@ -307,5 +307,4 @@ class _PairSweep:
                 "loss_gradients": curve.steps * cost,
                 "spikes": curve.spikes,
             }
-        # Only what JSON can hold, so that a resumed study decides on the same values.
         return {**record, **outcome}

@@ -149,7 +149,8 @@ class Sweep:
                 rate, row = slot
                 start = jax.tree.map(lambda leaf: leaf[row], starts)
                 first = problem.loss(start, data)
-                step = step_function(problem, self.entry.make(rate))
+                optimizer = self.entry.make(rate)
+                step = step_function(problem, optimizer)
 
                 def one_step(index: jax.Array, carry: Any) -> Any:
                     batch = data
@@ -170,7 +171,7 @@ class Sweep:
                     return going & (point < points) & jnp.isfinite(loss) & jnp.isfinite(rate)
 
                 losses = jnp.full(points + 1, jnp.nan, first.dtype).at[0].set(first)
-                carry = (start, self.entry.make(rate).init(start)), jnp.int32(0), first, losses
+                carry = (start, optimizer.init(start)), jnp.int32(0), first, losses
                 _, point, _, losses = jax.lax.while_loop(goes_on, until_next_point, carry)
                 # The way out of the program for each run as it ends: a kill loses only one.
                 flag = jax.ShapeDtypeStruct((), jnp.bool_)

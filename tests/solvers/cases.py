@@ -7,6 +7,8 @@ import optax
 import odeopt
 from odeopt import solvers
 
+from ..table import EXPLICIT
+
 CLASSES = {
     "euler": solvers.Euler,
     "heun": solvers.Heun,
@@ -18,8 +20,8 @@ CLASSES = {
     "dopri5": solvers.Dopri5,
     "tsit5": solvers.Tsit5,
 }
-ORDERS = dict(zip(CLASSES, (1, 2, 2, 2, 3, 3, 4, 5, 5), strict=True))
-STAGES = dict(zip(CLASSES, (1, 2, 2, 2, 3, 3, 4, 6, 6), strict=True))  # of a fixed step
+STAGES = {name: EXPLICIT[name][1] for name in CLASSES}  # of a step of fixed size
+ORDERS = {name: EXPLICIT[name][2] for name in CLASSES}
 PAIRS = ["heun", "midpoint", "ralston", "bosh3", "dopri5", "tsit5"]  # those with an estimate
 
 
