@@ -113,17 +113,18 @@ def _update(
         grads, evaluate, state.transform, params, extra_args
     )
     gradient = Gradient(at_start, evaluate)
-    info = StepInfo(state.steps, (point, state.aux), gradient, extra_args.get("value"), method)
+    value = extra_args.get("value")
+    info = StepInfo(state.steps, (point, state.aux), gradient, value, flow, method)
     h, rule_state = rule.propose(state.rule, info)
     step = method.step(flow, gradient, info.z, h, state.memory)
     accept, rule_state = rule.judge(rule_state, info, h, step)
     if step.success is not True:
         accept = accept & step.success
 
-    updates, aux = step.increment
-    moved = (updates, jax.tree.map(jnp.add, state.aux, aux), step.memory)
-    stayed = (jax.tree.map(jnp.zeros_like, updates), state.aux, state.memory)
-    updates, aux, memory = select(accept, moved, stayed)
+    # What a flow keeps in another dtype (optax's `mu_dtype`) is wider within the step.
+    moved = optax.tree.cast_like((step.update, step.aux), (point, state.aux))
+    stayed = (jax.tree.map(jnp.zeros_like, point), state.aux)
+    (updates, aux), memory = select(accept, (moved, step.memory), (stayed, state.memory))
     spent = gradient.count if method.gradients_per_step is not None else None
     counts = add_counts(state, h=h, accept=accept, gradients=spent)
     return updates, counts._replace(aux=aux, memory=memory, rule=rule_state, transform=transform)

@@ -63,7 +63,8 @@ class StagedStep(NamedTuple):
             grads, _evaluate, frozen, params, extra_args
         )
         gradient = Gradient(slope_gradient, _evaluate)
-        info = StepInfo(state.steps, (params, state.aux), gradient, extra_args.get("value"), method)
+        value = extra_args.get("value")
+        info = StepInfo(state.steps, (params, state.aux), gradient, value, parts.flow, method)
         proposed, rule_state = parts.rule.propose(state.rule, info)
         h = select(first, proposed, progress.step_size)
         start = select(first, (params, state.aux), progress.start)
@@ -85,7 +86,8 @@ class StagedStep(NamedTuple):
         # sum lands on the next point as if the step had been taken from `start` in one piece.
         target = jax.tree.map(jnp.add, start, increment)
         updates = jax.tree.map(jnp.subtract, target[0], params)
-        accept, rule_state = parts.rule.judge(rule_state, info, h, Step(increment, None, ()))
+        step = Step(increment[0], target[1], None, ())
+        accept, rule_state = parts.rule.judge(rule_state, info, h, step)
         updates, aux = select(
             accept, (updates, target[1]), (jax.tree.map(jnp.zeros_like, updates), start[1])
         )

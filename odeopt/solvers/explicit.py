@@ -77,8 +77,8 @@ class ExplicitRungeKutta(AbstractMethod):
         """One step of size `h`."""
         first = flow.field(z, gradient.stage(0), h)
         loop = self._scanned if self.scan and self.tableau.stages > 1 else self._unrolled
-        increment, error = loop(flow, gradient, z, h, first)
-        return Step(increment, error, memory)
+        (update, moved), error = loop(flow, gradient, z, h, first)
+        return Step(update, jax.tree.map(jnp.add, z[1], moved), error, memory)
 
     def increment(self, stage: int, h: Float[Array, ""], slopes: Sequence[State]) -> State:
         """From the start of the step to the point of `stage`; to its end if there is none."""

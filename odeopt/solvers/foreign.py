@@ -99,8 +99,9 @@ class DiffraxMethod(AbstractMethod):
         )
         if error is not None:
             error = jax.tree.unflatten(structure, error)
-        increment = jax.tree.unflatten(structure, increment)
-        return Step(increment, error, memory, success=result == diffrax.RESULTS.successful)
+        update, moved = jax.tree.unflatten(structure, increment)
+        aux = jax.tree.map(jnp.add, z[1], moved)
+        return Step(update, aux, error, memory, success=result == diffrax.RESULTS.successful)
 
 
 def _with_tolerances(solver: Any) -> Any:

@@ -14,14 +14,16 @@ class Step(NamedTuple):
     """What one step of a method yields.
 
     Attributes:
-      increment: new `z` minus old `z`. Never the new `z` itself: forming `new - old` cancels in
-        floating point (at weights near 1000 an update of 1e-5 would vanish in float32).
+      update: new parameters minus old ones. Never the new ones themselves: forming `new - old`
+        cancels in floating point (at weights near 1000 an update of 1e-5 would vanish in float32).
+      aux: the new auxiliary variables.
       error: an estimate of the local error, a tree like `z`; None where the method has none.
       memory: what the method carries to its next step.
       success: False where the step could not be computed; the optimizer then rejects it.
     """
 
-    increment: State
+    update: PyTree[Array]
+    aux: PyTree[Array]
     error: State | None
     memory: PyTree[Array]
     success: bool | Bool[Array, ""] = True

@@ -47,7 +47,8 @@ class EmbeddedError(AbstractRule):
             )
         # Infinity is an error the controller understands; NaN would stay in the step size forever.
         error = jax.tree.map(_finite, step.error)
-        new = jax.tree.map(lambda z, dz: _finite(z + dz), info.z, step.increment)
+        params, _ = info.z
+        new = jax.tree.map(_finite, (jax.tree.map(jnp.add, params, step.update), step.aux))
         accept, start, end, _, memory, _ = self.controller.adapt_step_size(
             jnp.zeros_like(h), h, info.z, new, None, error, order, state[1]
         )

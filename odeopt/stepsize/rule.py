@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..flows import State
+from ..flows import AbstractFlow, State
 from ..objective import Gradient
 from ..solvers import AbstractMethod, Step
 
@@ -25,6 +25,7 @@ class StepInfo(NamedTuple):
       z: parameters and auxiliary variables at the start of the step.
       gradient: the counted gradient; `gradient.stage(0).here(params)` is the one that is paid for.
       value: the loss at the start of the step, None where the caller did not pass `value=`.
+      flow: the flow that is followed.
       method: the method, for its order and stability limit.
     """
 
@@ -32,6 +33,7 @@ class StepInfo(NamedTuple):
     z: State
     gradient: Gradient
     value: Float[Array, ""] | None
+    flow: AbstractFlow
     method: AbstractMethod
 
 
