@@ -7,7 +7,6 @@ from typing import Any
 
 from .records import Record, append, clean, read, write_text
 
-DEFAULT = Path("stability-report")
 RUNS = "runs.jsonl"
 SETTINGS = "settings.json"
 
@@ -64,16 +63,16 @@ class Folder:
         self.records += new
 
 
-def default_path(resume: bool) -> Path:
-    """`stability-report`, or the same with a number, in the current folder.
+def default_path(resume: bool, name: str = "stability-report") -> Path:
+    """A folder of that name, or the same with a number, in the current folder.
 
     The last one that exists where a study is resumed, else the first that does not.
     """
-    last, number = DEFAULT, 1
-    candidate = DEFAULT
+    last = candidate = Path(name)
+    number = 1
     while candidate.exists():
         last, number = candidate, number + 1
-        candidate = DEFAULT.with_name(f"{DEFAULT.name}-{number}")
+        candidate = Path(f"{name}-{number}")
     return last if resume else candidate
 
 
