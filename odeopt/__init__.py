@@ -15,17 +15,33 @@ from .optimizer import ode_optimizer as ode_optimizer
 from .state import ODEState as ODEState
 from .state import step_params as step_params
 
-# explicit optimizers of gradient flow
-from .zoo import bosh3 as bosh3
-from .zoo import dopri5 as dopri5
-from .zoo import euler as euler
-from .zoo import from_diffrax as from_diffrax
-from .zoo import heun as heun
-from .zoo import midpoint as midpoint
-from .zoo import ralston as ralston
-from .zoo import rk4 as rk4
-from .zoo import runge_kutta as runge_kutta
-from .zoo import ssprk3 as ssprk3
-from .zoo import tsit5 as tsit5
+# adaptive flows
+from .zoo.adaptive import adam as adam
+from .zoo.adaptive import adamw as adamw
+from .zoo.adaptive import rk_adam as rk_adam
+from .zoo.adaptive import rmsprop as rmsprop
+from .zoo.adaptive import strang_adam as strang_adam
+
+# gradient flow by explicit methods
+from .zoo.explicit import bosh3 as bosh3
+from .zoo.explicit import dopri5 as dopri5
+from .zoo.explicit import euler as euler
+from .zoo.explicit import from_diffrax as from_diffrax
+from .zoo.explicit import heun as heun
+from .zoo.explicit import midpoint as midpoint
+from .zoo.explicit import ralston as ralston
+from .zoo.explicit import rk4 as rk4
+from .zoo.explicit import runge_kutta as runge_kutta
+from .zoo.explicit import ssprk3 as ssprk3
+from .zoo.explicit import tsit5 as tsit5
+
+# flows with momentum
+from .zoo.momentum import chained_momentum as chained_momentum
+from .zoo.momentum import conformal_leapfrog as conformal_leapfrog
+from .zoo.momentum import heavy_ball as heavy_ball
+from .zoo.momentum import nesterov as nesterov
+from .zoo.momentum import relativistic as relativistic
+from .zoo.momentum import rk_momentum as rk_momentum
+from .zoo.momentum import suzuki_yoshida as suzuki_yoshida
 
 __version__ = "0.1.0"

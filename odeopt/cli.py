@@ -24,7 +24,7 @@ def main() -> None:
 
 
 @app.command()
-def stability(  # noqa: PLR0917 - typer makes options of them
+def stability(
     solvers: Annotated[
         list[str] | None,
         typer.Option(

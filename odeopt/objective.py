@@ -101,8 +101,8 @@ def gradient_function(extra_args: Mapping[str, Any]) -> GradientFunction:
     def evaluate(params: PyTree[Array], stage: int | Array) -> PyTree[Array]:
         if grad_fn is not None:
             kwargs = _forwarded(grad_fn, "grad_fn(params, stage)", 2, extra_args)
-            grads = grad_fn(_fill(params, full_params), stage, **kwargs)
-            return check_gradient(_punch(grads, params), params, name="grad_fn's result")
+            grads = grad_fn(filled(params, full_params), stage, **kwargs)
+            return check_gradient(punched(grads, params), params, name="grad_fn's result")
         if value_fn is None:
             raise ValueError(
                 "This optimizer evaluates the gradient at its inner stages and was given nothing "
@@ -113,7 +113,7 @@ def gradient_function(extra_args: Mapping[str, Any]) -> GradientFunction:
         kwargs = _forwarded(value_fn, "value_fn(params)", 1, extra_args)
 
         def loss(params: PyTree[Array]) -> Array:
-            out = value_fn(_fill(params, full_params), **kwargs)
+            out = value_fn(filled(params, full_params), **kwargs)
             return _scalar(out[0] if isinstance(out, tuple) and len(out) == 2 else out)
 
         return jax.tree.map(jnp.conj, jax.grad(loss)(params))
@@ -211,7 +211,7 @@ def is_hole(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 
-def _fill(params: PyTree[Array], full_params: PyTree[Array] | None) -> PyTree[Array]:
+def filled(params: PyTree[Array], full_params: PyTree[Array] | None) -> PyTree[Array]:
     """`params` with its holes (`optax.MaskedNode`) filled from `full_params`."""
     if not any(map(is_hole, jax.tree.leaves(params, is_leaf=is_hole))):
         return params
@@ -226,7 +226,7 @@ def _fill(params: PyTree[Array], full_params: PyTree[Array] | None) -> PyTree[Ar
     )
 
 
-def _punch(tree: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:
+def punched(tree: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:
     """`tree` with the holes of `like`."""
     if not any(map(is_hole, jax.tree.leaves(like, is_leaf=is_hole))):
         return tree

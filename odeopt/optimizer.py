@@ -4,7 +4,7 @@ May use: `odeopt.stepsize`, `odeopt.solvers`, `odeopt.flows`, `odeopt.objective`
 """
 
 import functools
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,17 @@ from .flows import AbstractFlow
 from .objective import Gradient, gradient_function
 from .solvers import ExplicitRungeKutta, Solver, as_method
 from .staged import StagedStep
-from .state import ODEState, Parts, add_counts, select
+from .state import ODEState, Parts, Readout, add_counts, select
 from .stepsize import AbstractRule, StepInfo, as_rule
+
+LearningRate: TypeAlias = optax.ScalarOrSchedule | AbstractRule
+"""A number, an optax schedule (of the number of steps), or a step-size rule."""
 
 
 def ode_optimizer(
     flow: AbstractFlow,
     solver: Solver,
-    learning_rate: optax.ScalarOrSchedule | AbstractRule,
+    learning_rate: LearningRate,
     *,
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
@@ -127,4 +130,9 @@ def _update(
     (updates, aux), memory = select(accept, (moved, step.memory), (stayed, state.memory))
     spent = gradient.count if method.gradients_per_step is not None else None
     counts = add_counts(state, h=h, accept=accept, gradients=spent)
-    return updates, counts._replace(aux=aux, memory=memory, rule=rule_state, transform=transform)
+    readout = state.readout
+    if isinstance(readout, Readout):
+        readout = Readout.of(parts, select(accept, h, readout.step_size))
+    return updates, counts._replace(
+        aux=aux, memory=memory, rule=rule_state, transform=transform, readout=readout
+    )

@@ -6,13 +6,21 @@ May use: `odeopt.stepsize`, `odeopt.solvers`, `odeopt.flows`, `odeopt.objective`
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .flows import AbstractFlow, State
-from .objective import GradientFunction, check_gradient, check_params, is_hole
+from .objective import (
+    GradientFunction,
+    check_gradient,
+    check_params,
+    filled,
+    is_hole,
+    punched,
+)
 from .solvers import AbstractMethod
 from .stepsize import AbstractRule
 
@@ -35,6 +43,39 @@ class Progress(NamedTuple):
     transform: PyTree[Array]
 
 
+class Readout(eqx.Module):
+    """How to get from where the parameters rest to what the last step led to.
+
+    Attributes:
+      step_size: size of the last step, 0 before the first.
+      traced: flow and method, what of them is known at run time only.
+      known: the rest of them.
+    """
+
+    step_size: Float[Array, ""]
+    traced: PyTree
+    known: PyTree = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, parts: "Parts", step_size: Float[Array, ""]) -> "Readout | tuple[()]":
+        """The read-out of an optimizer; `()` where parameters rest at the end of the step."""
+        flow, method = parts.flow, parts.method
+        if (
+            type(flow).readout is AbstractFlow.readout
+            and type(method).readout is AbstractMethod.readout
+        ):
+            return ()
+        traced, known = eqx.partition((flow, method), eqx.is_array)
+        return cls(step_size, traced, known)
+
+    def __call__(self, aux: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
+        """The parameters that the last step led to; holes of a mask stay as they are."""
+        flow, method = eqx.combine(self.traced, self.known)
+        own = punched(params, aux[0])
+        end = optax.tree.cast_like(method.readout(flow, (own, aux), self.step_size), own)
+        return filled(end, params)
+
+
 class ODEState(NamedTuple):
     """State of every odeopt optimizer.
 
@@ -48,6 +89,7 @@ class ODEState(NamedTuple):
       rule: state of the step-size rule.
       transform: state of `stage_transform`.
       progress: the step in progress in staged mode, `()` in closure mode.
+      readout: how to get from the parameters to those of the last step, `()` where they are it.
     """
 
     steps: Int[Array, ""]
@@ -59,6 +101,7 @@ class ODEState(NamedTuple):
     rule: PyTree[Array]
     transform: PyTree[Array]
     progress: Progress | tuple[()]
+    readout: Readout | tuple[()]
 
 
 class Parts(NamedTuple):
@@ -83,6 +126,7 @@ class Parts(NamedTuple):
             rule=self.rule.init(params),
             transform=self.init_transform(params),
             progress=(),
+            readout=Readout.of(self, jnp.zeros([], float)),
         )
 
     def init_transform(self, params: PyTree[Array]) -> PyTree[Array]:
@@ -95,7 +139,7 @@ class Parts(NamedTuple):
         """Gradient and point of the step; as in optax, a one-stage step may lack parameters."""
         if params is not None:
             return check_gradient(grads, params), params
-        if self.method.gradients_per_step == 1:
+        if self.method.gradients_per_step == 1 and not self.flow.needs_params:
             return grads, grads  # only the tree structure of the point is used
         raise ValueError(
             "This optimizer needs the parameters: `opt.update(grads, state, params, ...)`."
@@ -149,8 +193,10 @@ def add_counts(
 def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
     """The parameters of the last completed step: for evaluation and checkpoints.
 
-    In closure mode these are `params`. In staged mode `params` are a stage point for all but one
-    of every `s` calls; the step's own parameters are kept in the state.
+    In closure mode these are `params`, unless the optimizer rests elsewhere between calls: the
+    leapfrogs and `strang_adam` where the next gradient is taken, half a step ahead. In staged mode
+    `params` are a stage point for all but one of every `s` calls; the step's own parameters are
+    kept in the state.
 
     Args:
       state: the optimizer's state, also nested in the state of `chain`, `partition`,
@@ -178,6 +224,8 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
     if not found:
         raise ValueError("There is no odeopt optimizer in this state.")
     for ode in found:
+        if isinstance(ode.readout, Readout):
+            params = ode.readout(ode.aux, params)
         if isinstance(ode.progress, Progress):
             between = ode.progress.stage == 0
             params = jax.tree.map(

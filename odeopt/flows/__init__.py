@@ -1,5 +1,18 @@
 """Flows: the continuous-time systems that optimizers follow."""
 
+from .adaptive import AdamFlow as AdamFlow
+from .adaptive import Moments as Moments
+from .adaptive import RMSpropFlow as RMSpropFlow
+from .clock import LogTime as LogTime
+from .clock import decay_of as decay_of
+from .clock import friction as friction
+from .clock import momentum_of as momentum_of
+from .clock import time_constant as time_constant
 from .flow import AbstractFlow as AbstractFlow
+from .flow import AbstractSplitFlow as AbstractSplitFlow
 from .flow import State as State
 from .gradient import GradientFlow as GradientFlow
+from .momentum import HeavyBallFlow as HeavyBallFlow
+from .momentum import Momentum as Momentum
+from .momentum import NesterovFlow as NesterovFlow
+from .momentum import RelativisticFlow as RelativisticFlow

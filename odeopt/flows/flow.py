@@ -1,8 +1,10 @@
 """What a flow is. May use: `odeopt.objective`."""
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..objective import Gradient
@@ -15,8 +17,15 @@ class AbstractFlow(eqx.Module):
     """A vector field `dz/dt = field(z)` on `z = (params, aux)`.
 
     A solver steps it by `h`, in units of flow time. `h` is handed to the field because a
-    drift-corrected field depends on it; a plain one ignores it.
+    drift-corrected field depends on it, and so does one whose momentum is given per step; a plain
+    one ignores it.
+
+    Attributes:
+      linear: whether the flow is linear where the gradient is, so that a solver has a stability
+        limit on it. A flow that divides by the size of the gradient is not.
     """
+
+    linear: ClassVar[bool] = True
 
     @abc.abstractmethod
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
@@ -25,3 +34,44 @@ class AbstractFlow(eqx.Module):
     @abc.abstractmethod
     def field(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> State:
         """`dz/dt` at `z`, a tree like `z`; the gradient at its own point is `gradient.here`."""
+
+    @property
+    def needs_params(self) -> bool:
+        """Whether a step reads the parameters, beside their gradient."""
+        return False
+
+    def readout(self, z: State) -> PyTree[Array]:
+        """What to evaluate and to keep, where that is not the point that gradients are taken at.
+
+        A flow that has such a read-out keeps a tree like the parameters first in its `aux`.
+        """
+        return z[0]
+
+
+class AbstractSplitFlow(AbstractFlow):
+    """A flow that is a sum of parts, each solved exactly (or as its docstring says) on its own.
+
+    Attributes:
+      parts: their names, in the order in which Lie's splitting composes them.
+      gradient_part: the one part that looks at the gradient; None where several do, and the step
+        therefore cannot be cut in the middle.
+    """
+
+    parts: ClassVar[tuple[str, ...]]
+    gradient_part: ClassVar[str | None]
+
+    @abc.abstractmethod
+    def part(
+        self, name: str, z: State, gradient: Gradient, h: Float[Array, ""], fraction: float
+    ) -> tuple[PyTree[Array] | None, PyTree[Array]]:
+        """Follow one part for `fraction` of a step of size `h`, from `z`.
+
+        Returns:
+          The update of the parameters, None where this part does not move them, and the new
+          auxiliary variables.
+        """
+
+
+def scaled(h: Float[Array, ""], leaf: Array) -> Array:
+    """`h * leaf`; the step size is rounded to the leaf's dtype first, as optax does."""
+    return h.astype(jnp.finfo(leaf.dtype).dtype) * leaf

@@ -61,3 +61,7 @@ class AbstractMethod(eqx.Module):
         memory: PyTree[Array],
     ) -> Step:
         """One step of size `h` (flow time) from `z`."""
+
+    def readout(self, flow: AbstractFlow, z: State, h: Float[Array, ""]) -> PyTree[Array]:
+        """The parameters that a step of size `h` led to, where its `z` rests elsewhere."""
+        return flow.readout(z)

@@ -1,20 +1,11 @@
-"""The named optimizers: each is a flow, a solver and a step size.
-
-May use: `odeopt.optimizer`, `odeopt.solvers`, `odeopt.flows`, `odeopt.stepsize`.
-"""
-
-from typing import TypeAlias
+"""Gradient flow by explicit Runge-Kutta methods."""
 
 import diffrax
 import optax
 
-from . import solvers
-from .flows import GradientFlow
-from .optimizer import ode_optimizer
-from .stepsize import AbstractRule
-
-LearningRate: TypeAlias = optax.ScalarOrSchedule | AbstractRule
-"""A number, an optax schedule (of the number of steps), or a step-size rule."""
+from .. import solvers
+from ..flows import GradientFlow
+from ..optimizer import LearningRate, ode_optimizer
 
 
 def runge_kutta(

@@ -1,0 +1,141 @@
+r"""How long a moment remembers, per step and in flow time. May use: jax.
+
+A moment that keeps the fraction $b$ of itself in a step of size $h$ is the solution of
+$\tau\dot m = g - m$ with the time constant $\tau = -h/\ln b$; in a heavy ball, whose own time runs
+in units of $\sqrt h$, it is friction $\gamma = -\ln b/\sqrt h$.
+"""
+
+import math
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class LogTime(eqx.Module):
+    r"""A memory that grows with the run: step $n = 0, 1, \dots$ keeps $n/(n + r)$ of a moment.
+
+    This is friction $r/t$: in logarithmic time, $\ln t$, every moment forgets at the constant rate
+    $r$, so that it always averages over the last $1/r$ or so of the run, however long that is.
+    Takes the place of `momentum`, `b1` or `b2`. The first step keeps nothing, so that there is no
+    bias to correct (the clock of both moments in ADANA, arXiv:2602.05298).
+
+    Args:
+      rate: $r > 0$.
+
+    Raises:
+      ValueError: a rate that is not positive.
+
+    Examples:
+      >>> import odeopt
+      >>> clock = odeopt.flows.LogTime(10.0)
+      >>> opt = odeopt.adam(1e-3, b1=clock, b2=clock)
+    """
+
+    rate: float = 10.0
+
+    def __check_init__(self) -> None:
+        if isinstance(self.rate, int | float) and not self.rate > 0:
+            raise ValueError(f"rate is {self.rate}; it must be positive.")
+
+
+Decay = float | Float[Array, ""] | LogTime
+"""What a step keeps of a moment: a number in [0, 1), or a clock."""
+
+
+def check_decay(**decays: Decay) -> None:
+    """Refuse a number outside [0, 1), by name; a traced one cannot be looked at.
+
+    Raises:
+      ValueError: with what to write instead.
+    """
+    for name, decay in decays.items():
+        if isinstance(decay, int | float) and not 0 <= decay < 1:
+            raise ValueError(
+                f"{name} is {decay}: it is the part of a moment that a step keeps, at least 0 and "
+                "below 1 (0.9, say), or a clock such as `odeopt.flows.LogTime(10.0)`."
+            )
+
+
+def retained(decay: Decay, age: Float[Array, ""], fraction: float = 1.0) -> float | Array:
+    """What is left of a moment after `fraction` of the step at `age`."""
+    kept = age / (age + decay.rate) if isinstance(decay, LogTime) else decay
+    return kept if fraction == 1 else kept**fraction
+
+
+def forgetting(decay: Decay, age: Float[Array, ""]) -> Array:
+    """The rate at which a moment forgets, per step: -ln b, or r/(n + r) by the clock."""
+    if isinstance(decay, LogTime):
+        return decay.rate / (age + decay.rate)
+    return -jnp.log(jnp.asarray(decay, float))
+
+
+def weight(decay: Decay, age: Float[Array, ""]) -> Array:
+    """Total weight of the gradients in a moment that was zero `age` steps ago."""
+    if isinstance(decay, LogTime):
+        return jnp.ones_like(age)
+    return 1 - decay**age
+
+
+def time_constant(learning_rate: float, decay: float) -> float:
+    r"""The time constant of a moment in flow time, $\tau = -h/\ln b$.
+
+    Args:
+      learning_rate: step size $h$.
+      decay: $b$, such as Adam's `b1` or `b2`.
+
+    Examples:
+      >>> import odeopt
+      >>> round(odeopt.flows.time_constant(1e-3, 0.9), 6)
+      0.009491
+    """
+    return -learning_rate / math.log(decay)
+
+
+def decay_of(learning_rate: float, time_constant: float) -> float:
+    r"""What a step keeps of a moment: $b = e^{-h/\tau}$, the inverse of `time_constant`.
+
+    With it the *flow* stays the same when the learning rate changes.
+
+    Args:
+      learning_rate: step size $h$.
+      time_constant: $\tau$, in flow time.
+
+    Examples:
+      >>> import odeopt
+      >>> h, tau = 1e-3, odeopt.flows.time_constant(1e-3, 0.9)
+      >>> round(odeopt.flows.decay_of(h / 2, tau) ** 2, 6)  # two half steps keep what one keeps
+      0.9
+    """
+    return math.exp(-learning_rate / time_constant)
+
+
+def friction(learning_rate: float, momentum: float) -> float:
+    r"""The friction of a heavy ball, $\gamma = -\ln\mu/\sqrt h$, in units of its own time.
+
+    Args:
+      learning_rate: $h$; the ball's own time step is $\sqrt h$.
+      momentum: $\mu$.
+
+    Examples:
+      >>> import odeopt
+      >>> round(odeopt.flows.friction(0.01, 0.9), 4)
+      1.0536
+    """
+    return -math.log(momentum) / math.sqrt(learning_rate)
+
+
+def momentum_of(learning_rate: float, friction: float) -> float:
+    r"""The momentum of a heavy ball, $\mu = e^{-\gamma\sqrt h}$, the inverse of `friction`.
+
+    Args:
+      learning_rate: $h$; the ball's own time step is $\sqrt h$.
+      friction: $\gamma$, per unit of the ball's own time.
+
+    Examples:
+      >>> import odeopt
+      >>> gamma = odeopt.flows.friction(0.01, 0.9)
+      >>> round(odeopt.flows.momentum_of(0.0025, gamma) ** 2, 6)  # two steps of half the length
+      0.9
+    """
+    return math.exp(-friction * math.sqrt(learning_rate))

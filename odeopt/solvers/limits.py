@@ -1,0 +1,85 @@
+"""How large a step may be, for any method on any flow. May use: `.method`, `odeopt.flows`."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..flows import AbstractFlow, GradientFlow
+from ..objective import Gradient
+from .method import AbstractMethod
+
+_MARGIN = 1e-7  # a spectral radius is known to about the square root of rounding at a double root
+_PRODUCTS = np.geomspace(1e-3, 1e5, 8001)  # tried first: 0.23 % apart
+
+
+def stability_limit(flow: AbstractFlow, method: AbstractMethod) -> float:
+    r"""The largest stable $h\lambda$ of `method` on `flow`, $R$.
+
+    On $E = \tfrac\lambda2x^2$ a step is a linear map of parameters and auxiliary variables, the
+    matrix $M(h\lambda)$. R is where its spectral radius first exceeds 1: 2 for gradient descent,
+    2.785 for RK4, $2(1+\mu)$ for the heavy ball, $2(1+\mu)/(1+2\mu)$ with Nesterov's momentum.
+    Computed once, in float64, by differentiating the step; gradient flow has closed forms. A clock
+    is taken at its start.
+
+    Args:
+      flow: a flow that is linear in the gradient.
+      method: a method that the flow admits.
+
+    Raises:
+      ValueError: a flow that normalizes its gradient (RMSprop, Adam): there the limit depends on
+        the size of the gradient; momentum that is known at run time only; or a step that is stable
+        at no or at any $h\lambda$ that was tried (1e-3 to 1e5).
+    """
+    if isinstance(flow, GradientFlow) and method.stability_limit is not None:
+        return method.stability_limit
+    name = f"{type(method).__name__} on {type(flow).__name__}"
+    if not flow.linear:
+        raise ValueError(
+            f"{type(flow).__name__} divides by the size of the gradient, so its largest stable "
+            "step is not a multiple of 1/sharpness. Give its learning rate as a number, or use "
+            "`stepsize.angle()`."
+        )
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(flow)):
+        raise ValueError(f"{name}: the limit needs hyper-parameters that are known beforehand.")
+    radius = _radius(flow, method)
+    unstable = np.flatnonzero(radius(_PRODUCTS) > 1 + _MARGIN)
+    if len(unstable) == 0 or unstable[0] == 0:
+        raise ValueError(f"{name} has no stability limit between 1e-3 and 1e5.")
+    low, high = _PRODUCTS[unstable[0] - 1], _PRODUCTS[unstable[0]]
+    for _ in range(3):  # each a hundred times finer
+        finer = np.linspace(low, high, 101)
+        above = np.flatnonzero(radius(finer) > 1 + _MARGIN)
+        low, high = finer[above[0] - 1], finer[above[0]]
+    return float(low)
+
+
+def _radius(flow: AbstractFlow, method: AbstractMethod) -> Callable[[np.ndarray], np.ndarray]:
+    """`products -> spectral radius` of the step's matrix at each of them."""
+    with jax.enable_x64(True), jax.ensure_compile_time_eval():
+        rest = jnp.zeros(1)
+        z = rest, flow.init(rest)
+        memory = method.init(z)
+        leaves, structure = jax.tree.flatten(z)
+        moving = [i for i, leaf in enumerate(leaves) if leaf.shape == rest.shape]  # not the clock
+
+        def step(state: jax.Array, product: jax.Array) -> jax.Array:
+            point = list(leaves)
+            for value, i in zip(state, moving, strict=True):
+                point[i] = value[None]
+            params, aux = jax.tree.unflatten(structure, point)
+            gradient = Gradient(product * params, lambda p, stage: product * p)
+            taken = method.step(flow, gradient, (params, aux), jnp.ones([]), memory)
+            new = jax.tree.leaves((params + taken.update, taken.aux))
+            return jnp.concatenate([new[i] for i in moving])
+
+        matrices = jax.jit(jax.vmap(jax.jacfwd(step), in_axes=(None, 0)))
+        start = jnp.zeros(len(moving))
+
+    def radius(products: np.ndarray) -> np.ndarray:
+        with jax.enable_x64(True), jax.ensure_compile_time_eval():
+            stacked = np.asarray(matrices(start, jnp.asarray(products)))
+        return np.abs(np.linalg.eigvals(stacked)).max(axis=-1)
+
+    return radius

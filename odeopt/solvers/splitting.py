@@ -1,0 +1,185 @@
+"""Splitting: the parts of a flow, each solved exactly, composed. May use: `odeopt.flows`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..flows import AbstractFlow, AbstractSplitFlow, State
+from ..objective import Gradient
+from .method import AbstractMethod, Step
+
+_CUBE_ROOT = 2 ** (1 / 3)
+SUZUKI_YOSHIDA = (1 / (2 - _CUBE_ROOT), -_CUBE_ROOT / (2 - _CUBE_ROOT), 1 / (2 - _CUBE_ROOT))
+"""The three steps that, one after the other, make a method of order 4 of a symmetric one."""
+
+Substeps = Sequence[tuple[str, float]]
+
+
+class Lie(AbstractMethod):
+    r"""Lie's splitting: every part of the flow in turn, $\Phi_h = \phi^C_h\phi^B_h\phi^A_h$.
+
+    Order 1, one gradient a step. Of the heavy ball it is the conformal symplectic Euler method,
+    optax's `sgd` with momentum; of Adam's flow, Adam. Needs a flow with parts.
+    """
+
+    @property
+    def order(self) -> int:
+        """1."""
+        return 1
+
+    @property
+    def stability_limit(self) -> None:
+        """Depends on the flow: `solvers.stability_limit(flow, method)`."""
+        return None
+
+    @property
+    def gradients_per_step(self) -> int:
+        """1, the given one."""
+        return 1
+
+    def init(self, z: State) -> tuple[()]:
+        """Nothing is carried over."""
+        return ()
+
+    def step(
+        self,
+        flow: AbstractFlow,
+        gradient: Gradient,
+        z: State,
+        h: Float[Array, ""],
+        memory: tuple[()],
+    ) -> Step:
+        """One step of size `h`."""
+        split = _with_parts(flow, "Lie")
+        update, aux = compose(split, gradient, z, h, [(part, 1.0) for part in split.parts])
+        return Step(update, aux, None, memory)
+
+
+class Strang(AbstractMethod):
+    r"""Strang's symmetric splitting, one gradient in its middle, and what is made of it.
+
+    One substep of length $\tau h$ is $\phi^A_{\tau h/2}\,\phi^B_{\tau h/2}\,\phi^G_{\tau h}\,
+    \phi^B_{\tau h/2}\,\phi^A_{\tau h/2}$, with $G$ the part that looks at the gradient. One
+    substep has order 2; Suzuki's and Yoshida's three (`SUZUKI_YOSHIDA`) have order 4, the second
+    of them backwards in time. Of the heavy ball this is the conformal leapfrog.
+
+    The gradient is taken in the middle of a substep. So that the given gradient can be used, the
+    parameters *rest* there between calls: a call starts with the gradient, completes the step, and
+    opens the next one with the same `h`. `step_params` gives the end of the step.
+
+    Args:
+      substeps: their lengths $\tau$, which sum to 1.
+
+    Raises:
+      ValueError: lengths that do not sum to 1.
+    """
+
+    substeps: tuple[float, ...] = eqx.field(static=True, default=(1.0,))
+
+    def __check_init__(self) -> None:
+        if abs(sum(self.substeps) - 1) > 1e-12:
+            raise ValueError(f"substeps sum to {sum(self.substeps):.6g}; a step needs 1.")
+
+    @property
+    def order(self) -> int:
+        """2, or 4 with Suzuki's and Yoshida's three substeps."""
+        cubes = sum(tau**3 for tau in self.substeps)
+        symmetric = self.substeps == self.substeps[::-1]
+        return 4 if symmetric and abs(cubes) < 1e-12 else 2
+
+    @property
+    def stability_limit(self) -> None:
+        """Depends on the flow: `solvers.stability_limit(flow, method)`."""
+        return None
+
+    @property
+    def gradients_per_step(self) -> int:
+        """One a substep."""
+        return len(self.substeps)
+
+    def init(self, z: State) -> tuple[()]:
+        """Nothing is carried over."""
+        return ()
+
+    def step(
+        self,
+        flow: AbstractFlow,
+        gradient: Gradient,
+        z: State,
+        h: Float[Array, ""],
+        memory: tuple[()],
+    ) -> Step:
+        """From the middle of one step's first substep to the same place in the next step."""
+        split = _with_parts(flow, "Strang")
+        middle = str(split.gradient_part)
+        substeps: list[tuple[str, float]] = []
+        for tau, following in zip(
+            self.substeps, (*self.substeps[1:], self.substeps[0]), strict=True
+        ):
+            substeps += [(middle, tau), *closing(split, tau), *opening(split, following)]
+        update, aux = compose(split, gradient, z, h, substeps)
+        return Step(update, aux, None, memory)
+
+    def readout(self, flow: AbstractFlow, z: State, h: Float[Array, ""]) -> PyTree[Array]:
+        """The parameters at the end of the step: the opening of the next one undone."""
+        split = _with_parts(flow, "Strang")
+        undo = [(part, -f) for part, f in reversed(opening(split, self.substeps[0]))]
+        unused: Any = None  # none of these parts looks at the gradient
+        update, _ = compose(split, Gradient(unused, unused), z, h, undo)
+        return jax.tree.map(jnp.add, z[0], update)
+
+
+def opening(flow: AbstractSplitFlow, tau: float) -> list[tuple[str, float]]:
+    """What comes before the gradient in a substep."""
+    return [(part, tau / 2) for part in flow.parts if part != flow.gradient_part]
+
+
+def closing(flow: AbstractSplitFlow, tau: float) -> list[tuple[str, float]]:
+    """What comes after the gradient in a substep: its mirror image."""
+    return opening(flow, tau)[::-1]
+
+
+def compose(
+    flow: AbstractSplitFlow,
+    gradient: Gradient,
+    z: State,
+    h: Float[Array, ""],
+    substeps: Substeps,
+) -> tuple[PyTree[Array], PyTree[Array]]:
+    """Follow parts for fractions of `h`, one after the other.
+
+    The gradient at the start is the given one; once the parameters have moved it is evaluated.
+
+    Returns:
+      The update of the parameters and the new auxiliary variables.
+    """
+    start, aux = z
+    update, stage = None, 0
+    for name, fraction in substeps:
+        if name == flow.gradient_part and update is not None:
+            stage += 1
+        here = start if update is None else jax.tree.map(jnp.add, start, update)
+        moved, aux = flow.part(name, (here, aux), gradient.stage(stage), h, fraction)
+        if moved is not None:
+            update = moved if update is None else jax.tree.map(jnp.add, update, moved)
+    return (jax.tree.map(jnp.zeros_like, start) if update is None else update), aux
+
+
+def _with_parts(flow: AbstractFlow, solver: str) -> AbstractSplitFlow:
+    """`flow`, if the splitting can take it apart."""
+    name = type(flow).__name__
+    if not isinstance(flow, AbstractSplitFlow):
+        raise ValueError(
+            f"{solver} composes the exactly solvable parts of a flow, and {name} names none: use "
+            "a solver of its whole field, such as `odeopt.solvers.RK4()`."
+        )
+    if solver == "Strang" and flow.gradient_part is None:
+        raise ValueError(
+            f"Strang needs a flow of which one part looks at the gradient; in {name} several do: "
+            "use `odeopt.solvers.Lie()`, or a solver of the whole field."
+        )
+    return flow

@@ -1,0 +1,28 @@
+"""The named optimizers: each is a flow, a solver and a step size.
+
+May use: `odeopt.optimizer`, `odeopt.solvers`, `odeopt.flows`, `odeopt.stepsize`.
+"""
+
+from .adaptive import adam as adam
+from .adaptive import adamw as adamw
+from .adaptive import rk_adam as rk_adam
+from .adaptive import rmsprop as rmsprop
+from .adaptive import strang_adam as strang_adam
+from .explicit import bosh3 as bosh3
+from .explicit import dopri5 as dopri5
+from .explicit import euler as euler
+from .explicit import from_diffrax as from_diffrax
+from .explicit import heun as heun
+from .explicit import midpoint as midpoint
+from .explicit import ralston as ralston
+from .explicit import rk4 as rk4
+from .explicit import runge_kutta as runge_kutta
+from .explicit import ssprk3 as ssprk3
+from .explicit import tsit5 as tsit5
+from .momentum import chained_momentum as chained_momentum
+from .momentum import conformal_leapfrog as conformal_leapfrog
+from .momentum import heavy_ball as heavy_ball
+from .momentum import nesterov as nesterov
+from .momentum import relativistic as relativistic
+from .momentum import rk_momentum as rk_momentum
+from .momentum import suzuki_yoshida as suzuki_yoshida

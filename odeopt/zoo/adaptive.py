@@ -1,0 +1,217 @@
+"""Adaptive flows: RMSprop and Adam by splitting, Adam by Strang's splitting and Runge-Kutta."""
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from .. import solvers
+from ..flows import AdamFlow, LogTime, RMSpropFlow
+from ..optimizer import LearningRate, ode_optimizer
+
+
+def rmsprop(
+    learning_rate: LearningRate,
+    decay: float | LogTime = 0.9,
+    eps: float = 1e-8,
+    initial_scale: float = 0.0,
+    eps_in_sqrt: bool = True,
+    centered: bool = False,
+    momentum: float | LogTime | None = None,
+    nesterov: bool = False,
+    bias_correction: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""RMSprop by Lie's splitting of its flow: equal to `optax.rmsprop`, whose arguments it takes.
+
+    Step: $v^+ = bv + (1-b)g^2$ (exact for a fixed gradient), $x^+ = x - hg/\sqrt{v^+ + \epsilon}$.
+    Order 1 on `flows.RMSpropFlow`, 1 gradient a step. Needs no `value_fn`.
+
+    Args:
+      learning_rate: $h$: a number, a schedule of the number of steps, or a step-size rule.
+      decay: $b$ in [0, 1), or `flows.LogTime(r)`.
+      eps: $\epsilon$.
+      initial_scale: $v$ at the start.
+      eps_in_sqrt: False for $\sqrt{v} + \epsilon$.
+      centered: divide by the standard deviation; one more copy of the parameters.
+      momentum: decay of an accumulated update; None for none. One more copy of the parameters.
+      nesterov: look ahead in the momentum.
+      bias_correction: divide the moments by the weight of what they have seen.
+
+    Returns:
+      An optax transformation; its state holds one copy of the parameters, up to three.
+
+    Raises:
+      ValueError: a decay or momentum outside [0, 1), or a number that is not positive as learning
+        rate.
+
+    Examples:
+      >>> import odeopt
+      >>> opt = odeopt.rmsprop(1e-3)
+    """
+    flow = RMSpropFlow(
+        decay, eps, initial_scale, eps_in_sqrt, centered, momentum, nesterov, bias_correction
+    )
+    return ode_optimizer(flow, solvers.Lie(), learning_rate)
+
+
+def adam(
+    learning_rate: LearningRate,
+    b1: float | LogTime = 0.9,
+    b2: float | LogTime = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam by Lie's splitting of its flow: equal to `optax.adam`, whose arguments it takes.
+
+    Step: the moments relax to the gradient, $m^+ = b_1m + (1-b_1)g$, $v^+ = b_2v + (1-b_2)g^2$
+    (exact for a fixed gradient), then the parameters drift,
+    $x^+ = x - h\hat m^+/(\sqrt{\hat v^+ + \epsilon_r} + \epsilon)$. Order 1 on `flows.AdamFlow`,
+    1 gradient a step. Needs no `value_fn`.
+
+    Args:
+      learning_rate: $h$: a number, a schedule of the number of steps, or a step-size rule.
+      b1: decay of the first moment in [0, 1), or `flows.LogTime(r)`.
+      b2: decay of the second moment in [0, 1), or `flows.LogTime(r)`.
+      eps: $\epsilon$.
+      eps_root: $\epsilon_r$.
+      mu_dtype: dtype of the first moment; None for that of the parameters.
+      nesterov: look ahead in the first moment.
+
+    Returns:
+      An optax transformation; its state holds two copies of the parameters.
+
+    Raises:
+      ValueError: `b1` or `b2` outside [0, 1), or a number that is not positive as learning rate.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> opt = odeopt.adam(1e-3)
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> updates, state = opt.update(grads, state, params)
+    """
+    flow = AdamFlow(b1, b2, eps, eps_root, nesterov=nesterov, mu_dtype=mu_dtype)
+    return ode_optimizer(flow, solvers.Lie(), learning_rate)
+
+
+def adamw(
+    learning_rate: LearningRate,
+    b1: float | LogTime = 0.9,
+    b2: float | LogTime = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: optax.ScalarOrSchedule = 1e-4,
+    mask: Any | Callable | None = None,
+    *,
+    nesterov: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam with decoupled weight decay: equal to `optax.adamw`, whose arguments it takes.
+
+    As `adam`, with the drift $x^+ = x - h(u + wx)$. `update` needs the parameters.
+
+    Args:
+      learning_rate: $h$; see `adam`, which also lists memory and errors.
+      b1: see `adam`.
+      b2: see `adam`.
+      eps: see `adam`.
+      eps_root: see `adam`.
+      mu_dtype: see `adam`.
+      weight_decay: $w$, per unit of flow time: a number, or a schedule of the number of steps.
+      mask: what to decay: a tree of booleans, or a function of the parameters that returns one.
+      nesterov: see `adam`.
+
+    Examples:
+      >>> import odeopt
+      >>> opt = odeopt.adamw(1e-3, weight_decay=0.1)
+    """
+    flow = AdamFlow(b1, b2, eps, eps_root, weight_decay, mask, nesterov, mu_dtype)
+    return ode_optimizer(flow, solvers.Lie(), learning_rate)
+
+
+def strang_adam(
+    learning_rate: LearningRate,
+    b1: float | LogTime = 0.9,
+    b2: float | LogTime = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    mu_dtype: Any = None,
+    *,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: Any | Callable | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam's flow by Strang's splitting: order 2 with one gradient a step.
+
+    Step: half a drift, the moments relax to the gradient there, half a drift. Between calls the
+    parameters rest where the next gradient is taken and `odeopt.step_params(state, params)` gives
+    the end of the step, half a drift back. At a fixed rate and without weight decay those resting
+    points *are* Adam's iterates: Adam is of order 2 up to half a step, and what Strang's splitting
+    changes is where to read it (`tests/zoo/test_adaptive.py`). Do not expect another optimizer.
+
+    Args:
+      learning_rate: $h$; see `adam`, which also lists memory and errors.
+      b1: see `adam`.
+      b2: see `adam`.
+      eps: see `adam`.
+      eps_root: see `adam`.
+      mu_dtype: see `adam`.
+      weight_decay: $w$, decoupled and solved exactly within a drift.
+      mask: what to decay; see `adamw`.
+
+    Examples:
+      >>> import odeopt
+      >>> opt = odeopt.strang_adam(1e-3)
+    """
+    flow = AdamFlow(b1, b2, eps, eps_root, weight_decay, mask, mu_dtype=mu_dtype, exact_decay=True)
+    return ode_optimizer(flow, solvers.Strang(), learning_rate)
+
+
+def rk_adam(
+    learning_rate: LearningRate,
+    solver: solvers.Solver,
+    b1: float | LogTime = 0.9,
+    b2: float | LogTime = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    *,
+    weight_decay: float = 0.0,
+    mask: Any | Callable | None = None,
+    stage_transform: optax.GradientTransformation | None = None,
+    staged: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam's flow by any solver: Runge-Kutta on parameters and both moments together.
+
+    Solves `flows.AdamFlow`, bias correction included, with the order of the solver wherever the
+    flow is smooth (away from sign changes of a gradient that has just begun to move) and as many
+    gradients.
+
+    Args:
+      learning_rate: $h$; see `adam`, which also lists errors.
+      solver: an instance of a solver class such as `odeopt.solvers.RK4()`, a tableau or a method.
+      b1: see `adam`.
+      b2: see `adam`.
+      eps: see `adam`.
+      eps_root: see `adam`.
+      weight_decay: $w$, decoupled.
+      mask: what to decay; see `adamw`.
+      stage_transform: an optax transformation applied to every stage's gradient.
+      staged: one stage for each call of `update`, without extra arguments; see `ode_optimizer`.
+
+    Returns:
+      An optax transformation; its state holds two copies of the parameters (`staged` adds three
+      times the number of stages), and a step keeps three for each stage.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> opt = odeopt.rk_adam(1e-3, odeopt.solvers.RK4())
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
+    """
+    flow = AdamFlow(b1, b2, eps, eps_root, weight_decay, mask)
+    return ode_optimizer(
+        flow, solver, learning_rate, stage_transform=stage_transform, staged=staged
+    )

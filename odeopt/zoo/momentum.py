@@ -1,0 +1,242 @@
+"""Flows with momentum, by splitting, symplectic and Runge-Kutta methods."""
+
+from typing import Any
+
+import optax
+
+from .. import solvers
+from ..flows import HeavyBallFlow, LogTime, NesterovFlow, RelativisticFlow
+from ..optimizer import LearningRate, ode_optimizer
+
+
+def heavy_ball(
+    learning_rate: LearningRate,
+    momentum: float | LogTime = 0.9,
+    *,
+    accumulator_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""The heavy ball by Lie's splitting: equal to `optax.sgd(learning_rate, momentum)`.
+
+    Step: $m^+ = \mu m + \nabla E(x)$, $x^+ = x - hm^+$: friction, kick and drift, each solved
+    exactly (the conformal symplectic Euler method; França, Sulam, Robinson and Vidal,
+    arXiv:1903.04100). Order 1 on the heavy ball's flow (`flows.HeavyBallFlow`, which says what $h$
+    and $\mu$ are in its units), 1 gradient a step, stable to $h\lambda \le 2(1+\mu)$. Needs no
+    `value_fn`. Where friction dominates it follows gradient flow at the rate $h/(1-\mu)$.
+
+    Args:
+      learning_rate: $h$: a number, a schedule of the number of steps, or a step-size rule.
+      momentum: $\mu$ in [0, 1), or `flows.LogTime(r)` for friction $r/t$.
+      accumulator_dtype: dtype of the momentum; None for that of the parameters.
+
+    Returns:
+      An optax transformation; its state holds one copy of the parameters.
+
+    Raises:
+      ValueError: a momentum outside [0, 1), or a number that is not positive as learning rate.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> opt = odeopt.heavy_ball(0.1, 0.9)
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> updates, state = opt.update(grads, state, params)
+    """
+    return ode_optimizer(HeavyBallFlow(momentum, accumulator_dtype), solvers.Lie(), learning_rate)
+
+
+def nesterov(
+    learning_rate: LearningRate,
+    momentum: float | LogTime = 0.9,
+    *,
+    accumulator_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Nesterov's momentum: equal to `optax.sgd(learning_rate, momentum, nesterov=True)`.
+
+    Step, with the gradient at the point that is looked ahead to: $m^+ = \mu m + \nabla E(y)$,
+    $y^+ = y - h(\nabla E(y) + \mu m^+)$. Order 1 on the heavy ball's flow, 1 gradient a step,
+    stable to $h\lambda \le 2(1+\mu)/(1+2\mu)$. Unlike the heavy ball it is not conformally
+    symplectic. Needs no `value_fn`.
+
+    Args:
+      learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.
+      momentum: $\mu$ in [0, 1), or `flows.LogTime(r)`.
+      accumulator_dtype: dtype of the momentum; None for that of the parameters.
+
+    Examples:
+      >>> import odeopt
+      >>> opt = odeopt.nesterov(0.1, 0.9)
+    """
+    return ode_optimizer(NesterovFlow(momentum, accumulator_dtype), solvers.Lie(), learning_rate)
+
+
+def conformal_leapfrog(
+    learning_rate: LearningRate, momentum: float | LogTime = 0.9
+) -> optax.GradientTransformationExtraArgs:
+    r"""The heavy ball by Strang's splitting: order 2 with one gradient a step.
+
+    Step: $\hat x = x - \tfrac h2\sqrt\mu\,m$, $\hat m = \sqrt\mu\,m + \nabla E(\hat x)$,
+    $x^+ = \hat x - \tfrac h2\hat m$, $m^+ = \sqrt\mu\,\hat m$: half of friction and drift on either
+    side of the kick. Conformally symplectic, as `heavy_ball` is, stable to $h\lambda \le 4$
+    (arXiv:1903.04100). Needs no `value_fn`: between calls the parameters rest at the point $\hat x$
+    of the next gradient, and `odeopt.step_params(state, params)` gives $x^+$. A step size that
+    changes moves that point by half of the change.
+
+    Args:
+      learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.
+      momentum: $\mu$ in [0, 1), or `flows.LogTime(r)`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> opt = odeopt.conformal_leapfrog(0.1, 0.9)
+      >>> state = opt.init(params)
+      >>> updates, state = opt.update(jax.grad(loss)(params), state, params)
+      >>> end = odeopt.step_params(state, params + updates)  # evaluate and keep these
+    """
+    return ode_optimizer(HeavyBallFlow(momentum), solvers.Strang(), learning_rate)
+
+
+def suzuki_yoshida(
+    learning_rate: LearningRate, momentum: float = 0.9
+) -> optax.GradientTransformationExtraArgs:
+    r"""The heavy ball to order 4: three conformal leapfrogs, the middle one backwards in time.
+
+    Lengths $\tau, 1-2\tau, \tau$ with $\tau = 1/(2-2^{1/3}) = 1.35$ (Suzuki, Phys. Lett. A 146,
+    1990; Yoshida, Phys. Lett. A 150, 1990). 3 gradients a step, conformally symplectic; at
+    $\mu = .9$ stable to $h\lambda \le 2.47$. Parameters rest where `conformal_leapfrog` says.
+
+    Args:
+      learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.
+      momentum: $\mu$ in (0, 1): the step backwards in time undoes friction.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> opt = odeopt.suzuki_yoshida(0.1, 0.9)
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
+    """
+    _positive(momentum)
+    solver = solvers.Strang(solvers.SUZUKI_YOSHIDA)
+    return ode_optimizer(HeavyBallFlow(momentum), solver, learning_rate)
+
+
+def relativistic(
+    learning_rate: LearningRate,
+    momentum: float | LogTime = 0.9,
+    delta: float = 1.0,
+    *,
+    leapfrog: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""The heavy ball with a speed limit: no step is longer than $1/\sqrt\delta$.
+
+    Step: $m^+ = \mu m + \nabla E(x)$, $x^+ = x - hm^+/\sqrt{1 + \delta h^2\|m^+\|^2}$, the norm
+    over all parameters (relativistic gradient descent; França, Sulam, Robinson and Vidal,
+    arXiv:1903.04100). Order 1, or 2 with `leapfrog`; 1 gradient a step; conformally symplectic.
+    `delta=0` is `heavy_ball` or `conformal_leapfrog`, whose stability limit it has near a minimum.
+
+    Args:
+      learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.
+      momentum: $\mu$ in [0, 1), or `flows.LogTime(r)`.
+      delta: $\delta \ge 0$, one over the square of the longest step.
+      leapfrog: the symmetric splitting; parameters rest where `conformal_leapfrog` says.
+
+    Raises:
+      ValueError: a negative `delta`.
+
+    Examples:
+      >>> import odeopt
+      >>> opt = odeopt.relativistic(0.1, 0.9, delta=4.0)  # steps of at most 1/2
+    """
+    solver = solvers.Strang() if leapfrog else solvers.Lie()
+    return ode_optimizer(RelativisticFlow(momentum, delta=delta), solver, learning_rate)
+
+
+def rk_momentum(
+    learning_rate: LearningRate,
+    momentum: float,
+    solver: solvers.Solver,
+    *,
+    stage_transform: optax.GradientTransformation | None = None,
+    staged: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""The heavy ball's flow by any solver: Runge-Kutta on parameters and momentum together.
+
+    Solves $\dot x = -m$, $h\dot m = \nabla E(x) + m\ln\mu$ (`flows.HeavyBallFlow`) with the order
+    of the solver and as many gradients. Its stability limit is that of the solver's polynomial at
+    the eigenvalues of this system, `solvers.stability_limit(flow, method)`: 8.20 for RK4 at
+    $\mu = .9$. Momentum *on* a solver of gradient flow is another thing: `chained_momentum`.
+
+    Args:
+      learning_rate: $h$; see `heavy_ball`, which also lists errors. With
+        `stepsize.embedded_error` the solver must have an error estimate.
+      momentum: $\mu$ in (0, 1).
+      solver: an instance of a solver class such as `odeopt.solvers.RK4()`, a tableau or a method.
+      stage_transform: an optax transformation applied to every stage's gradient.
+      staged: one stage for each call of `update`, without extra arguments; see `ode_optimizer`.
+
+    Returns:
+      An optax transformation; its state holds one copy of the parameters (`staged` adds twice the
+      number of stages), and a step keeps two for each stage.
+
+    Raises:
+      ValueError: a momentum outside (0, 1).
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> opt = odeopt.rk_momentum(0.1, 0.9, odeopt.solvers.RK4())
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
+    """
+    _positive(momentum)
+    return ode_optimizer(
+        HeavyBallFlow(momentum),
+        solver,
+        learning_rate,
+        stage_transform=stage_transform,
+        staged=staged,
+    )
+
+
+def chained_momentum(
+    learning_rate: LearningRate,
+    momentum: float | LogTime,
+    solver: solvers.Solver,
+    *,
+    nesterov: bool = False,
+    stage_transform: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Momentum on the mean gradient of a solver's step along gradient flow.
+
+    $g^* = (x - \Phi_h(x))/h$ takes the place of the gradient in `heavy_ball` (or `nesterov`): at a
+    fixed rate this is `optax.chain(odeopt.rk4(h), optax.trace(momentum))`. It is not a solver of
+    the heavy ball's flow (`rk_momentum` is), and momentum does not widen the solver's stability:
+    with RK4 it is stable to $h\lambda \le 2.785$, where Euler's method with momentum .9 reaches
+    3.80. Costs the solver's gradients.
+
+    Args:
+      learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.
+      momentum: $\mu$ in [0, 1), or `flows.LogTime(r)`.
+      solver: an instance of a solver class such as `odeopt.solvers.RK4()`, a tableau or a method.
+      nesterov: look ahead.
+      stage_transform: an optax transformation applied to every stage's gradient.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> opt = odeopt.chained_momentum(0.1, 0.9, odeopt.solvers.RK4())
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
+    """
+    flow = NesterovFlow(momentum) if nesterov else HeavyBallFlow(momentum)
+    method = solvers.Chained(solvers.as_method(solver))
+    return ode_optimizer(flow, method, learning_rate, stage_transform=stage_transform)
+
+
+def _positive(momentum: float) -> None:
+    if isinstance(momentum, int | float) and momentum == 0:
+        raise ValueError(
+            "momentum is 0: this solver needs the friction -ln(momentum) to be finite. Without "
+            "momentum use a solver of gradient flow, such as `odeopt.rk4`."
+        )
