@@ -1,6 +1,5 @@
 """The plots of a stability sweep, as PNG files. May use: matplotlib, pandas, `odeopt.solvers`."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,8 +8,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -20,76 +17,26 @@ from numpy.polynomial import polynomial
 
 from .. import solvers
 from . import measures
+from .drawing import (
+    MARKERS,
+    RC,
+    Styles,
+    key,
+    legend,
+    log_limits,
+    panels,
+    plain_log,
+    save,
+    styles_of,
+)
 from .records import Record
 
-Styles = dict[str, dict[str, Any]]
 Records = Sequence[Record]
-
-# Okabe and Ito's colours without the yellow, which is too pale for a line on white.
-COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")
-MARKERS = "os^DvPX"
-RC: Any = {"font.size": 9, "axes.titlesize": 9, "axes.grid": True, "grid.color": "0.9"}
 
 
 def _styles(records: Records) -> Styles:
-    """One colour, marker and dash per optimizer, the same in all figures."""
-    names = dict.fromkeys(r["optimizer"] for r in records if "optimizer" in r)
-    return {
-        name: {
-            "color": COLOURS[i % len(COLOURS)],
-            "marker": MARKERS[i % len(MARKERS)],
-            "linestyle": ("-", "--", ":")[i // len(COLOURS) % 3],
-            "linewidth": 2.6 - 0.25 * (i % len(COLOURS)),  # thinner lines lie on thicker ones
-            "markersize": 4,
-        }
-        for i, name in enumerate(names)
-    }
-
-
-def _panels(
-    names: Sequence[str], xlabel: str, ylabel: str, height: float = 2.6
-) -> tuple[Figure, dict[str, Axes]]:
-    """Small multiples, one panel a name, at most three in a row."""
-    columns = min(3, len(names))
-    rows = math.ceil(len(names) / columns)
-    size = (10 if columns == 3 else 2 + 4 * columns, 0.7 + height * rows)
-    figure = Figure(figsize=size, layout="constrained", dpi=100)
-    axes = {}
-    for i, name in enumerate(names):
-        axes[name] = ax = figure.add_subplot(rows, columns, i + 1, title=name)
-        ax.set(ylabel=ylabel if i % columns == 0 else "")
-        ax.set(xlabel=xlabel if i + columns >= len(names) else "")
-    return figure, axes
-
-
-def _legend(figure: Figure, styles: Styles, names: Sequence[str], *more: Line2D) -> None:
-    handles = [Line2D([], [], label=n, **s) for n, s in styles.items() if n in names]
-    _key(figure, [*handles, *more])
-
-
-def _key(figure: Figure, handles: Sequence[Artist]) -> None:
-    """A legend in the empty corner of the panels, or below them, as wide as the figure allows."""
-    panels = sum(ax.get_subplotspec() is not None for ax in figure.axes)
-    entry = 0.7 + 0.075 * max(len(str(h.get_label())) for h in handles)  # inches
-    corner = panels > 3 and panels % 3 != 0
-    fit = max(1, int(figure.get_figwidth() * (1 - panels % 3 / 3 if corner else 1) / entry))
-    rows = math.ceil(len(handles) / (min(fit, 3) if corner else fit))
-    figure.legend(
-        handles=handles,
-        loc="lower right" if corner else "outside lower center",
-        ncols=math.ceil(len(handles) / rows),
-    )
-
-
-def _log_limits(ax: Axes, values: pd.Series, strip: float = 0.0) -> None:
-    """A log axis from round-off up, with a share of its height left free above the data."""
-    values = values[values > 0]
-    if values.empty:
-        return
-    low, high = np.log10(max(values.min(), 1e-16 * values.max())), np.log10(values.max())
-    pad = max(0.05 * (high - low), 0.1)
-    height = (high - low + 2 * pad) / (1 - strip)
-    ax.set(yscale="log", ylim=(10 ** (low - pad), 10 ** (low - pad + height)))
+    """A style for every optimizer, the same in all figures of a study."""
+    return styles_of(r["optimizer"] for r in records if "optimizer" in r)
 
 
 def _loss_rate(records: Records, runs: pd.DataFrame, x: str) -> Figure | None:
@@ -98,7 +45,7 @@ def _loss_rate(records: Records, runs: pd.DataFrame, x: str) -> Figure | None:
     if shown.empty:
         return None
     label = "learning rate h (flow time)" if x == "learning_rate" else "h · sharpness / R"
-    figure, axes = _panels(list(shown.problem.unique()), label, "final loss")
+    figure, axes = panels(list(shown.problem.unique()), label, "final loss")
     best = measures.tuned(runs).set_index(measures.PAIR).learning_rate
     order = list(styles)
     for (problem, name), mine in shown.groupby(measures.PAIR, sort=False):
@@ -120,13 +67,13 @@ def _loss_rate(records: Records, runs: pd.DataFrame, x: str) -> Figure | None:
         )
     for problem, ax in axes.items():
         ok = shown[(shown.problem == problem) & (shown.status == "ok")]
-        _log_limits(ax, ok.final_loss, strip=0.04 + 0.035 * len(styles))
+        log_limits(ax, ok.final_loss, strip=0.04 + 0.035 * len(styles))
         ax.set_xscale("log")
         if x == "relative_rate":
             ax.axvline(1, color="0.3", linewidth=1, linestyle="--")
     cross = Line2D([], [], color="0.3", marker="x", linestyle="", label="diverged")
     ring = Line2D([], [], color="0.3", marker="o", mfc="none", ms=9, linestyle="", label="tuned")
-    _legend(figure, styles, shown.optimizer.unique(), cross, ring)
+    legend(figure, styles, shown.optimizer.unique(), cross, ring)
     return figure
 
 
@@ -135,7 +82,7 @@ def _curves(records: Records, runs: pd.DataFrame, against: str) -> Figure | None
     best = best[best.status != "time-out"]
     if best.empty:
         return None
-    figure, axes = _panels(list(best.problem.unique()), against, "loss")
+    figure, axes = panels(list(best.problem.unique()), against, "loss")
     seen: dict[str, list[pd.Series]] = {}
     for (problem, name), mine in best.groupby(measures.PAIR, sort=False):
         curves = [
@@ -154,8 +101,8 @@ def _curves(records: Records, runs: pd.DataFrame, against: str) -> Figure | None
         losses = pd.concat(seen[problem])
         ax.locator_params(axis="x", nbins=5)
         ax.ticklabel_format(axis="x", scilimits=(-2, 4))
-        _log_limits(ax, losses[losses <= 3 * best.initial_loss[best.problem == problem].max()])
-    _legend(figure, styles, best.optimizer.unique())
+        log_limits(ax, losses[losses <= 3 * best.initial_loss[best.problem == problem].max()])
+    legend(figure, styles, best.optimizer.unique())
     return figure
 
 
@@ -164,23 +111,16 @@ def _profile(records: Records, runs: pd.DataFrame) -> Figure | None:
     if cost.empty:
         return None
     profile = measures.performance_profile(cost)
-    figure, axes = _panels(["gradients to the target"], "τ", "share of (problem, seed) pairs")
+    figure, axes = panels(["gradients to the target"], "τ", "share of (problem, seed) pairs")
     (ax,) = axes.values()
     end = max(2.0, profile.index[-1] * 1.1)
     for name, share in profile.items():
         style = {**styles[str(name)], "marker": ""}
         ax.step([*share.index, end], [*share, share.iloc[-1]], where="post", **style)
     ax.set(ylim=(-0.02, 1.02))
-    _plain_log(ax, [t for t in (1, 1.5, 2, 3, 5, 10, 20, 50, 100) if t <= end])
-    _legend(figure, styles, list(profile))
+    plain_log(ax, [t for t in (1, 1.5, 2, 3, 5, 10, 20, 50, 100) if t <= end])
+    legend(figure, styles, list(profile))
     return figure
-
-
-def _plain_log(ax: Axes, ticks: Sequence[float]) -> None:
-    """A log axis over less than two decades, with ticks that can be read."""
-    ax.set_xscale("log")
-    ax.set_xticks(ticks, [f"{t:.3g}" for t in ticks])
-    ax.set_xticks([], minor=True)
 
 
 def _rate_seed(records: Records, runs: pd.DataFrame) -> Figure | None:
@@ -192,7 +132,7 @@ def _rate_seed(records: Records, runs: pd.DataFrame) -> Figure | None:
     norm = Normalize(min(level.min(), -1), 0)
     names = list(runs.problem.unique())
     rows = runs.groupby("problem").optimizer.nunique().max()
-    figure, axes = _panels(names, "learning rate h (flow time)", "", 0.9 + 0.3 * rows)
+    figure, axes = panels(names, "learning rate h (flow time)", "", 0.9 + 0.3 * rows)
     for problem, ax in axes.items():
         ticks, top = {}, 0
         for name, mine in runs[runs.problem == problem].groupby("optimizer", sort=False):
@@ -212,7 +152,7 @@ def _rate_seed(records: Records, runs: pd.DataFrame) -> Figure | None:
     patches = [Patch(color="#D55E00", label="diverged")]
     if (runs.status == "time-out").any():
         patches.append(Patch(color="0.7", label="not made (time-out)"))
-    _key(figure, patches)
+    key(figure, patches)
     return figure
 
 
@@ -228,20 +168,20 @@ def _of_kind(records: Records, kind: str) -> list[Record]:
     return [record for record in records if record["kind"] == kind]
 
 
-def _sharpness(records: Records, runs: pd.DataFrame) -> Figure | None:
+def sharpness_traces(records: Records, runs: pd.DataFrame) -> Figure | None:
     traces, styles = _of_kind(records, "sharpness"), _styles(records)
     traces = [r for r in traces if r["R"] and r["gradients"]]
     if not traces:
         return None
     problems = list(dict.fromkeys(r["problem"] for r in traces))
-    figure, axes = _panels(problems, "gradients", "sharpness · h / R")
+    figure, axes = panels(problems, "gradients", "sharpness · h / R")
     for r in traces:
         relative = np.array(r["sharpness"], float) * r["learning_rate"] / r["R"]
         axes[r["problem"]].plot(r["gradients"], relative, **styles[r["optimizer"]])
     for ax in axes.values():
         ax.axhline(1, color="0.3", linewidth=1, linestyle="--")
         ax.set_ylim(0, min(max(ax.get_ylim()[1], 1.1), 3))
-    _legend(figure, styles, [r["optimizer"] for r in traces])
+    legend(figure, styles, [r["optimizer"] for r in traces])
     return figure
 
 
@@ -260,7 +200,7 @@ def _regions(records: Records, runs: pd.DataFrame) -> Figure | None:
     methods = {name: p for name, p in known.items() if p is not None}
     if not methods:
         return None
-    figure, axes = _panels(list(methods), "Re z", "Im z", 3.1)
+    figure, axes = panels(list(methods), "Re z", "Im z", 3.1)
     best = best[best.optimizer.isin(list(methods))]
     reach = max(r.learning_rate * spectra[r.problem].max() for r in best.itertuples())
     left = -min(max(4.5, reach + 0.5), 10)
@@ -279,16 +219,16 @@ def _regions(records: Records, runs: pd.DataFrame) -> Figure | None:
         Line2D([], [], color="0.15", mfc="none", marker=MARKERS[i % 7], linestyle="", label=p)
         for i, p in enumerate(problems)
     ]
-    _key(figure, handles)
+    key(figure, handles)
     return figure
 
 
-def _order(records: Records, runs: pd.DataFrame) -> Figure | None:
+def orders_of_accuracy(records: Records, runs: pd.DataFrame) -> Figure | None:
     orders, styles = _of_kind(records, "order"), _styles(records)
     if not orders:
         return None
     problems = list(dict.fromkeys(r["problem"] for r in orders))
-    figure, axes = _panels(problems, "step size h (flow time)", "error at the end", 3.2)
+    figure, axes = panels(problems, "step size h (flow time)", "error at the end", 3.2)
     for r in orders:
         h, error = np.array(r["step_sizes"], float), np.array(r["errors"], float)
         ax, style = axes[r["problem"]], styles[r["optimizer"]]
@@ -297,8 +237,8 @@ def _order(records: Records, runs: pd.DataFrame) -> Figure | None:
         ax.loglog(h, error[at] * (h / h[at]) ** r["nominal_order"], "--", lw=1, c=style["color"])
     for problem, ax in axes.items():
         sizes = {h for r in orders if r["problem"] == problem for h in r["step_sizes"]}
-        _plain_log(ax, sorted(sizes))
-    _legend(figure, styles, [r["optimizer"] for r in orders])
+        plain_log(ax, sorted(sizes))
+    legend(figure, styles, [r["optimizer"] for r in orders])
     return figure
 
 
@@ -309,9 +249,9 @@ DRAWINGS: dict[str, Callable[[Records, pd.DataFrame], Figure | None]] = {
     "loss_seconds": partial(_curves, against="seconds"),
     "profile": _profile,
     "rate_seed": _rate_seed,
-    "sharpness": _sharpness,
+    "sharpness": sharpness_traces,
     "regions": _regions,
-    "order": _order,
+    "order": orders_of_accuracy,
 }
 
 
@@ -325,11 +265,7 @@ def draw(result: Any, out: Path) -> dict[str, Path]:
     Returns:
       Name to PNG file, in the order in which they should be read. A plot without data is left out.
     """
-    files, runs = {}, measures.table_of(result.records)
+    runs = measures.table_of(result.records)
     with matplotlib.rc_context(RC):
-        for name, drawing in DRAWINGS.items():
-            figure = drawing(result.records, runs)
-            if figure is not None:
-                files[name] = out / f"{name}.png"
-                figure.savefig(files[name])
-    return files
+        drawn = {name: drawing(result.records, runs) for name, drawing in DRAWINGS.items()}
+        return save(drawn, out)

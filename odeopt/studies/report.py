@@ -225,6 +225,26 @@ def _summary(summary: pd.DataFrame) -> list[dict[str, str]]:
     return [{SUMMARY[c]: text(row[c]) for c in shown} for row in summary.to_dict(orient="records")]
 
 
+def render(template: str, **values: Any) -> str:
+    """A page from one of the templates of this folder; everything in it is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("odeopt.studies", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
+
+
+def embedded(figures: Mapping[str, Path], captions: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Captions, and PNG files as text that a page can hold."""
+    return [
+        (captions[name], base64.b64encode(file.read_bytes()).decode())
+        for name, file in figures.items()
+    ]
+
+
 def write(result: Any, out: Path, figures: Mapping[str, Path]) -> Path:
     """Writes `report.html` with everything inside it: it needs no network and no other file.
 
@@ -239,23 +259,14 @@ def write(result: Any, out: Path, figures: Mapping[str, Path]) -> Path:
     runs = measures.table_of(result.records)
     made = [record for record in result.records if record["kind"] == "run"]
     baseline = next((b for b in BASELINES if b in set(runs.optimizer)), "")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("odeopt.studies", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.jinja").render(
+    page = render(
+        "report.html.jinja",
         answer=answer(result.records, runs),
         notices=notices(runs),
         baseline=baseline,
         comparison=comparison(measures.compare(runs, baseline)),
         summary=_summary(result.summary),
-        figures=[
-            (CAPTIONS[name], base64.b64encode(file.read_bytes()).decode())
-            for name, file in figures.items()
-        ],
+        figures=embedded(figures, CAPTIONS),
         target=measures.TARGET,
         targets=[(p, text(loss)) for p, loss in measures.targets(runs).items()],
         good=GOOD,
