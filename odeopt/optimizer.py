@@ -84,6 +84,7 @@ def ode_optimizer(
         raise TypeError(f"flow is a {type(flow).__name__}; pass e.g. odeopt.flows.GradientFlow().")
     rule = as_rule(learning_rate)
     method = as_method(solver, error="error" in rule.needs, scan=scan_stages)
+    method.check(flow)
     parts = Parts(flow, method, rule, stage_transform)
     if not staged or method.gradients_per_step == 1:
         return optax.GradientTransformationExtraArgs(parts.init, functools.partial(_update, parts))

@@ -19,19 +19,33 @@ from .flow import AbstractSplitFlow, State, scaled
 
 
 class Moments(NamedTuple):
-    """What moves with the parameters in an adaptive flow.
+    """What moves with the parameters in Adam's flow.
 
     Attributes:
-      mu: the first moment, a tree like the parameters; `()` where there is none.
+      mu: the first moment, a tree like the parameters.
       nu: the second moment, a tree like the parameters.
       age: steps since they were zero, as a real number.
-      trace: RMSprop's momentum, in units of the parameters; `()` where there is none.
     """
 
     mu: PyTree[Array]
     nu: PyTree[Array]
     age: Float[Array, ""]
-    trace: PyTree[Array] = ()
+
+
+class Squares(NamedTuple):
+    """What moves with the parameters in RMSprop's flow.
+
+    Attributes:
+      nu: the second moment, a tree like the parameters.
+      age: steps since the start, as a real number.
+      mu: the first moment where the second is centered, else `()`.
+      trace: the momentum, in units of the parameters; `()` where there is none.
+    """
+
+    nu: PyTree[Array]
+    age: Float[Array, ""]
+    mu: PyTree[Array]
+    trace: PyTree[Array]
 
 
 class AdamFlow(AbstractSplitFlow):
@@ -168,7 +182,9 @@ class AdamFlow(AbstractSplitFlow):
         return mean / (jnp.sqrt(size + self.eps_root) + self.eps)
 
     def _decay(self, age: Array) -> float | Array:
-        return self.weight_decay(age) if callable(self.weight_decay) else self.weight_decay
+        if callable(self.weight_decay):  # a schedule counts whole steps
+            return self.weight_decay(jnp.floor(age).astype(jnp.int32))
+        return self.weight_decay
 
     def _decayed(
         self, direction: PyTree[Array], params: PyTree[Array], decay: float | Array
@@ -221,12 +237,12 @@ class RMSpropFlow(AbstractSplitFlow):
         if self.momentum is not None:
             check_decay(momentum=self.momentum)
 
-    def init(self, params: PyTree[Array]) -> Moments:
+    def init(self, params: PyTree[Array]) -> Squares:
         """One copy of the parameters; one more each if `centered` and with momentum."""
-        return Moments(
-            optax.tree.zeros_like(params) if self.centered else (),
+        return Squares(
             optax.tree.full_like(params, self.initial_scale),
             jnp.zeros([], float),
+            optax.tree.zeros_like(params) if self.centered else (),
             optax.tree.zeros_like(params) if self.momentum is not None else (),
         )
 
@@ -243,11 +259,11 @@ class RMSpropFlow(AbstractSplitFlow):
             lost = forgetting(self.momentum, aux.age) / h
             trace = jax.tree.map(lambda v, p: v - scaled(lost, p), velocity, aux.trace)
             velocity = jax.tree.map(lambda p: scaled(1 / h, p), aux.trace)
-        return velocity, Moments(mu, nu, (1 / h).astype(aux.age.dtype), trace)
+        return velocity, Squares(nu, (1 / h).astype(aux.age.dtype), mu, trace)
 
     def part(
         self, name: str, z: State, gradient: Gradient, h: Float[Array, ""], fraction: float
-    ) -> tuple[PyTree[Array] | None, Moments]:
+    ) -> tuple[PyTree[Array] | None, Squares]:
         """One of moments and descent."""
         params, aux = z
         grads = gradient.here(params)
@@ -268,14 +284,14 @@ class RMSpropFlow(AbstractSplitFlow):
             return jax.tree.map(lambda u, p: u + kept * p, update, trace), aux._replace(trace=trace)
         return trace, aux._replace(trace=trace)
 
-    def direction(self, grads: PyTree[Array], aux: Moments) -> PyTree[Array]:
+    def direction(self, grads: PyTree[Array], aux: Squares) -> PyTree[Array]:
         """`g / sqrt(v + eps)` and its variants."""
         mu, nu = aux.mu, aux.nu
         if self.bias_correction:
             total = weight(self.decay, aux.age)
             mu, nu = _divided(mu, total), _divided(nu, total)
         if self.centered:
-            nu = jax.tree.map(lambda v, m: v - optax.abs_sq(m), nu, mu)
+            nu = jax.tree.map(lambda v, m: v - _square(m), nu, mu)
 
         def leaf(v: Array, g: Array) -> Array:
             if self.eps_in_sqrt:
@@ -286,7 +302,7 @@ class RMSpropFlow(AbstractSplitFlow):
 
 
 def _square(g: Array) -> Array:
-    return jnp.square(g) if jnp.isrealobj(g) else optax.abs_sq(g).astype(g.dtype)
+    return jnp.square(g) if jnp.isrealobj(g) else (g * jnp.conj(g)).real.astype(g.dtype)
 
 
 def _divided(moment: PyTree[Array], total: Array) -> PyTree[Array]:

@@ -43,6 +43,10 @@ class Chained(AbstractMethod):
         """Those of `inner`."""
         return self.inner.gradients_per_step
 
+    def check(self, flow: AbstractFlow) -> None:
+        """What `outer` refuses."""
+        self.outer.check(flow)
+
     def init(self, z: State) -> PyTree[Array]:
         """The memory of both."""
         return self.inner.init((z[0], ())), self.outer.init(z)

@@ -47,6 +47,9 @@ class AbstractMethod(eqx.Module):
     def gradients_per_step(self) -> int | None:
         """Gradients a step costs, the given one included; None where it depends on the problem."""
 
+    def check(self, flow: AbstractFlow) -> None:
+        """Refuse a flow that the method cannot step: a `ValueError` that names both."""
+
     @abc.abstractmethod
     def init(self, z: State) -> PyTree[Array]:
         """The memory before the first step. Structural, like `flow.init`."""

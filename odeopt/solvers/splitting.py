@@ -41,6 +41,10 @@ class Lie(AbstractMethod):
         """1, the given one."""
         return 1
 
+    def check(self, flow: AbstractFlow) -> None:
+        """The flow must have parts."""
+        _with_parts(flow, "Lie")
+
     def init(self, z: State) -> tuple[()]:
         """Nothing is carried over."""
         return ()
@@ -100,6 +104,10 @@ class Strang(AbstractMethod):
     def gradients_per_step(self) -> int:
         """One a substep."""
         return len(self.substeps)
+
+    def check(self, flow: AbstractFlow) -> None:
+        """The flow must have parts, of which one looks at the gradient."""
+        _with_parts(flow, "Strang")
 
     def init(self, z: State) -> tuple[()]:
         """Nothing is carried over."""
