@@ -132,6 +132,40 @@ def stability(
     console.print(f"{result.seconds:.0f} s; report: {page}", soft_wrap=True)
 
 
+@app.command()
+def equivalence(
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the results.",
+            show_default="equivalence-report, or the same with the next free number; with "
+            "--resume the last one",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a stopped or killed study.")
+    ] = False,
+) -> None:
+    """Is a learning rate a step size, and where does that stop?
+
+    Measures flow time, stability limits and orders of solvers, momentum and Adam, and writes
+    tables, plots and report.html with a verdict on every claim. Takes about two minutes.
+    """
+    console = Console()
+    from .studies.equivalence import figures, page, run  # noqa: PLC0415
+    from .studies.folder import default_path  # noqa: PLC0415
+
+    try:
+        folder = out or default_path(resume, "equivalence-report")
+        result = run(out=folder, resume=resume, console=console)
+    except ValueError as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(2) from None
+    result.show(console)
+    path = page.write(result, folder, figures.draw(result.records, folder))
+    console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
+
+
 def _split(values: list[str] | None, kind: Callable[[str], T], option: str) -> list[T] | None:
     if values is None:
         return None
