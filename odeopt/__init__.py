@@ -4,6 +4,7 @@ Every optimizer is an `optax.GradientTransformationExtraArgs` whose update is on
 solver; the learning rate is the step size.
 """
 
+from . import diagnostics as diagnostics
 from . import flows as flows
 from . import solvers as solvers
 from . import stepsize as stepsize
@@ -14,6 +15,9 @@ from .optimizer import ode_optimizer as ode_optimizer
 # state
 from .state import ODEState as ODEState
 from .state import step_params as step_params
+
+# first learning rate
+from .suggest import suggest_learning_rate as suggest_learning_rate
 
 # adaptive flows
 from .zoo.adaptive import adam as adam

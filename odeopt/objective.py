@@ -5,14 +5,15 @@ May use: jax, optax. Everything else in the library sees the objective only thro
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 GradientFunction = Callable[[PyTree[Array], int | Array], PyTree[Array]]
+Result = TypeVar("Result")
 
 _OWN = frozenset({"value", "grad", "value_fn", "grad_fn", "full_params"})
 _CALL = "updates, state = opt.update(grads, state, params, value_fn=loss, batch=batch)"
@@ -29,11 +30,7 @@ class Gradient:
 
     Args:
       at_start: the gradient at the start of the step, a tree like the parameters.
-      evaluate: `(params, stage) -> gradient`.
-
-    Attributes:
-      count: gradients spent so far, the one at the start included; a Hessian product counts 2.
-        A Python integer, known when the step has been traced.
+      evaluate: `(params, stage) -> gradient`; an `Objective` where `value` is asked for.
     """
 
     def __init__(self, at_start: PyTree[Array], evaluate: GradientFunction) -> None:
@@ -41,7 +38,17 @@ class Gradient:
         self._evaluate = evaluate
         self._index: int | Array = 0
         self._root = self
-        self.count = 1
+        # Apart, since what a loop or a derivative traces inside must never be a tracer of theirs.
+        self._traced = 1
+        self._taken: int | Int[Array, ""] = 0
+
+    @property
+    def count(self) -> int | Int[Array, ""]:
+        """Gradients spent so far, the one at the start included; a Hessian product counts 2.
+
+        A Python integer, known when the step has been traced, unless `cond` was used.
+        """
+        return self._root._traced + self._root._taken
 
     def stage(self, index: int | Array) -> "Gradient":
         """The view of this gradient that belongs to stage `index` (a tracer inside a scan)."""
@@ -58,32 +65,78 @@ class Gradient:
 
     def __call__(self, params: PyTree[Array]) -> PyTree[Array]:
         """The gradient at `params`, evaluated. Costs 1 gradient."""
-        self._root.count += 1
+        self._root._traced += 1
         return self._evaluate(params, self._index)
 
     def jvp(self, params: PyTree[Array], tangent: PyTree[Array]) -> PyTree[Array]:
         """The Hessian product `H(params) tangent`, forward over reverse. Counts as 2 gradients."""
-        self._root.count += 2
+        self._root._traced += 2
         return jax.jvp(lambda p: self._evaluate(p, self._index), (params,), (tangent,))[1]
+
+    def value(self, params: PyTree[Array]) -> Float[Array, ""]:
+        """The loss at `params`. Counts as 1 gradient, though it costs about a third of one.
+
+        Raises:
+          ValueError: no `value_fn`; or a `stage_transform`, of whose gradients the loss is not
+            the potential.
+        """
+        if not isinstance(self._evaluate, Objective):
+            raise ValueError(
+                "This step-size rule compares the step with the loss, which says nothing of "
+                "gradients that a `stage_transform` changed: drop `stage_transform=`, or use "
+                "another rule."
+            )
+        self._root._traced += 1
+        return self._evaluate.value(params)
 
     def scan(self, body: Callable, init: PyTree, xs: PyTree[Array], length: int) -> PyTree:
         """`jax.lax.scan` over `body`, its gradients counted once for each of `length` rounds."""
-        before = self._root.count
+        before = self._root._traced
 
         def counted(carry: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-            self._root.count = before  # a scan may trace its body more than once
+            self._root._traced = before  # a scan may trace its body more than once
             return body(carry, x)
 
         carry, _ = jax.lax.scan(counted, init, xs, length=length)
-        self._root.count = before + length * (self._root.count - before)
+        self._root._traced = before + length * (self._root._traced - before)
         return carry
 
+    def cond(
+        self,
+        condition: Bool[Array, ""],
+        true_branch: Callable[[], Result],
+        false_branch: Callable[[], Result],
+    ) -> Result:
+        """`jax.lax.cond`; the gradients of the branch that is taken are counted at run time."""
+        root = self._root
+        before = root._traced, root._taken
 
-def gradient_function(extra_args: Mapping[str, Any]) -> GradientFunction:
-    """Turn the keyword arguments of `update` into one function `(params, stage) -> gradient`.
+        def counted(branch: Callable[[], Result]) -> Callable[[], tuple[Result, Array]]:
+            def run() -> tuple[Result, Array]:
+                root._traced, root._taken = 0, 0  # nothing traced inside is seen outside
+                result = branch()
+                return result, jnp.asarray(self.count, jnp.int32)
 
-    The gradient is in optax's convention: complex gradients are the conjugate of `jax.grad`'s.
-    Nothing is looked at before the first call, so an optimizer of one stage needs no arguments.
+            return run
+
+        result, spent = jax.lax.cond(condition, counted(true_branch), counted(false_branch))
+        root._traced, root._taken = before[0], before[1] + spent
+        return result
+
+    def charged(self, gradients: int, run: Callable[[], Result]) -> Result:
+        """`run()`, counted as so many gradients: for a loop in code that knows no counts."""
+        before = self._root._traced
+        result = run()
+        self._root._traced = before + gradients
+        return result
+
+
+class Objective:
+    """The loss and the gradient that the keyword arguments of `update` describe.
+
+    Called as `(params, stage) -> gradient`, in optax's convention: complex gradients are the
+    conjugate of `jax.grad`'s. Nothing is looked at before the first call, so an optimizer of one
+    stage needs no arguments.
 
     Args:
       extra_args: the keyword arguments of `update`, of which these have a meaning here:
@@ -95,30 +148,37 @@ def gradient_function(extra_args: Mapping[str, Any]) -> GradientFunction:
         - `full_params`: the whole parameter tree, for wrappers such as `optax.masked` that hand
           over a tree with holes; the holes are filled from it.
     """
-    value_fn, grad_fn = extra_args.get("value_fn"), extra_args.get("grad_fn")
-    full_params = extra_args.get("full_params")
 
-    def evaluate(params: PyTree[Array], stage: int | Array) -> PyTree[Array]:
-        if grad_fn is not None:
-            kwargs = _forwarded(grad_fn, "grad_fn(params, stage)", 2, extra_args)
-            grads = grad_fn(filled(params, full_params), stage, **kwargs)
-            return check_gradient(punched(grads, params), params, name="grad_fn's result")
+    def __init__(self, extra_args: Mapping[str, Any]) -> None:
+        self._extra_args = extra_args
+
+    def __call__(self, params: PyTree[Array], stage: int | Array) -> PyTree[Array]:
+        """The gradient at `params`."""
+        grad_fn = self._extra_args.get("grad_fn")
+        if grad_fn is None:
+            return jax.tree.map(jnp.conj, jax.grad(self.value)(params))
+        kwargs = forwarded(grad_fn, "grad_fn(params, stage)", 2, self._extra_args)
+        grads = grad_fn(filled(params, self._extra_args.get("full_params")), stage, **kwargs)
+        return check_gradient(punched(grads, params), params, name="grad_fn's result")
+
+    def value(self, params: PyTree[Array]) -> Float[Array, ""]:
+        """The loss at `params`."""
+        value_fn = self._extra_args.get("value_fn")
         if value_fn is None:
             raise ValueError(
-                "This optimizer evaluates the gradient at its inner stages and was given nothing "
-                f"to evaluate. Pass the loss to update:\n    {_CALL}\n(`grad_fn=` for a gradient "
-                "function of (params, stage); or build the optimizer with `staged=True`, which "
-                "needs no extra argument.)"
+                "This optimizer evaluates the loss or its gradient at further points and was given "
+                f"nothing to evaluate. Pass the loss to update:\n    {_CALL}\n(`grad_fn=` for a "
+                "gradient function of (params, stage); or build the optimizer with `staged=True`, "
+                "which needs no extra argument.)"
             )
-        kwargs = _forwarded(value_fn, "value_fn(params)", 1, extra_args)
+        kwargs = forwarded(value_fn, "value_fn(params)", 1, self._extra_args)
+        out = value_fn(filled(params, self._extra_args.get("full_params")), **kwargs)
+        return jnp.asarray(_scalar(out[0] if isinstance(out, tuple) and len(out) == 2 else out))
 
-        def loss(params: PyTree[Array]) -> Array:
-            out = value_fn(filled(params, full_params), **kwargs)
-            return _scalar(out[0] if isinstance(out, tuple) and len(out) == 2 else out)
 
-        return jax.tree.map(jnp.conj, jax.grad(loss)(params))
-
-    return evaluate
+def gradient_function(extra_args: Mapping[str, Any]) -> GradientFunction:
+    """The gradient that the keyword arguments of `update` describe; see `Objective`."""
+    return Objective(extra_args)
 
 
 def check_gradient(
@@ -183,7 +243,7 @@ def _scalar(value: Any) -> Array:
     return value
 
 
-def _forwarded(
+def forwarded(
     function: Callable, called_as: str, positional: int, extra_args: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The extra arguments that `function` names, after its `positional` leading ones."""
@@ -200,8 +260,8 @@ def _forwarded(
     if missing:
         passed = ", ".join(f"{name}={name}" for name in missing)
         raise TypeError(
-            f"{called_as} also needs {', '.join(map(repr, missing))}: pass it to update, "
-            f"`opt.update(grads, state, params, ..., {passed})`."
+            f"{called_as} also needs {', '.join(map(repr, missing))}: pass it by name, "
+            f"`{passed}` (to update: `opt.update(grads, state, params, ..., {passed})`)."
         )
     return kwargs
 

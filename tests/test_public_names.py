@@ -8,7 +8,7 @@ import pytest
 
 import odeopt
 
-MODULES = [odeopt, odeopt.flows, odeopt.solvers, odeopt.stepsize]
+MODULES = [odeopt, odeopt.diagnostics, odeopt.flows, odeopt.solvers, odeopt.stepsize]
 NAMES = [
     (module.__name__, name, getattr(module, name))
     for module in MODULES
@@ -42,8 +42,19 @@ def test_every_optimizer_shows_an_example_and_documents_its_arguments(optimizer)
         assert f"{parameter}:" in optimizer.__doc__
 
 
-# who may import what: `zoo -> optimizer -> {stepsize, solvers} -> flows -> objective`
-LAYERS = ["objective", "flows", "solvers", "stepsize", "state", "staged", "optimizer", "zoo"]
+# who may import what: `zoo -> optimizer -> {stepsize, diagnostics, solvers} -> flows -> objective`
+LAYERS = [
+    "objective",
+    "flows",
+    "solvers",
+    "diagnostics",
+    "suggest",
+    "stepsize",
+    "state",
+    "staged",
+    "optimizer",
+    "zoo",
+]
 
 
 @pytest.mark.parametrize("layer", LAYERS)

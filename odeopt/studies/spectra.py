@@ -1,6 +1,6 @@
 """Eigenvalues of the Hessian: at the initial point, and the largest one along training.
 
-Lanczos is matfree's; this module only hands it Hessian-vector products.
+Lanczos is that of `odeopt.diagnostics`; this module says when it is asked.
 """
 
 import functools
@@ -10,9 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
-from matfree import decomp
 
+from ..diagnostics import spectrum
 from .entries import Entry
 from .problems import Params, Problem
 from .sweep import step_function
@@ -39,15 +38,7 @@ def eigenvalues(problem: Problem, seed: int) -> np.ndarray:
 def _ritz(loss: Callable[..., jax.Array]) -> Callable[[Params, Any], jax.Array]:
     # One compilation a loss, shared by its full-batch and mini-batch problems.
     def values(params: Params, data: Any) -> jax.Array:
-        point, unravel = ravel_pytree(params)
-        gradient = jax.grad(lambda flat: loss(unravel(flat), data))
-
-        def product(vector: jax.Array) -> jax.Array:
-            return jax.jvp(gradient, (point,), (vector,))[1]
-
-        start = jax.random.normal(jax.random.key(0), point.shape, point.dtype)
-        lanczos = decomp.tridiag_sym(MATVECS, custom_vjp=False)
-        return jnp.linalg.eigvalsh(lanczos(product, start)[1])
+        return spectrum(lambda p: loss(p, data), params, products=MATVECS).values
 
     return jax.jit(values)
 

@@ -1,0 +1,9 @@
+"""Diagnostics: what the loss looks like from where the parameters are."""
+
+from .corridor import corridor as corridor
+from .sharpness import Sharpness as Sharpness
+from .sharpness import sharpness as sharpness
+from .spectrum import Spectrum as Spectrum
+from .spectrum import gauss_newton_spectrum as gauss_newton_spectrum
+from .spectrum import spectrum as spectrum
+from .spectrum import stability_coefficients as stability_coefficients

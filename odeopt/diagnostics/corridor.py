@@ -1,0 +1,49 @@
+"""Whether gradient flow runs straight. May use: `odeopt.objective`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from ..objective import Objective
+
+
+def corridor(
+    value_fn: Callable[..., Any], params: PyTree[Array], **arguments: Any
+) -> Float[Array, ""]:
+    r"""The corridor measure $\|Hg\|/\|g\|$: 0 where gradient flow runs straight.
+
+    Along gradient flow $\ddot x = Hg$, so where this vanishes over a piece of the path (a corridor)
+    the path is a straight line, run at constant speed, on which the loss falls linearly and
+    gradient descent of any step size stays on it (Dherin and Rosca, arXiv:2402.08818). At an
+    eigenvector of the Hessian it is the eigenvalue's size, and never more than the largest.
+
+    Costs 3 gradients (1 and a Hessian product) and the memory of 3 copies of the parameters.
+    Shards as the parameters do.
+
+    Args:
+      value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`.
+      params: where it is taken.
+      arguments: forwarded to `value_fn` by name, as `update` does; `full_params` too.
+
+    Returns:
+      The measure, in units of curvature; 0 at a stationary point.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> measure = odeopt.diagnostics.corridor(jnp.linalg.norm, jnp.array([3.0, 4.0]))
+      >>> bool(measure < 1e-6)
+      True
+    """
+    evaluate = Objective({**arguments, "value_fn": value_fn})
+
+    def gradient(point: PyTree[Array]) -> PyTree[Array]:
+        return evaluate(point, 0)
+
+    g = gradient(params)
+    norm = optax.tree.norm(g)
+    drift = optax.tree.norm(jax.jvp(gradient, (params,), (g,))[1])
+    return jnp.where(norm > 0, drift / jnp.where(norm > 0, norm, 1.0), 0.0)

@@ -1,0 +1,134 @@
+"""Spectra of curvature matrices, and what they say of a step. May use: `.lanczos`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..objective import forwarded
+from .lanczos import LinearMap, lanczos, start_vector
+from .sharpness import check_products, hessian
+
+
+class Spectrum(NamedTuple):
+    r"""A spectral density $\sum_i w_i\,\delta(\lambda - \lambda_i)$.
+
+    Attributes:
+      values: $\lambda_i$, Ritz values in ascending order; the outer ones are eigenvalues, the
+        inner ones stand for many.
+      weights: $w_i$, the estimated fraction of eigenvalues that each stands for; they sum to 1.
+    """
+
+    values: Float[Array, " m"]
+    weights: Float[Array, " m"]
+
+
+def spectrum(
+    value_fn: Callable[..., Any], params: PyTree[Array], *, products: int = 24, **arguments: Any
+) -> Spectrum:
+    """The spectral density of the Hessian of a loss, by Lanczos quadrature with one random vector.
+
+    A moment of the density is exact up to degree `2 * products - 1` for that vector, of which the
+    relative spread over vectors falls as the square root of the number of parameters. Cost,
+    memory and what it does to trees: those of `sharpness`.
+
+    Args:
+      value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`.
+      params: where the curvature is taken.
+      products: Hessian products, and the number of values.
+      arguments: forwarded to `value_fn` by name.
+
+    Raises:
+      ValueError: parameters without entries, fewer than 1 product.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> loss = lambda x: 0.5 * jnp.sum(jnp.array([1.0, 4.0, 9.0]) * x**2)
+      >>> odeopt.diagnostics.spectrum(loss, jnp.ones(3)).values.round(4)
+      Array([1., 4., 9.], dtype=float32)
+    """
+    return _density(hessian(value_fn, params, arguments), params, products)
+
+
+def gauss_newton_spectrum(
+    loss_fn: Callable[..., Any],
+    predict_fn: Callable[..., Any],
+    params: PyTree[Array],
+    *,
+    products: int = 24,
+    **arguments: Any,
+) -> Spectrum:
+    r"""The spectral density of the generalized Gauss-Newton matrix $J^T\,\nabla^2\ell\,J$.
+
+    It is the Hessian without the curvature of the model, so never indefinite for a convex loss
+    of the outputs; at an interpolating minimum the two agree. Cost (a product counts as 2
+    gradients), memory and what it does to trees: those of `sharpness`. Real outputs only.
+
+    Args:
+      loss_fn: the loss of the outputs, `loss_fn(outputs, ...)`, a scalar.
+      predict_fn: the model, `predict_fn(params, ...)`, a tree of outputs.
+      params: where the curvature is taken.
+      products: Gauss-Newton products, and the number of values.
+      arguments: forwarded by name to both functions.
+
+    Raises:
+      ValueError: parameters without entries, fewer than 1 product.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> predict = lambda w, x: x @ w
+      >>> loss = lambda outputs: 0.5 * jnp.sum(outputs**2)
+      >>> x = jnp.diag(jnp.array([1.0, 3.0]))
+      >>> odeopt.diagnostics.gauss_newton_spectrum(loss, predict, jnp.ones(2), x=x).values.round(4)
+      Array([1., 9.], dtype=float32)
+    """
+    of_loss = forwarded(loss_fn, "loss_fn(outputs)", 1, arguments)
+    of_model = forwarded(predict_fn, "predict_fn(params)", 1, arguments)
+    slope = jax.grad(lambda outputs: loss_fn(outputs, **of_loss))
+
+    def model(params: PyTree[Array]) -> PyTree[Array]:
+        return predict_fn(params, **of_model)
+
+    def product(vector: PyTree[Array]) -> PyTree[Array]:
+        outputs, tangent = jax.jvp(model, (params,), (vector,))
+        curved = jax.jvp(slope, (outputs,), (tangent,))[1]
+        (pulled,) = jax.vjp(model, params)[1](curved)
+        return jax.tree.map(jnp.conj, pulled)
+
+    return _density(product, params, products)
+
+
+def _density(product: LinearMap, params: PyTree[Array], products: int) -> Spectrum:
+    check_products(products)
+    ritz = lanczos(product, start_vector(params), params, products)
+    return Spectrum(ritz.values, ritz.weights)
+
+
+def stability_coefficients(
+    learning_rate: float | Float[Array, ""], eigenvalues: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    r"""What gradient descent does to each eigendirection: $\log|1 - h\lambda| / (h\lambda)$.
+
+    The flow that gradient descent follows exactly on a quadratic, the principal flow, moves along
+    eigenvector $i$ at $c_i = \log(1 - h\lambda_i)/(h\lambda_i)$ times the gradient; this is the
+    real part of $c_i$ (Rosca, Wu, Qin and Dherin, arXiv:2302.01952). It is -1 for gradient flow
+    ($h\lambda \to 0$); negative, so that the direction is stable where gradient flow is, for
+    $h\lambda < 2$; positive beyond. For $h\lambda > 1$ the direction oscillates (the imaginary
+    part is $\pi/(h\lambda)$), and at 1 it is reached in one step ($-\infty$).
+
+    Args:
+      learning_rate: the step size h.
+      eigenvalues: of the Hessian, any shape.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> odeopt.diagnostics.stability_coefficients(0.5, jnp.array([0.0, 2.0, 4.0]))
+      Array([ -1., -inf,   0.], dtype=float32)
+    """
+    product = learning_rate * jnp.asarray(eigenvalues, float)
+    flat = product == 0
+    z = jnp.where(flat, 1.0, product)
+    log = jnp.where(z <= 1, jnp.log1p(-jnp.minimum(z, 1.0)), jnp.log(jnp.abs(z - 1.0)))
+    return jnp.where(flat, -1.0, log / z)
