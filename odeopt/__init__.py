@@ -22,6 +22,7 @@ from .suggest import suggest_learning_rate as suggest_learning_rate
 # adaptive flows
 from .zoo.adaptive import adam as adam
 from .zoo.adaptive import adamw as adamw
+from .zoo.adaptive import log_time_adam as log_time_adam
 from .zoo.adaptive import rk_adam as rk_adam
 from .zoo.adaptive import rmsprop as rmsprop
 from .zoo.adaptive import strang_adam as strang_adam

@@ -173,7 +173,11 @@ def select(accept: bool | Bool[Array, ""], moved: PyTree, stayed: PyTree) -> PyT
 
 
 def add_counts(
-    state: ODEState, *, h: Float[Array, ""], accept: bool | Bool[Array, ""], gradients: int | None
+    state: ODEState,
+    *,
+    h: Float[Array, ""],
+    accept: bool | Bool[Array, ""],
+    gradients: int | Array | None,
 ) -> ODEState:
     """The state with one more step of size `h` counted; `gradients=None`: not known."""
     limit = jnp.iinfo(jnp.int32).max

@@ -4,6 +4,8 @@ from .adaptive import AdamFlow as AdamFlow
 from .adaptive import Moments as Moments
 from .adaptive import RMSpropFlow as RMSpropFlow
 from .adaptive import Squares as Squares
+from .averaged import Average as Average
+from .averaged import AveragedFlow as AveragedFlow
 from .clock import LogTime as LogTime
 from .clock import decay_of as decay_of
 from .clock import friction as friction

@@ -159,6 +159,12 @@ class AdamFlow(AbstractSplitFlow):
             time = time * jnp.where(exponent == 0, 1.0, -jnp.expm1(-safe) / safe)
         return jax.tree.map(lambda u: scaled(-time, u), direction), aux
 
+    def descent(self, z: State, gradient: Gradient) -> PyTree[Array]:
+        """The gradient over the root of its second moment."""
+        params, aux = z
+        square = _divided(aux.nu, weight(self.b2, aux.age))
+        return jax.tree.map(self._direction, gradient.here(params), square)
+
     def direction(self, params: PyTree[Array], aux: Moments, gradient: Gradient) -> PyTree[Array]:
         """`u`, from the moments; 0 while they have seen nothing."""
         total = weight(self.b1, aux.age)
@@ -283,6 +289,10 @@ class RMSpropFlow(AbstractSplitFlow):
         if self.nesterov:
             return jax.tree.map(lambda u, p: u + kept * p, update, trace), aux._replace(trace=trace)
         return trace, aux._replace(trace=trace)
+
+    def descent(self, z: State, gradient: Gradient) -> PyTree[Array]:
+        """The gradient over the root of its second moment."""
+        return self.direction(gradient.here(z[0]), z[1])
 
     def direction(self, grads: PyTree[Array], aux: Squares) -> PyTree[Array]:
         """`g / sqrt(v + eps)` and its variants."""

@@ -40,6 +40,14 @@ class AbstractFlow(eqx.Module):
         """Whether a step reads the parameters, beside their gradient."""
         return False
 
+    def descent(self, z: State, gradient: Gradient) -> PyTree[Array]:
+        """The gradient in the flow's own metric: minus the direction it alone would give."""
+        return gradient.here(z[0])
+
+    def heading(self, z: State) -> PyTree[Array]:
+        """The direction that the parameters have been moving in, where the flow knows it."""
+        raise ValueError(f"{type(self).__name__} does not remember where it has been going.")
+
     def readout(self, z: State) -> PyTree[Array]:
         """What to evaluate and to keep, where that is not the point that gradients are taken at.
 

@@ -1,19 +1,25 @@
 """The gradient flow. May use: `odeopt.objective`."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..objective import Gradient
-from .flow import AbstractFlow, State
+from .flow import AbstractSplitFlow, State, scaled
 
 
-class GradientFlow(AbstractFlow):
+class GradientFlow(AbstractSplitFlow):
     r"""Gradient flow: $\dot x = -\nabla E(x)$, nothing auxiliary.
 
     Complex parameters follow $\dot x = -\overline{\partial E}$ with JAX's `grad` as $\partial E$.
-    Flow time is the sum of learning rates; one gradient per evaluation of the field.
+    Flow time is the sum of learning rates; one gradient per evaluation of the field. Its one part,
+    `descent`, is a step of Euler's method.
     """
+
+    parts: ClassVar[tuple[str, ...]] = ("descent",)
+    gradient_part: ClassVar[str | None] = None
 
     def init(self, params: PyTree[Array]) -> tuple[()]:
         """There is nothing auxiliary."""
@@ -23,3 +29,10 @@ class GradientFlow(AbstractFlow):
         """`(-grad E(params), ())`."""
         params, aux = z
         return jax.tree.map(jnp.negative, gradient.here(params)), aux
+
+    def part(
+        self, name: str, z: State, gradient: Gradient, h: Float[Array, ""], fraction: float
+    ) -> tuple[PyTree[Array], tuple[()]]:
+        """`descent`."""
+        params, aux = z
+        return jax.tree.map(lambda g: scaled(-fraction * h, g), gradient.here(params)), aux

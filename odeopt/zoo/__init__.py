@@ -5,6 +5,7 @@ May use: `odeopt.optimizer`, `odeopt.solvers`, `odeopt.flows`, `odeopt.stepsize`
 
 from .adaptive import adam as adam
 from .adaptive import adamw as adamw
+from .adaptive import log_time_adam as log_time_adam
 from .adaptive import rk_adam as rk_adam
 from .adaptive import rmsprop as rmsprop
 from .adaptive import strang_adam as strang_adam

@@ -6,8 +6,9 @@ from typing import Any
 import optax
 
 from .. import solvers
-from ..flows import AdamFlow, LogTime, RMSpropFlow
+from ..flows import AdamFlow, AveragedFlow, LogTime, RMSpropFlow
 from ..optimizer import LearningRate, ode_optimizer
+from ..stepsize import angle
 
 
 def rmsprop(
@@ -215,3 +216,60 @@ def rk_adam(
     return ode_optimizer(
         flow, solver, learning_rate, stage_transform=stage_transform, staged=staged
     )
+
+
+def log_time_adam(
+    learning_rate: LearningRate | None = None,
+    *,
+    weight_decay: float = 0.0,
+    first: float = 1e-3,
+    rate: float = 10.0,
+    eps: float = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam's flow in logarithmic time, with a step size that finds itself: nothing to tune.
+
+    One clock, $k_n = r/(n + r)$, runs everything: $v \leftarrow v + k(g^2 - v)$, $D = 1/(\sqrt v +
+    \epsilon)$; $\ln h \leftarrow \ln h + k\cos\theta$ for the angle between $Dg$ and the lag of
+    the path behind its average (`stepsize.angle`); $z \leftarrow z - h(Dg + wy)$; gradients are
+    taken at $y$ and the result is the average $a$, both set by how predictable the gradient is
+    (`flows.AveragedFlow`). One gradient a step, the same form for full batches and mini-batches.
+
+    **Evaluate and keep `odeopt.step_params(state, params)`**, the average: `params` is where the
+    next gradient is taken. Where it wins and where it loses: `odeopt untuned`.
+
+    What it comes from: the clock on both moments is ADANA's (arXiv:2602.05298, with a tuned rate);
+    the controller on the angle is Martínez-Rubio's (thesis, Oxford, 2017), after Almeida (1998) and
+    Baydin et al. (arXiv:1703.04782); the average is Shamir and Zhang's (2013), the interpolation
+    the schedule-free form's (arXiv:2405.15682). Ours: clock and controller together, the two
+    formulas of predictability, a default that is not tuned.
+
+    Args:
+      learning_rate: None for the controller; a number, schedule or rule replaces it.
+      weight_decay: $w$, decoupled, per unit of flow time.
+      first: the size of the first step; the controller leaves it within a few steps.
+      rate: $r$ of the clock.
+      eps: $\epsilon$.
+
+    Returns:
+      An optax transformation; its state holds two copies of the parameters and a sixteenth.
+
+    Raises:
+      ValueError: `first` or `rate` that is not positive.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt, optax
+      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> opt = odeopt.log_time_adam()
+      >>> state = opt.init(params)
+      >>> for _ in range(100):
+      ...     updates, state = opt.update(jax.grad(loss)(params), state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> bool(loss(odeopt.step_params(state, params)) < 1e-4)
+      True
+    """
+    clock = LogTime(rate)
+    if learning_rate is None:
+        learning_rate = angle(clock, first=first, remembers=False)
+    base = RMSpropFlow(clock, eps, eps_in_sqrt=False)
+    flow = AveragedFlow(base, weight_decay=weight_decay, clock=clock)
+    return ode_optimizer(flow, solvers.Lie(), learning_rate)

@@ -1,0 +1,201 @@
+r"""Primal averaging: follow one point, look at another, keep their average. May use: `.flow`."""
+
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from ..objective import Gradient
+from .clock import LogTime, forgetting
+from .flow import AbstractSplitFlow, State, scaled
+
+# Of large leaves one gradient is remembered at every 16th coordinate: a cosine needs no more.
+_EVERY, _LARGE = 16, 4096
+
+
+class Average(NamedTuple):
+    """What moves with the parameters in an averaged flow.
+
+    Attributes:
+      lag: $a - z$, how far the average is behind; a tree like the parameters.
+      base: auxiliary variables of the flow that is averaged.
+      age: steps since the start, as a real number.
+      previous: the last gradient, every 16th coordinate of large leaves; `()` where nothing
+        adapts.
+      predictability: $s$, how well one gradient predicts the next; `()` where nothing adapts.
+    """
+
+    lag: PyTree[Array]
+    base: PyTree[Array]
+    age: Float[Array, ""]
+    previous: PyTree[Array]
+    predictability: PyTree[Array]
+
+
+class AveragedFlow(AbstractSplitFlow):
+    r"""A flow of $z$, the polynomial average $a$ of its path, and gradients taken in between.
+
+    $\dot z$ is `base` with the gradient at $y = (1-\beta)z + \beta a$, and
+    $t\,\dot a = (q+1)(z - a)$, so that $a$ averages the path with weights $t^q$. The parameters are
+    $y$; `step_params` gives $a$. $\beta = 1$ is momentum, with friction that falls as $1/t$;
+    $\beta = .9$, $q = 0$ is the schedule-free form (arXiv:2405.15682). A step averages with weight
+    $c_n = \min(1, (q+1)/(n+1+q))$ (polynomial-decay averaging; Shamir and Zhang, 2013).
+
+    Left out, $\beta$ and $q$ follow how predictable the gradient is:
+    $\beta = 1 - .1(1-\sqrt s)^2$, $q = 8s$, where $s$ averages by the clock the squared cosine of
+    consecutive gradients in the metric of `base`. Full batches have $s$ near 1 and get momentum,
+    noisy ones $s$ near 0 and get the schedule-free form. (The two formulas are ours.)
+
+    Stored as the lag $d = a - z$, of which all updates are small multiples: nothing cancels.
+
+    Args:
+      base: a flow with parts, such as `GradientFlow()` or `RMSpropFlow()`.
+      beta: $\beta$ in [0, 1]; None to adapt.
+      power: $q \ge 0$; None to adapt.
+      weight_decay: $w$, decoupled: $\dot z$ gains $-wy$.
+      clock: the clock by which $s$ is averaged.
+
+    Raises:
+      ValueError: `beta` outside [0, 1] or a negative `power`.
+    """
+
+    base: AbstractSplitFlow
+    beta: float | None = None
+    power: float | None = None
+    weight_decay: float = 0.0
+    clock: LogTime = LogTime()
+
+    gradient_part: ClassVar[str | None] = None
+
+    def __check_init__(self) -> None:
+        if isinstance(self.beta, int | float) and not 0 <= self.beta <= 1:
+            raise ValueError(f"beta is {self.beta}; it interpolates, from 0 (z) to 1 (average).")
+        if isinstance(self.power, int | float) and not self.power >= 0:
+            raise ValueError(f"power is {self.power}; the average has weights t^power, power >= 0.")
+
+    @property
+    def parts(self) -> tuple[str, ...]:  # type: ignore[override]
+        """`decay` if there is, those of `base`, then `average`."""
+        return (*(("decay",) if self._decays else ()), *self.base.parts, "average")
+
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        """Where `base` is and nothing adapts."""
+        return self.base.linear and not self._adapts
+
+    @property
+    def needs_params(self) -> bool:
+        """Where there is weight decay."""
+        return self._decays or self.base.needs_params
+
+    @property
+    def _decays(self) -> bool:
+        return not (isinstance(self.weight_decay, int | float) and self.weight_decay == 0)
+
+    @property
+    def _adapts(self) -> bool:
+        return self.beta is None or self.power is None
+
+    def init(self, params: PyTree[Array]) -> Average:
+        """Nothing lags. One copy of the parameters, a sixteenth to adapt, and those of `base`."""
+        lag, adapts = optax.tree.zeros_like(params), self._adapts
+        return Average(
+            lag,
+            self.base.init(params),
+            jnp.zeros([], float),
+            jax.tree.map(jnp.copy, _sparse(lag)) if adapts else (),  # a buffer of its own
+            jnp.zeros([], float) if adapts else (),
+        )
+
+    def field(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> State:
+        """The system above in `y` and the lag, the predictability frozen."""
+        params, aux = z
+        velocity, base = self.base.field((params, aux.base), gradient, h)
+        if self._decays:
+            velocity = jax.tree.map(lambda v, y: v - self.weight_decay * y, velocity, params)
+        rate = self._weight(aux, aux.predictability) / h
+        beta = self._beta(aux.predictability)
+        slope = jax.tree.map(lambda v, d: -v - scaled(rate, d), velocity, aux.lag)
+        moving = jax.tree.map(
+            lambda v, d: scaled(1 - beta, v) - scaled(beta * rate, d), velocity, aux.lag
+        )
+        still = jax.tree.map(jnp.zeros_like, (aux.previous, aux.predictability))
+        return moving, Average(slope, base, (1 / h).astype(aux.age.dtype), *still)
+
+    def part(
+        self, name: str, z: State, gradient: Gradient, h: Float[Array, ""], fraction: float
+    ) -> tuple[PyTree[Array] | None, Average]:
+        """One of decay and the parts of `base`, which move z, and of the average."""
+        params, aux = z
+        beta = self._beta(aux.predictability)
+        if name != "average":
+            if name == "decay":
+                moved = jax.tree.map(lambda y: scaled(-fraction * h * self.weight_decay, y), params)
+            else:
+                moved, base = self.base.part(name, (params, aux.base), gradient, h, fraction)
+                aux = aux._replace(base=base)
+            if moved is None:
+                return None, aux
+            lag = jax.tree.map(jnp.subtract, aux.lag, moved)
+            return jax.tree.map(lambda u: scaled(1 - beta, u), moved), aux._replace(lag=lag)
+        lag, previous, predictability = aux.lag, aux.previous, aux.predictability
+        weight = fraction * self._weight(aux, predictability)
+        if self._adapts:
+            previous = _sparse(gradient.here(params))
+            predictability = self._predictability(params, aux, gradient, previous)
+        ahead = self._beta(predictability)
+        # a moves by -c d, then y is looked at from a by the new beta
+        factor = (1 - beta) - weight - (1 - ahead) * (1 - weight)
+        update = jax.tree.map(lambda d: scaled(factor, d), lag)
+        lag = jax.tree.map(lambda d: scaled(1 - weight, d), lag)
+        return update, Average(lag, aux.base, aux.age + fraction, previous, predictability)
+
+    def descent(self, z: State, gradient: Gradient) -> PyTree[Array]:
+        """That of `base`."""
+        return self.base.descent((z[0], z[1].base), gradient)
+
+    def heading(self, z: State) -> PyTree[Array]:
+        """From the average to z: where the path has been going."""
+        return jax.tree.map(jnp.negative, z[1].lag)
+
+    def readout(self, z: State) -> PyTree[Array]:
+        """The average, `a = y + (1 - beta) d`."""
+        params, aux = z
+        away = 1 - self._beta(aux.predictability)
+        return jax.tree.map(lambda y, d: y + scaled(away, d), params, aux.lag)
+
+    def _beta(self, predictability: Array) -> Array:
+        if self.beta is not None:
+            return jnp.asarray(self.beta, float)
+        return 1 - 0.1 * (1 - jnp.sqrt(predictability)) ** 2
+
+    def _weight(self, aux: Average, predictability: Array) -> Array:
+        power = 8 * predictability if self.power is None else self.power
+        return jnp.minimum(1.0, (power + 1) / (aux.age + 1 + power))
+
+    def _predictability(
+        self, params: PyTree[Array], aux: Average, gradient: Gradient, now: PyTree[Array]
+    ) -> Array:
+        metric = jax.tree.map(_ratio, _sparse(self.descent((params, aux), gradient)), now)
+        before = aux.previous
+        product, length, length_before = (
+            optax.tree.vdot(a, jax.tree.map(jnp.multiply, metric, b)).real
+            for a, b in ((now, before), (now, now), (before, before))
+        )
+        squares = length * length_before
+        cosine = product / jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
+        rate = forgetting(self.clock, aux.age)
+        known = jnp.where(squares > 0, cosine**2, 0.0).astype(aux.predictability.dtype)
+        moved = aux.predictability + rate * (known - aux.predictability)
+        return jnp.where(aux.age > 0, jnp.clip(moved, 0.0, 1.0), aux.predictability)
+
+
+def _sparse(tree: PyTree[Array]) -> PyTree[Array]:
+    # Along the last axis: flattening would lose the sharding of the others.
+    return jax.tree.map(lambda leaf: leaf[..., ::_EVERY] if leaf.size >= _LARGE else leaf, tree)
+
+
+def _ratio(above: Array, below: Array) -> Array:
+    return jnp.where(below == 0, 0.0, above / jnp.where(below == 0, 1.0, below))
