@@ -166,6 +166,99 @@ def equivalence(
     console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
 
 
+@app.command()
+def untuned(
+    problems: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Problems, separated by commas: quadratic-kappa1e4, quadratic-kappa1e6, "
+            "digits-mse, digits-ce, digits-ce-64, digits-ce-8, digits-autoencoder, diabetes-mlp, "
+            "poisson, breast-cancer-32, burgers.",
+            show_default="quadratic-kappa1e4,digits-ce-64,digits-ce-8,diabetes-mlp; all with "
+            "--full",
+        ),
+    ] = None,
+    rivals: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Tuned optimizers, separated by commas: sgd, momentum-.9, momentum-.99, "
+            "nesterov-.99, adam, adam-.98, nadam-.95, schedule-free, prodigy.",
+            show_default="nesterov-.99,adam,adam-.98,schedule-free; all with --full",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Fresh seeds to report; one more tunes the rates.",
+            show_default="3; 5 with --full",
+        ),
+    ] = None,
+    gradients: Annotated[
+        int | None,
+        typer.Option(
+            help="Gradients that each run may spend.",
+            show_default="500; 2000 with --full",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the results.",
+            show_default="untuned-report, or the same with the next free number; with "
+            "--resume the last one",
+        ),
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full/--quick",
+            help="All problems and rivals, more seeds and gradients (about an hour on two "
+            "cores), or a first answer in two to three minutes.",
+        ),
+    ] = False,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Start no new runs after this time; --resume makes the rest.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a stopped or killed study.")
+    ] = False,
+) -> None:
+    """Does a learning rate that needs no tuning keep up with tuned ones?
+
+    Races log_time_adam() as it is against tuned optimizers at equal gradients, with validation
+    losses beside training losses, and writes tables, plots and report.html.
+    """
+    console = Console()
+    from .studies.folder import default_path  # noqa: PLC0415
+    from .studies.untuned import figures, report, run  # noqa: PLC0415
+
+    try:
+        folder = out or default_path(resume, "untuned-report")
+        result = run(
+            problems=_split(problems, str, "--problems"),
+            rivals=_split(rivals, str, "--rivals"),
+            seeds=seeds,
+            gradients=gradients,
+            out=folder,
+            full=full,
+            max_minutes=max_minutes,
+            resume=resume,
+            console=console,
+        )
+    except ValueError as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(2) from None
+    result.show(console)
+    path = report.write(result, folder, figures.draw(result, folder))
+    console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
+
+
 def _split(values: list[str] | None, kind: Callable[[str], T], option: str) -> list[T] | None:
     if values is None:
         return None

@@ -40,6 +40,7 @@ class Problem:
         batch_size: Examples a step sees; `None` is all of them.
         quadratic: Whether the Hessian is constant, so that its spectrum is computed densely and
             the stability limit is exact.
+        validation: Arrays like `data`, held out; empty where the problem has none.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Problem:
     dtype: Any
     batch_size: int | None = None
     quadratic: bool = False
+    validation: tuple[np.ndarray, ...] = ()
 
     @property
     def checksum(self) -> str:
@@ -121,13 +123,15 @@ def _diabetes(degree: int) -> Problem:
     return _quadratic(f"quadratic-diabetes{suffix}", title, matrix, solution)
 
 
-def _kappa(condition: float = 1e6, size: int = 50) -> Problem:
+def synthetic_quadratic(condition: float = 1e6, size: int = 50) -> Problem:
+    """Least squares with log-spaced eigenvalues 1/condition..1 in a random basis, optimum 0."""
     random = np.random.default_rng(0)
     rotation = np.linalg.qr(random.standard_normal((size, size)))[0]
     eigenvalues = np.logspace(-np.log10(condition), 0, size)
     matrix = np.sqrt(size * eigenvalues)[:, None] * rotation
     title = f"synthetic quadratic, {size} log-spaced eigenvalues, condition {condition:.0e}"
-    return _quadratic("quadratic-kappa1e6", title, matrix, np.zeros(size))
+    name = f"quadratic-kappa1e{round(np.log10(condition))}"
+    return _quadratic(name, title, matrix, np.zeros(size))
 
 
 def digits_data(dtype: Any, examples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -174,7 +178,7 @@ def _digits(loss: str, batch_size: int | None) -> Problem:
 PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "quadratic-diabetes": lambda _: _diabetes(1),
     "quadratic-diabetes2": lambda _: _diabetes(2),
-    "quadratic-kappa1e6": lambda _: _kappa(),
+    "quadratic-kappa1e6": lambda _: synthetic_quadratic(),
     "digits-mse": lambda _: _digits("mse", None),
     "digits-ce": lambda _: _digits("ce", None),
     "digits-mse-64": lambda size: _digits("mse", size),
