@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .. import plots
-from ..drawing import COLOURS, RC, key, legend, panels, save, styles_of
+from ..drawing import COLOURS, RC, key, legend, panels, plain_log, save, styles_of
 from ..records import Record
 from .claims import SAME
 from .deviations import deviations
@@ -53,12 +53,11 @@ def _clock_and_steps(records: Records) -> Figure | None:
         times = np.array(r["times"])
         for x, label in ((times, "flow time"), (times / r["step"], "number of steps")):
             ax = axes[f"{r['problem']}: {label}"]
-            ax.plot(x, r["loss"], color=shade, linewidth=1)
-            ax.set_yscale("log")
-            if label == "number of steps":
-                ax.set(xscale="log", xlabel="steps")
-            else:
-                ax.set(xlabel="n·h")
+            begin = int(label == "number of steps")  # step 0 has no place on a log axis
+            ax.semilogy(x[begin:], r["loss"][begin:], color=shade, linewidth=1)
+            ax.set(xlabel="n·h")
+            if begin:
+                ax.set(xscale="log", xlabel="n")
     for problem in problems:
         one = next(r for r in shown if r["problem"] == problem)
         axes[f"{problem}: flow time"].plot(one["times"], one["flow_loss"], **FLOW)
@@ -118,7 +117,7 @@ def _limits(records: Records) -> Figure | None:
     ax.set_yscale("log")
     ax.set_yticks([0.5, 1, 2, 4], ["0.5", "1", "2", "4"])
     ax.set_yticks([], minor=True)
-    ax.set_xticks(range(len(names)), names)
+    ax.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names])
     _rule(ax, y=1)
     handles = [Line2D([], [], **{**styles[p], "linestyle": ""}, label=p) for p in problems]
     cross = Line2D([], [], color="0.6", marker="x", linestyle="", label="diverged (network)")
@@ -127,7 +126,8 @@ def _limits(records: Records) -> Figure | None:
 
 
 def _edge(records: Records) -> Figure | None:
-    return plots.sharpness_traces(records, pd.DataFrame())
+    traces = [r for r in records if r["kind"] == "sharpness"]
+    return plots.sharpness_traces(traces, pd.DataFrame())
 
 
 def _relative(records: Records) -> Figure | None:
@@ -153,7 +153,7 @@ def _relative(records: Records) -> Figure | None:
 
 
 def _order(records: Records) -> Figure | None:
-    return plots.orders_of_accuracy(records, pd.DataFrame())
+    return plots.orders_of_accuracy([r for r in records if r["kind"] == "order"], pd.DataFrame())
 
 
 def _momentum_clock(records: Records) -> Figure | None:
@@ -188,10 +188,10 @@ def _momentum_error(records: Records) -> Figure | None:
     rows = deviations(records)
     rows = rows[(rows.optimizer == "euler") & (rows.relative_rate < 1) | (rows.momentum > 0)]
     scale = (1 + rows.momentum.fillna(0)) / (1 - rows.momentum.fillna(0))
+    off = np.log1p(rows.delayed_end.astype(float))
+    rows = rows.assign(scaled=rows.step_sharpness * scale, off=off)
     label = "h/(1-b) · sharpness · (1+b)/(1-b)"
-    return _against_size(
-        rows.assign(scaled=rows.step_sharpness * scale), "optimizer", "scaled", "delayed_end", label
-    )
+    return _against_size(rows, "optimizer", "scaled", "off", label)
 
 
 def _adam(records: Records) -> Figure | None:
@@ -219,6 +219,7 @@ def _adam(records: Records) -> Figure | None:
         mine = rows[rows.family == family].sort_values("learning_rate")
         handles += ax.loglog(mine.learning_rate, mine.worst, "o-", color=colour, label=label)
     ax.set(xlabel="h")
+    plain_log(ax, sorted(set(rows[rows.family == "adam betas"].learning_rate))[::2])
     _rule(ax, y=SAME)
     legend(figure, styles, list(styles), Line2D([], [], **FLOW), *handles)
     return figure
@@ -270,9 +271,9 @@ CAPTIONS = {
         "lie on gradient flow (dashed); lower row on the clock n·h, where it should not."
     ),
     "momentum_error": (
-        "Difference to the flow at the end of the path, start from rest accounted for, against the "
-        "effective step times (1+b)/(1-b). One line for every b says that momentum errs as "
-        "gradient descent does with a step (1+b)/(1-b) times as long."
+        "Difference of log loss to the flow at the end of the path, start from rest accounted for, "
+        "against the effective step times (1+b)/(1-b). One line for every b says: momentum errs "
+        "as gradient descent does with a step (1+b)/(1-b) times as long."
     ),
     "adam": (
         "Adam at its smallest measured rate with several b1, on the clock n·h (left, where they "

@@ -1,12 +1,12 @@
-"""Who takes part: solvers of gradient flow, momentum, Adam. May use: `odeopt.studies.entries`."""
+"""Who takes part: solvers of gradient flow, momentum, Adam. May use: `odeopt.zoo`, `..entries`."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from ... import zoo
 from ..entries import Entry, find
 
 SOLVERS = ("euler", "heun", "rk4")
@@ -20,7 +20,7 @@ def heavy_ball(momentum: float) -> Entry:
     """Heavy ball, `v+ = b v + g, x+ = x - h v+`: it stays stable to h * lambda = 2 (1 + b)."""
     return Entry(
         f"heavy ball {momentum:g}",
-        lambda learning_rate: optax.sgd(learning_rate, momentum=momentum),
+        lambda learning_rate: zoo.heavy_ball(learning_rate, momentum),
         2 * (1 + momentum),
         None,
         hyperparameters={"momentum": momentum},
@@ -28,10 +28,10 @@ def heavy_ball(momentum: float) -> Entry:
 
 
 def nesterov(momentum: float) -> Entry:
-    """Nesterov's momentum as in optax; stable to h * lambda = 2 (1 + b) / (1 + 2b)."""
+    """Nesterov's momentum; stable to h * lambda = 2 (1 + b) / (1 + 2b)."""
     return Entry(
         f"nesterov {momentum:g}",
-        lambda learning_rate: optax.sgd(learning_rate, momentum=momentum, nesterov=True),
+        lambda learning_rate: zoo.nesterov(learning_rate, momentum),
         2 * (1 + momentum) / (1 + 2 * momentum),
         None,
         hyperparameters={"momentum": momentum},
@@ -56,7 +56,7 @@ def on_flow_time(entry: Entry) -> Entry:
 
 def adam(b1: Callable[[Any], Any], b2: Callable[[Any], Any]) -> Entry:
     """Adam whose betas are functions of its learning rate."""
-    return Entry("adam", lambda h: optax.adam(h, b1=b1(h), b2=b2(h)), None, None)
+    return Entry("adam", lambda h: zoo.adam(h, b1(h), b2(h)), None, None)
 
 
 def decay(time_constant: float) -> Callable[[Any], Any]:
