@@ -1,0 +1,114 @@
+"""Step sizes by how well a quadratic model foresees the loss. May use: `.rule`."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, PyTree
+
+from ..solvers import Step
+from .rule import AbstractRule, StepInfo
+
+# Thresholds and factors as usual in trust-region codes, where h plays the radius.
+_GOOD, _BAD = 0.75, 0.25
+_GROW, _SHRINK, _REJECT = 3.0, 0.5, 0.25
+_RISE = 1e-12  # relative rise of the loss that still counts as none
+_ROUNDING = 10.0  # roundings of the loss: what the model predicts below so many cannot be judged
+
+
+class GainRatio(AbstractRule):
+    """Accepts a step on which the loss falls, and sizes the next one by actual over predicted."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"value", "curvature"})
+
+    first: float
+    least: float
+    limit: float
+
+    def init(self, params: PyTree[Array]) -> Float[Array, ""]:
+        """The size to try next."""
+        return jnp.asarray(self.first, float)
+
+    def propose(
+        self, state: Float[Array, ""], info: StepInfo
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """What the last step left."""
+        if jax.tree.leaves(info.z[1]):
+            raise ValueError(
+                "gain_ratio() wants the loss to fall in every step, but "
+                f"{type(info.flow).__name__} has momentum, with which it may climb and later fall "
+                "further. Use gradient flow, or another rule."
+            )
+        return state, state
+
+    def judge(
+        self, state: Float[Array, ""], info: StepInfo, h: Float[Array, ""], step: Step
+    ) -> tuple[Bool[Array, ""], Float[Array, ""]]:
+        """Accepted if the loss is finite and does not rise."""
+        params, gradient = info.z[0], info.gradient.stage(0)
+        update = optax.tree.cast_like(step.update, params)
+        before = gradient.value(params) if info.value is None else jnp.asarray(info.value)
+        after = gradient.value(optax.apply_updates(params, update))
+        linear = _dot(gradient.here(params), update)
+        quadratic = 0.5 * _dot(update, gradient.jvp(params, update))
+
+        accept = jnp.isfinite(after) & (after <= before + _RISE * jnp.abs(before))
+        predicted, decrease = -(linear + quadratic), before - after
+        grow = (predicted > 0) & (decrease > _GOOD * predicted)
+        keep = (predicted > 0) & (decrease >= _BAD * predicted)
+        factor = jnp.where(grow, _GROW, jnp.where(keep, 1.0, _SHRINK))
+        factor = jnp.where(accept, factor, _REJECT)
+        # What cannot be seen in the loss is the model's alone to judge.
+        rounding = _ROUNDING * jnp.finfo(after.dtype).eps * jnp.abs(before)
+        unseen = jnp.maximum(jnp.abs(linear), jnp.abs(quadratic)) <= rounding
+        trusted = jnp.where(predicted > 0, _GROW, jnp.where(predicted < 0, _SHRINK, 1.0))
+        factor = jnp.where(unseen, trusted, factor)
+        return accept, jnp.clip(h * factor, self.least, self.limit)
+
+
+def gain_ratio(*, first: float = 1.0, least: float = 1e-6, limit: float = 1e12) -> GainRatio:
+    r"""Trust-region control: the loss never rises, and the step grows while it is foreseen.
+
+    With the update u of a step, the actual decrease of the loss is compared with that of its
+    quadratic model, $-(g\cdot u + \tfrac12 u\cdot Hu)$. The step is accepted if the loss does not
+    rise (to 1e-12 of itself) and is finite; the next size is 3 times this one if the ratio is
+    above 0.75, half of it below 0.25, a quarter after a rejection. Where both terms of the model
+    are below the rounding of the loss, the ratio says nothing: then the size grows threefold if the
+    model says that the loss falls, and is halved if it says that it rises.
+
+    The choice for implicit, linearly implicit and exponential steps, of which a large one is a
+    Newton step; an explicit step it keeps near the stability limit, at the price of rejections.
+
+    Each step costs a Hessian product (2 gradients) and a loss at the trial point (counted as 1),
+    and a loss at the start (1) unless `update` gets `value=`. `value_fn` must be given. On a
+    mini-batch the ratio is that of the mini-batch, also the promise not to rise.
+
+    Args:
+      first: the size of the first step that is tried.
+      least: the smallest size.
+      limit: the largest size.
+
+    Raises:
+      ValueError: an argument that is not positive; in `update`, a flow with momentum, a missing
+        `value_fn`, or a `stage_transform` (of whose gradients the loss is not the potential).
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> opt = odeopt.heun(odeopt.stepsize.gain_ratio())
+      >>> loss = lambda x: 0.5 * jnp.sum(jnp.array([1.0, 10.0]) * x**2)
+      >>> x = jnp.ones(2)
+      >>> value, grads = jax.value_and_grad(loss)(x)
+      >>> updates, state = opt.update(grads, opt.init(x), x, value=value, value_fn=loss)
+      >>> updates, int(state.rejected), float(state.rule)  # a step of 1 was too large
+      (Array([0., 0.], dtype=float32), 1, 0.25)
+    """
+    for name, value in {"first": first, "least": least, "limit": limit}.items():
+        if not value > 0:
+            raise ValueError(f"{name} is {value}; it must be positive.")
+    return GainRatio(first, least, limit)
+
+
+def _dot(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return sum((jnp.sum((jnp.conj(x) * y).real.astype(float)) for x, y in leaves), jnp.zeros([]))

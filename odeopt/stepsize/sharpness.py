@@ -1,0 +1,129 @@
+"""Step sizes from the sharpness. May use: `odeopt.diagnostics`, `odeopt.solvers`, `.rule`."""
+
+from typing import ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, PyTree
+
+from ..diagnostics.lanczos import dimension
+from ..diagnostics.sharpness import extreme
+from ..solvers import Step, stability_limit
+from .rule import AbstractRule, StepInfo
+
+
+class LastEstimate(NamedTuple):
+    """What the sharpness rule remembers.
+
+    Attributes:
+      size: step size of the last good estimate; before one, the cap.
+      vector: its Ritz vector, a tree like the parameters; zero before the first.
+    """
+
+    size: Float[Array, ""]
+    vector: PyTree[Array]
+
+
+class SharpnessRule(AbstractRule):
+    """A multiple of the largest stable step, by an estimate of the sharpness every few steps."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"curvature"})
+
+    safety: float
+    every: int = eqx.field(static=True)
+    products: int = eqx.field(static=True)
+    first: int = eqx.field(static=True)
+    cap: float
+
+    def init(self, params: PyTree[Array]) -> LastEstimate:
+        """No estimate yet. One copy of the parameters."""
+        return LastEstimate(jnp.asarray(self.cap, float), optax.tree.zeros_like(params))
+
+    def propose(self, state: LastEstimate, info: StepInfo) -> tuple[Float[Array, ""], LastEstimate]:
+        """`min(safety * R / sharpness, cap)`."""
+        limit = stability_limit(info.flow, info.method)
+        gradient, params = info.gradient.stage(0), info.z[0]
+
+        def estimate(products: int) -> LastEstimate:
+            products = min(products, dimension(params))
+            found = gradient.charged(
+                2 * products,
+                lambda: extreme(lambda v: gradient.jvp(params, v), params, products, state.vector),
+            )
+            size = jnp.asarray(self.safety * limit / found.value, float)
+            good = (found.value > 0) & jnp.isfinite(size)
+            new = LastEstimate(jnp.minimum(size, self.cap), found.vector)
+            return jax.tree.map(lambda n, old: jnp.where(good, n, old), new, state)
+
+        state = gradient.cond(
+            info.steps == 0,
+            lambda: estimate(self.first),
+            lambda: gradient.cond(
+                info.steps % self.every == 0, lambda: estimate(self.products), lambda: state
+            ),
+        )
+        return state.size, state
+
+    def judge(
+        self, state: LastEstimate, info: StepInfo, h: Float[Array, ""], step: Step
+    ) -> tuple[Bool[Array, ""], LastEstimate]:
+        """Accepted, once there is a size."""
+        return jnp.isfinite(h), state
+
+
+def sharpness(
+    safety: float = 0.9,
+    *,
+    every: int = 20,
+    products: int = 4,
+    first: int = 24,
+    cap: float = float("inf"),
+) -> SharpnessRule:
+    r"""A fraction of the largest stable step: $h = \text{safety}\cdot R/\lambda_{max}$.
+
+    $R$ is the stability limit of the solver on its flow (`solvers.stability_limit`) and
+    $\lambda_{max}$ the sharpness of the loss (of the mini-batch) that `update` sees, estimated by
+    Lanczos' algorithm every so many steps, from the last Ritz vector on, so that few products do.
+    Between estimates the size stays. An estimate that is not positive, or not finite, leaves the
+    last good one; before a good one the size is `cap`, and steps are rejected where that is
+    infinite (give one for a loss that may start out concave or linear).
+
+    A Ritz value is never above the sharpness, and the sharpness moves between estimates: that is
+    what `safety` is for. Below 1 the step stays under the edge of stability as long as it can;
+    where training sharpens as its step allows, the step then shrinks with it.
+
+    Costs 2 gradients a product: `2 * products / every` a step, after `2 * first` in the first.
+    They are counted in the step that spends them. (Under `vmap` JAX estimates in every step, though
+    it is not counted.) Memory: a copy of the parameters, and
+    `products` more during an estimate (see `diagnostics.sharpness`, also for what becomes of
+    shardings). A `stage_transform` that is more than a scaling makes the curvature that is seen
+    unsymmetric, and the estimate doubtful.
+
+    Args:
+      safety: the fraction, in (0, 1] if the step is to be stable.
+      every: steps from one estimate to the next.
+      products: Hessian products of an estimate.
+      first: Hessian products of the first estimate, which starts from a pseudo-random vector.
+      cap: the largest size, in flow time.
+
+    Raises:
+      ValueError: an argument that is not positive; in `update`, a solver or flow without a limit.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> opt = odeopt.rk4(odeopt.stepsize.sharpness(0.5))
+      >>> loss = lambda x: 0.5 * jnp.sum(jnp.array([1.0, 10.0]) * x**2)
+      >>> x = jnp.ones(2)
+      >>> _, state = opt.update(jax.grad(loss)(x), opt.init(x), x, value_fn=loss)
+      >>> state.time.round(4)  # 0.5 * 2.785 / 10
+      Array(0.1393, dtype=float32)
+      >>> int(state.gradients)  # 4 of the step, and 2 products: there is no third direction
+      8
+    """
+    arguments = {"safety": safety, "every": every, "products": products, "first": first, "cap": cap}
+    for name, value in arguments.items():
+        if not value > 0:
+            raise ValueError(f"{name} is {value}; it must be positive.")
+    return SharpnessRule(safety, every, products, first, cap)
