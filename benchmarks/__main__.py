@@ -19,7 +19,7 @@ from .timing import QUICK_ROUNDS, ROUNDS, Row
 BENCHMARKS = {
     "gradients": steps.gradients,
     "dots": steps.dot_counts,
-    "euler": steps.euler,
+    "updates": steps.updates,
     "memory": steps.memory,
     "compile": steps.compile_time,
     "diffrax": steps.foreign,

@@ -29,7 +29,15 @@ from .timing import Loop, Row, exact, paired, ratio
 RATE = 1e-3  # small, so that parameters stay where they are, round after round
 BATCHES = 8  # steps in one program
 LEAVES = (1, 60, 300)
-TOTAL = 1_228_800  # parameters, divided among the leaves
+TOTAL = 10_080_000  # parameters, divided among the leaves
+# ours, optax's
+UPDATES = {
+    "euler": (odeopt.euler(RATE), optax.sgd(RATE)),
+    "heavy_ball": (odeopt.heavy_ball(RATE, 0.9), optax.sgd(RATE, 0.9)),
+    "nesterov": (odeopt.nesterov(RATE, 0.9), optax.sgd(RATE, 0.9, nesterov=True)),
+    "adam": (odeopt.adam(RATE), optax.adam(RATE)),
+    "adamw": (odeopt.adamw(RATE), optax.adamw(RATE)),
+}
 
 
 def gradients(rounds: int) -> Iterator[Row]:
@@ -68,27 +76,34 @@ def dot_counts(rounds: int) -> Iterator[Row]:
         yield exact("dots", row, extra_gradients(name), str(stages - 1))
 
 
-def euler_and_sgd(leaves: int) -> tuple[Any, Any, tuple[Any, ...]]:
-    """Update and apply of `euler` and of `optax.sgd` on `leaves` equal leaves: carry, grads."""
+def both_sides(name: str, leaves: int) -> tuple[Any, Any, tuple[Any, ...]]:
+    """Update and apply of ours and of optax's on `leaves` equal leaves: carry, grads."""
     params = {str(index): jnp.ones(TOTAL // leaves) for index in range(leaves)}
     sides = []
-    for optimizer in (odeopt.euler(RATE), optax.sgd(RATE)):
+    for optimizer in UPDATES[name]:
         sides.append((update_step(optimizer), (params, optimizer.init(params))))
     return sides[0], sides[1], (jax.tree.map(lambda p: 0.5 * p, params), None)
 
 
-def euler(rounds: int) -> Iterator[Row]:
-    """The update of `euler` against that of `optax.sgd`, gradients given."""
-    for leaves in LEAVES:
-        (ours, our_carry), (theirs, their_carry), rest = euler_and_sgd(leaves)
-        pairs = paired(Loop(ours, our_carry, *rest), Loop(theirs, their_carry, *rest), rounds)
-        where = f"update, {leaves} leaves"
-        yield ratio("euler", f"euler / sgd {where}, time", pairs)
-        moved = [
-            bytes_accessed(compile_program(step, carry, *rest, donate=0))
-            for step, carry in ((ours, our_carry), (theirs, their_carry))
-        ]
-        yield exact("euler", f"euler / sgd {where}, bytes", moved[0] / moved[1], "1.00")
+def moved_bytes(name: str, leaves: int) -> tuple[float, float]:
+    """Bytes that the compiled update of ours and of optax's read and write."""
+    *sides, rest = both_sides(name, leaves)
+    ours, theirs = (
+        bytes_accessed(compile_program(step, carry, *rest, donate=0)) for step, carry in sides
+    )
+    return ours, theirs
+
+
+def updates(rounds: int) -> Iterator[Row]:
+    """Updates against those of optax, gradients given, all of the carry donated."""
+    for name in UPDATES:
+        for leaves in LEAVES:
+            (ours, our_carry), (theirs, their_carry), rest = both_sides(name, leaves)
+            pairs = paired(Loop(ours, our_carry, *rest), Loop(theirs, their_carry, *rest), rounds)
+            where = f"{name} / optax, update of 10M parameters, {leaves} leaves"
+            yield ratio("updates", f"{where}, time", pairs, "1.05")
+            moved = moved_bytes(name, leaves)
+            yield exact("updates", f"{where}, bytes", moved[0] / moved[1], "1.00")
 
 
 def copies(scan_stages: bool, examples: int = 8) -> float:

@@ -27,14 +27,11 @@ def test_four_gradients_are_four_gradients():
 
 
 @pytest.mark.parametrize("leaves", [1, 60])
-def test_euler_moves_the_bytes_of_sgd(leaves):
-    *sides, rest = steps.euler_and_sgd(leaves)
-    ours, theirs = [
-        programs.bytes_accessed(programs.compile_program(step, carry, *rest, donate=0))
-        for step, carry in sides
-    ]
-    # four counters, read, advanced and written, are all that it may add
-    assert theirs <= ours <= theirs + 128
+@pytest.mark.parametrize("name", steps.UPDATES)
+def test_updates_move_the_bytes_of_optax(name, leaves):
+    ours, theirs = steps.moved_bytes(name, leaves)
+    # counters, read, advanced and written, are all that it may add
+    assert ours <= theirs + 256
 
 
 def test_scanned_stages_need_fewer_copies():
