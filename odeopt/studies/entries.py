@@ -1,13 +1,14 @@
-"""Who takes part in a study: every explicit solver of the zoo, and optax's own baselines."""
+"""Who takes part in a study: the zoo, rules for its step sizes, and optax's own baselines."""
 
 import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import optax
 
-from .. import solvers, zoo
+from .. import solvers, stepsize, zoo
 from .names import lookup
 
 
@@ -48,11 +49,73 @@ BASELINES: dict[str, Entry] = {
 """Optax's own optimizers, under the names that the study gives them."""
 
 
-def entries() -> dict[str, Entry]:
-    """Everything that `--solvers` knows: the baselines, then the zoo's solvers of gradient flow.
+RK_MOMENTUM_LIMIT = 8.20171
+"""`solvers.stability_limit` of RK4 on the heavy ball's flow at momentum .9."""
 
-    A zoo optimizer takes part if it needs nothing but a learning rate and `odeopt.solvers` has
-    the solver class of the same name, which states its limit, order and cost.
+
+def _with_momentum(name: str, make: Callable[..., Any], limit: float | None, cost: int) -> Entry:
+    # Their order is that of another flow than gradient flow.
+    about = {"momentum": MOMENTUM}
+    return Entry(name, lambda rate: make(rate, MOMENTUM), limit, None, cost, about)
+
+
+def _adaptive(name: str, make: Callable[[Any], Any], cost: int = 1) -> Entry:
+    return Entry(name, make, None, None, cost)
+
+
+# A rule checks its arguments, which it cannot when they are traced: they are put in afterwards.
+CORRIDOR, DRIFT_ADJUSTED = stepsize.corridor(cap=1.0), stepsize.drift_adjusted(cap=1.0)
+EMBEDDED_ERROR = stepsize.embedded_error(rtol=1.0, atol=0.1)
+
+
+def _capped(rule: stepsize.AbstractRule, cap: Any) -> stepsize.AbstractRule:
+    return eqx.tree_at(lambda rule: rule.cap, rule, cap)
+
+
+def _tolerant(rtol: Any) -> stepsize.AbstractRule:
+    def where(rule: Any) -> tuple[Any, Any]:
+        return rule.controller.rtol, rule.controller.atol
+
+    return eqx.tree_at(where, EMBEDDED_ERROR, (rtol, 0.1 * rtol))
+
+
+OTHERS: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        _with_momentum("heavy_ball", zoo.heavy_ball, 2 * (1 + MOMENTUM), 1),
+        _with_momentum("nesterov", zoo.nesterov, 2 * (1 + MOMENTUM) / (1 + 2 * MOMENTUM), 1),
+        _with_momentum("conformal_leapfrog", zoo.conformal_leapfrog, 4.0, 1),
+        # Near a minimum its limit is the heavy ball's; far from one, steps are bounded anyhow.
+        _with_momentum("relativistic", zoo.relativistic, None, 1),
+        _with_momentum(
+            "rk_momentum",
+            lambda rate, momentum: zoo.rk_momentum(rate, momentum, solvers.RK4()),
+            RK_MOMENTUM_LIMIT,
+            4,
+        ),
+        _adaptive("rmsprop", zoo.rmsprop),
+        _adaptive("adamw", zoo.adamw),
+        _adaptive("strang_adam", zoo.strang_adam),
+        _adaptive("rk_adam", lambda rate: zoo.rk_adam(rate, solvers.RK4()), 4),
+        _adaptive("euler@drift_adjusted", lambda cap: zoo.euler(_capped(DRIFT_ADJUSTED, cap)), 3),
+        _adaptive("euler@corridor", lambda cap: zoo.euler(_capped(CORRIDOR, cap))),
+        _adaptive("bosh3@embedded_error", lambda rtol: zoo.bosh3(_tolerant(rtol)), 4),
+    )
+}
+"""The zoo's optimizers that are not solvers of gradient flow, and rules as `solver@rule`.
+
+What a study varies as the learning rate of a rule is its own first argument: the cap of
+`drift_adjusted` and `corridor`, the tolerance of `embedded_error`. The cost of a step is what the
+optimizer's state counts, Hessian products included.
+"""
+
+
+def entries() -> dict[str, Entry]:
+    """Everything that `--solvers` knows: baselines, solvers of gradient flow, `OTHERS`.
+
+    A zoo optimizer takes part as a solver of gradient flow if it needs nothing but a learning rate
+    and `odeopt.solvers` has the solver class of the same name, which states its limit, order and
+    cost.
     """
     classes = {name.lower(): value for name, value in vars(solvers).items() if _is_class(value)}
     table = dict(BASELINES)
@@ -67,7 +130,7 @@ def entries() -> dict[str, Entry]:
             int(solver.order(None)),
             int(solver.gradients_per_step),
         )
-    return table
+    return table | OTHERS
 
 
 def find(name: str) -> Entry:

@@ -16,6 +16,9 @@ QUICK_SOLVERS = ("sgd", "momentum", "adam", "heun", "ssprk3", "rk4", "tsit5")
 FULL_SOLVERS = (
     *("sgd", "momentum", "adam", "heun", "midpoint", "ralston"),
     *("bosh3", "ssprk3", "rk4", "dopri5", "tsit5"),
+    *("nesterov", "conformal_leapfrog", "relativistic", "rk_momentum"),
+    *("rmsprop", "adamw", "rk_adam"),
+    *("euler@drift_adjusted", "euler@corridor", "bosh3@embedded_error"),
 )
 # Multiples of every solver's gradients per step, so that all spend the same to the last gradient.
 QUICK_GRADIENTS, FULL_GRADIENTS = 120, 1800

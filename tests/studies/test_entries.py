@@ -1,0 +1,114 @@
+"""Who takes part besides solvers of gradient flow, and what a step of each costs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from odeopt import flows, solvers
+from odeopt.studies import entries, extras, settings, stability
+from odeopt.studies.problems import build
+from odeopt.studies.sweep import Sweep, step_function
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+STEPS = 7
+
+
+@pytest.fixture
+def kappa(x64):
+    return build(["quadratic-kappa1e6"])[0]
+
+
+@functools.cache
+def program(make):
+    """`rate -> parameters and state after some steps`, compiled once; the rate is traced."""
+    (problem,) = build(["quadratic-kappa1e6"])
+    data = tuple(jnp.asarray(array) for array in problem.data)
+
+    @jax.jit
+    def run(rate):
+        optimizer = make(rate)
+        step = step_function(problem, optimizer)
+        carry = problem.init(0), optimizer.init(problem.init(0))
+        return jax.lax.fori_loop(0, STEPS, lambda _, carry: step(*carry, data), carry)
+
+    return run
+
+
+@pytest.mark.parametrize("entry", entries.OTHERS.values(), ids=lambda entry: entry.name)
+def test_a_study_charges_what_the_state_counts(entry):
+    _, state = program(entry.make)(0.05)
+    assert int(state.gradients) == STEPS * entry.gradients_per_step
+
+
+@pytest.mark.parametrize("entry", entries.OTHERS.values(), ids=lambda entry: entry.name)
+def test_what_the_study_calls_a_rate_changes_the_run(entry):
+    one, _ = program(entry.make)(0.01)
+    other, _ = program(entry.make)(0.1)
+    start = build(["quadratic-kappa1e6"])[0].init(0)
+    assert float(jnp.abs(one - start).max()) > 0
+    assert float(jnp.abs(one - other).max()) > 1e-3 * float(jnp.abs(other - start).max())
+
+
+def test_caps_are_caps():
+    for name in ("euler@corridor", "euler@drift_adjusted"):
+        _, state = program(entries.find(name).make)(0.01)
+        assert float(state.time) == pytest.approx(STEPS * 0.01)  # far below what the rule wants
+
+
+def test_a_tolerance_is_kept():
+    ends = {}
+    for rtol in (1e-2, 1e-4):
+        _, state = program(entries.find("bosh3@embedded_error").make)(rtol)
+        ends[rtol] = float(state.time)
+    assert ends[1e-4] < ends[1e-2]
+
+
+@pytest.mark.parametrize(
+    ("name", "flow", "solver"),
+    [
+        ("heavy_ball", flows.HeavyBallFlow, solvers.Lie()),
+        ("nesterov", flows.NesterovFlow, solvers.Lie()),
+        ("conformal_leapfrog", flows.HeavyBallFlow, solvers.Strang()),
+        ("rk_momentum", flows.HeavyBallFlow, solvers.as_method(solvers.RK4())),
+    ],
+)
+def test_limits_are_those_of_flow_and_solver_and_are_measured(name, flow, solver, kappa):
+    entry = entries.find(name)
+    limit = solvers.stability_limit(flow(entries.MOMENTUM), solver)
+    assert entry.limit == pytest.approx(limit, rel=1e-5)
+    sweep = Sweep(kappa, entry, 60, [0], extras.LIMIT_RUNS)
+    measured = extras.measured_limit(sweep, entry.limit, 1.0)
+    assert measured == pytest.approx(limit, rel=0.01)
+
+
+def test_the_zoo_and_the_baselines_are_one_method():
+    for ours, theirs in (("heavy_ball", "momentum"), ("euler", "sgd")):
+        a, b = (program(entries.find(name).make)(0.1)[0] for name in (ours, theirs))
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+    a = program(entries.find("adamw").make)(0.1)[0]
+    b = program(optax.adamw)(0.1)[0]
+    np.testing.assert_allclose(a, b, rtol=1e-9)
+
+
+def test_a_full_study_knows_all_its_solvers_and_spends_budgets_to_the_last_gradient():
+    for budget, names in (
+        (settings.QUICK_GRADIENTS, settings.QUICK_SOLVERS),
+        (settings.FULL_GRADIENTS, settings.FULL_SOLVERS),
+    ):
+        for name in names:
+            assert budget % entries.find(name).gradients_per_step == 0, name
+
+
+def test_a_study_of_momentum_and_rules_spends_equal_gradients():
+    names = ["conformal_leapfrog", "bosh3@embedded_error"]
+    options = {"problems": ["quadratic-kappa1e6"], "seeds": 1, "gradients": 24}
+    result = stability.run(solvers=names, **options)
+    whole = result.runs[result.runs.status == "ok"]
+    assert set(whole.optimizer) == set(names)
+    assert set(whole.gradients) == {24}
+    assert set(result.summary.optimizer) == set(names)
