@@ -18,11 +18,18 @@ FACTOR = 10.0
 """The most that a first step may change a final loss by, to count as one that does not matter."""
 
 
+COLUMNS = (
+    *("problem", "optimizer", "tuned", "purpose", "learning_rate", "seed"),
+    *("final", "held_out", "final_loss", "final_validation", "initial_loss", "status"),
+)
+"""What every table of runs has, an empty one too."""
+
+
 def runs_of(records: Sequence[Record]) -> pd.DataFrame:
     """One row a run, in the order of problems and optimizers; a divergence ends at infinity."""
     runs = pd.DataFrame(records)
     if runs.empty:
-        return pd.DataFrame(columns=["problem", "optimizer", "seed", "purpose", "tuned"])
+        return pd.DataFrame(columns=[*COLUMNS])
     runs["final"] = runs.final_loss.astype(float).where(runs.status == "ok", np.inf)
     # What is held out at a divergence is as bad; where nothing is held out, there is nothing.
     held = runs.final_validation.astype(float)
@@ -65,7 +72,7 @@ def summarize(records: Sequence[Record]) -> pd.DataFrame:
                 "seconds": fresh.seconds.median(),
             }
         )
-    return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["problem", "optimizer", "tuned"])
+    return _frame(rows, "problem", "optimizer", "tuned", "loss_median")
 
 
 def judge(records: Sequence[Record]) -> pd.DataFrame:
@@ -103,7 +110,7 @@ def judge(records: Sequence[Record]) -> pd.DataFrame:
                     "lowest_validation": tuned.validation_median.min(),
                 }
             )
-    return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["problem", "optimizer"])
+    return _frame(rows, "problem", "optimizer")
 
 
 def robustness(records: Sequence[Record]) -> pd.DataFrame:
@@ -134,7 +141,12 @@ def robustness(records: Sequence[Record]) -> pd.DataFrame:
                 "worst": float(losses.idxmax()),
             }
         )
-    return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["problem", "optimizer"])
+    return _frame(rows, "problem", "optimizer")
+
+
+def _frame(rows: list[dict[str, Any]], *columns: str) -> pd.DataFrame:
+    """A table of these rows; without any, one that still has some columns."""
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(columns))
 
 
 def answer(verdict: pd.DataFrame, first_steps: pd.DataFrame) -> list[str]:
