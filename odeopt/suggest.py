@@ -22,14 +22,16 @@ def suggest_learning_rate(
 ) -> Float[Array, ""]:
     r"""The largest stable step at `params`: $R/\lambda_{max}$, limit over sharpness.
 
-    On a quadratic that is the boundary of divergence. On a network the boundary is where training
-    can settle, which the curvature *here* only suggests: the sharpness of a mean squared error
-    first falls, and rates of up to twice this one were seen to train; of a cross-entropy it
-    moves by more. Take a fraction of it (a half), or let `stepsize.sharpness` follow it.
+    On a quadratic that is the boundary of divergence. On a network it is the boundary of *linear*
+    stability at `params`, and a cautious estimate of the other one: beyond it the sharpest
+    direction grows until it finds less curvature, often without diverging. On a digits network
+    with squared error (64-32-10, 4 seeds) the loss of gradient descent stayed below its start up to
+    1.2 to 1.5 times this rate, that of RK4 up to 2.0 to 2.8 times; both diverged from 2.4 to 3.1
+    times on. Where training sharpens the boundary comes down again: `stepsize.sharpness` follows.
 
     Costs `products` Hessian products, 2 gradients each, and in memory `products` copies of the
     parameters (see `diagnostics.sharpness`). A Ritz value is never above the largest eigenvalue,
-    so what is suggested is never below the stable limit.
+    so with too few products too much is suggested.
 
     Args:
       solver: a method, a `Tableau`, or an instance of a diffrax solver class, as for
