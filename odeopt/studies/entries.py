@@ -59,7 +59,7 @@ def _with_momentum(name: str, make: Callable[..., Any], limit: float | None, cos
     return Entry(name, lambda rate: make(rate, MOMENTUM), limit, None, cost, about)
 
 
-def _adaptive(name: str, make: Callable[[Any], Any], cost: int = 1) -> Entry:
+def _without_limit(name: str, make: Callable[[Any], Any], cost: int = 1) -> Entry:
     return Entry(name, make, None, None, cost)
 
 
@@ -93,13 +93,15 @@ OTHERS: dict[str, Entry] = {
             RK_MOMENTUM_LIMIT,
             4,
         ),
-        _adaptive("rmsprop", zoo.rmsprop),
-        _adaptive("adamw", zoo.adamw),
-        _adaptive("strang_adam", zoo.strang_adam),
-        _adaptive("rk_adam", lambda rate: zoo.rk_adam(rate, solvers.RK4()), 4),
-        _adaptive("euler@drift_adjusted", lambda cap: zoo.euler(_capped(DRIFT_ADJUSTED, cap)), 3),
-        _adaptive("euler@corridor", lambda cap: zoo.euler(_capped(CORRIDOR, cap))),
-        _adaptive("bosh3@embedded_error", lambda rtol: zoo.bosh3(_tolerant(rtol)), 4),
+        _without_limit("rmsprop", zoo.rmsprop),
+        _without_limit("adamw", zoo.adamw),
+        _without_limit("strang_adam", zoo.strang_adam),
+        _without_limit("rk_adam", lambda rate: zoo.rk_adam(rate, solvers.RK4()), 4),
+        _without_limit(
+            "euler@drift_adjusted", lambda cap: zoo.euler(_capped(DRIFT_ADJUSTED, cap)), 3
+        ),
+        _without_limit("euler@corridor", lambda cap: zoo.euler(_capped(CORRIDOR, cap))),
+        _without_limit("bosh3@embedded_error", lambda rtol: zoo.bosh3(_tolerant(rtol)), 4),
     )
 }
 """The zoo's optimizers that are not solvers of gradient flow, and rules as `solver@rule`.

@@ -39,7 +39,8 @@ def answer(claims: Sequence[Claim]) -> list[str]:
 
 def _count(claims: Sequence[Claim]) -> str:
     verdicts = [claim.verdict for claim in claims]
-    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
+    order = ("held", "held only in part", "did not hold", "not measured")
+    return ", ".join(f"{verdicts.count(word)} {word}" for word in order if word in verdicts)
 
 
 def write(result: Any, out: Path, figures: Mapping[str, Path]) -> Path:
