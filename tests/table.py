@@ -33,8 +33,33 @@ EXPLICIT = {
         3,
     ),
 }
+HEUN = odeopt.solvers.Heun()
+MOMENTUM = {
+    "heavy_ball": (odeopt.heavy_ball, 1, 1),
+    "nesterov": (odeopt.nesterov, 1, 1),
+    "conformal_leapfrog": (odeopt.conformal_leapfrog, 1, 2),
+    "suzuki_yoshida": (odeopt.suzuki_yoshida, 3, 4),
+    "relativistic": (odeopt.relativistic, 1, 1),
+    "rk_momentum": (partial(odeopt.rk_momentum, momentum=0.9, solver=HEUN), 2, 2),
+    "chained_momentum": (partial(odeopt.chained_momentum, momentum=0.9, solver=HEUN), 2, 1),
+}
+ADAPTIVE = {
+    "rmsprop": (odeopt.rmsprop, 1, 1),
+    "adam": (odeopt.adam, 1, 1),
+    "adamw": (odeopt.adamw, 1, 1),
+    "strang_adam": (odeopt.strang_adam, 1, 2),
+    "rk_adam": (partial(odeopt.rk_adam, solver=HEUN), 2, 2),
+    "log_time_adam": (odeopt.log_time_adam, 1, 1),
+}
+TABLE = EXPLICIT | MOMENTUM | ADAPTIVE
+# The explicit names that are left out differ from these in their tableau only.
+VARIED = ["euler", "heun", "ssprk3", "rk4", "tsit5", "runge_kutta", "from_diffrax"]
+VARIED += [*MOMENTUM, *ADAPTIVE]
+STAGED = [name for name in VARIED if name in EXPLICIT or name in ("rk_momentum", "rk_adam")]
+# where the parameters rest elsewhere than at the end of a step
+RESTING = ["conformal_leapfrog", "suzuki_yoshida", "strang_adam", "log_time_adam"]
 # the promises that hold for one row of each kind hold for all: used where a test is slow
-KINDS = ["euler", "heun", "rk4", "tsit5"]
+KINDS = ["euler", "rk4", "tsit5", "heavy_ball", "suzuki_yoshida", "rk_adam", "log_time_adam"]
 
 
 def mixed_params():

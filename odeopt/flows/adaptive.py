@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from ..objective import Gradient
-from .clock import Decay, check_decay, forgetting, retained, weight
+from .clock import Decay, check_decay, forgetting, real, retained, weight
 from .flow import AbstractSplitFlow, State, scaled
 
 
@@ -79,11 +79,11 @@ class AdamFlow(AbstractSplitFlow):
       ValueError: `b1` or `b2` outside [0, 1).
     """
 
-    b1: Decay = 0.9
-    b2: Decay = 0.999
-    eps: float = 1e-8
-    eps_root: float = 0.0
-    weight_decay: Any = 0.0
+    b1: Decay = eqx.field(converter=real, default=0.9)
+    b2: Decay = eqx.field(converter=real, default=0.999)
+    eps: float = eqx.field(converter=real, default=1e-8)
+    eps_root: float = eqx.field(converter=real, default=0.0)
+    weight_decay: Any = eqx.field(converter=real, default=0.0)
     mask: Any = eqx.field(static=True, default=None)
     nesterov: bool = eqx.field(static=True, default=False)
     mu_dtype: Any = eqx.field(static=True, default=None)
@@ -159,9 +159,11 @@ class AdamFlow(AbstractSplitFlow):
             time = time * jnp.where(exponent == 0, 1.0, -jnp.expm1(-safe) / safe)
         return jax.tree.map(lambda u: scaled(-time, u), direction), aux
 
-    def descent(self, z: State, gradient: Gradient) -> PyTree[Array]:
+    def descent(self, z: State, gradient: Gradient, *, seen: bool = False) -> PyTree[Array]:
         """The gradient over the root of its second moment."""
         params, aux = z
+        if not seen:
+            _, aux = self.part("moments", z, gradient, jnp.zeros([]), 1.0)
         square = _divided(aux.nu, weight(self.b2, aux.age))
         return jax.tree.map(self._direction, gradient.here(params), square)
 
@@ -225,12 +227,12 @@ class RMSpropFlow(AbstractSplitFlow):
       ValueError: `decay` or `momentum` outside [0, 1).
     """
 
-    decay: Decay = 0.9
-    eps: float = 1e-8
-    initial_scale: float = 0.0
+    decay: Decay = eqx.field(converter=real, default=0.9)
+    eps: float = eqx.field(converter=real, default=1e-8)
+    initial_scale: float = eqx.field(converter=real, default=0.0)
     eps_in_sqrt: bool = eqx.field(static=True, default=True)
     centered: bool = eqx.field(static=True, default=False)
-    momentum: Decay | None = None
+    momentum: Decay | None = eqx.field(converter=real, default=None)
     nesterov: bool = eqx.field(static=True, default=False)
     bias_correction: bool = eqx.field(static=True, default=False)
 
@@ -290,9 +292,12 @@ class RMSpropFlow(AbstractSplitFlow):
             return jax.tree.map(lambda u, p: u + kept * p, update, trace), aux._replace(trace=trace)
         return trace, aux._replace(trace=trace)
 
-    def descent(self, z: State, gradient: Gradient) -> PyTree[Array]:
+    def descent(self, z: State, gradient: Gradient, *, seen: bool = False) -> PyTree[Array]:
         """The gradient over the root of its second moment."""
-        return self.direction(gradient.here(z[0]), z[1])
+        params, aux = z
+        if not seen:
+            _, aux = self.part("moments", z, gradient, jnp.zeros([]), 1.0)
+        return self.direction(gradient.here(params), aux)
 
     def direction(self, grads: PyTree[Array], aux: Squares) -> PyTree[Array]:
         """`g / sqrt(v + eps)` and its variants."""

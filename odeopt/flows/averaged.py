@@ -2,13 +2,14 @@ r"""Primal averaging: follow one point, look at another, keep their average. May
 
 from typing import ClassVar, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
 from ..objective import Gradient
-from .clock import LogTime, forgetting
+from .clock import LogTime, forgetting, real
 from .flow import AbstractSplitFlow, State, scaled
 
 # Of large leaves one gradient is remembered at every 16th coordinate: a cosine needs no more.
@@ -62,9 +63,9 @@ class AveragedFlow(AbstractSplitFlow):
     """
 
     base: AbstractSplitFlow
-    beta: float | None = None
-    power: float | None = None
-    weight_decay: float = 0.0
+    beta: float | None = eqx.field(converter=real, default=None)
+    power: float | None = eqx.field(converter=real, default=None)
+    weight_decay: float = eqx.field(converter=real, default=0.0)
     clock: LogTime = LogTime()
 
     gradient_part: ClassVar[str | None] = None
@@ -152,9 +153,9 @@ class AveragedFlow(AbstractSplitFlow):
         lag = jax.tree.map(lambda d: scaled(1 - weight, d), lag)
         return update, Average(lag, aux.base, aux.age + fraction, previous, predictability)
 
-    def descent(self, z: State, gradient: Gradient) -> PyTree[Array]:
+    def descent(self, z: State, gradient: Gradient, *, seen: bool = False) -> PyTree[Array]:
         """That of `base`."""
-        return self.base.descent((z[0], z[1].base), gradient)
+        return self.base.descent((z[0], z[1].base), gradient, seen=seen)
 
     def heading(self, z: State) -> PyTree[Array]:
         """From the average to z: where the path has been going."""
@@ -178,7 +179,9 @@ class AveragedFlow(AbstractSplitFlow):
     def _predictability(
         self, params: PyTree[Array], aux: Average, gradient: Gradient, now: PyTree[Array]
     ) -> Array:
-        metric = jax.tree.map(_ratio, _sparse(self.descent((params, aux), gradient)), now)
+        metric = jax.tree.map(
+            _ratio, _sparse(self.descent((params, aux), gradient, seen=True)), now
+        )
         before = aux.previous
         product, length, length_before = (
             optax.tree.vdot(a, jax.tree.map(jnp.multiply, metric, b)).real

@@ -6,8 +6,10 @@ in units of $\sqrt h$, it is friction $\gamma = -\ln b/\sqrt h$.
 """
 
 import math
+from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -41,6 +43,11 @@ class LogTime(eqx.Module):
 
 Decay = float | Float[Array, ""] | LogTime
 """What a step keeps of a moment: a number in [0, 1), or a clock."""
+
+
+def real(number: Any) -> Any:
+    """The real part: `optax.inject_hyperparams` makes numbers as complex as the parameters."""
+    return jnp.real(number) if isinstance(number, jax.Array) else number
 
 
 def check_decay(**decays: Decay) -> None:

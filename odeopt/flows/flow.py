@@ -40,8 +40,11 @@ class AbstractFlow(eqx.Module):
         """Whether a step reads the parameters, beside their gradient."""
         return False
 
-    def descent(self, z: State, gradient: Gradient) -> PyTree[Array]:
-        """The gradient in the flow's own metric: minus the direction it alone would give."""
+    def descent(self, z: State, gradient: Gradient, *, seen: bool = False) -> PyTree[Array]:
+        """The gradient in the flow's own metric: minus the direction that it alone would give.
+
+        A metric that learns from gradients includes this one; `seen` says that `z` already does.
+        """
         return gradient.here(z[0])
 
     def heading(self, z: State) -> PyTree[Array]:

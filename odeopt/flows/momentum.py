@@ -7,13 +7,14 @@ $\ddot x + \gamma\dot x + \nabla E(x) = 0$ at time step $k$.
 
 from typing import Any, ClassVar, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
 from ..objective import Gradient
-from .clock import Decay, check_decay, forgetting, retained
+from .clock import Decay, check_decay, forgetting, real, retained
 from .flow import AbstractSplitFlow, State, scaled
 
 
@@ -49,8 +50,8 @@ class HeavyBallFlow(AbstractSplitFlow):
       ValueError: a momentum outside [0, 1).
     """
 
-    momentum: Decay
-    dtype: Any = None
+    momentum: Decay = eqx.field(converter=real)
+    dtype: Any = eqx.field(static=True, default=None)
 
     parts: ClassVar[tuple[str, ...]] = ("friction", "kick", "drift")
     gradient_part: ClassVar[str | None] = "kick"
@@ -136,7 +137,7 @@ class RelativisticFlow(HeavyBallFlow):
       ValueError: a negative `delta`.
     """
 
-    delta: float = 0.0
+    delta: float = eqx.field(converter=real, default=0.0)
 
     def __check_init__(self) -> None:
         if isinstance(self.delta, int | float) and not self.delta >= 0:

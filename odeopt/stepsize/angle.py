@@ -19,17 +19,21 @@ class Heading(NamedTuple):
 
     Attributes:
       log_size: logarithm of the step size.
+      square: running mean of the squared length of the descent direction.
       update: the last update of the parameters; `()` where the flow knows its heading.
     """
 
     log_size: Float[Array, ""]
+    square: Float[Array, ""]
     update: PyTree[Array]
 
 
 class Angle(AbstractRule):
     """Grows the step while the descent direction agrees with the heading, else shrinks it."""
 
-    gain: float | LogTime
+    gain: float
+    shrink: float
+    clock: LogTime | None
     first: float
     limit: float
     remembers: bool = eqx.field(static=True)
@@ -37,17 +41,27 @@ class Angle(AbstractRule):
     def init(self, params: PyTree[Array]) -> Heading:
         """The first size; one copy of the parameters unless the flow knows its heading."""
         update = optax.tree.zeros_like(params) if self.remembers else ()
-        return Heading(jnp.log(jnp.asarray(self.first, float)), update)
+        first = jnp.log(jnp.asarray(self.first, float))
+        return Heading(first, jnp.zeros([], float), update)
 
     def propose(self, state: Heading, info: StepInfo) -> tuple[Float[Array, ""], Heading]:
-        """`h exp(gain cos)`."""
+        """`h exp(gain k cos)`."""
         heading = state.update if self.remembers else info.flow.heading(info.z)
         descent = info.flow.descent(info.z, info.gradient.stage(0))
         steps = info.steps.astype(float)
-        gain = forgetting(self.gain, steps) if isinstance(self.gain, LogTime) else self.gain
-        change = -gain * _cosine(descent, heading).astype(float)
-        size = jnp.minimum(state.log_size + change, jnp.log(jnp.asarray(self.limit, float)))
-        return jnp.exp(size), state._replace(log_size=size)
+        rate = self.gain if self.clock is None else forgetting(self.clock, steps)
+        length = optax.tree.norm(descent, squared=True).astype(float)
+        # The first length stands for all before it.
+        fresh = (state.square == 0) | (rate >= 1)
+        square = jnp.where(fresh, length, state.square + rate * (length - state.square))
+        agreement = -_cosine(descent, heading, jnp.sqrt(square))
+        turned = jnp.where(agreement < 0, self.shrink * agreement, agreement)
+        change = turned * self.gain * (1.0 if self.clock is None else rate)
+        known = jnp.isfinite(change)
+        size = state.log_size + jnp.where(known, change, 0.0)
+        size = jnp.minimum(size, jnp.log(jnp.asarray(self.limit, float)))
+        square = jnp.where(known, square, state.square)
+        return jnp.exp(size), Heading(size, square, state.update)
 
     def judge(
         self, state: Heading, info: StepInfo, h: Float[Array, ""], step: Step
@@ -56,70 +70,76 @@ class Angle(AbstractRule):
         finite = jnp.isfinite(h)
         for leaf in jax.tree.leaves(step.update):
             finite &= jnp.all(jnp.isfinite(leaf))
-        known = jnp.isfinite(state.log_size)
-        size = jnp.where(known, state.log_size, jnp.log(jnp.asarray(self.first, float)))
-        size = jnp.where(finite, size, size - jnp.log(2.0))
-        if not self.remembers:
-            return finite, Heading(size, ())
-        update = jax.tree.map(
-            lambda new, old: jnp.where(finite, new.astype(old.dtype), old),
-            step.update,
-            state.update,
-        )
-        return finite, Heading(size, update)
+        size = jnp.where(finite, state.log_size, state.log_size - jnp.log(2.0))
+        update = state.update
+        if self.remembers:
+            moved = optax.tree.cast_like(step.update, update)
+            update = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, update)
+        return finite, Heading(size, state.square, update)
 
 
 def angle(
-    gain: float | LogTime = 0.1,
+    gain: float = 0.1,
     *,
+    clock: LogTime | None = None,
+    shrink: float = 0.7,
     first: float = 1e-3,
     limit: float = float("inf"),
     remembers: bool = True,
 ) -> Angle:
     r"""The step size grows while gradients agree with where the run is going.
 
-    $h \leftarrow h\,e^{\kappa\cos\theta}$ before each step, $\theta$ the angle between the descent
-    direction $-Dg$ (in the metric $D$ of the flow: Adam's divides by the root of the second moment)
-    and the update before; Euclidean inner products over all leaves, 0 where either vanishes. It is
-    an average line search, at no cost: a step that was too long turns the gradient against it. The
-    multiplicative form on the last direction of Adam is Martínez-Rubio's (thesis, Oxford, 2017),
-    after Almeida (1998) and Baydin et al. (arXiv:1703.04782). A gain by the clock, `LogTime(r)`,
-    lets the rule average over as much of the past as a momentum that does so; that is ours.
+    $\ln h \leftarrow \ln h + \kappa\cos\theta$ before each step, $\theta$ the angle between the
+    descent direction $u = -Dg$ (in the metric $D$ of the flow: Adam's divides by the root of the
+    second moment) and the update before, in Euclidean inner products over all leaves. The cosine
+    is taken with the *running mean* of $\|u\|^2$ in place of its present value: where gradients
+    fade faster than the metric forgets them, a step that hardly moves must not count as agreement.
+    It is counted by `shrink` where it is negative, which offsets that the noise of mini-batches
+    alone turns it negative. A line search on average, at no cost in gradients.
 
-    Works with any optimizer of one or more gradients. A step that comes out non-finite is taken
-    back and tried at half the size.
+    The multiplicative form on the last direction of Adam is Martínez-Rubio's (thesis, Oxford,
+    2017), after Almeida (1998) and Baydin et al. (arXiv:1703.04782). The running mean, the
+    asymmetry and the clock, by which the rule averages over as much of the past as a momentum on
+    the same clock does, are ours; `odeopt untuned` measures what they are worth.
+
+    Works with any optimizer. A step that comes out non-finite is taken back and tried at half the
+    size.
 
     Args:
-      gain: $\kappa$, a number or `flows.LogTime(r)` for $\kappa = r/(n + r)$.
+      gain: $\kappa$; with a clock, $\kappa$ is `gain` times $r/(n + r)$.
+      clock: `flows.LogTime(r)`; None for a constant gain, which is then also the rate of the
+        running mean.
+      shrink: what a negative cosine counts, in (0, 1].
       first: the size of the first step, in flow time.
       limit: the largest size.
       remembers: keep the last update to measure the angle with, one copy of the parameters. False:
         ask the flow, which must know its heading as `flows.AveragedFlow` does.
 
     Raises:
-      ValueError: a gain, `first` or `limit` that is not positive.
+      ValueError: a gain, `shrink`, `first` or `limit` that is not positive.
 
     Examples:
       >>> import odeopt
       >>> opt = odeopt.adam(odeopt.stepsize.angle(), b1=0.98, b2=0.98)
     """
-    if isinstance(gain, int | float) and not gain > 0:
-        raise ValueError(f"gain is {gain}; it must be positive.")
-    for name, value in {"first": first, "limit": limit}.items():
-        if not value > 0:
+    for name, value in {"gain": gain, "shrink": shrink, "first": first, "limit": limit}.items():
+        if isinstance(value, int | float) and not value > 0:
             raise ValueError(f"{name} is {value}; it must be positive.")
-    return Angle(gain, first, limit, remembers)
+    return Angle(gain, shrink, clock, first, limit, remembers)
 
 
-def _cosine(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
-    # Each is scaled to unit length by itself: the square of a small gradient underflows.
-    lengths = [optax.tree.norm(tree) for tree in (a, b)]
-    safe = [jnp.where(length > 0, length, 1.0) for length in lengths]
+def _cosine(
+    direction: PyTree[Array], heading: PyTree[Array], usual: Float[Array, ""]
+) -> Float[Array, ""]:
+    """Of `direction` at its `usual` length with `heading`, at most 1; 0 where either vanishes."""
+    lengths = usual, optax.tree.norm(heading).astype(float)
+    # Each is scaled by itself: the product of two small lengths underflows.
     product = optax.tree.vdot(
         *(
-            jax.tree.map(lambda leaf, s=s: leaf / s.astype(leaf.real.dtype), tree)
-            for tree, s in zip((a, b), safe, strict=True)
+            jax.tree.map(lambda leaf, s=size: leaf / s.astype(leaf.real.dtype), tree)
+            for tree, size in zip(
+                (direction, heading), (jnp.where(s > 0, s, 1.0) for s in lengths), strict=True
+            )
         )
-    ).real
-    known = (lengths[0] > 0) & (lengths[1] > 0)
-    return jnp.where(known, jnp.clip(product, -1.0, 1.0), 0.0)
+    ).real.astype(float)
+    return jnp.where((lengths[0] > 0) & (lengths[1] > 0), jnp.clip(product, -1.0, 1.0), 0.0)

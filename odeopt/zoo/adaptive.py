@@ -223,6 +223,7 @@ def log_time_adam(
     *,
     weight_decay: float = 0.0,
     first: float = 1e-3,
+    gain: float = 2.0,
     rate: float = 10.0,
     eps: float = 1e-8,
 ) -> optax.GradientTransformationExtraArgs:
@@ -247,6 +248,7 @@ def log_time_adam(
       learning_rate: None for the controller; a number, schedule or rule replaces it.
       weight_decay: $w$, decoupled, per unit of flow time.
       first: the size of the first step; the controller leaves it within a few steps.
+      gain: of the controller.
       rate: $r$ of the clock.
       eps: $\epsilon$.
 
@@ -269,7 +271,7 @@ def log_time_adam(
     """
     clock = LogTime(rate)
     if learning_rate is None:
-        learning_rate = angle(clock, first=first, remembers=False)
+        learning_rate = angle(gain, clock=clock, first=first, remembers=False)
     base = RMSpropFlow(clock, eps, eps_in_sqrt=False)
     flow = AveragedFlow(base, weight_decay=weight_decay, clock=clock)
     return ode_optimizer(flow, solvers.Lie(), learning_rate)

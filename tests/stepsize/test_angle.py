@@ -1,0 +1,122 @@
+"""The angle rule: grows, shrinks, survives, and knows when it cannot know."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import odeopt
+from odeopt import flows, solvers
+from odeopt.stepsize import angle
+
+
+def sizes(opt, grads, x):
+    """Step sizes that the rule takes along given gradients."""
+    state, found = opt.init(x), []
+    for g in grads:
+        before = state.time
+        _updates, state = opt.update(g, state, x)
+        found.append(float(state.time - before))
+    return np.array(found), state
+
+
+def test_it_grows_by_the_gain_while_gradients_agree_and_shrinks_when_they_turn():
+    g = jnp.array([3.0, -4.0])
+    found, _ = sizes(odeopt.euler(angle(0.5, shrink=0.6, first=1e-2)), [g, g, g, -g, g], g)
+    # the first step has no heading; then cos = 1, 1, -1 and, after the turn, -1
+    expected = 1e-2 * np.exp(0.5 * np.cumsum([0, 1, 1, -0.6, -0.6]))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_orthogonal_gradients_leave_it_alone():
+    a, b = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
+    found, _ = sizes(odeopt.euler(angle(0.5)), [a, b, a, b], a)
+    np.testing.assert_allclose(found, found[0], rtol=1e-6)
+
+
+def test_the_clock_lets_go_as_r_over_n():
+    g = jnp.array([3.0, -4.0])
+    rule = angle(2.0, clock=flows.LogTime(4.0))
+    found, _ = sizes(odeopt.euler(rule), [g] * 20, g)
+    gains = np.diff(np.log(found))
+    np.testing.assert_allclose(gains, [2.0 * 4 / (n + 4) for n in range(1, 20)], rtol=1e-3)
+
+
+def test_a_gradient_that_fades_stops_counting():
+    """Steps that hardly move are no agreement: with its own length, h would grow without end."""
+    g = jnp.array([3.0, -4.0])
+    rule = angle(2.0, clock=flows.LogTime(10.0))
+    fading = [g * 0.5**n for n in range(60)]
+    found, _ = sizes(odeopt.euler(rule), fading, g)
+    steady, _ = sizes(odeopt.euler(rule), [g] * 60, g)
+    assert found[-1] / found[30] < 1.1
+    assert steady[-1] / steady[30] > 100
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e15])
+def test_the_size_does_not_depend_on_the_scale_of_the_loss(scale):
+    key = jax.random.key(0)
+    grads = list(jax.random.normal(key, (6, 3)))
+    one, _ = sizes(odeopt.euler(angle()), grads, grads[0])
+    other, _ = sizes(odeopt.euler(angle()), [scale * g for g in grads], grads[0])
+    np.testing.assert_allclose(other, one, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_non_finite_step_is_taken_back_and_tried_smaller(bad):
+    x = jnp.array([1.0, -2.0])
+    opt = odeopt.adam(angle())
+    state = opt.init(x)
+    _, state = opt.update(x, state, x)
+    updates, after = opt.update(jnp.full(2, bad), state, x)
+    np.testing.assert_array_equal(updates, 0.0)
+    assert int(after.rejected) == 1
+    np.testing.assert_array_equal(after.aux.mu, state.aux.mu)
+    _, then = opt.update(x, after, x)
+    assert 0.4 < float(then.time - after.time) / float(state.time) < 0.6 * np.exp(0.1)
+
+
+DRIVEN = {
+    "euler": odeopt.euler,
+    "heavy_ball": lambda h: odeopt.heavy_ball(h, 0.9),
+    "adam": lambda h: odeopt.adam(h, b1=0.98, b2=0.98),
+    "rk4": odeopt.rk4,
+    "log_time_adam": odeopt.log_time_adam,
+}
+
+
+@pytest.mark.parametrize("first", [1e-6, 1e-1])
+@pytest.mark.parametrize("name", DRIVEN)
+def test_it_drives_any_optimizer_from_any_first_step(name, first):
+    """A rate over five decades, on a valley of condition 100 and in one compiled loop."""
+    curvature = jnp.array([1.0, 0.01])
+    loss = lambda x: 0.5 * jnp.sum(curvature * x**2)
+    opt = DRIVEN[name](angle(first=first))
+
+    def step(carry, _):
+        x, state = carry
+        updates, state = opt.update(jax.grad(loss)(x), state, x, value_fn=loss)
+        return (optax.apply_updates(x, updates), state), None
+
+    x = jnp.array([1.0, 1.0])
+    (x, state), _ = jax.jit(lambda: jax.lax.scan(step, (x, opt.init(x)), length=1000))()
+    assert loss(odeopt.step_params(state, x)) < 1e-3 * loss(jnp.ones(2))
+
+
+def test_it_can_ask_the_flow_and_says_so_when_the_flow_does_not_know():
+    x = jnp.array([1.0, -2.0])
+    rule = angle(remembers=False)
+    averaged = odeopt.ode_optimizer(
+        flows.AveragedFlow(flows.GradientFlow(), beta=1.0, power=2.0), solvers.Lie(), rule
+    )
+    assert averaged.init(x).rule.update == ()
+    opt = odeopt.euler(rule)
+    with pytest.raises(ValueError, match="does not remember where it has been going"):
+        opt.update(x, opt.init(x), x)
+
+
+@pytest.mark.parametrize("kwargs", [{"gain": 0.0}, {"shrink": -1.0}, {"first": 0}, {"limit": -2}])
+def test_bad_arguments(kwargs):
+    with pytest.raises(ValueError, match="must be positive"):
+        angle(**kwargs)
