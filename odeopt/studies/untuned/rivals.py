@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 import optax
 from optax import contrib
 
 from ... import stepsize, zoo
-from ...state import ODEState, step_params
+from ...state import step_params
 from ..names import lookup
 from ..problems import Params
 
@@ -64,22 +63,12 @@ TUNED: dict[str, Rival] = {
 
 
 def _log_time_adam(first: Any) -> optax.GradientTransformation:
-    return _starting(first, zoo.log_time_adam())
+    return zoo.log_time_adam(first=first)
 
 
 def _adam_with_angle(first: Any) -> optax.GradientTransformation:
-    return _starting(first, zoo.adam(stepsize.angle(), b1=0.98, b2=0.98))
-
-
-def _starting(first: Any, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`optimizer` with a first step that may be traced: one program makes the runs from all."""
-
-    def init(params: Params) -> ODEState:
-        state = optimizer.init(params)
-        size = jnp.log(first).astype(state.rule.log_size.dtype)
-        return state._replace(rule=state.rule._replace(log_size=size))
-
-    return optax.GradientTransformation(init, optimizer.update)
+    # Adam does better with a negative angle counted in full.
+    return zoo.adam(stepsize.angle(first=first, shrink=1.0), b1=0.98, b2=0.98)
 
 
 UNTUNED: dict[str, Rival] = {
