@@ -56,7 +56,11 @@ def lanczos(
     basis, (diagonal, beside), residual, _ = decomp.tridiag_sym(
         size, custom_vjp=False, materialize=False
     )(flat_product, start)
+    return _ritz(diagonal, beside, residual, basis)
 
+
+@jax.jit
+def _ritz(diagonal: Array, beside: Array, residual: Array, basis: Array) -> Ritz:
     # Entries count up to the first that is not finite, or comes after a breakdown.
     one = jnp.ones(1, bool)
     reach = jax.lax.cummax(jnp.maximum(jnp.abs(diagonal[:-1]), jnp.append(0 * one, beside[:-1])))
@@ -70,11 +74,11 @@ def lanczos(
     values, vectors = jnp.linalg.eigh(matrix + jnp.diag(beside, 1) + jnp.diag(beside, -1))
 
     missing = jnp.sum(~found)
-    values = jnp.where(jnp.arange(size) < missing, values[jnp.minimum(missing, size - 1)], values)
-    values = jnp.where(found[0], values, jnp.nan)
+    lowest = values[jnp.minimum(missing, len(values) - 1)]
+    values = jnp.where(jnp.arange(len(values)) < missing, lowest, values)
     last = jnp.where(found[-1], jnp.linalg.norm(residual), 0.0)
     return Ritz(
-        values,
+        values=jnp.where(found[0], values, jnp.nan),
         weights=vectors[0] ** 2,
         residuals=last * jnp.abs(vectors[-1]),
         basis=jnp.where(found[:, None], basis, 0.0),

@@ -34,7 +34,6 @@ def descend(opt, start, steps, loss=bowl):
 
 FLOWS = {
     "euler": (odeopt.euler, 2.0, 1),
-    "rk4": (odeopt.rk4, 2.785, 4),
     "rk4 scanned": (lambda rule: odeopt.rk4(rule, scan_stages=True), 2.785, 4),
     "heavy_ball": (lambda rule: odeopt.heavy_ball(rule, 0.9), 3.8, 1),
 }
