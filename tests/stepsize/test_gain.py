@@ -1,6 +1,7 @@
 """Gain ratio: the loss never rises, from any first step."""
 
 import chex
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -175,3 +176,13 @@ def test_what_cannot_work_is_refused():
 def test_bad_arguments(name):
     with pytest.raises(ValueError, match=f"{name} is -1.*must be positive"):
         gain_ratio(**{name: -1.0})
+
+
+def test_an_implicit_step_grows_far_beyond_the_explicit_limit():
+    loss = lambda x: 0.5 * jnp.sum(jnp.array([1.0, 1e3]) * x**2)
+    tolerance = diffrax.VeryChord(rtol=1e-4, atol=1e-4)
+    opt = odeopt.from_diffrax(diffrax.Kvaerno3(root_finder=tolerance), gain_ratio(first=1e-3))
+    _, (values, accepted, sizes) = descend(opt, jnp.ones(2), loss, 12)
+    assert jnp.all(accepted)
+    assert values[-1] < 1e-6 * values[0]
+    assert sizes[-1] > 1e3 * 2 / 1e3
