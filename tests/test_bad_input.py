@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 import odeopt
 
-from .table import EXPLICIT
+from .table import STAGED, TABLE, VARIED
 
-multi_stage = pytest.mark.parametrize("name", [n for n, row in EXPLICIT.items() if row[1] > 1])
-everyone = pytest.mark.parametrize("name", EXPLICIT)
+multi_stage = pytest.mark.parametrize("name", [n for n in VARIED if TABLE[n][1] > 1])
+everyone = pytest.mark.parametrize("name", VARIED)
 
 LOSS = lambda x: jnp.sum(x**2)
 PARAMS = jnp.array([1.0, 2.0])
@@ -27,13 +27,13 @@ def update(opt, grads=GRADS, params=PARAMS, **kwargs):
 @multi_stage
 def test_a_missing_value_fn_shows_the_line_to_write(name):
     with pytest.raises(ValueError, match=r"(?s)opt\.update\(.*value_fn=loss.*staged=True"):
-        update(EXPLICIT[name][0](0.1))
+        update(TABLE[name][0](0.1))
 
 
 @multi_stage
 def test_missing_parameters(name):
     with pytest.raises(ValueError, match=r"opt\.update\(grads, state, params"):
-        update(EXPLICIT[name][0](0.1), params=None, value_fn=LOSS)
+        update(TABLE[name][0](0.1), params=None, value_fn=LOSS)
 
 
 @pytest.mark.parametrize(
@@ -62,10 +62,11 @@ def test_grad_fn_that_does_not_fit():
         update(odeopt.heun(0.1), grad_fn=lambda x, stage, batch: x)
 
 
-@everyone
-@pytest.mark.parametrize("staged", [False, True])
+@pytest.mark.parametrize(
+    ("name", "staged"), [(n, False) for n in VARIED] + [(n, True) for n in STAGED]
+)
 def test_params_and_grads_that_do_not_fit(name, staged):
-    opt = EXPLICIT[name][0](0.1, staged=staged)
+    opt = TABLE[name][0](0.1, staged=True) if staged else TABLE[name][0](0.1)
     with pytest.raises(ValueError, match="grads and params must have the same tree structure"):
         update(opt, grads={"x": GRADS}, value_fn=LOSS)
     with pytest.raises(ValueError, match=r"grads has shape \(3,\), its parameter \(2,\)"):
@@ -77,7 +78,7 @@ def test_params_and_grads_that_do_not_fit(name, staged):
 @everyone
 def test_parameters_that_cannot_follow_a_flow_are_named(name):
     with pytest.raises(TypeError, match=r"params\['step'\] has dtype int32.*optax\.masked"):
-        EXPLICIT[name][0](0.1).init({"w": PARAMS, "step": jnp.zeros([], jnp.int32)})
+        TABLE[name][0](0.1).init({"w": PARAMS, "step": jnp.zeros([], jnp.int32)})
 
 
 @everyone
@@ -88,7 +89,7 @@ def test_parameters_that_cannot_follow_a_flow_are_named(name):
 )
 def test_a_learning_rate_that_is_no_step_size(name, rate):
     with pytest.raises(ValueError, match="positive, finite"):
-        EXPLICIT[name][0](rate)
+        TABLE[name][0](rate)
 
 
 @pytest.mark.parametrize("rate", ["0.1", None, True, [0.1], jnp.ones(2)])
@@ -177,3 +178,48 @@ def test_a_flow_that_looks_elsewhere_cannot_be_staged():
     opt = odeopt.ode_optimizer(LookAhead(), odeopt.solvers.RK4(), 0.1, staged=True)
     with pytest.raises(ValueError, match="staged mode cannot"):
         update(opt)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda b: odeopt.heavy_ball(0.1, b),
+        lambda b: odeopt.nesterov(0.1, b),
+        lambda b: odeopt.adam(0.1, b1=b),
+        lambda b: odeopt.adam(0.1, b2=b),
+        lambda b: odeopt.rmsprop(0.1, b),
+        lambda b: odeopt.rmsprop(0.1, momentum=b),
+    ],
+)
+@given(decay=st.one_of(st.floats(min_value=1.0), st.floats(max_value=-1e-30), st.just(jnp.nan)))
+def test_a_decay_that_is_no_decay(make, decay):
+    with pytest.raises(ValueError, match=r"at least 0 and below 1.*LogTime"):
+        make(decay)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: odeopt.rk_momentum(0.1, 0.0, odeopt.solvers.RK4()),
+        lambda: odeopt.suzuki_yoshida(0.1, 0.0),
+    ],
+)
+def test_a_friction_that_would_be_infinite(make):
+    with pytest.raises(ValueError, match=r"momentum is 0.*odeopt\.rk4"):
+        make()
+
+
+def test_a_negative_speed_limit():
+    with pytest.raises(ValueError, match="delta is -1"):
+        odeopt.relativistic(0.1, 0.9, delta=-1.0)
+
+
+def test_weight_decay_needs_the_parameters():
+    opt = odeopt.adamw(0.1)
+    with pytest.raises(ValueError, match="needs the parameters"):
+        update(opt, params=None)
+
+
+def test_a_solver_in_place_of_a_rate():
+    with pytest.raises(TypeError, match="is a class; pass an instance"):
+        odeopt.rk_adam(0.1, odeopt.solvers.RK4)

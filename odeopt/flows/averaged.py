@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..objective import Gradient
 from .clock import LogTime, forgetting, real
-from .flow import AbstractSplitFlow, State, scaled
+from .flow import AbstractSplitFlow, State, inner, scaled
 
 # Of large leaves one gradient is remembered at every 16th coordinate: a cosine needs no more.
 _EVERY, _LARGE = 16, 4096
@@ -184,7 +184,7 @@ class AveragedFlow(AbstractSplitFlow):
         )
         before = aux.previous
         product, length, length_before = (
-            optax.tree.vdot(a, jax.tree.map(jnp.multiply, metric, b)).real
+            inner(a, jax.tree.map(jnp.multiply, metric, b))
             for a, b in ((now, before), (now, now), (before, before))
         )
         squares = length * length_before

@@ -4,6 +4,7 @@ import abc
 from typing import ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
@@ -86,3 +87,10 @@ class AbstractSplitFlow(AbstractFlow):
 def scaled(h: Float[Array, ""], leaf: Array) -> Array:
     """`h * leaf`; the step size is rounded to the leaf's dtype first, as optax does."""
     return h.astype(jnp.finfo(leaf.dtype).dtype) * leaf
+
+
+def inner(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
+    """The real inner product of two trees."""
+    # A sum of products: `jnp.vdot` contracts, which explicit sharding refuses.
+    products = jax.tree.map(lambda x, y: jnp.sum(jnp.real(jnp.conj(x) * y)).astype(float), a, b)
+    return jax.tree.reduce(jnp.add, products, jnp.zeros([], float))

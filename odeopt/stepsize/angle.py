@@ -10,8 +10,9 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ..flows import LogTime
 from ..flows.clock import forgetting
+from ..flows.flow import inner
 from ..solvers import Step
-from .rule import AbstractRule, StepInfo
+from .rule import AbstractRule, StepInfo, check_positive
 
 
 class Heading(NamedTuple):
@@ -122,9 +123,7 @@ def angle(
       >>> import odeopt
       >>> opt = odeopt.adam(odeopt.stepsize.angle(), b1=0.98, b2=0.98)
     """
-    for name, value in {"gain": gain, "shrink": shrink, "first": first, "limit": limit}.items():
-        if isinstance(value, int | float) and not value > 0:
-            raise ValueError(f"{name} is {value}; it must be positive.")
+    check_positive(gain=gain, shrink=shrink, first=first, limit=limit)
     return Angle(gain, shrink, clock, first, limit, remembers)
 
 
@@ -134,12 +133,11 @@ def _cosine(
     """Of `direction` at its `usual` length with `heading`, at most 1; 0 where either vanishes."""
     lengths = usual, optax.tree.norm(heading).astype(float)
     # Each is scaled by itself: the product of two small lengths underflows.
-    product = optax.tree.vdot(
-        *(
-            jax.tree.map(lambda leaf, s=size: leaf / s.astype(leaf.real.dtype), tree)
-            for tree, size in zip(
-                (direction, heading), (jnp.where(s > 0, s, 1.0) for s in lengths), strict=True
-            )
+    units = (
+        jax.tree.map(lambda leaf, s=size: leaf / s.astype(leaf.real.dtype), tree)
+        for tree, size in zip(
+            (direction, heading), (jnp.where(s > 0, s, 1.0) for s in lengths), strict=True
         )
-    ).real.astype(float)
+    )
+    product = inner(*units)
     return jnp.where((lengths[0] > 0) & (lengths[1] > 0), jnp.clip(product, -1.0, 1.0), 0.0)

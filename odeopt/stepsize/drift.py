@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from .rule import AbstractLocalRule, StepInfo
+from .rule import AbstractLocalRule, StepInfo, check_positive
 
 
 class DriftAdjusted(AbstractLocalRule):
@@ -56,8 +56,7 @@ def drift_adjusted(power: float = 1.0, *, cap: float = 5.0, smooth: bool = False
       >>> import odeopt
       >>> opt = odeopt.euler(odeopt.stepsize.drift_adjusted(cap=1.0))
     """
-    if not (power > 0 and cap > 0):
-        raise ValueError(f"power and cap must be positive, not {power} and {cap}.")
+    check_positive(power=power, cap=cap)
     return DriftAdjusted(power, cap, smooth)
 
 
@@ -108,6 +107,5 @@ def corridor(minimum: float = 0.0, *, cap: float = float("inf")) -> Corridor:
       >>> (x + updates).round(5)
       Array([0., 0.], dtype=float32)
     """
-    if not cap > 0:
-        raise ValueError(f"cap is {cap}; it must be positive.")
+    check_positive(cap=cap)
     return Corridor(minimum, cap)

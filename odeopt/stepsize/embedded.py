@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ..solvers import Step
-from .rule import AbstractRule, StepInfo
+from .rule import AbstractRule, StepInfo, check_positive
 
 _Memory = tuple[Float[Array, ""], PyTree[Array]]
 
@@ -89,9 +89,7 @@ def embedded_error(
       >>> import odeopt
       >>> opt = odeopt.bosh3(odeopt.stepsize.embedded_error(rtol=1e-2, atol=1e-3))
     """
-    for name, value in {"rtol": rtol, "atol": atol, "first": first, "limit": limit}.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value}; it must be positive.")
+    check_positive(rtol=rtol, atol=atol, first=first, limit=limit)
     controller = diffrax.PIDController(rtol=rtol, atol=atol, norm=_rms)
     return EmbeddedError(controller, first, limit)
 

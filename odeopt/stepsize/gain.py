@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
+from ..flows.flow import inner
 from ..solvers import Step
-from .rule import AbstractRule, StepInfo
+from .rule import AbstractRule, StepInfo, check_positive
 
 # Thresholds and factors as usual in trust-region codes, where h plays the radius.
 _GOOD, _BAD = 0.75, 0.25
@@ -50,8 +51,8 @@ class GainRatio(AbstractRule):
         update = optax.tree.cast_like(step.update, params)
         before = gradient.value(params) if info.value is None else jnp.asarray(info.value)
         after = gradient.value(optax.apply_updates(params, update))
-        linear = _dot(gradient.here(params), update)
-        quadratic = 0.5 * _dot(update, gradient.jvp(params, update))
+        linear = inner(gradient.here(params), update)
+        quadratic = 0.5 * inner(update, gradient.jvp(params, update))
 
         accept = jnp.isfinite(after) & (after <= before + _RISE * jnp.abs(before))
         predicted, decrease = -(linear + quadratic), before - after
@@ -103,12 +104,5 @@ def gain_ratio(*, first: float = 1.0, least: float = 1e-6, limit: float = 1e12) 
       >>> updates, int(state.rejected), float(state.rule)  # a step of 1 was too large
       (Array([0., 0.], dtype=float32), 1, 0.25)
     """
-    for name, value in {"first": first, "least": least, "limit": limit}.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value}; it must be positive.")
+    check_positive(first=first, least=least, limit=limit)
     return GainRatio(first, least, limit)
-
-
-def _dot(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
-    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return sum((jnp.sum((jnp.conj(x) * y).real.astype(float)) for x, y in leaves), jnp.zeros([]))

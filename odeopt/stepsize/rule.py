@@ -157,3 +157,14 @@ def as_rule(learning_rate: Any) -> AbstractRule:
         f"learning_rate is {learning_rate!r:.80}; pass a number, an optax schedule (a function of "
         "the step count) or a rule from odeopt.stepsize."
     )
+
+
+def check_positive(**numbers: Any) -> None:
+    """Refuse a number that is not positive, by name; a traced one cannot be looked at.
+
+    Raises:
+      ValueError: with the name and the number.
+    """
+    for name, number in numbers.items():
+        if isinstance(number, int | float | np.number) and not number > 0:
+            raise ValueError(f"{name} is {number}; it must be positive.")

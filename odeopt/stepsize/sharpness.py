@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ..diagnostics.lanczos import dimension
 from ..diagnostics.sharpness import extreme
 from ..solvers import Step, stability_limit
-from .rule import AbstractRule, StepInfo
+from .rule import AbstractRule, StepInfo, check_positive
 
 
 class LastEstimate(NamedTuple):
@@ -122,8 +122,5 @@ def sharpness(
       >>> int(state.gradients)  # 4 of the step, and 2 products: there is no third direction
       8
     """
-    arguments = {"safety": safety, "every": every, "products": products, "first": first, "cap": cap}
-    for name, value in arguments.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value}; it must be positive.")
+    check_positive(safety=safety, every=every, products=products, first=first, cap=cap)
     return SharpnessRule(safety, every, products, first, cap)
