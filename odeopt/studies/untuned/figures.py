@@ -94,6 +94,7 @@ def _ratio(runs: pd.DataFrame, verdict: pd.DataFrame) -> Figure | None:
         if np.isfinite([mine.max(), theirs.max()]).all() and theirs.min() > 0 and mine.min() > 0:
             span = [mine.min() / theirs.max(), mine.max() / theirs.min()]
             ax.plot([x, x], span, color="0.3", linewidth=1)
+    ax.set_axisbelow(True)
     ax.axhline(1, color="0.2", linewidth=1)
     ax.set(yscale="log")
     ax.set_xticks(range(len(problems)), problems, rotation=30, ha="right")
