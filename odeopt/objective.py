@@ -176,11 +176,6 @@ class Objective:
         return jnp.asarray(_scalar(out[0] if isinstance(out, tuple) and len(out) == 2 else out))
 
 
-def gradient_function(extra_args: Mapping[str, Any]) -> GradientFunction:
-    """The gradient that the keyword arguments of `update` describe; see `Objective`."""
-    return Objective(extra_args)
-
-
 def check_gradient(
     grads: PyTree[Array], params: PyTree[Array], name: str = "grads"
 ) -> PyTree[Array]:

@@ -11,6 +11,7 @@ from ..objective import Gradient
 from .method import AbstractMethod
 
 _MARGIN = 1e-7  # a spectral radius is known to about the square root of rounding at a double root
+_TINY = 1e-7
 _PRODUCTS = np.geomspace(1e-3, 1e5, 8001)  # tried first: 0.23 % apart
 
 
@@ -20,8 +21,7 @@ def stability_limit(flow: AbstractFlow, method: AbstractMethod) -> float:
     On $E = \tfrac\lambda2x^2$ a step is a linear map of parameters and auxiliary variables, the
     matrix $M(h\lambda)$. R is where its spectral radius first exceeds 1: 2 for gradient descent,
     2.785 for RK4, $2(1+\mu)$ for the heavy ball, $2(1+\mu)/(1+2\mu)$ with Nesterov's momentum.
-    Computed once, in float64, by differentiating the step; gradient flow has closed forms. A clock
-    is taken at its start.
+    Computed in float64 from steps that start at unit vectors; a clock is taken at its start.
 
     Args:
       flow: a flow that is linear in the gradient.
@@ -74,12 +74,13 @@ def _radius(flow: AbstractFlow, method: AbstractMethod) -> Callable[[np.ndarray]
             new = jax.tree.leaves((params + taken.update, taken.aux))
             return jnp.concatenate([new[i] for i in moving])
 
-        matrices = jax.jit(jax.vmap(jax.jacfwd(step), in_axes=(None, 0)))
-        start = jnp.zeros(len(moving))
+        # One row a unit vector, which eigenvalues do not mind. Tiny: a flow may be linear near 0.
+        rows = jax.vmap(jax.vmap(step, in_axes=(0, None)), in_axes=(None, 0))
+        matrices = jax.jit(lambda p: rows(_TINY * jnp.eye(len(moving)), p) / _TINY)
 
     def radius(products: np.ndarray) -> np.ndarray:
         with jax.enable_x64(True), jax.ensure_compile_time_eval():
-            stacked = np.asarray(matrices(start, jnp.asarray(products)))
+            stacked = np.asarray(matrices(jnp.asarray(products)))
         return np.abs(np.linalg.eigvals(stacked)).max(axis=-1)
 
     return radius

@@ -5,10 +5,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import optax
 
 from .. import solvers, stepsize, zoo
+from ..state import step_params
 from .names import lookup
 
 
@@ -23,6 +23,8 @@ class Entry:
         order: Order of accuracy as a solver of gradient flow; `None` where it is not one.
         gradients_per_step: Gradients that one step costs.
         hyperparameters: Everything fixed besides the learning rate.
+        read: `read(state, params)`: the parameters to evaluate, which are not always where the
+            next gradient is taken.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Entry:
     order: int | None
     gradients_per_step: int = 1
     hyperparameters: dict[str, float] = dataclasses.field(default_factory=dict)
+    read: Callable[[Any, Any], Any] = lambda state, params: params
 
 
 MOMENTUM = 0.9
@@ -56,27 +59,11 @@ RK_MOMENTUM_LIMIT = 8.20171
 def _with_momentum(name: str, make: Callable[..., Any], limit: float | None, cost: int) -> Entry:
     # Their order is that of another flow than gradient flow.
     about = {"momentum": MOMENTUM}
-    return Entry(name, lambda rate: make(rate, MOMENTUM), limit, None, cost, about)
+    return Entry(name, lambda rate: make(rate, MOMENTUM), limit, None, cost, about, step_params)
 
 
 def _without_limit(name: str, make: Callable[[Any], Any], cost: int = 1) -> Entry:
-    return Entry(name, make, None, None, cost)
-
-
-# A rule checks its arguments, which it cannot when they are traced: they are put in afterwards.
-CORRIDOR, DRIFT_ADJUSTED = stepsize.corridor(cap=1.0), stepsize.drift_adjusted(cap=1.0)
-EMBEDDED_ERROR = stepsize.embedded_error(rtol=1.0, atol=0.1)
-
-
-def _capped(rule: stepsize.AbstractRule, cap: Any) -> stepsize.AbstractRule:
-    return eqx.tree_at(lambda rule: rule.cap, rule, cap)
-
-
-def _tolerant(rtol: Any) -> stepsize.AbstractRule:
-    def where(rule: Any) -> tuple[Any, Any]:
-        return rule.controller.rtol, rule.controller.atol
-
-    return eqx.tree_at(where, EMBEDDED_ERROR, (rtol, 0.1 * rtol))
+    return Entry(name, make, None, None, cost, read=step_params)
 
 
 OTHERS: dict[str, Entry] = {
@@ -98,17 +85,30 @@ OTHERS: dict[str, Entry] = {
         _without_limit("strang_adam", zoo.strang_adam),
         _without_limit("rk_adam", lambda rate: zoo.rk_adam(rate, solvers.RK4()), 4),
         _without_limit(
-            "euler@drift_adjusted", lambda cap: zoo.euler(_capped(DRIFT_ADJUSTED, cap)), 3
+            "euler@drift_adjusted", lambda cap: zoo.euler(stepsize.drift_adjusted(cap=cap)), 3
         ),
-        _without_limit("euler@corridor", lambda cap: zoo.euler(_capped(CORRIDOR, cap))),
-        _without_limit("bosh3@embedded_error", lambda rtol: zoo.bosh3(_tolerant(rtol)), 4),
+        _without_limit("euler@corridor", lambda cap: zoo.euler(stepsize.corridor(cap=cap))),
+        _without_limit(
+            "bosh3@embedded_error",
+            lambda rtol: zoo.bosh3(stepsize.embedded_error(rtol, 0.1 * rtol)),
+            4,
+        ),
+        # four products in every eighth step, the first estimate no dearer: a gradient a step
+        _without_limit(
+            "euler@sharpness",
+            lambda safety: zoo.euler(stepsize.sharpness(safety, every=8, products=4, first=4)),
+            2,
+        ),
+        _without_limit("adam@angle", lambda first: zoo.adam(stepsize.angle(first=first))),
+        _without_limit("log_time_adam", lambda first: zoo.log_time_adam(first=first)),
     )
 }
 """The zoo's optimizers that are not solvers of gradient flow, and rules as `solver@rule`.
 
-What a study varies as the learning rate of a rule is its own first argument: the cap of
-`drift_adjusted` and `corridor`, the tolerance of `embedded_error`. The cost of a step is what the
-optimizer's state counts, Hessian products included.
+What a study varies as the learning rate of a rule is one of its arguments: the cap of
+`drift_adjusted` and `corridor`, the tolerance of `embedded_error`, the safety of `sharpness`, the
+first step of `angle`. The cost of a step is what the optimizer's state counts, Hessian products
+included.
 """
 
 

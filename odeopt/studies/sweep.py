@@ -163,7 +163,8 @@ class Sweep:
                     params_and_state, point, _, losses = carry
                     begin, end = point * steps // points, (point + 1) * steps // points
                     params_and_state = jax.lax.fori_loop(begin, end, one_step, params_and_state)
-                    loss = problem.loss(params_and_state[0], data)
+                    params, state = params_and_state
+                    loss = problem.loss(self.entry.read(state, params), data)
                     return params_and_state, point + 1, loss, losses.at[point + 1].set(loss)
 
                 def goes_on(carry: Any) -> jax.Array:

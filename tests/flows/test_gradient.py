@@ -8,7 +8,7 @@ import pytest
 
 import odeopt
 from odeopt.flows import GradientFlow
-from odeopt.objective import Gradient, gradient_function
+from odeopt.objective import Gradient, Objective
 
 PARAMS = {"w": jnp.array([[0.5, -1.0], [2.0, 0.3]]), "b": jnp.array([0.1, -0.2])}
 
@@ -19,7 +19,7 @@ def loss(params):
 
 def counted(at_start=None):
     grads = jax.grad(loss)(PARAMS) if at_start is None else at_start
-    return Gradient(grads, gradient_function({"value_fn": loss}))
+    return Gradient(grads, Objective({"value_fn": loss}))
 
 
 def assert_trees_equal(first, second):

@@ -1,5 +1,6 @@
 """Stability limits of methods on flows with momentum."""
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,3 +85,8 @@ def test_runs_diverge_where_the_limit_says(name):
 def test_a_flow_that_normalizes_has_none():
     with pytest.raises(ValueError, match="divides by the size of the gradient"):
         stability_limit(flows.AdamFlow(), solvers.Lie())
+
+
+def test_an_implicit_method_has_none():
+    with pytest.raises(ValueError, match="no stability limit"):
+        stability_limit(flows.HeavyBallFlow(0.9), as_method(diffrax.Kvaerno3()))

@@ -15,7 +15,7 @@ from odeopt.studies.sweep import Sweep, step_function
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-STEPS = 7
+STEPS = 8
 
 
 @pytest.fixture
@@ -43,6 +43,16 @@ def program(make):
 def test_a_study_charges_what_the_state_counts(entry):
     _, state = program(entry.make)(0.05)
     assert int(state.gradients) == STEPS * entry.gradients_per_step
+
+
+def test_what_is_evaluated_is_what_the_optimizer_hands_out(kappa):
+    entry = entries.find("log_time_adam")
+    (curve,) = Sweep(kappa, entry, STEPS, [0], 1).run([(0.05, 0)])
+    params, state = program(entry.make)(0.05)
+    data = tuple(jnp.asarray(array) for array in kappa.data)
+    at = [float(kappa.loss(point, data)) for point in (entry.read(state, params), params)]
+    assert curve.final == pytest.approx(at[0], rel=1e-9)
+    assert curve.final != pytest.approx(at[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("entry", entries.OTHERS.values(), ids=lambda entry: entry.name)
