@@ -32,8 +32,8 @@ def stability(
             help="Optimizers, separated by commas: any explicit solver of the zoo (euler, heun, "
             "midpoint, ralston, bosh3, ssprk3, rk4, dopri5, tsit5), optax's sgd, momentum, adam; "
             "heavy_ball, nesterov, conformal_leapfrog, relativistic, rk_momentum, rmsprop, adamw, "
-            "strang_adam, rk_adam; rules: euler@drift_adjusted, euler@corridor, "
-            "bosh3@embedded_error.",
+            "strang_adam, rk_adam, log_time_adam; rules: euler@drift_adjusted, euler@corridor, "
+            "euler@sharpness, bosh3@embedded_error, adam@angle.",
             show_default="sgd,momentum,adam,heun,ssprk3,rk4,tsit5; most with --full",
         ),
     ] = None,

@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .flows import AbstractFlow
-from .objective import Gradient, Objective
+from .objective import Gradient, GradientFunction, Objective
 from .solvers import ExplicitRungeKutta, Solver, as_method
 from .staged import StagedStep
 from .state import ODEState, Parts, Readout, add_counts, select
@@ -112,7 +112,7 @@ def _update(
     """One whole step: gradient, propose, step, judge, count."""
     flow, method, rule, _ = parts
     grads, point = parts.check(grads, params)
-    evaluate = Objective(extra_args)
+    evaluate: GradientFunction = Objective(extra_args)
     at_start, evaluate, transform = parts.transformed(
         grads, evaluate, state.transform, params, extra_args
     )
