@@ -20,4 +20,7 @@ from .resolve import as_method as as_method
 from .splitting import SUZUKI_YOSHIDA as SUZUKI_YOSHIDA
 from .splitting import Lie as Lie
 from .splitting import Strang as Strang
+from .symplectic import ConformalEuler as ConformalEuler
+from .symplectic import ConformalLeapfrog as ConformalLeapfrog
+from .symplectic import SuzukiYoshida as SuzukiYoshida
 from .tableau import Tableau as Tableau

@@ -34,11 +34,6 @@ class Chained(AbstractMethod):
         return 1
 
     @property
-    def stability_limit(self) -> None:
-        """Depends on the flow: `solvers.stability_limit(flow, method)`."""
-        return None
-
-    @property
     def gradients_per_step(self) -> int | None:
         """Those of `inner`."""
         return self.inner.gradients_per_step

@@ -62,10 +62,6 @@ class ExplicitRungeKutta(AbstractMethod):
         """One for each stage."""
         return self.tableau.stages
 
-    def init(self, z: State) -> tuple[()]:
-        """A one-step method remembers nothing; a new mini-batch would make it wrong anyway."""
-        return ()
-
     def step(
         self,
         flow: AbstractFlow,

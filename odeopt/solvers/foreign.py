@@ -57,18 +57,9 @@ class DiffraxMethod(AbstractMethod):
         return self.solver.order(diffrax.ODETerm(lambda t, y, args: y))
 
     @property
-    def stability_limit(self) -> None:
-        """Not known for a foreign solver."""
-        return None
-
-    @property
     def gradients_per_step(self) -> None:
         """Not known for a foreign solver."""
         return None
-
-    def init(self, z: State) -> tuple[()]:
-        """Nothing is carried over."""
-        return ()
 
     def step(
         self,

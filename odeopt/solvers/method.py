@@ -38,9 +38,13 @@ class AbstractMethod(eqx.Module):
         """Order of accuracy; None where it is not known."""
 
     @property
-    @abc.abstractmethod
     def stability_limit(self) -> float | None:
-        r"""$R$: on $\dot x = -\lambda x$ the method is stable up to $h\lambda = R$; or None."""
+        r"""$R$: on $\dot x = -\lambda x$ the method is stable up to $h\lambda = R$.
+
+        None where that is not known, or depends on the flow: `solvers.stability_limit(flow,
+        method)`.
+        """
+        return None
 
     @property
     @abc.abstractmethod
@@ -50,9 +54,9 @@ class AbstractMethod(eqx.Module):
     def check(self, flow: AbstractFlow) -> None:
         """Refuse a flow that the method cannot step: a `ValueError` that names both."""
 
-    @abc.abstractmethod
     def init(self, z: State) -> PyTree[Array]:
-        """The memory before the first step. Structural, like `flow.init`."""
+        """The memory before the first step, none by default. Structural, like `flow.init`."""
+        return ()
 
     @abc.abstractmethod
     def step(

@@ -32,11 +32,6 @@ class Lie(AbstractMethod):
         return 1
 
     @property
-    def stability_limit(self) -> None:
-        """Depends on the flow: `solvers.stability_limit(flow, method)`."""
-        return None
-
-    @property
     def gradients_per_step(self) -> int:
         """1, the given one."""
         return 1
@@ -44,10 +39,6 @@ class Lie(AbstractMethod):
     def check(self, flow: AbstractFlow) -> None:
         """The flow must have parts."""
         _with_parts(flow, "Lie")
-
-    def init(self, z: State) -> tuple[()]:
-        """Nothing is carried over."""
-        return ()
 
     def step(
         self,
@@ -96,11 +87,6 @@ class Strang(AbstractMethod):
         return 4 if symmetric and abs(cubes) < 1e-12 else 2
 
     @property
-    def stability_limit(self) -> None:
-        """Depends on the flow: `solvers.stability_limit(flow, method)`."""
-        return None
-
-    @property
     def gradients_per_step(self) -> int:
         """One a substep."""
         return len(self.substeps)
@@ -108,10 +94,6 @@ class Strang(AbstractMethod):
     def check(self, flow: AbstractFlow) -> None:
         """The flow must have parts, of which one looks at the gradient."""
         _with_parts(flow, "Strang")
-
-    def init(self, z: State) -> tuple[()]:
-        """Nothing is carried over."""
-        return ()
 
     def step(
         self,
@@ -141,12 +123,16 @@ class Strang(AbstractMethod):
         return jax.tree.map(jnp.add, z[0], update)
 
 
-def opening(flow: AbstractSplitFlow, tau: float) -> list[tuple[str, float]]:
+def opening(
+    flow: AbstractSplitFlow | type[AbstractSplitFlow], tau: float
+) -> list[tuple[str, float]]:
     """What comes before the gradient in a substep."""
     return [(part, tau / 2) for part in flow.parts if part != flow.gradient_part]
 
 
-def closing(flow: AbstractSplitFlow, tau: float) -> list[tuple[str, float]]:
+def closing(
+    flow: AbstractSplitFlow | type[AbstractSplitFlow], tau: float
+) -> list[tuple[str, float]]:
     """What comes after the gradient in a substep: its mirror image."""
     return opening(flow, tau)[::-1]
 

@@ -1,0 +1,140 @@
+"""Conformally symplectic methods as diffrax solvers, for systems that roll with friction.
+
+The second face of `Lie` and `Strang` on the heavy ball's flow: the same substeps, in the ball's own
+time. May use: diffrax, `.splitting`, `odeopt.flows`.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from ..flows import HeavyBallFlow
+from .splitting import SUZUKI_YOSHIDA, Lie, Strang, Substeps, closing, opening
+
+_Pair = tuple[PyTree, PyTree]
+
+
+class AbstractConformal(diffrax.AbstractSolver):
+    r"""A splitting of $\dot x = f(v)$, $\dot v = g(x) - \gamma v$ into friction, kick and drift.
+
+    Takes its terms as `diffrax.SemiImplicitEuler` does: `(ODETerm(f), ODETerm(g))` with
+    $y = (x, v)$; each sees the other variable. With $f(v) = v$, $g = -\nabla E$ and a time step
+    $\sqrt h$ it takes the steps of the optimizer with learning rate $h$ and momentum
+    `flows.momentum_of(h, friction)`.
+
+    Args:
+      friction: $\gamma$; 0 for a symplectic method of a Hamiltonian system.
+    """
+
+    friction: float
+
+    term_structure: ClassVar = (diffrax.AbstractTerm, diffrax.AbstractTerm)
+    interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation
+
+    @property
+    @abc.abstractmethod
+    def method(self) -> Lie | Strang:
+        """The pure step function that the optimizers use."""
+
+    @property
+    @abc.abstractmethod
+    def substeps(self) -> Substeps:
+        """Parts and fractions of one step, in their order."""
+
+    def order(self, terms: Any) -> int:
+        """That of the method."""
+        return self.method.order
+
+    def init(self, *args: Any) -> None:
+        """Nothing is carried over."""
+
+    def step(
+        self,
+        terms: tuple[diffrax.AbstractTerm, diffrax.AbstractTerm],
+        t0: Any,
+        t1: Any,
+        y0: _Pair,
+        args: Any,
+        solver_state: None,
+        made_jump: Any,
+    ) -> tuple[_Pair, None, dict[str, _Pair], None, diffrax.RESULTS]:
+        """One step, without an error estimate."""
+        drift, kick = terms
+        x, v = y0
+        time_x = time_v = t0  # each variable has its own time, which the other's field sees
+        for part, fraction in self.substeps:
+            length = fraction * (t1 - t0)
+            if part == "friction":
+                kept = jnp.exp(-self.friction * length)
+                v = jax.tree.map(lambda leaf, kept=kept: kept * leaf, v)
+            elif part == "kick":
+                moved = kick.vf_prod(time_x, x, args, kick.contr(time_v, time_v + length))
+                v, time_v = jax.tree.map(jnp.add, v, moved), time_v + length
+            else:
+                moved = drift.vf_prod(time_v, v, args, drift.contr(time_x, time_x + length))
+                x, time_x = jax.tree.map(jnp.add, x, moved), time_x + length
+        return (x, v), None, {"y0": y0, "y1": (x, v)}, None, diffrax.RESULTS.successful  # type: ignore[return-value]
+
+    def func(
+        self,
+        terms: tuple[diffrax.AbstractTerm, diffrax.AbstractTerm],
+        t0: Any,
+        y0: _Pair,
+        args: Any,
+    ) -> _Pair:
+        """The vector field."""
+        drift, kick = terms
+        x, v = y0
+        forces = kick.vf(t0, x, args)
+        slowed = jax.tree.map(lambda force, leaf: force - self.friction * leaf, forces, v)
+        return drift.vf(t0, v, args), slowed
+
+
+class ConformalEuler(AbstractConformal):
+    """Friction, kick, drift: the heavy ball. Order 1, 1 gradient a step."""
+
+    @property
+    def method(self) -> Lie:
+        """`Lie()`."""
+        return Lie()
+
+    @property
+    def substeps(self) -> Substeps:
+        """Each part once."""
+        return [(part, 1.0) for part in HeavyBallFlow.parts]
+
+
+class ConformalLeapfrog(AbstractConformal):
+    """The symmetric composition. Order 2, 1 gradient a step."""
+
+    @property
+    def method(self) -> Strang:
+        """`Strang()`."""
+        return Strang()
+
+    @property
+    def substeps(self) -> Substeps:
+        """Halves of friction and drift on either side of each kick."""
+        return [
+            substep
+            for tau in self.method.substeps
+            for substep in (
+                *opening(HeavyBallFlow, tau),
+                ("kick", tau),
+                *closing(HeavyBallFlow, tau),
+            )
+        ]
+
+
+class SuzukiYoshida(ConformalLeapfrog):
+    """Three leapfrogs, the middle one backwards in time. Order 4, 3 gradients a step."""
+
+    @property
+    def method(self) -> Strang:
+        """`Strang(SUZUKI_YOSHIDA)`."""
+        return Strang(SUZUKI_YOSHIDA)
