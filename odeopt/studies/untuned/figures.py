@@ -60,12 +60,11 @@ def _curves(runs: pd.DataFrame, verdict: pd.DataFrame, what: str) -> Figure | No
         x = np.array(mine.gradients.iloc[0], float)
         middle = np.median(curves, axis=0)
         style = {**styles[name], "marker": "", "zorder": 3 if styles[name]["linewidth"] > 2 else 2}
-        axes[problem].plot(x, np.where(np.isfinite(middle), middle, np.nan), **style)
-        low, high = curves.min(axis=0), curves.max(axis=0)
-        axes[problem].fill_between(
-            x, low, high, where=np.isfinite(high).tolist(), color=style["color"], alpha=0.1, lw=0
-        )
-        ceiling = 3 * mine.initial_loss.max()
+        axes[problem].plot(x, np.where(middle < 1e30, middle, np.nan), **style)
+        ceiling = 3 * mine.initial_loss.max()  # a run that blows up must not set the scale
+        low, high = (np.minimum(x, 10 * ceiling) for x in (curves.min(axis=0), curves.max(axis=0)))
+        color = style["color"]
+        axes[problem].fill_between(x, low, high, color=color, alpha=0.1, lw=0)
         seen[problem] += [v for v in middle if v <= ceiling]
     for problem, ax in axes.items():
         ax.locator_params(axis="x", nbins=5)
