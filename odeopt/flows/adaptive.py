@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from ..objective import Gradient
-from .clock import Decay, check_decay, forgetting, real, retained, weight
+from .clock import Decay, check_decay, forgetting, moment_like, real, retained, weight
 from .flow import AbstractSplitFlow, State, scaled
 
 
@@ -108,8 +108,8 @@ class AdamFlow(AbstractSplitFlow):
     def init(self, params: PyTree[Array]) -> Moments:
         """Zero moments. Two copies of the parameters."""
         return Moments(
-            optax.tree.zeros_like(params, dtype=self.mu_dtype),
-            optax.tree.zeros_like(params),
+            moment_like(params, self.b1, self.mu_dtype),
+            moment_like(params, self.b2),
             jnp.zeros([], float),
         )
 
@@ -248,9 +248,9 @@ class RMSpropFlow(AbstractSplitFlow):
     def init(self, params: PyTree[Array]) -> Squares:
         """One copy of the parameters; one more each if `centered` and with momentum."""
         return Squares(
-            optax.tree.full_like(params, self.initial_scale),
+            optax.tree.full_like(moment_like(params, self.decay), self.initial_scale),
             jnp.zeros([], float),
-            optax.tree.zeros_like(params) if self.centered else (),
+            moment_like(params, self.decay) if self.centered else (),
             optax.tree.zeros_like(params) if self.momentum is not None else (),
         )
 

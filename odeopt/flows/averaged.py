@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from ..objective import Gradient
-from .clock import LogTime, forgetting, real
+from .clock import LogTime, forgetting, moment_like, real
 from .flow import AbstractSplitFlow, State, inner, scaled
 
 # Of large leaves one gradient is remembered at every 16th coordinate: a cosine needs no more.
@@ -101,12 +101,13 @@ class AveragedFlow(AbstractSplitFlow):
 
     def init(self, params: PyTree[Array]) -> Average:
         """Nothing lags. One copy of the parameters, a sixteenth to adapt, and those of `base`."""
-        lag, adapts = optax.tree.zeros_like(params), self._adapts
+        adapts = self._adapts
+        zeros = optax.tree.zeros_like(params)
         return Average(
-            lag,
+            moment_like(params, self.clock),  # its steps shrink as 1/n, whatever the clock
             self.base.init(params),
             jnp.zeros([], float),
-            jax.tree.map(jnp.copy, _sparse(lag)) if adapts else (),  # a buffer of its own
+            jax.tree.map(jnp.copy, _sparse(zeros)) if adapts else (),  # a buffer of its own
             jnp.zeros([], float) if adapts else (),
         )
 

@@ -1,4 +1,4 @@
-r"""How long a moment remembers, per step and in flow time. May use: jax.
+r"""How long a moment remembers, per step and in flow time. May use: jax, optax.
 
 A moment that keeps the fraction $b$ of itself in a step of size $h$ is the solution of
 $\tau\dot m = g - m$ with the time constant $\tau = -h/\ln b$; in a heavy ball, whose own time runs
@@ -11,7 +11,8 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import optax
+from jaxtyping import Array, Float, PyTree
 
 
 class LogTime(eqx.Module):
@@ -62,6 +63,19 @@ def check_decay(**decays: Decay) -> None:
                 f"{name} is {decay}: it is the part of a moment that a step keeps, at least 0 and "
                 "below 1 (0.9, say), or a clock such as `odeopt.flows.LogTime(10.0)`."
             )
+
+
+def moment_like(params: PyTree[Array], decay: Decay, dtype: Any = None) -> PyTree[Array]:
+    """A zero moment: of `dtype`, by default the parameters' own; by a clock at least float32.
+
+    By the clock a step changes a moment by ever smaller parts of itself, which bfloat16 would drop
+    after a few hundred steps.
+    """
+    if not isinstance(decay, LogTime):
+        return optax.tree.zeros_like(params, dtype=dtype)
+    return jax.tree.map(
+        lambda p: jnp.zeros_like(p, jnp.promote_types(dtype or p.dtype, jnp.float32)), params
+    )
 
 
 def retained(decay: Decay, age: Float[Array, ""], fraction: float = 1.0) -> float | Array:

@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from ..objective import Gradient
-from .clock import Decay, check_decay, forgetting, real, retained
+from .clock import Decay, check_decay, forgetting, moment_like, real, retained
 from .flow import AbstractSplitFlow, State, scaled
 
 
@@ -61,7 +61,8 @@ class HeavyBallFlow(AbstractSplitFlow):
 
     def init(self, params: PyTree[Array]) -> Momentum:
         """At rest. One copy of the parameters."""
-        return Momentum(optax.tree.zeros_like(params, dtype=self.dtype), jnp.zeros([], float))
+        momentum = moment_like(params, self.momentum, self.dtype)
+        return Momentum(momentum, jnp.zeros([], float))
 
     def field(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> State:
         """`(-m, (g + m ln mu) / h)`; the age grows by 1 in a time `h`."""
