@@ -12,6 +12,9 @@ from . import stepsize as stepsize
 # builder
 from .optimizer import ode_optimizer as ode_optimizer
 
+# a loss in two parts
+from .split import composite as composite
+
 # state
 from .state import ODEState as ODEState
 from .state import step_params as step_params
@@ -39,6 +42,10 @@ from .zoo.explicit import rk4 as rk4
 from .zoo.explicit import runge_kutta as runge_kutta
 from .zoo.explicit import ssprk3 as ssprk3
 from .zoo.explicit import tsit5 as tsit5
+
+# gradient flow by linearly implicit methods
+from .zoo.implicit import linearly_implicit_euler as linearly_implicit_euler
+from .zoo.implicit import rosenbrock2 as rosenbrock2
 
 # flows with momentum
 from .zoo.momentum import chained_momentum as chained_momentum

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 GradientFunction = Callable[[PyTree[Array], int | Array], PyTree[Array]]
+LinearMap = Callable[[PyTree[Array]], PyTree[Array]]
 Result = TypeVar("Result")
 
 _OWN = frozenset({"value", "grad", "value_fn", "grad_fn", "full_params"})
@@ -73,21 +74,36 @@ class Gradient:
         self._root._traced += 2
         return jax.jvp(lambda p: self._evaluate(p, self._index), (params,), (tangent,))[1]
 
+    def linearized(self, params: PyTree[Array]) -> LinearMap:
+        """`v -> H(params) v`, for many products at one point; `spend` 2 on each."""
+        return jax.linearize(lambda p: self._evaluate(p, self._index), params)[1]
+
+    def objective(self) -> "Objective":
+        """What is differentiated, where that is a loss. Nothing of it is counted: `spend`.
+
+        Raises:
+          ValueError: a `stage_transform`, of whose gradients the loss is not the potential.
+        """
+        if not isinstance(self._evaluate, Objective):
+            raise ValueError(
+                "This optimizer or its step-size rule looks at the loss, which says nothing of "
+                "gradients that a `stage_transform` changed: drop `stage_transform=`, or use "
+                "another."
+            )
+        return self._evaluate
+
+    def spend(self, gradients: int | Int[Array, ""]) -> None:
+        """Count so many gradients more, also a number that is known at run time only."""
+        self._root._taken = self._root._taken + gradients
+
     def value(self, params: PyTree[Array]) -> Float[Array, ""]:
         """The loss at `params`. Counts as 1 gradient, though it costs about a third of one.
 
         Raises:
-          ValueError: no `value_fn`; or a `stage_transform`, of whose gradients the loss is not
-            the potential.
+          ValueError: no `value_fn`; or a `stage_transform`, see `objective`.
         """
-        if not isinstance(self._evaluate, Objective):
-            raise ValueError(
-                "This step-size rule compares the step with the loss, which says nothing of "
-                "gradients that a `stage_transform` changed: drop `stage_transform=`, or use "
-                "another rule."
-            )
         self._root._traced += 1
-        return self._evaluate.value(params)
+        return self.objective().value(params)
 
     def scan(self, body: Callable, init: PyTree, xs: PyTree[Array], length: int) -> PyTree:
         """`jax.lax.scan` over `body`, its gradients counted once for each of `length` rounds."""
@@ -152,6 +168,11 @@ class Objective:
     def __init__(self, extra_args: Mapping[str, Any]) -> None:
         self._extra_args = extra_args
 
+    @property
+    def extra_args(self) -> Mapping[str, Any]:
+        """The keyword arguments of `update`."""
+        return self._extra_args
+
     def __call__(self, params: PyTree[Array], stage: int | Array) -> PyTree[Array]:
         """The gradient at `params`."""
         grad_fn = self._extra_args.get("grad_fn")
@@ -173,7 +194,7 @@ class Objective:
             )
         kwargs = forwarded(value_fn, "value_fn(params)", 1, self._extra_args)
         out = value_fn(filled(params, self._extra_args.get("full_params")), **kwargs)
-        return jnp.asarray(_scalar(out[0] if isinstance(out, tuple) and len(out) == 2 else out))
+        return checked_loss(out)
 
 
 def check_gradient(
@@ -220,6 +241,11 @@ def check_params(params: PyTree[Array]) -> None:
                 "parameters can follow a flow. Leave it out with `optax.masked` or "
                 "`optax.partition`, or keep it outside params."
             )
+
+
+def checked_loss(out: Any) -> Float[Array, ""]:
+    """The loss in what a loss function returned: itself, or the first of `(loss, aux)`."""
+    return jnp.asarray(_scalar(out[0] if isinstance(out, tuple) and len(out) == 2 else out))
 
 
 def _scalar(value: Any) -> Array:

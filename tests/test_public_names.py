@@ -46,6 +46,8 @@ def test_every_optimizer_shows_an_example_and_documents_its_arguments(optimizer)
 LAYERS = [
     "objective",
     "flows",
+    "split",
+    "curvature",
     "solvers",
     "diagnostics",
     "suggest",

@@ -13,10 +13,14 @@ from .classes import Tsit5 as Tsit5
 from .explicit import ExplicitRungeKutta as ExplicitRungeKutta
 from .foreign import DiffraxMethod as DiffraxMethod
 from .limits import stability_limit as stability_limit
+from .linear import LinearSolve as LinearSolve
+from .linear import LinearSolver as LinearSolver
 from .method import AbstractMethod as AbstractMethod
 from .method import Step as Step
 from .resolve import Solver as Solver
 from .resolve import as_method as as_method
+from .rosenbrock import LinearlyImplicitEuler as LinearlyImplicitEuler
+from .rosenbrock import Rosenbrock2 as Rosenbrock2
 from .splitting import SUZUKI_YOSHIDA as SUZUKI_YOSHIDA
 from .splitting import Lie as Lie
 from .splitting import Strang as Strang

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ..flows.flow import inner
-from ..solvers import Step
+from ..solvers import LinearSolve, Step
 from .rule import AbstractRule, StepInfo, check_positive
 
 # Thresholds and factors as usual in trust-region codes, where h plays the radius.
@@ -52,7 +52,10 @@ class GainRatio(AbstractRule):
         before = gradient.value(params) if info.value is None else jnp.asarray(info.value)
         after = gradient.value(optax.apply_updates(params, update))
         linear = inner(gradient.here(params), update)
-        quadratic = 0.5 * inner(update, gradient.jvp(params, update))
+        if isinstance(step.memory, LinearSolve):  # the model is the one that was solved
+            quadratic = 0.5 * step.memory.bend
+        else:
+            quadratic = 0.5 * inner(update, gradient.jvp(params, update))
 
         accept = jnp.isfinite(after) & (after <= before + _RISE * jnp.abs(before))
         predicted, decrease = -(linear + quadratic), before - after
@@ -81,8 +84,9 @@ def gain_ratio(*, first: float = 1.0, least: float = 1e-6, limit: float = 1e12) 
     The choice for implicit, linearly implicit and exponential steps, of which a large one is a
     Newton step; an explicit step it keeps near the stability limit, at the price of rejections.
 
-    Each step costs a Hessian product (2 gradients) and a loss at the trial point (counted as 1),
-    and a loss at the start (1) unless `update` gets `value=`. `value_fn` must be given. On a
+    Each step costs a Hessian product (2 gradients; none for the linearly implicit Euler, whose
+    model is the one that it solves) and a loss at the trial point (counted as 1), and a loss at the
+    start (1) unless `update` gets `value=`. `value_fn` must be given. On a
     mini-batch the ratio is that of the mini-batch, also the promise not to rise.
 
     Args:

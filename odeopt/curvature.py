@@ -1,0 +1,219 @@
+"""Curvature: products with it, and linear systems of it. May use: `odeopt.flows`, `odeopt.split`.
+
+Hessian products are `Gradient.jvp`, or `Gradient.linearized` for many at one point. No matrix of
+the parameters' size is ever formed, but for the rows of `gauss_newton_rows`, which are asked for.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .flows.flow import inner, scaled
+from .objective import LinearMap
+from .split import Split
+
+_times = functools.partial(jnp.matmul, precision="highest")  # an accelerator's default is less
+_einsum = functools.partial(jnp.einsum, precision="highest")
+_ROUNDINGS = 100.0  # roundings below which a part of a gradient is taken for none
+
+
+def gauss_newton(split: Split, params: PyTree[Array]) -> LinearMap:
+    r"""`v -> J^T (Hessian of the loss in the outputs) J v` at `params`; 2 gradients a product.
+
+    Positive semi-definite for a loss that is convex in the outputs. Real outputs only.
+    """
+    outputs, push = jax.linearize(split.predict, params)
+    pull = jax.linear_transpose(push, params)
+    bend = jax.linearize(jax.grad(split.loss), outputs)[1]
+    return lambda v: jax.tree.map(jnp.conj, pull(bend(push(v)))[0])
+
+
+class Solution(NamedTuple):
+    """What an iterative solver found.
+
+    Attributes:
+      value: the solution x.
+      image: A x.
+      products: products that were taken.
+      residual: ‖A x - right‖ / ‖right‖.
+    """
+
+    value: PyTree[Array]
+    image: PyTree[Array]
+    products: Int[Array, ""]
+    residual: Float[Array, ""]
+
+
+def conjugate_gradients(
+    product: LinearMap,
+    right: PyTree[Array],
+    start: PyTree[Array],
+    *,
+    products: int,
+    tolerance: float | Float[Array, ""],
+) -> Solution:
+    r"""`A x = right` for a symmetric A on trees, by at most `products` products.
+
+    One more is taken of the start. It is scaled to where $\tfrac12x\cdot Ax - x\cdot\text{right}$
+    is least on its line, and every iterate lowers that, so that x never points against `right`.
+    Where A turns out indefinite the last iterate is returned; if that is the first, `right` itself
+    over the size of its curvature. The recurrence is that of `jax.scipy.sparse.linalg.cg`, which
+    tells neither of indefiniteness nor of the number of products. Memory: 5 trees.
+    """
+    norm = inner(right, right)
+    image = product(start)
+    bent = inner(start, image)
+    along = jnp.where(bent > 0, inner(start, right) / jnp.where(bent > 0, bent, 1.0), 0.0)
+    usable = (bent > 0) & jnp.isfinite(along)  # else all zero: 0 times infinity would be NaN
+
+    def first(tree: PyTree[Array]) -> PyTree[Array]:
+        return jax.tree.map(lambda x: jnp.where(usable, scaled(along, x), jnp.zeros_like(x)), tree)
+
+    x = first(start)
+    residual = jax.tree.map(jnp.subtract, right, first(image))
+    Carry = tuple[PyTree, PyTree, PyTree, Array, Array, Array]
+
+    def unfinished(carry: Carry) -> Bool[Array, ""]:
+        *_, square, taken, definite = carry
+        return definite & (taken < products) & (square > tolerance**2 * norm)
+
+    def iterate(carry: Carry) -> Carry:
+        x, residual, direction, square, taken, _ = carry
+        image = product(direction)
+        bent = inner(direction, image)
+        definite = bent > 0
+        fresh = inner(x, x) == 0
+        # NaN counts as indefinite, and ends the loop
+        size = jnp.where(definite | fresh, square / jnp.abs(bent), 0.0)
+        x = jax.tree.map(lambda x, d: x + scaled(size, d), x, direction)
+        residual = jax.tree.map(lambda r, a: r - scaled(size, a), residual, image)
+        new = inner(residual, residual)
+        direction = jax.tree.map(lambda r, d: r + scaled(new / square, d), residual, direction)
+        return x, residual, direction, new, taken + 1, definite
+
+    begin = x, residual, residual, inner(residual, residual), jnp.int32(0), jnp.asarray(True)
+    x, residual, _, square, taken, _ = jax.lax.while_loop(unfinished, iterate, begin)
+    relative = jnp.sqrt(square / jnp.where(norm > 0, norm, 1.0))
+    return Solution(x, jax.tree.map(jnp.subtract, right, residual), taken + 1, relative)
+
+
+class Rows(NamedTuple):
+    r"""The Gauss-Newton matrix as $A^TA$, with one row of A for each output of each sample.
+
+    Attributes:
+      matrix: A, real and of at least single precision.
+      image: s, with $A^Ts$ the gradient of the loss, but for its part along which the loss of the
+        outputs is flat.
+      unravel: from a vector to a tree like the parameters.
+    """
+
+    matrix: Float[Array, "rows n"]
+    image: Float[Array, " rows"]
+    unravel: Callable[[Array], PyTree[Array]]
+
+    def factored(
+        self, shift: Float[Array, ""], weight: Float[Array, ""]
+    ) -> Callable[[Float[Array, " n"], Float[Array, " rows"]], Float[Array, " n"]]:
+        r"""`(right, image) -> x` with $(\text{shift} + \text{weight}\,A^TA)x = right + A^Timage$.
+
+        By Cholesky's decomposition in the smaller of the two dimensions. A large `weight` cancels
+        nothing of what is given as `image`.
+        """
+        a, times = self.matrix, _times
+        shift, weight = shift.astype(a.dtype), weight.astype(a.dtype)
+
+        def decomposed(gram: Array) -> Callable[[Array], Array]:
+            lower = jnp.linalg.cholesky(shift * jnp.eye(len(gram), dtype=a.dtype) + weight * gram)
+            return functools.partial(jax.scipy.linalg.cho_solve, (lower, True))
+
+        if a.shape[0] >= a.shape[1]:
+            invert = decomposed(times(a.T, a))
+            return lambda right, image: invert(right + times(a.T, image))
+        invert = decomposed(times(a, a.T))
+        return lambda right, image: (
+            right / shift + times(a.T, invert(image - weight / shift * times(a, right)))
+        )
+
+    def remainder(self, gradient: Float[Array, " n"]) -> Float[Array, " n"]:
+        """`gradient - A^T s`: what the given gradient has beside; 0 where that is rounding."""
+        rest = gradient - _times(self.matrix.T, self.image)
+        size = jnp.linalg.norm(self.matrix) * jnp.linalg.norm(self.image)
+        rounding = _ROUNDINGS * jnp.finfo(rest.dtype).eps * size
+        return jnp.where(jnp.linalg.norm(rest) <= rounding, 0.0, rest)
+
+
+def outputs_per_sample(split: Split, params: PyTree[Array]) -> tuple[int, int]:
+    """`(samples, outputs of each)`; one sample where no argument carries them."""
+    outputs = jax.tree.leaves(jax.eval_shape(split.predict, params))
+    size = sum(math.prod(leaf.shape) for leaf in outputs)
+    if not split.samples:
+        return 1, size
+    samples = len(jax.tree.leaves(split.samples)[0])
+    if any(leaf.shape[:1] != (samples,) for leaf in outputs):
+        raise ValueError(
+            f"predict_fn turns {samples} samples into outputs of shape "
+            f"{', '.join(str(leaf.shape) for leaf in outputs)}; their leading axis must be that of "
+            "the samples. If no argument carries samples: `composite(..., samples=())`."
+        )
+    return samples, size // max(samples, 1)
+
+
+def gauss_newton_rows(split: Split, params: PyTree[Array]) -> Rows:
+    r"""The exact Gauss-Newton matrix, by the Jacobian of every sample by itself.
+
+    $A_i = S_i^TJ_i$ with $S_iS_i^T$ the Hessian of the loss in the outputs of sample i (its
+    positive part, where the loss is not convex in them). Costs as many gradients as a sample has
+    outputs, and the memory of the rows. Real parameters only.
+    """
+    samples, width = outputs_per_sample(split, params)
+    vector, unravel = ravel_pytree(widened(params))
+
+    def pulled(sample: dict[str, PyTree[Array]]) -> Float[Array, "width n"]:
+        def predict(params: PyTree[Array]) -> Float[Array, " width"]:
+            return _flat(split.predict_one(params, sample) if sample else split.predict(params))
+
+        out, pull = jax.vjp(predict, params)
+        basis = jnp.eye(width, dtype=out.dtype)
+        return jax.vmap(lambda e: ravel_pytree(widened(pull(e)[0]))[0])(basis)
+
+    jacobian = jax.vmap(pulled)(split.samples) if split.samples else pulled({})[None]
+
+    outputs = split.predict(params)
+    leaves, structure = jax.tree.flatten(outputs)
+    blocks = [leaf.reshape(samples, -1).astype(vector.dtype) for leaf in leaves]
+    ends = [sum(b.shape[1] for b in blocks[: i + 1]) for i in range(len(blocks) - 1)]
+
+    def loss(flat: Float[Array, "samples width"]) -> Float[Array, ""]:
+        parts = jnp.split(flat, ends, axis=1)
+        back = [
+            p.reshape(leaf.shape).astype(leaf.dtype) for p, leaf in zip(parts, leaves, strict=True)
+        ]
+        return split.loss(jax.tree.unflatten(structure, back))
+
+    slope, bend = jax.linearize(jax.grad(loss), jnp.concatenate(blocks, axis=1))
+    # The samples do not interact, so one product with all of them together is one with each.
+    columns = jax.vmap(lambda e: bend(jnp.broadcast_to(e, slope.shape)))
+    hessians = jnp.moveaxis(columns(jnp.eye(width, dtype=slope.dtype)), 0, -1)
+    values, vectors = jnp.linalg.eigh(0.5 * (hessians + jnp.swapaxes(hessians, 1, 2)))
+    rounding = width * jnp.finfo(values.dtype).eps * values[:, -1:]
+    root = jnp.sqrt(jnp.where(values > jnp.maximum(rounding, 0.0), values, 0.0))
+    matrix = root[..., None] * _einsum("iab,ian->ibn", vectors, jacobian)
+    safe = jnp.where(root > 0, root, 1.0)
+    image = jnp.where(root > 0, _einsum("iab,ia->ib", vectors, slope) / safe, 0.0)
+    return Rows(matrix.reshape(samples * width, -1), image.ravel(), unravel)
+
+
+def widened(tree: PyTree[Array]) -> PyTree[Array]:
+    """At least single precision."""
+    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+
+
+def _flat(outputs: PyTree[Array]) -> Float[Array, " width"]:
+    """Outputs as one vector, in the order in which the blocks of a batch are."""
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(outputs)])

@@ -1,0 +1,226 @@
+"""Linear systems of the curvature, as an implicit step meets them: exact, or matrix-free.
+
+May use: `odeopt.flows`, `odeopt.curvature`, `odeopt.split`.
+"""
+
+import abc
+from typing import Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, PyTree
+
+from ..curvature import (
+    Rows,
+    conjugate_gradients,
+    gauss_newton,
+    gauss_newton_rows,
+    outputs_per_sample,
+    widened,
+)
+from ..flows.flow import inner, scaled
+from ..objective import Gradient, LinearMap
+from ..split import Split, split
+
+Curvature = Literal["ggn", "hessian"]
+Solve = Literal["auto", "exact", "cg"]
+
+_DENSE = 1000  # the largest matrix that "auto" decomposes
+_ENTRIES = 2**24  # the most entries of a Jacobian that "auto" forms
+
+
+class LinearSolve(NamedTuple):
+    """What a linear solve left behind.
+
+    Attributes:
+      direction: its solution, where the next one starts; `()` where none does.
+      products: curvature products that it took; 0 for the exact one.
+      residual: what is left of its right-hand side, relative.
+      bend: `d.Bd` of the solution d, with the curvature B.
+    """
+
+    direction: PyTree[Array]
+    products: Int[Array, ""]
+    residual: Float[Array, ""]
+    bend: Float[Array, ""]
+
+
+class AbstractSystem(abc.ABC):
+    r"""$(\text{shift} + \text{weight}\,B)\,x = r$, prepared once a step for several r."""
+
+    @abc.abstractmethod
+    def downhill(
+        self, amount: Float[Array, ""], last: LinearSolve
+    ) -> tuple[PyTree[Array], LinearSolve]:
+        """The solution for minus `amount` times the gradient at the start of the step."""
+
+    @abc.abstractmethod
+    def solve(self, right: PyTree[Array], last: LinearSolve) -> tuple[PyTree[Array], LinearSolve]:
+        """The solution for `right`."""
+
+
+class LinearSolver(eqx.Module):
+    r"""How the linear systems of a step are solved.
+
+    Args:
+      curvature: B. "ggn": the generalized Gauss-Newton matrix, positive semi-definite where the
+        loss is convex in the outputs; `value_fn` must be an `odeopt.composite`. "hessian": of any
+        loss; where it is indefinite conjugate gradients stop when they see it.
+      solve: "exact": Cholesky's decomposition in the space of outputs or of parameters, whichever
+        is smaller, by the Jacobian of every sample ("ggn" only). "cg": conjugate gradients, which
+        start at the last solution. "auto": the exact one where its matrix has at most 1,000 rows
+        and the Jacobian at most 16 million entries and no more gradients than `products` cost.
+      products: the most curvature products of one solve, beside one for its start.
+      tolerance: the relative residual at which conjugate gradients stop.
+
+    Raises:
+      ValueError: an unknown name, the Hessian with `solve="exact"`, fewer than 1 product, or a
+        negative tolerance.
+    """
+
+    curvature: Curvature = eqx.field(static=True)
+    solve: Solve = eqx.field(static=True)
+    products: int = eqx.field(static=True)
+    tolerance: float
+
+    def __check_init__(self) -> None:
+        if self.curvature not in ("ggn", "hessian"):
+            raise ValueError(f'curvature is {self.curvature!r}; pass "ggn" or "hessian".')
+        if self.solve not in ("auto", "exact", "cg"):
+            raise ValueError(f'solve is {self.solve!r}; pass "auto", "exact" or "cg".')
+        if self.solve == "exact" and self.curvature == "hessian":
+            raise ValueError(
+                'solve="exact" goes through the Jacobian of every sample, of which the '
+                'Gauss-Newton matrix is made: pass curvature="ggn", or solve="cg".'
+            )
+        if not isinstance(self.products, int) or self.products < 1:
+            raise ValueError(f"products is {self.products}; a linear solve needs at least 1.")
+        if isinstance(self.tolerance, int | float) and not self.tolerance >= 0:
+            raise ValueError(f"tolerance is {self.tolerance}; it must not be negative.")
+
+    def init(self, params: PyTree[Array]) -> LinearSolve:
+        """Before the first solve. One copy of the parameters, none with `solve="exact"`."""
+        direction = () if self.solve == "exact" else jax.tree.map(jnp.zeros_like, params)
+        none = jnp.zeros([], jnp.int32)
+        return LinearSolve(direction, none, jnp.zeros([], float), jnp.zeros([], float))
+
+    def system(
+        self, gradient: Gradient, params: PyTree[Array], h: Float[Array, ""]
+    ) -> tuple[AbstractSystem, Float[Array, ""]]:
+        r"""$I + hB$ at `params`, divided by 1 + h so that a large step overflows nothing.
+
+        Returns:
+          The system, and what it was divided by to be multiplied with: 1 / (1 + h).
+        """
+        shift, weight = 1 / (1 + h), h / (1 + h)
+        if self.curvature == "hessian":
+            product = gradient.linearized(params)
+            return _Iterative(product, shift, weight, gradient, params, self), shift
+        parts = split(gradient)
+        if self.solve == "exact" or (self.solve == "auto" and self._exact(parts, params)):
+            return _Exact(parts, shift, weight, gradient, params, self), shift
+        product = gauss_newton(parts, params)
+        return _Iterative(product, shift, weight, gradient, params, self), shift
+
+    def _exact(self, parts: Split, params: PyTree[Array]) -> bool:
+        """Whether "auto" is exact."""
+        leaves = jax.tree.leaves(params)
+        size = sum(leaf.size for leaf in leaves)
+        if any(jnp.iscomplexobj(leaf) for leaf in leaves):
+            return False
+        samples, width = outputs_per_sample(parts, params)
+        rows = samples * width
+        small = min(rows, size) <= _DENSE and rows * size <= _ENTRIES
+        return small and width <= 2 * self.products
+
+
+class _Iterative(AbstractSystem):
+    """By conjugate gradients. 2 gradients a product."""
+
+    def __init__(
+        self,
+        product: LinearMap,
+        shift: Float[Array, ""],
+        weight: Float[Array, ""],
+        gradient: Gradient,
+        params: PyTree[Array],
+        solver: LinearSolver,
+    ) -> None:
+        self._shift, self._weight = shift, weight
+        self._gradient, self._params, self._solver = gradient, params, solver
+        self._map = lambda v: jax.tree.map(
+            lambda x, b: scaled(shift, x) + scaled(weight, b), v, product(v)
+        )
+
+    def downhill(
+        self, amount: Float[Array, ""], last: LinearSolve
+    ) -> tuple[PyTree[Array], LinearSolve]:
+        g = self._gradient.here(self._params)
+        return self.solve(jax.tree.map(lambda g: scaled(-amount, g), g), last)
+
+    def solve(self, right: PyTree[Array], last: LinearSolve) -> tuple[PyTree[Array], LinearSolve]:
+        found = conjugate_gradients(
+            self._map,
+            right,
+            last.direction,
+            products=self._solver.products,
+            tolerance=self._solver.tolerance,
+        )
+        self._gradient.spend(2 * found.products)
+        x = found.value
+        bend = inner(x, found.image) - self._shift * inner(x, x)
+        bend = jnp.where(self._weight > 0, bend / self._weight, 0.0)
+        return x, LinearSolve(x, found.products, found.residual, bend)
+
+
+class _Exact(AbstractSystem):
+    """By Cholesky's decomposition. As many gradients as a sample has outputs, for all solves."""
+
+    def __init__(
+        self,
+        parts: Split,
+        shift: Float[Array, ""],
+        weight: Float[Array, ""],
+        gradient: Gradient,
+        params: PyTree[Array],
+        solver: LinearSolver,
+    ) -> None:
+        if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
+            raise TypeError('solve="exact" takes real parameters only: pass solve="cg".')
+        self._rows: Rows = gauss_newton_rows(parts, params)
+        self._shift, self._weight = shift, weight
+        self._gradient, self._params, self._solver = gradient, params, solver
+        self._invert = self._rows.factored(shift, weight)
+        gradient.spend(outputs_per_sample(parts, params)[1])
+
+    def downhill(
+        self, amount: Float[Array, ""], last: LinearSolve
+    ) -> tuple[PyTree[Array], LinearSolve]:
+        g = ravel_pytree(widened(self._gradient.here(self._params)))[0]
+        amount = -amount.astype(g.dtype)
+        rest = self._rows.remainder(g)
+        x = self._invert(amount * rest, amount * self._rows.image)
+        return self._solved(x, amount * g, last)
+
+    def solve(self, right: PyTree[Array], last: LinearSolve) -> tuple[PyTree[Array], LinearSolve]:
+        flat = ravel_pytree(widened(right))[0]
+        return self._solved(self._invert(flat, jnp.zeros_like(self._rows.image)), flat, last)
+
+    def _solved(
+        self, x: Float[Array, " n"], right: Float[Array, " n"], last: LinearSolve
+    ) -> tuple[PyTree[Array], LinearSolve]:
+        a = self._rows.matrix
+        image = a @ x
+        shift, weight = self._shift.astype(x.dtype), self._weight.astype(x.dtype)
+        norm = jnp.linalg.norm(right)
+        left = jnp.linalg.norm(shift * x + weight * (image @ a) - right)
+        tree = self._rows.unravel(x)
+        direction = () if isinstance(last.direction, tuple) and not last.direction else tree
+        return tree, LinearSolve(
+            direction,
+            jnp.zeros([], jnp.int32),
+            (left / jnp.where(norm > 0, norm, 1.0)).astype(float),
+            jnp.sum(image**2).astype(float),
+        )

@@ -1,0 +1,167 @@
+"""A loss in two parts, the model and the loss of its outputs. May use: `odeopt.objective`."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from .objective import Gradient, checked_loss, filled, forwarded
+
+_HOW = """
+    loss = odeopt.composite(loss_fn, predict_fn)
+    updates, state = opt.update(grads, state, params, value_fn=loss, inputs=inputs, targets=targets)
+"""
+
+
+class Split(NamedTuple):
+    """A loss of the outputs of a model, with every argument but the parameters bound.
+
+    Attributes:
+      predict: `params -> outputs`.
+      loss: `outputs -> loss`.
+      samples: the arguments that carry the samples on their leading axis; `{}` for none.
+      predict_one: `(params, sample) -> outputs`, of one element of `samples`.
+    """
+
+    predict: Callable[[PyTree[Array]], PyTree[Array]]
+    loss: Callable[[PyTree[Array]], Float[Array, ""]]
+    samples: dict[str, PyTree[Array]]
+    predict_one: Callable[[PyTree[Array], dict[str, PyTree[Array]]], PyTree[Array]]
+
+
+class Composite:
+    """What `composite` returns: a `value_fn` that knows where the model ends."""
+
+    def __init__(
+        self, loss_fn: Callable, predict_fn: Callable, samples: Sequence[str] | None
+    ) -> None:
+        self._loss_fn, self._predict_fn, self._samples = loss_fn, predict_fn, samples
+        self.__signature__ = _joint_signature(predict_fn, loss_fn)  # what `forwarded` reads
+        known = _joint_signature(predict_fn).parameters.values()
+        unknown = {*(samples or ())} - {p.name for p in known}
+        if unknown and not any(p.kind is p.VAR_KEYWORD for p in known):
+            raise ValueError(
+                f"samples names {sorted(unknown)}, which are no arguments of predict_fn. Write "
+                'them as a tuple, `samples=("inputs",)`.'
+            )
+
+    def __call__(self, params: PyTree[Array], **arguments: Any) -> Any:
+        """`loss_fn(predict_fn(params, ...), ...)`."""
+        of_model, of_loss = self._arguments(arguments)
+        return self._loss_fn(self._predict_fn(params, **of_model), **of_loss)
+
+    def split(self, arguments: Mapping[str, Any], full_params: PyTree[Array] | None) -> Split:
+        """Both functions with `arguments` bound."""
+        of_model, of_loss = self._arguments(arguments)
+        names = of_model if self._samples is None else self._samples
+        samples = {name: of_model[name] for name in names if name in of_model}
+        _check_samples(samples)
+
+        def predict(params: PyTree[Array], **some: Any) -> PyTree[Array]:
+            return self._predict_fn(filled(params, full_params), **{**of_model, **some})
+
+        def predict_one(params: PyTree[Array], sample: dict[str, PyTree[Array]]) -> PyTree[Array]:
+            outputs = predict(params, **jax.tree.map(lambda x: x[None], sample))
+            return jax.tree.map(lambda x: x[0], outputs)
+
+        def loss(outputs: PyTree[Array]) -> Float[Array, ""]:
+            return checked_loss(self._loss_fn(outputs, **of_loss))
+
+        return Split(predict, loss, samples, predict_one)
+
+    def _arguments(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        return (
+            forwarded(self._predict_fn, "predict_fn(params)", 1, given),
+            forwarded(self._loss_fn, "loss_fn(outputs)", 1, given),
+        )
+
+
+def composite(
+    loss_fn: Callable[..., Any],
+    predict_fn: Callable[..., PyTree[Array]],
+    *,
+    samples: Sequence[str] | None = None,
+) -> Composite:
+    r"""A `value_fn` that keeps model and loss apart, as Gauss-Newton curvature needs them.
+
+    It is `loss_fn(predict_fn(params, ...), ...)`, to be differentiated and passed as any other
+    loss. Each function gets the arguments that it names, and both get one that both name.
+
+    The generalized Gauss-Newton matrix $J^T\,\nabla^2\ell\,J$ needs no more. Its *exact*
+    solution takes the Jacobian of each sample by itself, so there the outputs of `predict_fn` must
+    depend on their own sample only (no batch normalization), and `loss_fn` must be a sum or a
+    mean, weighted or not, over the leading axis of the outputs.
+
+    Args:
+      loss_fn: the loss of the whole batch, `loss_fn(outputs, ...)`, a scalar or `(scalar, aux)`.
+      predict_fn: the model, `predict_fn(params, ...)`; an array of outputs or a tree of them, the
+        samples on their leading axis.
+      samples: names of the arguments of `predict_fn` that carry the samples on their leading axis;
+        None for all of them. Others, such as a key, are the same for every sample. `()`: the
+        outputs are not those of samples (their Jacobian then costs one gradient each).
+
+    Raises:
+      ValueError: `samples` that are no arguments of `predict_fn`; when curvature is taken,
+        arguments that differ in the length of that axis.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss = odeopt.composite(
+      ...     lambda outputs, targets: jnp.mean((outputs - targets) ** 2),
+      ...     lambda params, inputs: inputs @ params,
+      ... )
+      >>> inputs, targets = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([5.0, 11.0])
+      >>> value, grads = jax.value_and_grad(loss)(jnp.zeros(2), inputs=inputs, targets=targets)
+      >>> value, grads
+      (Array(73., dtype=float32), Array([-38., -54.], dtype=float32))
+    """
+    return Composite(loss_fn, predict_fn, samples)
+
+
+def split(gradient: Gradient) -> Split:
+    """Model and loss of the step that `gradient` belongs to.
+
+    Raises:
+      ValueError: a `value_fn` that is no `composite`, with the two lines to write; or a
+        `stage_transform`.
+    """
+    extra_args = gradient.objective().extra_args
+    value_fn = extra_args.get("value_fn")
+    if not isinstance(value_fn, Composite):
+        raise ValueError(
+            'curvature="ggn" must know where the model ends and the loss begins. Write\n'
+            f"{_HOW}\nwith predict_fn(params, inputs) and loss_fn(outputs, targets); or build the "
+            'optimizer with curvature="hessian".'
+        )
+    return value_fn.split(extra_args, extra_args.get("full_params"))
+
+
+def _joint_signature(*functions: Callable) -> inspect.Signature:
+    """`(params, *, ...)` with the further arguments of all; required where one requires it."""
+    first = inspect.Parameter("params", inspect.Parameter.POSITIONAL_ONLY)
+    named: dict[str, inspect.Parameter] = {}
+    anything: list[inspect.Parameter] = []
+    for function in functions:
+        for p in list(inspect.signature(function).parameters.values())[1:]:
+            if p.kind is p.VAR_KEYWORD:
+                anything = [p]
+            elif p.kind is not p.VAR_POSITIONAL and (p.name not in named or p.default is p.empty):
+                named[p.name] = p.replace(kind=p.KEYWORD_ONLY)
+    return inspect.Signature([first, *named.values(), *anything])
+
+
+def _check_samples(samples: Mapping[str, PyTree[Array]]) -> None:
+    """The arguments must agree in their leading axis."""
+    lengths = {
+        name: {jnp.shape(leaf)[0] if jnp.ndim(leaf) else None for leaf in jax.tree.leaves(argument)}
+        for name, argument in samples.items()
+    }
+    if len(set().union(*lengths.values())) > 1:
+        found = ", ".join(f"{name}: {sorted(n, key=str)}" for name, n in lengths.items())
+        raise ValueError(
+            f"The arguments of predict_fn differ in their leading axis ({found}). Say which of "
+            'them carry the samples: `composite(loss_fn, predict_fn, samples=("inputs",))`.'
+        )
