@@ -82,10 +82,12 @@ def _ratio(runs: pd.DataFrame, verdict: pd.DataFrame) -> Figure | None:
     ax = figure.add_subplot(ylabel="loss / best tuned")
     fresh = runs[runs.purpose == "fresh"].set_index(["problem", "optimizer"]).final
     width = 0.8 / len(names)
+    shown = [1.0]
     for row in verdict[np.isfinite(verdict.ratio) & (verdict.ratio > 0)].itertuples():
         x = problems.index(row.problem) + width * (names.index(row.optimizer) + 0.5) - 0.4
         color = styles[row.optimizer]["color"]
         ax.bar(x, row.ratio - 1, width * 0.9, bottom=1, color=color, alpha=0.8)
+        shown.append(row.ratio)
         mine, theirs = (
             fresh.loc[[(row.problem, row.optimizer)]],
             fresh.loc[[(row.problem, row.rival)]],
@@ -93,9 +95,11 @@ def _ratio(runs: pd.DataFrame, verdict: pd.DataFrame) -> Figure | None:
         if np.isfinite([mine.max(), theirs.max()]).all() and theirs.min() > 0 and mine.min() > 0:
             span = [mine.min() / theirs.max(), mine.max() / theirs.min()]
             ax.plot([x, x], span, color="0.3", linewidth=1)
+            shown += span
     ax.set_axisbelow(True)
     ax.axhline(1, color="0.2", linewidth=1)
-    ax.set(yscale="log")
+    # Left to itself the axis ends at the foot of the bars, and those that hang from it are lost.
+    ax.set(yscale="log", ylim=(min(shown) / 2, max(shown) * 2))
     ax.set_xticks(range(len(problems)), problems, rotation=30, ha="right")
     handles = [Line2D([], [], color=styles[n]["color"], linewidth=6, label=n) for n in names]
     drawing.key(figure, handles)
