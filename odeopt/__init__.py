@@ -56,4 +56,7 @@ from .zoo.momentum import relativistic as relativistic
 from .zoo.momentum import rk_momentum as rk_momentum
 from .zoo.momentum import suzuki_yoshida as suzuki_yoshida
 
+# gradient flow by stabilized methods
+from .zoo.stabilized import rkc as rkc
+
 __version__ = "0.1.0"

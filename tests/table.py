@@ -51,10 +51,12 @@ ADAPTIVE = {
     "rk_adam": (partial(odeopt.rk_adam, solver=HEUN), 2, 2),
     "log_time_adam": (odeopt.log_time_adam, 1, 1),
 }
-TABLE = EXPLICIT | MOMENTUM | ADAPTIVE
+# Two stages: its loop traces the loss once, so that calls can be counted.
+STABILIZED = {"rkc": (partial(odeopt.rkc, stages=2), 2, 1)}
+TABLE = EXPLICIT | MOMENTUM | ADAPTIVE | STABILIZED
 # The explicit names that are left out differ from these in their tableau only.
 VARIED = ["euler", "heun", "ssprk3", "rk4", "tsit5", "runge_kutta", "from_diffrax"]
-VARIED += [*MOMENTUM, *ADAPTIVE]
+VARIED += [*MOMENTUM, *ADAPTIVE, *STABILIZED]
 STAGED = [name for name in VARIED if name in EXPLICIT or name in ("rk_momentum", "rk_adam")]
 # where the parameters rest elsewhere than at the end of a step
 RESTING = ["conformal_leapfrog", "suzuki_yoshida", "strang_adam", "log_time_adam"]

@@ -24,6 +24,7 @@ from .rosenbrock import Rosenbrock2 as Rosenbrock2
 from .splitting import SUZUKI_YOSHIDA as SUZUKI_YOSHIDA
 from .splitting import Lie as Lie
 from .splitting import Strang as Strang
+from .stabilized import RungeKuttaChebyshev as RungeKuttaChebyshev
 from .symplectic import ConformalEuler as ConformalEuler
 from .symplectic import ConformalLeapfrog as ConformalLeapfrog
 from .symplectic import SuzukiYoshida as SuzukiYoshida

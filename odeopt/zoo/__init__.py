@@ -29,3 +29,4 @@ from .momentum import nesterov as nesterov
 from .momentum import relativistic as relativistic
 from .momentum import rk_momentum as rk_momentum
 from .momentum import suzuki_yoshida as suzuki_yoshida
+from .stabilized import rkc as rkc

@@ -1,0 +1,422 @@
+"""Stabilized methods: Chebyshev polynomials buy stability, not order.
+
+A pure step function and its diffrax class. May use: `odeopt.flows`, `.explicit`, `.method`.
+"""
+
+import functools
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from ..flows import AbstractFlow, GradientFlow, State
+from ..flows.flow import inner
+from ..objective import Gradient
+from .explicit import _accumulator, _real, _scaled
+from .method import AbstractMethod, Step
+
+_MARGIN = 1.2  # stages are chosen for so much more curvature than was found (the RKC code's own)
+_FIRST = 24  # Hessian products of the first estimate, which starts from the gradient
+_MIXED = 0.1  # of a random direction in every start, so that one which was not there can be found
+
+
+class Coefficients(NamedTuple):
+    r"""The coefficients of one Runge-Kutta-Chebyshev method, in float64.
+
+    Attributes:
+      first: $\tilde\mu_1$.
+      rows: `(stages - 1, 5)`: $\mu_j, \nu_j, \tilde\mu_j, \tilde\gamma_j$ of stage $j = 2 \ldots s$
+        and $c_{j-1}$, the time at which it looks at the field.
+      limit: the stability limit R on the real axis.
+    """
+
+    first: float
+    rows: np.ndarray
+    limit: float
+
+
+@functools.lru_cache(maxsize=1024)
+def coefficients(stages: int, order: int, damping: float) -> Coefficients:
+    r"""The coefficients whose stage polynomials are $a_j + b_jT_j(w_0 - w_1z)$, $z = h\lambda$.
+
+    Order 1: $b_j = 1/T_j(w_0)$, $w_1 = T_s/T_s'$, $w_0 = 1 + \eta/s^2$. Order 2:
+    $b_j = T_j''/T_j'^2$, $w_1 = T_s'/T_s''$, $w_0 = 1 + \tfrac{40}{13}\eta/s^2$, so that at
+    $\eta = .05$ it is the method of Sommeijer, Shampine and Verwer (J. Comput. Appl. Math. 88,
+    1998). In both $a_j = 1 - b_jT_j(w_0)$.
+    """
+    w0 = 1 + (damping if order == 1 else damping * 40 / 13) / stages**2
+    t, dt, ddt = _chebyshev(stages, w0)
+    j = np.arange(stages + 1)
+    if order == 1:
+        w1 = t[-1] / dt[-1]
+        b, a = 1 / t, np.zeros(stages + 1)
+    else:
+        w1 = dt[-1] / ddt[-1]
+        b = np.where(j >= 2, ddt, 1.0) / np.where(j >= 2, dt, 1.0) ** 2
+        b[0], b[1] = b[2], 1 / w0
+        a = 1 - b * t
+    mu, nu = 2 * w0 * b[2:] / b[1:-1], -b[2:] / b[:-2]
+    slope = 2 * w1 * b[2:] / b[1:-1]
+    start = -a[1:-1] * slope
+    times = [0.0, b[1] * w1]
+    for row in zip(mu, nu, slope, start, strict=True):
+        times.append(row[0] * times[-1] + row[1] * times[-2] + row[2] + row[3])
+    # The polynomial leaves [-1, 1] beyond w0 - w1 z = -edge.
+    edge = w0
+    if stages % 2 and order == 2:
+        edge = math.cosh(math.acosh((1 + a[-1]) / b[-1]) / stages)
+    rows = np.stack([mu, nu, slope, start, times[1:-1]], axis=1)
+    rows.setflags(write=False)
+    return Coefficients(float(b[1] * w1), rows, float((w0 + edge) / w1))
+
+
+def _chebyshev(degree: int, x: float) -> np.ndarray:
+    """Chebyshev polynomials at `x` and their first two derivatives, degrees 0 to `degree`."""
+    table = np.zeros((3, degree + 1))
+    table[:, 0], table[:, 1] = (1, 0, 0), (x, 1, 0)
+    for j in range(2, degree + 1):
+        table[:, j] = 2 * x * table[:, j - 1] - table[:, j - 2]
+        table[1, j] += 2 * table[0, j - 1]
+        table[2, j] += 4 * table[1, j - 1]
+    return table
+
+
+class Sharpest(NamedTuple):
+    """What is known of the curvature, where it decides on the number of stages.
+
+    Attributes:
+      value: the spectral radius of the Hessian, an estimate from below; 0 before the first.
+      vector: its direction, a tree like the parameters.
+    """
+
+    value: Float[Array, ""]
+    vector: PyTree[Array]
+
+
+class RungeKuttaChebyshev(AbstractMethod):
+    r"""Runge-Kutta-Chebyshev: the stability limit grows with the square of the stages.
+
+    With $f$ the field and $\delta_j$ the way from the start to stage j,
+    $\delta_0 = 0$, $\delta_1 = \tilde\mu_1hf_0$,
+    $\delta_j = \mu_j\delta_{j-1} + \nu_j\delta_{j-2} + \tilde\mu_jhf_{j-1} + \tilde\gamma_jhf_0$:
+    one gradient a stage, the given one first. Each stage looks back on two, so that the loop keeps
+    three vectors (four at order 2) whatever their number, and is compiled once. Leaves below 32
+    bits are combined in float32.
+
+    Stable up to $h\lambda = R$: at order 1 $R = 2w_0T_s'(w_0)/T_s(w_0) \approx 1.93s^2$, at order 2
+    about $0.65s^2$: per gradient the limit grows with the stages. Damping costs little of it (3 %
+    at order 1 and the default) and is needed: without it modes at the extrema of the polynomial
+    would not decay.
+
+    `stages=None` takes as many as are stable at the given `h`, for gradient flow only: the
+    smallest number whose limit is 1.2 times $h$ times the spectral radius of the Hessian. That is
+    estimated by the power method, as in the RKC code: 24 products before the first step, one
+    before every other, started from the last direction. 2 gradients each are counted. A step that
+    would need more than `max_stages` is rejected.
+
+    Args:
+      stages: $s \ge 2$, or None.
+      order: 1 or 2.
+      damping: $\eta$: modes that the step could only just keep are damped by about that fraction.
+      max_stages: the most that `stages=None` takes.
+
+    Raises:
+      ValueError: fewer than 2 stages, another order, negative damping.
+      TypeError: something that is not a Python number: a tracer, say.
+    """
+
+    stages: int | None = eqx.field(static=True)
+    accuracy: int = eqx.field(static=True)
+    damping: float = eqx.field(static=True)
+    max_stages: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        stages: int | None = 10,
+        order: int = 1,
+        damping: float = 0.05,
+        max_stages: int = 100,
+    ) -> None:
+        _check_known(stages=stages, order=order, damping=damping, max_stages=max_stages)
+        for name, number in (("stages", stages), ("max_stages", max_stages)):
+            if number is not None and number < 2:
+                raise ValueError(
+                    f"{name} is {number}; a stabilized method has at least 2 stages. For one "
+                    "gradient a step use `odeopt.euler(learning_rate)`."
+                )
+        if order not in (1, 2):
+            raise ValueError(f"order is {order}; a Runge-Kutta-Chebyshev method has order 1 or 2.")
+        if not 0 <= damping < math.inf:
+            raise ValueError(f"damping is {damping}; it must be at least 0: 0.05 is usual.")
+        self.stages, self.accuracy = stages, order
+        self.damping, self.max_stages = float(damping), max_stages
+
+    @property
+    def order(self) -> int:
+        """1 or 2, as was asked for."""
+        return self.accuracy
+
+    @property
+    def stability_limit(self) -> float:
+        """Where the Chebyshev polynomial leaves [-1, 1]; of `stages=None`, what it can reach."""
+        if self.stages is None:
+            return self._coefficients(self.max_stages).limit / _MARGIN
+        return self._coefficients(self.stages).limit
+
+    @property
+    def gradients_per_step(self) -> int:
+        """One for each stage; of `stages=None`, at most: the state counts what was spent."""
+        return self.max_stages + 2 * _FIRST if self.stages is None else self.stages
+
+    def check(self, flow: AbstractFlow) -> None:
+        """Any flow that has a field, where the number of stages is given."""
+        if self.stages is None and not isinstance(flow, GradientFlow):
+            raise ValueError(
+                "RungeKuttaChebyshev(stages=None) chooses its stages by the curvature of the loss, "
+                f"which says nothing of {type(flow).__name__}: give a number, `stages=10`."
+            )
+
+    def init(self, z: State) -> Sharpest | tuple[()]:
+        """No estimate yet. A copy of the parameters where stages are chosen, else nothing."""
+        if self.stages is not None:
+            return ()
+        return Sharpest(jnp.zeros([], float), jax.tree.map(jnp.zeros_like, z[0]))
+
+    def step(
+        self,
+        flow: AbstractFlow,
+        gradient: Gradient,
+        z: State,
+        h: Float[Array, ""],
+        memory: Sharpest | tuple[()],
+    ) -> Step:
+        """One step of size `h`."""
+        success: Any = True
+        first = flow.field(z, gradient.stage(0), h)
+
+        def slope(stage: Array, time: Array, point: State) -> State:
+            return flow.field(point, gradient.stage(stage), h)
+
+        if isinstance(memory, Sharpest):
+            memory = _sharpest(gradient.stage(0), z[0], memory)
+            weight, table, stages = self._chosen(h * memory.value)
+            success = stages <= self.max_stages
+            stages = jnp.minimum(stages, self.max_stages)
+
+            def loop(body: Callable, carry: PyTree) -> PyTree:
+                def counted() -> PyTree:
+                    rows = table[stages - 2]
+                    return jax.lax.fori_loop(
+                        1, stages, lambda j, carry: body(carry, (j, rows[j - 1]))[0], carry
+                    )
+
+                gradient.spend(stages - 1)
+                return gradient.charged(0, counted)
+        else:
+            assert self.stages is not None
+            first_weight, rows, _ = self._coefficients(self.stages)
+            weight = jnp.asarray(first_weight, float)
+
+            def loop(body: Callable, carry: PyTree) -> PyTree:
+                xs = jnp.arange(1, len(rows) + 1), jnp.asarray(rows, float)
+                return gradient.scan(body, carry, xs, length=len(rows))
+
+        way = self.recurrence(slope, z, first, h, weight, loop)
+        update, moved = jax.tree.map(lambda e, k: _scaled(h, e, k.dtype), way, first)
+        return Step(update, jax.tree.map(jnp.add, z[1], moved), None, memory, success)
+
+    def recurrence(
+        self,
+        slope: Callable[[Array, Array, PyTree[Array]], PyTree[Array]],
+        start: PyTree[Array],
+        first: PyTree[Array],
+        h: Float[Array, ""],
+        weight: Float[Array, ""],
+        loop: Callable[[Callable, PyTree], PyTree],
+    ) -> PyTree[Array]:
+        r"""$\delta_s/h$, in float32 at least. Both faces are this.
+
+        Args:
+          slope: `(stage, time, point) -> f`, with the time in units of `h` from the start.
+          start: where the step starts.
+          first: the slope there.
+          h: the step size.
+          weight: of the first slope in the first stage.
+          loop: `(body, carry) -> carry`: runs `body(carry, (stage, row))` over the other stages.
+        """
+
+        def widened(k: Array) -> Array:
+            wide = _accumulator(k.dtype)
+            return weight.astype(_real(wide)) * k.astype(wide)
+
+        def body(carry: tuple, x: tuple) -> tuple:
+            latest, before = carry
+            stage, row = x
+            point = jax.tree.map(lambda p, e: p + _scaled(h, e, p.dtype), start, latest)
+            slopes = slope(stage, row[4], point)
+
+            def leaf(e1: Array, e0: Array, k: Array, k0: Array) -> Array:
+                mu, nu, at, at_start = row[:4].astype(_real(e1.dtype))
+                total = mu * e1 + nu * e0 + at * k.astype(e1.dtype)
+                return total if self.accuracy == 1 else total + at_start * k0.astype(e1.dtype)
+
+            return (jax.tree.map(leaf, latest, before, slopes, first), latest), None
+
+        way = jax.tree.map(widened, first)
+        return loop(body, (way, jax.tree.map(jnp.zeros_like, way)))[0]
+
+    def _coefficients(self, stages: int) -> Coefficients:
+        return coefficients(stages, self.accuracy, self.damping)
+
+    def _chosen(self, product: Float[Array, ""]) -> tuple[Array, Array, Array]:
+        """First weight, rows of every number of stages, and the number for `h * curvature`.
+
+        The rows are a table since a recurrence for them in float32 would lose too many digits.
+        """
+        known = [self._coefficients(s) for s in range(2, self.max_stages + 1)]
+        table = np.zeros((len(known), len(known), 5))
+        for rows, scheme in zip(table, known, strict=True):
+            rows[: len(scheme.rows)] = scheme.rows
+        limits = jnp.asarray([scheme.limit for scheme in known], float)
+        stages = 2 + jnp.searchsorted(limits, _MARGIN * product)
+        first = jnp.asarray([scheme.first for scheme in known], float)
+        return first[jnp.minimum(stages, self.max_stages) - 2], jnp.asarray(table, float), stages
+
+
+def _sharpest(gradient: Gradient, params: PyTree[Array], last: Sharpest) -> Sharpest:
+    """The estimate after one product more, `_FIRST` where there is none; the last if that fails."""
+
+    def after(products: int, start: PyTree[Array]) -> Sharpest:
+        def again(_: Any, found: Sharpest) -> Sharpest:
+            image = gradient.jvp(params, found.vector)
+            return Sharpest(*_normalized(image))
+
+        def run() -> Sharpest:
+            mixed = jax.tree.map(
+                lambda v, noise: v + _MIXED * noise, _normalized(start)[1], _noise(params)
+            )
+            first = Sharpest(jnp.zeros([], float), _normalized(mixed)[1])
+            return jax.lax.fori_loop(0, products, again, first)
+
+        new = gradient.charged(2 * products, run)
+        good = (new.value > 0) & jnp.isfinite(new.value)
+        return jax.tree.map(lambda new, old: jnp.where(good, new, old), new, last)
+
+    return gradient.cond(
+        last.value > 0,
+        lambda: after(1, last.vector),
+        lambda: after(_FIRST, gradient.here(params)),
+    )
+
+
+def _normalized(tree: PyTree[Array]) -> tuple[Float[Array, ""], PyTree[Array]]:
+    """The norm of a tree, and the tree divided by it; 0 stays."""
+    norm = jnp.sqrt(inner(tree, tree))
+    scale = jnp.where(norm > 0, 1 / norm, 0.0)
+    return norm, jax.tree.map(lambda leaf: scale.astype(_real(leaf.dtype)) * leaf, tree)
+
+
+def _noise(like: PyTree[Array]) -> PyTree[Array]:
+    """A fixed pseudo-random direction of norm 1."""
+    leaves, structure = jax.tree.flatten(like)
+    key = jax.random.key(0)
+    noise = [
+        jax.random.normal(jax.random.fold_in(key, i), leaf.shape, leaf.dtype)
+        for i, leaf in enumerate(leaves)
+    ]
+    return _normalized(jax.tree.unflatten(structure, noise))[1]
+
+
+def _check_known(**numbers_: Any) -> None:
+    """Refuse what decides on the loop and is not known when it is built."""
+    for name, value in numbers_.items():
+        wanted = numbers.Real if name == "damping" else numbers.Integral
+        optional = name == "stages" and value is None
+        if not optional and (isinstance(value, bool) or not isinstance(value, wanted)):
+            raise TypeError(
+                f"{name} is a {type(value).__name__}; it must be a Python number, known when the "
+                "optimizer is built (inside `optax.inject_hyperparams` name it in "
+                '`static_args=("stages", "order", "damping", "max_stages")`).'
+            )
+
+
+class RKC(diffrax.AbstractSolver):
+    """Runge-Kutta-Chebyshev for any ODE, without an error estimate; linear dense output.
+
+    For stiff systems whose eigenvalues are near the negative real axis: diffusion, gradient flow.
+
+    Args:
+      stages: at least 2.
+      order: 1 or 2.
+      damping: as for `RungeKuttaChebyshev`.
+
+    Raises:
+      ValueError: as there; or `stages=None`, which is for optimizers.
+    """
+
+    method: RungeKuttaChebyshev
+
+    term_structure: ClassVar = diffrax.ODETerm
+    interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation
+
+    def __init__(self, stages: int = 10, order: int = 1, damping: float = 0.05) -> None:
+        if stages is None:
+            raise ValueError(
+                "stages is None; stages are chosen by the curvature of a loss, which diffrax does "
+                "not know: give a number, `RKC(stages=10)`, or use `odeopt.rkc(h, stages=None)`."
+            )
+        self.method = RungeKuttaChebyshev(stages, order, damping)
+
+    @property
+    def stability_limit(self) -> float:
+        r"""Real-axis stability limit $R$ of $h\lambda$."""
+        return self.method.stability_limit
+
+    @property
+    def gradients_per_step(self) -> int:
+        """One evaluation of the field a stage."""
+        return self.method.gradients_per_step
+
+    def order(self, terms: Any) -> int:
+        """That of the method."""
+        return self.method.order
+
+    def init(self, *args: Any) -> None:
+        """Nothing is carried over."""
+
+    def step(
+        self,
+        terms: diffrax.ODETerm,
+        t0: Any,
+        t1: Any,
+        y0: PyTree[Array],
+        args: Any,
+        solver_state: None,
+        made_jump: Any,
+    ) -> tuple[PyTree[Array], None, dict[str, PyTree[Array]], None, diffrax.RESULTS]:
+        """One step, without an error estimate."""
+        h = jnp.asarray(t1 - t0)
+        weight, rows, _ = coefficients(self.method.stages, self.method.order, self.method.damping)
+        xs = jnp.arange(1, len(rows) + 1), jnp.asarray(rows, h.dtype)
+        first = terms.vf(t0, y0, args)
+        way = self.method.recurrence(
+            lambda stage, time, y: terms.vf(t0 + time * h, y, args),
+            y0,
+            first,
+            h,
+            jnp.asarray(weight, h.dtype),
+            lambda body, carry: jax.lax.scan(body, carry, xs)[0],
+        )
+        y1 = jax.tree.map(lambda y, e: y + _scaled(h, e, y.dtype), y0, way)
+        return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful  # type: ignore[return-value]
+
+    def func(self, terms: diffrax.ODETerm, t0: Any, y0: PyTree[Array], args: Any) -> PyTree[Array]:
+        """The vector field."""
+        return terms.vf(t0, y0, args)
