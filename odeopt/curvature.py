@@ -62,9 +62,10 @@ def conjugate_gradients(
 
     One more is taken of the start. It is scaled to where $\tfrac12x\cdot Ax - x\cdot\text{right}$
     is least on its line, and every iterate lowers that, so that x never points against `right`.
-    Where A turns out indefinite the last iterate is returned; if that is the first, `right` itself
-    over the size of its curvature. The recurrence is that of `jax.scipy.sparse.linalg.cg`, which
-    tells neither of indefiniteness nor of the number of products. Memory: 5 trees.
+    Where A turns out indefinite the last iterate is returned; if that is the start, one step from
+    it along the residual (if that points with `right`), over the size of the curvature there. The
+    recurrence is that of `jax.scipy.sparse.linalg.cg`, which tells neither of indefiniteness nor of
+    the number of products. Memory: 5 trees.
     """
     norm = inner(right, right)
     image = product(start)
@@ -88,9 +89,9 @@ def conjugate_gradients(
         image = product(direction)
         bent = inner(direction, image)
         definite = bent > 0
-        fresh = inner(x, x) == 0
         # NaN counts as indefinite, and ends the loop
-        size = jnp.where(definite | fresh, square / jnp.abs(bent), 0.0)
+        only = (taken == 0) & ~(inner(direction, right) < 0)
+        size = jnp.where(definite | only, square / jnp.abs(bent), 0.0)
         x = jax.tree.map(lambda x, d: x + scaled(size, d), x, direction)
         residual = jax.tree.map(lambda r, a: r - scaled(size, a), residual, image)
         new = inner(residual, residual)

@@ -65,6 +65,13 @@ class Composite:
 
         def predict_one(params: PyTree[Array], sample: dict[str, PyTree[Array]]) -> PyTree[Array]:
             outputs = predict(params, **jax.tree.map(lambda x: x[None], sample))
+            if any(leaf.shape[:1] != (1,) for leaf in jax.tree.leaves(outputs)):
+                shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(outputs))
+                raise ValueError(
+                    f"predict_fn turns one sample of {', '.join(sample)} into outputs of shape "
+                    f"{shapes}, whose leading axis is not that of the samples. If these arguments "
+                    "carry no samples: `composite(loss_fn, predict_fn, samples=())`."
+                )
             return jax.tree.map(lambda x: x[0], outputs)
 
         def loss(outputs: PyTree[Array]) -> Float[Array, ""]:

@@ -315,5 +315,9 @@ def test_what_cannot_be_taken_apart_is_refused():
     with pytest.raises(ValueError, match=r"5 samples into outputs of shape \(2, 5\)"):
         curvature.gauss_newton_rows(pooled, jnp.ones((2, 3)))
     plain = lambda p: jnp.sum(p["in"] ** 2)
+    still = odeopt.composite(lambda out: jnp.sum(out**2), lambda p, inputs: p * inputs[0])
+    alone = split(counted(still, jnp.ones(5), {"inputs": jnp.ones((5, 5))}))
+    with pytest.raises(ValueError, match=r"one sample of inputs into outputs of shape \(5,\)"):
+        curvature.gauss_newton_rows(alone, jnp.ones(5))
     with pytest.raises(ValueError, match=r"(?s)odeopt\.composite\(.*opt\.update\(.*value_fn=loss"):
         split(counted(plain, params, {}))

@@ -80,10 +80,10 @@ class LinearSolver(eqx.Module):
         negative tolerance.
     """
 
-    curvature: Curvature = eqx.field(static=True)
-    solve: Solve = eqx.field(static=True)
-    products: int = eqx.field(static=True)
-    tolerance: float
+    curvature: Curvature = eqx.field(static=True, default="ggn")
+    solve: Solve = eqx.field(static=True, default="auto")
+    products: int = eqx.field(static=True, default=20)
+    tolerance: float = 1e-3
 
     def __check_init__(self) -> None:
         if self.curvature not in ("ggn", "hessian"):

@@ -29,7 +29,7 @@ class LinearlyImplicitEuler(AbstractMethod):
       solver: which curvature, and how the system is solved.
     """
 
-    solver: LinearSolver
+    solver: LinearSolver = LinearSolver()
 
     @property
     def order(self) -> int:
@@ -84,7 +84,7 @@ class Rosenbrock2(AbstractMethod):
       solver: which curvature, and how the systems are solved.
     """
 
-    solver: LinearSolver
+    solver: LinearSolver = LinearSolver()
 
     @property
     def order(self) -> int:
