@@ -123,7 +123,7 @@ def memory(rounds: int) -> Iterator[Row]:
 
 
 def compile_time(rounds: int) -> Iterator[Row]:
-    """Tracing, lowering and compiling an RK4 step against one gradient."""
+    """Tracing, lowering and compiling: RK4 against one gradient, RKC against fewer stages."""
     params, batch = mlp(DIGITS), batch_of(DIGITS, 128)
     for scan, name in ((False, "unrolled"), (True, "scan_stages")):
         optimizer = odeopt.rk4(RATE, scan_stages=scan)
@@ -136,6 +136,17 @@ def compile_time(rounds: int) -> Iterator[Row]:
             compile_program(_fresh_gradient(), params, batch)
             pairs.append((between - begin, time.perf_counter() - between))
         yield ratio("compile", f"lower + compile, rk4 step / one gradient, {name}", pairs)
+    pairs = []
+    for _ in range(rounds):
+        seconds = []
+        for stages in (50, 5):
+            optimizer = odeopt.rkc(RATE, stages)
+            carry = params, optimizer.init(params)
+            begin = time.perf_counter()
+            compile_program(training_step(optimizer), carry, batch)
+            seconds.append(time.perf_counter() - begin)
+        pairs.append((seconds[0], seconds[1]))
+    yield ratio("compile", "lower + compile, rkc step, 50 stages / 5 stages", pairs, "1.20")
 
 
 def foreign(rounds: int) -> Iterator[Row]:
