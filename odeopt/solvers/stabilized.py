@@ -208,7 +208,9 @@ class RungeKuttaChebyshev(AbstractMethod):
             memory = _sharpest(gradient.stage(0), z[0], memory)
             weight, table, stages = self._chosen(h * memory.value)
             success = stages <= self.max_stages
-            stages = jnp.minimum(stages, self.max_stages)
+            # Not a number, so that a step-size rule sees it too, and at once.
+            weight = jnp.where(success, weight, jnp.nan)
+            stages = jnp.where(success, stages, 2)
 
             def loop(body: Callable, carry: PyTree) -> PyTree:
                 def counted() -> PyTree:

@@ -40,7 +40,7 @@ def descend(opt, params, loss, n):
 
     carry = params, opt.init(params)
     (params, state), spent = jax.jit(lambda c: jax.lax.scan(step, c, length=n))(carry)
-    return params, state, np.asarray(spent)
+    return params, state, spent
 
 
 # orders
@@ -90,9 +90,9 @@ def tableau_of(stages, order, damping=0.05):
 
 
 @by_order
-@pytest.mark.parametrize("stages", [2, 5])
 @pytest.mark.parametrize("flow", [flows.GradientFlow(), flows.HeavyBallFlow(0.9)])
-def test_it_is_the_runge_kutta_method_of_its_tableau(order, stages, flow, x64):
+def test_it_is_the_runge_kutta_method_of_its_tableau(order, flow, x64):
+    stages = 5
     tableau = tableau_of(stages, order)
     method = RungeKuttaChebyshev(stages, order)
     assert tableau.order == method.order == order
@@ -140,13 +140,14 @@ def test_the_stability_polynomial_is_chebyshev_s(order, stages, x64):
 
 
 @by_order
-@pytest.mark.parametrize("stages", [2, 3, 5, 10, 50])
+@pytest.mark.parametrize("stages", [2, 3, 10])
 @pytest.mark.parametrize("damping", [0.0, 0.05, 2.0])
 def test_the_limit_is_where_modes_start_to_grow(order, stages, damping, x64):
     limit = RungeKuttaChebyshev(stages, order, damping).stability_limit
-    inside = factors(stages, order, limit * np.linspace(1e-3, 1, 1000), damping)
-    assert np.max(np.abs(inside)) <= 1 + 1e-10
-    assert np.abs(factors(stages, order, [limit * (1 + 1e-6)], damping)) > 1
+    products = limit * np.append(np.linspace(1e-3, 1, 1000), 1 + 1e-6)
+    *inside, beyond = np.abs(factors(stages, order, products, damping))
+    assert max(inside) <= 1 + 1e-10
+    assert beyond > 1 + 1e-10
 
 
 def test_limits_are_what_the_literature_says():
@@ -220,11 +221,10 @@ def test_every_stage_evaluates_one_gradient(stages):
     assert int(state.gradients) == stages == RungeKuttaChebyshev(stages).gradients_per_step
 
 
-@pytest.mark.parametrize("stages", [10, None])
-def test_mixed_trees_keep_their_types_and_nothing_recompiles(stages):
+def test_mixed_trees_keep_their_types_and_nothing_recompiles_with_chosen_stages():
     chex.clear_trace_counter()
     params = mixed_params()
-    opt = odeopt.rkc(2.0, stages)
+    opt = odeopt.rkc(2.0, None)
     state = opt.init(params)
 
     @jax.jit
@@ -304,20 +304,20 @@ def test_adaptive_steps_are_refused():
 
 
 @by_order
-@pytest.mark.parametrize("h", [1e-3, 0.1, 1.0])
-def test_as_many_stages_as_the_step_is_stable_with(order, h):
+def test_as_many_stages_as_the_step_is_stable_with(order):
     x = jnp.array([1.0, -1.0, 1.0, 0.5])
-    params, state, spent = descend(odeopt.rkc(h, None, order), x, bowl, 4)
-    stages = spent - np.array([48, 2, 2, 2])  # 24 products first, then one a step
-    assert int(state.gradients) == spent.sum()
-    for s in stages:
-        assert RungeKuttaChebyshev(int(s), order).stability_limit >= h * 100
-        if s > 2:
-            assert RungeKuttaChebyshev(int(s) - 1, order).stability_limit < 1.2 * h * 100 * 1.001
-    fixed, *_ = descend(odeopt.rkc(h, int(stages[-1]), order), params, bowl, 1)
-    chosen = odeopt.rkc(h, None, order)
-    updates, _ = chosen.update(jax.grad(bowl)(params), state, params, value_fn=bowl)
-    np.testing.assert_allclose(params + updates, fixed, rtol=1e-3, atol=1e-6)
+    chosen = jax.jit(lambda h: descend(odeopt.rkc(h, None, order), x, bowl, 4))
+    for h in (1e-3, 0.1, 1.0):
+        params, state, spent = chosen(h)
+        stages = np.asarray(spent) - np.array([48, 2, 2, 2])  # 24 products first, then one a step
+        assert int(state.gradients) == spent.sum()
+        for s in stages:
+            assert RungeKuttaChebyshev(int(s), order).stability_limit >= h * 100
+            if s > 2:
+                assert RungeKuttaChebyshev(int(s) - 1, order).stability_limit < 1.2 * h * 100
+    assert len(set(stages)) == 1  # the curvature is the same everywhere
+    fixed, *_ = descend(odeopt.rkc(h, int(stages[0]), order), x, bowl, 4)
+    np.testing.assert_allclose(params, fixed, rtol=1e-4, atol=1e-6)
 
 
 def test_no_learning_rate_is_unstable_over_six_decades():
@@ -383,7 +383,7 @@ def test_a_bad_estimate_leaves_the_last_good_one():
 def test_without_curvature_two_stages_do():
     params, _, spent = descend(odeopt.rkc(0.5, None), jnp.ones(3), jnp.sum, 2)
     np.testing.assert_allclose(params, np.zeros(3), atol=1e-6)
-    assert list(spent - 48) == [2, 2]  # the estimate starts anew, since there is none
+    assert list(map(int, spent)) == [50, 50]  # the estimate starts anew, since there is none
 
 
 def test_a_step_that_needs_too_many_stages_is_rejected():
@@ -391,7 +391,37 @@ def test_a_step_that_needs_too_many_stages_is_rejected():
     params, state, spent = descend(odeopt.rkc(1e3, None, max_stages=20), x, bowl, 2)
     np.testing.assert_array_equal(params, x)
     assert int(state.rejected) == 2
-    assert np.all(spent <= RungeKuttaChebyshev(None, max_stages=20).gradients_per_step)
+    assert list(map(int, spent)) == [50, 50]  # the estimate, and no more than two stages
+
+
+def test_a_rule_shrinks_a_step_that_needs_too_many_stages():
+    opt = odeopt.rkc(odeopt.stepsize.gain_ratio(first=1e4), None, max_stages=20)
+    x = jnp.ones(4)
+    params, state, _ = descend(opt, x, bowl, 12)
+    assert 0 < int(state.rejected) < 12
+    assert bowl(params) < 1e-2 * bowl(x)
+
+
+def test_with_gain_ratio_no_start_diverges_where_a_step_raises_the_curvature():
+    loss = lambda x: jnp.mean(jnp.cosh(3 * x) - 1) + 50 * (x[0] - x[1] ** 2) ** 2
+    x = jnp.array([1.0, -2.0, 0.5])
+
+    @jax.jit
+    def losses(first):
+        opt = odeopt.rkc(odeopt.stepsize.gain_ratio(first=first), None)
+
+        def step(carry, _):
+            x, state = carry
+            value, grads = jax.value_and_grad(loss)(x)
+            updates, state = opt.update(grads, state, x, value=value, value_fn=loss)
+            return (x + updates, state), value
+
+        return jax.lax.scan(step, (x, opt.init(x)), length=40)[1]
+
+    for first in (1e-2, 1.0, 1e4):
+        path = np.asarray(losses(first))
+        assert np.all(np.diff(path) <= 1e-6 * path[:-1])
+        assert path[-1] < 1e-4 * path[0]
 
 
 def test_chosen_stages_under_vmap():
