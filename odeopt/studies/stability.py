@@ -20,7 +20,8 @@ from . import estimate, extras
 from .entries import Entry
 from .folder import Folder
 from .grid import Grid, first_grid
-from .problems import SUITE, Problem, build
+from .problem import Problem
+from .problems import SUITE, build
 from .records import Record, write_text
 from .settings import Settings, versions
 from .spectra import eigenvalues

@@ -18,7 +18,7 @@ import optax
 from jax.experimental import io_callback
 
 from .entries import Entry
-from .problems import Params, Problem
+from .problem import Params, Problem
 
 POINTS = 60
 """Most points of a recorded loss curve, the initial one aside."""
