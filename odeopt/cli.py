@@ -261,6 +261,92 @@ def untuned(
     console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
 
 
+@app.command()
+def stiff(
+    problems: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Problems, separated by commas: quadratic-kappa1e6, quadratic-diabetes2, "
+            "logistic, digits-mse, digits-ce, digits-mse-64, digits-ce-64, poisson, burgers, "
+            "mnist-5k.",
+            show_default="quadratic-kappa1e6,logistic,digits-mse,digits-ce-64,poisson,burgers; "
+            "all with --full",
+        ),
+    ] = None,
+    solvers: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Who takes part, separated by commas. Tuned rivals: sgd, momentum, adam, lbfgs. "
+            "Solvers: rkc, rkc-auto, linearly_implicit_euler, linearly_implicit_euler-cg, "
+            "rosenbrock2.",
+            show_default="sgd,momentum,adam,lbfgs,rkc,linearly_implicit_euler; all with --full",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Fresh seeds to report; one more tunes.",
+            show_default="3; 5 with --full",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the results.",
+            show_default="stiff-report, or the same with the next free number; with --resume the "
+            "last one",
+        ),
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full/--quick",
+            help="All problems and solvers (up to an hour on two cores), or a first answer in "
+            "a few minutes.",
+        ),
+    ] = False,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Start no new runs after this time; --resume makes the rest.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a stopped or killed study.")
+    ] = False,
+) -> None:
+    """What do solvers for stiff losses gain, in gradients and in seconds?
+
+    Races them against tuned optimizers to a fixed target, and writes tables, plots and
+    report.html.
+    """
+    console = Console()
+    from .studies.folder import default_path  # noqa: PLC0415
+    from .studies.stiff import figures, report, run  # noqa: PLC0415
+
+    try:
+        folder = out or default_path(resume, "stiff-report")
+        result = run(
+            problems=_split(problems, str, "--problems"),
+            solvers=_split(solvers, str, "--solvers"),
+            seeds=seeds,
+            out=folder,
+            full=full,
+            max_minutes=max_minutes,
+            resume=resume,
+            console=console,
+        )
+    except ValueError as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(2) from None
+    result.show(console)
+    path = report.write(result, folder, figures.draw(result, folder))
+    console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
+
+
 def _split(values: list[str] | None, kind: Callable[[str], T], option: str) -> list[T] | None:
     if values is None:
         return None

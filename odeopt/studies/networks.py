@@ -103,7 +103,7 @@ def burgers_residual(params: Params, point: jax.Array) -> jax.Array:
     time, place = point
 
     def solution(time: jax.Array, place: jax.Array) -> jax.Array:
-        return burgers_solution(params, (time, place))
+        return burgers_solution(params, jnp.stack([time, place]))
 
     u = solution(time, place)
     in_time, in_place = jax.grad(solution, argnums=(0, 1))(time, place)
