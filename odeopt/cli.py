@@ -33,7 +33,8 @@ def stability(
             "midpoint, ralston, bosh3, ssprk3, rk4, dopri5, tsit5), optax's sgd, momentum, adam; "
             "heavy_ball, nesterov, conformal_leapfrog, relativistic, rk_momentum, rmsprop, adamw, "
             "strang_adam, rk_adam, log_time_adam; rules: euler@drift_adjusted, euler@corridor, "
-            "euler@sharpness, bosh3@embedded_error, adam@angle.",
+            "euler@sharpness, bosh3@embedded_error, adam@angle; for stiff losses: rkc, rkc2, "
+            "linearly_implicit_euler, rosenbrock2.",
             show_default="sgd,momentum,adam,heun,ssprk3,rk4,tsit5; most with --full",
         ),
     ] = None,
@@ -42,9 +43,10 @@ def stability(
         typer.Option(
             metavar="NAMES",
             help="Problems, separated by commas: quadratic-diabetes, quadratic-diabetes2, "
-            "quadratic-kappa1e6, digits-mse, digits-ce, digits-mse-64, digits-ce-64; "
-            "digits-mse brings sharpness traces and orders of accuracy.",
-            show_default="all",
+            "quadratic-kappa1e6, digits-mse, digits-ce, digits-mse-64, digits-ce-64, logistic, "
+            "poisson, burgers, mnist-5k; digits-mse brings sharpness traces and orders of "
+            "accuracy.",
+            show_default="the first seven; all with --full",
         ),
     ] = None,
     rates: Annotated[

@@ -19,6 +19,7 @@ FULL_SOLVERS = (
     *("nesterov", "conformal_leapfrog", "relativistic", "rk_momentum"),
     *("rmsprop", "adamw", "rk_adam"),
     *("euler@drift_adjusted", "euler@corridor", "bosh3@embedded_error"),
+    *("rkc", "rkc2", "linearly_implicit_euler", "rosenbrock2"),
 )
 # Multiples of every solver's gradients per step, so that all spend the same to the last gradient.
 QUICK_GRADIENTS, FULL_GRADIENTS = 120, 1800

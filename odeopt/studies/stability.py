@@ -277,6 +277,8 @@ class _PairSweep:
 
     def _record(self, rate: float, seed: int, curve: Curve | None) -> Record:
         limit, cost = self.entry.limit, self.entry.gradients_per_step
+        if self.entry.counted and curve is not None:
+            cost = round(curve.spent / max(1, curve.made))
         hyperparameters = {**self.entry.hyperparameters, "batch_size": self.problem.batch_size}
         record = {
             "kind": "run",
@@ -299,13 +301,13 @@ class _PairSweep:
             outcome = {
                 "status": "diverged" if curve.diverged else "ok",
                 "steps": int(curve.made),
-                "gradients": int(curve.made) * cost,
+                "gradients": curve.spent,
                 "seconds": curve.seconds,
                 "compile_seconds": self._compiled().compile_seconds,
                 "initial_loss": curve.loss[0],
                 "final_loss": curve.final,
                 "loss": curve.loss,
-                "loss_gradients": curve.steps * cost,
+                "loss_gradients": curve.gradients,
                 "spikes": curve.spikes,
             }
         return {**record, **outcome}
