@@ -20,7 +20,7 @@ SWEPT = 600
 DECADES = tuple(range(-3, 4))
 """Rates, and first steps of the controlled step, over six decades."""
 SWEPT_SEEDS = 3
-FIRST_STABLE = 0.015
+FIRST_STABLE = 0.03
 """Where the search for the largest stable rate begins, in units of R: stable for sure."""
 QUARTER_OCTAVE = 2**0.25
 MOST_CLIMBS = 60
