@@ -87,8 +87,8 @@ def stability(
         bool,
         typer.Option(
             "--full/--quick",
-            help="All solvers, more seeds and gradients (tens of minutes), or a first answer in "
-            "two minutes.",
+            help="All solvers and problems, more seeds and gradients (an hour or more), or a "
+            "first answer in two minutes.",
         ),
     ] = False,
     max_minutes: Annotated[
@@ -272,7 +272,7 @@ def stiff(
             help="Problems, separated by commas: quadratic-kappa1e6, quadratic-diabetes2, "
             "logistic, digits-mse, digits-ce, digits-mse-64, digits-ce-64, poisson, burgers, "
             "mnist-5k.",
-            show_default="quadratic-kappa1e6,logistic,digits-mse,digits-ce-64,poisson,burgers; "
+            show_default="quadratic-kappa1e6,logistic,digits-mse,digits-ce,poisson,burgers; "
             "all with --full",
         ),
     ] = None,

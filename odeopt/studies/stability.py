@@ -102,14 +102,14 @@ def run(
 
     Args:
         solvers: Names of zoo optimizers, `sgd`, `momentum`, `adam`.
-        problems: Names of `problems.PROBLEMS`; all of them by default.
+        problems: Names of `problems.PROBLEMS`; by default `QUICK_PROBLEMS`, or all in a full study.
         rates: Learning rates to try instead of the automatic grid.
         seeds: Fresh seeds that are reported: 3, or 5 in a full study.
         gradients: Gradients each run may spend: 120, or 1800 in a full study.
         batch_size: Examples of a mini-batch, default 64.
         out: Folder for `runs.jsonl`, `summary.csv` and `timings.csv`; by default nothing is
             written.
-        full: All explicit solvers, more seeds and more gradients.
+        full: All explicit and stiff solvers, all problems, more seeds and more gradients.
         max_minutes: Start nothing new after this time; `resume` makes the rest.
         resume: Continue what a stopped or killed study left in `out`.
         console: Where to print the time estimate, progress and notices; silent by default.

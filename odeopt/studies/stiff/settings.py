@@ -10,7 +10,7 @@ from .entries import ENTRIES
 from .goals import GOALS, SUITE
 
 QUICK_PROBLEMS = (
-    *("quadratic-kappa1e6", "logistic", "digits-mse", "digits-ce-64"),
+    *("quadratic-kappa1e6", "logistic", "digits-mse", "digits-ce"),
     *("poisson", "burgers"),
 )
 QUICK_SOLVERS = ("sgd", "momentum", "adam", "lbfgs", "rkc", "linearly_implicit_euler")
