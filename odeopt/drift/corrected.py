@@ -215,9 +215,7 @@ class Series(AbstractFlow):
         return z if self.clip is None else (z[0], z[1].aux)
 
 
-def _total(
-    field: VectorField, z: State, along: State | None, order: int
-) -> list[State]:
+def _total(field: VectorField, z: State, along: State | None, order: int) -> list[State]:
     """The field and its first `order - 1` derivatives along itself.
 
     `along`: its value at `z`, where that is known already and not differentiated.

@@ -3,6 +3,7 @@
 May use: jax, `odeopt.solvers`, `.trees`.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -24,9 +25,9 @@ SteppedField: TypeAlias = Callable[[PyTree[Array], Float[Array, ""] | float], Py
 def elementary_differentials(
     field: VectorField, y: PyTree[Array], trees: Iterable[kauri.Tree]
 ) -> dict[kauri.Tree, PyTree[Array]]:
-    r"""$F(t)(y)$ for each tree: $F(\bullet) = f$, $F([t_1,\dots,t_k]) = f^{(k)}(F(t_1),\dots,F(t_k))$.
+    r"""The elementary differential $F(t)(y)$ of a field for each of some trees.
 
-    By nested Jacobian-vector products, $k$ deep for $k$ children, so that a tree costs about $2^k$
+    $F(\bullet) = f$ and $F([t_1,\dots,t_k]) = f^{(k)}(F(t_1),\dots,F(t_k))$. By nested Jacobian-vector products, $k$ deep for $k$ children, so that a tree costs about $2^k$
     evaluations of `field`; every subtree is evaluated once. Works on any tree of arrays.
 
     Args:
@@ -51,9 +52,7 @@ def elementary_differentials(
     return {tree: _differential(field, y, tree, known) for tree in trees}
 
 
-def b_series(
-    coefficients: Coefficients, field: VectorField
-) -> SteppedField:
+def b_series(coefficients: Coefficients, field: VectorField) -> SteppedField:
     r"""The vector field that tree coefficients describe, $\sum_t h^{|t|-1}b(t)F(t)/\sigma(t)$.
 
     Args:
@@ -139,8 +138,12 @@ def _differential(
 def _derivative(field: VectorField, directions: Sequence[PyTree[Array]]) -> VectorField:
     """`y -> f^(k)(y)(v_1, ..., v_k)` for fixed directions."""
     for direction in directions:
-        field = directional(field, lambda y, direction=direction: direction)
+        field = directional(field, functools.partial(_constant, direction))
     return field
+
+
+def _constant(value: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
+    return value
 
 
 def directional(field: VectorField, along: VectorField) -> VectorField:

@@ -109,9 +109,9 @@ class Remembering(AbstractSplitFlow):
 
         def update(params: PyTree, grads: PyTree, moments: dict[str, PyTree]) -> PyTree:
             seen = Gradient(grads, lambda point, stage: grads)
-            return self.flow.part(
-                self.parts[-1], (params, aux._replace(**moments)), seen, h, 1.0
-            )[0]
+            return self.flow.part(self.parts[-1], (params, aux._replace(**moments)), seen, h, 1.0)[
+                0
+            ]
 
         primals = params, grads, moments
         _, term = jax.jvp(update, primals, (half_step, half, aged))
@@ -144,7 +144,9 @@ def with_memory(flow: AbstractFlow, order: int, form: str, clip: float | None) -
     decays, options = _KNOWN[type(flow)]
     for decay in decays:
         if isinstance(getattr(flow, decay), LogTime):
-            raise ValueError(f"{decay} is a clock; the counter-term of {name} needs a fixed number.")
+            raise ValueError(
+                f"{decay} is a clock; the counter-term of {name} needs a fixed number."
+            )
     odd = [option for option in options if getattr(flow, option) not in (None, False)]
     if odd:
         raise ValueError(f"The counter-term of {name} with {', '.join(odd)} is not known: drop it.")
@@ -174,9 +176,7 @@ def _aged(
     squares = jax.tree.map(square, grads, back)
     if isinstance(flow, AdamFlow):
         first, second = _average(flow.b1, age), _average(flow.b2, age)
-        return _scaled(
-            {"mu": aux.mu, "nu": aux.nu}, {"mu": (first, back), "nu": (second, squares)}
-        )
+        return _scaled({"mu": aux.mu, "nu": aux.nu}, {"mu": (first, back), "nu": (second, squares)})
     assert isinstance(flow, RMSpropFlow)
     return _scaled({"nu": aux.nu}, {"nu": (_average(flow.decay, age), squares)})
 

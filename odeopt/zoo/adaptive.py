@@ -8,8 +8,8 @@ import optax
 from .. import solvers
 from ..flows import AdamFlow, AveragedFlow, LogTime, RMSpropFlow
 from ..optimizer import LearningRate, ode_optimizer
-from .momentum import by_lie
 from ..stepsize import angle
+from .momentum import by_lie
 
 
 def rmsprop(

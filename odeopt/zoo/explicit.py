@@ -123,7 +123,9 @@ def euler(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params)
     """
-    return _explicit(solvers.Euler(), learning_rate, stage_transform, staged, scan_stages, correction)
+    return _explicit(
+        solvers.Euler(), learning_rate, stage_transform, staged, scan_stages, correction
+    )
 
 
 def heun(
@@ -153,7 +155,9 @@ def heun(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
-    return _explicit(solvers.Heun(), learning_rate, stage_transform, staged, scan_stages, correction)
+    return _explicit(
+        solvers.Heun(), learning_rate, stage_transform, staged, scan_stages, correction
+    )
 
 
 def midpoint(
@@ -183,7 +187,9 @@ def midpoint(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
-    return _explicit(solvers.Midpoint(), learning_rate, stage_transform, staged, scan_stages, correction)
+    return _explicit(
+        solvers.Midpoint(), learning_rate, stage_transform, staged, scan_stages, correction
+    )
 
 
 def ralston(
@@ -213,7 +219,9 @@ def ralston(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
-    return _explicit(solvers.Ralston(), learning_rate, stage_transform, staged, scan_stages, correction)
+    return _explicit(
+        solvers.Ralston(), learning_rate, stage_transform, staged, scan_stages, correction
+    )
 
 
 def bosh3(
@@ -245,7 +253,9 @@ def bosh3(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
-    return _explicit(solvers.Bosh3(), learning_rate, stage_transform, staged, scan_stages, correction)
+    return _explicit(
+        solvers.Bosh3(), learning_rate, stage_transform, staged, scan_stages, correction
+    )
 
 
 def ssprk3(
@@ -277,7 +287,9 @@ def ssprk3(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
-    return _explicit(solvers.SSPRK3(), learning_rate, stage_transform, staged, scan_stages, correction)
+    return _explicit(
+        solvers.SSPRK3(), learning_rate, stage_transform, staged, scan_stages, correction
+    )
 
 
 def rk4(
@@ -340,7 +352,9 @@ def dopri5(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
-    return _explicit(solvers.Dopri5(), learning_rate, stage_transform, staged, scan_stages, correction)
+    return _explicit(
+        solvers.Dopri5(), learning_rate, stage_transform, staged, scan_stages, correction
+    )
 
 
 def tsit5(
@@ -371,7 +385,9 @@ def tsit5(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
-    return _explicit(solvers.Tsit5(), learning_rate, stage_transform, staged, scan_stages, correction)
+    return _explicit(
+        solvers.Tsit5(), learning_rate, stage_transform, staged, scan_stages, correction
+    )
 
 
 def _explicit(

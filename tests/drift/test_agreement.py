@@ -2,13 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-import odeopt
 from odeopt import drift
 
-from .cases import FIELDS, METHODS, descent, difference, flow, norm, start
+from .cases import FIELDS, METHODS, difference, start
 
 pytestmark = pytest.mark.usefixtures("x64")
 H = 0.1
