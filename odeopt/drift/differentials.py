@@ -27,8 +27,9 @@ def elementary_differentials(
 ) -> dict[kauri.Tree, PyTree[Array]]:
     r"""The elementary differential $F(t)(y)$ of a field for each of some trees.
 
-    $F(\bullet) = f$ and $F([t_1,\dots,t_k]) = f^{(k)}(F(t_1),\dots,F(t_k))$. By nested Jacobian-vector products, $k$ deep for $k$ children, so that a tree costs about $2^k$
-    evaluations of `field`; every subtree is evaluated once. Works on any tree of arrays.
+    $F(\bullet) = f$ and $F([t_1,\dots,t_k]) = f^{(k)}(F(t_1),\dots,F(t_k))$, by Jacobian-vector
+    products nested $k$ deep for $k$ children, so that a tree costs about $2^k$ evaluations
+    of `field`; every subtree is evaluated once. Works on any tree of arrays.
 
     Args:
       field: $f$.

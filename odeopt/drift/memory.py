@@ -29,8 +29,8 @@ class Remembering(AbstractSplitFlow):
 
     The parts are those of the flow. Its last one, which moves the parameters by $-hU$, moves them
     by $-h(U - hc)$, with $c$ the derivative of $U$ along: the parameters by $\tfrac12hU$, the
-    gradient by $\tfrac12\delta$, a moment $\sum_k w_kg_k$ by $\sum_k w_k(k + \tfrac12)\delta$, where
-    $\delta = hHU$ is what a gradient was more one step ago.
+    gradient by $\tfrac12\delta$, a moment $\sum_k w_kg_k$ by $\sum_k w_k(k + \tfrac12)\delta$,
+    where $\delta = hHU$ is what a gradient was more one step ago.
 
     The momentum $m$ of a heavy ball starts at 0, so its first steps are short: step $n$ lasts
     $hw_n$ with $w_n = (1 - \mu^{n+1})/(1 - \mu)$ the weight of the gradients in it ($w_{n+1}$ with
@@ -200,8 +200,8 @@ def _average(decay: Any, age: Float[Array, ""]) -> Array:
 
 
 def _ball(flow: HeavyBallFlow, age: Float[Array, ""]) -> Array:
-    r"""$\sum_{k<a}\mu^k(t_k/w + \tfrac12)$, $t_k$ the time since $k$ steps ago at the ball's clock."""
-    mu = flow.momentum
+    r"""$\sum_{k<a}\mu^k(t_k/w + \tfrac12)$: $t_k$ ago, at the ball's clock, was $k$ steps ago."""
+    mu: Any = flow.momentum
     shift = 1 if isinstance(flow, NesterovFlow) else 0
     lost, last = 1 - mu, mu ** (age - 1)
     total = (1 - mu * last) / lost

@@ -77,7 +77,7 @@ def counter_term(
             "of the optimizer that follows. A step-size rule works in odeopt's own optimizers: "
             "`odeopt.euler(rule, correction=2)`."
         )
-    if known and not (math.isfinite(learning_rate) and learning_rate > 0):  # type: ignore[arg-type]
+    if known and not (math.isfinite(learning_rate) and learning_rate > 0):
         raise ValueError(f"learning_rate is {learning_rate}; it must be positive and finite.")
     flow = corrected(GradientFlow(), Euler(), order, form=form, clip=clip)
 

@@ -157,7 +157,7 @@ def butcher(solver: Solver | Pair) -> Pair:
     tableau = getattr(solver, "tableau", solver)
     if isinstance(tableau, diffrax.ButcherTableau) and tableau.implicit:
         return _checked((_implicit_matrix(tableau), tableau.b_sol.tolist()))
-    method = as_method(solver)
+    method = as_method(solver)  # type: ignore[arg-type]
     if not isinstance(method, ExplicitRungeKutta):
         raise ValueError(
             f"{type(solver).__name__} is no Runge-Kutta method with a tableau, so there are no "
@@ -215,7 +215,7 @@ def _computed(a: tuple, b: tuple, order: int, combine: Callable) -> dict:
 
 
 def _rational(value: Number) -> Fraction | None:
-    """The fraction that a coefficient was written as; None if it was none of a small denominator."""
+    """The fraction of small denominator that a coefficient was written as, or None."""
     if isinstance(value, int | Fraction):
         return Fraction(value)
     guess = Fraction(value).limit_denominator(_LARGEST_DENOMINATOR)
