@@ -4,6 +4,7 @@ May use: `odeopt.solvers`, `odeopt.flows`, `odeopt.objective`.
 """
 
 from .clip import Corrected as Corrected
+from .corrected import Form as Form
 from .corrected import corrected as corrected
 from .differentials import b_series as b_series
 from .differentials import elementary_differentials as elementary_differentials

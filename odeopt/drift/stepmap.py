@@ -83,7 +83,7 @@ def modified_field(
         return b_series(modified_equation(step_or_solver, order), field)  # type: ignore[arg-type]
     if solver:
         assert field is not None
-        step = step_map(step_or_solver, field, iterations=order)  # type: ignore[arg-type]
+        step = step_map(step_or_solver, field, iterations=order - 1)  # type: ignore[arg-type]
     elif callable(step_or_solver):
         step = step_or_solver
     else:
@@ -112,9 +112,10 @@ def step_map(solver: Solver | Pair, field: VectorField, *, iterations: int = 1) 
     """
     if _is_implicit(solver):
         return _implicit_step(butcher(solver), field, iterations)
-    method = getattr(solver, "method", None)
+    method = None if _has_tableau(solver) else getattr(solver, "method", None)
     if not isinstance(method, AbstractMethod):
-        method = as_method(solver)  # type: ignore[arg-type]
+        # Scanned, since nested derivatives repeat whatever is unrolled.
+        method = as_method(solver, scan=True)  # type: ignore[arg-type]
 
     def step(y: PyTree[Array], h: Float[Array, ""]) -> PyTree[Array]:
         y = jax.tree.map(jnp.asarray, y)
@@ -144,9 +145,10 @@ def _implicit_step(pair: Pair, field: VectorField, iterations: int) -> StepMap:
         def moved(weights: list[float], slopes: list[PyTree[Array]]) -> PyTree[Array]:
             return jax.tree.map(jnp.add, y, weighted_sum(h, weights, slopes))
 
-        slopes = [field(y)] * len(b)
-        for _ in range(iterations):
-            slopes = [field(moved(row, slopes)) for row in a]
+        def improved(slopes: list[PyTree[Array]], _: None) -> tuple[list[PyTree[Array]], None]:
+            return [field(moved(row, slopes)) for row in a], None
+
+        slopes, _ = jax.lax.scan(improved, [field(y)] * len(b), None, length=iterations)
         return moved(b, slopes)
 
     return step
