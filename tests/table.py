@@ -59,7 +59,12 @@ CORRECTED = {
     "heavy_ball-corrected": (partial(odeopt.heavy_ball, momentum=0.9, correction=2), 2, 1),
     "adam-corrected": (partial(odeopt.adam, correction=2), 2, 1),
 }
-TABLE = EXPLICIT | MOMENTUM | ADAPTIVE | STABILIZED | CORRECTED
+# What a step costs is known when it has been made. One row for each kind of method.
+STIFF = {
+    name: (partial(getattr(odeopt, name), curvature="hessian", products=5), None, None)
+    for name in ("linearly_implicit_euler", "exponential_euler", "implicit_euler")
+}
+TABLE = EXPLICIT | MOMENTUM | ADAPTIVE | STABILIZED | CORRECTED | STIFF
 # The explicit names that are left out differ from these in their tableau only.
 VARIED = ["euler", "heun", "ssprk3", "rk4", "tsit5", "runge_kutta", "from_diffrax"]
 VARIED += [*MOMENTUM, *ADAPTIVE, *STABILIZED, *CORRECTED]

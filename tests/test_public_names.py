@@ -45,6 +45,7 @@ def test_every_optimizer_shows_an_example_and_documents_its_arguments(optimizer)
 # who may import what: `zoo -> optimizer -> {stepsize, diagnostics, solvers} -> flows -> objective`
 LAYERS = [
     "objective",
+    "lanczos",
     "flows",
     "split",
     "curvature",
