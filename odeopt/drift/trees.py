@@ -12,7 +12,7 @@ import diffrax
 import kauri
 import numpy as np
 
-from ..solvers import ExplicitRungeKutta, Solver, as_method
+from ..solvers import ExplicitRungeKutta, Implicit, Solver, as_method
 
 Number: TypeAlias = int | float | Fraction
 Pair: TypeAlias = tuple[Sequence[Sequence[Number]], Sequence[Number]]
@@ -23,6 +23,11 @@ Coefficients: TypeAlias = Mapping[kauri.Tree, Fraction | float]
 
 MAX_ORDER = 6  # 37 trees; the derivatives that they stand for are nested five deep
 _LARGEST_DENOMINATOR = 10**6
+_IMPLICIT: Mapping[str, Pair] = {
+    "euler": ([[1]], [1]),
+    "midpoint": ([[Fraction(1, 2)]], [1]),
+    "trapezoidal": ([[0, 0], [Fraction(1, 2), Fraction(1, 2)]], [Fraction(1, 2), Fraction(1, 2)]),
+}
 _ROUNDING = 1e-12  # of sums of products of some ten coefficients of size 1 to 30
 
 
@@ -41,8 +46,9 @@ def modified_equation(
 
     Args:
       solver: a `solvers.Tableau`, an explicit Runge-Kutta method or solver class (odeopt's or
-        diffrax's), a diagonally implicit diffrax solver, or a pair `(A, b)` of the whole matrix and
-        the weights: `([[1]], [1])` is implicit Euler, `([[0.5]], [1])` the implicit midpoint rule.
+        diffrax's), `solvers.ImplicitEuler()`, `ImplicitMidpoint()` or `Trapezoidal()`, a diagonally
+        implicit diffrax solver, or a pair `(A, b)` of the whole matrix and the weights:
+        `([[0.5]], [1])` is the implicit midpoint rule.
       order: the largest number of nodes, 1 to 6.
 
     Returns:
@@ -152,8 +158,11 @@ def butcher(solver: Solver | Pair) -> Pair:
     """
     if type(solver) is tuple and len(solver) == 2:
         return _checked(solver)
+    implicit = getattr(solver, "method", solver)
+    if isinstance(implicit, Implicit):
+        return _checked(_IMPLICIT[implicit.kind])
     if isinstance(solver, diffrax.ImplicitEuler):
-        return _checked(([[1]], [1]))
+        return _checked(_IMPLICIT["euler"])
     tableau = getattr(solver, "tableau", solver)
     if isinstance(tableau, diffrax.ButcherTableau) and tableau.implicit:
         return _checked((_implicit_matrix(tableau), tableau.b_sol.tolist()))

@@ -78,7 +78,7 @@ def flow(field, y, time, steps=400):
     return jax.lax.fori_loop(0, steps, step, y)
 
 
-def follow(opt, field, y, n, **more):
+def follow(opt, field, y, n, state=None):
     """`n` steps of an optimizer along a field; returns the end and the optimizer's state."""
 
     def gradient(y, stage=0):
@@ -86,10 +86,10 @@ def follow(opt, field, y, n, **more):
 
     def step(_, carry):
         y, state = carry
-        updates, state = opt.update(gradient(y), state, y, grad_fn=gradient, **more)
+        updates, state = opt.update(gradient(y), state, y, grad_fn=gradient)
         return optax.apply_updates(y, updates), state
 
-    return jax.lax.fori_loop(0, n, step, (y, opt.init(y)))
+    return jax.lax.fori_loop(0, n, step, (y, opt.init(y) if state is None else state))
 
 
 def rates(errors):

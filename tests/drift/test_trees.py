@@ -80,6 +80,12 @@ def test_the_same_method_in_any_form_has_the_same_coefficients():
     assert tables[0] == tables[1] == tables[2]
     implicit = drift.modified_equation(diffrax.ImplicitEuler(), 4)
     assert implicit == drift.modified_equation(([[1.0]], [1.0]), 4)
+    for own, pair in (
+        (odeopt.solvers.ImplicitEuler(), METHODS["implicit euler"]),
+        (odeopt.solvers.ImplicitMidpoint(), METHODS["implicit midpoint"]),
+        (odeopt.solvers.Implicit("trapezoidal"), ([[0, 0], [0.5, 0.5]], [0.5, 0.5])),
+    ):
+        assert drift.modified_equation(own, 4) == drift.modified_equation(pair, 4)
     assert drift.modified_equation(odeopt.solvers.RK4().method, 5) == drift.modified_equation(
         odeopt.solvers.RK4(), 5
     )
