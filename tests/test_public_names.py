@@ -8,7 +8,7 @@ import pytest
 
 import odeopt
 
-MODULES = [odeopt, odeopt.diagnostics, odeopt.flows, odeopt.solvers, odeopt.stepsize]
+MODULES = [odeopt, odeopt.diagnostics, odeopt.drift, odeopt.flows, odeopt.solvers, odeopt.stepsize]
 NAMES = [
     (module.__name__, name, getattr(module, name))
     for module in MODULES
@@ -50,6 +50,7 @@ LAYERS = [
     "split",
     "curvature",
     "solvers",
+    "drift",
     "diagnostics",
     "suggest",
     "stepsize",
