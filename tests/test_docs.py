@@ -55,7 +55,9 @@ def test_links_between_files_lead_somewhere(page):
     assert [target for target in local if not (page.parent / target).exists()] == []
 
 
-@pytest.mark.parametrize("package", ["", ".diagnostics", ".flows", ".solvers", ".stepsize"])
+@pytest.mark.parametrize(
+    "package", ["", ".diagnostics", ".drift", ".flows", ".solvers", ".stepsize"]
+)
 def test_every_public_name_has_its_api_page(package):
     pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
     documented = set(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))  # modules and single names

@@ -8,7 +8,7 @@ import pytest
 
 import odeopt
 
-MODULES = [odeopt, odeopt.diagnostics, odeopt.flows, odeopt.solvers, odeopt.stepsize]
+MODULES = [odeopt, odeopt.diagnostics, odeopt.drift, odeopt.flows, odeopt.solvers, odeopt.stepsize]
 NAMES = [
     (module.__name__, name, getattr(module, name))
     for module in MODULES
@@ -42,14 +42,16 @@ def test_every_optimizer_shows_an_example_and_documents_its_arguments(optimizer)
         assert f"{parameter}:" in optimizer.__doc__
 
 
-# who may import what: `zoo -> optimizer -> {stepsize, diagnostics, solvers} -> flows -> objective`
+# who may import what, from the bottom: `objective <- flows <- solvers <- diagnostics <- drift <- ...`
 LAYERS = [
     "objective",
     "flows",
     "split",
+    "turns",
     "curvature",
     "solvers",
     "diagnostics",
+    "drift",
     "suggest",
     "stepsize",
     "state",

@@ -74,21 +74,30 @@ def test_one_loss_has_one_term_half_a_step_of_hg(x64):
 def test_parts_split_the_drift_of_their_sum_and_shares_sum_to_1(x64):
     h, x = 0.1, start()
     tasks = [lambda x, b=b: part(x, b) for b in BATCHES]
-    together = diagnostics.drift_terms(tasks, x, h)
-    total = jax.tree.map(jnp.add, together.own, together.interaction)
-    assert distance(total, diagnostics.drift_terms(whole, x, h).own) < 1e-14
 
-    for in_turn in [False, True]:
-        found = diagnostics.drift(tasks, x, h, in_turn=in_turn)
-        rows = diagnostics.drift(
-            part, x, h, in_turn=in_turn, each=("batch",), batch=jnp.asarray(BATCHES)
-        )
+    @jax.jit
+    def measure(x):
+        terms = [
+            diagnostics.drift_terms(losses, x, h, in_turn=in_turn)
+            for losses, in_turn in [(tasks, False), (tasks, True), (tasks[::-1], True)]
+        ]
+        found = [
+            (
+                diagnostics.drift(tasks, x, h, in_turn=in_turn),
+                diagnostics.drift(part, x, h, in_turn=in_turn, each=("batch",), batch=BATCHES),
+            )
+            for in_turn in (False, True)
+        ]
+        return terms, diagnostics.drift_terms(whole, x, h).own, found
+
+    (together, forwards, backwards), of_sum, both = measure(x)
+    total = jax.tree.map(jnp.add, together.own, together.interaction)
+    assert distance(total, of_sum) < 1e-14
+    for in_turn, (found, rows) in enumerate(both):
         np.testing.assert_allclose(found, rows, rtol=1e-12)
         np.testing.assert_allclose(found.own + found.interaction + found.order, 1.0, rtol=1e-13)
         assert (found.interaction == 0) == in_turn
         assert (found.order == 0) != in_turn
-    backwards = diagnostics.drift_terms(tasks[::-1], x, h, in_turn=True)
-    forwards = diagnostics.drift_terms(tasks, x, h, in_turn=True)
     flipped = jax.tree.map(jnp.negative, forwards.order)
     assert distance(backwards.order, flipped) < 1e-15 < distance(flipped, forwards.order)
     assert distance(backwards.own, forwards.own) < 1e-15
