@@ -42,7 +42,7 @@ def test_every_optimizer_shows_an_example_and_documents_its_arguments(optimizer)
         assert f"{parameter}:" in optimizer.__doc__
 
 
-# who may import what, from the bottom: `objective <- flows <- solvers <- diagnostics <- drift <- ...`
+# who may import what, from the bottom: `objective <- flows <- solvers <- diagnostics <- ...`
 LAYERS = [
     "objective",
     "flows",

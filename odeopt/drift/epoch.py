@@ -29,7 +29,7 @@ def epoch_flow(value_fn: Losses, *, ordered: bool = True, **batches: Any) -> Fie
 
     Local order 3 in the mean over all orders; global order 2 in a given one (`ordered`), 1 without
     the bracket. Costs 2 gradients and a Hessian product a batch; with $P_k = \sum_{j<k}g_j$ all the
-    brackets are $\sum_kH_k(2P_k + g_k - mg)$. Memory: 4 copies of the parameters.
+    brackets are $\sum_kH_k(2P_k + g_k - mg)$. Memory: 6 copies of the parameters.
 
     Args:
       value_fn: the loss of a batch, `value_fn(params, ...)`; or a list of losses, one a task.

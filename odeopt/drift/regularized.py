@@ -5,12 +5,12 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from ..flows import AbstractFlow, AbstractSplitFlow, State
 from ..flows.clock import real
 from ..flows.flow import inner, scaled
-from ..objective import Gradient, Objective
+from ..objective import Gradient, LinearMap, Objective
 
 Strength: TypeAlias = float | Float[Array, ""] | Callable[[Float[Array, ""]], Float[Array, ""]]
 """A number, or a function of the step size."""
@@ -57,6 +57,11 @@ class RegularizedFlow(AbstractFlow):
         """That of `base`."""
         return self.base.readout(z)
 
+    @property
+    def has_readout(self) -> bool:
+        """Where `base` has."""
+        return self.base.has_readout
+
     def _penalized(self, gradient: Gradient, h: Float[Array, ""]) -> Gradient:
         strength = self.strength(h) if callable(self.strength) else self.strength
         return _Penalized(gradient, 2 * jnp.asarray(strength, float))
@@ -90,6 +95,13 @@ class _Penalized(Gradient):
     def __init__(self, base: Gradient, factor: Float[Array, ""]) -> None:
         self._base, self._factor = base, factor
 
+    @property
+    def count(self) -> int | Int[Array, ""]:
+        return self._base.count
+
+    def spend(self, gradients: int | Int[Array, ""]) -> None:
+        self._base.spend(gradients)
+
     def stage(self, index: int | Array) -> "Gradient":
         return _Penalized(self._base.stage(index), self._factor)
 
@@ -98,6 +110,13 @@ class _Penalized(Gradient):
 
     def __call__(self, params: PyTree[Array]) -> PyTree[Array]:
         return self._add(params, self._base(params))
+
+    def jvp(self, params: PyTree[Array], tangent: PyTree[Array]) -> PyTree[Array]:
+        # 2 for each gradient that the differentiated function takes
+        return self._base.charged(6, lambda: jax.jvp(self, (params,), (tangent,))[1])
+
+    def linearized(self, params: PyTree[Array]) -> LinearMap:
+        return self._base.charged(0, lambda: jax.linearize(self, params)[1])
 
     def _add(self, params: PyTree[Array], g: PyTree[Array]) -> PyTree[Array]:
         bent = self._base.jvp(params, g)

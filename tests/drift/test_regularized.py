@@ -101,6 +101,34 @@ def test_every_leaf_keeps_its_dtype_and_products_are_counted():
     )
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     assert int(state.gradients) == 2 * 3
+    chex.assert_trees_all_equal(odeopt.step_params(state, params), params)  # no read-out
+
+    averaged = flows.AveragedFlow(flows.GradientFlow(), beta=0.9, power=0.0)
+    opt = odeopt.ode_optimizer(drift.regularized(averaged, 0.1), solvers.Lie(), 0.1)
+    end = odeopt.step_params(opt.init(params), params)  # a read-out: the average
+    chex.assert_trees_all_close(end, params)
+
+
+def test_products_with_a_penalized_gradient(x64):
+    """For a flow that takes Hessian products itself: those of the penalized loss."""
+
+    class Newtonian(flows.GradientFlow):
+        def field(self, z, gradient, h):
+            return gradient.jvp(z[0], gradient.linearized(z[0])(gradient.here(z[0]))), z[1]
+
+    def penalized(x):
+        return loss(x) + 0.05 * jnp.sum(jax.grad(loss)(x) ** 2)
+
+    def update(flow, value_fn):
+        opt = odeopt.ode_optimizer(flow, solvers.Euler(), 0.1)
+        return opt.update(
+            jax.grad(value_fn)(start()), opt.init(start()), start(), value_fn=value_fn
+        )
+
+    ours, state = update(drift.regularized(Newtonian(), 0.05), loss)
+    theirs, _ = update(Newtonian(), penalized)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    assert int(state.gradients) == 1 + 2 + 6
 
 
 def test_stability_limits_of_euler_with_a_penalty():
