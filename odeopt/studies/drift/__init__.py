@@ -1,0 +1,3 @@
+"""What the drift of gradient descent does to a network: trends with the learning rate."""
+
+from . import trends as trends
