@@ -5,7 +5,7 @@ Every seed starts all runs at the same point, so that rates and variants are com
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,19 @@ from ... import diagnostics, drift, flows, ode_optimizer, solvers
 from ..problems import PROBLEMS, Problem, build, predict
 
 QUANTITIES = ("gradient norm", "sharpness")
-VARIANTS = ("gradient descent", "counter-term", "explicit")
+
+
+def penalized(strength: float) -> flows.AbstractFlow:
+    """Gradient flow of E + strength ‖grad E‖^2."""
+    return drift.regularized(flows.GradientFlow(), jnp.asarray(strength))
+
+
+# What stands for a rate, where the smallest is another: a step size and a flow.
+VARIANTS: dict[str, Callable[[float, float], tuple[float, flows.AbstractFlow]]] = {
+    "gradient descent": lambda rate, smallest: (rate, flows.GradientFlow()),
+    "counter-term": lambda rate, smallest: (rate, penalized(-rate / 4)),
+    "explicit": lambda rate, smallest: (smallest, penalized((rate - smallest) / 4)),
+}
 """Plain; with g - (h/2) Hg; at the smallest rate, with the penalty that makes up for the rest."""
 
 # Flow times are multiples of every rate. At the largest, h times the initial sharpness is about 1.
@@ -39,20 +51,14 @@ def held_out(problem: Problem, examples: int = HELD_OUT) -> Problem:
     )
 
 
-def setting(variant: str, rate: float, smallest: float) -> tuple[float, float]:
-    """Step size and strength of the penalty of a variant that stands for `rate`."""
-    return {
-        "gradient descent": (rate, 0.0),
-        "counter-term": (rate, -rate / 4),
-        "explicit": (smallest, (rate - smallest) / 4),
-    }[variant]
-
-
 def train(
-    problem: Problem, params: PyTree[Array], step_size: Array, strength: Array, steps: Array
+    problem: Problem,
+    params: PyTree[Array],
+    flow: flows.AbstractFlow,
+    step_size: Array,
+    steps: Array,
 ) -> PyTree[Array]:
-    """Full-batch gradient descent from parameters of several seeds, stacked."""
-    flow = drift.regularized(flows.GradientFlow(), strength)
+    """Euler's method along `flow`, full batch, from parameters of several seeds, stacked."""
     opt = ode_optimizer(flow, solvers.Euler(), step_size)
 
     def one(params: PyTree[Array]) -> PyTree[Array]:
@@ -134,12 +140,12 @@ def run(
         lambda *leaves: jnp.stack(leaves), *[problem.init(seed) for seed in range(1, seeds + 1)]
     )
     rows = []
-    for variant in VARIANTS:
+    for variant, choose in VARIANTS.items():
         for rate in rates:
-            step_size, strength = setting(variant, rate, rates[0])
+            step_size, flow = choose(rate, rates[0])
             params, before = start, 0.0
             for time in times:
-                params = fit(params, step_size, strength, round((time - before) / step_size))
+                params = fit(params, flow, step_size, round((time - before) / step_size))
                 before = time
                 found = {name: np.asarray(value) for name, value in look(params).items()}
                 rows += [
