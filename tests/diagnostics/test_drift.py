@@ -139,3 +139,36 @@ def test_of_the_heavy_ball_at_its_own_rate(x64):
     for with_drift, order in [(1.0, 2), (0.0, 1)]:
         rate = observed(lambda n: error(n, with_drift), [512, 1024])
         assert rate == pytest.approx(order, abs=0.1)
+
+
+def contractions(jaxpr):
+    """How many matrix products a program makes, loops counted as often as they run."""
+    count = 0
+    for equation in jaxpr.eqns:
+        count += equation.primitive.name == "dot_general"
+        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        inside = jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
+        )
+        for closed in inside:
+            sub = getattr(closed, "jaxpr", closed)
+            count += times * contractions(sub) if hasattr(sub, "eqns") else 0
+    return count
+
+
+def test_it_costs_3_gradients_or_6_a_part():
+    def loss(params, x):
+        hidden = x
+        for weight in params:
+            hidden = jnp.tanh(hidden @ weight)
+        return jnp.sum(hidden**2)
+
+    params, x = [jnp.ones((4, 4))] * 6, jnp.ones((5, 3, 4))
+    cost = lambda f: contractions(jax.make_jaxpr(f)(params).jaxpr)
+    one = cost(lambda p: jax.grad(loss)(p, x[0]))
+    alone = cost(lambda p: diagnostics.drift(loss, p, 0.1, x=x[0]))
+    parts = cost(lambda p: diagnostics.drift(loss, p, 0.1, each=("x",), x=x))
+    assert one == 17  # of every layer one forward and two backward, the last for 5 inputs only
+    assert alone <= 3 * one
+    assert parts <= 6 * len(x) * one
+    assert parts > 5 * len(x) * one  # the measurement can fail
