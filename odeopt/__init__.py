@@ -44,9 +44,15 @@ from .zoo.explicit import runge_kutta as runge_kutta
 from .zoo.explicit import ssprk3 as ssprk3
 from .zoo.explicit import tsit5 as tsit5
 
-# gradient flow by linearly implicit methods
-from .zoo.implicit import linearly_implicit_euler as linearly_implicit_euler
-from .zoo.implicit import rosenbrock2 as rosenbrock2
+# gradient flow by implicit methods
+from .zoo.implicit import implicit_euler as implicit_euler
+from .zoo.implicit import implicit_midpoint as implicit_midpoint
+from .zoo.implicit import trapezoidal as trapezoidal
+
+# gradient flow by methods that linearize it
+from .zoo.linearized import exponential_euler as exponential_euler
+from .zoo.linearized import linearly_implicit_euler as linearly_implicit_euler
+from .zoo.linearized import rosenbrock2 as rosenbrock2
 
 # flows with momentum
 from .zoo.momentum import chained_momentum as chained_momentum

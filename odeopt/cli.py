@@ -33,7 +33,8 @@ def stability(
             "midpoint, ralston, bosh3, ssprk3, rk4, dopri5, tsit5), optax's sgd, momentum, adam; "
             "heavy_ball, nesterov, conformal_leapfrog, relativistic, rk_momentum, rmsprop, adamw, "
             "strang_adam, rk_adam, log_time_adam; rules: euler@drift_adjusted, euler@corridor, "
-            "euler@sharpness, bosh3@embedded_error, adam@angle.",
+            "euler@sharpness, bosh3@embedded_error, adam@angle; for stiff losses: rkc, rkc2, "
+            "linearly_implicit_euler, rosenbrock2.",
             show_default="sgd,momentum,adam,heun,ssprk3,rk4,tsit5; most with --full",
         ),
     ] = None,
@@ -42,9 +43,10 @@ def stability(
         typer.Option(
             metavar="NAMES",
             help="Problems, separated by commas: quadratic-diabetes, quadratic-diabetes2, "
-            "quadratic-kappa1e6, digits-mse, digits-ce, digits-mse-64, digits-ce-64; "
-            "digits-mse brings sharpness traces and orders of accuracy.",
-            show_default="all",
+            "quadratic-kappa1e6, digits-mse, digits-ce, digits-mse-64, digits-ce-64, logistic, "
+            "poisson, burgers, mnist-5k; digits-mse brings sharpness traces and orders of "
+            "accuracy.",
+            show_default="the first seven; all with --full",
         ),
     ] = None,
     rates: Annotated[
@@ -85,8 +87,8 @@ def stability(
         bool,
         typer.Option(
             "--full/--quick",
-            help="All solvers, more seeds and gradients (tens of minutes), or a first answer in "
-            "two minutes.",
+            help="All solvers and problems, more seeds and gradients (an hour or more), or a "
+            "first answer in two minutes.",
         ),
     ] = False,
     max_minutes: Annotated[
@@ -247,6 +249,92 @@ def untuned(
             rivals=_split(rivals, str, "--rivals"),
             seeds=seeds,
             gradients=gradients,
+            out=folder,
+            full=full,
+            max_minutes=max_minutes,
+            resume=resume,
+            console=console,
+        )
+    except ValueError as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(2) from None
+    result.show(console)
+    path = report.write(result, folder, figures.draw(result, folder))
+    console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
+
+
+@app.command()
+def stiff(
+    problems: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Problems, separated by commas: quadratic-kappa1e6, quadratic-diabetes2, "
+            "logistic, digits-mse, digits-ce, digits-mse-64, digits-ce-64, poisson, burgers, "
+            "mnist-5k.",
+            show_default="quadratic-kappa1e6,logistic,digits-mse,digits-ce,poisson,burgers; "
+            "all with --full",
+        ),
+    ] = None,
+    solvers: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Who takes part, separated by commas. Tuned rivals: sgd, momentum, adam, lbfgs. "
+            "Solvers: rkc, rkc-auto, linearly_implicit_euler, linearly_implicit_euler-cg, "
+            "rosenbrock2.",
+            show_default="sgd,momentum,adam,lbfgs,rkc,linearly_implicit_euler; all with --full",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Fresh seeds to report; one more tunes.",
+            show_default="3; 5 with --full",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the results.",
+            show_default="stiff-report, or the same with the next free number; with --resume the "
+            "last one",
+        ),
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full/--quick",
+            help="All problems and solvers (up to an hour on two cores), or a first answer in "
+            "a few minutes.",
+        ),
+    ] = False,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Start no new runs after this time; --resume makes the rest.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a stopped or killed study.")
+    ] = False,
+) -> None:
+    """What do solvers for stiff losses gain, in gradients and in seconds?
+
+    Races them against tuned optimizers to a fixed target, and writes tables, plots and
+    report.html.
+    """
+    console = Console()
+    from .studies.folder import default_path  # noqa: PLC0415
+    from .studies.stiff import figures, report, run  # noqa: PLC0415
+
+    try:
+        folder = out or default_path(resume, "stiff-report")
+        result = run(
+            problems=_split(problems, str, "--problems"),
+            solvers=_split(solvers, str, "--solvers"),
+            seeds=seeds,
             out=folder,
             full=full,
             max_minutes=max_minutes,

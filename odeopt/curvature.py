@@ -20,6 +20,7 @@ from .split import Split
 
 _times = functools.partial(jnp.matmul, precision="highest")  # an accelerator's default is less
 _einsum = functools.partial(jnp.einsum, precision="highest")
+_REMEMBERED = 20  # products that the estimate of a diagonal is the mean of
 _ROUNDINGS = 100.0  # roundings below which a part of a gradient is taken for none
 
 
@@ -57,15 +58,17 @@ def conjugate_gradients(
     *,
     products: int,
     tolerance: float | Float[Array, ""],
+    preconditioner: LinearMap = lambda residual: residual,
 ) -> Solution:
     r"""`A x = right` for a symmetric A on trees, by at most `products` products.
 
     One more is taken of the start. It is scaled to where $\tfrac12x\cdot Ax - x\cdot\text{right}$
     is least on its line, and every iterate lowers that, so that x never points against `right`.
     Where A turns out indefinite the last iterate is returned; if that is the start, one step from
-    it along the residual (if that points with `right`), over the size of the curvature there. The
-    recurrence is that of `jax.scipy.sparse.linalg.cg`, which tells neither of indefiniteness nor of
-    the number of products. Memory: 5 trees.
+    it along the first direction (if that points with `right`), over the size of the curvature
+    there. `preconditioner` is a positive definite approximation of the inverse of A. The recurrence
+    is that of `jax.scipy.sparse.linalg.cg`, which tells neither of indefiniteness nor of the number
+    of products. Memory: 5 trees.
     """
     norm = inner(right, right)
     image = product(start)
@@ -78,30 +81,76 @@ def conjugate_gradients(
 
     x = first(start)
     residual = jax.tree.map(jnp.subtract, right, first(image))
-    Carry = tuple[PyTree, PyTree, PyTree, Array, Array, Array]
+    Carry = tuple[PyTree, PyTree, PyTree, Array, Array, Array, Array]
 
     def unfinished(carry: Carry) -> Bool[Array, ""]:
         *_, square, taken, definite = carry
         return definite & (taken < products) & (square > tolerance**2 * norm)
 
     def iterate(carry: Carry) -> Carry:
-        x, residual, direction, square, taken, _ = carry
+        x, residual, direction, weight, _, taken, _ = carry
         image = product(direction)
         bent = inner(direction, image)
         definite = bent > 0
         # NaN counts as indefinite, and ends the loop
         only = (taken == 0) & ~(inner(direction, right) < 0)
-        size = jnp.where(definite | only, square / jnp.abs(bent), 0.0)
+        size = jnp.where(definite | only, weight / jnp.abs(bent), 0.0)
         x = jax.tree.map(lambda x, d: x + scaled(size, d), x, direction)
         residual = jax.tree.map(lambda r, a: r - scaled(size, a), residual, image)
-        new = inner(residual, residual)
-        direction = jax.tree.map(lambda r, d: r + scaled(new / square, d), residual, direction)
-        return x, residual, direction, new, taken + 1, definite
+        steepest = preconditioner(residual)
+        new = inner(residual, steepest)
+        direction = jax.tree.map(lambda r, d: r + scaled(new / weight, d), steepest, direction)
+        return x, residual, direction, new, inner(residual, residual), taken + 1, definite
 
-    begin = x, residual, residual, inner(residual, residual), jnp.int32(0), jnp.asarray(True)
-    x, residual, _, square, taken, _ = jax.lax.while_loop(unfinished, iterate, begin)
+    direction = preconditioner(residual)
+    weight, square = inner(residual, direction), inner(residual, residual)
+    begin = x, residual, direction, weight, square, jnp.int32(0), jnp.asarray(True)
+    x, residual, _, _, square, taken, _ = jax.lax.while_loop(unfinished, iterate, begin)
     relative = jnp.sqrt(square / jnp.where(norm > 0, norm, 1.0))
     return Solution(x, jax.tree.map(jnp.subtract, right, residual), taken + 1, relative)
+
+
+class Diagonal(NamedTuple):
+    """An estimate of the diagonal of a symmetric map.
+
+    Attributes:
+      value: a tree like the parameters, real.
+      draws: products that it is made of.
+    """
+
+    value: PyTree[Array]
+    draws: Int[Array, ""]
+
+
+def no_diagonal(params: PyTree[Array]) -> Diagonal:
+    """Before the first product. Structural."""
+    real = jax.tree.map(lambda x: jnp.zeros_like(x, jnp.finfo(x.dtype).dtype), params)
+    return Diagonal(real, jnp.zeros([], jnp.int32))
+
+
+def refined(last: Diagonal, product: LinearMap, params: PyTree[Array]) -> Diagonal:
+    r"""The estimate with one product more: $v \odot Av$ for random signs v.
+
+    Its mean is the diagonal of A (Bekas, Kokiopoulou and Saad, Appl. Numer. Math. 57, 2007). The
+    estimate is that of about the last 20, since A changes along the way.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    key = jax.random.fold_in(jax.random.key(0), last.draws)
+    signs = jax.tree.unflatten(
+        structure,
+        [
+            jax.random.rademacher(jax.random.fold_in(key, i), leaf.shape, leaf.dtype)
+            for i, leaf in enumerate(leaves)
+        ],
+    )
+    share = 1.0 / jnp.minimum(last.draws + 1, _REMEMBERED)
+    value = jax.tree.map(
+        lambda d, v, image: d + scaled(share, jnp.real(jnp.conj(v) * image) - d),
+        last.value,
+        signs,
+        product(signs),
+    )
+    return Diagonal(value, last.draws + 1)
 
 
 class Rows(NamedTuple):

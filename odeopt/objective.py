@@ -105,6 +105,11 @@ class Gradient:
         self._root._traced += 1
         return self.objective().value(params)
 
+    def with_value(self, params: PyTree[Array]) -> tuple[Float[Array, ""], PyTree[Array]]:
+        """Loss and gradient at `params`, for the cost of 1 gradient. Raises as `value` does."""
+        self._root._traced += 1
+        return self.objective().with_value(params, self._index)
+
     def scan(self, body: Callable, init: PyTree, xs: PyTree[Array], length: int) -> PyTree:
         """`jax.lax.scan` over `body`, its gradients counted once for each of `length` rounds."""
         before = self._root._traced
@@ -136,6 +141,26 @@ class Gradient:
             return run
 
         result, spent = jax.lax.cond(condition, counted(true_branch), counted(false_branch))
+        root._traced, root._taken = before[0], before[1] + spent
+        return result
+
+    def while_loop(
+        self,
+        goes_on: Callable[[Result], Bool[Array, ""]],
+        body: Callable[[Result], Result],
+        init: Result,
+    ) -> Result:
+        """`jax.lax.while_loop`; the gradients of each round are counted at run time."""
+        root = self._root
+        before = root._traced, root._taken
+
+        def counted(carry: tuple[Result, Array]) -> tuple[Result, Array]:
+            root._traced, root._taken = 0, 0  # nothing traced inside is seen outside
+            inner = body(carry[0])
+            return inner, carry[1] + jnp.asarray(self.count, jnp.int32)
+
+        carry = init, jnp.zeros([], jnp.int32)
+        result, spent = jax.lax.while_loop(lambda carry: goes_on(carry[0]), counted, carry)
         root._traced, root._taken = before[0], before[1] + spent
         return result
 
@@ -181,6 +206,15 @@ class Objective:
         kwargs = forwarded(grad_fn, "grad_fn(params, stage)", 2, self._extra_args)
         grads = grad_fn(filled(params, self._extra_args.get("full_params")), stage, **kwargs)
         return check_gradient(punched(grads, params), params, name="grad_fn's result")
+
+    def with_value(
+        self, params: PyTree[Array], stage: int | Array
+    ) -> tuple[Float[Array, ""], PyTree[Array]]:
+        """Loss and gradient at `params`."""
+        if self._extra_args.get("grad_fn") is not None:
+            return self.value(params), self(params, stage)
+        value, grads = jax.value_and_grad(self.value)(params)
+        return value, jax.tree.map(jnp.conj, grads)
 
     def value(self, params: PyTree[Array]) -> Float[Array, ""]:
         """The loss at `params`."""

@@ -1,6 +1,7 @@
 """A loss in two parts, the model and the loss of its outputs. May use: `odeopt.objective`."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -53,12 +54,34 @@ class Composite:
         of_model, of_loss = self._arguments(arguments)
         return self._loss_fn(self._predict_fn(params, **of_model), **of_loss)
 
-    def split(self, arguments: Mapping[str, Any], full_params: PyTree[Array] | None) -> Split:
-        """Both functions with `arguments` bound."""
+    def split(
+        self,
+        arguments: Mapping[str, Any],
+        full_params: PyTree[Array] | None,
+        fraction: float = 1.0,
+    ) -> Split:
+        """Both functions with `arguments` bound, to the first samples only if asked."""
         of_model, of_loss = self._arguments(arguments)
         names = of_model if self._samples is None else self._samples
         samples = {name: of_model[name] for name in names if name in of_model}
         _check_samples(samples)
+        if fraction < 1:
+            if not jax.tree.leaves(samples):
+                raise ValueError(
+                    f"fraction={fraction} takes a part of the samples, and no argument of "
+                    "predict_fn carries any: drop `fraction=`, or name them, "
+                    '`composite(loss_fn, predict_fn, samples=("inputs",))`.'
+                )
+            whole = len(jax.tree.leaves(samples)[0])
+            part = math.ceil(fraction * whole)
+            samples = jax.tree.map(lambda x: x[:part], samples)
+            of_model = of_model | samples
+            of_loss = {
+                name: jax.tree.map(lambda x: x[:part], value)
+                if all(jnp.shape(x)[:1] == (whole,) for x in jax.tree.leaves(value))
+                else value
+                for name, value in of_loss.items()
+            }
 
         def predict(params: PyTree[Array], **some: Any) -> PyTree[Array]:
             return self._predict_fn(filled(params, full_params), **{**of_model, **some})
@@ -108,7 +131,9 @@ def composite(
         samples on their leading axis.
       samples: names of the arguments of `predict_fn` that carry the samples on their leading axis;
         None for all of them. Others, such as a key, are the same for every sample. `()`: the
-        outputs are not those of samples (their Jacobian then costs one gradient each).
+        outputs are not those of samples (their Jacobian then costs one gradient each). Where an
+        optimizer takes curvature on a `fraction` of the samples, the arguments of `loss_fn` whose
+        leading axis is as long are cut with them.
 
     Raises:
       ValueError: `samples` that are no arguments of `predict_fn`; when curvature is taken,
@@ -128,8 +153,8 @@ def composite(
     return Composite(loss_fn, predict_fn, samples)
 
 
-def split(gradient: Gradient) -> Split:
-    """Model and loss of the step that `gradient` belongs to.
+def split(gradient: Gradient, fraction: float = 1.0) -> Split:
+    """Model and loss of the step that `gradient` belongs to, on its first samples if asked.
 
     Raises:
       ValueError: a `value_fn` that is no `composite`, with the two lines to write; or a
@@ -139,11 +164,11 @@ def split(gradient: Gradient) -> Split:
     value_fn = extra_args.get("value_fn")
     if not isinstance(value_fn, Composite):
         raise ValueError(
-            'curvature="ggn" must know where the model ends and the loss begins. Write\n'
-            f"{_HOW}\nwith predict_fn(params, inputs) and loss_fn(outputs, targets); or build the "
-            'optimizer with curvature="hessian".'
+            'curvature="ggn", or a fraction of the samples, must know where the model ends and the '
+            f"loss begins. Write\n{_HOW}\nwith predict_fn(params, inputs) and loss_fn(outputs, "
+            'targets); or build the optimizer with curvature="hessian".'
         )
-    return value_fn.split(extra_args, extra_args.get("full_params"))
+    return value_fn.split(extra_args, extra_args.get("full_params"), fraction)
 
 
 def _joint_signature(*functions: Callable) -> inspect.Signature:

@@ -53,7 +53,12 @@ ADAPTIVE = {
 }
 # Two stages: its loop traces the loss once, so that calls can be counted.
 STABILIZED = {"rkc": (partial(odeopt.rkc, stages=2), 2, 1)}
-TABLE = EXPLICIT | MOMENTUM | ADAPTIVE | STABILIZED
+# What a step costs is known when it has been made. One row for each kind of method.
+STIFF = {
+    name: (partial(getattr(odeopt, name), curvature="hessian", products=5), None, None)
+    for name in ("linearly_implicit_euler", "exponential_euler", "implicit_euler")
+}
+TABLE = EXPLICIT | MOMENTUM | ADAPTIVE | STABILIZED | STIFF
 # The explicit names that are left out differ from these in their tableau only.
 VARIED = ["euler", "heun", "ssprk3", "rk4", "tsit5", "runge_kutta", "from_diffrax"]
 VARIED += [*MOMENTUM, *ADAPTIVE, *STABILIZED]

@@ -19,6 +19,7 @@ from .table import (
     MOMENTUM,
     RESTING,
     STAGED,
+    STIFF,
     TABLE,
     VARIED,
     gradient,
@@ -26,12 +27,16 @@ from .table import (
     mixed_params,
 )
 
-everyone = pytest.mark.parametrize("name", VARIED)
+everyone = pytest.mark.parametrize("name", [*VARIED, *STIFF])
+known_cost = pytest.mark.parametrize("name", VARIED)
 kinds = pytest.mark.parametrize("name", KINDS)
 multi_stage = pytest.mark.parametrize("name", [n for n in VARIED if TABLE[n][1] > 1])
 runge_kutta = pytest.mark.parametrize("name", [n for n in VARIED if n in EXPLICIT])
 staged_ones = pytest.mark.parametrize("name", STAGED)
 both_modes = pytest.mark.parametrize(
+    ("name", "staged"), [(n, False) for n in [*VARIED, *STIFF]] + [(n, True) for n in STAGED]
+)
+known_cost_in_both_modes = pytest.mark.parametrize(
     ("name", "staged"), [(n, False) for n in VARIED] + [(n, True) for n in STAGED]
 )
 kinds_in_both_modes = pytest.mark.parametrize(
@@ -66,7 +71,7 @@ def descend(opt, params, loss, n=3, **kwargs):
 # 1. closure mode
 
 
-@everyone
+@known_cost
 def test_grads_are_stage_one_and_each_further_stage_costs_one_gradient(name):
     calls = []
 
@@ -447,7 +452,7 @@ AUXILIARY = dict.fromkeys(MOMENTUM, 1) | dict.fromkeys(ADAPTIVE, 2) | {"rmsprop"
 AUXILIARY |= {"log_time_adam": 3}  # lag, second moment, and (of small leaves) the last gradient
 
 
-@both_modes
+@known_cost_in_both_modes
 def test_tree_map_params_finds_the_copies_of_the_parameters(name, staged):
     params = {"a": jnp.ones(2), "b": jnp.ones(3)}
     opt = make(name, staged=staged)
@@ -516,7 +521,7 @@ def test_donation(name, staged):
 @both_modes
 def test_init_is_structural(name, staged):
     params = mixed_params()
-    several = TABLE[name][1] > 1 and name != "suzuki_yoshida"
+    several = name not in STIFF and stages(name) > 1 and name != "suzuki_yoshida"
     transform = {"stage_transform": optax.trace(0.9)} if several else {}
     opt = make(name, staged=staged, **transform)
     concrete = opt.init(params)
@@ -551,7 +556,7 @@ def test_the_state_never_changes_its_type_and_nothing_recompiles(name, staged, e
 
 
 # an adaptive flow divides by the modulus of a complex number, not by that of each of two reals
-@pytest.mark.parametrize("name", [n for n in VARIED if n not in ADAPTIVE])
+@pytest.mark.parametrize("name", [n for n in [*VARIED, *STIFF] if n not in ADAPTIVE])
 def test_complex_parameters_follow_the_conjugate_flow(name):
     # |z|^2 as a function of two reals, and of one complex number
     z = jnp.array([1.0 + 2.0j, -0.5 + 0.1j], jnp.complex64)
@@ -565,7 +570,7 @@ def test_complex_parameters_follow_the_conjugate_flow(name):
 # 9. counters
 
 
-@both_modes
+@known_cost_in_both_modes
 def test_counters(name, staged):
     params = jnp.array([1.0, -2.0])
     schedule = optax.linear_schedule(0.4, 0.0, 4)

@@ -1,4 +1,4 @@
-"""The largest curvature of a loss. May use: `odeopt.objective`, `.lanczos`."""
+"""The largest curvature of a loss. May use: `odeopt.objective`, `odeopt.lanczos`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..objective import Objective
-from .lanczos import LinearMap, lanczos, start_vector
+from ..lanczos import lanczos, start_vector
+from ..objective import LinearMap, Objective
 
 
 class Sharpness(NamedTuple):

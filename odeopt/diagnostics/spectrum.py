@@ -1,4 +1,4 @@
-"""Spectra of curvature matrices, and what they say of a step. May use: `.lanczos`."""
+"""Spectra of curvature matrices, and what they say of a step. May use: `odeopt.lanczos`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..objective import forwarded
-from .lanczos import LinearMap, lanczos, start_vector
+from ..lanczos import lanczos, start_vector
+from ..objective import LinearMap, forwarded
 from .sharpness import check_products, hessian
 
 

@@ -11,7 +11,14 @@ from .classes import Midpoint as Midpoint
 from .classes import Ralston as Ralston
 from .classes import Tsit5 as Tsit5
 from .explicit import ExplicitRungeKutta as ExplicitRungeKutta
+from .exponential import Exponential as Exponential
+from .exponential import ExponentialEuler as ExponentialEuler
 from .foreign import DiffraxMethod as DiffraxMethod
+from .implicit import Implicit as Implicit
+from .implicit import ImplicitEuler as ImplicitEuler
+from .implicit import ImplicitMidpoint as ImplicitMidpoint
+from .implicit import Proximal as Proximal
+from .implicit import Trapezoidal as Trapezoidal
 from .limits import stability_limit as stability_limit
 from .linear import LinearSolve as LinearSolve
 from .linear import LinearSolver as LinearSolver
@@ -20,10 +27,12 @@ from .method import Step as Step
 from .resolve import Solver as Solver
 from .resolve import as_method as as_method
 from .rosenbrock import LinearlyImplicitEuler as LinearlyImplicitEuler
+from .rosenbrock import Rosenbrock as Rosenbrock
 from .rosenbrock import Rosenbrock2 as Rosenbrock2
 from .splitting import SUZUKI_YOSHIDA as SUZUKI_YOSHIDA
 from .splitting import Lie as Lie
 from .splitting import Strang as Strang
+from .stabilized import RKC as RKC
 from .stabilized import RungeKuttaChebyshev as RungeKuttaChebyshev
 from .symplectic import ConformalEuler as ConformalEuler
 from .symplectic import ConformalLeapfrog as ConformalLeapfrog

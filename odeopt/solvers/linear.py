@@ -13,11 +13,14 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..curvature import (
+    Diagonal,
     Rows,
     conjugate_gradients,
     gauss_newton,
     gauss_newton_rows,
+    no_diagonal,
     outputs_per_sample,
+    refined,
     widened,
 )
 from ..flows.flow import inner, scaled
@@ -39,22 +42,28 @@ class LinearSolve(NamedTuple):
       products: curvature products that it took; 0 for the exact one.
       residual: what is left of its right-hand side, relative.
       bend: `d.Bd` of the solution d, with the curvature B.
+      diagonal: the estimate of the diagonal of B that preconditions; `()` where none does.
     """
 
     direction: PyTree[Array]
     products: Int[Array, ""]
     residual: Float[Array, ""]
     bend: Float[Array, ""]
+    diagonal: Diagonal | tuple[()] = ()
 
 
 class AbstractSystem(abc.ABC):
-    r"""$(\text{shift} + \text{weight}\,B)\,x = r$, prepared once a step for several r."""
+    r"""$(\text{shift} + \text{weight}\,B)\,x = r$ at one point, prepared for several r."""
 
     @abc.abstractmethod
     def downhill(
-        self, amount: Float[Array, ""], last: LinearSolve
+        self,
+        amount: Float[Array, ""],
+        slope: PyTree[Array],
+        last: LinearSolve,
+        beside: PyTree[Array] | None = None,
     ) -> tuple[PyTree[Array], LinearSolve]:
-        """The solution for minus `amount` times the gradient at the start of the step."""
+        """The solution for `beside - amount * slope`, with `slope` the gradient at the point."""
 
     @abc.abstractmethod
     def solve(self, right: PyTree[Array], last: LinearSolve) -> tuple[PyTree[Array], LinearSolve]:
@@ -74,20 +83,25 @@ class LinearSolver(eqx.Module):
         and the Jacobian at most 16 million entries and no more gradients than `products` cost.
       products: the most curvature products of one solve, beside one for its start.
       tolerance: the relative residual at which conjugate gradients stop.
+      fraction: take the curvature on the first of the samples only, this share of them (products
+        then cost less than is counted). `value_fn` must be a `composite` whose loss is a mean.
+      precondition: conjugate gradients in the metric of shift + weight |diag B|, the diagonal
+        estimated by one product more in each solve.
 
     Raises:
-      ValueError: an unknown name, the Hessian with `solve="exact"`, fewer than 1 product, or a
-        negative tolerance.
+      ValueError: an unknown name, the Hessian with `solve="exact"`, fewer than 1 product, a
+        negative tolerance, or a fraction that is none.
     """
 
     curvature: Curvature = eqx.field(static=True, default="ggn")
     solve: Solve = eqx.field(static=True, default="auto")
     products: int = eqx.field(static=True, default=20)
     tolerance: float = 1e-3
+    fraction: float = eqx.field(static=True, default=1.0)
+    precondition: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self) -> None:
-        if self.curvature not in ("ggn", "hessian"):
-            raise ValueError(f'curvature is {self.curvature!r}; pass "ggn" or "hessian".')
+        check_curvature(self.curvature, self.products, self.fraction)
         if self.solve not in ("auto", "exact", "cg"):
             raise ValueError(f'solve is {self.solve!r}; pass "auto", "exact" or "cg".')
         if self.solve == "exact" and self.curvature == "hessian":
@@ -95,16 +109,20 @@ class LinearSolver(eqx.Module):
                 'solve="exact" goes through the Jacobian of every sample, of which the '
                 'Gauss-Newton matrix is made: pass curvature="ggn", or solve="cg".'
             )
-        if not isinstance(self.products, int) or self.products < 1:
-            raise ValueError(f"products is {self.products}; a linear solve needs at least 1.")
         if isinstance(self.tolerance, int | float) and not self.tolerance >= 0:
             raise ValueError(f"tolerance is {self.tolerance}; it must not be negative.")
+
+    @property
+    def gradients(self) -> int:
+        """The most that one solve by conjugate gradients costs."""
+        return 2 * (self.products + 1 + self.precondition)
 
     def init(self, params: PyTree[Array]) -> LinearSolve:
         """Before the first solve. One copy of the parameters, none with `solve="exact"`."""
         direction = () if self.solve == "exact" else jax.tree.map(jnp.zeros_like, params)
         none = jnp.zeros([], jnp.int32)
-        return LinearSolve(direction, none, jnp.zeros([], float), jnp.zeros([], float))
+        diagonal = no_diagonal(params) if self.precondition else ()
+        return LinearSolve(direction, none, jnp.zeros([], float), jnp.zeros([], float), diagonal)
 
     def system(
         self, gradient: Gradient, params: PyTree[Array], h: Float[Array, ""]
@@ -115,13 +133,11 @@ class LinearSolver(eqx.Module):
           The system, and what it was divided by to be multiplied with: 1 / (1 + h).
         """
         shift, weight = 1 / (1 + h), h / (1 + h)
-        if self.curvature == "hessian":
-            product = gradient.linearized(params)
-            return _Iterative(product, shift, weight, gradient, params, self), shift
-        parts = split(gradient)
-        if self.solve == "exact" or (self.solve == "auto" and self._exact(parts, params)):
-            return _Exact(parts, shift, weight, gradient, params, self), shift
-        product = gauss_newton(parts, params)
+        if self.curvature == "ggn":
+            parts = split(gradient, self.fraction)
+            if self.solve == "exact" or (self.solve == "auto" and self._exact(parts, params)):
+                return _Exact(parts, shift, weight, gradient, params), shift
+        product = curvature_product(gradient, params, self.curvature, self.fraction)
         return _Iterative(product, shift, weight, gradient, params, self), shift
 
     def _exact(self, parts: Split, params: PyTree[Array]) -> bool:
@@ -136,6 +152,33 @@ class LinearSolver(eqx.Module):
         return small and width <= 2 * self.products
 
 
+def check_curvature(curvature: str, products: int, fraction: float) -> None:
+    """Refuse what no curvature product can be taken with."""
+    if curvature not in ("ggn", "hessian"):
+        raise ValueError(f'curvature is {curvature!r}; pass "ggn" or "hessian".')
+    if not isinstance(products, int) or products < 1:
+        raise ValueError(f"products is {products}; a step needs at least 1 curvature product.")
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction is {fraction}; it must be in (0, 1]: 1 takes every sample.")
+
+
+def curvature_product(
+    gradient: Gradient, params: PyTree[Array], curvature: Curvature, fraction: float
+) -> LinearMap:
+    """`v -> B v` at `params`; nothing is counted."""
+    if curvature == "ggn":
+        return gauss_newton(split(gradient, fraction), params)
+    if fraction == 1:
+        return gradient.linearized(params)
+    parts = split(gradient, fraction)
+
+    def slope(params: PyTree[Array]) -> PyTree[Array]:
+        grads = jax.grad(lambda p: parts.loss(parts.predict(p)))(params)
+        return jax.tree.map(jnp.conj, grads)
+
+    return jax.linearize(slope, params)[1]
+
+
 class _Iterative(AbstractSystem):
     """By conjugate gradients. 2 gradients a product."""
 
@@ -148,31 +191,46 @@ class _Iterative(AbstractSystem):
         params: PyTree[Array],
         solver: LinearSolver,
     ) -> None:
-        self._shift, self._weight = shift, weight
+        self._product, self._shift, self._weight = product, shift, weight
         self._gradient, self._params, self._solver = gradient, params, solver
         self._map = lambda v: jax.tree.map(
             lambda x, b: scaled(shift, x) + scaled(weight, b), v, product(v)
         )
 
     def downhill(
-        self, amount: Float[Array, ""], last: LinearSolve
+        self,
+        amount: Float[Array, ""],
+        slope: PyTree[Array],
+        last: LinearSolve,
+        beside: PyTree[Array] | None = None,
     ) -> tuple[PyTree[Array], LinearSolve]:
-        g = self._gradient.here(self._params)
-        return self.solve(jax.tree.map(lambda g: scaled(-amount, g), g), last)
+        right = jax.tree.map(lambda g: scaled(-amount, g), slope)
+        return self.solve(right if beside is None else jax.tree.map(jnp.add, right, beside), last)
 
     def solve(self, right: PyTree[Array], last: LinearSolve) -> tuple[PyTree[Array], LinearSolve]:
+        diagonal = last.diagonal
+        metric = {}
+        if isinstance(diagonal, Diagonal):
+            diagonal = refined(diagonal, self._product, self._params)
+            self._gradient.spend(2)
+            value = diagonal.value
+            metric["preconditioner"] = lambda r: jax.tree.map(self._divided, r, value)
         found = conjugate_gradients(
             self._map,
             right,
             last.direction,
             products=self._solver.products,
             tolerance=self._solver.tolerance,
+            **metric,
         )
         self._gradient.spend(2 * found.products)
         x = found.value
         bend = inner(x, found.image) - self._shift * inner(x, x)
         bend = jnp.where(self._weight > 0, bend / self._weight, 0.0)
-        return x, LinearSolve(x, found.products, found.residual, bend)
+        return x, LinearSolve(x, found.products, found.residual, bend, diagonal)
+
+    def _divided(self, residual: Array, diagonal: Array) -> Array:
+        return residual / (self._shift + self._weight * jnp.abs(diagonal)).astype(diagonal.dtype)
 
 
 class _Exact(AbstractSystem):
@@ -185,24 +243,26 @@ class _Exact(AbstractSystem):
         weight: Float[Array, ""],
         gradient: Gradient,
         params: PyTree[Array],
-        solver: LinearSolver,
     ) -> None:
         if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
             raise TypeError('solve="exact" takes real parameters only: pass solve="cg".')
         self._rows: Rows = gauss_newton_rows(parts, params)
         self._shift, self._weight = shift, weight
-        self._gradient, self._params, self._solver = gradient, params, solver
         self._invert = self._rows.factored(shift, weight)
         gradient.spend(outputs_per_sample(parts, params)[1])
 
     def downhill(
-        self, amount: Float[Array, ""], last: LinearSolve
+        self,
+        amount: Float[Array, ""],
+        slope: PyTree[Array],
+        last: LinearSolve,
+        beside: PyTree[Array] | None = None,
     ) -> tuple[PyTree[Array], LinearSolve]:
-        g = ravel_pytree(widened(self._gradient.here(self._params)))[0]
+        g = ravel_pytree(widened(slope))[0]
         amount = -amount.astype(g.dtype)
-        rest = self._rows.remainder(g)
-        x = self._invert(amount * rest, amount * self._rows.image)
-        return self._solved(x, amount * g, last)
+        other = jnp.zeros_like(g) if beside is None else ravel_pytree(widened(beside))[0]
+        x = self._invert(amount * self._rows.remainder(g) + other, amount * self._rows.image)
+        return self._solved(x, amount * g + other, last)
 
     def solve(self, right: PyTree[Array], last: LinearSolve) -> tuple[PyTree[Array], LinearSolve]:
         flat = ravel_pytree(widened(right))[0]
@@ -217,10 +277,9 @@ class _Exact(AbstractSystem):
         norm = jnp.linalg.norm(right)
         left = jnp.linalg.norm(shift * x + weight * (image @ a) - right)
         tree = self._rows.unravel(x)
-        direction = () if isinstance(last.direction, tuple) and not last.direction else tree
-        return tree, LinearSolve(
-            direction,
-            jnp.zeros([], jnp.int32),
-            (left / jnp.where(norm > 0, norm, 1.0)).astype(float),
-            jnp.sum(image**2).astype(float),
+        return tree, last._replace(
+            direction=() if isinstance(last.direction, tuple) and not last.direction else tree,
+            products=jnp.zeros([], jnp.int32),
+            residual=(left / jnp.where(norm > 0, norm, 1.0)).astype(float),
+            bend=jnp.sum(image**2).astype(float),
         )

@@ -19,8 +19,8 @@ def as_method(solver: Solver, *, error: bool = False, scan: bool = False) -> Abs
 
     Args:
       solver: a method, a `Tableau`, a `diffrax.ButcherTableau`, or an instance of a diffrax solver
-        class (odeopt's own included). Explicit Runge-Kutta solvers get odeopt's stage loop,
-        others run diffrax's step.
+        class. Explicit Runge-Kutta solvers get odeopt's stage loop, odeopt's own classes the method
+        that they are the other face of, others run diffrax's step.
       error: ask for the error estimate.
       scan: scan over the stages of an explicit method.
 
@@ -33,7 +33,8 @@ def as_method(solver: Solver, *, error: bool = False, scan: bool = False) -> Abs
     if tableau is not None:
         return ExplicitRungeKutta(tableau, error=error, scan=scan)
     if isinstance(solver, diffrax.AbstractSolver):
-        return DiffraxMethod(solver)
+        own = getattr(solver, "method", None)
+        return own if isinstance(own, AbstractMethod) else DiffraxMethod(solver)
     if isinstance(solver, optax.GradientTransformation):
         hint = (
             "is an optax optimizer, which already is a flow with a solver and a learning rate. "

@@ -1,116 +1,88 @@
 """Rosenbrock methods: a linear system of the curvature a stage, and no nonlinear one.
 
-May use: `odeopt.flows`, `.linear`.
+May use: `odeopt.flows`, `.linear`, `.linearized`.
 """
 
 import math
+from collections.abc import Callable
+from typing import ClassVar
 
+import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+import lineax
+import optimistix as optx
+from jaxtyping import Array, Float, PyTree
 
-from ..flows import AbstractFlow, GradientFlow, State
+from ..flows import AbstractFlow, State
 from ..flows.flow import scaled
-from ..objective import Gradient
+from ..objective import Gradient, LinearMap
 from .linear import LinearSolve, LinearSolver
+from .linearized import AbstractLinearized, finite, only_gradient_flow
 from .method import AbstractMethod, Step
 
-_GAMMA = 1 - 1 / math.sqrt(2)  # makes Rosenbrock2 L-stable
+_GAMMA = 1 - 1 / math.sqrt(2)  # makes the method of order 2 L-stable
 
 
-class LinearlyImplicitEuler(AbstractMethod):
-    r"""Linearly implicit Euler: $x^+ = x + d$, $(I + hB)\,d = -h\nabla E(x)$.
+class Rosenbrock(AbstractMethod):
+    r"""Linearly implicit Euler, or ROS2: one or two linear systems of the same matrix.
 
-    Euler's implicit method after one step of Newton's. With the Gauss-Newton matrix it is the step
-    of Levenberg and Marquardt with damping $1/h$; for $h \to \infty$ the Newton or Gauss-Newton
-    step. Order 1 with any B; its stability function is $1/(1 + h\lambda)$.
+    Order 1: $x^+ = x + d$, $(I + hB)\,d = -h\nabla E(x)$: Euler's implicit method after one step of
+    Newton's. With the Gauss-Newton matrix it is the step of Levenberg and Marquardt with damping
+    $1/h$; for $h \to \infty$ the Newton or Gauss-Newton step. Its stability function is
+    $1/(1 + z)$ at $z = h\lambda$.
 
-    Args:
-      solver: which curvature, and how the system is solved.
-    """
+    Order 2: with $W = I + \gamma hB$, $\gamma = 1 - 1/\sqrt2$: $Wk_1 = -\nabla E(x)$,
+    $Wk_2 = -\nabla E(x + hk_1) - 2k_1$, $x^+ = x + \tfrac32hk_1 + \tfrac12hk_2$; its stability
+    function is $(1 - (1 - 2\gamma)z)/(1 + \gamma z)^2$ (Verwer, Spee, Blom and Hundsdorfer, SIAM J.
+    Sci. Comput. 20, 1999).
 
-    solver: LinearSolver = LinearSolver()
-
-    @property
-    def order(self) -> int:
-        """1."""
-        return 1
-
-    @property
-    def stability_limit(self) -> float:
-        """Infinite: the method is L-stable."""
-        return math.inf
-
-    @property
-    def gradients_per_step(self) -> int:
-        """By conjugate gradients, at most: the state counts what was spent.
-
-        The exact solve takes 1 and as many more as a sample has outputs.
-        """
-        return 1 + 2 * (self.solver.products + 1)
-
-    def check(self, flow: AbstractFlow) -> None:
-        """Gradient flow only."""
-        _gradient_flow(flow, "LinearlyImplicitEuler")
-
-    def init(self, z: State) -> LinearSolve:
-        """No solve yet."""
-        return self.solver.init(z[0])
-
-    def step(
-        self,
-        flow: AbstractFlow,
-        gradient: Gradient,
-        z: State,
-        h: Float[Array, ""],
-        memory: LinearSolve,
-    ) -> Step:
-        """One step of size `h`."""
-        params, aux = z
-        system, scale = self.solver.system(gradient.stage(0), params, h)
-        update, memory = system.downhill(scale * h, memory)
-        return Step(update, aux, None, memory, _finite(update, memory))
-
-
-class Rosenbrock2(AbstractMethod):
-    r"""ROS2: two linear systems of the same matrix, order 2, L-stable.
-
-    With $W = I + \gamma hB$, $\gamma = 1 - 1/\sqrt2$: $Wk_1 = -\nabla E(x)$,
-    $Wk_2 = -\nabla E(x + hk_1) - 2k_1$, $x^+ = x + \tfrac32hk_1 + \tfrac12hk_2$. Order 2 with any
-    B; its stability function is $(1 - (1 - 2\gamma)z)/(1 + \gamma z)^2$ at $z = h\lambda$ (Verwer,
-    Spee, Blom and Hundsdorfer, SIAM J. Sci. Comput. 20, 1999).
+    Both keep their order with any B, and both are L-stable.
 
     Args:
+      order: 1 or 2.
       solver: which curvature, and how the systems are solved.
+
+    Raises:
+      ValueError: another order.
     """
 
-    solver: LinearSolver = LinearSolver()
+    accuracy: int = eqx.field(static=True)
+    solver: LinearSolver
+
+    def __init__(self, order: int = 1, solver: LinearSolver | None = None) -> None:
+        if order not in (1, 2):
+            raise ValueError(f"order is {order}; there are Rosenbrock methods of order 1 and 2.")
+        self.accuracy = order
+        self.solver = LinearSolver() if solver is None else solver
 
     @property
     def order(self) -> int:
-        """2, where the systems are solved to that."""
-        return 2
+        """1 or 2, where the systems are solved to that."""
+        return self.accuracy
 
     @property
     def stability_limit(self) -> float:
-        """Infinite: the method is L-stable."""
+        """Infinite: the methods are L-stable."""
         return math.inf
 
     @property
     def gradients_per_step(self) -> int:
         """By conjugate gradients, at most: the state counts what was spent.
 
-        The exact solve takes 2 and as many more as a sample has outputs.
+        The exact solve takes as many as the order, and as many more as a sample has outputs.
         """
-        return 2 + 4 * (self.solver.products + 1)
+        return self.accuracy * (1 + self.solver.gradients)
 
     def check(self, flow: AbstractFlow) -> None:
         """Gradient flow only."""
-        _gradient_flow(flow, "Rosenbrock2")
+        only_gradient_flow(flow, "A Rosenbrock method")
 
-    def init(self, z: State) -> tuple[LinearSolve, LinearSolve]:
-        """No solve yet."""
-        return self.solver.init(z[0]), self.solver.init(z[0])
+    def init(self, z: State) -> LinearSolve | tuple[LinearSolve, LinearSolve]:
+        """No solve yet; one for each system."""
+        first = self.solver.init(z[0])
+        return first if self.accuracy == 1 else (first, self.solver.init(z[0]))
 
     def step(
         self,
@@ -118,30 +90,82 @@ class Rosenbrock2(AbstractMethod):
         gradient: Gradient,
         z: State,
         h: Float[Array, ""],
-        memory: tuple[LinearSolve, LinearSolve],
+        memory: LinearSolve | tuple[LinearSolve, LinearSolve],
     ) -> Step:
         """One step of size `h`; what is solved for is $hk_1$ and $hk_2$, of the size of a step."""
         params, aux = z
-        system, scale = self.solver.system(gradient.stage(0), params, _GAMMA * h)
-        one, first = system.downhill(scale * h, memory[0])
-        there = gradient.stage(1)(jax.tree.map(jnp.add, params, one))
-        right = jax.tree.map(lambda g, u: scaled(-scale * h, g) - scaled(2 * scale, u), there, one)
-        two, second = system.solve(right, memory[1])
-        update = jax.tree.map(lambda a, b: 1.5 * a + 0.5 * b, one, two)
-        return Step(update, aux, None, (first, second), _finite(update, (first, second)))
+        system, scale = self.solver.system(gradient.stage(0), params, self.diagonal * h)
+        slope = gradient.stage(0).here(params)
+        if isinstance(memory, LinearSolve):
+            update, memory = system.downhill(scale * h, slope, memory)
+        else:
+            one, first = system.downhill(scale * h, slope, memory[0])
+            there = gradient.stage(1)(jax.tree.map(jnp.add, params, one))
+            right = jax.tree.map(
+                lambda g, u: scaled(-scale * h, g) - scaled(2 * scale, u), there, one
+            )
+            two, second = system.solve(right, memory[1])
+            update, memory = _combined(one, two), (first, second)
+        return Step(update, aux, None, memory, finite(update, memory))
+
+    @property
+    def diagonal(self) -> float:
+        r"""$\gamma$, by which B is multiplied beside $h$."""
+        return 1.0 if self.accuracy == 1 else _GAMMA
 
 
-def _gradient_flow(flow: AbstractFlow, method: str) -> None:
-    """Refuse another flow."""
-    if not isinstance(flow, GradientFlow):
-        raise ValueError(
-            f"{method} solves linear systems of the curvature, which is the Jacobian of gradient "
-            f"flow and not that of {type(flow).__name__}: use `odeopt.flows.GradientFlow()`, or a "
-            "splitting such as `odeopt.solvers.Lie()`."
-        )
+def _combined(one: PyTree[Array], two: PyTree[Array]) -> PyTree[Array]:
+    return jax.tree.map(lambda a, b: 1.5 * a + 0.5 * b, one, two)
 
 
-def _finite(*trees: PyTree[Array]) -> Bool[Array, ""]:
-    """Whether every entry is."""
-    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(trees)]
-    return jnp.all(jnp.stack(leaves))
+class LinearlyImplicitEuler(AbstractLinearized):
+    r"""Linearly implicit Euler for any ODE: $(I - hJ)\,d = hf$, $y^+ = y + d$.
+
+    Order 1, L-stable, one evaluation of the field. J is the Jacobian of the field in time and
+    state together. It is never formed: GMRES (lineax's) solves the system by its products.
+
+    Args:
+      linear_solver: another `lineax` solver, or tolerances for this one.
+    """
+
+    linear_solver: lineax.AbstractLinearSolver = lineax.GMRES(rtol=1e-5, atol=1e-8)
+    method: ClassVar[Rosenbrock] = Rosenbrock(1)
+
+    @property
+    def gradients_per_step(self) -> int:
+        """One for each system; products with its Jacobian come on top."""
+        return self.method.order
+
+    def move(
+        self, h: Array, f: PyTree, jacobian: LinearMap, field: Callable[[PyTree], PyTree]
+    ) -> tuple[PyTree, diffrax.RESULTS]:
+        """One system, or the second from where the first led."""
+        order, gamma = self.method.order, self.method.diagonal
+
+        def matrix(v: PyTree) -> PyTree:
+            return jax.tree.map(lambda x, jx: x - scaled(gamma * h, jx), v, jacobian(v))
+
+        structure = jax.eval_shape(lambda: f)
+        operator = lineax.FunctionLinearOperator(matrix, structure)
+
+        def solved(right: PyTree) -> tuple[PyTree, lineax.RESULTS]:
+            found = lineax.linear_solve(operator, right, self.linear_solver, throw=False)
+            return found.value, found.result
+
+        one, result = solved(jax.tree.map(lambda k: scaled(h, k), f))
+        update = one
+        if order == 2:
+            right = jax.tree.map(lambda k, u: scaled(h, k) - 2 * u, field(one), one)
+            two, second = solved(right)
+            result = lineax.RESULTS.where(result == lineax.RESULTS.successful, second, result)
+            update = _combined(one, two)
+        return update, diffrax.RESULTS.promote(optx.RESULTS.promote(result))
+
+
+class Rosenbrock2(LinearlyImplicitEuler):
+    r"""ROS2 for any ODE: order 2, L-stable, two evaluations of the field.
+
+    As `LinearlyImplicitEuler`, with two systems of one matrix: see `Rosenbrock`.
+    """
+
+    method: ClassVar[Rosenbrock] = Rosenbrock(2)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ..diagnostics.lanczos import dimension
 from ..diagnostics.sharpness import extreme
+from ..lanczos import dimension
 from ..solvers import Step, stability_limit
 from .rule import AbstractRule, StepInfo, check_positive
 

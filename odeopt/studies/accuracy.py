@@ -16,7 +16,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from .entries import Entry
-from .problems import Params, Problem, digits_data, mlp_init, squared_error
+from .problem import Params, Problem
+from .problems import digits_data, mlp_init, squared_error
 from .sweep import step_function
 
 PATH = "digits-path"

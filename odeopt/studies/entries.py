@@ -21,10 +21,11 @@ class Entry:
         make: `make(learning_rate)`, an optax transformation; the rate may be traced.
         limit: R, the largest stable h * lambda on the real axis; `None` where there is none.
         order: Order of accuracy as a solver of gradient flow; `None` where it is not one.
-        gradients_per_step: Gradients that one step costs.
+        gradients_per_step: Gradients that one step costs; the least where it is `counted`.
         hyperparameters: Everything fixed besides the learning rate.
         read: `read(state, params)`: the parameters to evaluate, which are not always where the
             next gradient is taken.
+        counted: Whether what a step costs is known only when it is made, from `state.gradients`.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Entry:
     gradients_per_step: int = 1
     hyperparameters: dict[str, float] = dataclasses.field(default_factory=dict)
     read: Callable[[Any, Any], Any] = lambda state, params: params
+    counted: bool = False
 
 
 MOMENTUM = 0.9
@@ -64,6 +66,29 @@ def _with_momentum(name: str, make: Callable[..., Any], limit: float | None, cos
 
 def _without_limit(name: str, make: Callable[[Any], Any], cost: int = 1) -> Entry:
     return Entry(name, make, None, None, cost, read=step_params)
+
+
+def _stabilized(name: str, order: int) -> Entry:
+    method = solvers.RungeKuttaChebyshev(order=order)
+    return Entry(
+        name,
+        lambda rate: zoo.rkc(rate, order=order),
+        method.stability_limit,
+        order,
+        method.gradients_per_step,
+    )
+
+
+def _controlled(name: str, make: Callable[..., Any]) -> Entry:
+    # The order is that of fixed steps.
+    return Entry(
+        name,
+        lambda first: make(stepsize.gain_ratio(first=first)),
+        None,
+        None,
+        read=step_params,
+        counted=True,
+    )
 
 
 OTHERS: dict[str, Entry] = {
@@ -101,14 +126,18 @@ OTHERS: dict[str, Entry] = {
         ),
         _without_limit("adam@angle", lambda first: zoo.adam(stepsize.angle(first=first))),
         _without_limit("log_time_adam", lambda first: zoo.log_time_adam(first=first)),
+        _stabilized("rkc", 1),
+        _stabilized("rkc2", 2),
+        _controlled("linearly_implicit_euler", zoo.linearly_implicit_euler),
+        _controlled("rosenbrock2", zoo.rosenbrock2),
     )
 }
-"""The zoo's optimizers that are not solvers of gradient flow, and rules as `solver@rule`.
+"""The zoo's optimizers that are not explicit solvers of gradient flow, and `solver@rule`.
 
 What a study varies as the learning rate of a rule is one of its arguments: the cap of
 `drift_adjusted` and `corridor`, the tolerance of `embedded_error`, the safety of `sharpness`, the
-first step of `angle`. The cost of a step is what the optimizer's state counts, Hessian products
-included.
+first step of `angle`, and of `gain_ratio` for the linearly implicit methods. The cost of a step is
+what the optimizer's state counts, Hessian products included.
 """
 
 

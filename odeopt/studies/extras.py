@@ -7,7 +7,8 @@ import numpy as np
 from . import accuracy, spectra
 from .entries import Entry
 from .folder import Folder
-from .problems import SUITE, Problem
+from .problem import Problem
+from .problems import SUITE
 from .sweep import Sweep
 
 LIMIT_RUNS = 20

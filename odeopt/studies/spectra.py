@@ -13,7 +13,7 @@ import numpy as np
 
 from ..diagnostics import spectrum
 from .entries import Entry
-from .problems import Params, Problem
+from .problem import Params, Problem
 from .sweep import step_function
 
 MATVECS = 24

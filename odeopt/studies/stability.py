@@ -20,7 +20,8 @@ from . import estimate, extras
 from .entries import Entry
 from .folder import Folder
 from .grid import Grid, first_grid
-from .problems import SUITE, Problem, build
+from .problem import Problem
+from .problems import SUITE, build
 from .records import Record, write_text
 from .settings import Settings, versions
 from .spectra import eigenvalues
@@ -101,14 +102,14 @@ def run(
 
     Args:
         solvers: Names of zoo optimizers, `sgd`, `momentum`, `adam`.
-        problems: Names of `problems.PROBLEMS`; all of them by default.
+        problems: Names of `problems.PROBLEMS`; by default `QUICK_PROBLEMS`, or all in a full study.
         rates: Learning rates to try instead of the automatic grid.
         seeds: Fresh seeds that are reported: 3, or 5 in a full study.
         gradients: Gradients each run may spend: 120, or 1800 in a full study.
         batch_size: Examples of a mini-batch, default 64.
         out: Folder for `runs.jsonl`, `summary.csv` and `timings.csv`; by default nothing is
             written.
-        full: All explicit solvers, more seeds and more gradients.
+        full: All explicit and stiff solvers, all problems, more seeds and more gradients.
         max_minutes: Start nothing new after this time; `resume` makes the rest.
         resume: Continue what a stopped or killed study left in `out`.
         console: Where to print the time estimate, progress and notices; silent by default.
@@ -276,6 +277,8 @@ class _PairSweep:
 
     def _record(self, rate: float, seed: int, curve: Curve | None) -> Record:
         limit, cost = self.entry.limit, self.entry.gradients_per_step
+        if self.entry.counted and curve is not None:
+            cost = round(curve.spent / max(1, curve.made))
         hyperparameters = {**self.entry.hyperparameters, "batch_size": self.problem.batch_size}
         record = {
             "kind": "run",
@@ -298,13 +301,13 @@ class _PairSweep:
             outcome = {
                 "status": "diverged" if curve.diverged else "ok",
                 "steps": int(curve.made),
-                "gradients": int(curve.made) * cost,
+                "gradients": curve.spent,
                 "seconds": curve.seconds,
                 "compile_seconds": self._compiled().compile_seconds,
                 "initial_loss": curve.loss[0],
                 "final_loss": curve.final,
                 "loss": curve.loss,
-                "loss_gradients": curve.steps * cost,
+                "loss_gradients": curve.gradients,
                 "spikes": curve.spikes,
             }
         return {**record, **outcome}

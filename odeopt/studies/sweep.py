@@ -18,7 +18,7 @@ import optax
 from jax.experimental import io_callback
 
 from .entries import Entry
-from .problems import Params, Problem
+from .problem import Params, Problem
 
 POINTS = 60
 """Most points of a recorded loss curve, the initial one aside."""
@@ -32,13 +32,17 @@ class Curve:
         loss: Full-batch loss at the start and at each recorded point; NaN after the first one
             that is not finite, where the run stops.
         steps: Steps of these points.
+        gradients: Gradients spent at these points.
         made: Steps that were made.
+        spent: Gradients that they cost.
         seconds: Wall time of the run, compilation aside.
     """
 
     loss: np.ndarray
     steps: np.ndarray
+    gradients: np.ndarray
     made: int
+    spent: int
     seconds: float
 
     @property
@@ -63,7 +67,8 @@ class Sweep:
     Args:
         problem: The problem.
         entry: The optimizer.
-        steps: Steps of a run; the size of the table of mini-batches.
+        steps: Steps of a run, or its gradients where the entry is `counted`; the size of the table
+            of mini-batches.
         seeds: Seeds that runs may ask for.
         slots: Runs that one call of the program can make; more runs take more calls.
 
@@ -114,11 +119,11 @@ class Sweep:
         clock = time.perf_counter()
         going = True
 
-        def report(losses: np.ndarray, point: np.ndarray) -> np.bool_:
+        def report(losses: np.ndarray, point: np.ndarray, counts: np.ndarray) -> np.bool_:
             nonlocal clock, going
             if going and len(curves) < len(runs):
                 seconds = time.perf_counter() - clock
-                curve = Curve(np.asarray(losses, float), at, int(at[point]), seconds)
+                curve = self._curve(losses, at, point, counts, seconds)
                 curves.append(curve)
                 going = ended(len(curves) - 1, curve)
                 clock = time.perf_counter()  # what `ended` takes belongs to no run
@@ -130,6 +135,21 @@ class Sweep:
                 block = self._arguments(runs[begin : begin + self._slots], steps)
                 jax.block_until_ready(self._program(*block))
         return curves
+
+    def _curve(
+        self,
+        losses: np.ndarray,
+        at: np.ndarray,
+        point: np.ndarray,
+        counts: np.ndarray,
+        seconds: float,
+    ) -> Curve:
+        steps, gradients = at, at * self.entry.gradients_per_step
+        if self.entry.counted:  # points that were not reached are those of the end
+            last = np.minimum(np.arange(len(at)), point)
+            steps, gradients = counts[last].T
+        made, spent = int(steps[point]), int(gradients[point])
+        return Curve(np.asarray(losses, float), steps, gradients, made, spent, seconds)
 
     def _arguments(self, runs: Sequence[tuple[float, int]], steps: int) -> tuple[Any, ...]:
         rates = np.full(self._slots, np.nan)  # an empty slot stops before its first step
@@ -160,33 +180,69 @@ class Sweep:
                     return step(*carry, batch)
 
                 def until_next_point(carry: Any) -> Any:
-                    params_and_state, point, _, losses = carry
+                    params_and_state, point, _, losses, counted = carry
                     begin, end = point * steps // points, (point + 1) * steps // points
-                    params_and_state = jax.lax.fori_loop(begin, end, one_step, params_and_state)
+                    if counted is None:
+                        params_and_state = jax.lax.fori_loop(begin, end, one_step, params_and_state)
+                    else:
+                        params_and_state, fits = _while_within(
+                            one_step, steps, end, params_and_state, counted[0]
+                        )
+                        state = params_and_state[1]
+                        spent = jnp.stack([state.steps, state.gradients])
+                        counted = fits, counted[1].at[point + 1].set(spent)
                     params, state = params_and_state
                     loss = problem.loss(self.entry.read(state, params), data)
-                    return params_and_state, point + 1, loss, losses.at[point + 1].set(loss)
+                    losses = losses.at[point + 1].set(loss)
+                    return params_and_state, point + 1, loss, losses, counted
 
                 def goes_on(carry: Any) -> jax.Array:
-                    _, point, loss, _ = carry
+                    _, point, loss, _, _ = carry
                     return going & (point < points) & jnp.isfinite(loss) & jnp.isfinite(rate)
 
                 losses = jnp.full(points + 1, jnp.nan, first.dtype).at[0].set(first)
-                carry = (start, optimizer.init(start)), jnp.int32(0), first, losses
-                _, point, _, losses = jax.lax.while_loop(goes_on, until_next_point, carry)
+                counted = None
+                if self.entry.counted:
+                    counted = jnp.bool_(True), jnp.zeros((points + 1, 2), jnp.int32)
+                carry = (start, optimizer.init(start)), jnp.int32(0), first, losses, counted
+                last = jax.lax.while_loop(goes_on, until_next_point, carry)
+                _, point, _, losses, counted = last
+                spent = jnp.zeros((0, 2), jnp.int32) if counted is None else counted[1]
                 # The way out of the program for each run as it ends: a kill loses only one.
                 flag = jax.ShapeDtypeStruct((), jnp.bool_)
                 # As bits: in the thread of a callback x64 is not on, and float64 would be cut.
                 bits = jax.lax.bitcast_convert_type(losses, jnp.uint32)
-                return io_callback(self._ended, flag, bits, point, ordered=True), None
+                return io_callback(self._ended, flag, bits, point, spent, ordered=True), None
 
             return jax.lax.scan(run, jnp.bool_(True), (rates, rows))[0]
 
         return program
 
-    def _ended(self, bits: np.ndarray, point: np.ndarray) -> np.bool_:
+    def _ended(self, bits: np.ndarray, point: np.ndarray, counts: np.ndarray) -> np.bool_:
         losses = np.ascontiguousarray(bits).ravel().view(self.problem.dtype)
-        return self._report(losses, np.asarray(point))
+        return self._report(losses, np.asarray(point), np.asarray(counts))
+
+
+def _while_within(
+    one_step: Callable[..., Any], budget: jax.Array, end: jax.Array, carry: Any, fits: jax.Array
+) -> tuple[Any, jax.Array]:
+    """Steps until the state counts `end` gradients; one that would break the budget is not kept.
+
+    Returns:
+        Parameters and state, and whether all steps were within the budget.
+    """
+
+    def within(old_and_fits: Any) -> Any:
+        old, _ = old_and_fits
+        new = one_step(old[1].steps, old)
+        fits = new[1].gradients <= budget
+        return jax.tree.map(lambda x, y: jnp.where(fits, x, y), new, old), fits
+
+    def goes_on(old_and_fits: Any) -> jax.Array:
+        (_, state), fits = old_and_fits
+        return fits & (state.gradients < end)
+
+    return jax.lax.while_loop(goes_on, within, (carry, fits))
 
 
 def step_function(

@@ -108,7 +108,7 @@ def _row(runs: pd.DataFrame, limit: float | None) -> dict[str, Any]:
         "loss_min": at_best.min(),
         "loss_max": at_best.max(),
         "initial_loss": initial,
-        **_width(fresh.median(axis=1), initial),
+        **width(fresh.median(axis=1), initial),
         "rates": len(rates),
         "runs": len(runs),
         "diverged": int((runs.status == "diverged").sum()),
@@ -116,8 +116,10 @@ def _row(runs: pd.DataFrame, limit: float | None) -> dict[str, Any]:
     }
 
 
-def _width(loss: pd.Series, initial: float) -> dict[str, float]:
+def width(loss: pd.Series, initial: float) -> dict[str, float]:
     """Sensitivity to the learning rate, and the width of its good region.
+
+    The sensitivity is the mean over the rates of min(loss, initial loss), minus the lowest loss.
 
     Args:
         loss: Median final loss of each rate, ascending rates on a logarithmic grid.

@@ -20,8 +20,12 @@ from .explicit import rk4 as rk4
 from .explicit import runge_kutta as runge_kutta
 from .explicit import ssprk3 as ssprk3
 from .explicit import tsit5 as tsit5
-from .implicit import linearly_implicit_euler as linearly_implicit_euler
-from .implicit import rosenbrock2 as rosenbrock2
+from .implicit import implicit_euler as implicit_euler
+from .implicit import implicit_midpoint as implicit_midpoint
+from .implicit import trapezoidal as trapezoidal
+from .linearized import exponential_euler as exponential_euler
+from .linearized import linearly_implicit_euler as linearly_implicit_euler
+from .linearized import rosenbrock2 as rosenbrock2
 from .momentum import chained_momentum as chained_momentum
 from .momentum import conformal_leapfrog as conformal_leapfrog
 from .momentum import heavy_ball as heavy_ball

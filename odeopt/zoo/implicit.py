@@ -1,116 +1,143 @@
-"""Gradient flow by linearly implicit methods, which take large steps where the loss is stiff."""
+"""Gradient flow by implicit methods: any step size, for the price of a minimization."""
 
 import optax
 
 from .. import solvers
-from ..flows import GradientFlow
-from ..optimizer import LearningRate, ode_optimizer
+from ..optimizer import LearningRate
 from ..solvers.linear import Curvature, Solve
-from ..stepsize import gain_ratio
+from .linearized import controlled
 
 
-def linearly_implicit_euler(
+def implicit_euler(
     learning_rate: LearningRate | None = None,
     curvature: Curvature = "ggn",
     solve: Solve = "auto",
     *,
+    iterations: int = 5,
     products: int = 20,
-    tolerance: float = 1e-3,
+    tolerance: float = 1e-2,
+    fraction: float = 1.0,
+    precondition: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Linearly implicit Euler, by default with nothing to tune: Levenberg and Marquardt as an ODE.
+    r"""Implicit Euler, the proximal point method: the loss never rises, at any learning rate.
 
-    Step: $x^+ = x + d$, $(I + hB)\,d = -h\nabla E(x)$ with B the Gauss-Newton matrix or the
-    Hessian. Order 1 on gradient flow, stability function $1/(1 + h\lambda)$: stable for any step
-    where B is the Hessian and the loss convex. For $h \to \infty$ it is the Newton or Gauss-Newton
-    step, for $h \to 0$ gradient descent. It descends to first order, but nothing bounds a large
-    step on a loss that is not quadratic: a fixed learning rate may diverge (on cross-entropy it
-    does: softmax saturates, B vanishes, and what is left is gradient descent with step $h$). So the
-    default is `stepsize.gain_ratio()`, with which the loss never rises.
+    Step: $x^+ = \arg\min_y E(y) + \|y - x\|^2/(2h)$, so that $x^+ = x - h\nabla E(x^+)$. Order 1 on
+    gradient flow, stability function $1/(1 + h\lambda)$. The minimization is Newton's with a line
+    search, from x on, and lowers the objective wherever it ends: whatever h,
+    $E(x^+) + \|x^+ - x\|^2/(2h) \le E(x)$.
 
-    Costs, in gradients a step: 1; the exact solve as many as a sample has outputs, and a Cholesky
-    decomposition of at most 1,000 rows; or conjugate gradients 2 a product; `gain_ratio` 1, and 1
-    for the loss at the start unless `update` gets `value=`. The quadratic model of `gain_ratio` is
-    that of the linear system, so it takes no product of its own.
-
-    The state's `memory` holds the products, the relative residual and the curvature of the last
-    accepted step.
+    Costs, in gradients a step: 1, and 1 for the loss at the start unless `update` gets `value=`;
+    for each of `iterations` at most 1, and 1 more for each trial of its line search that fails; and
+    the linear solve of a step of `linearly_implicit_euler`. The state's `memory` (a
+    `solvers.Proximal`) says how many there were, and how far the gradient of the proximal objective
+    fell. `gain_ratio`, the default, adds 3, or 4 without `value=`; it takes no longer steps than
+    the quadratic model foresees, and rejects none, since the loss cannot rise.
 
     Args:
       learning_rate: $h$: None for `stepsize.gain_ratio()`; or a number, a schedule of the number of
         steps, or another rule.
-      curvature: "ggn", for which `value_fn` must be an `odeopt.composite`; or "hessian", for any
-        loss. Where that is indefinite, conjugate gradients stop at the last direction before they
-        saw it.
-      solve: "exact", for "ggn": by Cholesky's decomposition and the Jacobian of every sample;
-        "cg": conjugate gradients, from the last step's direction on; "auto": exact where that is
-        small (see `solvers.LinearSolver`).
-      products: the most curvature products of a step, beside one for the start.
-      tolerance: the relative residual at which conjugate gradients stop.
+      curvature: "ggn", for which `value_fn` must be an `odeopt.composite`; or "hessian".
+      solve: how linear systems are solved; see `linearly_implicit_euler`.
+      iterations: the most Newton steps.
+      products: the most curvature products of each, beside one for the start.
+      tolerance: the gradient of the proximal objective, relative to that at the start, at which
+        Newton's method ends, and so do the conjugate gradients in it.
+      fraction: see `linearly_implicit_euler`.
+      precondition: see `linearly_implicit_euler`.
 
     Returns:
-      An optax transformation; its state holds one copy of the parameters (none with
-      `solve="exact"`). Conjugate gradients take five more within a step; the exact solve the
-      Jacobian: samples times outputs times parameters.
+      An optax transformation; memory as for `linearly_implicit_euler`, and four more copies of the
+      parameters within a step.
 
     Raises:
-      ValueError: an unknown `curvature` or `solve`, `products` below 1, a negative `tolerance`; in
-        `update`, "ggn" without a `composite`, or a `stage_transform`.
+      ValueError: as for `linearly_implicit_euler`; fewer than 1 of `iterations`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
-      >>> loss = odeopt.composite(
-      ...     lambda outputs, targets: jnp.mean((outputs - targets) ** 2),
-      ...     lambda params, inputs: jnp.tanh(inputs @ params),
-      ... )
-      >>> batch = {"inputs": jnp.array([[1.0, 2.0], [3.0, -1.0]]), "targets": jnp.array([0.5, 0.1])}
-      >>> opt, params = odeopt.linearly_implicit_euler(), jnp.array([0.1, 0.1])
-      >>> state = opt.init(params)
-      >>> for _ in range(8):
-      ...     value, grads = jax.value_and_grad(loss)(params, **batch)
-      ...     updates, state = opt.update(
-      ...         grads, state, params, value=value, value_fn=loss, **batch
-      ...     )
-      ...     params = params + updates
-      >>> float(loss(params, **batch)) < 1e-9
-      True
+      >>> loss, params = lambda x: jnp.sum(jnp.cosh(x)), jnp.array([1.0, 5.0])
+      >>> opt = odeopt.implicit_euler(1e6, "hessian", iterations=20, tolerance=1e-4)
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
+      >>> float(loss(params + updates).round(3))  # the minimum
+      2.0
     """
-    method = solvers.LinearlyImplicitEuler(
-        solvers.LinearSolver(curvature, solve, products, tolerance)
-    )
-    rate = gain_ratio() if learning_rate is None else learning_rate
-    return ode_optimizer(GradientFlow(), method, rate)
+    solver = solvers.LinearSolver(curvature, solve, products, tolerance, fraction, precondition)
+    return controlled(solvers.Implicit("euler", solver, iterations, tolerance), learning_rate)
 
 
-def rosenbrock2(
+def implicit_midpoint(
     learning_rate: LearningRate | None = None,
     curvature: Curvature = "ggn",
     solve: Solve = "auto",
     *,
+    iterations: int = 5,
     products: int = 20,
-    tolerance: float = 1e-3,
+    tolerance: float = 1e-2,
+    fraction: float = 1.0,
+    precondition: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""ROS2, a Rosenbrock method of order 2 that is L-stable.
+    r"""The implicit midpoint rule: half a step of `implicit_euler`, and as far again.
 
-    Step, with $W = I + \gamma hB$ and $\gamma = 1 - 1/\sqrt2$: $Wk_1 = -\nabla E(x)$,
-    $Wk_2 = -\nabla E(x + hk_1) - 2k_1$, $x^+ = x + \tfrac32hk_1 + \tfrac12hk_2$ (Verwer, Spee, Blom
-    and Hundsdorfer, SIAM J. Sci. Comput. 20, 1999). Order 2 with either curvature, as far as the
-    linear systems are solved. Against `linearly_implicit_euler`, which lists memory and errors:
-    one gradient more, and with `solve="cg"` a second solve; `gain_ratio` takes a Hessian product.
+    Step: $x^+ = x - h\nabla E(\tfrac12(x + x^+)) = 2\,\mathrm{prox}_{h/2}(x) - x$. Order 2 on
+    gradient flow, stability function $(1 - z/2)/(1 + z/2)$ at $z = h\lambda$: A-stable, but a mode
+    of large z is not damped, only turned over. Costs as `implicit_euler`.
 
     Args:
       learning_rate: $h$; None for `stepsize.gain_ratio()`.
-      curvature: "ggn" or "hessian"; see `linearly_implicit_euler`.
-      solve: "auto", "exact" or "cg"; see `linearly_implicit_euler`.
-      products: the most curvature products of each of two solves, beside one for its start.
-      tolerance: the relative residual at which conjugate gradients stop.
+      curvature: as for `implicit_euler`.
+      solve: as for `implicit_euler`.
+      iterations: as for `implicit_euler`.
+      products: as for `implicit_euler`.
+      tolerance: as for `implicit_euler`; order 2 is seen as far as the minimization is carried.
+      fraction: as for `implicit_euler`.
+      precondition: as for `implicit_euler`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
-      >>> loss, params = lambda x: jnp.sum(jnp.cosh(x)), jnp.array([1.0, 2.0])
-      >>> opt = odeopt.rosenbrock2(0.1, "hessian")
+      >>> loss, params = lambda x: 0.5 * jnp.sum(x**2), jnp.ones(2)
+      >>> opt = odeopt.implicit_midpoint(2.0, "hessian")
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
-      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
+      >>> opt.update(grads, state, params, value_fn=loss)[0]
+      Array([-1., -1.], dtype=float32)
     """
-    method = solvers.Rosenbrock2(solvers.LinearSolver(curvature, solve, products, tolerance))
-    rate = gain_ratio() if learning_rate is None else learning_rate
-    return ode_optimizer(GradientFlow(), method, rate)
+    solver = solvers.LinearSolver(curvature, solve, products, tolerance, fraction, precondition)
+    return controlled(solvers.Implicit("midpoint", solver, iterations, tolerance), learning_rate)
+
+
+def trapezoidal(
+    learning_rate: LearningRate | None = None,
+    curvature: Curvature = "ggn",
+    solve: Solve = "auto",
+    *,
+    iterations: int = 5,
+    products: int = 20,
+    tolerance: float = 1e-2,
+    fraction: float = 1.0,
+    precondition: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""The trapezoidal rule: half a step of gradient descent, half a step of `implicit_euler`.
+
+    Step: $x^+ = x - \tfrac h2(\nabla E(x) + \nabla E(x^+))
+    = \mathrm{prox}_{h/2}(x - \tfrac h2\nabla E(x))$. Order 2 on gradient flow, stability function
+    that of `implicit_midpoint`. Costs as `implicit_euler`.
+
+    Args:
+      learning_rate: $h$; None for `stepsize.gain_ratio()`.
+      curvature: as for `implicit_euler`.
+      solve: as for `implicit_euler`.
+      iterations: as for `implicit_euler`.
+      products: as for `implicit_euler`.
+      tolerance: as for `implicit_euler`; order 2 is seen as far as the minimization is carried.
+      fraction: as for `implicit_euler`.
+      precondition: as for `implicit_euler`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss, params = lambda x: 0.5 * jnp.sum(x**2), jnp.ones(2)
+      >>> opt = odeopt.trapezoidal(1.0, "hessian")
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> params + opt.update(grads, state, params, value_fn=loss)[0]
+      Array([0.3333333, 0.3333333], dtype=float32)
+    """
+    solver = solvers.LinearSolver(curvature, solve, products, tolerance, fraction, precondition)
+    return controlled(solvers.Implicit("trapezoidal", solver, iterations, tolerance), learning_rate)

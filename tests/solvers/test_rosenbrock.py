@@ -16,7 +16,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import odeopt
-from odeopt.solvers import LinearlyImplicitEuler, LinearSolver, Rosenbrock2
+from odeopt.solvers import LinearSolver, Rosenbrock
 from odeopt.stepsize import gain_ratio
 
 from ..table import gradient, mixed_loss, mixed_params
@@ -166,7 +166,7 @@ def test_stiff_components_vanish(name, x64):
     update = jax.jit(lambda g, x: opt.update(g, opt.init(x), x, value_fn=PARABOLA, rates=rates))
     updates, _ = update(rates, jnp.ones(3))
     assert jnp.all(jnp.abs(1 + updates) < 5 / rates + 1e-15)
-    assert odeopt.solvers.stability_limit(odeopt.flows.GradientFlow(), Rosenbrock2()) == np.inf
+    assert odeopt.solvers.stability_limit(odeopt.flows.GradientFlow(), Rosenbrock(2)) == np.inf
 
 
 # what a step is
@@ -450,7 +450,7 @@ def test_bad_input():
         bare = make(0.1, "hessian")
         with pytest.raises(ValueError, match="value_fn=loss"):
             bare.update(x, bare.init(x), x)
-    for method in (LinearlyImplicitEuler(), Rosenbrock2()):
+    for method in (Rosenbrock(1), Rosenbrock(2)):
         with pytest.raises(ValueError, match="not that of HeavyBallFlow"):
             odeopt.ode_optimizer(odeopt.flows.HeavyBallFlow(0.9), method, 0.1)
         clipped = odeopt.ode_optimizer(
@@ -459,7 +459,7 @@ def test_bad_input():
         with pytest.raises(ValueError, match="drop `stage_transform=`"):
             clipped.update(x, clipped.init(x), x, value_fn=PARABOLA, rates=x)
     exact = odeopt.ode_optimizer(
-        odeopt.flows.GradientFlow(), LinearlyImplicitEuler(LinearSolver(solve="exact")), 0.1
+        odeopt.flows.GradientFlow(), Rosenbrock(1, LinearSolver(solve="exact")), 0.1
     )
     z = jnp.ones(2, jnp.complex64)
     real = odeopt.composite(lambda out: jnp.sum(out**2), jnp.abs, samples=())

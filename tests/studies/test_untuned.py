@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from odeopt.cli import app
-from odeopt.studies import records, untuned
+from odeopt.studies import networks, records, untuned
 from odeopt.studies.untuned import figures, problems, report, rivals, runs, search, study, tables
 
 SMALL = {"problems": ["quadratic-kappa1e4"], "rivals": ["sgd"], "seeds": 2, "gradients": 30}
@@ -43,12 +43,12 @@ def test_the_cross_entropy_is_optaxs_and_exact_where_that_one_is_rounded():
     logits = jnp.asarray(random.standard_normal((20, 5)), jnp.float32)
     labels = jax.nn.one_hot(random.integers(0, 5, 20), 5)
     expected = jnp.mean(optax.softmax_cross_entropy(logits, labels))
-    mine = jax.jit(problems.cross_entropy)
+    mine = jax.jit(networks.cross_entropy)
     np.testing.assert_allclose(mine(logits, labels), expected, rtol=1e-6)
     sure = jnp.array([[30.0, 0.0]], jnp.float32)
     right = jnp.array([[1.0, 0.0]], jnp.float32)
     np.testing.assert_allclose(mine(sure, right), np.exp(-30.0), rtol=1e-5)
-    slope = jax.jit(jax.grad(problems.cross_entropy))(sure, right)
+    slope = jax.jit(jax.grad(networks.cross_entropy))(sure, right)
     np.testing.assert_allclose(slope, [[-np.exp(-30.0), np.exp(-30.0)]], rtol=1e-5)
 
 

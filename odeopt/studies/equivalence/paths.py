@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from ..accuracy import flow_of
 from ..entries import Entry
-from ..problems import Problem
+from ..problem import Problem
 from ..records import Record
 from ..sweep import POINTS, Sweep
 from .methods import TAU1, TAU2, adam, decay, momentum_of

@@ -15,7 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from .. import accuracy, extras, spectra
 from ..entries import Entry, find
 from ..folder import Folder
-from ..problems import SUITE, Problem, build
+from ..problem import Problem
+from ..problems import SUITE, build
 from ..records import Record, clean, write_text
 from ..settings import versions
 from ..sweep import POINTS, Sweep

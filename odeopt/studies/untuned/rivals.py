@@ -10,7 +10,7 @@ from optax import contrib
 from ... import stepsize, zoo
 from ...state import step_params
 from ..names import lookup
-from ..problems import Params
+from ..problem import Params
 
 
 def _params(state: Any, params: Params) -> Params:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..problems import Problem
+from ..problem import Problem
 from ..sweep import step_function
 from .rivals import Rival
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-FIRST = tuple(range(-6, 7, 2))
-"""Half decades, one and a half to each side of the rival's unit."""
+FIRST = (0, 2, -2, 4, -4, 6, -6)
+"""Half decades, one and a half to each side of the rival's unit; the likely ones first."""
 MOST_EXTENSIONS = 12
 
 

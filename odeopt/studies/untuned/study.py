@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from .. import estimate
 from ..folder import Folder
-from ..problems import Problem
+from ..problem import Problem
 from ..records import Record, write_text
 from ..settings import versions
 from ..tables import TUNING_SEED

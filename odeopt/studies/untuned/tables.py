@@ -188,7 +188,9 @@ def answer(verdict: pd.DataFrame, first_steps: pd.DataFrame) -> list[str]:
 
 def problem_table(problem: str, title: str, summary: pd.DataFrame) -> Table:
     """The rows of one problem for a terminal of 80 columns, the lowest loss first."""
-    table = _table(f"{problem}: {title}", "optimizer", "rate", "loss", "range", "held out", "ms")
+    table = plain_table(
+        f"{problem}: {title}", "optimizer", "rate", "loss", "range", "held out", "ms"
+    )
     rows = summary[summary.problem == problem].sort_values("loss_median", kind="stable")
     for row in rows.itertuples():
         loss = text(row.loss_median)
@@ -206,7 +208,7 @@ def problem_table(problem: str, title: str, summary: pd.DataFrame) -> Table:
 def verdict_table(verdict: pd.DataFrame) -> Table:
     """Who is ahead, for a terminal of 80 columns."""
     headings = ("problem", "untuned", "loss", "best tuned", "its loss", "ratio", "seeds", "")
-    table = _table("Untuned against the best tuned", *headings)
+    table = plain_table("Untuned against the best tuned", *headings)
     for row in verdict.itertuples():
         table.add_row(
             row.problem,
@@ -224,7 +226,7 @@ def verdict_table(verdict: pd.DataFrame) -> Table:
 def robustness_table(first_steps: pd.DataFrame) -> Table:
     """What the first step changes, for a terminal of 80 columns."""
     headings = ("problem", "untuned", "lowest", "highest", "spread", "worst from")
-    table = _table("Final loss over first steps from 1e-5 to 1e-2", *headings)
+    table = plain_table("Final loss over first steps from 1e-5 to 1e-2", *headings)
     for row in first_steps.itertuples():
         spread = text(row.spread)
         table.add_row(
@@ -247,7 +249,8 @@ LEGEND = (
 """What the columns of the tables mean."""
 
 
-def _table(title: str, *headings: str) -> Table:
+def plain_table(title: str, *headings: str) -> Table:
+    """An empty table, its numbers right-aligned."""
     table = Table(
         title=title,
         title_justify="left",

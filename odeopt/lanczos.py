@@ -1,9 +1,8 @@
 """Lanczos' algorithm on trees. The recurrence is matfree's; what is here makes it safe to use.
 
-May use: nothing of odeopt.
+May use: `odeopt.objective`.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 from matfree import decomp
 
-LinearMap = Callable[[PyTree[Array]], PyTree[Array]]
+from .objective import LinearMap
 
 _BREAKDOWN = 100.0  # roundings: an off-diagonal entry below so many has exhausted the Krylov space
 _MIXED = 0.1  # of a random direction in every start, so that one which was not there can be found
@@ -26,6 +25,8 @@ class Ritz(NamedTuple):
       residuals: distance of each Ritz value to the nearest eigenvalue, at most.
       basis: orthonormal Lanczos vectors, flat.
       vectors: the Ritz vectors in that basis, as columns.
+      beyond: what the map adds to the space: its product with the last Lanczos vector, less the
+        part that is within.
     """
 
     values: Float[Array, " m"]
@@ -33,6 +34,7 @@ class Ritz(NamedTuple):
     residuals: Float[Array, " m"]
     basis: Float[Array, "m n"]
     vectors: Float[Array, "m m"]
+    beyond: Float[Array, " n"]
 
     def vector(self, index: Array | int, like: PyTree[Array]) -> PyTree[Array]:
         """The Ritz vector of a value, of norm 1, as a tree like the parameters."""
@@ -83,6 +85,7 @@ def _ritz(diagonal: Array, beside: Array, residual: Array, basis: Array) -> Ritz
         residuals=last * jnp.abs(vectors[-1]),
         basis=jnp.where(found[:, None], basis, 0.0),
         vectors=vectors,
+        beyond=jnp.where(found[-1], residual, 0.0),
     )
 
 

@@ -1,0 +1,186 @@
+"""The exponential Euler method: the linearized flow, followed exactly.
+
+May use: `odeopt.flows`, `odeopt.lanczos`, `.linear`, `.linearized`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+from matfree import decomp
+
+from ..flows import AbstractFlow, State
+from ..lanczos import flatten, lanczos, unflatten
+from ..objective import Gradient, LinearMap
+from .linear import Curvature, LinearSolve, check_curvature, curvature_product
+from .linearized import AbstractLinearized, finite, only_gradient_flow
+from .method import AbstractMethod, Step
+
+
+class Exponential(AbstractMethod):
+    r"""Exponential Euler: $x^+ = x - h\varphi_1(-hB)\nabla E(x)$, $\varphi_1(z) = (e^z - 1)/z$.
+
+    That is the flow of the quadratic model, $\dot u = -(\nabla E(x) + Bu)$ with $u(0) = 0$,
+    followed for a time $h$: exact on quadratics at any $h$, gradient descent for $h \to 0$, the
+    Newton or Gauss-Newton step for $h \to \infty$. Order 2 where B is the Hessian, else 1. Stable
+    on the whole negative axis: its stability function is $e^{-h\lambda}$.
+
+    $\varphi_1$ is taken on the Krylov space of B and the gradient, which Lanczos' algorithm
+    (matfree's) spans. The model never rises along that path, however small the space. With `basis`
+    below `products` the space is restarted: each one follows the flow as long as its error stays
+    below the tolerance, the last one to the end.
+
+    Args:
+      curvature: B, "ggn" or "hessian", as for `LinearSolver`. Directions of negative curvature grow
+        as they do in the flow.
+      products: the most curvature products of a step.
+      basis: Krylov vectors that are kept at once, for the memory; None for as many as products.
+      tolerance: error of a step, relative to its length, that a restart may leave.
+      fraction: of the samples that curvature is taken on, as for `LinearSolver`.
+
+    Raises:
+      ValueError: an unknown curvature, fewer than 1 product, a basis that does not divide them, a
+        negative tolerance, a fraction that is none.
+    """
+
+    curvature: Curvature = eqx.field(static=True, default="ggn")
+    products: int = eqx.field(static=True, default=20)
+    basis: int | None = eqx.field(static=True, default=None)
+    tolerance: float = 1e-3
+    fraction: float = eqx.field(static=True, default=1.0)
+
+    def __check_init__(self) -> None:
+        check_curvature(self.curvature, self.products, self.fraction)
+        if self.basis is not None and not (self.basis >= 1 and self.products % self.basis == 0):
+            raise ValueError(
+                f"basis is {self.basis}; it must divide products, {self.products}, which are spent "
+                "in as many restarts."
+            )
+        if isinstance(self.tolerance, int | float) and not self.tolerance >= 0:
+            raise ValueError(f"tolerance is {self.tolerance}; it must not be negative.")
+
+    @property
+    def order(self) -> int:
+        """2 with the Hessian, of which the error is of third order; 1 with another matrix."""
+        return 2 if self.curvature == "hessian" else 1
+
+    @property
+    def stability_limit(self) -> float:
+        """Infinite."""
+        return math.inf
+
+    @property
+    def gradients_per_step(self) -> int:
+        """At most: the state counts what was spent."""
+        return 1 + 2 * self.products
+
+    def check(self, flow: AbstractFlow) -> None:
+        """Gradient flow only."""
+        only_gradient_flow(flow, "The exponential Euler method")
+
+    def init(self, z: State) -> LinearSolve:
+        """Nothing is carried over but what the last step took."""
+        none = jnp.zeros([], jnp.int32)
+        return LinearSolve((), none, jnp.zeros([], float), jnp.zeros([], float))
+
+    def step(
+        self,
+        flow: AbstractFlow,
+        gradient: Gradient,
+        z: State,
+        h: Float[Array, ""],
+        memory: LinearSolve,
+    ) -> Step:
+        """One step of size `h`."""
+        params, aux = z
+        product = curvature_product(gradient.stage(0), params, self.curvature, self.fraction)
+        slope = flatten(gradient.stage(0).here(params))
+        size = min(self.basis or self.products, slope.size)
+
+        def goes_on(carry: tuple) -> Array:
+            *_, rest, _, taken, _ = carry
+            return (rest > 0) & (taken + size <= self.products)
+
+        def restarted(carry: tuple) -> tuple:
+            way, image, bend, rest, _, taken, _ = carry
+            left = -(slope + image)
+            norm = jnp.linalg.norm(left)
+            ritz = lanczos(product, jnp.where(norm > 0, left, 1.0), params, size)
+            along = norm * ritz.vectors[0]  # the start of the space, in Ritz vectors
+            values = ritz.values
+            if self.curvature == "ggn":  # below 0 by rounding only, which time would blow up
+                values = jnp.maximum(values, 0.0)
+            last_one = taken + 2 * size > self.products
+            # Halves of the rest, down to where the error stays below the tolerance.
+            times = rest * 0.5 ** jnp.arange(60, dtype=rest.dtype)
+            coefficients = jax.vmap(lambda t: _followed(values, t) * along)(times)
+            beyond = jnp.linalg.norm(ritz.beyond)
+            tails = jnp.abs(coefficients @ ritz.vectors[-1])
+            errors = times * beyond * tails
+            fits = errors <= self.tolerance * jnp.linalg.norm(coefficients, axis=1)
+            index = jnp.where(last_one | ~jnp.any(fits), 0, jnp.argmax(fits))
+            found = coefficients[index]
+            inside = ritz.vectors @ found
+            moved = inside @ ritz.basis
+            turned = (ritz.vectors @ (values * found)) @ ritz.basis + inside[-1] * ritz.beyond
+            bend = bend + 2 * jnp.vdot(moved, image) + jnp.sum(values * found**2)
+            error = errors[index] / jnp.maximum(jnp.linalg.norm(found), jnp.finfo(norm.dtype).tiny)
+            rest = jnp.where(index == 0, 0.0, rest - times[index])
+            return way + moved, image + turned, bend, rest, error, taken + size, norm
+
+        zero = jnp.zeros_like(slope)
+        nothing = jnp.zeros([], slope.dtype)
+        begin = zero, zero, nothing, h.astype(slope.dtype), nothing, jnp.int32(0), nothing
+        way, _, bend, _, error, taken, _ = jax.lax.while_loop(goes_on, restarted, begin)
+        gradient.spend(2 * taken)
+        update = unflatten(way, params)
+        memory = LinearSolve((), taken, error.astype(float), bend.astype(float))
+        return Step(update, aux, None, memory, finite(update, memory))
+
+
+def _followed(curvature: Float[Array, " m"], time: Float[Array, ""]) -> Float[Array, " m"]:
+    r"""$t\varphi_1(-t\lambda) = (1 - e^{-t\lambda})/\lambda$."""
+    exponent = time * curvature
+    flat = jnp.abs(exponent) < jnp.sqrt(jnp.finfo(exponent.dtype).eps)
+    safe = jnp.where(flat, 1.0, curvature)
+    return jnp.where(flat, time * (1 - 0.5 * exponent), -jnp.expm1(-exponent) / safe)
+
+
+class ExponentialEuler(AbstractLinearized):
+    r"""The exponential Euler method for any ODE: $y^+ = y + h\varphi_1(hJ)f$.
+
+    Order 2, exact where the field is linear. J is the Jacobian of the field in time and state
+    together, on the Krylov space that Arnoldi's algorithm (matfree's) spans.
+
+    Args:
+      products: products with the Jacobian in a step.
+    """
+
+    products: int = 20
+    method: ClassVar[Exponential] = Exponential("hessian")
+
+    @property
+    def gradients_per_step(self) -> int:
+        """One; products with the Jacobian come on top."""
+        return 1
+
+    def move(
+        self, h: Array, f: PyTree, jacobian: LinearMap, field: Callable[[PyTree], PyTree]
+    ) -> tuple[PyTree, diffrax.RESULTS]:
+        """By the exponential of one matrix that holds the projected Jacobian and the start."""
+        start = flatten(f)
+        size = min(self.products, start.size)
+        basis, projected, *_ = decomp.hessenberg(size, reortho="full")(
+            lambda v: flatten(jacobian(unflatten(v, f))), start
+        )
+        step = h.astype(start.dtype)
+        whole = jnp.zeros((size + 1, size + 1), start.dtype)
+        whole = whole.at[:size, :size].set(step * projected)
+        whole = whole.at[0, size].set(step * jnp.linalg.norm(start))
+        followed = jax.scipy.linalg.expm(whole)[:size, size] @ basis
+        return unflatten(followed, f), diffrax.RESULTS.successful  # type: ignore[return-value]

@@ -1,0 +1,373 @@
+"""Implicit methods of gradient flow, as minimization; and the same methods of any ODE.
+
+May use: diffrax, `odeopt.flows`, `.linear`, `.linearized`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax
+import optimistix as optx
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from ..flows import AbstractFlow, State
+from ..flows.flow import inner, scaled
+from ..objective import Gradient
+from .linear import LinearSolve, LinearSolver
+from .linearized import finite, only_gradient_flow
+from .method import AbstractMethod, Step
+
+Kind = Literal["euler", "midpoint", "trapezoidal"]
+
+_ORDERS: dict[str, int] = {"euler": 1, "midpoint": 2, "trapezoidal": 2}
+_SUFFICIENT = 1e-4  # of the decrease that the slope promises, which a trial must bring (Armijo)
+_SHORTEST, _LONGEST = 0.1, 0.5  # what a refused trial is shortened by
+_TRIALS = 30
+
+
+class Proximal(NamedTuple):
+    """What the minimization in an implicit step left behind.
+
+    Attributes:
+      iterations: Newton steps that were taken.
+      evaluations: gradients at trial points that they took.
+      residual: gradient of the proximal objective at the end, over that at its start.
+      solve: the last linear solve; its `products` are those of the whole step.
+    """
+
+    iterations: Int[Array, ""]
+    evaluations: Int[Array, ""]
+    residual: Float[Array, ""]
+    solve: LinearSolve
+
+
+class Implicit(AbstractMethod):
+    r"""Implicit Euler, the implicit midpoint rule, or the trapezoidal rule, by minimization.
+
+    The step of implicit Euler is the proximal point
+    $\mathrm{prox}_h(x) = \arg\min_y E(y) + \|y - x\|^2/(2h)$, whose gradient vanishes where
+    $y = x - h\nabla E(y)$. The others are made of half such a step: the midpoint rule is
+    $x^+ = 2\,\mathrm{prox}_{h/2}(x) - x$, the trapezoidal rule
+    $x^+ = \mathrm{prox}_{h/2}(x - \tfrac h2\nabla E(x))$.
+
+    The minimization is Newton's, from x on: $(B + I/h)\,d = -\nabla P(y)$ for the objective P, then
+    the first of ever shorter steps along d that lowers P enough (Armijo's condition; the next
+    length is the minimum of the parabola through what is known, within 0.1 to 0.5). P never rises,
+    however large h, however badly the systems are solved and wherever the iteration is cut off;
+    so for implicit Euler $E(x^+) + \|x^+ - x\|^2/(2h) \le E(x)$ at every step. (A root finder on
+    $y - x + h\nabla E(y) = 0$ has no such guide, and leaves for other stationary points.)
+
+    What is too small a fall to be seen in the loss is none, so the equation of a step is solved to
+    about the square root of a rounding, relative.
+
+    Stability functions: $1/(1+z)$, L-stable; $(1 - z/2)/(1 + z/2)$ of the others, which keep a
+    mode of large $z = h\lambda$ alive, only its sign alternates.
+
+    Args:
+      kind: "euler", "midpoint" or "trapezoidal".
+      solver: which curvature B, and how the systems of Newton's method are solved.
+      iterations: the most Newton steps.
+      tolerance: of the gradient of P, relative to that at its start, at which they end.
+
+    Raises:
+      ValueError: an unknown kind, fewer than 1 iteration, a negative tolerance.
+    """
+
+    kind: Kind = eqx.field(static=True, default="euler")
+    solver: LinearSolver = LinearSolver()
+    iterations: int = eqx.field(static=True, default=5)
+    tolerance: float = 1e-2
+
+    def __check_init__(self) -> None:
+        if self.kind not in _ORDERS:
+            raise ValueError(f"kind is {self.kind!r}; pass one of {', '.join(_ORDERS)}.")
+        if not isinstance(self.iterations, int) or self.iterations < 1:
+            raise ValueError(f"iterations is {self.iterations}; a step needs at least 1.")
+        if isinstance(self.tolerance, int | float) and not self.tolerance >= 0:
+            raise ValueError(f"tolerance is {self.tolerance}; it must not be negative.")
+
+    @property
+    def order(self) -> int:
+        """1 for Euler, 2 for the others, as far as the minimization is carried."""
+        return _ORDERS[self.kind]
+
+    @property
+    def stability_limit(self) -> float:
+        """Infinite: the methods are A-stable."""
+        return math.inf
+
+    @property
+    def gradients_per_step(self) -> int:
+        """By conjugate gradients and full Newton steps, at most: the state counts what was spent.
+
+        A Newton step that must be shortened costs a gradient for each trial more.
+        """
+        return 1 + self.iterations * (1 + self.solver.gradients)
+
+    def check(self, flow: AbstractFlow) -> None:
+        """Gradient flow only."""
+        only_gradient_flow(flow, "An implicit method")
+
+    def init(self, z: State) -> Proximal:
+        """No solve yet."""
+        none = jnp.zeros([], jnp.int32)
+        return Proximal(
+            none, jnp.zeros([], jnp.int32), jnp.zeros([], float), self.solver.init(z[0])
+        )
+
+    def step(
+        self,
+        flow: AbstractFlow,
+        gradient: Gradient,
+        z: State,
+        h: Float[Array, ""],
+        memory: Proximal,
+    ) -> Step:
+        """One step of size `h`."""
+        params, aux = z
+        slope = gradient.stage(0).here(params)
+        length = h if self.kind == "euler" else 0.5 * h
+        ahead = length if self.kind == "trapezoidal" else jnp.zeros_like(h)
+        center = jax.tree.map(lambda g: scaled(-ahead, g), slope)
+        update, memory = self._proximal(gradient.stage(1), params, slope, length, center, memory)
+        if self.kind == "midpoint":
+            update = jax.tree.map(lambda u: 2 * u, update)
+        return Step(update, aux, None, memory, finite(update))
+
+    def _proximal(
+        self,
+        gradient: Gradient,
+        params: PyTree[Array],
+        slope: PyTree[Array],
+        h: Float[Array, ""],
+        center: PyTree[Array],
+        memory: Proximal,
+    ) -> tuple[PyTree[Array], Proximal]:
+        r"""The increment u to the minimum of $E(x + u) + \|u - c\|^2/(2h)$, from $u = 0$ on.
+
+        Everything is divided by $(1 + h)/h$, so that no step size is too large or too small.
+        """
+        shift, weight = 1 / (1 + h), h / (1 + h)
+
+        def bound(u: PyTree[Array]) -> PyTree[Array]:
+            """The other half of the objective's gradient."""
+            return jax.tree.map(lambda u, c: scaled(shift, u - c), u, center)
+
+        def evaluated(u: PyTree[Array]) -> "_Point":
+            point = jax.tree.map(jnp.add, params, u)
+            value, slope = gradient.with_value(point)
+            return _Point.of(u, value, slope, bound(u), shift, weight, center)
+
+        zero = jax.tree.map(jnp.zeros_like, slope)
+        given = gradient.objective().extra_args.get("value")
+        value = gradient.value(params) if given is None else jnp.asarray(given)
+        start = _Point.of(zero, value, slope, bound(zero), shift, weight, center)
+
+        def unfinished(carry: tuple) -> Bool[Array, ""]:
+            here, memory, moved = carry
+            left = here.norm > self.tolerance * start.norm
+            return moved & left & (memory.iterations < self.iterations)
+
+        def newton(carry: tuple) -> tuple:
+            here, memory, _ = carry
+            point = jax.tree.map(jnp.add, params, here.way)
+            system, _ = self.solver.system(gradient, point, h)
+            minus = jax.tree.map(jnp.negative, bound(here.way))
+            direction, solve = system.downhill(weight, here.slope, memory.solve, minus)
+            promised = inner(here.descent, direction)
+
+            def shorter(search: "_Search") -> "_Search":
+                trial = evaluated(
+                    jax.tree.map(lambda u, d: u + scaled(search.length, d), here.way, direction)
+                )
+                rise = trial.value - here.value
+                enough = rise <= _SUFFICIENT * search.length * promised
+                bend = rise / search.length - promised
+                least = jnp.where(bend > 0, -0.5 * promised / bend, 0.0) * jnp.ones_like(rise)
+                ratio = jnp.clip(jnp.nan_to_num(least), _SHORTEST, _LONGEST)
+                length = jnp.where(enough, search.length, search.length * ratio)
+                return _Search(length, trial, enough, search.trials + 1)
+
+            def refused(search: "_Search") -> Bool[Array, ""]:
+                return ~search.enough & (search.trials < _TRIALS)
+
+            begin = _Search(jnp.ones([], float), here, ~(promised < 0), jnp.int32(0))
+            search = gradient.while_loop(refused, shorter, begin)
+            moved = search.enough & (promised < 0)
+            after = jax.tree.map(lambda new, old: jnp.where(moved, new, old), search.point, here)
+            return (
+                after,
+                Proximal(
+                    memory.iterations + 1,
+                    memory.evaluations + search.trials,
+                    after.norm / jnp.where(start.norm > 0, start.norm, 1.0),
+                    solve._replace(products=memory.solve.products + solve.products),
+                ),
+                moved,
+            )
+
+        none = memory.solve._replace(products=jnp.zeros([], jnp.int32))
+        zero_count = jnp.zeros([], jnp.int32)
+        fresh = Proximal(zero_count, jnp.zeros([], jnp.int32), jnp.ones([], float), none)
+        carry = start, fresh, jnp.isfinite(start.value) & jnp.isfinite(h)
+        here, memory, _ = gradient.while_loop(unfinished, newton, carry)
+        return here.way, memory
+
+
+class _Point(NamedTuple):
+    """A point of the proximal minimization."""
+
+    way: PyTree[Array]
+    value: Float[Array, ""]
+    slope: PyTree[Array]
+    descent: PyTree[Array]
+    norm: Float[Array, ""]
+
+    @classmethod
+    def of(
+        cls,
+        way: PyTree[Array],
+        loss: Float[Array, ""],
+        slope: PyTree[Array],
+        bound: PyTree[Array],
+        shift: Float[Array, ""],
+        weight: Float[Array, ""],
+        center: PyTree[Array],
+    ) -> "_Point":
+        """`value` and `descent`: the objective and its gradient, over $(1 + h)/h$."""
+        descent = jax.tree.map(lambda g, b: scaled(weight, g) + b, slope, bound)
+        apart = jax.tree.map(jnp.subtract, way, center)
+        value = weight * loss.astype(float) + 0.5 * shift * inner(apart, apart)
+        return cls(way, value, slope, descent, jnp.sqrt(inner(descent, descent)))
+
+
+class _Search(NamedTuple):
+    """A line search."""
+
+    length: Float[Array, ""]
+    point: _Point
+    enough: Bool[Array, ""]
+    trials: Int[Array, ""]
+
+
+class ImplicitEuler(diffrax.ImplicitEuler):
+    """diffrax's implicit Euler, by Newton's method and GMRES: no Jacobian is formed.
+
+    Order 1, L-stable. Args as for `diffrax.ImplicitEuler`; the default root finder needs no
+    tolerances of a step-size controller.
+    """
+
+    root_finder: optx.AbstractRootFinder = optx.Newton(  # type: ignore[misc]
+        rtol=1e-6, atol=1e-9, linear_solver=lineax.GMRES(rtol=1e-5, atol=1e-8)
+    )
+
+    method: ClassVar[Implicit] = Implicit("euler")
+
+    @property
+    def stability_limit(self) -> float:
+        """Real-axis stability limit: infinite."""
+        return self.method.stability_limit
+
+    @property
+    def gradients_per_step(self) -> None:
+        """As many as the root finder takes."""
+        return
+
+
+class AbstractHalved(diffrax.AbstractImplicitSolver):
+    """Half a step of implicit Euler, and half a step of explicit Euler before or after it.
+
+    No error estimate; linear dense output.
+    """
+
+    root_finder: optx.AbstractRootFinder = ImplicitEuler.root_finder  # type: ignore[misc]
+    root_find_max_steps: int = 10  # type: ignore[misc]
+
+    term_structure: ClassVar = diffrax.ODETerm
+    interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation
+
+    method: ClassVar[Implicit]
+
+    @property
+    def stability_limit(self) -> float:
+        """Real-axis stability limit: infinite."""
+        return self.method.stability_limit
+
+    @property
+    def gradients_per_step(self) -> None:
+        """As many as the root finder takes."""
+        return
+
+    def order(self, terms: Any) -> int:
+        """2."""
+        return self.method.order
+
+    def init(self, *args: Any) -> None:
+        """Nothing is carried over."""
+
+    def func(self, terms: diffrax.ODETerm, t0: Any, y0: PyTree[Array], args: Any) -> PyTree[Array]:
+        """The vector field."""
+        return terms.vf(t0, y0, args)
+
+    def half(
+        self, terms: diffrax.ODETerm, t0: Any, t1: Any, y0: PyTree[Array], args: Any
+    ) -> tuple[PyTree[Array], diffrax.RESULTS]:
+        """The implicit half."""
+        solver = ImplicitEuler(self.root_finder, self.root_find_max_steps)
+        y1, *_, result = solver.step(terms, t0, t1, y0, args, None, False)
+        return y1, result
+
+
+class ImplicitMidpoint(AbstractHalved):
+    """The implicit midpoint rule for any ODE: order 2, A-stable, symplectic, conserves quadratics.
+
+    Half a step of implicit Euler, to the midpoint, and as far again.
+    """
+
+    method: ClassVar[Implicit] = Implicit("midpoint")
+
+    def step(
+        self,
+        terms: diffrax.ODETerm,
+        t0: Any,
+        t1: Any,
+        y0: PyTree[Array],
+        args: Any,
+        solver_state: None,
+        made_jump: Any,
+    ) -> tuple[PyTree[Array], None, dict[str, PyTree[Array]], None, diffrax.RESULTS]:
+        """One step, without an error estimate."""
+        middle, result = self.half(terms, t0, t0 + (t1 - t0) / 2, y0, args)
+        y1 = jax.tree.map(lambda m, y: m + (m - y), middle, y0)
+        return y1, None, {"y0": y0, "y1": y1}, None, result
+
+
+class Trapezoidal(AbstractHalved):
+    """The trapezoidal rule (Crank and Nicolson's) for any ODE: order 2, A-stable.
+
+    Half a step of explicit Euler, then half a step of implicit Euler.
+    """
+
+    method: ClassVar[Implicit] = Implicit("trapezoidal")
+
+    def step(
+        self,
+        terms: diffrax.ODETerm,
+        t0: Any,
+        t1: Any,
+        y0: PyTree[Array],
+        args: Any,
+        solver_state: None,
+        made_jump: Any,
+    ) -> tuple[PyTree[Array], None, dict[str, PyTree[Array]], None, diffrax.RESULTS]:
+        """One step, without an error estimate."""
+        half = (t1 - t0) / 2
+        slope = terms.vf(t0, y0, args)
+        middle = jax.tree.map(lambda y, k: y + scaled(jnp.asarray(half), k), y0, slope)
+        y1, result = self.half(terms, t1 - half, t1, middle, args)
+        return y1, None, {"y0": y0, "y1": y1}, None, result

@@ -1,0 +1,186 @@
+"""Gradient flow by methods that linearize it: large steps where the loss is stiff."""
+
+import optax
+
+from .. import solvers
+from ..flows import GradientFlow
+from ..optimizer import LearningRate, ode_optimizer
+from ..solvers.linear import Curvature, Solve
+from ..stepsize import gain_ratio
+
+
+def linearly_implicit_euler(
+    learning_rate: LearningRate | None = None,
+    curvature: Curvature = "ggn",
+    solve: Solve = "auto",
+    *,
+    products: int = 20,
+    tolerance: float = 1e-3,
+    fraction: float = 1.0,
+    precondition: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Linearly implicit Euler, by default with nothing to tune: Levenberg and Marquardt as an ODE.
+
+    Step: $x^+ = x + d$, $(I + hB)\,d = -h\nabla E(x)$ with B the Gauss-Newton matrix or the
+    Hessian. Order 1 on gradient flow, stability function $1/(1 + h\lambda)$: stable for any step
+    where B is the Hessian and the loss convex. For $h \to \infty$ it is the Newton or Gauss-Newton
+    step, for $h \to 0$ gradient descent. It descends to first order, but nothing bounds a large
+    step on a loss that is not quadratic: a fixed learning rate may diverge (on cross-entropy it
+    does: softmax saturates, B vanishes, and what is left is gradient descent with step $h$). So the
+    default is `stepsize.gain_ratio()`, with which the loss never rises.
+
+    Costs, in gradients a step: 1; the exact solve as many as a sample has outputs, and a Cholesky
+    decomposition of at most 1,000 rows; or conjugate gradients 2 a product; `gain_ratio` 1, and 1
+    for the loss at the start unless `update` gets `value=`. The quadratic model of `gain_ratio` is
+    that of the linear system, so it takes no product of its own.
+
+    The state's `memory` holds the products, the relative residual and the curvature of the last
+    accepted step.
+
+    Args:
+      learning_rate: $h$: None for `stepsize.gain_ratio()`; or a number, a schedule of the number of
+        steps, or another rule.
+      curvature: "ggn", for which `value_fn` must be an `odeopt.composite`; or "hessian", for any
+        loss. Where that is indefinite, conjugate gradients stop at the last direction before they
+        saw it.
+      solve: "exact", for "ggn": by Cholesky's decomposition and the Jacobian of every sample;
+        "cg": conjugate gradients, from the last step's direction on; "auto": exact where that is
+        small (see `solvers.LinearSolver`).
+      products: the most curvature products of a step, beside one for the start.
+      tolerance: the relative residual at which conjugate gradients stop.
+      fraction: take the curvature on the first samples only, this share of them.
+      precondition: conjugate gradients by an estimate of the diagonal of B, which takes a product
+        a step and one more copy of the parameters in the state.
+
+    Returns:
+      An optax transformation; its state holds one copy of the parameters (none with
+      `solve="exact"`). Conjugate gradients take five more within a step; the exact solve the
+      Jacobian: samples times outputs times parameters.
+
+    Raises:
+      ValueError: an unknown `curvature` or `solve`, `products` below 1, a negative `tolerance`, a
+        `fraction` that is none; in `update`, "ggn" or a fraction without a `composite`, or a
+        `stage_transform`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss = odeopt.composite(
+      ...     lambda outputs, targets: jnp.mean((outputs - targets) ** 2),
+      ...     lambda params, inputs: jnp.tanh(inputs @ params),
+      ... )
+      >>> batch = {"inputs": jnp.array([[1.0, 2.0], [3.0, -1.0]]), "targets": jnp.array([0.5, 0.1])}
+      >>> opt, params = odeopt.linearly_implicit_euler(), jnp.array([0.1, 0.1])
+      >>> state = opt.init(params)
+      >>> for _ in range(8):
+      ...     value, grads = jax.value_and_grad(loss)(params, **batch)
+      ...     updates, state = opt.update(
+      ...         grads, state, params, value=value, value_fn=loss, **batch
+      ...     )
+      ...     params = params + updates
+      >>> float(loss(params, **batch)) < 1e-9
+      True
+    """
+    solver = solvers.LinearSolver(curvature, solve, products, tolerance, fraction, precondition)
+    return controlled(solvers.Rosenbrock(1, solver), learning_rate)
+
+
+def rosenbrock2(
+    learning_rate: LearningRate | None = None,
+    curvature: Curvature = "ggn",
+    solve: Solve = "auto",
+    *,
+    products: int = 20,
+    tolerance: float = 1e-3,
+    fraction: float = 1.0,
+    precondition: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""ROS2, a Rosenbrock method of order 2 that is L-stable.
+
+    Step, with $W = I + \gamma hB$ and $\gamma = 1 - 1/\sqrt2$: $Wk_1 = -\nabla E(x)$,
+    $Wk_2 = -\nabla E(x + hk_1) - 2k_1$, $x^+ = x + \tfrac32hk_1 + \tfrac12hk_2$ (Verwer, Spee, Blom
+    and Hundsdorfer, SIAM J. Sci. Comput. 20, 1999). Order 2 with either curvature, as far as the
+    linear systems are solved. Against `linearly_implicit_euler`, which lists memory and errors:
+    one gradient more, and with `solve="cg"` a second solve; `gain_ratio` takes a Hessian product.
+
+    Args:
+      learning_rate: $h$; None for `stepsize.gain_ratio()`.
+      curvature: "ggn" or "hessian"; see `linearly_implicit_euler`.
+      solve: "auto", "exact" or "cg"; see `linearly_implicit_euler`.
+      products: the most curvature products of each of two solves, beside one for its start.
+      tolerance: the relative residual at which conjugate gradients stop.
+      fraction: see `linearly_implicit_euler`.
+      precondition: see `linearly_implicit_euler`; for both solves.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss, params = lambda x: jnp.sum(jnp.cosh(x)), jnp.array([1.0, 2.0])
+      >>> opt = odeopt.rosenbrock2(0.1, "hessian")
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
+    """
+    solver = solvers.LinearSolver(curvature, solve, products, tolerance, fraction, precondition)
+    return controlled(solvers.Rosenbrock(2, solver), learning_rate)
+
+
+def exponential_euler(
+    learning_rate: LearningRate | None = None,
+    curvature: Curvature = "ggn",
+    *,
+    products: int = 20,
+    basis: int | None = None,
+    tolerance: float = 1e-3,
+    fraction: float = 1.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Exponential Euler: follows the flow of the quadratic model exactly.
+
+    Step: $x^+ = x - h\varphi_1(-hB)\nabla E(x)$, $\varphi_1(z) = (e^z - 1)/z$, with B the
+    Gauss-Newton matrix or the Hessian, on the Krylov space of B and the gradient (Lanczos'
+    algorithm by matfree; Hochbruck and Ostermann, Acta Numerica 19, 2010). Exact on quadratics at
+    any $h$ where the space is large enough; gradient descent for $h \to 0$, Newton's or Gauss and
+    Newton's step for $h \to \infty$. Order 2 on gradient flow with the Hessian, 1 with the
+    Gauss-Newton matrix. As for `linearly_implicit_euler` the default step size is
+    `stepsize.gain_ratio()`, with which the loss never rises.
+
+    Costs, in gradients a step: 1 and 2 a product; `gain_ratio` 1, and 1 for the loss at the start
+    unless `update` gets `value=`. The state's `memory` holds the products, an estimate of the
+    relative error of the Krylov space and the curvature of the last accepted step.
+
+    Args:
+      learning_rate: $h$; None for `stepsize.gain_ratio()`.
+      curvature: "ggn" or "hessian"; see `linearly_implicit_euler`. Along directions of negative
+        curvature the step grows exponentially, as the flow does.
+      products: the most curvature products of a step.
+      basis: Krylov vectors that are kept at once, for the memory; it divides `products`, and
+        Lanczos' algorithm is restarted on the rest of the flow.
+      tolerance: relative error of a step that a restart may leave.
+      fraction: see `linearly_implicit_euler`.
+
+    Returns:
+      An optax transformation whose state holds a few scalars. A step takes `basis` copies of the
+      parameters, and runs on flat vectors: a sharding of the parameters is lost.
+
+    Raises:
+      ValueError: an unknown `curvature`, `products` below 1, a `basis` that does not divide them, a
+        negative `tolerance`, a `fraction` that is none; in `update`, "ggn" or a fraction without a
+        `composite`, or a `stage_transform`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> curvatures = jnp.array([1.0, 100.0])
+      >>> loss, params = lambda x: 0.5 * jnp.sum(curvatures * x**2), jnp.ones(2)
+      >>> opt = odeopt.exponential_euler(0.5, "hessian")
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
+      >>> (params + updates).round(4)  # exp(-0.5 * curvatures)
+      Array([0.6065, 0.    ], dtype=float32)
+    """
+    method = solvers.Exponential(curvature, products, basis, tolerance, fraction)
+    return controlled(method, learning_rate)
+
+
+def controlled(
+    method: solvers.AbstractMethod, learning_rate: LearningRate | None
+) -> optax.GradientTransformationExtraArgs:
+    """A method of gradient flow whose default step size is controlled by the gain ratio."""
+    rate = gain_ratio() if learning_rate is None else learning_rate
+    return ode_optimizer(GradientFlow(), method, rate)
