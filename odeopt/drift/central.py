@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..diagnostics.lanczos import flatten, unflatten
+from ..lanczos import flatten, unflatten
 from ..objective import Objective
 from .principal import hessian_matrix
 

@@ -1,4 +1,4 @@
-"""The principal flow of gradient descent. May use: `odeopt.diagnostics`, `odeopt.objective`."""
+"""The principal flow of gradient descent. May use: `odeopt.diagnostics`, `odeopt.lanczos`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, PyTree
 
-from ..diagnostics.lanczos import LinearMap, flatten, lanczos, unflatten
 from ..diagnostics.sharpness import check_products
 from ..diagnostics.spectrum import stability_coefficients
-from ..objective import Objective
+from ..lanczos import flatten, lanczos, unflatten
+from ..objective import LinearMap, Objective
 
 
 class Directions(NamedTuple):

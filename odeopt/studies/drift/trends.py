@@ -15,7 +15,8 @@ import pandas as pd
 from jaxtyping import Array, Float, PyTree
 
 from ... import diagnostics, drift, flows, ode_optimizer, solvers
-from ..problems import PROBLEMS, Problem, build, predict
+from ..problem import Problem
+from ..problems import PROBLEMS, build, logits_of
 
 QUANTITIES = ("gradient norm", "sharpness")
 
@@ -88,8 +89,8 @@ def measure(problem: Problem, params: PyTree[Array]) -> dict[str, Float[Array, "
             "drift": diagnostics.drift(problem.loss, params, 1.0, batch=problem.data).relative,
         }
         if problem.validation:
-            inputs, labels = map(jnp.asarray, problem.validation)
-            wrong = predict(params, inputs).argmax(axis=-1) != labels.argmax(axis=-1)
+            kept = tuple(map(jnp.asarray, problem.validation))
+            wrong = logits_of(params, kept).argmax(axis=-1) != kept[1].argmax(axis=-1)
             found["test error"] = jnp.mean(wrong)
         return found
 
