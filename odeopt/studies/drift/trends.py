@@ -5,7 +5,7 @@ Every seed starts all runs at the same point, so that rates and variants are com
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, PyTree
 
 from ... import diagnostics, drift, flows, ode_optimizer, solvers
 from ..problem import Problem
-from ..problems import PROBLEMS, build, logits_of
+from ..problems import logits_of
+from ..records import Record
 
 QUANTITIES = ("gradient norm", "sharpness")
 
@@ -34,9 +35,35 @@ VARIANTS: dict[str, Callable[[float, float], tuple[float, flows.AbstractFlow]]] 
 }
 """Plain; with g - (h/2) Hg; at the smallest rate, with the penalty that makes up for the rest."""
 
-# Flow times are multiples of every rate. At the largest, h times the initial sharpness is about 1.
-RATES = {"digits-mse": (0.00625, 0.0125, 0.025, 0.05), "digits-ce": (0.05, 0.1, 0.2, 0.4)}
-TIMES = {"digits-mse": (2.5, 10.0, 40.0), "digits-ce": (4.0, 20.0, 80.0)}
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is run on a problem.
+
+    Attributes:
+        rates: Learning rates, ascending.
+        times: Flow times at which to record, ascending multiples of every rate.
+    """
+
+    rates: tuple[float, ...]
+    times: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for time in self.times:
+            for rate in self.rates:
+                if abs(time / rate - round(time / rate)) > 1e-6:
+                    raise ValueError(f"Flow time {time:g} is no multiple of the rate {rate:g}.")
+
+
+# At the largest rate, h times the initial sharpness is about 1.
+QUICK = {
+    "digits-mse": Plan((0.00625, 0.0125, 0.025, 0.05), (2.5, 10.0)),
+    "digits-ce": Plan((0.05, 0.1, 0.2, 0.4), (4.0, 20.0)),
+}
+FULL = {
+    "digits-mse": Plan((0.0015625, 0.003125, 0.00625, 0.0125, 0.025, 0.05), (2.5, 10.0, 20.0)),
+    "digits-ce": Plan((0.0125, 0.025, 0.05, 0.1, 0.2, 0.4), (4.0, 20.0, 80.0)),
+}
 HELD_OUT = 497
 
 
@@ -97,70 +124,43 @@ def measure(problem: Problem, params: PyTree[Array]) -> dict[str, Float[Array, "
     return jax.vmap(one)(params)
 
 
-def run(
-    problem: Problem | str,
-    *,
-    rates: Sequence[float] | None = None,
-    times: Sequence[float] | None = None,
-    seeds: int = 5,
-) -> pd.DataFrame:
-    """Train at every rate, in every variant, to the same flow times.
+class Bench:
+    """A full-batch digits network, compiled once, from the same points for every run.
 
     Args:
-        problem: A full-batch digits network: its name in `PROBLEMS` (of which some examples are
-            then held out), or a problem.
-        rates: Learning rates; by default those of the problem.
-        times: Flow times at which to record, multiples of every rate.
-        seeds: Initial points.
-
-    Returns:
-        One row for each variant, rate, time and seed: loss, gradient norm, sharpness, drift
-        (‖Hg‖/2‖g‖: times the rate, the size of the drift against the gradient), test error.
-
-    Raises:
-        ValueError: A name without default rates; a time that is no multiple of a rate.
+        problem: The network.
+        plan: Rates and times.
+        seeds: How many initial points: seeds 1 to that number.
     """
-    if isinstance(problem, str):
-        problem = held_out(build([problem])[0])
-    if rates is None or times is None:
-        if problem.name not in RATES:
-            raise ValueError(
-                f"{problem.name} has no rates here: pass rates= and times=, or take one of "
-                f"{', '.join(name for name in PROBLEMS if name in RATES)}."
-            )
-        rates, times = rates or RATES[problem.name], times or TIMES[problem.name]
-    rates, times = sorted(rates), sorted(times)
-    for time in times:
-        for rate in rates:
-            if abs(time / rate - round(time / rate)) > 1e-6:
-                raise ValueError(f"Flow time {time:g} is no multiple of the rate {rate:g}.")
 
-    fit = jax.jit(functools.partial(train, problem))
-    look = jax.jit(functools.partial(measure, problem))
-    start = jax.tree.map(
-        lambda *leaves: jnp.stack(leaves), *[problem.init(seed) for seed in range(1, seeds + 1)]
-    )
-    rows = []
-    for variant, choose in VARIANTS.items():
-        for rate in rates:
-            step_size, flow = choose(rate, rates[0])
-            params, before = start, 0.0
-            for time in times:
-                params = fit(params, flow, step_size, round((time - before) / step_size))
-                before = time
-                found = {name: np.asarray(value) for name, value in look(params).items()}
-                rows += [
-                    {
-                        "problem": problem.name,
-                        "variant": variant,
-                        "rate": rate,
-                        "time": time,
-                        "seed": seed + 1,
-                        **{name: float(value[seed]) for name, value in found.items()},
-                    }
-                    for seed in range(seeds)
-                ]
-    return pd.DataFrame(rows)
+    def __init__(self, problem: Problem, plan: Plan, seeds: int) -> None:
+        self.problem, self.plan, self.seeds = problem, plan, range(1, seeds + 1)
+        starts = [problem.init(seed) for seed in self.seeds]
+        self._start = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+        self._train = jax.jit(functools.partial(train, problem))
+        self._measure = jax.jit(functools.partial(measure, problem))
+
+    def run(self, variant: str, rate: float) -> list[Record]:
+        """Train with what stands for a rate: one record for each time and seed.
+
+        A record has `loss`, `gradient norm`, `sharpness`, `test error`, `drift` (‖Hg‖/2‖g‖: times
+        the rate, the drift against the gradient), and `first sharpness`, that of its start.
+        """
+        step_size, flow = VARIANTS[variant](rate, self.plan.rates[0])
+        # Of one dtype for all rates, or they would compile anew.
+        h = jnp.asarray(step_size, self.problem.dtype)
+        params, before, records = self._start, 0.0, []
+        first = self._measure(params)["sharpness"]
+        for time in self.plan.times:
+            params = self._train(params, flow, h, round((time - before) / step_size))
+            before = time
+            found = self._measure(params)
+            for i, seed in enumerate(self.seeds):
+                about = {"kind": "trend", "problem": self.problem.name, "variant": variant}
+                about |= {"rate": rate, "time": time, "seed": seed}
+                about["first sharpness"] = float(first[i])
+                records.append(about | {name: float(value[i]) for name, value in found.items()})
+        return records
 
 
 def slopes(runs: pd.DataFrame, largest: float = np.inf) -> pd.DataFrame:
@@ -185,34 +185,42 @@ def slopes(runs: pd.DataFrame, largest: float = np.inf) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def judge(runs: pd.DataFrame, largest: float = np.inf) -> pd.DataFrame:
-    """The three sentences about implicit regularization, in figures.
+def judge(runs: pd.DataFrame) -> pd.DataFrame:
+    """Does implicit regularization exist, does the counter-term remove it, the penalty restore it?
 
     A quantity *falls* with the rate: the slope of gradient descent, its mean over seeds and in how
     many of them it is negative. The counter-term *removes* of that trend: 1 less the size of its
     mean slope against that of gradient descent (a trend turned around counts as not removed). The
     explicit term *restores*: its mean slope over that of gradient descent.
 
+    All are leading terms in the rate, so they are read for several largest rates.
+
     Returns:
-        One row for each problem, time and quantity: slope, falling, seeds, removed, restored.
+        One row for each problem, time, quantity and largest rate from the second on: `largest`,
+        `edge` (that rate times the first sharpness, mean over seeds), `slope`, `change` (of the
+        quantity, at that rate, by gradient descent), `falling`, `seeds`, `removed`, `restored`.
     """
-    found = slopes(runs, largest)
     rows = []
-    for (problem, time, quantity), group in found.groupby(
-        ["problem", "time", "quantity"], sort=False
-    ):
-        means = group.groupby("variant")["slope"].mean()
-        plain = group[group["variant"] == "gradient descent"]["slope"]
-        rows.append(
-            {
-                "problem": problem,
-                "time": time,
-                "quantity": quantity,
-                "slope": plain.mean(),
-                "falling": int((plain < 0).sum()),
-                "seeds": len(plain),
-                "removed": 1 - abs(means["counter-term"] / plain.mean()),
-                "restored": means["explicit"] / plain.mean(),
-            }
-        )
+    for problem, mine in runs.groupby("problem", sort=False):
+        edge = mine["first sharpness"].mean()
+        for largest in sorted(mine["rate"].unique())[1:]:
+            found = slopes(mine, largest).groupby(["time", "quantity"], sort=False)
+            for (time, quantity), group in found:
+                means = group.groupby("variant")["slope"].mean()
+                plain = group[group["variant"] == "gradient descent"]["slope"]
+                rows.append(
+                    {
+                        "problem": problem,
+                        "time": time,
+                        "quantity": quantity,
+                        "largest": largest,
+                        "edge": edge * largest,
+                        "slope": plain.mean(),
+                        "change": np.expm1(plain.mean() * largest),
+                        "falling": int((plain < 0).sum()),
+                        "seeds": len(plain),
+                        "removed": 1 - abs(means["counter-term"] / plain.mean()),
+                        "restored": means["explicit"] / plain.mean(),
+                    }
+                )
     return pd.DataFrame(rows)
