@@ -349,6 +349,67 @@ def stiff(
     console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
 
 
+@app.command()
+def drift(
+    problems: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Networks, separated by commas: digits-mse, digits-ce.",
+            show_default="both",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="Initial points of the networks.", show_default="3; 5 with --full"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the results.",
+            show_default="drift-report, or the same with the next free number; with --resume the "
+            "last one",
+        ),
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full/--quick",
+            help="Smaller rates and longer runs (FULL_TIME on two cores), or a first answer in "
+            "two to three minutes.",
+        ),
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a stopped or killed study.")
+    ] = False,
+) -> None:
+    """What is the drift of gradient descent, and what does it do to a network?
+
+    Compares iterates with flows and modified flows, and trends of gradient norm and sharpness with
+    the rate, with the drift's counter-term and without, and writes tables, plots and report.html.
+    """
+    console = Console()
+    from .studies.drift import figures, page, run  # noqa: PLC0415
+    from .studies.folder import default_path  # noqa: PLC0415
+
+    try:
+        folder = out or default_path(resume, "drift-report")
+        result = run(
+            problems=_split(problems, str, "--problems"),
+            seeds=seeds,
+            out=folder,
+            full=full,
+            resume=resume,
+            console=console,
+        )
+    except ValueError as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(2) from None
+    result.show(console)
+    path = page.write(result, folder, figures.draw(result.records, folder))
+    console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
+
+
 def _split(values: list[str] | None, kind: Callable[[str], T], option: str) -> list[T] | None:
     if values is None:
         return None

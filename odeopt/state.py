@@ -60,10 +60,7 @@ class Readout(eqx.Module):
     def of(cls, parts: "Parts", step_size: Float[Array, ""]) -> "Readout | tuple[()]":
         """The read-out of an optimizer; `()` where parameters rest at the end of the step."""
         flow, method = parts.flow, parts.method
-        if (
-            type(flow).readout is AbstractFlow.readout
-            and type(method).readout is AbstractMethod.readout
-        ):
+        if not flow.has_readout and type(method).readout is AbstractMethod.readout:
             return ()
         traced, known = eqx.partition((flow, method), eqx.is_array)
         return cls(step_size, traced, known)

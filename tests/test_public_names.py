@@ -42,16 +42,18 @@ def test_every_optimizer_shows_an_example_and_documents_its_arguments(optimizer)
         assert f"{parameter}:" in optimizer.__doc__
 
 
-# who may import what: `zoo -> optimizer -> {stepsize, diagnostics, solvers} -> flows -> objective`
+# who may import what, from the bottom: `objective <- flows <- solvers <- diagnostics <- ...`
 LAYERS = [
     "objective",
     "lanczos",
     "flows",
     "split",
+    "turns",
     "curvature",
     "solvers",
     "drift",
     "diagnostics",
+    "drift",
     "suggest",
     "stepsize",
     "state",

@@ -1,6 +1,10 @@
 """Diagnostics: what the loss looks like from where the parameters are."""
 
 from .corridor import corridor as corridor
+from .drift import Drift as Drift
+from .drift import DriftTerms as DriftTerms
+from .drift import drift as drift
+from .drift import drift_terms as drift_terms
 from .sharpness import Sharpness as Sharpness
 from .sharpness import sharpness as sharpness
 from .spectrum import Spectrum as Spectrum

@@ -59,6 +59,11 @@ class AbstractFlow(eqx.Module):
         """
         return z[0]
 
+    @property
+    def has_readout(self) -> bool:
+        """Whether `readout` is anything else than the parameters."""
+        return type(self).readout is not AbstractFlow.readout
+
 
 class AbstractSplitFlow(AbstractFlow):
     """A flow that is a sum of parts, each solved exactly (or as its docstring says) on its own.

@@ -37,9 +37,9 @@ def stability_limit(flow: AbstractFlow, method: AbstractMethod) -> float:
     name = f"{type(method).__name__} on {type(flow).__name__}"
     if not flow.linear:
         raise ValueError(
-            f"{type(flow).__name__} divides by the size of the gradient, so its largest stable "
-            "step is not a multiple of 1/sharpness. Give its learning rate as a number, or use "
-            "`stepsize.angle()`."
+            f"{type(flow).__name__} divides by the size of the gradient, or has a scale of its own "
+            "beside it, so its largest stable step is not a multiple of 1/sharpness. Give its "
+            "learning rate as a number, or use `stepsize.angle()`."
         )
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(flow)):
         raise ValueError(f"{name}: the limit needs hyper-parameters that are known beforehand.")

@@ -1,0 +1,164 @@
+r"""How far a discrete optimizer leaves its flow, and why. May use: `odeopt.turns`."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from ..flows.flow import inner, scaled
+from ..turns import Losses, Turns
+
+
+class DriftTerms(NamedTuple):
+    r"""To leading order the iterates follow $\dot x = -(g + \text{own} + \dots + \text{order})$.
+
+    All are trees like the parameters, in units of the gradient.
+
+    Attributes:
+      gradient: $g = \sum_k g_k$, the sum over the parts of the loss.
+      own: $\tfrac h2\sum_k H_kg_k$, what every part does to itself.
+      interaction: $\tfrac h2\sum_{j\neq k}H_kg_j$ of parts that are stepped together; 0 in turn.
+      order: $\tfrac h2\sum_{j<k}(H_jg_k - H_kg_j)$ of parts that are stepped in turn, j before k:
+        minus half the sum of the Lie brackets of their fields; 0 together.
+    """
+
+    gradient: PyTree[Array]
+    own: PyTree[Array]
+    interaction: PyTree[Array]
+    order: PyTree[Array]
+
+
+class Drift(NamedTuple):
+    r"""The drift of a discrete optimizer: the terms beside g in `DriftTerms`, summed to d.
+
+    Attributes:
+      size: $h\|d\|$: so far from its flow does one step (one round, of parts in turn) lead, to
+        leading order; in units of the parameters.
+      relative: $\|d\|/\|g\|$. The counter-terms of the drift are good where this is small.
+      cosine: of d with g: positive where drift hastens the descent.
+      own: share of that term in d, as $\langle\text{own}, d\rangle/\|d\|^2$; shares sum to 1.
+      interaction: share of that term.
+      order: share of that term.
+    """
+
+    size: Float[Array, ""]
+    relative: Float[Array, ""]
+    cosine: Float[Array, ""]
+    own: Float[Array, ""]
+    interaction: Float[Array, ""]
+    order: Float[Array, ""]
+
+
+def drift_terms(
+    value_fn: Losses,
+    params: PyTree[Array],
+    learning_rate: float | Float[Array, ""],
+    *,
+    in_turn: bool = False,
+    each: Sequence[str] = (),
+    **arguments: Any,
+) -> DriftTerms:
+    r"""The leading terms of the modified equation of Euler's method, term by term.
+
+    Together, a step is $x - h\sum_kg_k(x)$. In turn it is a round, one Euler step of size h on each
+    part: a round of tasks, or an epoch of batches. (In flow time, the sum of the learning rates, a
+    round of m parts lasts $mh$, and all terms are to be divided by m.) The terms own and
+    interaction are those of arXiv:2105.13922, the brackets those of arXiv:2311.00235; derived
+    here from the commutator of two steps and tested in `tests/diagnostics/test_drift.py`.
+
+    Costs 3 gradients for a loss of one part, else 6 a part (2 of them, and 2 Hessian products); the
+    memory of 6 copies of the parameters. Args and errors: those of `drift`.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> loss = lambda x: 0.5 * jnp.sum(jnp.array([1.0, 4.0]) * x**2)
+      >>> odeopt.diagnostics.drift_terms(loss, jnp.ones(2), 0.5).own  # (h/2) H g
+      Array([0.25, 4.  ], dtype=float32)
+    """
+    turns = Turns.of(value_fn, each, arguments)
+    half = 0.5 * jnp.asarray(learning_rate, float)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    whole = turns.total(params) if turns.number > 1 else zeros
+
+    def body(carry: tuple, row: PyTree[Array]) -> tuple:
+        before, own, cross = carry
+        g, product = jax.linearize(lambda p: turns.gradient(p, row), params)
+        own = jax.tree.map(jnp.add, own, product(g))
+        if turns.number > 1:
+            # in turn: what comes after, minus what came before
+            others = jax.tree.map(
+                (lambda t, g, b: t - g - 2 * b) if in_turn else (lambda t, g, b: t - g),
+                *(whole, g, before),
+            )
+            cross = jax.tree.map(jnp.add, cross, product(others))
+        return jax.tree.map(jnp.add, before, g), own, cross
+
+    g, own, cross = turns.fold(body, (zeros, zeros, zeros))
+    own, cross = jax.tree.map(lambda leaf: scaled(half, leaf), (own, cross))
+    return DriftTerms(g, own, *((zeros, cross) if in_turn else (cross, zeros)))
+
+
+def drift(
+    value_fn: Losses,
+    params: PyTree[Array],
+    learning_rate: float | Float[Array, ""],
+    *,
+    in_turn: bool = False,
+    each: Sequence[str] = (),
+    **arguments: Any,
+) -> Drift:
+    r"""How far gradient descent leaves gradient flow in one step, where to, and why.
+
+    To leading order the iterates follow $\dot x = -(g + d)$, with $d = \tfrac h2Hg$ for a loss of
+    one part. `drift_terms` has the formulas for several. Of the heavy ball (momentum b, past its
+    transient) `relative`, `cosine` and the shares are those at the learning rate
+    $h(1+b)/(1-b)^2$.
+
+    Costs 3 gradients for a loss of one part, else 6 a part: logged every k steps, `3 / k` gradients
+    a step.
+
+    Args:
+      value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`; or a list of losses,
+        which are summed.
+      params: where the drift is taken.
+      learning_rate: h, the step size.
+      in_turn: whether the parts of the loss are stepped on one after the other, in their order,
+        instead of together.
+      each: names of the arguments of one loss that have a row for each part, such as batches.
+      arguments: forwarded to `value_fn` by name, as `update` does; `full_params` too.
+
+    Returns:
+      `Drift(size, relative, cosine, own, interaction, order)`, scalars; 0 where there is none.
+
+    Raises:
+      ValueError: no parts; names in `each` that are not there; rows that are not as many.
+      TypeError: an argument of `value_fn` that is missing.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> loss = lambda x, batch: 0.5 * jnp.sum((batch @ x - 1.0) ** 2)
+      >>> batches = jnp.array([[[1.0, 0.0]], [[1.0, 2.0]]])  # two batches of one sample
+      >>> found = odeopt.diagnostics.drift(
+      ...     loss, jnp.zeros(2), 0.1, in_turn=True, each=("batch",), batch=batches
+      ... )
+      >>> print(f"{found.relative:.3f}, {found.own:.2f} + {found.order:.2f}")
+      0.177, 1.16 + -0.16
+    """
+    terms = drift_terms(value_fn, params, learning_rate, in_turn=in_turn, each=each, **arguments)
+    g, *three = terms
+    total = jax.tree.map(lambda a, b, c: a + b + c, *three)
+    square = inner(total, total)
+    size, norm = jnp.sqrt(square), optax.tree.norm(g)
+    return Drift(
+        jnp.asarray(learning_rate, float) * size,
+        _ratio(size, norm),
+        _ratio(inner(total, g), size * norm),
+        *(_ratio(inner(term, total), square) for term in three),
+    )
+
+
+def _ratio(above: Array, below: Array) -> Array:
+    return jnp.where(below > 0, above / jnp.where(below > 0, below, 1.0), 0.0)

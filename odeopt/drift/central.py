@@ -1,0 +1,166 @@
+"""The central flow of gradient descent at the edge of stability. May use: `.principal`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..lanczos import flatten, unflatten
+from ..objective import Objective
+from .principal import hessian_matrix
+
+_SWEEPS = 1000  # of projected gradient descent, at most; few are needed
+_ROUNDINGS = 100.0  # below so many a sweep has changed nothing
+
+
+class Oscillation(NamedTuple):
+    r"""How gradient descent oscillates around its central flow.
+
+    Attributes:
+      eigenvalues: the largest of the Hessian, k of them, ascending.
+      vectors: their eigenvectors, as columns; parameters flat, in the order of their leaves.
+      covariance: $\langle u_i, \Sigma u_j\rangle$ of the oscillation $\Sigma$, in that basis; 0
+        below the edge.
+      loss: what the loss is in the mean over the oscillation, $E + \tfrac12\langle H,
+        \Sigma\rangle$, which at the edge is $E + \operatorname{tr}\Sigma/h$.
+    """
+
+    eigenvalues: Float[Array, " k"]
+    vectors: Float[Array, "n k"]
+    covariance: Float[Array, "k k"]
+    loss: Float[Array, ""]
+
+
+class CentralFlow:
+    """What `central_flow` returns: a vector field, `field(y, h)`, and its oscillation."""
+
+    def __init__(
+        self, value_fn: Callable[..., Any], directions: int, arguments: Mapping[str, Any]
+    ) -> None:
+        if directions < 1:
+            raise ValueError(f"directions is {directions}; at least 1 may reach the edge.")
+        self._objective = Objective({**arguments, "value_fn": value_fn})
+        self._directions = directions
+
+    def __call__(self, y: PyTree[Array], h: float | Float[Array, ""]) -> PyTree[Array]:
+        """`dy/dt` for steps of size h."""
+        flow = self._at(y, h)
+        slope = flow.gradient + 0.5 * jnp.einsum("ij,ijn->n", flow.covariance, flow.bending)
+        return unflatten(-slope, y)
+
+    def oscillation(self, params: PyTree[Array], h: float | Float[Array, ""]) -> Oscillation:
+        """What the central flow leaves out."""
+        flow = self._at(params, h)
+        height = 0.5 * jnp.sum(flow.eigenvalues * jnp.diag(flow.covariance))
+        loss = self._objective.value(params) + height
+        return Oscillation(flow.eigenvalues, flow.vectors, flow.covariance, loss)
+
+    def _at(self, params: PyTree[Array], h: float | Float[Array, ""]) -> "_Edge":
+        grad, product = jax.linearize(lambda p: self._objective(p, 0), params)
+        values, vectors = jnp.linalg.eigh(hessian_matrix(product, params))
+        top, basis = values[-self._directions :], vectors[:, -self._directions :]
+
+        def projected(point: Array) -> Array:  # the Hessian in that basis
+            def along(u: Array) -> Array:
+                primal, tangent = unflatten(point, params), unflatten(u, params)
+                return flatten(jax.jvp(lambda p: self._objective(p, 0), (primal,), (tangent,))[1])
+
+            return basis.T @ jax.vmap(along, in_axes=1, out_axes=1)(basis)
+
+        bending = jax.jacrev(projected)(flatten(params))
+        g = flatten(grad)
+        # d/dt of the projected Hessian is force - half <bending, bending> covariance; it may be
+        # (2/h - top) / h at most: what is left to the edge, in the time of one step.
+        force = jnp.diag(top - 2 / h) / h - bending @ g
+        response = 0.5 * jnp.einsum("ijn,kln->ijkl", bending, bending)
+        covariance = complementary(response, 0.5 * (force + force.T))
+        return _Edge(g, top, basis, bending, covariance)
+
+
+class _Edge(NamedTuple):
+    gradient: Array
+    eigenvalues: Array
+    vectors: Array
+    bending: Array
+    covariance: Array
+
+
+def central_flow(
+    value_fn: Callable[..., Any], *, directions: int = 1, **arguments: Any
+) -> CentralFlow:
+    r"""The central flow: the time average of gradient descent that oscillates at the edge.
+
+    $$\dot x = -\nabla E - \tfrac12\nabla\langle H, \Sigma\rangle,$$
+
+    with $\Sigma$ the covariance of the oscillation in the top eigendirections, as large as it must
+    be to keep the sharpness at $2/h$: $\Sigma \succeq 0$ on the eigenspace at the edge, and the
+    curvature there does not grow (Cohen et al., arXiv:2410.24206, with h times this field for a
+    step). For one direction, $S$ its eigenvalue,
+    $\sigma^2 = \max\bigl(0, \langle\nabla S, -\nabla E\rangle/(\tfrac12\|\nabla S\|^2)\bigr)$ at
+    $S = 2/h$, and 0 below. Instead of switching there, the curvature here is allowed to grow at
+    $(2/h - S)/h$ at most, so that the field is continuous and comes to the edge within a few steps;
+    on the edge both are the same, and what starts beyond returns to it.
+
+    For small problems: each evaluation forms the dense Hessian (n Hessian products) and k^2
+    gradients of its entries.
+
+    Args:
+      value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`; real parameters.
+      directions: k, how many directions may be at the edge.
+      arguments: forwarded to `value_fn` by name.
+
+    Returns:
+      `field(y, h)`; for diffrax `ODETerm(lambda t, y, h: field(y, h))`, with `args=h`. And
+      `field.oscillation(params, h)`: eigenvalues, covariance, and the mean loss.
+
+    Raises:
+      ValueError: fewer than 1 direction.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> loss = lambda y: 0.5 * y[1] * y[0] ** 2 - 3.0 * y[1]  # y[1] is the curvature along y[0]
+      >>> field = odeopt.drift.central_flow(loss)
+      >>> edge = jnp.array([0.0, 20.0])  # 2 / h; gradient descent steps between +-sqrt(6) there
+      >>> field.oscillation(edge, 0.1).covariance.round(4)
+      Array([[6.]], dtype=float32)
+      >>> bool(jnp.all(jnp.abs(field(edge, 0.1)) < 1e-5))
+      True
+    """
+    return CentralFlow(value_fn, directions, arguments)
+
+
+def complementary(
+    response: Float[Array, "k k k k"], force: Float[Array, "k k"]
+) -> Float[Array, "k k"]:
+    r"""The X with $X \succeq 0$, $R X - F \succeq 0$, $\langle X, R X - F\rangle = 0$.
+
+    The semidefinite complementarity problem of the central flow; R is positive semi-definite. For
+    one direction `max(0, F / R)`, else by accelerated projected gradient descent on
+    $\tfrac12\langle X, RX\rangle - \langle X, F\rangle$. 0 where R is.
+    """
+    k = len(force)
+    size = jnp.linalg.norm(response.reshape(k * k, k * k), ord=2)
+    rate = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1.0), 0.0)
+    if k == 1:
+        return jnp.maximum(0.0, rate * force)
+    tolerance = _ROUNDINGS * jnp.finfo(force.dtype).eps
+
+    def projected(x: Array) -> Array:
+        values, vectors = jnp.linalg.eigh(0.5 * (x + x.T))
+        return (vectors * jnp.maximum(values, 0.0)) @ vectors.T
+
+    def sweep(carry: tuple) -> tuple:
+        x, ahead, t, _, n = carry
+        new = projected(ahead - rate * (jnp.einsum("ijkl,kl->ij", response, ahead) - force))
+        uphill = jnp.sum((ahead - new) * (new - x)) > 0
+        t = jnp.where(uphill, 1.0, t)  # the momentum starts again
+        later = 0.5 * (1 + jnp.sqrt(1 + 4 * t**2))
+        change = jnp.linalg.norm(new - ahead)
+        moving = change > tolerance * (jnp.linalg.norm(new) + rate * jnp.linalg.norm(force))
+        return new, new + (t - 1) / later * (new - x), later, moving, n + 1
+
+    zero = jnp.zeros_like(force)
+    begin = zero, zero, jnp.ones([], force.dtype), jnp.asarray(True), 0
+    return jax.lax.while_loop(lambda c: c[3] & (c[4] < _SWEEPS), sweep, begin)[0]

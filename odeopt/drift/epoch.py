@@ -1,0 +1,124 @@
+"""What an epoch of mini-batches, or a round of tasks, follows. May use: `odeopt.turns`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..flows.flow import inner, scaled
+from ..turns import Losses, Turns
+
+FieldOfStep = Callable[[PyTree[Array], float | Float[Array, ""]], PyTree[Array]]
+"""`(y, h) -> dy/dt`, a vector field that models steps of size h."""
+
+
+def epoch_flow(value_fn: Losses, *, ordered: bool = True, **batches: Any) -> FieldOfStep:
+    r"""The flow that an epoch of stochastic gradient descent follows, to one more order.
+
+    For m batches, $g = \tfrac1m\sum_kg_k$, and j before k:
+
+    $$\dot x = -g - \frac h{2m}\sum_kH_kg_k + \frac h{2m}\sum_{j<k}(H_kg_j - H_jg_k).$$
+
+    The first sum is the gradient of a penalty, $\tfrac h{4m}\sum_k\|g_k\|^2$, and all that is left
+    in the mean over all orders (Smith, Dherin, Barrett and De, arXiv:2101.12176). The second is the
+    Lie brackets of a given order; it vanishes over two epochs of which one is the other backwards.
+    An epoch lasts $mh$, the sum of its learning rates. A list of losses is a round of tasks
+    (arXiv:2311.00235, there with $h$ for a round). Derived here from the commutator of two steps.
+
+    Local order 3 in the mean over all orders; global order 2 in a given one (`ordered`), 1 without
+    the bracket. Costs 2 gradients and a Hessian product a batch; with $P_k = \sum_{j<k}g_j$ all the
+    brackets are $\sum_kH_k(2P_k + g_k - mg)$. Memory: 6 copies of the parameters.
+
+    Args:
+      value_fn: the loss of a batch, `value_fn(params, ...)`; or a list of losses, one a task.
+      ordered: with the bracket of the order in which the batches come.
+      batches: arguments of `value_fn`, by name, with one row for each batch. (Of a list of losses:
+        what is forwarded to all, as it is.)
+
+    Returns:
+      `field(y, h)`; for diffrax `ODETerm(lambda t, y, h: field(y, h))`, with `args=h`.
+
+    Raises:
+      ValueError: from the field: no batches, or rows that are not as many.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> loss = lambda x, scale: 0.5 * scale * x**2
+      >>> field = odeopt.drift.epoch_flow(loss, scale=jnp.array([1.0, 3.0]))
+      >>> field(jnp.array(1.0), 0.1)  # -2 - (.1 / 4) (1 + 9): fields on a line commute
+      Array(-2.25, dtype=float32)
+    """
+
+    def field(y: PyTree[Array], h: float | Float[Array, ""]) -> PyTree[Array]:
+        turns = _turns(value_fn, batches)
+        zeros = jax.tree.map(jnp.zeros_like, y)
+        total = turns.total(y) if ordered else zeros
+
+        def body(carry: tuple, row: PyTree[Array]) -> tuple:
+            before, bent = carry
+
+            def gradient(p: PyTree[Array]) -> PyTree[Array]:
+                return turns.gradient(p, row)
+
+            if ordered:  # own term and brackets in one product: -g_k + (2 P_k + g_k - m g)
+                direction = jax.tree.map(lambda b, t: 2 * b - t, before, total)
+                g, product = jax.jvp(gradient, (y,), (direction,))
+            else:
+                g, linear = jax.linearize(gradient, y)
+                product = linear(jax.tree.map(jnp.negative, g))
+            return jax.tree.map(jnp.add, before, g), jax.tree.map(jnp.add, bent, product)
+
+        total, bent = turns.fold(body, (zeros, zeros))
+        mean, factor = jnp.asarray(-1 / turns.number, float), 0.5 * jnp.asarray(h, float)
+        return jax.tree.map(lambda g, b: scaled(mean, g - scaled(factor, b)), total, bent)
+
+    return field
+
+
+def epoch_loss(
+    value_fn: Losses, learning_rate: float | Float[Array, ""]
+) -> Callable[..., Float[Array, ""]]:
+    r"""The loss that an epoch of stochastic gradient descent lowers, in the mean over all orders.
+
+    $\tfrac1m\sum_k\bigl(E_k + \tfrac h4\|\nabla E_k\|^2\bigr)$ over m batches
+    (arXiv:2101.12176); with one batch the modified loss of gradient descent
+    (arXiv:2009.11162). Its gradient flow is `epoch_flow(value_fn, ordered=False, ...)`. The term of
+    one batch drawn at random (hand over that batch alone) is an unbiased estimate of it: so to
+    train at a small rate as if at the rate h, minimize it batch by batch, for h less the small
+    rate.
+
+    Its value costs a gradient a batch, its gradient, by `jax.grad`, about 3; memory as for one
+    batch, since batches are evaluated again in the backward pass.
+
+    Args:
+      value_fn: the loss of a batch, or a list of losses, one a task.
+      learning_rate: h.
+
+    Returns:
+      `(params, **batches) -> scalar`; every argument has one row for each batch.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> loss = lambda x, scale: 0.5 * scale * x**2
+      >>> total = odeopt.drift.epoch_loss(loss, 0.1)
+      >>> float(total(jnp.array(1.0), scale=jnp.array([1.0, 3.0])).round(4))  # 1 + .025 * 5
+      1.125
+    """
+
+    def loss(params: PyTree[Array], **batches: Any) -> Float[Array, ""]:
+        turns = _turns(value_fn, batches)
+
+        def body(sum_: Array, row: PyTree[Array]) -> Array:
+            g = turns.gradient(params, row)
+            penalty = 0.25 * learning_rate * inner(g, g)
+            return sum_ + turns.value(params, row) + penalty
+
+        return turns.fold(jax.checkpoint(body), jnp.zeros([], float)) / turns.number
+
+    return loss
+
+
+def _turns(value_fn: Losses, batches: dict[str, Any]) -> Turns:
+    return Turns.of(value_fn, tuple(batches) if callable(value_fn) else (), batches)

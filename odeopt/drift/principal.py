@@ -1,0 +1,166 @@
+"""The principal flow of gradient descent. May use: `odeopt.diagnostics`, `odeopt.lanczos`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Complex, Float, PyTree
+
+from ..diagnostics.sharpness import check_products
+from ..diagnostics.spectrum import stability_coefficients
+from ..lanczos import flatten, lanczos, unflatten
+from ..objective import LinearMap, Objective
+
+
+class Directions(NamedTuple):
+    r"""The principal flow, direction by direction.
+
+    Attributes:
+      eigenvalues: $\lambda_i$ of the Hessian, ascending; Ritz values where there are few products.
+      coefficients: $c_i = \log(1 - h\lambda_i)/(h\lambda_i)$. The real part, the stability
+        coefficient, is negative below $h\lambda = 2$ and positive beyond; the imaginary part is 0
+        below $h\lambda = 1$, and $\pi/(h\lambda)$ where the direction oscillates.
+      components: $\langle g, u_i\rangle$ of the gradient.
+    """
+
+    eigenvalues: Float[Array, " m"]
+    coefficients: Complex[Array, " m"]
+    components: Float[Array, " m"]
+
+
+class PrincipalFlow:
+    """What `principal_flow` returns: a vector field, `field(y, h)`, and its directions."""
+
+    def __init__(
+        self, value_fn: Callable[..., Any], products: int | None, arguments: Mapping[str, Any]
+    ) -> None:
+        if products is not None:
+            check_products(products)
+        self._gradient = Objective({**arguments, "value_fn": value_fn})
+        self._products = products
+
+    def __call__(self, y: PyTree[Array], h: float | Float[Array, ""]) -> PyTree[Array]:
+        """`dy/dt` for steps of size h."""
+        is_complex = any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(y))
+        point = jax.tree.map(jnp.real, y)
+        g, product = self._linearized(point)
+
+        def coefficients(eigenvalues: Array) -> Array:
+            c = principal_coefficients(h, eigenvalues)
+            return c if is_complex else c.real
+
+        slope = self._apply(coefficients, product, flatten(g), point)
+        if is_complex:  # the gradient of the loss continued, to first order in the imaginary part
+            bent = flatten(product(jax.tree.map(jnp.imag, y)))
+            slope = slope + 1j * self._apply(coefficients, product, bent, point)
+            real, imag = unflatten(slope.real, point), unflatten(slope.imag, point)
+            return jax.tree.map(jax.lax.complex, real, imag)
+        return unflatten(slope, point)
+
+    def directions(self, params: PyTree[Array], h: float | Float[Array, ""]) -> Directions:
+        """Eigenvalues, coefficients and gradient components at real parameters."""
+        g, product = self._linearized(params)
+        start = flatten(g)
+        if self._products is None:
+            values, vectors = jnp.linalg.eigh(hessian_matrix(product, params))
+            return Directions(values, principal_coefficients(h, values), start @ vectors)
+        ritz = _krylov(product, start, params, self._products)
+        components = jnp.linalg.norm(start) * ritz.vectors[0]
+        return Directions(ritz.values, principal_coefficients(h, ritz.values), components)
+
+    def _linearized(self, point: PyTree[Array]) -> tuple[PyTree[Array], LinearMap]:
+        return jax.linearize(lambda p: self._gradient(p, 0), point)
+
+    def _apply(
+        self,
+        function: Callable[[Array], Array],
+        product: LinearMap,
+        vector: Float[Array, " n"],
+        like: PyTree[Array],
+    ) -> Array:
+        """`function(H) vector`."""
+        if self._products is None:
+            values, vectors = jnp.linalg.eigh(hessian_matrix(product, like))
+            return vectors @ (function(values) * (vector @ vectors))
+        ritz = _krylov(product, vector, like, self._products)
+        weights = ritz.vectors @ (function(ritz.values) * ritz.vectors[0])
+        return jnp.linalg.norm(vector) * (weights @ ritz.basis)
+
+
+def principal_flow(
+    value_fn: Callable[..., Any], *, products: int | None = None, **arguments: Any
+) -> PrincipalFlow:
+    r"""The principal flow: what gradient descent of step size h follows where it oscillates too.
+
+    $$\dot x = \sum_i\frac{\log(1 - h\lambda_i)}{h\lambda_i}\,\langle g, u_i\rangle\,u_i
+    = -\sum_{n\ge0}\frac{h^n}{n+1}H^ng$$
+
+    with the eigenpairs of the Hessian (Rosca, Wu, Qin and Dherin, arXiv:2302.01952): the terms of
+    the modified equation that no third derivative enters. On a quadratic its solution is
+    $(1 - h\lambda)^{t/h}$ in each direction, equal to the iterates at every step, at any h. Else it
+    is followed with order 2, and with order 3 if $\tfrac{h^2}{12}E'''(g, g)$ is subtracted.
+
+    *Beyond $h\lambda = 1$ an iterate jumps across its minimum, and the path between two of them is
+    complex*: $(1 - h\lambda)^{t/h} = |1 - h\lambda|^{t/h}e^{i\pi t/h}$. The dtype of y decides.
+
+    - Complex y: the flow itself. Start from `y + 0j`; the iterates are the *real part at the times*
+      $nh$. There the imaginary part is 0 on a quadratic, else it is a measure of the model's error.
+      The eigenpairs are those at the real part, and the gradient at $a + ib$ is
+      $g(a) + iH(a)b$: real losses will do, exact for quadratics.
+    - Real y: the real part of the coefficients, the *stability coefficients*. It is the envelope
+      of the oscillation: the distance of the iterates to the minimum, without their sign.
+
+    At $h\lambda = 1$ exactly the coefficient is infinite: that direction is done in one step.
+
+    Args:
+      value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`; real parameters.
+      products: None for the exact spectrum: n Hessian products and a dense matrix, for small
+        problems. A number for that many steps of Lanczos' algorithm from the gradient (twice for
+        complex y), 2 gradients each, and as many copies of the parameters in memory. It is exact
+        where the gradient has no more eigendirections; slow to converge if an eigenvalue is close
+        to $1/h$.
+      arguments: forwarded to `value_fn` by name.
+
+    Returns:
+      `field(y, h)`; for diffrax `ODETerm(lambda t, y, h: field(y, h))`, with `args=h`. And
+      `field.directions(params, h)`: eigenvalues, coefficients and components of the gradient.
+
+    Raises:
+      ValueError: fewer than 1 product.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> loss = lambda x: 0.5 * jnp.sum(jnp.array([1.0, 4.0]) * x**2)
+      >>> field = odeopt.drift.principal_flow(loss)
+      >>> envelope = field(jnp.ones(2), 0.4)  # h lambda is .4 and 1.6
+      >>> bool(jnp.allclose(envelope, jnp.log(0.6) / 0.4))  # log(.6) and log|-.6|
+      True
+      >>> bool(jnp.allclose(field(jnp.ones(2) + 0j, 0.4).imag, jnp.array([0.0, jnp.pi / 0.4])))
+      True
+    """
+    return PrincipalFlow(value_fn, products, arguments)
+
+
+def principal_coefficients(
+    h: float | Float[Array, ""], eigenvalues: Float[Array, " m"]
+) -> Complex[Array, " m"]:
+    r"""$\log(1 - h\lambda)/(h\lambda)$, the logarithm with imaginary part 0 or $\pi$."""
+    z = h * eigenvalues
+    return jax.lax.complex(
+        stability_coefficients(h, eigenvalues).astype(z.dtype),
+        jnp.where(z > 1, jnp.pi / jnp.where(z > 1, z, 1.0), 0.0),
+    )
+
+
+def hessian_matrix(product: LinearMap, like: PyTree[Array]) -> Float[Array, "n n"]:
+    """The dense matrix of a symmetric linear map on trees."""
+    identity = jnp.eye(flatten(like).size, dtype=flatten(like).dtype)
+    matrix = jax.vmap(lambda e: flatten(product(unflatten(e, like))))(identity)
+    return 0.5 * (matrix + matrix.T)
+
+
+def _krylov(product: LinearMap, start: Array, like: PyTree[Array], products: int) -> Any:
+    """Ritz values from `start`; where that is zero, from anywhere."""
+    anywhere = jnp.where(jnp.linalg.norm(start) > 0, start, 1.0)
+    return lanczos(product, anywhere, like, products)

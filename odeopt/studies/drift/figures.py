@@ -1,0 +1,162 @@
+"""The figures of the study. Uses matplotlib; works on records only."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ..drawing import COLOURS, RC, key, panels, plain_log, save, styles_of
+from ..records import Record
+from .trends import QUANTITIES, VARIANTS
+
+CAPTIONS = {
+    "plane": (
+        "The loss (ab - 0.6)²/2 of two numbers. Gradient flow (line) keeps a² - b² and ends where "
+        "it must; gradient descent (black) leaves it for flatter minima, along its modified flow. "
+        "With counter-term it stays on the flow; with that term's sign wrong it leaves it twice as "
+        "far. The larger step is too large for any of it: there the leading term is no guide."
+    ),
+    "orders": (
+        "Distance at the end against h, in units of the length of the path. A modified flow is "
+        "followed with its order, gradient flow with order 1, or 2 with the counter-term."
+    ),
+    "trends": (
+        "What the rate changes at equal flow time: gradient norm and sharpness, in percent of "
+        "where the counter-term leads at the smallest rate, paired by seed; mean and range of the "
+        "seeds. Flat is what gradient flow would give."
+    ),
+    "removed": (
+        "The share of the trend that the counter-term removes, and the explicit penalty at the "
+        "smallest rate restores, when rates up to the one on the axis are compared. All of these "
+        "are leading terms in h: they get better to the left. One line a flow time."
+    ),
+    "test": "Error on held-out digits at the last flow time. It is reported, not promised.",
+}
+PLANE: dict[str, Any] = {
+    "flow": {"color": COLOURS[5], "linewidth": 3},
+    "modified flow": {"color": COLOURS[6], "linestyle": "--", "linewidth": 1.6},
+    "gradient descent": {"color": COLOURS[0], "marker": "o", "linestyle": ":"},
+    "counter-term": {"color": COLOURS[3], "marker": "s", "linestyle": ":"},
+    "doubled drift": {"color": COLOURS[4], "marker": "^", "linestyle": ":"},
+}
+SHARES = {"removed": "-", "restored": "--"}
+
+
+def draw(records: list[Record], out: Path) -> dict[str, Path]:
+    """Writes all figures that there are records for into an existing folder."""
+    import matplotlib  # noqa: PLC0415
+
+    of_kind = {
+        kind: [r for r in records if r["kind"] == kind] for kind in ("trajectory", "order", "trend")
+    }
+    runs = pd.DataFrame(of_kind["trend"])
+    with matplotlib.rc_context(RC):
+        figures = {
+            "plane": _plane(of_kind["trajectory"]) if of_kind["trajectory"] else None,
+            "orders": _orders(of_kind["order"]) if of_kind["order"] else None,
+            "trends": _trends(runs) if len(runs) else None,
+            "removed": _removed(runs) if len(runs) else None,
+            "test": _test_error(runs) if len(runs) else None,
+        }
+        return save(figures, out)
+
+
+def _plane(trajectories: list[Record]) -> Figure:
+    sizes = sorted({r["h"] for r in trajectories})
+    figure, axes = panels([f"h = {h:g}" for h in sizes], "a", "b", 4.2)
+    a, b = np.meshgrid(np.linspace(-0.1, 3, 200), np.linspace(1.0, 3.7, 200))
+    for h in sizes:
+        ax = axes[f"h = {h:g}"]
+        height = np.log10(0.5 * (a * b - 0.6) ** 2 + 1e-4)
+        ax.contour(a, b, height, levels=12, colors="0.85", linewidths=0.7)
+        ax.plot(0.6 / b[:, 0], b[:, 0], color="0.5", linewidth=0.8)
+        for name, style in PLANE.items():
+            points = next(r["points"] for r in trajectories if (r["h"], r["name"]) == (h, name))
+            ax.plot(*np.transpose(points), **{"markersize": 4, "linewidth": 1, **style})
+        ax.set(xlim=(0.1, 3), ylim=(1.0, 3.7))
+    minima = Line2D([], [], color="0.5", linewidth=0.8, label="minima, ab = 0.6")
+    key(figure, [*(Line2D([], [], label=n, markersize=4, **s) for n, s in PLANE.items()), minima])
+    return figure
+
+
+def _orders(records: list[Record]) -> Figure:
+    names = {1: "gradient flow", 2: "modified flow, order 2", 3: "modified flow, order 3"}
+    labels = [f"{r['method']} to {names[r['flow']]}" for r in records]
+    styles = styles_of(labels)
+    figure, axes = panels(list(dict.fromkeys(r["path"] for r in records)), "h", "error", 3.2)
+    for r, label in zip(records, labels, strict=True):
+        axes[r["path"]].loglog(r["step_sizes"], r["errors"], **styles[label])
+    for path, ax in axes.items():
+        plain_log(ax, next(r["step_sizes"] for r in records if r["path"] == path))
+    key(figure, [Line2D([], [], label=label, **style) for label, style in styles.items()])
+    return figure
+
+
+def _trends(runs: pd.DataFrame) -> Figure:
+    problems = list(runs["problem"].unique())
+    names = [f"{p}, {q}, t = {t:g}" for p in problems for q in QUANTITIES for t in _times(runs, p)]
+    figure, axes = panels(names, "h · first sharpness", "change, %")
+    styles = styles_of(VARIANTS)
+    for problem in problems:
+        mine = runs[runs["problem"] == problem]
+        edge = mine["first sharpness"].mean()
+        for quantity in QUANTITIES:
+            for time in _times(runs, problem):
+                ax = axes[f"{problem}, {quantity}, t = {time:g}"]
+                here = mine[mine["time"] == time]
+                table = here.pivot(index=["variant", "rate"], columns="seed", values=quantity)
+                base = table.loc["counter-term"].iloc[0]
+                for variant, style in styles.items():
+                    change = 100 * (table.loc[variant] / base - 1)
+                    x = edge * change.index.to_numpy()
+                    ax.plot(x, change.mean(axis=1), **style)
+                    ax.fill_between(
+                        x, change.min(axis=1), change.max(axis=1), color=style["color"], alpha=0.15
+                    )
+    key(figure, [Line2D([], [], label=name, **style) for name, style in styles.items()])
+    return figure
+
+
+def _removed(runs: pd.DataFrame) -> Figure:
+    from .trends import judge  # noqa: PLC0415
+
+    verdict = judge(runs)
+    problems = list(verdict["problem"].unique())
+    names = [f"{p}, {q}" for p in problems for q in QUANTITIES]
+    figure, axes = panels(names, "largest h · first sharpness", "share of the trend", 2.8)
+    for (problem, quantity, time), mine in verdict.groupby(["problem", "quantity", "time"]):
+        ax = axes[f"{problem}, {quantity}"]
+        colour = COLOURS[_times(runs, problem).index(time)]
+        for share, dash in SHARES.items():
+            ax.plot(mine["edge"], mine[share], dash, color=colour, marker="o", markersize=4)
+    for name, ax in axes.items():
+        edges = verdict[verdict["problem"] == name.split(", ")[0]]["edge"].unique()
+        plain_log(ax, list(edges))
+        ax.axhline(0.8, color="0.3", linewidth=1, linestyle=":")
+        ax.set_ylim(-0.6, 1.1)
+    count = max(len(_times(runs, p)) for p in problems)
+    handles = [Line2D([], [], color=COLOURS[i], label=f"flow time {i + 1}") for i in range(count)]
+    handles += [Line2D([], [], color="0.3", linestyle=d, label=s) for s, d in SHARES.items()]
+    key(figure, [*handles, Line2D([], [], color="0.3", linestyle=":", label="80 %")])
+    return figure
+
+
+def _test_error(runs: pd.DataFrame) -> Figure:
+    problems = list(runs["problem"].unique())
+    figure, axes = panels(problems, "h · first sharpness", "test error, %", 2.8)
+    styles = styles_of(VARIANTS)
+    for problem, ax in axes.items():
+        mine = runs[(runs["problem"] == problem) & (runs["time"] == _times(runs, problem)[-1])]
+        for variant, style in styles.items():
+            error = 100 * mine[mine["variant"] == variant].groupby("rate")["test error"].mean()
+            ax.plot(mine["first sharpness"].mean() * error.index, error, **style)
+        ax.set_ylim(0, None)
+    key(figure, [Line2D([], [], label=name, **style) for name, style in styles.items()])
+    return figure
+
+
+def _times(runs: pd.DataFrame, problem: str) -> list[float]:
+    return sorted(runs[runs["problem"] == problem]["time"].unique())

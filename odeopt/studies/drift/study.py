@@ -1,0 +1,219 @@
+"""The work of the study, task by task, and its result."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ..folder import Folder
+from ..names import lookup
+from ..problems import SUITE, build
+from ..records import Record, clean, write_text
+from ..settings import versions
+from ..tables import text
+from . import paths, trends
+
+QUICK_SEEDS, FULL_SEEDS = 3, 5
+ENOUGH = 0.8
+"""Share of a trend from which it counts as removed, or restored."""
+
+Task = tuple[str, Callable[[], list[Record]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What the study found.
+
+    Attributes:
+        records: Every measurement, of the kinds "order", "trajectory" and "trend".
+        settings: The choices it was made with.
+        seconds: Wall time of this call, compilation included.
+        titles: One line about each network.
+    """
+
+    records: list[Record]
+    settings: dict[str, Any]
+    seconds: float
+    titles: dict[str, str]
+
+    @property
+    def orders(self) -> pd.DataFrame:
+        """One row a path and claim: method, order of the flow it follows, expected and observed."""
+        rows = [record for record in self.records if record["kind"] == "order"]
+        names = ["path", "method", "flow", "order", "observed", "step_sizes", "errors"]
+        return pd.DataFrame(rows, columns=names)
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """One row a network, variant, rate, flow time and seed; columns as `trends.Bench.run`."""
+        return pd.DataFrame(record for record in self.records if record["kind"] == "trend")
+
+    @functools.cached_property
+    def verdict(self) -> pd.DataFrame:
+        """The trends; columns as `trends.judge` says."""
+        return trends.judge(self.runs)
+
+    @property
+    def answer(self) -> list[str]:
+        """Sentences that say what the tables say, and nothing else."""
+        return [*_order_sentences(self.orders), *_trend_sentences(self.verdict)]
+
+    def show(self, console: Console) -> None:
+        """Print the observed orders, the trends, and the answer."""
+        orders = self.orders.drop(columns=["step_sizes", "errors"])
+        console.print(_table("Error against h", orders))
+        console.print(_table("Trends with the rate, at equal flow time", self.verdict))
+        for sentence in self.answer:
+            console.print(sentence)
+
+
+def run(
+    *,
+    problems: Sequence[str] | None = None,
+    seeds: int | None = None,
+    out: Path | str | None = None,
+    full: bool = False,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Result:
+    """Compare iterates with flows, and measure what drift does to networks as the rate grows.
+
+    Two paths (two numbers; a digits network) give errors against h: of gradient descent against
+    gradient flow and two modified flows, and with counter-term against gradient flow. Then digits
+    networks are trained, full batch, to equal flow times at several rates, plainly, with the
+    counter-term, and at the smallest rate with the explicit penalty. JAX's configuration is as
+    before when it returns; the study itself needs x64.
+
+    Args:
+        problems: Names of `trends.FULL`; both by default.
+        seeds: Initial points of the networks: 3, or 5 in a full study.
+        out: Folder for `runs.jsonl`, `orders.csv`, `trends.csv` and `runs.csv`; by default nothing
+            is written.
+        full: Two smaller rates, and one more flow time.
+        resume: Continue what a killed study left in `out`.
+        console: Where to print progress; silent by default.
+
+    Raises:
+        ValueError: For an option that makes no sense, or a folder that cannot be used.
+        records.CorruptRecordsError: If a stored record cannot be read.
+    """
+    begin = time.perf_counter()
+    console = console or Console(quiet=True)
+    if resume and out is None:
+        raise ValueError("resume=True needs out=, the folder to go on in.")
+    seeds = (FULL_SEEDS if full else QUICK_SEEDS) if seeds is None else seeds
+    if seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, not {seeds}.")
+    plans = trends.FULL if full else trends.QUICK
+    names = tuple(dict.fromkeys(problems or plans))
+    chosen = {name: lookup("problem", name, plans) for name in names}
+    settings = {
+        **{"study": "drift", "suite": SUITE, "seeds": seeds, "versions": versions()},
+        "plans": {name: dataclasses.asdict(plan) for name, plan in chosen.items()},
+    }
+    path = None if out is None else Path(out)
+    with jax.enable_x64(True):
+        built = {problem.name: trends.held_out(problem) for problem in build(names)}
+        folder = Folder(path, settings, resume, console.print)
+        benches = [trends.Bench(built[name], plan, seeds) for name, plan in chosen.items()]
+        _work(tasks(benches), folder, console)
+    # One line of the file a task: a kill leaves whole tasks.
+    records = [record for line in folder.records for record in line["records"]]
+    titles = {name: problem.title for name, problem in built.items()}
+    result = Result(records, settings, time.perf_counter() - begin, titles)
+    if path is not None:
+        tables = {"orders": result.orders, "trends": result.verdict, "runs": result.runs}
+        for name, table in tables.items():
+            write_text(path / f"{name}.csv", table.to_csv(index=False, float_format="%.8g"))
+    return result
+
+
+def tasks(benches: Sequence[trends.Bench]) -> list[Task]:
+    """Everything that is measured."""
+    found: list[Task] = [("trajectories", paths.plane)]
+    found += [(f"orders, {name}", functools.partial(paths.orders, name)) for name in paths.PATHS]
+    for bench in benches:
+        for variant in trends.VARIANTS:
+            for rate in bench.plan.rates:
+                name = f"{bench.problem.name}, {variant}, {rate:g}"
+                found.append((name, functools.partial(bench.run, variant, rate)))
+    return found
+
+
+def _work(todo: list[Task], folder: Folder, console: Console) -> None:
+    done = {line["task"] for line in folder.records}
+    columns = (TextColumn("{task.description:40}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=len(todo))
+        for name, work in todo:
+            progress.update(bar, description=name)
+            if name not in done:
+                folder.add([{"kind": "task", "task": name, "records": clean(work())}])
+            progress.advance(bar)
+
+
+def _table(title: str, frame: pd.DataFrame) -> Table:
+    table = Table(title=title)
+    for name in frame.columns:
+        table.add_column(str(name))
+    for row in frame.itertuples(index=False):
+        table.add_row(*(text(value) for value in row))
+    return table
+
+
+def _order_sentences(orders: pd.DataFrame) -> list[str]:
+    if orders.empty:
+        return []
+    right = int((abs(orders["observed"] - orders["order"]) < 0.1).sum())
+    worst = abs(orders["observed"] - orders["order"]).max()
+    return [
+        f"Of {len(orders)} orders in h, {right} were observed within 0.1 (largest miss {worst:.2g}):"
+        " gradient descent follows gradient flow with order 1 and the modified flows with order 2 "
+        "and 3, the counter-term brings it back to gradient flow with order 2, and with the wrong "
+        "sign it does not."
+        if right == len(orders)
+        else f"Of {len(orders)} orders in h, {right} were observed within 0.1; the largest miss is "
+        f"{worst:.2g}."
+    ]
+
+
+def _trend_sentences(verdict: pd.DataFrame) -> list[str]:
+    sentences = []
+    for (problem, quantity), mine in verdict.groupby(["problem", "quantity"], sort=False):
+        at_most = mine[mine["largest"] == mine["largest"].max()]
+        falls = f"{at_most['falling'].sum()} of {at_most['seeds'].sum()}"
+        sentences.append(
+            f"{problem}: the {quantity} falls with the rate in {falls} comparisons of a seed and a "
+            f"flow time, by {_range(-100 * at_most['change'])} % at the largest rate. "
+            f"The counter-term removes {_range(100 * at_most['removed'])} % of that trend, the "
+            f"explicit penalty restores {_range(100 * at_most['restored'])} %. {_reach(mine)}"
+        )
+    return sentences
+
+
+def _reach(mine: pd.DataFrame) -> str:
+    """Up to which rate at least `ENOUGH` is removed at every flow time."""
+    worst = mine.groupby("edge")["removed"].min().sort_index()
+    good = worst[(worst >= ENOUGH).cummin()]
+    if good.empty:
+        return (
+            f"At no rate here is it {100 * ENOUGH:.0f} % at all flow times; the closest is "
+            f"{100 * worst.max():.0f} %, up to h·sharpness = {worst.idxmax():.2g}."
+        )
+    return (
+        f"At least {100 * ENOUGH:.0f} % is removed at all flow times up to h·sharpness = "
+        f"{good.index[-1]:.2g}."
+    )
+
+
+def _range(values: pd.Series) -> str:
+    low, high = f"{values.min():.2g}", f"{values.max():.2g}"
+    return low if low == high else f"{low} to {high}"

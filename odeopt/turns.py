@@ -1,0 +1,96 @@
+"""A loss in parts: the batches of an epoch, several tasks. May use: `odeopt.objective`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from .objective import Objective
+
+Losses = Callable[..., Any] | Sequence[Callable[..., Any]]
+"""One loss, of which some arguments have a row for each part; or one loss a part."""
+
+
+class Turns(NamedTuple):
+    """The gradients of the parts of a loss.
+
+    Attributes:
+      parts: what tells the parts apart, one row each: to be scanned over.
+      number: how many there are.
+      gradient: `(params, row) -> gradient` of that part, complex ones conjugated.
+      value: `(params, row) -> loss` of that part.
+    """
+
+    parts: PyTree[Array]
+    number: int
+    gradient: Callable[[PyTree[Array], PyTree[Array]], PyTree[Array]]
+    value: Callable[[PyTree[Array], PyTree[Array]], Float[Array, ""]]
+
+    @classmethod
+    def of(cls, value_fn: Losses, each: Sequence[str], arguments: Mapping[str, Any]) -> "Turns":
+        """The parts of `value_fn`; those of one loss are the rows of the arguments in `each`.
+
+        Raises:
+          ValueError: no parts; names in `each` that are not there; rows that are not as many.
+        """
+        if not callable(value_fn):
+            if each:
+                raise ValueError(
+                    f"each names {list(each)}, but the parts are those of a list of losses: leave "
+                    "it out, or pass one loss."
+                )
+            return cls._of_several(tuple(value_fn), arguments)
+        unknown = sorted(set(each) - set(arguments))
+        if unknown:
+            raise ValueError(
+                f"each names {unknown}, which were not passed: it names the arguments that have "
+                'one row a part, as in `each=("batch",), batch=batches`.'
+            )
+        rows = {name: arguments[name] for name in each}
+        rest = {name: value for name, value in arguments.items() if name not in rows}
+        counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(rows)}
+        if each and (len(counts) != 1 or counts <= {(), (0,)}):
+            raise ValueError(
+                f"{', '.join(each)}: leading axes {sorted(counts)}. Every array in them needs one "
+                "row for each part: stack the batches, `jnp.stack([first, second])`."
+            )
+
+        def objective(row: dict[str, PyTree[Array]]) -> Objective:
+            return Objective({**rest, **row, "value_fn": value_fn})
+
+        return cls(
+            rows,
+            counts.pop()[0] if each else 1,
+            lambda params, row: objective(row)(params, 0),
+            lambda params, row: objective(row).value(params),
+        )
+
+    @classmethod
+    def _of_several(
+        cls, value_fns: tuple[Callable[..., Any], ...], arguments: Mapping[str, Any]
+    ) -> "Turns":
+        if not value_fns:
+            raise ValueError("There is no loss: pass one, or a list of at least one.")
+        losses = [Objective({**arguments, "value_fn": value_fn}) for value_fn in value_fns]
+
+        gradients = [lambda p, loss=loss: loss(p, 0) for loss in losses]
+        return cls(
+            jnp.arange(len(losses)),
+            len(losses),
+            lambda params, index: jax.lax.switch(index, gradients, params),
+            lambda params, index: jax.lax.switch(index, [loss.value for loss in losses], params),
+        )
+
+    def fold(self, body: Callable[[PyTree, PyTree[Array]], PyTree], start: PyTree) -> PyTree:
+        """`body(carry, row) -> carry` over all parts in turn, compiled once."""
+        return jax.lax.scan(lambda c, row: (body(c, row), None), start, self.parts, self.number)[0]
+
+    def total(self, params: PyTree[Array]) -> PyTree[Array]:
+        """The sum of all gradients, one gradient a part."""
+
+        def body(total: PyTree[Array], row: PyTree[Array]) -> PyTree[Array]:
+            return jax.tree.map(jnp.add, total, self.gradient(params, row))
+
+        return self.fold(body, jax.tree.map(jnp.zeros_like, params))
