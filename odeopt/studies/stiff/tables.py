@@ -18,6 +18,9 @@ from .work import SENSITIVE, STABLE_ON
 COSTS = {"gradients": "to_target", "seconds": "seconds_to_target"}
 """What is compared, and the columns of `runs_of` that hold it."""
 
+ROUNDING = float(np.finfo(np.float32).eps)
+"""Of a loss in single precision, relative: two programs may round it differently."""
+
 COLUMNS = (
     *("problem", "optimizer", "rival", "tuned", "purpose", "setting", "seed", "status", "spent"),
     *("seconds", "initial_loss", "final_loss", *COSTS.values()),
@@ -258,8 +261,8 @@ def _descent(table: pd.DataFrame) -> list[str]:
         f"On {problem} implicit_euler at fixed rates from {rows.rate.min():g} to "
         f"{rows.rate.max():g} takes {rows.steps.sum()} steps in {rows.runs.sum()} runs; "
         + (
-            "the loss rises in none of them."
-            if (rows.rise <= 0).all()
+            "the loss rises in none of them by more than its rounding."
+            if (rows.rise <= ROUNDING).all()
             else f"the largest rise of the loss in a step is {rows.rise.max():.2g} of it."
         )
         for problem, rows in table.groupby("problem", sort=False)
