@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -10,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from ..drawing import COLOURS, RC, key, panels, plain_log, save, styles_of
 from ..records import Record
-from .trends import QUANTITIES, VARIANTS
+from .trends import QUANTITIES, VARIANTS, judge
 
 CAPTIONS = {
     "plane": (
@@ -42,13 +43,11 @@ PLANE: dict[str, Any] = {
     "counter-term": {"color": COLOURS[3], "marker": "s", "linestyle": ":"},
     "doubled drift": {"color": COLOURS[4], "marker": "^", "linestyle": ":"},
 }
-SHARES = {"removed": "-", "restored": "--"}
+SHARES: dict[str, Any] = {"removed": "-", "restored": "--"}
 
 
 def draw(records: list[Record], out: Path) -> dict[str, Path]:
     """Writes all figures that there are records for into an existing folder."""
-    import matplotlib  # noqa: PLC0415
-
     of_kind = {
         kind: [r for r in records if r["kind"] == kind] for kind in ("trajectory", "order", "trend")
     }
@@ -121,8 +120,6 @@ def _trends(runs: pd.DataFrame) -> Figure:
 
 
 def _removed(runs: pd.DataFrame) -> Figure:
-    from .trends import judge  # noqa: PLC0415
-
     verdict = judge(runs)
     problems = list(verdict["problem"].unique())
     names = [f"{p}, {q}" for p in problems for q in QUANTITIES]

@@ -17,8 +17,8 @@ from ..folder import Folder
 from ..names import lookup
 from ..problems import SUITE, build
 from ..records import Record, clean, write_text
+from ..report import text
 from ..settings import versions
-from ..tables import text
 from . import paths, trends
 
 QUICK_SEEDS, FULL_SEEDS = 3, 5
@@ -172,17 +172,18 @@ def _table(title: str, frame: pd.DataFrame) -> Table:
 def _order_sentences(orders: pd.DataFrame) -> list[str]:
     if orders.empty:
         return []
-    right = int((abs(orders["observed"] - orders["order"]) < 0.1).sum())
-    worst = abs(orders["observed"] - orders["order"]).max()
-    return [
-        f"Of {len(orders)} orders in h, {right} were observed within 0.1 (largest miss {worst:.2g}):"
-        " gradient descent follows gradient flow with order 1 and the modified flows with order 2 "
-        "and 3, the counter-term brings it back to gradient flow with order 2, and with the wrong "
-        "sign it does not."
-        if right == len(orders)
-        else f"Of {len(orders)} orders in h, {right} were observed within 0.1; the largest miss is "
-        f"{worst:.2g}."
-    ]
+    miss = abs(orders["observed"] - orders["order"])
+    right = int((miss < 0.1).sum())
+    sentence = (
+        f"Of {len(orders)} orders in h, {right} were observed within 0.1; the largest miss is "
+        f"{miss.max():.2g}."
+    )
+    meaning = (
+        "Gradient descent follows gradient flow with order 1 and its modified flows with orders 2 "
+        "and 3; the counter-term brings it back to gradient flow with order 2, and with the wrong "
+        "sign does not."
+    )
+    return [sentence, meaning] if right == len(orders) else [sentence]
 
 
 def _trend_sentences(verdict: pd.DataFrame) -> list[str]:

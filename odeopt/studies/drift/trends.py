@@ -156,7 +156,7 @@ class Bench:
             before = time
             found = self._measure(params)
             for i, seed in enumerate(self.seeds):
-                about = {"kind": "trend", "problem": self.problem.name, "variant": variant}
+                about: Record = {"kind": "trend", "problem": self.problem.name, "variant": variant}
                 about |= {"rate": rate, "time": time, "seed": seed}
                 about["first sharpness"] = float(first[i])
                 records.append(about | {name: float(value[i]) for name, value in found.items()})
