@@ -19,6 +19,7 @@ from .timing import QUICK_ROUNDS, ROUNDS, Row
 BENCHMARKS = {
     "gradients": steps.gradients,
     "dots": steps.dot_counts,
+    "correction": steps.corrections,
     "updates": steps.updates,
     "memory": steps.memory,
     "compile": steps.compile_time,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 import odeopt
+from odeopt import drift
 
 from .models import (
     DIGITS,
@@ -74,6 +75,51 @@ def dot_counts(rounds: int) -> Iterator[Row]:
     for name, stages in (("heun", 2), ("rk4", 4), ("tsit5", 6)):
         row = f"dots of {name} step given stage 1 / of one gradient"
         yield exact("dots", row, extra_gradients(name), str(stages - 1))
+
+
+def correction_dots(order: int, form: drift.Form) -> float:
+    """Gradients in the compiled step of corrected gradient descent beyond the one it is given."""
+    params, batch = mlp(DIGITS), batch_of(DIGITS, 128)
+    optimizer = _corrected(order, form)
+    carry = params, optimizer.init(params)
+    step = compile_program(update_step(optimizer), carry, params, batch, donate=0)
+    return dots(step) / dots(compile_program(jax.grad(loss), params, batch))
+
+
+def corrections(rounds: int) -> Iterator[Row]:
+    """Counter-terms of gradient descent and of momentum against the gradient that they are given.
+
+    Training steps: 1 is the plain step, gradient included, what is above it the counter-term.
+    """
+    params, batches = mlp(DIGITS), batch_of(DIGITS, 128, BATCHES)
+    where = "MLP 64-32-10, batch 128"
+    # what is compared, order, form, gradients that the counter-term may cost
+    rows: list[tuple[str, int, drift.Form, float | None]] = [
+        ("order 2 by differences", 2, "difference", 1.35),
+        ("order 2 by a Hessian product", 2, "derivatives", None),
+        ("order 3 by differences", 3, "difference", 6.0),
+        ("order 3 by derivatives", 3, "derivatives", None),
+    ]
+    for name, order, form, most in rows:
+        products = correction_dots(order, form)
+        row = f"dots of {name} / of one gradient"
+        yield exact("correction", row, products, f"{most:.2f}" if most else "")
+        ours = _repeated_training(_corrected(order, form), params, batches)
+        plain = _repeated_training(odeopt.euler(RATE), params, batches)
+        row = f"euler, {name} / plain, {where}"
+        yield ratio(
+            "correction", row, paired(ours, plain, rounds), f"{most + 1:.2f}" if most else ""
+        )
+    for optimizer in (odeopt.heavy_ball, odeopt.adam):
+        ours = _repeated_training(optimizer(RATE, correction=2), params, batches)
+        plain = _repeated_training(optimizer(RATE), params, batches)
+        row = f"{optimizer.__name__}, order 2 / plain, {where}"
+        yield ratio("correction", row, paired(ours, plain, rounds), "2.35")
+    begin = time.perf_counter()
+    optimizer = _corrected(4, "derivatives")
+    compile_program(training_step(optimizer), (params, optimizer.init(params)), _first(batches))
+    seconds = time.perf_counter() - begin
+    yield exact("correction", "seconds to lower + compile order 4 by derivatives", seconds, "60")
 
 
 def both_sides(name: str, leaves: int) -> tuple[Any, Any, tuple[Any, ...]]:
@@ -164,6 +210,16 @@ def foreign(rounds: int) -> Iterator[Row]:
             pairs = paired(ours, theirs, rounds)
             row = f"{name} step / diffrax's own step, MLP 64-32-10, batch {examples}"
             yield ratio("diffrax", row, pairs)
+
+
+def _corrected(order: int, form: drift.Form) -> optax.GradientTransformationExtraArgs:
+    euler = odeopt.solvers.Euler()
+    flow = drift.corrected(odeopt.flows.GradientFlow(), euler, order, form=form)
+    return odeopt.ode_optimizer(flow, euler, RATE)
+
+
+def _first(batches: Any) -> Any:
+    return jax.tree.map(lambda array: array[0], batches)
 
 
 def _training(

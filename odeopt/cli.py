@@ -34,7 +34,7 @@ def stability(
             "heavy_ball, nesterov, conformal_leapfrog, relativistic, rk_momentum, rmsprop, adamw, "
             "strang_adam, rk_adam, log_time_adam; rules: euler@drift_adjusted, euler@corridor, "
             "euler@sharpness, bosh3@embedded_error, adam@angle; for stiff losses: rkc, rkc2, "
-            "linearly_implicit_euler, rosenbrock2.",
+            "linearly_implicit_euler, rosenbrock2, exponential_euler, implicit_euler.",
             show_default="sgd,momentum,adam,heun,ssprk3,rk4,tsit5; most with --full",
         ),
     ] = None,
@@ -282,7 +282,7 @@ def stiff(
             metavar="NAMES",
             help="Who takes part, separated by commas. Tuned rivals: sgd, momentum, adam, lbfgs. "
             "Solvers: rkc, rkc-auto, linearly_implicit_euler, linearly_implicit_euler-cg, "
-            "rosenbrock2.",
+            "rosenbrock2, exponential_euler, implicit_euler.",
             show_default="sgd,momentum,adam,lbfgs,rkc,linearly_implicit_euler; all with --full",
         ),
     ] = None,

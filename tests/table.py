@@ -53,20 +53,27 @@ ADAPTIVE = {
 }
 # Two stages: its loop traces the loss once, so that calls can be counted.
 STABILIZED = {"rkc": (partial(odeopt.rkc, stages=2), 2, 1)}
+# Their drift cancelled: one gradient more, where the plain step would lead.
+CORRECTED = {
+    "euler-corrected": (partial(odeopt.euler, correction=2), 2, 2),
+    "heavy_ball-corrected": (partial(odeopt.heavy_ball, momentum=0.9, correction=2), 2, 1),
+    "adam-corrected": (partial(odeopt.adam, correction=2), 2, 1),
+}
 # What a step costs is known when it has been made. One row for each kind of method.
 STIFF = {
     name: (partial(getattr(odeopt, name), curvature="hessian", products=5), None, None)
     for name in ("linearly_implicit_euler", "exponential_euler", "implicit_euler")
 }
-TABLE = EXPLICIT | MOMENTUM | ADAPTIVE | STABILIZED | STIFF
+TABLE = EXPLICIT | MOMENTUM | ADAPTIVE | STABILIZED | CORRECTED | STIFF
 # The explicit names that are left out differ from these in their tableau only.
 VARIED = ["euler", "heun", "ssprk3", "rk4", "tsit5", "runge_kutta", "from_diffrax"]
-VARIED += [*MOMENTUM, *ADAPTIVE, *STABILIZED]
+VARIED += [*MOMENTUM, *ADAPTIVE, *STABILIZED, *CORRECTED]
 STAGED = [name for name in VARIED if name in EXPLICIT or name in ("rk_momentum", "rk_adam")]
 # where the parameters rest elsewhere than at the end of a step
 RESTING = ["conformal_leapfrog", "suzuki_yoshida", "strang_adam", "log_time_adam"]
 # the promises that hold for one row of each kind hold for all: used where a test is slow
 KINDS = ["euler", "rk4", "tsit5", "heavy_ball", "suzuki_yoshida", "rk_adam", "log_time_adam"]
+KINDS += ["adam-corrected"]
 
 
 def mixed_params():

@@ -51,6 +51,7 @@ LAYERS = [
     "turns",
     "curvature",
     "solvers",
+    "drift",
     "diagnostics",
     "drift",
     "suggest",

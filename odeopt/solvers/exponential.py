@@ -49,7 +49,7 @@ class Exponential(AbstractMethod):
     """
 
     curvature: Curvature = eqx.field(static=True, default="ggn")
-    products: int = eqx.field(static=True, default=20)
+    products: int = eqx.field(static=True, default=10)
     basis: int | None = eqx.field(static=True, default=None)
     tolerance: float = 1e-3
     fraction: float = eqx.field(static=True, default=1.0)
@@ -161,7 +161,7 @@ class ExponentialEuler(AbstractLinearized):
       products: products with the Jacobian in a step.
     """
 
-    products: int = 20
+    products: int = 10
     method: ClassVar[Exponential] = Exponential("hessian")
 
     @property

@@ -95,7 +95,7 @@ class LinearSolver(eqx.Module):
 
     curvature: Curvature = eqx.field(static=True, default="ggn")
     solve: Solve = eqx.field(static=True, default="auto")
-    products: int = eqx.field(static=True, default=20)
+    products: int = eqx.field(static=True, default=10)
     tolerance: float = 1e-3
     fraction: float = eqx.field(static=True, default=1.0)
     precondition: bool = eqx.field(static=True, default=False)

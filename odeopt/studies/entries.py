@@ -130,6 +130,8 @@ OTHERS: dict[str, Entry] = {
         _stabilized("rkc2", 2),
         _controlled("linearly_implicit_euler", zoo.linearly_implicit_euler),
         _controlled("rosenbrock2", zoo.rosenbrock2),
+        _controlled("exponential_euler", zoo.exponential_euler),
+        _controlled("implicit_euler", zoo.implicit_euler),
     )
 }
 """The zoo's optimizers that are not explicit solvers of gradient flow, and `solver@rule`.

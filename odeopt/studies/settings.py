@@ -20,6 +20,7 @@ FULL_SOLVERS = (
     *("rmsprop", "adamw", "rk_adam"),
     *("euler@drift_adjusted", "euler@corridor", "bosh3@embedded_error"),
     *("rkc", "rkc2", "linearly_implicit_euler", "rosenbrock2"),
+    *("exponential_euler", "implicit_euler"),
 )
 # Multiples of every solver's gradients per step, so that all spend the same to the last gradient.
 QUICK_GRADIENTS, FULL_GRADIENTS = 120, 1800

@@ -9,6 +9,7 @@ from .. import solvers
 from ..flows import AdamFlow, AveragedFlow, LogTime, RMSpropFlow
 from ..optimizer import LearningRate, ode_optimizer
 from ..stepsize import angle
+from .momentum import by_lie
 
 
 def rmsprop(
@@ -21,6 +22,8 @@ def rmsprop(
     momentum: float | LogTime | None = None,
     nesterov: bool = False,
     bias_correction: bool = False,
+    *,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""RMSprop by Lie's splitting of its flow: equal to `optax.rmsprop`, whose arguments it takes.
 
@@ -37,6 +40,7 @@ def rmsprop(
       momentum: decay of an accumulated update; None for none. One more copy of the parameters.
       nesterov: look ahead in the momentum.
       bias_correction: divide the moments by the weight of what they have seen.
+      correction: see `adam`; not with `centered` or `momentum`.
 
     Returns:
       An optax transformation; its state holds one copy of the parameters, up to three.
@@ -52,7 +56,7 @@ def rmsprop(
     flow = RMSpropFlow(
         decay, eps, initial_scale, eps_in_sqrt, centered, momentum, nesterov, bias_correction
     )
-    return ode_optimizer(flow, solvers.Lie(), learning_rate)
+    return by_lie(flow, learning_rate, correction)
 
 
 def adam(
@@ -64,6 +68,7 @@ def adam(
     mu_dtype: Any = None,
     *,
     nesterov: bool = False,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam by Lie's splitting of its flow: equal to `optax.adam`, whose arguments it takes.
 
@@ -80,6 +85,10 @@ def adam(
       eps_root: $\epsilon_r$.
       mu_dtype: dtype of the first moment; None for that of the parameters.
       nesterov: look ahead in the first moment.
+      correction: 2 cancels the drift (`drift.corrected`), so that the iterates follow
+        $\dot x = -g/(|g| + \epsilon)$ with order 2 from the first step on: one gradient more a
+        step, and `value_fn=` in `update`. A matter of $h$ times the memory, $b_2/(1 - b_2)$ steps,
+        times the relative change of the gradient; beyond that it is clipped. Not with `nesterov`.
 
     Returns:
       An optax transformation; its state holds two copies of the parameters.
@@ -95,7 +104,7 @@ def adam(
       >>> updates, state = opt.update(grads, state, params)
     """
     flow = AdamFlow(b1, b2, eps, eps_root, nesterov=nesterov, mu_dtype=mu_dtype)
-    return ode_optimizer(flow, solvers.Lie(), learning_rate)
+    return by_lie(flow, learning_rate, correction)
 
 
 def adamw(
@@ -109,6 +118,7 @@ def adamw(
     mask: Any | Callable | None = None,
     *,
     nesterov: bool = False,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam with decoupled weight decay: equal to `optax.adamw`, whose arguments it takes.
 
@@ -124,13 +134,14 @@ def adamw(
       weight_decay: $w$, per unit of flow time: a number, or a schedule of the number of steps.
       mask: what to decay: a tree of booleans, or a function of the parameters that returns one.
       nesterov: see `adam`.
+      correction: see `adam`.
 
     Examples:
       >>> import odeopt
       >>> opt = odeopt.adamw(1e-3, weight_decay=0.1)
     """
     flow = AdamFlow(b1, b2, eps, eps_root, weight_decay, mask, nesterov, mu_dtype)
-    return ode_optimizer(flow, solvers.Lie(), learning_rate)
+    return by_lie(flow, learning_rate, correction)
 
 
 def strang_adam(

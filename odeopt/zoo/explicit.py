@@ -4,8 +4,10 @@ import diffrax
 import optax
 
 from .. import solvers
-from ..flows import GradientFlow
+from ..drift import corrected
+from ..flows import AbstractFlow, GradientFlow
 from ..optimizer import LearningRate, ode_optimizer
+from ..stepsize import as_rule
 
 
 def runge_kutta(
@@ -15,6 +17,7 @@ def runge_kutta(
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
     scan_stages: bool = False,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gradient flow by the explicit Runge-Kutta method of any tableau.
 
@@ -30,6 +33,9 @@ def runge_kutta(
       stage_transform: an optax transformation applied to every stage's gradient.
       staged: one stage for each call of `update`, without extra arguments; see `ode_optimizer`.
       scan_stages: loop over the stages with `lax.scan`, for less memory.
+      correction: cancel the method's drift, so that it follows the flow to this order
+        (`drift.corrected`); None for the plain method. Costs further gradients and needs
+        `value_fn=` also where the plain method does not.
 
     Returns:
       An optax transformation. It stores four scalars, and nothing like the parameters unless
@@ -37,7 +43,8 @@ def runge_kutta(
       stages are alive, or with `scan_stages` as many as the tableau looks back on.
 
     Raises:
-      ValueError: an inconsistent tableau, or a number that is not positive as learning rate.
+      ValueError: an inconsistent tableau, a number that is not positive as learning rate, a
+        correction outside 1 to 6, or one in staged mode or under error control.
       TypeError: something else than a tableau or a learning rate.
 
     Examples:
@@ -49,7 +56,7 @@ def runge_kutta(
       ...
       ValueError: Inconsistent tableau: b sums to 0.9, not to 1 (consistency).
     """
-    return _explicit(tableau, learning_rate, stage_transform, staged, scan_stages)
+    return _explicit(tableau, learning_rate, stage_transform, staged, scan_stages, correction)
 
 
 def from_diffrax(
@@ -59,6 +66,7 @@ def from_diffrax(
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
     scan_stages: bool = False,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gradient flow by any one-step diffrax solver for ODEs.
 
@@ -74,6 +82,7 @@ def from_diffrax(
       stage_transform: an optax transformation applied to every gradient.
       staged: one stage for each call of `update`; explicit solvers only.
       scan_stages: loop over the stages with `lax.scan`; explicit solvers only.
+      correction: see `runge_kutta`; Runge-Kutta solvers only.
 
     Raises:
       ValueError: a solver that does not step one vector field from scratch (split, SDE, multistep).
@@ -83,7 +92,7 @@ def from_diffrax(
       >>> import diffrax, odeopt
       >>> opt = odeopt.from_diffrax(diffrax.Dopri8(), 0.1)
     """
-    return _explicit(solver, learning_rate, stage_transform, staged, scan_stages)
+    return _explicit(solver, learning_rate, stage_transform, staged, scan_stages, correction)
 
 
 def euler(
@@ -92,6 +101,7 @@ def euler(
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
     scan_stages: bool = False,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Euler's method: gradient descent, equal to `optax.sgd(learning_rate)`.
 
@@ -104,6 +114,7 @@ def euler(
       stage_transform: see `runge_kutta`, which also lists memory and errors.
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
+      correction: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -112,7 +123,9 @@ def euler(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params)
     """
-    return _explicit(solvers.Euler(), learning_rate, stage_transform, staged, scan_stages)
+    return _explicit(
+        solvers.Euler(), learning_rate, stage_transform, staged, scan_stages, correction
+    )
 
 
 def heun(
@@ -121,6 +134,7 @@ def heun(
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
     scan_stages: bool = False,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Heun's method (explicit trapezoidal rule).
 
@@ -132,6 +146,7 @@ def heun(
       stage_transform: see `runge_kutta`, which also lists memory and errors.
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
+      correction: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -140,7 +155,9 @@ def heun(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
-    return _explicit(solvers.Heun(), learning_rate, stage_transform, staged, scan_stages)
+    return _explicit(
+        solvers.Heun(), learning_rate, stage_transform, staged, scan_stages, correction
+    )
 
 
 def midpoint(
@@ -149,6 +166,7 @@ def midpoint(
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
     scan_stages: bool = False,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The explicit midpoint rule.
 
@@ -160,6 +178,7 @@ def midpoint(
       stage_transform: see `runge_kutta`, which also lists memory and errors.
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
+      correction: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -168,7 +187,9 @@ def midpoint(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
-    return _explicit(solvers.Midpoint(), learning_rate, stage_transform, staged, scan_stages)
+    return _explicit(
+        solvers.Midpoint(), learning_rate, stage_transform, staged, scan_stages, correction
+    )
 
 
 def ralston(
@@ -177,6 +198,7 @@ def ralston(
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
     scan_stages: bool = False,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Ralston's method: the 2-stage method of order 2 with the least error bound.
 
@@ -188,6 +210,7 @@ def ralston(
       stage_transform: see `runge_kutta`, which also lists memory and errors.
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
+      correction: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -196,7 +219,9 @@ def ralston(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
-    return _explicit(solvers.Ralston(), learning_rate, stage_transform, staged, scan_stages)
+    return _explicit(
+        solvers.Ralston(), learning_rate, stage_transform, staged, scan_stages, correction
+    )
 
 
 def bosh3(
@@ -205,6 +230,7 @@ def bosh3(
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
     scan_stages: bool = False,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Bogacki and Shampine's method of order 3.
 
@@ -218,6 +244,7 @@ def bosh3(
       stage_transform: see `runge_kutta`, which also lists memory and errors.
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
+      correction: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -226,7 +253,9 @@ def bosh3(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
-    return _explicit(solvers.Bosh3(), learning_rate, stage_transform, staged, scan_stages)
+    return _explicit(
+        solvers.Bosh3(), learning_rate, stage_transform, staged, scan_stages, correction
+    )
 
 
 def ssprk3(
@@ -235,6 +264,7 @@ def ssprk3(
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
     scan_stages: bool = False,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Shu and Osher's strong-stability-preserving method of order 3.
 
@@ -248,6 +278,7 @@ def ssprk3(
       stage_transform: see `runge_kutta`, which also lists memory and errors.
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
+      correction: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -256,7 +287,9 @@ def ssprk3(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
-    return _explicit(solvers.SSPRK3(), learning_rate, stage_transform, staged, scan_stages)
+    return _explicit(
+        solvers.SSPRK3(), learning_rate, stage_transform, staged, scan_stages, correction
+    )
 
 
 def rk4(
@@ -265,6 +298,7 @@ def rk4(
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
     scan_stages: bool = False,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The classical Runge-Kutta method of order 4.
 
@@ -278,6 +312,7 @@ def rk4(
       stage_transform: see `runge_kutta`, which also lists memory and errors.
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
+      correction: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -286,7 +321,7 @@ def rk4(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
-    return _explicit(solvers.RK4(), learning_rate, stage_transform, staged, scan_stages)
+    return _explicit(solvers.RK4(), learning_rate, stage_transform, staged, scan_stages, correction)
 
 
 def dopri5(
@@ -295,6 +330,7 @@ def dopri5(
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
     scan_stages: bool = False,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Dormand and Prince's method of order 5.
 
@@ -307,6 +343,7 @@ def dopri5(
       stage_transform: see `runge_kutta`, which also lists memory and errors.
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
+      correction: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -315,7 +352,9 @@ def dopri5(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
-    return _explicit(solvers.Dopri5(), learning_rate, stage_transform, staged, scan_stages)
+    return _explicit(
+        solvers.Dopri5(), learning_rate, stage_transform, staged, scan_stages, correction
+    )
 
 
 def tsit5(
@@ -324,6 +363,7 @@ def tsit5(
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
     scan_stages: bool = False,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Tsitouras' method of order 5.
 
@@ -336,6 +376,7 @@ def tsit5(
       stage_transform: see `runge_kutta`, which also lists memory and errors.
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
+      correction: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -344,7 +385,9 @@ def tsit5(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
-    return _explicit(solvers.Tsit5(), learning_rate, stage_transform, staged, scan_stages)
+    return _explicit(
+        solvers.Tsit5(), learning_rate, stage_transform, staged, scan_stages, correction
+    )
 
 
 def _explicit(
@@ -353,9 +396,23 @@ def _explicit(
     stage_transform: optax.GradientTransformation | None,
     staged: bool,
     scan_stages: bool,
+    correction: int | None,
 ) -> optax.GradientTransformationExtraArgs:
+    flow: AbstractFlow = GradientFlow()
+    if correction is not None:
+        if staged:
+            raise ValueError(
+                "correction= takes gradients at points of its own, which staged mode cannot offer: "
+                "drop staged=True and pass `value_fn=` to update."
+            )
+        if "error" in as_rule(learning_rate).needs:
+            raise ValueError(
+                "correction= and error control exclude each other: the estimate is an error of the "
+                "plain method, which the correction cancels. Use one of the two."
+            )
+        flow = corrected(flow, solver, correction)
     return ode_optimizer(
-        GradientFlow(),
+        flow,
         solver,
         learning_rate,
         stage_transform=stage_transform,

@@ -5,7 +5,8 @@ from typing import Any
 import optax
 
 from .. import solvers
-from ..flows import HeavyBallFlow, LogTime, NesterovFlow, RelativisticFlow
+from ..drift import corrected
+from ..flows import AbstractFlow, HeavyBallFlow, LogTime, NesterovFlow, RelativisticFlow
 from ..optimizer import LearningRate, ode_optimizer
 
 
@@ -14,6 +15,7 @@ def heavy_ball(
     momentum: float | LogTime = 0.9,
     *,
     accumulator_dtype: Any = None,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The heavy ball by Lie's splitting: equal to `optax.sgd(learning_rate, momentum)`.
 
@@ -27,6 +29,9 @@ def heavy_ball(
       learning_rate: $h$: a number, a schedule of the number of steps, or a step-size rule.
       momentum: $\mu$ in [0, 1), or `flows.LogTime(r)` for friction $r/t$.
       accumulator_dtype: dtype of the momentum; None for that of the parameters.
+      correction: 2 cancels the drift (`drift.corrected`), so that the iterates follow gradient flow
+        with order 2: one gradient more a step, and `value_fn=` in `update`. A matter of
+        $h\lambda < (1-\mu)^2$; beyond that it is clipped.
 
     Returns:
       An optax transformation; its state holds one copy of the parameters.
@@ -41,7 +46,7 @@ def heavy_ball(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params)
     """
-    return ode_optimizer(HeavyBallFlow(momentum, accumulator_dtype), solvers.Lie(), learning_rate)
+    return by_lie(HeavyBallFlow(momentum, accumulator_dtype), learning_rate, correction)
 
 
 def nesterov(
@@ -49,6 +54,7 @@ def nesterov(
     momentum: float | LogTime = 0.9,
     *,
     accumulator_dtype: Any = None,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Nesterov's momentum: equal to `optax.sgd(learning_rate, momentum, nesterov=True)`.
 
@@ -61,12 +67,13 @@ def nesterov(
       learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.
       momentum: $\mu$ in [0, 1), or `flows.LogTime(r)`.
       accumulator_dtype: dtype of the momentum; None for that of the parameters.
+      correction: see `heavy_ball`.
 
     Examples:
       >>> import odeopt
       >>> opt = odeopt.nesterov(0.1, 0.9)
     """
-    return ode_optimizer(NesterovFlow(momentum, accumulator_dtype), solvers.Lie(), learning_rate)
+    return by_lie(NesterovFlow(momentum, accumulator_dtype), learning_rate, correction)
 
 
 def conformal_leapfrog(
@@ -232,6 +239,15 @@ def chained_momentum(
     flow = NesterovFlow(momentum) if nesterov else HeavyBallFlow(momentum)
     method = solvers.Chained(solvers.as_method(solver))
     return ode_optimizer(flow, method, learning_rate, stage_transform=stage_transform)
+
+
+def by_lie(
+    flow: AbstractFlow, learning_rate: LearningRate, correction: int | None
+) -> optax.GradientTransformationExtraArgs:
+    """A flow by Lie's splitting, its drift cancelled up to order `correction`."""
+    if correction is not None:
+        flow = corrected(flow, solvers.Lie(), correction)
+    return ode_optimizer(flow, solvers.Lie(), learning_rate)
 
 
 def _positive(momentum: float) -> None:

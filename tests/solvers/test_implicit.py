@@ -400,7 +400,7 @@ def test_bad_input():
     for wrong, message in [
         ({"curvature": "gn"}, '"ggn" or "hessian"'),
         ({"products": 0}, "products is 0"),
-        ({"basis": 3}, "must divide products, 20"),
+        ({"basis": 3}, "must divide products, 10"),
         ({"tolerance": -1.0}, "tolerance is -1"),
         ({"fraction": 0.0}, "fraction is 0"),
     ]:

@@ -201,7 +201,7 @@ def test_it_says_how_long_it_will_take(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"solvers": ["rk5"]}, r"unknown solver 'rk5': did you mean rk4"),
+        ({"solvers": ["rk5"]}, r"unknown solver 'rk5': did you mean rkc or rk4"),
         ({"problems": ["digits"]}, "did you mean digits-"),
         ({"rates": [0.1, 0.0]}, "--rates must be positive"),
         ({"rates": [float("nan")]}, "--rates must be positive"),

@@ -86,6 +86,8 @@ ENTRIES: dict[str, Entry] = {
         _controlled("linearly_implicit_euler", zoo.linearly_implicit_euler),
         _controlled("linearly_implicit_euler-cg", zoo.linearly_implicit_euler, solve="cg"),
         _controlled("rosenbrock2", zoo.rosenbrock2),
+        _controlled("exponential_euler", zoo.exponential_euler),
+        _controlled("implicit_euler", zoo.implicit_euler),
     )
 }
 """Everything that `--solvers` knows, in the order of the tables.
@@ -94,6 +96,9 @@ Rivals: optax's, SGD, momentum .9 and Adam with their rates tuned, L-BFGS with a
 Solvers: `rkc` with 10 stages, and with as many as a step asks for, their rates tuned; the others
 under `gain_ratio`, with nothing tuned.
 """
+
+FIXED = Entry("implicit_euler, fixed step", zoo.implicit_euler, tuned=False)
+"""Implicit Euler with its rate as it is, of which the loss must not rise whatever that is."""
 
 
 def find(name: str) -> Entry:

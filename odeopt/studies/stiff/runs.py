@@ -34,6 +34,8 @@ class Outcome:
         seconds: Wall time, compilation aside.
         initial: Full-batch loss at the start.
         final: At the end.
+        rise: The largest rise of the loss in a step, relative to the loss; negative if it always
+            fell. Infinite where a loss was not finite, NaN on mini-batches.
         gradients: Of the points of the curve.
         loss: Full-batch loss there.
     """
@@ -45,6 +47,7 @@ class Outcome:
     seconds: float
     initial: float
     final: float
+    rise: float
     gradients: np.ndarray
     loss: np.ndarray
 
@@ -65,6 +68,7 @@ class _Run(NamedTuple):
     steps: jax.Array
     seen: jax.Array  # the full-batch loss that was last looked at
     due: jax.Array  # gradients at which it is looked at again
+    rise: jax.Array
     curve: tuple[jax.Array, jax.Array]
 
 
@@ -77,16 +81,24 @@ class Runs:
         budget: The most gradients of a run.
         target: `target(initial loss)`, the loss at which a run ends.
         choice: The setting of an entry with `choices`.
+        most: The most steps of a run, where gradients are not what ends it.
 
     Attributes:
         compile_seconds: Time spent in tracing and compiling.
     """
 
     def __init__(
-        self, problem: Problem, entry: Entry, budget: int, target: Target, choice: int | None = None
+        self,
+        problem: Problem,
+        entry: Entry,
+        budget: int,
+        target: Target,
+        choice: int | None = None,
+        most: int | None = None,
     ) -> None:
         self.problem, self.entry, self.budget = problem, entry, budget
         self._target, self._choice = target, choice
+        self._most = np.iinfo(np.int32).max if most is None else most
         self._data = tuple(jnp.asarray(array) for array in problem.data)
         begin = time.perf_counter()
         self._program = jax.jit(self._run).lower(*self._arguments(1.0, 0, budget)).compile()
@@ -101,7 +113,8 @@ class Runs:
         begin = time.perf_counter()
         found = jax.block_until_ready(self._program(*arguments))
         seconds = time.perf_counter() - begin
-        target, seen, spent, steps, initial, final, (at, loss) = jax.tree.map(np.asarray, found)
+        found = jax.tree.map(np.asarray, found)
+        target, seen, spent, steps, initial, final, rise, (at, loss) = found
         there = at > 0
         arrived = bool(seen <= target) and int(spent) <= limit
         return Outcome(
@@ -112,6 +125,7 @@ class Runs:
             seconds=seconds,
             initial=float(initial),
             final=float(final),
+            rise=float(rise),
             gradients=at[there],
             loss=loss[there].astype(float),
         )
@@ -157,13 +171,16 @@ class Runs:
                 value, grads = evaluate(params, batch)
             spent = run.spent + jnp.asarray(entry.cost(run.state, state), jnp.int32)
             seen, due = value, run.due
+            rise = jnp.nan_to_num((value - run.seen) / jnp.abs(run.seen), nan=jnp.inf)
             if table is not None:
                 now = spent >= run.due
                 look = lambda: problem.loss(params, data)  # noqa: E731
                 seen = jax.lax.cond(now, look, lambda: run.seen)
                 due = jnp.where(now, spent + JUDGED, run.due)
+                rise = jnp.full_like(rise, jnp.nan)
+            rise = jnp.maximum(run.rise, rise)
             curve = self._noted(run.curve, spent, seen)
-            return _Run(params, state, value, grads, spent, run.steps + 1, seen, due, curve)
+            return _Run(params, state, value, grads, spent, run.steps + 1, seen, due, rise, curve)
 
         def goes_on(run: _Run) -> jax.Array:
             # A batch whose loss is not finite ends a run before the full batch is looked at.
@@ -172,6 +189,7 @@ class Runs:
                 & jnp.isfinite(run.seen)
                 & jnp.isfinite(run.value)
                 & (run.spent < limit)
+                & (run.steps < self._most)
             )
 
         value, grads = evaluate(start, batch_of(jnp.int32(0)))
@@ -188,11 +206,12 @@ class Runs:
             steps=jnp.int32(0),
             seen=initial,
             due=one + JUDGED,
+            rise=jnp.full_like(initial, -jnp.inf),
             curve=self._noted(empty, one, initial),
         )
         last = jax.lax.while_loop(goes_on, one_step, first)
         final = last.seen if table is None else problem.loss(last.params, data)
-        return target, last.seen, last.spent, last.steps, initial, final, last.curve
+        return target, last.seen, last.spent, last.steps, initial, final, last.rise, last.curve
 
     def _noted(
         self, curve: tuple[jax.Array, jax.Array], spent: jax.Array, loss: jax.Array

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from threadpoolctl import threadpool_limits
 
 from .. import estimate
 from ..folder import Folder
@@ -21,9 +22,19 @@ from . import tables
 from .entries import find
 from .goals import GOALS
 from .settings import Settings
-from .work import LIMITS, SENSITIVE, STABLE_ON, Climb, Race, Sweep, TimeOver
+from .work import (
+    DESCENT_ON,
+    LIMITS,
+    SENSITIVE,
+    STABLE_ON,
+    Climb,
+    Descent,
+    Race,
+    Sweep,
+    TimeOver,
+)
 
-Task = Race | Sweep | Climb
+Task = Race | Sweep | Climb | Descent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +75,11 @@ class Result:
         """Largest stable rates; columns as `tables.stable` says."""
         return tables.stable(self.records)
 
+    @property
+    def descent(self) -> pd.DataFrame:
+        """Implicit Euler at fixed rates; columns as `tables.descent` says."""
+        return tables.descent(self.records)
+
     def show(self, console: Console) -> None:
         """Print one table a problem, then what rates do, then the answer."""
         summary = self.summary
@@ -91,16 +107,17 @@ def run(
     Every run ends at the gradient whose loss is at the target, or with the budget of its problem;
     a miss costs infinitely much. What is tuned is tuned on seed 0, for the fewest gradients, and
     reported on fresh seeds. On the digits problems the study also measures what the learning rate
-    of SGD and the first step of the controlled linearly implicit step change, and on `digits-mse`
-    the largest stable rates of SGD and `rkc`. JAX's configuration is as before when it returns;
-    the study itself needs x64.
+    of SGD and the first step of the controlled linearly implicit and exponential steps change, on
+    `digits-mse` the largest stable rates of SGD and `rkc`, and where `implicit_euler` takes part
+    whether its loss ever rises at fixed rates from 1e-3 to 1e6. JAX's configuration is as before
+    when it returns; the study itself needs x64.
 
     Args:
         problems: Names of `goals.GOALS`: six by default, all ten in a full study.
         solvers: Names of `entries.ENTRIES`, rivals included: six by default, all in a full study.
         seeds: Fresh seeds that are reported: 3, or 5 in a full study.
-        out: Folder for `runs.jsonl`, `summary.csv`, `verdict.csv`, `sensitivity.csv` and
-            `stable.csv`; by default nothing is written.
+        out: Folder for `runs.jsonl`, `summary.csv`, `verdict.csv`, `sensitivity.csv`,
+            `stable.csv` and `descent.csv`; by default nothing is written.
         full: All problems and solvers, and more seeds.
         max_minutes: Start nothing new after this time; `resume` makes the rest.
         resume: Continue what a stopped or killed study left in `out`.
@@ -120,7 +137,9 @@ def run(
     settings = Settings.of(problems=problems, solvers=solvers, seeds=seeds, full=full)
     deadline = begin + 60 * max_minutes if max_minutes is not None else np.inf
     path = None if out is None else Path(out)
-    with jax.enable_x64(True):
+    # Threads of OpenBLAS spin while they wait for each other: on two busy cores, Cholesky's
+    # decomposition of 350 rows made a run take 0.5 s with one thread and 2 to 30 s with two.
+    with jax.enable_x64(True), threadpool_limits(1, user_api="blas"):
         built = build(settings.problems)
         folder = Folder(path, settings.as_dict(), resume, console.print)
         tasks = [task for problem in built for task in _tasks(problem, settings, folder, deadline)]
@@ -129,7 +148,7 @@ def run(
     titles = {p.name: f"{p.title}; to {GOALS[p.name].spoken()}" for p in built}
     result = Result(folder.records, settings.as_dict(), seconds, titles, unfinished)
     if path is not None:
-        for name in ("summary", "verdict", "sensitivity", "stable"):
+        for name in ("summary", "verdict", "sensitivity", "stable", "descent"):
             table = getattr(result, name).to_csv(index=False, float_format="%.6g")
             write_text(path / f"{name}.csv", table)
     return result
@@ -147,6 +166,8 @@ def _tasks(problem: Problem, settings: Settings, folder: Folder, deadline: float
             found.append(Sweep(problem, entry, settings.seeds, folder, deadline))
         if entry.name in LIMITS and problem.name == STABLE_ON:
             found.append(Climb(problem, goal, entry, settings.seeds, folder, deadline))
+        if entry.name == "implicit_euler" and problem.name in DESCENT_ON:
+            found.append(Descent(problem, settings.seeds, folder, deadline))
     return found
 
 

@@ -160,11 +160,38 @@ def stable(records: Sequence[Record]) -> pd.DataFrame:
     return _frame(rows, "optimizer", "rate", "best", "gradients")
 
 
+def descent(records: Sequence[Record]) -> pd.DataFrame:
+    """Implicit Euler at fixed rates.
+
+    Returns:
+        Columns: `problem`, `rate`; `rise`: the largest of the loss in a step, relative, over all
+        seeds (negative: it always fell); `loss`: the highest final one; `steps` in all; `runs`.
+    """
+    made = runs_of(records, "descent")
+    rows = []
+    for (problem, rate), group in made.groupby(["problem", "setting"], sort=False):
+        rows.append(
+            {
+                "problem": problem,
+                "rate": rate,
+                # what is not finite is stored as null
+                "rise": group.rise.astype(float).fillna(np.inf).max(),
+                "loss": group.final_loss.astype(float).fillna(np.inf).max(),
+                "steps": int(group.steps.sum()),
+                "runs": len(group),
+            }
+        )
+    return _frame(rows, "problem", "rate", "rise")
+
+
 def answer(records: Sequence[Record]) -> list[str]:
     """Sentences that say what these data say, losses as plainly as wins, and nothing else."""
-    return [*_race(records), *_sensitive(sensitivity(records)), *_stable(stable(records))] or [
-        "No problem has both a solver and a rival that is done."
-    ]
+    return [
+        *_race(records),
+        *_sensitive(sensitivity(records)),
+        *_stable(stable(records)),
+        *_descent(descent(records)),
+    ] or ["No problem has both a solver and a rival that is done."]
 
 
 def _race(records: Sequence[Record]) -> list[str]:
@@ -223,6 +250,19 @@ def _stable(table: pd.DataFrame) -> list[str]:
         f"On {STABLE_ON} the largest stable rate of rkc is {rkc.rate / sgd.rate:.3g} times that of "
         f"sgd; each at the best of these rates, it needs {rkc.gradients / sgd.gradients:.2g} of "
         "sgd's gradients to the target."
+    ]
+
+
+def _descent(table: pd.DataFrame) -> list[str]:
+    return [
+        f"On {problem} implicit_euler at fixed rates from {rows.rate.min():g} to "
+        f"{rows.rate.max():g} takes {rows.steps.sum()} steps in {rows.runs.sum()} runs; "
+        + (
+            "the loss rises in none of them."
+            if (rows.rise <= 0).all()
+            else f"the largest rise of the loss in a step is {rows.rise.max():.2g} of it."
+        )
+        for problem, rows in table.groupby("problem", sort=False)
     ]
 
 

@@ -2,7 +2,8 @@
 
 import time
 
-import numpy as np
+import jax
+import jax.numpy as jnp
 
 from .. import estimate
 from ..folder import Folder
@@ -11,7 +12,7 @@ from ..records import Record
 from ..settings import versions
 from ..tables import TUNING_SEED
 from ..untuned.search import rate_of, tune
-from .entries import Entry
+from .entries import FIXED, Entry
 from .goals import SUITE, Goal
 from .runs import Outcome, Runs, Target
 
@@ -25,7 +26,15 @@ FIRST_STABLE = 0.03
 QUARTER_OCTAVE = 2**0.25
 MOST_CLIMBS = 60
 
-SENSITIVE = ("sgd", "linearly_implicit_euler")
+DESCENT_DECADES = tuple(range(-3, 7))
+DESCENT_STEPS = 200
+DESCENT_ON = ("digits-mse", "digits-ce")
+"""Where implicit Euler takes so many steps at fixed rates."""
+
+FIXED_COST = 400
+"""More gradients than one of these steps takes."""
+
+SENSITIVE = ("sgd", "linearly_implicit_euler", "exponential_euler")
 """Whose sensitivity to the rate, or to the first step, is compared: on the digits problems."""
 LIMITS = {"sgd": 2.0, "rkc": 193.0}
 """Whose largest stable rate is measured, on `STABLE_ON`, and the limit R to begin with."""
@@ -47,6 +56,7 @@ class Work:
         target: Where a run ends.
         folder: Where the records are.
         deadline: When no run is begun any more, on the clock of `time.perf_counter`.
+        most: The most steps of a run.
     """
 
     def __init__(
@@ -58,8 +68,9 @@ class Work:
         target: Target,
         folder: Folder,
         deadline: float,
+        most: int | None = None,
     ) -> None:
-        self.problem, self.entry, self.budget = problem, entry, budget
+        self.problem, self.entry, self.budget, self._most = problem, entry, budget, most
         self._target, self._folder, self._deadline = target, folder, deadline
         self.about = {
             "kind": kind,
@@ -83,7 +94,7 @@ class Work:
             choice = int(setting) if self.entry.choices else None
             if choice not in self._compiled:
                 self._compiled[choice] = Runs(
-                    self.problem, self.entry, self.budget, self._target, choice
+                    self.problem, self.entry, self.budget, self._target, choice, self._most
                 )
             runs = self._compiled[choice]
             outcome = runs.run(setting, seed, limit)
@@ -112,6 +123,7 @@ class Work:
             "seconds": outcome.seconds,
             "initial_loss": outcome.initial,
             "final_loss": outcome.final,
+            "rise": outcome.rise,
             "gradients": outcome.gradients,
             "loss": outcome.loss,
             "versions": self._versions,
@@ -180,15 +192,18 @@ class Race:
         return self.work.budget * (1 + record["final_loss"] / record["initial_loss"])
 
 
+def _nowhere(initial: jax.Array) -> jax.Array:
+    """A target that no loss is at or below."""
+    return jnp.full_like(initial, -jnp.inf)
+
+
 class Sweep:
     """Final losses at equal gradients, over six decades of rates or first steps."""
 
     def __init__(
         self, problem: Problem, entry: Entry, seeds: int, folder: Folder, deadline: float
     ) -> None:
-        # No loss is at or below minus infinity.
-        target = lambda initial: -np.inf * initial  # noqa: E731
-        self.work = Work("sweep", problem, entry, SWEPT, target, folder, deadline)
+        self.work = Work("sweep", problem, entry, SWEPT, _nowhere, folder, deadline)
         self.name = f"{problem.name}, sensitivity of {entry.name}"
         self._seeds = range(1, min(seeds, SWEPT_SEEDS) + 1)
 
@@ -203,6 +218,30 @@ class Sweep:
             for seed in self._seeds:
                 rate = float(self.work.problem.dtype(10.0**decade))
                 self.work.make(rate, seed, "sensitivity")
+
+
+class Descent:
+    """Implicit Euler at fixed rates over nine decades: does the loss ever rise?"""
+
+    def __init__(self, problem: Problem, seeds: int, folder: Folder, deadline: float) -> None:
+        budget = DESCENT_STEPS * (FIXED_COST + 1)
+        self.work = Work(
+            "descent", problem, FIXED, budget, _nowhere, folder, deadline, DESCENT_STEPS
+        )
+        self.name = f"{problem.name}, descent of implicit_euler"
+        self._seeds = range(1, min(seeds, SWEPT_SEEDS) + 1)
+
+    def estimate(self, cost: estimate.Cost) -> float:
+        """Seconds that `run` is expected to take, if nothing is done yet."""
+        runs = len(DESCENT_DECADES) * len(self._seeds)
+        return 4 * cost.compile + 0.5 * runs * self.work.budget * cost.gradient
+
+    def run(self) -> None:
+        """Make what is missing."""
+        for decade in DESCENT_DECADES:
+            for seed in self._seeds:
+                rate = float(self.work.problem.dtype(10.0**decade))
+                self.work.make(rate, seed, "descent")
 
 
 class Climb:

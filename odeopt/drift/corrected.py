@@ -1,0 +1,227 @@
+"""Flows whose solver follows another flow: the drift of the solver cancelled beforehand.
+
+May use: `odeopt.solvers`, `odeopt.flows`, `.trees`, `.differentials`, `.memory`.
+"""
+
+from typing import Any, Literal, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..flows import AbstractFlow, State
+from ..objective import Gradient
+from ..solvers import AbstractMethod, Lie, Solver, Tableau, as_method
+from ..solvers.explicit import weighted_sum
+from .clip import Corrected, check_clip, clipped
+from .differentials import VectorField, cost, series
+from .memory import Remembering, with_memory
+from .trees import Pair, butcher, check_order, modifying_integrator, tree
+
+Form: TypeAlias = Literal["difference", "derivatives"]
+CLIP = 0.5  # a term more than half of what it corrects is outside of where its series helps
+
+# Whose mean slope is f + (h/2) f'f + ... to its order: what Euler's method must be handed.
+_MEAN_SLOPES = {
+    2: Tableau(a=[[1 / 2]], b=[0, 1]),
+    3: Tableau(a=[[1 / 3], [0, 2 / 3]], b=[1 / 4, 0, 3 / 4]),
+    4: Tableau(a=[[1 / 2], [0, 1 / 2], [0, 0, 1]], b=[1 / 6, 1 / 3, 1 / 3, 1 / 6]),
+}
+
+
+def corrected(
+    flow: AbstractFlow,
+    solver: Solver | Pair,
+    order: int,
+    *,
+    form: Form | None = None,
+    clip: float | None = CLIP,
+) -> AbstractFlow:
+    r"""The flow to hand to `solver` so that its steps follow `flow` itself, with order `order`.
+
+    A solver of order $q$ follows another field than the one it is given, $f + h^qf_{q+1} + \dots$
+    (`drift.modified_equation`). Handed $f$ with counter-terms, it follows $f$:
+
+    - Runge-Kutta methods, by `drift.modifying_integrator`, to any order up to 6. For Euler's method
+      on gradient flow the step is along $g - \tfrac h2Hg + \tfrac{h^2}6(HHg + E'''(g, g))$.
+    - `solvers.Lie()` on the heavy ball, Nesterov's momentum, RMSprop and Adam(W), to order 2: a
+      step $x^+ = x - hU$ with memory, $u$ the $U$ of a memory that has always seen the present
+      gradient, follows $\dot x = -u - hc$ with
+      $$c = \textstyle\sum_k k\,(d_kU)u + \tfrac12(Du)u,$$
+      $d_k$ the derivative in the gradient of $k$ steps ago. It is the derivative of $U$ as every
+      moment, and the gradient, is advanced by its mean age and half a step; cancelled from the
+      first step on. The flow is $\dot x = -E'$ at the ball's own clock (`memory.Remembering`), and
+      $\dot x = -g/(|g| + \epsilon) - wx$ for Adam.
+
+    Forms: `"difference"` takes gradients at shifted points. For Euler's method these are the stages
+    of a Runge-Kutta method of that order (the corrected method *is* one, the midpoint rule for
+    order 2): 1, 2 or 3 gradients more for order 2, 3, 4. With memory
+    $hHU \approx g(x) - g(x - hU)$: 1 more, where the plain step would lead.
+    `"derivatives"` takes Hessian products and their derivatives; it is what other tableaus get.
+
+    Args:
+      flow: what to follow: any flow with a field, e.g. `flows.GradientFlow()`; with `Lie()` one of
+        `HeavyBallFlow`, `NesterovFlow`, `RMSpropFlow`, `AdamFlow` with fixed decays.
+      solver: what will step it, see `modified_equation`; also `solvers.Lie()`.
+      order: of the result; up to the order of the solver there is nothing to cancel and the flow
+        itself comes back.
+      form: None for differences where there are some.
+      clip: the largest counter-term, relative to the norm of what it corrects; None for no limit.
+        Beyond that $h$ times the factor times the curvature is not small, and the series does not
+        converge: a longer term is shortened to it, one that is not finite left out.
+        `optax.tree.get(state, "clipped")` counts such steps.
+
+    Returns:
+      A flow for `ode_optimizer(flow, solver, h)`, which then needs `value_fn=` in `update`. With a
+      clip its state holds one number more than that of `flow`.
+
+    Raises:
+      ValueError: an order outside 1 to 6, or above 2 with memory; a form that there is not; a flow
+        or solver without known drift.
+      TypeError: something that is not a solver.
+
+    References: Chartier, Hairer and Vilmart, Math. Comp. 76 (2007), for modifying integrators;
+    Barrett and Dherin, arXiv:2009.11162, for $\tfrac h4\|\nabla E\|^2$. The formula with memory is
+    derived here; orders, with wrong factors as control, in `tests/drift/test_corrected.py` and
+    `test_memory.py`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> flow = odeopt.drift.corrected(odeopt.flows.GradientFlow(), odeopt.solvers.Euler(), 2)
+      >>> opt = odeopt.ode_optimizer(flow, odeopt.solvers.Euler(), 0.1)
+      >>> loss, x = lambda x: 0.5 * x**2, jnp.float32(1.0)
+      >>> updates, state = opt.update(x, opt.init(x), x, value_fn=loss)
+      >>> x + updates  # 1 - h + h^2 / 2, as exp(-h)
+      Array(0.905, dtype=float32)
+    """
+    check_order(order)
+    check_clip(clip)
+    if form not in (None, "difference", "derivatives"):
+        raise ValueError(f'form is {form!r}; it is "difference", "derivatives" or None.')
+    if type(flow).readout is not AbstractFlow.readout or isinstance(flow, (Series, Remembering)):
+        raise ValueError(
+            f"{type(flow).__name__} cannot be corrected: its parameters are an average, or it is "
+            "corrected already. Correct the flow that it is made of."
+        )
+    if isinstance(solver, Lie):
+        return flow if order == 1 else with_memory(flow, order, form or "difference", clip)
+    if isinstance(solver, AbstractMethod):
+        solver = as_method(solver)
+    pair = butcher(solver)
+    coefficients = modifying_integrator(solver, order)
+    if all(value == 0 for t, value in coefficients.items() if t.nodes() > 1):
+        return flow
+    euler = len(pair[1]) == 1 and pair[0][0][0] == 0
+    if form == "difference" and not (euler and order in _MEAN_SLOPES):
+        raise ValueError(
+            "Counter-terms by differences exist for Euler's method, to order "
+            f'{max(_MEAN_SLOPES)}: drop form="difference", or use "derivatives".'
+        )
+    if euler and order in _MEAN_SLOPES and form != "derivatives":
+        return Series(flow, clip, tableau=_MEAN_SLOPES[order])
+    if euler:
+        return Series(flow, clip, taylor=order)
+    return Series(flow, clip, coefficients=tuple(coefficients.items()))
+
+
+class Series(AbstractFlow):
+    """A flow with the counter-terms of a Runge-Kutta method; built by `corrected`.
+
+    Args:
+      flow: the flow that the steps are to follow.
+      clip: see `corrected`.
+      tableau: the counter-terms as the mean slope of this method.
+      taylor: the counter-terms as the total derivatives of the field up to this order.
+      coefficients: the counter-terms as a sum over trees.
+    """
+
+    flow: AbstractFlow
+    clip: float | None
+    tableau: Tableau | None = eqx.field(static=True, default=None)
+    taylor: int = eqx.field(static=True, default=0)
+    coefficients: tuple[tuple[Any, Any], ...] = eqx.field(static=True, default=())
+
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        """Where the flow is; a clip compares sizes."""
+        return self.flow.linear and self.clip is None
+
+    @property
+    def needs_params(self) -> bool:
+        """True: gradients are taken elsewhere."""
+        return True
+
+    def init(self, params: PyTree[Array]) -> PyTree[Array]:
+        """That of the flow, and a counter of clipped steps."""
+        aux = self.flow.init(params)
+        return aux if self.clip is None else Corrected(aux, jnp.zeros([], float))
+
+    def field(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> State:
+        """The flow's field and the counter-terms of a step of size `h`."""
+        params, aux = z
+        inner_z = params, (aux if self.clip is None else aux.aux)
+        plain = self.flow.field(inner_z, gradient, h)
+        elsewhere = Gradient(None, lambda point, stage: gradient(point)).stage(1)
+
+        def field(point: State) -> State:
+            return self.flow.field(point, elsewhere, h)
+
+        slope = self._slope(field, inner_z, plain, gradient, h)
+        term = jax.tree.map(jnp.subtract, slope, plain)
+        term, short = clipped(term, term[0], plain[0], self.clip)
+        moved, changed = jax.tree.map(jnp.add, plain, term)
+        if self.clip is not None:
+            changed = Corrected(changed, jnp.where(short, 1 / h, 0.0).astype(float))
+        return moved, changed
+
+    def _slope(
+        self,
+        field: VectorField,
+        z: State,
+        plain: State,
+        gradient: Gradient,
+        h: Float[Array, ""],
+    ) -> State:
+        one = jnp.ones([], float)
+        if self.tableau is not None:
+            slopes = [plain]
+            for row in self.tableau.a[1:]:
+                point = jax.tree.map(jnp.add, z, weighted_sum(h, row, slopes))
+                slopes.append(field(point))
+            return weighted_sum(one, self.tableau.b, slopes)
+        if self.taylor:
+            order = self.taylor
+            terms = gradient.charged(2**order - 2, lambda: _total(field, z, plain, order))
+            weights = [one]
+            for n in range(2, order + 1):
+                weights.append(weights[-1] * h / n)
+            return weighted_sum(one, weights, [plain, *terms[1:]])
+        coefficients = dict(self.coefficients)
+        known = {tree("1"): plain}
+        return gradient.charged(
+            cost(coefficients) - 1, lambda: series(coefficients, field, z, h, known)
+        )
+
+    def descent(self, z: State, gradient: Gradient, *, seen: bool = False) -> PyTree[Array]:
+        """That of the flow."""
+        return self.flow.descent(self._inner(z), gradient, seen=seen)
+
+    def heading(self, z: State) -> PyTree[Array]:
+        """That of the flow."""
+        return self.flow.heading(self._inner(z))
+
+    def _inner(self, z: State) -> State:
+        return z if self.clip is None else (z[0], z[1].aux)
+
+
+def _total(field: VectorField, z: State, along: State | None, order: int) -> list[State]:
+    """The field and its first `order - 1` derivatives along itself.
+
+    `along`: its value at `z`, where that is known already and not differentiated.
+    """
+    if order == 1:
+        return [field(z)]
+    direction = field(z) if along is None else along
+    lower, tangents = jax.jvp(lambda y: _total(field, y, None, order - 1), (z,), (direction,))
+    return [*lower, tangents[-1]]

@@ -1,0 +1,157 @@
+"""Elementary differentials of a vector field on trees, and sums of them.
+
+May use: jax, `odeopt.solvers`, `.trees`.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import kauri
+from jaxtyping import Array, Float, PyTree
+
+from ..solvers.explicit import weighted_sum
+from .trees import Coefficients, children
+
+VectorField: TypeAlias = Callable[[PyTree[Array]], PyTree[Array]]
+"""`y -> dy/dt`, a tree like `y`."""
+
+SteppedField: TypeAlias = Callable[[PyTree[Array], Float[Array, ""] | float], PyTree[Array]]
+"""`(y, h) -> dy/dt`: a field that depends on the step size."""
+
+
+def elementary_differentials(
+    field: VectorField, y: PyTree[Array], trees: Iterable[kauri.Tree]
+) -> dict[kauri.Tree, PyTree[Array]]:
+    r"""The elementary differential $F(t)(y)$ of a field for each of some trees.
+
+    $F(\bullet) = f$ and $F([t_1,\dots,t_k]) = f^{(k)}(F(t_1),\dots,F(t_k))$, by Jacobian-vector
+    products nested $k$ deep for $k$ children, so that a tree costs about $2^k$ evaluations
+    of `field`; every subtree is evaluated once. Works on any tree of arrays.
+
+    Args:
+      field: $f$.
+      y: where.
+      trees: rooted trees, e.g. the keys of `modified_equation`.
+
+    Returns:
+      A tree like `y` for each of `trees`.
+
+    Reference: Butcher, Numerical Methods for Ordinary Differential Equations, section 310.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> cubic, bushy = odeopt.drift.tree("123"), odeopt.drift.tree("122")
+      >>> found = odeopt.drift.elementary_differentials(lambda y: y**2, 3.0, [cubic, bushy])
+      >>> float(found[cubic]), float(found[bushy])  # f'f'f = 4 y^4 and f''(f, f) = 2 y^4
+      (324.0, 162.0)
+    """
+    y = jax.tree.map(jnp.asarray, y)
+    known: dict[kauri.Tree, PyTree[Array]] = {}
+    return {tree: _differential(field, y, tree, known) for tree in trees}
+
+
+def b_series(coefficients: Coefficients, field: VectorField) -> SteppedField:
+    r"""The vector field that tree coefficients describe, $\sum_t h^{|t|-1}b(t)F(t)/\sigma(t)$.
+
+    Args:
+      coefficients: $b$, e.g. from `modified_equation` or `modifying_integrator`.
+      field: $f$.
+
+    Returns:
+      `(y, h) -> dy/dt`. Terms that differ in one child of the root share their outermost
+      derivative, which is linear in it; leaves are summed in at least float32.
+
+    Examples:
+      >>> import odeopt
+      >>> table = odeopt.drift.modified_equation(odeopt.solvers.Euler(), 2)
+      >>> float(odeopt.drift.b_series(table, lambda y: -y)(1.0, 0.1))  # -y - (h/2) y
+      -1.0499999523162842
+    """
+
+    def sum_at(y: PyTree[Array], h: Float[Array, ""] | float) -> PyTree[Array]:
+        y = jax.tree.map(jnp.asarray, y)
+        return series(coefficients, field, y, jnp.asarray(h, float), {})
+
+    return sum_at
+
+
+def series(
+    coefficients: Coefficients,
+    field: VectorField,
+    y: PyTree[Array],
+    h: Float[Array, ""],
+    known: dict[kauri.Tree, PyTree[Array]],
+) -> PyTree[Array]:
+    """The sum of `b_series` at `y`; `known` holds differentials that are known already."""
+    # children of the root but the last -> (weight, last child)
+    groups: dict[tuple[kauri.Tree, ...], list[tuple[Array, kauri.Tree]]] = {}
+    total: list[tuple[Array, PyTree[Array]]] = []
+    one = jnp.ones([], float)
+    for tree, coefficient in coefficients.items():
+        if coefficient == 0:
+            continue
+        weight = float(coefficient / tree.sigma()) * h ** (tree.nodes() - 1)
+        below = sorted(children(tree), key=lambda t: (t.nodes(), repr(t)))
+        if below:
+            groups.setdefault(tuple(below[:-1]), []).append((weight, below[-1]))
+        else:
+            total.append((one * float(coefficient), _differential(field, y, tree, known)))
+    for shared, ends in groups.items():
+        directions = [_differential(field, y, child, known) for child in shared]
+        last = [_differential(field, y, child, known) for _, child in ends]
+        directions.append(weighted_sum(one, [weight for weight, _ in ends], last))
+        total.append((one, _derivative(field, directions)(y)))
+    return weighted_sum(one, [weight for weight, _ in total], [term for _, term in total])
+
+
+def cost(coefficients: Mapping[kauri.Tree, object]) -> int:
+    """Gradients that `series` spends: a k-fold derivative counts as $2^k$, the value as 1."""
+    depths: dict[object, int] = {}
+    needed = set()
+    for tree, coefficient in coefficients.items():
+        below = sorted(children(tree), key=lambda t: (t.nodes(), repr(t)))
+        if coefficient != 0 and below:
+            depths[tuple(below[:-1])] = len(below)
+            needed |= {part for child in below for part in _subtrees(child)}
+    inner = sum(2 ** len(children(tree)) for tree in needed if tree.nodes() > 1)
+    return 1 + inner + sum(2**depth for depth in depths.values())
+
+
+def _subtrees(tree: kauri.Tree) -> set[kauri.Tree]:
+    return {tree}.union(*(_subtrees(child) for child in children(tree)))
+
+
+def _differential(
+    field: VectorField,
+    y: PyTree[Array],
+    tree: kauri.Tree,
+    known: dict[kauri.Tree, PyTree[Array]],
+) -> PyTree[Array]:
+    if tree not in known:
+        directions = [_differential(field, y, child, known) for child in children(tree)]
+        known[tree] = _derivative(field, directions)(y)
+    return known[tree]
+
+
+def _derivative(field: VectorField, directions: Sequence[PyTree[Array]]) -> VectorField:
+    """`y -> f^(k)(y)(v_1, ..., v_k)` for fixed directions."""
+    for direction in directions:
+        field = directional(field, functools.partial(_constant, direction))
+    return field
+
+
+def _constant(value: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
+    return value
+
+
+def directional(field: VectorField, along: VectorField) -> VectorField:
+    """`y -> field'(y) along(y)`: the derivative of a field along another."""
+    return lambda y: jax.jvp(field, (y,), (along(y),))[1]
+
+
+def real_dtype(leaf: Array) -> jnp.dtype:
+    """The dtype of real factors of a leaf."""
+    return jnp.finfo(leaf.dtype).dtype

@@ -1,0 +1,224 @@
+r"""The modified field of any step map, by differentiation in the step size: no trees.
+
+May use: jax, `odeopt.solvers`, `.trees`, `.differentials`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..flows import GradientFlow
+from ..objective import Gradient
+from ..solvers import AbstractMethod, Solver, as_method
+from ..solvers.explicit import weighted_sum
+from .differentials import SteppedField, VectorField, b_series, real_dtype
+from .trees import Pair, butcher, check_order, modified_equation
+
+StepMap: TypeAlias = Callable[[PyTree[Array], Float[Array, ""]], PyTree[Array]]
+r"""$\Phi$: `(y, h) -> y` one step of size `h` later, differentiable in both."""
+
+
+def modified_field(
+    step_or_solver: StepMap | Solver | Pair,
+    field: VectorField | None,
+    order: int,
+    *,
+    by: Literal["trees", "step"] | None = None,
+) -> SteppedField:
+    r"""The vector field that the iterates of a step really follow, up to $O(h^p)$.
+
+    One step $\Phi_h$ is, up to $O(h^{p+1})$, the flow for a time $h$ of a field
+    $f_h = \sum_{j\le p} h^{j-1}f_j$: the iterates follow $f_h$ with order $p$. Two derivations that
+    share nothing and agree to rounding:
+
+    - `by="step"`, for any step map. Where the flow is $e^{hf_h}$, its logarithm is a sum of
+      forward differences of the iterates $y_k = \Phi_h^k(y)$,
+      $$hf_h(y) = \sum_{n=1}^{p}\frac{(-1)^{n+1}}{n}\Delta^n y_0 + O(h^{p+1}),$$
+      of which the first $p$ Taylor coefficients in $h$ are taken, by nested derivatives.
+    - `by="trees"`, for a Runge-Kutta method: the elementary differentials of `modified_equation`.
+
+    Args:
+      step_or_solver: a step map `(y, h) -> y`, with any memory of the step (momentum, moments) part
+        of `y`; or a solver, see `modified_equation`, or any other odeopt method or solver class.
+      field: for a solver, the vector field $f$ that it steps. Not looked at for a step map, whose
+        $f_1$ is the derivative of the step: None will do.
+      order: $p$, 1 to 6. Costs about $p2^p$ steps, or `drift.differentials.cost` evaluations.
+      by: None for trees where there is a tableau, steps otherwise.
+
+    Returns:
+      `(y, h) -> dy/dt`, a tree like `y`; differentiable, and fit for `diffrax.ODETerm`.
+
+    Raises:
+      ValueError: an order outside 1 to 6; `by="trees"` without a tableau; a solver without a field.
+      TypeError: something that is neither a solver nor callable.
+
+    Reference: the logarithm of the shift is classical (finite differences); its use here and its
+    equality with the trees are derived here and tested in `tests/drift/test_agreement.py`.
+
+    Examples:
+      >>> import odeopt
+      >>> field = lambda y: -y
+      >>> euler = odeopt.drift.modified_field(odeopt.solvers.Euler(), field, 3)
+      >>> step = odeopt.drift.modified_field(lambda y, h: y - h * y, None, 3)
+      >>> round(float(euler(1.0, 0.1)), 6), round(float(step(1.0, 0.1)), 6)  # log(1 - h) / h
+      (-1.053333, -1.053333)
+    """
+    check_order(order)
+    if by not in (None, "trees", "step"):
+        raise ValueError(f'by is {by!r}; it is "trees", "step" or None.')
+    solver = _is_solver(step_or_solver)
+    if solver and field is None:
+        raise ValueError(
+            "A solver has a modified field of some vector field: pass it, "
+            "`modified_field(solver, lambda y: -jax.grad(loss)(y), order)`."
+        )
+    if by == "trees" or (by is None and solver and _has_tableau(step_or_solver)):
+        assert field is not None or not solver
+        if field is None or not solver:
+            raise ValueError('A step map has no tree coefficients: drop by="trees".')
+        return b_series(modified_equation(step_or_solver, order), field)  # type: ignore[arg-type]
+    if solver:
+        assert field is not None
+        step = step_map(step_or_solver, field, iterations=order - 1)  # type: ignore[arg-type]
+    elif callable(step_or_solver):
+        step = step_or_solver
+    else:
+        raise TypeError(f"{step_or_solver!r:.80} is neither a solver nor a step map `(y, h) -> y`.")
+    return _from_step(step, order)
+
+
+def step_map(solver: Solver | Pair, field: VectorField, *, iterations: int = 1) -> StepMap:
+    r"""One step of a solver along a vector field, as a function `(y, h) -> y`.
+
+    Args:
+      solver: see `modified_equation`; or any odeopt method, or solver class with a `method`.
+      field: $f$.
+      iterations: of the fixed-point iteration $k_i \leftarrow f(y + h\sum_j a_{ij}k_j)$ that
+        solves the stages of an implicit tableau, from $k_i = f(y)$. Each makes one more power of
+        $h$ exact, and all of it converges where $h$ times the curvature is small.
+
+    Raises:
+      TypeError: something that is not a solver.
+
+    Examples:
+      >>> import odeopt
+      >>> step = odeopt.drift.step_map(odeopt.solvers.RK4(), lambda y: -y)
+      >>> round(float(step(1.0, 0.1)), 4)  # exp(-h)
+      0.9048
+    """
+    if _is_implicit(solver):
+        return _implicit_step(butcher(solver), field, iterations)
+    method = None if _has_tableau(solver) else getattr(solver, "method", None)
+    if not isinstance(method, AbstractMethod):
+        # Scanned, since nested derivatives repeat whatever is unrolled.
+        method = as_method(solver, scan=True)  # type: ignore[arg-type]
+
+    def step(y: PyTree[Array], h: Float[Array, ""]) -> PyTree[Array]:
+        y = jax.tree.map(jnp.asarray, y)
+
+        def gradient(point: PyTree[Array], stage: int | Array = 0) -> PyTree[Array]:
+            return jax.tree.map(jnp.negative, field(point))
+
+        z = y, ()
+        taken = method.step(
+            GradientFlow(),
+            Gradient(gradient(y), gradient),
+            z,
+            jnp.asarray(h, float),
+            method.init(z),
+        )
+        return jax.tree.map(jnp.add, y, taken.update)
+
+    return step
+
+
+def _implicit_step(pair: Pair, field: VectorField, iterations: int) -> StepMap:
+    a, b = [[float(x) for x in row] for row in pair[0]], [float(x) for x in pair[1]]
+
+    def step(y: PyTree[Array], h: Float[Array, ""]) -> PyTree[Array]:
+        y, h = jax.tree.map(jnp.asarray, y), jnp.asarray(h, float)
+
+        def moved(weights: list[float], slopes: list[PyTree[Array]]) -> PyTree[Array]:
+            return jax.tree.map(jnp.add, y, weighted_sum(h, weights, slopes))
+
+        def improved(slopes: list[PyTree[Array]], _: None) -> tuple[list[PyTree[Array]], None]:
+            return [field(moved(row, slopes)) for row in a], None
+
+        slopes, _ = jax.lax.scan(improved, [field(y)] * len(b), None, length=iterations)
+        return moved(b, slopes)
+
+    return step
+
+
+def _from_step(step: StepMap, order: int) -> SteppedField:
+    weights = _logarithm(order)
+
+    def interpolated(y: PyTree[Array], h: Float[Array, ""]) -> PyTree[Array]:
+        """`h f_h` up to `O(h^(p+1))`: the slope at 0 of the polynomial through p steps."""
+
+        def body(carry: tuple, weight: Array) -> tuple[tuple, None]:
+            point, total = carry
+            point = step(point, h)
+            total = jax.tree.map(
+                lambda t, x, start: t + weight.astype(real_dtype(t)) * (x - start), total, point, y
+            )
+            return (point, total), None
+
+        zero = jax.tree.map(jnp.zeros_like, y)
+        (_, total), _ = jax.lax.scan(body, (y, zero), jnp.asarray(weights, float))
+        return total
+
+    def modified(y: PyTree[Array], h: Float[Array, ""] | float) -> PyTree[Array]:
+        y = jax.tree.map(jnp.asarray, y)
+        h = jnp.asarray(h, float)
+        derivatives = _derivatives(lambda k: interpolated(y, k), jnp.zeros_like(h), order)
+        powers = [h ** (j - 1) / math.factorial(j) for j in range(1, order + 1)]
+        return weighted_sum(jnp.ones([], float), powers, derivatives[1:])
+
+    return modified
+
+
+def _logarithm(order: int) -> list[float]:
+    r"""The weights of `y_1 - y_0, ..., y_p - y_0` in $\sum_{n\le p}(-1)^{n+1}\Delta^n/n$.
+
+    $\Delta^n = \sum_k (-1)^{n-k}\binom nk\Phi^k$; the weights of each sum to 0 with that of `y_0`.
+    """
+    return [
+        sum((-1) ** (k + 1) * math.comb(n, k) / n for n in range(k, order + 1))
+        for k in range(1, order + 1)
+    ]
+
+
+def _derivatives(
+    function: Callable[[Array], PyTree[Array]], at: Array, order: int
+) -> list[PyTree[Array]]:
+    """The function and its first derivatives, by nested products, which any step allows."""
+    if order == 0:
+        return [function(at)]
+    lower, tangents = jax.jvp(
+        lambda h: _derivatives(function, h, order - 1), (at,), (jnp.ones_like(at),)
+    )
+    return [*lower, tangents[-1]]
+
+
+def _is_solver(thing: Any) -> bool:
+    return isinstance(thing, type) or not callable(thing)
+
+
+def _is_implicit(solver: Any) -> bool:
+    if type(solver) is tuple or not _has_tableau(solver):
+        return type(solver) is tuple
+    a, _ = butcher(solver)
+    return any(x != 0 for i, row in enumerate(a) for x in row[i:])
+
+
+def _has_tableau(solver: Any) -> bool:
+    try:
+        butcher(solver)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,105 @@
+"""The counter-terms of gradient descent as an optax transformation of the gradient.
+
+May use: `odeopt.solvers`, `odeopt.flows`, `odeopt.objective`, `.corrected`.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PyTree
+
+from ..flows import GradientFlow
+from ..objective import Gradient, Objective, check_gradient
+from ..solvers import Euler
+from .corrected import CLIP, Form, corrected
+
+
+class CounterTermState(NamedTuple):
+    """State of `counter_term`.
+
+    Attributes:
+      steps: steps taken; a schedule is a function of it.
+      aux: the counter of clipped steps, `()` without a clip.
+    """
+
+    steps: Int[Array, ""]
+    aux: PyTree[Array]
+
+
+def counter_term(
+    learning_rate: optax.ScalarOrSchedule,
+    order: int,
+    *,
+    form: Form | None = None,
+    clip: float | None = CLIP,
+) -> optax.GradientTransformationExtraArgs:
+    r"""The counter-terms of gradient descent for somebody else's optimizer.
+
+    Turns the gradient into $g - \tfrac h2Hg + \tfrac{h^2}6(HHg + E'''(g,g)) - \dots$, so that the
+    step $x^+ = x - hg$ that follows keeps to gradient flow with order `order`:
+
+        opt = optax.chain(odeopt.drift.counter_term(0.1, 2), optax.sgd(0.1))
+        updates, state = opt.update(grads, state, params, value_fn=loss, batch=batch)
+
+    It is that of $-hg$ alone, without memory. Momentum and Adam have counter-terms of their own:
+    `odeopt.heavy_ball(h, correction=2)`, `adam`, `drift.corrected`.
+
+    Args:
+      learning_rate: $h$ of what follows: a number, or a schedule of the number of steps.
+      order: 1 to 6. 1 does nothing.
+      form: see `corrected`.
+      clip: see `corrected`.
+
+    Returns:
+      An optax transformation, called with `value_fn=` or `grad_fn=` as every odeopt optimizer is.
+      It stores two numbers. Costs, beyond the gradient that it is given, 1, 2 or 3 gradients for
+      order 2, 3, 4.
+
+    Raises:
+      ValueError: see `corrected`; or a number that is not positive as learning rate.
+      TypeError: something else than a number or a schedule as learning rate.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt, optax
+      >>> loss, x = lambda x: 0.5 * x**2, jnp.float32(1.0)
+      >>> opt = optax.chain(odeopt.drift.counter_term(0.1, 2), optax.sgd(0.1))
+      >>> updates, state = opt.update(x, opt.init(x), x, value_fn=loss)
+      >>> x + updates  # 1 - h + h^2 / 2, as exp(-h)
+      Array(0.905, dtype=float32)
+    """
+    known = isinstance(learning_rate, int | float)
+    if not known and not callable(learning_rate) and not hasattr(learning_rate, "dtype"):
+        raise TypeError(
+            f"learning_rate is a {type(learning_rate).__name__}; pass the number or the schedule "
+            "of the optimizer that follows. A step-size rule works in odeopt's own optimizers: "
+            "`odeopt.euler(rule, correction=2)`."
+        )
+    if known and not (math.isfinite(learning_rate) and learning_rate > 0):
+        raise ValueError(f"learning_rate is {learning_rate}; it must be positive and finite.")
+    flow = corrected(GradientFlow(), Euler(), order, form=form, clip=clip)
+
+    def init(params: PyTree[Array]) -> CounterTermState:
+        return CounterTermState(jnp.zeros([], jnp.int32), flow.init(params))
+
+    def update(
+        grads: PyTree[Array],
+        state: CounterTermState,
+        params: PyTree[Array] | None = None,
+        **extra_args: Any,
+    ) -> tuple[PyTree[Array], CounterTermState]:
+        if params is None:
+            raise ValueError(
+                "A counter-term needs the parameters: `opt.update(grads, state, params, ...)`."
+            )
+        rate = learning_rate(state.steps) if callable(learning_rate) else learning_rate
+        h = jnp.asarray(rate, float)
+        gradient = Gradient(check_gradient(grads, params), Objective(extra_args))
+        velocity, slope = flow.field((params, state.aux), gradient, h)
+        aux = jax.tree.map(lambda count, rise: count + h * rise, state.aux, slope)
+        corrected_grads = jax.tree.map(jnp.negative, velocity)
+        return corrected_grads, CounterTermState(optax.safe_increment(state.steps), aux)
+
+    return optax.GradientTransformationExtraArgs(init, update)

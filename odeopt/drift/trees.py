@@ -1,0 +1,255 @@
+r"""Coefficients of modified equations and modifying integrators, one for each rooted tree.
+
+The tree algebra is kauri's, run in exact arithmetic. May use: `odeopt.solvers`.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+import diffrax
+import kauri
+import numpy as np
+
+from ..solvers import ExplicitRungeKutta, Implicit, Solver, as_method
+
+Number: TypeAlias = int | float | Fraction
+Pair: TypeAlias = tuple[Sequence[Sequence[Number]], Sequence[Number]]
+"""A Butcher tableau `(A, b)`: the whole matrix and the weights, implicit methods included."""
+
+Coefficients: TypeAlias = Mapping[kauri.Tree, Fraction | float]
+"""A number for each rooted tree."""
+
+MAX_ORDER = 6  # 37 trees; the derivatives that they stand for are nested five deep
+_LARGEST_DENOMINATOR = 10**6
+_IMPLICIT: Mapping[str, Pair] = {
+    "euler": ([[1]], [1]),
+    "midpoint": ([[Fraction(1, 2)]], [1]),
+    "trapezoidal": ([[0, 0], [Fraction(1, 2), Fraction(1, 2)]], [Fraction(1, 2), Fraction(1, 2)]),
+}
+_ROUNDING = 1e-12  # of sums of products of some ten coefficients of size 1 to 30
+
+
+def modified_equation(
+    solver: Solver | Pair, order: int
+) -> dict[kauri.Tree, Fraction] | dict[kauri.Tree, float]:
+    r"""What a Runge-Kutta method really solves: its modified equation, as a number for each tree.
+
+    One step of size $h$ along $f$ is the exact flow, for a time $h$, of
+
+    $$f_h = \sum_{|t| \le p} \frac{h^{|t|-1}}{\sigma(t)}\,b(t)\,F(t) + O(h^p),$$
+
+    with $|t|$ the number of nodes of the tree, $\sigma(t)$ its symmetry (`t.sigma()`) and $F(t)$
+    its elementary differential (`drift.elementary_differentials`). The field $f_h$ itself:
+    `drift.modified_field`.
+
+    Args:
+      solver: a `solvers.Tableau`, an explicit Runge-Kutta method or solver class (odeopt's or
+        diffrax's), `solvers.ImplicitEuler()`, `ImplicitMidpoint()` or `Trapezoidal()`, a diagonally
+        implicit diffrax solver, or a pair `(A, b)` of the whole matrix and the weights:
+        `([[0.5]], [1])` is the implicit midpoint rule.
+      order: the largest number of nodes, 1 to 6.
+
+    Returns:
+      $b(t)$ by `kauri.Tree`, smaller trees first: exact fractions where the tableau is rational
+      (recognized from its floats up to denominators of a million), otherwise floats, those within
+      1e-12 of an integer rounded to it. `drift.tree("122")` makes a key.
+
+    Raises:
+      ValueError: an order outside 1 to 6; a method that is no Runge-Kutta method; weights that do
+        not sum to 1.
+      TypeError: something that is not a solver.
+
+    Reference: Chartier, Hairer and Vilmart, Found. Comput. Math. 10 (2010); Hairer, Lubich and
+    Wanner, Geometric Numerical Integration, section IX.9. `tests/drift` compares with `stepmap`.
+
+    Examples:
+      >>> import odeopt
+      >>> table = odeopt.drift.modified_equation(odeopt.solvers.Euler(), 3)
+      >>> {odeopt.drift.levels(tree): str(b) for tree, b in table.items()}
+      {'1': '1', '12': '-1/2', '123': '1/3', '122': '1/6'}
+    """
+    return _table(solver, order, _modified)
+
+
+def modifying_integrator(
+    solver: Solver | Pair, order: int
+) -> dict[kauri.Tree, Fraction] | dict[kauri.Tree, float]:
+    r"""The field to hand to a Runge-Kutta method so that its steps follow $f$ itself.
+
+    The inverse of `modified_equation`, in the same form and with the same arguments and errors:
+    the method, applied to $\sum_{|t|\le p} h^{|t|-1} b(t)F(t)/\sigma(t)$, follows $\dot y = f(y)$
+    with order $p$. `drift.corrected` builds that flow.
+
+    Args:
+      solver: see `modified_equation`.
+      order: the largest number of nodes, 1 to 6.
+
+    Examples:
+      >>> import odeopt
+      >>> table = odeopt.drift.modifying_integrator(odeopt.solvers.Midpoint(), 3)
+      >>> {odeopt.drift.levels(tree): str(b) for tree, b in table.items()}
+      {'1': '1', '12': '0', '123': '1/6', '122': '1/12'}
+    """
+    return _table(solver, order, _modifying)
+
+
+def tree(levels: str | Sequence[int]) -> kauri.Tree:
+    """The rooted tree of a level sequence: 1 for the root, 2 for its children, and so on.
+
+    Args:
+      levels: such as `"122"`, the root with two children, which stands for $f''(f, f)$.
+
+    Raises:
+      ValueError: not the level sequence of a tree.
+
+    Examples:
+      >>> import odeopt
+      >>> odeopt.drift.tree("1223").sigma(), odeopt.drift.tree("1223") == odeopt.drift.tree("1232")
+      (1, True)
+    """
+    nodes: list[list] = []
+    for level in map(int, levels):
+        if level < 1 or level > len(nodes) + 1 or (level == 1) != (not nodes):
+            raise ValueError(
+                f"{levels!r} is no level sequence: it starts with 1, the root, and a node is at "
+                'most one level below the one before it, as in "1223".'
+            )
+        node: list = []
+        if level > 1:
+            nodes[level - 2].append(node)
+        nodes[level - 1 :] = [node]
+    if not nodes:
+        raise ValueError("An empty sequence is no tree with a root.")
+    return kauri.Tree(nodes[0])
+
+
+def levels(tree: kauri.Tree) -> str:
+    """The level sequence of a rooted tree, children with fewer levels first: what `tree` takes.
+
+    Args:
+      tree: a rooted tree.
+
+    Examples:
+      >>> import kauri, odeopt
+      >>> odeopt.drift.levels(kauri.Tree([[[]], []]))
+      '1223'
+    """
+
+    def sequence(node: kauri.Tree, level: int) -> list[int]:
+        below = sorted(sequence(child, level + 1) for child in children(node))
+        return [level, *(entry for part in below for entry in part)]
+
+    return "".join(map(str, sequence(tree, 1)))
+
+
+def children(tree: kauri.Tree) -> list[kauri.Tree]:
+    """The subtrees at the root, none for a single node."""
+    return [] if tree.nodes() == 1 else list(tree.unjoin())
+
+
+def butcher(solver: Solver | Pair) -> Pair:
+    """The pair `(A, b)` of a Runge-Kutta method, checked.
+
+    Raises:
+      ValueError: no Runge-Kutta method, or weights that do not sum to 1.
+      TypeError: something that is not a solver.
+    """
+    if type(solver) is tuple and len(solver) == 2:
+        return _checked(solver)
+    implicit = getattr(solver, "method", solver)
+    if isinstance(implicit, Implicit):
+        return _checked(_IMPLICIT[implicit.kind])
+    if isinstance(solver, diffrax.ImplicitEuler):
+        return _checked(_IMPLICIT["euler"])
+    tableau = getattr(solver, "tableau", solver)
+    if isinstance(tableau, diffrax.ButcherTableau) and tableau.implicit:
+        return _checked((_implicit_matrix(tableau), tableau.b_sol.tolist()))
+    method = as_method(solver)  # type: ignore[arg-type]
+    if not isinstance(method, ExplicitRungeKutta):
+        raise ValueError(
+            f"{type(solver).__name__} is no Runge-Kutta method with a tableau, so there are no "
+            "tree coefficients of it: pass a pair (A, b), or its step map to "
+            "`drift.modified_field(step, None, order)`."
+        )
+    return _checked((method.tableau.matrix.tolist(), list(method.tableau.b)))
+
+
+def check_order(order: int, most: int = MAX_ORDER) -> int:
+    """Refuse an order that is no integer from 1 to `most`.
+
+    Raises:
+      ValueError: with the range.
+    """
+    if isinstance(order, bool) or not isinstance(order, int) or not 1 <= order <= most:
+        raise ValueError(f"order is {order!r}; it must be an integer from 1 to {most}.")
+    return order
+
+
+def _modified(phi: kauri.Map, exact: kauri.Map) -> kauri.Map:
+    # As kauri's `Map.modified_equation`, whose weights of the exact flow are floats.
+    return phi ^ (exact & kauri.cem.antipode)
+
+
+def _modifying(phi: kauri.Map, exact: kauri.Map) -> kauri.Map:
+    return exact ^ (phi & kauri.cem.antipode)
+
+
+def _table(solver: Solver | Pair, order: int, combine: Callable) -> dict:
+    check_order(order)
+    a, b = butcher(solver)
+    return dict(_computed(tuple(map(tuple, a)), tuple(b), order, combine))
+
+
+@functools.lru_cache(maxsize=256)
+def _computed(a: tuple, b: tuple, order: int, combine: Callable) -> dict:
+    exact_a, exact_b = [[_rational(x) for x in row] for row in a], [_rational(x) for x in b]
+    entries = [x for row in exact_a for x in row] + exact_b
+    rational = None not in entries and sum(x for x in exact_b if x is not None) == 1
+    if rational:
+        method = kauri.RK(exact_a, exact_b)
+    else:
+        method = kauri.RK([[float(x) for x in row] for row in a], [float(x) for x in b])
+    weights = combine(
+        method.elementary_weights_map(), kauri.Map(lambda t: Fraction(1, t.factorial()))
+    )
+    table = {t: weights(t) for t in kauri.trees_up_to_order(order) if t.nodes() > 0}
+    if rational:
+        return {t: Fraction(value) for t, value in table.items()}
+    return {
+        t: float(round(value) if abs(value - round(value)) < _ROUNDING else value)
+        for t, value in table.items()
+    }
+
+
+def _rational(value: Number) -> Fraction | None:
+    """The fraction of small denominator that a coefficient was written as, or None."""
+    if isinstance(value, int | Fraction):
+        return Fraction(value)
+    guess = Fraction(value).limit_denominator(_LARGEST_DENOMINATOR)
+    return guess if abs(float(guess) - value) <= 2 * np.spacing(abs(value)) else None
+
+
+def _implicit_matrix(tableau: diffrax.ButcherTableau) -> list[list[float]]:
+    stages = len(tableau.b_sol)
+    matrix = np.zeros((stages, stages))
+    for i, row in enumerate(tableau.a_lower, start=1):
+        matrix[i, :i] = row
+    matrix[np.diag_indices(stages)] = tableau.a_diagonal
+    return matrix.tolist()
+
+
+def _checked(pair: Any) -> Pair:
+    a, b = ([list(row) for row in pair[0]], list(pair[1]))
+    if len(a) != len(b) or any(len(row) != len(b) for row in a):
+        raise ValueError(
+            f"A tableau (A, b) has a square matrix with a row for each of its {len(b)} weights; "
+            f"these rows have lengths {[len(row) for row in a]}."
+        )
+    for number in [*(x for row in a for x in row), *b]:
+        if not isinstance(number, int | float | Fraction):
+            raise TypeError(f"A tableau holds numbers or fractions, not {number!r}.")
+    if not abs(sum(map(float, b)) - 1) < _ROUNDING:
+        raise ValueError(f"Inconsistent tableau: b sums to {float(sum(b)):.12g}, not to 1.")
+    return a, b

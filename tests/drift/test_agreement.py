@@ -1,0 +1,124 @@
+"""Two independent derivations of the modified field agree, and iterates follow it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import odeopt
+from odeopt import drift
+
+from .cases import FIELDS, METHODS, difference, flow, rates, rotation, start
+
+pytestmark = pytest.mark.usefixtures("x64")
+# Four values of h tell the four terms of a polynomial of degree 3 apart.
+SIZES = jnp.array([0.0, 0.5, 1.0, -1.0])
+# the order from which on a method has drift
+FIRST = {"rk4": 5, "ssprk3": 4, "euler": 2, "implicit euler": 2}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("name", METHODS)
+def test_trees_and_step_map_agree(name, field):
+    fields = [
+        drift.modified_field(METHODS[name], FIELDS[field], 4, by=by) for by in ("trees", "step")
+    ]
+
+    @jax.jit
+    def both(y):
+        return [jax.vmap(lambda h, f=f: f(y, h))(SIZES) for f in fields]
+
+    trees, step = both(start())
+    plain = FIELDS[field](start())
+    for i, h in enumerate(SIZES):
+        a, b = (jax.tree.map(lambda leaf: leaf[i], side) for side in (trees, step))
+        assert difference(a, b) < 1e-10
+        # something was compared: the drift that is there, and none that is not
+        drifts = FIRST.get(name, 3) <= 4 and h != 0
+        assert (difference(a, plain) > 1e-2) == drifts
+
+
+TIME = 1.0
+STEPS = np.array([32, 64, 128])
+
+
+def distances(step, modified, y, n=STEPS):
+    """Of the iterates from the flow of the modified field, for each number of steps."""
+
+    @jax.jit
+    def distance(n):
+        h = TIME / n
+        end = jax.lax.fori_loop(0, n, lambda _, y: step(y, h), y)
+        return difference(end, flow(lambda y: modified(y, h), y, TIME))
+
+    return [distance(k) for k in n]
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_eulers_iterates_follow_the_modified_field_with_the_order_of_its_terms(order):
+    euler = odeopt.solvers.Euler()
+    modified = drift.modified_field(euler, rotation, order)
+    step = drift.step_map(euler, rotation)
+    assert abs(rates(distances(step, modified, start()))[-1] - order) < 0.1
+
+
+@pytest.mark.parametrize(("name", "order"), [("midpoint", 4), ("implicit euler", 3)])
+def test_other_iterates_follow_theirs(name, order):
+    step = drift.step_map(METHODS[name], rotation, iterations=30)
+    modified = drift.modified_field(METHODS[name], rotation, order)
+    assert abs(rates(distances(step, modified, start()))[-1] - order) < 0.1
+
+
+# steps that have no tree: momentum and moments are part of `y`
+
+
+def ball(z, h):
+    """A heavy ball, conformal symplectic Euler: friction, kick, drift."""
+    x, v = z
+    v = jax.tree.map(lambda v, f: jnp.exp(-h) * v + h * f, v, rotation(x))
+    return jax.tree.map(lambda x, v: x + h * v, x, v), v
+
+
+def adaptive(z, h):
+    """Adam's kind: both moments relax, the parameters move by their quotient."""
+    x, m, s = z
+    g = rotation(x)
+    m = jax.tree.map(lambda m, g: g + jnp.exp(-2 * h) * (m - g), m, g)
+    s = jax.tree.map(lambda s, g: g**2 + jnp.exp(-h) * (s - g**2), s, g)
+    x = jax.tree.map(lambda x, m, s: x + h * m / jnp.sqrt(s + 0.1), x, m, s)
+    return x, m, s
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize(("step", "copies"), [(ball, 2), (adaptive, 3)])
+def test_steps_with_memory_follow_their_modified_field(step, copies, order):
+    modified = drift.modified_field(step, None, order)
+    z = (start(), *[jax.tree.map(lambda leaf: 0.5 * leaf**2, start())] * (copies - 1))
+    assert abs(rates(distances(step, modified, z))[-1] - order) < 0.1
+
+
+def test_any_odeopt_method_has_a_step_map():
+    """Chebyshev's, on a linear problem: a step multiplies by R, so the field is log(R) / h."""
+    method, h = odeopt.solvers.RungeKuttaChebyshev(3), 1e-2
+    field = lambda y: -2.0 * y
+    modified = drift.modified_field(method, field, 4)(jnp.array(1.0), h)
+    factor = drift.step_map(method, field)(jnp.array(1.0), h)
+    # the first term left out is of size (2 h)^5 / h
+    assert float(modified) == pytest.approx(float(jnp.log(factor)) / h, abs=1e-6)
+    assert abs(modified + 2) > 1e-3
+
+
+def test_what_cannot_be_derived_is_refused():
+    euler = odeopt.solvers.Euler()
+    with pytest.raises(ValueError, match="pass it"):
+        drift.modified_field(euler, None, 2)
+    with pytest.raises(ValueError, match="no tree coefficients"):
+        drift.modified_field(ball, None, 2, by="trees")
+    with pytest.raises(ValueError, match="from 1 to 6"):
+        drift.modified_field(euler, rotation, -1)
+    with pytest.raises(ValueError, match='"trees", "step" or None'):
+        drift.modified_field(euler, rotation, 2, by="tree")
+    with pytest.raises(TypeError, match="pass an instance"):
+        drift.modified_field(odeopt.solvers.Euler, rotation, 2)
+    with pytest.raises(TypeError, match="no solver"):
+        drift.modified_field("euler", rotation, 2)

@@ -1,0 +1,74 @@
+"""Counter-terms for somebody else's optimizer."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import odeopt
+from odeopt import drift
+
+from ..table import gradient, mixed_loss, mixed_params
+from .cases import difference, loss, start
+
+
+def descend(opt, params, objective, n=4):
+    """Returns the end and the state; compiled once."""
+
+    @jax.jit
+    def step(params, state):
+        updates, state = opt.update(gradient(objective, params), state, params, value_fn=objective)
+        return optax.apply_updates(params, updates), state
+
+    state = opt.init(params)
+    for _ in range(n):
+        params, state = step(params, state)
+    return params, state
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_before_sgd_it_is_corrected_euler(order):
+    schedule = optax.linear_schedule(0.2, 0.0, 4)
+    chained = optax.chain(drift.counter_term(schedule, order), optax.sgd(schedule))
+    ours, ours_state = descend(odeopt.euler(schedule, correction=order), mixed_params(), mixed_loss)
+    theirs, theirs_state = descend(chained, mixed_params(), mixed_loss)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert a.dtype == b.dtype
+        assert jnp.all(abs(a - b) <= 4 * jnp.finfo(a.dtype).eps * jnp.maximum(abs(a), 1))
+    assert optax.tree.get(theirs_state[0], "clipped") == optax.tree.get(ours_state, "clipped")
+    assert theirs_state[0].steps == 4
+
+
+def test_it_is_called_like_any_odeopt_optimizer(x64):
+    """`has_aux` losses, `grad_fn`, batches, injected hyper-parameters, masks."""
+    y, grads = start(), jax.grad(loss)(start())
+    plain = optax.chain(drift.counter_term(0.1, 2), optax.sgd(0.1))
+    expected, _ = plain.update(grads, plain.init(y), y, value_fn=loss)
+    by_field, _ = plain.update(grads, plain.init(y), y, grad_fn=lambda y, stage: jax.grad(loss)(y))
+    with_batch, _ = plain.update(
+        grads, plain.init(y), y, value_fn=lambda y, batch: (loss(y) * batch, "aux"), batch=1.0
+    )
+    inject = optax.inject_hyperparams(drift.counter_term, static_args=("order", "clip"))
+    injected = optax.chain(inject(learning_rate=0.1, order=2), optax.sgd(0.1))
+    by_injection, _ = injected.update(grads, injected.init(y), y, value_fn=loss)
+    masked = optax.masked(plain, {"pair": True, "single": False})
+    by_mask, _ = masked.update(grads, masked.init(y), y, value_fn=loss, full_params=y)
+    for found in (by_field, with_batch, by_injection):
+        assert difference(found, expected) < 1e-12
+    pair = jnp.max(abs(by_mask["pair"] - expected["pair"]))
+    assert pair > 1e-6  # the masked part alone is followed: another shifted point
+    assert jnp.all(jnp.isfinite(by_mask["pair"]))
+
+
+def test_what_does_not_fit_is_refused():
+    opt = optax.chain(drift.counter_term(0.1, 2), optax.sgd(0.1))
+    with pytest.raises(ValueError, match="value_fn=loss"):
+        opt.update(start(), opt.init(start()), start())
+    with pytest.raises(ValueError, match="needs the parameters"):
+        opt.update(start(), opt.init(start()))
+    with pytest.raises(ValueError, match="positive and finite"):
+        drift.counter_term(-0.1, 2)
+    with pytest.raises(ValueError, match="from 1 to 6"):
+        drift.counter_term(0.1, 0)
+    with pytest.raises(TypeError, match=r"odeopt.euler\(rule, correction=2\)"):
+        drift.counter_term(odeopt.stepsize.drift_adjusted(), 2)
