@@ -30,9 +30,10 @@ CAPTIONS = {
         "seeds. Flat is what gradient flow would give."
     ),
     "removed": (
-        "The share of the trend that the counter-term removes, and the explicit penalty at the "
-        "smallest rate restores, when rates up to the one on the axis are compared. All of these "
-        "are leading terms in h: they get better to the left. One line a flow time."
+        "The share of the trend that the counter-term removes, to its order 2 or 3, and that the "
+        "explicit penalty at the smallest rate restores, when rates up to the one on the axis are "
+        "compared. All are terms of a series in h: they get better to the left. One colour a flow "
+        "time; what is below the frame is a trend turned around."
     ),
     "test": "Error on held-out digits at the last flow time. It is reported, not promised.",
 }
@@ -41,9 +42,10 @@ PLANE: dict[str, Any] = {
     "modified flow": {"color": COLOURS[6], "linestyle": "--", "linewidth": 1.6},
     "gradient descent": {"color": COLOURS[0], "marker": "o", "linestyle": ":"},
     "counter-term": {"color": COLOURS[3], "marker": "s", "linestyle": ":"},
+    "counter-term, order 3": {"color": COLOURS[2], "marker": "D", "linestyle": ":"},
     "doubled drift": {"color": COLOURS[4], "marker": "^", "linestyle": ":"},
 }
-SHARES: dict[str, Any] = {"removed": "-", "restored": "--"}
+SHARES: dict[str, Any] = {"removed": "-", "by order 3": "-.", "restored": "--"}
 
 
 def draw(records: list[Record], out: Path) -> dict[str, Path]:

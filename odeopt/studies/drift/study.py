@@ -180,8 +180,8 @@ def _order_sentences(orders: pd.DataFrame) -> list[str]:
     )
     meaning = (
         "Gradient descent follows gradient flow with order 1 and its modified flows with orders 2 "
-        "and 3; the counter-term brings it back to gradient flow with order 2, and with the wrong "
-        "sign does not."
+        "and 3; the counter-term brings it back to gradient flow with order 2, its next term with order "
+        "3, and the wrong sign does not."
     )
     return [sentence, meaning] if right == len(orders) else [sentence]
 
@@ -194,7 +194,8 @@ def _trend_sentences(verdict: pd.DataFrame) -> list[str]:
         sentences.append(
             f"{problem}: the {quantity} falls with the rate in {falls} comparisons of a seed and a "
             f"flow time, by {_range(-100 * at_most['change'])} % at the largest rate. "
-            f"The counter-term removes {_range(100 * at_most['removed'])} % of that trend, the "
+            f"The counter-term removes {_range(100 * at_most['removed'])} % of that trend "
+            f"(with its next term {_range(100 * at_most['by order 3'])} %), the "
             f"explicit penalty restores {_range(100 * at_most['restored'])} %. {_reach(mine)}"
         )
     return sentences
@@ -210,7 +211,7 @@ def _reach(mine: pd.DataFrame) -> str:
             f"{100 * worst.max():.0f} %, up to h·sharpness = {worst.idxmax():.2g}."
         )
     return (
-        f"At least {100 * ENOUGH:.0f} % is removed at all flow times up to h·sharpness = "
+        f"At least {100 * ENOUGH:.0f} % is removed by the first term at all flow times up to h·sharpness = "
         f"{good.index[-1]:.2g}."
     )
 
