@@ -70,7 +70,7 @@ class Result:
         """Print the observed orders, the trends, and the answer."""
         orders = self.orders.drop(columns=["step_sizes", "errors"])
         console.print(_table("Error against h", orders))
-        console.print(_table("Trends with the rate, at equal flow time", self.verdict))
+        console.print(_table("Trends with the rate at equal flow time, %", _ranges(self.verdict)))
         for sentence in self.answer:
             console.print(sentence)
 
@@ -169,6 +169,19 @@ def _table(title: str, frame: pd.DataFrame) -> Table:
     return table
 
 
+def _ranges(verdict: pd.DataFrame) -> pd.DataFrame:
+    """The trends in percent, all flow times in one row: lowest to highest."""
+    rows = []
+    for (problem, quantity, edge), mine in verdict.groupby(
+        ["problem", "quantity", "edge"], sort=False
+    ):
+        row = {"problem": problem, "quantity": quantity, "h·sharpness to": edge}
+        for name in ("change", "removed", "by order 3", "restored"):
+            row[name] = _range(100 * mine[name])
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values(["problem", "quantity"], kind="stable")
+
+
 def _order_sentences(orders: pd.DataFrame) -> list[str]:
     if orders.empty:
         return []
@@ -180,8 +193,8 @@ def _order_sentences(orders: pd.DataFrame) -> list[str]:
     )
     meaning = (
         "Gradient descent follows gradient flow with order 1 and its modified flows with orders 2 "
-        "and 3; the counter-term brings it back to gradient flow with order 2, its next term with order "
-        "3, and the wrong sign does not."
+        "and 3; the counter-term brings it back to gradient flow with order 2, its next term with "
+        "order 3, and the wrong sign does not."
     )
     return [sentence, meaning] if right == len(orders) else [sentence]
 
@@ -211,11 +224,11 @@ def _reach(mine: pd.DataFrame) -> str:
             f"{100 * worst.max():.0f} %, up to h·sharpness = {worst.idxmax():.2g}."
         )
     return (
-        f"At least {100 * ENOUGH:.0f} % is removed by the first term at all flow times up to h·sharpness = "
-        f"{good.index[-1]:.2g}."
+        f"At least {100 * ENOUGH:.0f} % is removed by the first term, at all flow times, up to "
+        f"h·sharpness = {good.index[-1]:.2g}."
     )
 
 
 def _range(values: pd.Series) -> str:
-    low, high = f"{values.min():.2g}", f"{values.max():.2g}"
+    low, high = (f"{x:.0f}" if abs(x) >= 10 else f"{x:.2g}" for x in (values.min(), values.max()))
     return low if low == high else f"{low} to {high}"
