@@ -15,10 +15,10 @@ from .trends import QUANTITIES, VARIANTS, judge
 
 CAPTIONS = {
     "plane": (
-        "The loss (ab - 0.6)²/2 of two numbers. Gradient flow (line) keeps a² - b² and ends where "
-        "it must; gradient descent (black) leaves it for flatter minima, along its modified flow. "
-        "With counter-term it stays on the flow; with that term's sign wrong it leaves it twice as "
-        "far. The larger step is too large for any of it: there the leading term is no guide."
+        "The loss (ab - 0.6)²/2 of two numbers. Gradient flow keeps a² - b²; gradient descent "
+        "(black) turns towards flatter minima, along its modified flow. With the counter-term it "
+        "comes back to the flow, and with that term's sign wrong it leaves it twice as far. The "
+        "larger step is too large for the first term, which overshoots; the next one mends it."
     ),
     "orders": (
         "Distance at the end against h, in units of the length of the path. A modified flow is "
