@@ -97,7 +97,7 @@ def run(
         seeds: Initial points of the networks: 3, or 5 in a full study.
         out: Folder for `runs.jsonl`, `orders.csv`, `trends.csv` and `runs.csv`; by default nothing
             is written.
-        full: Two smaller rates, and one more flow time.
+        full: One smaller rate, one more flow time, more seeds.
         resume: Continue what a killed study left in `out`.
         console: Where to print progress; silent by default.
 
