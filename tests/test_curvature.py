@@ -321,3 +321,101 @@ def test_what_cannot_be_taken_apart_is_refused():
         curvature.gauss_newton_rows(alone, jnp.ones(5))
     with pytest.raises(ValueError, match=r"(?s)odeopt\.composite\(.*opt\.update\(.*value_fn=loss"):
         split(counted(plain, params, {}))
+
+
+# a diagonal, and a fraction
+
+
+def test_a_preconditioner_of_the_right_shape_leaves_one_product(x64):
+    """Conjugate gradients in the metric of a diagonal matrix are done in one iteration."""
+    rates = jnp.geomspace(1.0, 1e6, 30)
+    product, right, zero = lambda v: rates * v, jnp.ones(30), jnp.zeros(30)
+
+    def solve(**metric):
+        return curvature.conjugate_gradients(
+            product, right, zero, products=60, tolerance=1e-10, **metric
+        )
+
+    plain, better = solve(), solve(preconditioner=lambda r: r / rates)
+    assert int(better.products) == 2  # that of the start is one
+    assert int(plain.products) > 20
+    np.testing.assert_allclose(better.value, 1 / rates, rtol=1e-12)
+    np.testing.assert_allclose(better.image, right, rtol=1e-12)
+    # what it converges to does not depend on the metric
+    matrix = definite()
+    value = curvature.conjugate_gradients(
+        lambda v: matrix @ v,
+        jnp.ones(12),
+        jnp.zeros(12),
+        products=60,
+        tolerance=1e-13,
+        preconditioner=lambda r: r / jnp.arange(1.0, 13.0),
+    ).value
+    np.testing.assert_allclose(matrix @ value, jnp.ones(12), rtol=1e-9)
+
+
+def test_the_estimate_of_a_diagonal(x64):
+    """Exact for a diagonal matrix; off by the rest of each row otherwise, and less on average."""
+    rates = jnp.geomspace(1.0, 1e6, 12)
+    none = curvature.no_diagonal(rates)
+    np.testing.assert_allclose(
+        curvature.refined(none, lambda v: rates * v, rates).value, rates, rtol=1e-12
+    )
+    matrix = definite()
+    once = curvature.refined(none, lambda v: matrix @ v, rates)
+    rest = jnp.sum(jnp.abs(matrix), axis=1) - jnp.abs(jnp.diag(matrix))
+    assert jnp.all(jnp.abs(once.value - jnp.diag(matrix)) <= rest * (1 + 1e-12))
+    found = jax.lax.fori_loop(
+        0, 400, lambda _, d: curvature.refined(d, lambda v: matrix @ v, rates), none
+    )
+    error = lambda d: jnp.linalg.norm(d.value - jnp.diag(matrix))
+    assert int(found.draws) == 400
+    assert error(found) < 0.5 * error(once)  # the mean of about 20
+
+
+def test_a_preconditioned_step_is_the_same_step_for_fewer_products(x64):
+    value = lambda x: 0.5 * jnp.sum(jnp.geomspace(1.0, 1e4, 30) * x**2)
+    x = jnp.ones(30)
+
+    def step(precondition):
+        opt = odeopt.linearly_implicit_euler(
+            1.0, "hessian", products=60, tolerance=1e-9, precondition=precondition
+        )
+        return jax.jit(lambda x: opt.update(jax.grad(value)(x), opt.init(x), x, value_fn=value))(x)
+
+    (plain, one), (better, two) = step(False), step(True)
+    np.testing.assert_allclose(plain, better, rtol=1e-6)
+    assert int(two.memory.products) < 0.3 * int(one.memory.products)
+    # its own product is charged as well
+    assert int(two.gradients) == 1 + 2 * (int(two.memory.products) + 1)
+
+
+@pytest.mark.parametrize("which", ["ggn", "hessian"])
+def test_curvature_on_a_fraction_is_that_of_the_first_samples(which, x64):
+    params, data = problem(samples=6)
+    loss = LOSSES["entropy"]
+    half = {"inputs": data["inputs"][:3], "labels": data["labels"][:3]}
+    whole = {"inputs": data["inputs"], "labels": data["labels"]}
+    grads = jax.grad(lambda p: loss(p, **whole))(params)
+
+    def step(fraction, curvature_data):
+        opt = odeopt.linearly_implicit_euler(
+            2.0, which, "cg", products=30, tolerance=1e-12, fraction=fraction
+        )
+        return opt.update(grads, opt.init(params), params, value_fn=loss, **curvature_data)[0]
+
+    chex.assert_trees_all_close(step(0.5, whole), step(1.0, half), rtol=1e-8)
+    chex.assert_trees_all_close(step(0.4, whole), step(0.5, whole))  # at least that many samples
+
+
+def test_a_fraction_of_what_carries_no_samples_is_refused():
+    params, data = problem()
+    opt = odeopt.linearly_implicit_euler(0.1, fraction=0.5)
+    state = opt.init(params)
+    with pytest.raises(ValueError, match="no argument of predict_fn carries"):
+        opt.update(params, state, params, value_fn=LOSSES["whole"], **data)
+    plain = odeopt.linearly_implicit_euler(0.1, "hessian", fraction=0.5)
+    with pytest.raises(ValueError, match=r"(?s)odeopt\.composite\("):
+        plain.update(params, state, params, value_fn=lambda p: jnp.sum(p["in"]))
+    with pytest.raises(ValueError, match="fraction is 0"):
+        odeopt.linearly_implicit_euler(0.1, fraction=0)

@@ -51,7 +51,6 @@ LAYERS = [
     "turns",
     "curvature",
     "solvers",
-    "drift",
     "diagnostics",
     "drift",
     "suggest",
