@@ -375,7 +375,7 @@ def drift(
         bool,
         typer.Option(
             "--full/--quick",
-            help="Smaller rates and longer runs (FULL_TIME on two cores), or a first answer in "
+            help="Smaller rates, longer runs and more seeds, or a first answer in "
             "two to three minutes.",
         ),
     ] = False,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -10,14 +11,14 @@ from matplotlib.lines import Line2D
 
 from ..drawing import COLOURS, RC, key, panels, plain_log, save, styles_of
 from ..records import Record
-from .trends import QUANTITIES, VARIANTS
+from .trends import QUANTITIES, VARIANTS, judge
 
 CAPTIONS = {
     "plane": (
-        "The loss (ab - 0.6)²/2 of two numbers. Gradient flow (line) keeps a² - b² and ends where "
-        "it must; gradient descent (black) leaves it for flatter minima, along its modified flow. "
-        "With counter-term it stays on the flow; with that term's sign wrong it leaves it twice as "
-        "far. The larger step is too large for any of it: there the leading term is no guide."
+        "The loss (ab - 0.6)²/2 of two numbers. Gradient flow keeps a² - b²; gradient descent "
+        "(black) turns towards flatter minima, along its modified flow. With the counter-term it "
+        "comes back to the flow, and with that term's sign wrong it leaves it twice as far. The "
+        "larger step is too large for the first term, which overshoots; the next one mends it."
     ),
     "orders": (
         "Distance at the end against h, in units of the length of the path. A modified flow is "
@@ -29,9 +30,10 @@ CAPTIONS = {
         "seeds. Flat is what gradient flow would give."
     ),
     "removed": (
-        "The share of the trend that the counter-term removes, and the explicit penalty at the "
-        "smallest rate restores, when rates up to the one on the axis are compared. All of these "
-        "are leading terms in h: they get better to the left. One line a flow time."
+        "The share of the trend that the counter-term removes, to its order 2 or 3, and that the "
+        "explicit penalty at the smallest rate restores, when rates up to the one on the axis are "
+        "compared. All are terms of a series in h: they get better to the left. One colour a flow "
+        "time; what is below the frame is a trend turned around."
     ),
     "test": "Error on held-out digits at the last flow time. It is reported, not promised.",
 }
@@ -40,15 +42,14 @@ PLANE: dict[str, Any] = {
     "modified flow": {"color": COLOURS[6], "linestyle": "--", "linewidth": 1.6},
     "gradient descent": {"color": COLOURS[0], "marker": "o", "linestyle": ":"},
     "counter-term": {"color": COLOURS[3], "marker": "s", "linestyle": ":"},
+    "counter-term, order 3": {"color": COLOURS[2], "marker": "D", "linestyle": ":"},
     "doubled drift": {"color": COLOURS[4], "marker": "^", "linestyle": ":"},
 }
-SHARES = {"removed": "-", "restored": "--"}
+SHARES: dict[str, Any] = {"removed": "-", "by order 3": "-.", "restored": "--"}
 
 
 def draw(records: list[Record], out: Path) -> dict[str, Path]:
     """Writes all figures that there are records for into an existing folder."""
-    import matplotlib  # noqa: PLC0415
-
     of_kind = {
         kind: [r for r in records if r["kind"] == kind] for kind in ("trajectory", "order", "trend")
     }
@@ -121,8 +122,6 @@ def _trends(runs: pd.DataFrame) -> Figure:
 
 
 def _removed(runs: pd.DataFrame) -> Figure:
-    from .trends import judge  # noqa: PLC0415
-
     verdict = judge(runs)
     problems = list(verdict["problem"].unique())
     names = [f"{p}, {q}" for p in problems for q in QUANTITIES]

@@ -8,8 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ..records import write_text
-from ..report import embedded, render
-from ..tables import text
+from ..report import embedded, render, text
 from . import trends
 from .figures import CAPTIONS
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from ... import drift, flows, ode_optimizer, solvers
 from .. import accuracy
 from ..records import Record
+from .trends import THIRD
 
 TOLERANCE = 1e-12
 HALVINGS = 3
@@ -34,6 +35,7 @@ def iterated(factor: float) -> flows.AbstractFlow:
 METHODS: dict[str, flows.AbstractFlow] = {
     "gradient descent": flows.GradientFlow(),
     "counter-term": iterated(-0.25),
+    "counter-term, order 3": THIRD,
     "doubled drift": iterated(0.25),
 }
 """All by Euler's method. With the sign of the counter-term wrong, the drift is twice as large."""
@@ -53,6 +55,7 @@ CLAIMS = (
     Claim("gradient descent", 2, 2),
     Claim("gradient descent", 3, 3),
     Claim("counter-term", 1, 2),
+    Claim("counter-term, order 3", 1, 3),
     Claim("doubled drift", 1, 1),
 )
 

@@ -17,8 +17,8 @@ from ..folder import Folder
 from ..names import lookup
 from ..problems import SUITE, build
 from ..records import Record, clean, write_text
+from ..report import text
 from ..settings import versions
-from ..tables import text
 from . import paths, trends
 
 QUICK_SEEDS, FULL_SEEDS = 3, 5
@@ -70,7 +70,7 @@ class Result:
         """Print the observed orders, the trends, and the answer."""
         orders = self.orders.drop(columns=["step_sizes", "errors"])
         console.print(_table("Error against h", orders))
-        console.print(_table("Trends with the rate, at equal flow time", self.verdict))
+        console.print(_table("Trends with the rate at equal flow time, %", _ranges(self.verdict)))
         for sentence in self.answer:
             console.print(sentence)
 
@@ -97,7 +97,7 @@ def run(
         seeds: Initial points of the networks: 3, or 5 in a full study.
         out: Folder for `runs.jsonl`, `orders.csv`, `trends.csv` and `runs.csv`; by default nothing
             is written.
-        full: Two smaller rates, and one more flow time.
+        full: One smaller rate, one more flow time, more seeds.
         resume: Continue what a killed study left in `out`.
         console: Where to print progress; silent by default.
 
@@ -169,20 +169,34 @@ def _table(title: str, frame: pd.DataFrame) -> Table:
     return table
 
 
+def _ranges(verdict: pd.DataFrame) -> pd.DataFrame:
+    """The trends in percent, all flow times in one row: lowest to highest."""
+    rows = []
+    for (problem, quantity, edge), mine in verdict.groupby(
+        ["problem", "quantity", "edge"], sort=False
+    ):
+        row = {"problem": problem, "quantity": quantity, "h·sharpness to": edge}
+        for name in ("change", "removed", "by order 3", "restored"):
+            row[name] = _range(100 * mine[name])
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values(["problem", "quantity"], kind="stable")
+
+
 def _order_sentences(orders: pd.DataFrame) -> list[str]:
     if orders.empty:
         return []
-    right = int((abs(orders["observed"] - orders["order"]) < 0.1).sum())
-    worst = abs(orders["observed"] - orders["order"]).max()
-    return [
-        f"Of {len(orders)} orders in h, {right} were observed within 0.1 (largest miss {worst:.2g}):"
-        " gradient descent follows gradient flow with order 1 and the modified flows with order 2 "
-        "and 3, the counter-term brings it back to gradient flow with order 2, and with the wrong "
-        "sign it does not."
-        if right == len(orders)
-        else f"Of {len(orders)} orders in h, {right} were observed within 0.1; the largest miss is "
-        f"{worst:.2g}."
-    ]
+    miss = abs(orders["observed"] - orders["order"])
+    right = int((miss < 0.1).sum())
+    sentence = (
+        f"Of {len(orders)} orders in h, {right} were observed within 0.1; the largest miss is "
+        f"{miss.max():.2g}."
+    )
+    meaning = (
+        "Gradient descent follows gradient flow with order 1 and its modified flows with orders 2 "
+        "and 3; the counter-term brings it back to gradient flow with order 2, its next term with "
+        "order 3, and the wrong sign does not."
+    )
+    return [sentence, meaning] if right == len(orders) else [sentence]
 
 
 def _trend_sentences(verdict: pd.DataFrame) -> list[str]:
@@ -193,7 +207,8 @@ def _trend_sentences(verdict: pd.DataFrame) -> list[str]:
         sentences.append(
             f"{problem}: the {quantity} falls with the rate in {falls} comparisons of a seed and a "
             f"flow time, by {_range(-100 * at_most['change'])} % at the largest rate. "
-            f"The counter-term removes {_range(100 * at_most['removed'])} % of that trend, the "
+            f"The counter-term removes {_range(100 * at_most['removed'])} % of that trend "
+            f"(with its next term {_range(100 * at_most['by order 3'])} %), the "
             f"explicit penalty restores {_range(100 * at_most['restored'])} %. {_reach(mine)}"
         )
     return sentences
@@ -209,11 +224,11 @@ def _reach(mine: pd.DataFrame) -> str:
             f"{100 * worst.max():.0f} %, up to h·sharpness = {worst.idxmax():.2g}."
         )
     return (
-        f"At least {100 * ENOUGH:.0f} % is removed at all flow times up to h·sharpness = "
-        f"{good.index[-1]:.2g}."
+        f"At least {100 * ENOUGH:.0f} % is removed by the first term, at all flow times, up to "
+        f"h·sharpness = {good.index[-1]:.2g}."
     )
 
 
 def _range(values: pd.Series) -> str:
-    low, high = f"{values.min():.2g}", f"{values.max():.2g}"
+    low, high = (f"{x:.0f}" if abs(x) >= 10 else f"{x:.2g}" for x in (values.min(), values.max()))
     return low if low == high else f"{low} to {high}"
