@@ -398,3 +398,46 @@ def test_every_entry_can_be_built_and_names_a_problem_of_the_studies():
         setting = entry.choices[0] if entry.choices else entry.unit
         assert isinstance(entry.make(setting), optax.GradientTransformation)
     assert set(goals.GOALS) <= set(problems.PROBLEMS)
+
+
+@x64
+def test_a_rise_of_the_loss_is_seen():
+    """Of one step in 200 that is too long; a run that always falls has a negative largest rise."""
+    problem = _line()
+    rise = {}
+    for name, jump in (("falls", 0.1), ("rises", 3.0)):
+        make = lambda rate, jump=jump: optax.sgd(lambda n: jnp.where(n == 3, jump, 0.1))
+        entry = entries.Entry(name, make, cost=lambda before, after: 1)
+        run = runs.Runs(problem, entry, 500, work._nowhere, most=20)
+        outcome = run.run(0.1, 1)
+        assert outcome.steps == 20
+        rise[name] = outcome.rise
+    assert rise["falls"] < 0 < rise["rises"]
+
+
+def test_descent_is_the_worst_of_all_seeds():
+    about = {"kind": "descent", "purpose": "descent", "steps": 200}
+    rows = [
+        _record("digits-ce", "implicit_euler, fixed step", seed, None, rise=rise) | about
+        for seed, rise in ((1, -0.1), (2, 0.2), (3, -0.3))
+    ]
+    (row,) = tables.descent(rows).itertuples()
+    assert (row.rise, row.runs) == (0.2, 3)
+    assert "the largest rise of the loss in a step is 0.2 of it" in " ".join(tables.answer(rows))
+    rows = [{**row, "rise": 5e-8} for row in rows]
+    assert "in none of them by more than its rounding" in " ".join(tables.answer(rows))
+    rows[0]["rise"] = None  # a loss that was not finite
+    assert tables.descent(rows).rise.iloc[0] == np.inf
+
+
+@x64
+def test_conjugate_gradients_beat_adam_on_the_poisson_network():
+    """At 6,000 gradients, to a quarter of the loss at the best of Adam's rates."""
+    (problem,) = problems.build(["poisson"])
+
+    def final(name, rates):
+        run = runs.Runs(problem, entries.find(name), 6000, work._nowhere)
+        return min(run.run(rate, seed=1).final for rate in rates)
+
+    adam = final("adam", [1e-3, 3e-3, 1e-2, 3e-2])
+    assert final("linearly_implicit_euler-cg", [1.0]) < 0.25 * adam
