@@ -375,8 +375,8 @@ def drift(
         bool,
         typer.Option(
             "--full/--quick",
-            help="Smaller rates, longer runs and more seeds, or a first answer in "
-            "two to three minutes.",
+            help="A smaller rate, longer runs and more seeds (about ten minutes on "
+            "two cores), or a first answer in two minutes.",
         ),
     ] = False,
     resume: Annotated[

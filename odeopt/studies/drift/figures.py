@@ -152,7 +152,7 @@ def _test_error(runs: pd.DataFrame) -> Figure:
         for variant, style in styles.items():
             error = 100 * mine[mine["variant"] == variant].groupby("rate")["test error"].mean()
             ax.plot(mine["first sharpness"].mean() * error.index, error, **style)
-        ax.set_ylim(0, None)
+        ax.set_ylim(0, 120 * mine["test error"].max())
     key(figure, [Line2D([], [], label=name, **style) for name, style in styles.items()])
     return figure
 
