@@ -84,10 +84,10 @@ def gain_ratio(*, first: float = 1.0, least: float = 1e-6, limit: float = 1e12) 
     The choice for implicit, linearly implicit and exponential steps, of which a large one is a
     Newton step; an explicit step it keeps near the stability limit, at the price of rejections.
 
-    Each step costs a Hessian product (2 gradients; none for the linearly implicit Euler, whose
-    model is the one that it solves) and a loss at the trial point (counted as 1), and a loss at the
-    start (1) unless `update` gets `value=`. `value_fn` must be given. On a
-    mini-batch the ratio is that of the mini-batch, also the promise not to rise.
+    Each step costs a Hessian product (2 gradients; none for the linearly implicit and the
+    exponential Euler method, whose model is the one that they solve) and a loss at the trial point
+    (counted as 1), and a loss at the start (1) unless `update` gets `value=`. `value_fn` must be
+    given. On a mini-batch the ratio is that of the mini-batch, also the promise not to rise.
 
     Args:
       first: the size of the first step that is tried.

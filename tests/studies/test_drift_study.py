@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from odeopt.cli import app
 from odeopt.studies import drift
-from odeopt.studies.drift import paths, study, trends
+from odeopt.studies.drift import beyond, paths, study, trends
 from odeopt.studies.problems import build
 
 SLOPES = {
@@ -158,3 +158,16 @@ def test_the_command_ends_with_files_and_a_page_and_goes_on(tiny, tmp_path, monk
         wrong = call(*words)
         assert wrong.exit_code == 2
         assert message in wrong.stderr
+
+
+def test_the_principal_flow_that_is_drawn_meets_every_iterate(x64):
+    records = beyond.directions()
+    for r in records:
+        factor = 1 - r["curvature"]
+        np.testing.assert_allclose(
+            r["iterates"], factor ** np.arange(beyond.STEPS + 1), rtol=1e-12, atol=1e-15
+        )
+        assert r["distance"] < 1e-6  # of solving to 1e-8, and growing
+        np.testing.assert_allclose(
+            np.abs(r["envelope"][:: beyond.SEEN]), np.abs(r["iterates"]), rtol=1e-5, atol=1e-8
+        )

@@ -20,6 +20,12 @@ CAPTIONS = {
         "comes back to the flow, and with that term's sign wrong it leaves it twice as far. The "
         "larger step is too large for the first term, which overshoots; the next one mends it."
     ),
+    "principal": (
+        "A quadratic, one direction a panel: gradient descent (dots) beside the principal flow in "
+        "complex numbers, of which the real part is drawn, and its envelope, the flow in real "
+        "ones. They meet at every step: beyond h·curvature = 1 the iterates oscillate, beyond 2 "
+        "they diverge. Gradient flow would decay in all three."
+    ),
     "orders": (
         "Distance at the end against h, in units of the length of the path. A modified flow is "
         "followed with its order, gradient flow with order 1, or 2 with the counter-term."
@@ -51,12 +57,14 @@ SHARES: dict[str, Any] = {"removed": "-", "by order 3": "-.", "restored": "--"}
 def draw(records: list[Record], out: Path) -> dict[str, Path]:
     """Writes all figures that there are records for into an existing folder."""
     of_kind = {
-        kind: [r for r in records if r["kind"] == kind] for kind in ("trajectory", "order", "trend")
+        kind: [r for r in records if r["kind"] == kind]
+        for kind in ("trajectory", "principal", "order", "trend")
     }
     runs = pd.DataFrame(of_kind["trend"])
     with matplotlib.rc_context(RC):
         figures = {
             "plane": _plane(of_kind["trajectory"]) if of_kind["trajectory"] else None,
+            "principal": _principal(of_kind["principal"]) if of_kind["principal"] else None,
             "orders": _orders(of_kind["order"]) if of_kind["order"] else None,
             "trends": _trends(runs) if len(runs) else None,
             "removed": _removed(runs) if len(runs) else None,
@@ -80,6 +88,26 @@ def _plane(trajectories: list[Record]) -> Figure:
         ax.set(xlim=(0.1, 3), ylim=(1.0, 3.7))
     minima = Line2D([], [], color="0.5", linewidth=0.8, label="minima, ab = 0.6")
     key(figure, [*(Line2D([], [], label=n, markersize=4, **s) for n, s in PLANE.items()), minima])
+    return figure
+
+
+def _principal(records: list[Record]) -> Figure:
+    names = [f"h·curvature = {r['curvature']:g}" for r in records]
+    figure, axes = panels(names, "step", "x")
+    for name, r in zip(names, records, strict=True):
+        ax, envelope = axes[name], np.abs(r["envelope"])
+        ax.plot(r["times"], r["flow"], color=COLOURS[6])
+        ax.plot(r["times"], envelope, "--", color=COLOURS[3])
+        ax.plot(r["times"], -envelope, "--", color=COLOURS[3])
+        ax.plot(range(len(r["iterates"])), r["iterates"], "o", color=COLOURS[0], markersize=4)
+    key(
+        figure,
+        [
+            Line2D([], [], color=COLOURS[0], marker="o", linestyle="", label="gradient descent"),
+            Line2D([], [], color=COLOURS[6], label="principal flow"),
+            Line2D([], [], color=COLOURS[3], linestyle="--", label="its envelope"),
+        ],
+    )
     return figure
 
 

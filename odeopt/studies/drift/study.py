@@ -19,7 +19,7 @@ from ..problems import SUITE, build
 from ..records import Record, clean, write_text
 from ..report import text
 from ..settings import versions
-from . import paths, trends
+from . import beyond, paths, trends
 
 QUICK_SEEDS, FULL_SEEDS = 3, 5
 ENOUGH = 0.8
@@ -33,7 +33,8 @@ class Result:
     """What the study found.
 
     Attributes:
-        records: Every measurement, of the kinds "order", "trajectory" and "trend".
+        records: Every measurement, of the kinds "order", "trajectory", "principal"
+            and "trend".
         settings: The choices it was made with.
         seconds: Wall time of this call, compilation included.
         titles: One line about each network.
@@ -87,7 +88,8 @@ def run(
     """Compare iterates with flows, and measure what drift does to networks as the rate grows.
 
     Two paths (two numbers; a digits network) give errors against h: of gradient descent against
-    gradient flow and two modified flows, and with counter-term against gradient flow. Then digits
+    gradient flow and two modified flows, and with counter-term against gradient flow; a quadratic
+    beyond the limit of stability is drawn beside the principal flow. Then digits
     networks are trained, full batch, to equal flow times at several rates, plainly, with the
     counter-term, and at the smallest rate with the explicit penalty. JAX's configuration is as
     before when it returns; the study itself needs x64.
@@ -138,7 +140,7 @@ def run(
 
 def tasks(benches: Sequence[trends.Bench]) -> list[Task]:
     """Everything that is measured."""
-    found: list[Task] = [("trajectories", paths.plane)]
+    found: list[Task] = [("trajectories", paths.plane), ("principal flow", beyond.directions)]
     found += [(f"orders, {name}", functools.partial(paths.orders, name)) for name in paths.PATHS]
     for bench in benches:
         for variant in trends.VARIANTS:
