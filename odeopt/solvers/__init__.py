@@ -14,11 +14,11 @@ from .explicit import ExplicitRungeKutta as ExplicitRungeKutta
 from .exponential import Exponential as Exponential
 from .exponential import ExponentialEuler as ExponentialEuler
 from .foreign import DiffraxMethod as DiffraxMethod
+from .halved import ImplicitEuler as ImplicitEuler
+from .halved import ImplicitMidpoint as ImplicitMidpoint
+from .halved import Trapezoidal as Trapezoidal
 from .implicit import Implicit as Implicit
-from .implicit import ImplicitEuler as ImplicitEuler
-from .implicit import ImplicitMidpoint as ImplicitMidpoint
 from .implicit import Proximal as Proximal
-from .implicit import Trapezoidal as Trapezoidal
 from .limits import stability_limit as stability_limit
 from .linear import LinearSolve as LinearSolve
 from .linear import LinearSolver as LinearSolver

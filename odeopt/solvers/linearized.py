@@ -1,4 +1,4 @@
-"""What the methods that linearize the field share. May use: diffrax, `odeopt.flows`, `.method`."""
+"""What the methods that linearize the field share. May use: diffrax, `.face`, `.method`."""
 
 import abc
 from collections.abc import Callable
@@ -11,24 +11,17 @@ from jaxtyping import Array, Bool, PyTree
 
 from ..flows import AbstractFlow, GradientFlow
 from ..objective import LinearMap
+from .face import AbstractFace
 from .method import AbstractMethod
 
 
-class AbstractLinearized(diffrax.AbstractSolver):
+class AbstractLinearized(AbstractFace):
     """A diffrax solver whose step is a function of the field and of its Jacobian at the start.
 
     Time is one more variable, of derivative 1, so that a field which depends on it costs no order.
-    No error estimate; linear dense output.
     """
 
     method: ClassVar[AbstractMethod]
-    term_structure: ClassVar = diffrax.ODETerm
-    interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation
-
-    @property
-    def stability_limit(self) -> float | None:
-        """Real-axis stability limit: infinite."""
-        return self.method.stability_limit
 
     @property
     @abc.abstractmethod
@@ -47,13 +40,6 @@ class AbstractLinearized(diffrax.AbstractSolver):
           jacobian: `v -> J v` there.
           field: `increment -> field` that far from the start.
         """
-
-    def order(self, terms: Any) -> int | None:
-        """That of the method, with the true Jacobian."""
-        return self.method.order
-
-    def init(self, *args: Any) -> None:
-        """Nothing is carried over."""
 
     def step(
         self,
@@ -76,10 +62,6 @@ class AbstractLinearized(diffrax.AbstractSolver):
         (_, update), result = self.move(jnp.asarray(t1 - t0), f, jacobian, field)
         y1 = jax.tree.map(jnp.add, y0, update)
         return y1, None, {"y0": y0, "y1": y1}, None, result
-
-    def func(self, terms: diffrax.ODETerm, t0: Any, y0: PyTree[Array], args: Any) -> PyTree[Array]:
-        """The vector field."""
-        return terms.vf(t0, y0, args)
 
 
 def only_gradient_flow(flow: AbstractFlow, method: str) -> None:

@@ -1,13 +1,13 @@
 """Stabilized methods: Chebyshev polynomials buy stability, not order.
 
-A pure step function and its diffrax class. May use: `odeopt.flows`, `.explicit`, `.method`.
+A pure step function and its diffrax class. May use: `odeopt.flows`, `.explicit`, `.face`.
 """
 
 import functools
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -20,6 +20,7 @@ from ..flows import AbstractFlow, GradientFlow, State
 from ..flows.flow import inner
 from ..objective import Gradient
 from .explicit import _accumulator, _real, _scaled
+from .face import AbstractFace
 from .method import AbstractMethod, Step
 
 _MARGIN = 1.2  # stages are chosen for so much more curvature than was found (the RKC code's own)
@@ -349,7 +350,7 @@ def _check_known(**numbers_: Any) -> None:
             )
 
 
-class RKC(diffrax.AbstractSolver):
+class RKC(AbstractFace):
     """Runge-Kutta-Chebyshev for any ODE, without an error estimate; linear dense output.
 
     For stiff systems whose eigenvalues are near the negative real axis: diffusion, gradient flow.
@@ -365,9 +366,6 @@ class RKC(diffrax.AbstractSolver):
 
     method: RungeKuttaChebyshev
 
-    term_structure: ClassVar = diffrax.ODETerm
-    interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation
-
     def __init__(self, stages: int = 10, order: int = 1, damping: float = 0.05) -> None:
         if stages is None:
             raise ValueError(
@@ -377,21 +375,9 @@ class RKC(diffrax.AbstractSolver):
         self.method = RungeKuttaChebyshev(stages, order, damping)
 
     @property
-    def stability_limit(self) -> float:
-        r"""Real-axis stability limit $R$ of $h\lambda$."""
-        return self.method.stability_limit
-
-    @property
     def gradients_per_step(self) -> int:
         """One evaluation of the field a stage."""
         return self.method.gradients_per_step
-
-    def order(self, terms: Any) -> int:
-        """That of the method."""
-        return self.method.order
-
-    def init(self, *args: Any) -> None:
-        """Nothing is carried over."""
 
     def step(
         self,
@@ -418,7 +404,3 @@ class RKC(diffrax.AbstractSolver):
         )
         y1 = jax.tree.map(lambda y, e: y + _scaled(h, e, y.dtype), y0, way)
         return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful  # type: ignore[return-value]
-
-    def func(self, terms: diffrax.ODETerm, t0: Any, y0: PyTree[Array], args: Any) -> PyTree[Array]:
-        """The vector field."""
-        return terms.vf(t0, y0, args)

@@ -1,0 +1,114 @@
+"""Implicit methods of any ODE: implicit Euler, and two that are made of half of it.
+
+The other face of `Implicit`, with a root finder in the place of its minimization. May use: diffrax,
+`.face`, `.implicit`.
+"""
+
+from typing import Any, ClassVar
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import lineax
+import optimistix as optx
+from jaxtyping import Array, PyTree
+
+from ..flows.flow import scaled
+from .face import AbstractFace
+from .implicit import Implicit
+
+
+class ImplicitEuler(diffrax.ImplicitEuler):
+    """diffrax's implicit Euler, by Newton's method and GMRES: no Jacobian is formed.
+
+    Order 1, L-stable. Args as for `diffrax.ImplicitEuler`; the default root finder needs no
+    tolerances of a step-size controller.
+    """
+
+    root_finder: optx.AbstractRootFinder = optx.Newton(  # type: ignore[misc]
+        rtol=1e-6, atol=1e-9, linear_solver=lineax.GMRES(rtol=1e-5, atol=1e-8)
+    )
+
+    method: ClassVar[Implicit] = Implicit("euler")
+
+    @property
+    def stability_limit(self) -> float:
+        """Real-axis stability limit: infinite."""
+        return self.method.stability_limit
+
+    @property
+    def gradients_per_step(self) -> None:
+        """As many as the root finder takes."""
+        return
+
+
+class AbstractHalved(AbstractFace, diffrax.AbstractImplicitSolver):
+    """Half a step of implicit Euler, and half a step of explicit Euler before or after it."""
+
+    root_finder: optx.AbstractRootFinder = ImplicitEuler.root_finder  # type: ignore[misc]
+    root_find_max_steps: int = 10  # type: ignore[misc]
+
+    method: ClassVar[Implicit]
+
+    @property
+    def gradients_per_step(self) -> None:
+        """As many as the root finder takes."""
+        return
+
+    def half(
+        self, terms: diffrax.ODETerm, t0: Any, t1: Any, y0: PyTree[Array], args: Any
+    ) -> tuple[PyTree[Array], diffrax.RESULTS]:
+        """The implicit half."""
+        solver = ImplicitEuler(self.root_finder, self.root_find_max_steps)
+        y1, *_, result = solver.step(terms, t0, t1, y0, args, None, False)
+        return y1, result
+
+
+class ImplicitMidpoint(AbstractHalved):
+    """The implicit midpoint rule for any ODE: order 2, A-stable, symplectic, conserves quadratics.
+
+    Half a step of implicit Euler, to the midpoint, and as far again.
+    """
+
+    method: ClassVar[Implicit] = Implicit("midpoint")
+
+    def step(
+        self,
+        terms: diffrax.ODETerm,
+        t0: Any,
+        t1: Any,
+        y0: PyTree[Array],
+        args: Any,
+        solver_state: None,
+        made_jump: Any,
+    ) -> tuple[PyTree[Array], None, dict[str, PyTree[Array]], None, diffrax.RESULTS]:
+        """One step, without an error estimate."""
+        middle, result = self.half(terms, t0, t0 + (t1 - t0) / 2, y0, args)
+        y1 = jax.tree.map(lambda m, y: m + (m - y), middle, y0)
+        return y1, None, {"y0": y0, "y1": y1}, None, result
+
+
+class Trapezoidal(AbstractHalved):
+    """The trapezoidal rule (Crank and Nicolson's) for any ODE: order 2, A-stable.
+
+    Half a step of explicit Euler, then half a step of implicit Euler.
+    """
+
+    method: ClassVar[Implicit] = Implicit("trapezoidal")
+
+    def step(
+        self,
+        terms: diffrax.ODETerm,
+        t0: Any,
+        t1: Any,
+        y0: PyTree[Array],
+        args: Any,
+        solver_state: None,
+        made_jump: Any,
+    ) -> tuple[PyTree[Array], None, dict[str, PyTree[Array]], None, diffrax.RESULTS]:
+        """One step, without an error estimate."""
+        half = (t1 - t0) / 2
+        slope = terms.vf(t0, y0, args)
+        middle = jax.tree.map(lambda y, k: y + scaled(jnp.asarray(half), k), y0, slope)
+        y1, result = self.half(terms, t1 - half, t1, middle, args)
+        return y1, None, {"y0": y0, "y1": y1}, None, result
