@@ -46,8 +46,8 @@ def implicit_euler(
       precondition: see `linearly_implicit_euler`.
 
     Returns:
-      An optax transformation; memory as for `linearly_implicit_euler`, and four more copies of the
-      parameters within a step.
+      An optax transformation; its state is that of `linearly_implicit_euler`. A step by conjugate
+      gradients takes twelve copies of the parameters.
 
     Raises:
       ValueError: as for `linearly_implicit_euler`; fewer than 1 of `iterations`.

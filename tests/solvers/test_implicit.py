@@ -416,3 +416,20 @@ def test_bad_input():
         opt, x = make(0.1), jnp.ones(2)
         with pytest.raises(ValueError, match=r"(?s)odeopt\.composite\(.*opt\.update\("):
             opt.update(x, opt.init(x), x, value_fn=lambda x: jnp.sum(x**2))
+
+
+def test_memory_of_a_step_is_what_the_docstrings_say():
+    n = 100_000
+    value_fn = odeopt.composite(lambda out: jnp.sum(jnp.cosh(out)), lambda x: 1.1 * x, samples=())
+    x = jnp.ones(n, jnp.float32)
+    for opt, copies in [
+        (odeopt.linearly_implicit_euler(), 8),
+        (odeopt.implicit_euler(0.1), 12),
+        (odeopt.exponential_euler(0.1), 26),
+        (odeopt.exponential_euler(0.1, basis=2), 10),
+    ]:
+        step = jax.jit(
+            lambda g, s, p, opt=opt: opt.update(g, s, p, value_fn=value_fn), donate_argnums=(0, 1)
+        )
+        memory = step.lower(x, opt.init(x), x).compile().memory_analysis()
+        assert memory.temp_size_in_bytes <= (copies + 0.1) * 4 * n
