@@ -438,7 +438,9 @@ def test_apply_if_finite_survives_a_non_finite_loss(name):
     chex.assert_trees_all_equal(updates, jnp.zeros(2))
     good = lambda x: jnp.sum(x**2)
     updates, state = opt.update(jax.grad(good)(params), state, params, value_fn=good)
-    chex.assert_trees_all_close(updates, descend_once(make(name), params, good)[0])
+    # a counter-term is a difference of gradients, in which jit rounds otherwise
+    rtol = 1e-5 if "corrected" in name else 1e-6
+    chex.assert_trees_all_close(updates, descend_once(make(name), params, good)[0], rtol=rtol)
 
 
 @pytest.mark.parametrize("name", [n for n in KINDS if n in EXPLICIT])  # it replaces momentum

@@ -24,6 +24,7 @@ _ORDERS: dict[str, int] = {"euler": 1, "midpoint": 2, "trapezoidal": 2}
 _SUFFICIENT = 1e-4  # of the decrease that the slope promises, which a trial must bring (Armijo)
 _SHORTEST, _LONGEST = 0.1, 0.5  # what a refused trial is shortened by
 _TRIALS = 30
+_ROUNDINGS = 10.0  # of the loss: what a step promises below so many cannot be seen in it
 
 
 class Proximal(NamedTuple):
@@ -53,13 +54,11 @@ class Implicit(AbstractMethod):
 
     The minimization is Newton's, from x on: $(B + I/h)\,d = -\nabla P(y)$ for the objective P, then
     the first of ever shorter steps along d that lowers P enough (Armijo's condition; the next
-    length is the minimum of the parabola through what is known, within 0.1 to 0.5). P never rises,
-    however large h, however badly the systems are solved and wherever the iteration is cut off;
+    length is the minimum of the parabola through what is known, within 0.1 to 0.5), or, where a
+    fall would be below the rounding of the loss, one that halves the gradient of P. Over a step P
+    never rises, however large h, however badly the systems are solved and wherever it is cut off;
     so for implicit Euler $E(x^+) + \|x^+ - x\|^2/(2h) \le E(x)$ at every step. (A root finder on
     $y - x + h\nabla E(y) = 0$ has no such guide, and leaves for other stationary points.)
-
-    What is too small a fall to be seen in the loss is none, so the equation of a step is solved to
-    about the square root of a rounding, relative.
 
     Stability functions: $1/(1+z)$, L-stable; $(1 - z/2)/(1 + z/2)$ of the others, which keep a
     mode of large $z = h\lambda$ alive, only its sign alternates.
@@ -163,6 +162,7 @@ class Implicit(AbstractMethod):
         given = gradient.objective().extra_args.get("value")
         value = gradient.value(params) if given is None else jnp.asarray(given)
         start = _Point.of(zero, value, slope, bound(zero), shift, weight, center)
+        rounding = _ROUNDINGS * jnp.finfo(value.dtype).eps
 
         def unfinished(carry: tuple) -> Bool[Array, ""]:
             here, memory, moved = carry
@@ -176,6 +176,8 @@ class Implicit(AbstractMethod):
             minus = jax.tree.map(jnp.negative, bound(here.way))
             direction, solve = system.downhill(weight, here.slope, memory.solve, minus)
             promised = inner(here.descent, direction)
+            # What cannot be seen in the loss can be in its gradient.
+            unseen = jnp.abs(promised) <= rounding * jnp.abs(here.value)
 
             def shorter(search: "_Search") -> "_Search":
                 trial = evaluated(
@@ -183,6 +185,7 @@ class Implicit(AbstractMethod):
                 )
                 rise = trial.value - here.value
                 enough = rise <= _SUFFICIENT * search.length * promised
+                enough |= unseen & (trial.norm < 0.5 * here.norm)
                 bend = rise / search.length - promised
                 least = jnp.where(bend > 0, -0.5 * promised / bend, 0.0) * jnp.ones_like(rise)
                 ratio = jnp.clip(jnp.nan_to_num(least), _SHORTEST, _LONGEST)
@@ -212,7 +215,8 @@ class Implicit(AbstractMethod):
         fresh = Proximal(zero_count, jnp.zeros([], jnp.int32), jnp.ones([], float), none)
         carry = start, fresh, jnp.isfinite(start.value) & jnp.isfinite(h)
         here, memory, _ = gradient.while_loop(unfinished, newton, carry)
-        return here.way, memory
+        fell = here.value <= start.value  # by rounding alone it may not have
+        return jax.tree.map(lambda u: jnp.where(fell, u, jnp.zeros_like(u)), here.way), memory
 
 
 class _Point(NamedTuple):

@@ -223,7 +223,7 @@ def test_a_converged_step_solves_its_equation(name, x64):
         "implicit_midpoint": -h * grad((x + new) / 2),
         "trapezoidal": -h / 2 * (grad(x) + grad(new)),
     }[name]
-    np.testing.assert_allclose(updates, expected, rtol=1e-7)  # as far as the loss can tell
+    np.testing.assert_allclose(updates, expected, rtol=1e-11)
 
 
 def test_what_a_step_took_is_counted_and_told(x64):
