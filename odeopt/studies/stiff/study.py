@@ -85,7 +85,8 @@ class Result:
         summary = self.summary
         for name in dict.fromkeys(summary.problem):
             console.print(tables.problem_table(name, self.titles[name], summary))
-        console.print(tables.sensitivity_table(self.sensitivity))
+        if len(self.sensitivity):
+            console.print(tables.sensitivity_table(self.sensitivity))
         console.print(tables.LEGEND, style="dim")
         for sentence in tables.answer(self.records):
             console.print(sentence)
