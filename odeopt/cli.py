@@ -1,6 +1,7 @@
 """The `odeopt` command line: parses, calls a study, prints. Uses typer and rich."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -113,7 +114,7 @@ def stability(
     from .studies.folder import default_path  # noqa: PLC0415
     from .studies.stability import run  # noqa: PLC0415
 
-    try:
+    with _mistakes_told():
         folder = out or default_path(resume)
         result = run(
             solvers=_split(solvers, str, "--solvers"),
@@ -128,9 +129,6 @@ def stability(
             resume=resume,
             console=console,
         )
-    except ValueError as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(2) from None
     result.show(console)
     page = report.write(result, folder, plots.draw(result, folder))
     console.print(f"{result.seconds:.0f} s; report: {page}", soft_wrap=True)
@@ -159,12 +157,9 @@ def equivalence(
     from .studies.equivalence import figures, page, run  # noqa: PLC0415
     from .studies.folder import default_path  # noqa: PLC0415
 
-    try:
+    with _mistakes_told():
         folder = out or default_path(resume, "equivalence-report")
         result = run(out=folder, resume=resume, console=console)
-    except ValueError as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(2) from None
     result.show(console)
     path = page.write(result, folder, figures.draw(result.records, folder))
     console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
@@ -242,7 +237,7 @@ def untuned(
     from .studies.folder import default_path  # noqa: PLC0415
     from .studies.untuned import figures, report, run  # noqa: PLC0415
 
-    try:
+    with _mistakes_told():
         folder = out or default_path(resume, "untuned-report")
         result = run(
             problems=_split(problems, str, "--problems"),
@@ -255,9 +250,6 @@ def untuned(
             resume=resume,
             console=console,
         )
-    except ValueError as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(2) from None
     result.show(console)
     path = report.write(result, folder, figures.draw(result, folder))
     console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
@@ -329,7 +321,7 @@ def stiff(
     from .studies.folder import default_path  # noqa: PLC0415
     from .studies.stiff import figures, report, run  # noqa: PLC0415
 
-    try:
+    with _mistakes_told():
         folder = out or default_path(resume, "stiff-report")
         result = run(
             problems=_split(problems, str, "--problems"),
@@ -341,9 +333,6 @@ def stiff(
             resume=resume,
             console=console,
         )
-    except ValueError as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(2) from None
     result.show(console)
     path = report.write(result, folder, figures.draw(result, folder))
     console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
@@ -392,7 +381,7 @@ def drift(
     from .studies.drift import figures, page, run  # noqa: PLC0415
     from .studies.folder import default_path  # noqa: PLC0415
 
-    try:
+    with _mistakes_told():
         folder = out or default_path(resume, "drift-report")
         result = run(
             problems=_split(problems, str, "--problems"),
@@ -402,12 +391,19 @@ def drift(
             resume=resume,
             console=console,
         )
-    except ValueError as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(2) from None
     result.show(console)
     path = page.write(result, folder, figures.draw(result.records, folder))
     console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _mistakes_told() -> Iterator[None]:
+    """What a study refuses is one line on standard error, and exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(2) from None
 
 
 def _split(values: list[str] | None, kind: Callable[[str], T], option: str) -> list[T] | None:

@@ -103,11 +103,11 @@ class Exponential(AbstractMethod):
         size = min(self.basis or self.products, slope.size)
 
         def goes_on(carry: tuple) -> Array:
-            *_, rest, _, taken, _ = carry
+            *_, rest, _, taken = carry
             return (rest > 0) & (taken + size <= self.products)
 
         def restarted(carry: tuple) -> tuple:
-            way, image, bend, rest, _, taken, _ = carry
+            way, image, bend, rest, _, taken = carry
             left = -(slope + image)
             norm = jnp.linalg.norm(left)
             ritz = lanczos(product, jnp.where(norm > 0, left, 1.0), params, size)
@@ -131,12 +131,12 @@ class Exponential(AbstractMethod):
             bend = bend + 2 * jnp.vdot(moved, image) + jnp.sum(values * found**2)
             error = errors[index] / jnp.maximum(jnp.linalg.norm(found), jnp.finfo(norm.dtype).tiny)
             rest = jnp.where(index == 0, 0.0, rest - times[index])
-            return way + moved, image + turned, bend, rest, error, taken + size, norm
+            return way + moved, image + turned, bend, rest, error, taken + size
 
         zero = jnp.zeros_like(slope)
         nothing = jnp.zeros([], slope.dtype)
-        begin = zero, zero, nothing, h.astype(slope.dtype), nothing, jnp.int32(0), nothing
-        way, _, bend, _, error, taken, _ = jax.lax.while_loop(goes_on, restarted, begin)
+        begin = zero, zero, nothing, h.astype(slope.dtype), nothing, jnp.int32(0)
+        way, _, bend, _, error, taken = jax.lax.while_loop(goes_on, restarted, begin)
         gradient.spend(2 * taken)
         update = unflatten(way, params)
         memory = LinearSolve((), taken, error.astype(float), bend.astype(float))
