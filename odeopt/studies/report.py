@@ -2,7 +2,7 @@
 
 import base64
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -210,14 +210,36 @@ def notices(runs: pd.DataFrame) -> list[str]:
 
 def command(settings: Mapping[str, Any]) -> str:
     """The command line that makes the same sweep."""
-    words = ["odeopt", "stability"]
-    for option in ("solvers", "problems", "rates", "seeds", "gradients", "batch_size"):
+    options = ("solvers", "problems", "rates", "seeds", "gradients", "batch_size")
+    return command_line("stability", settings, options)
+
+
+def command_line(study: str, settings: Mapping[str, Any], options: Sequence[str]) -> str:
+    """The command line of a study with these of its settings, but for those that are empty."""
+    words = ["odeopt", study]
+    for option in options:
         value = settings.get(option)
         if not value:
             continue
         joined = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         words += [f"--{option.replace('_', '-')}", joined]
     return shlex.join(words)
+
+
+def rows(
+    table: pd.DataFrame, columns: Mapping[str, str], spoken: Callable[[Any], str]
+) -> list[dict[str, str]]:
+    """The rows of a table under these headings, numbers as `spoken` says."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, bool | np.bool_):
+            return "yes" if value else "no"
+        return value if isinstance(value, str) else spoken(value)
+
+    return [
+        {heading: cell(row[name]) for name, heading in columns.items()}
+        for row in table.to_dict(orient="records")
+    ]
 
 
 def _summary(summary: pd.DataFrame) -> list[dict[str, str]]:

@@ -1,14 +1,10 @@
 """One self-contained HTML page about the study."""
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from ..report import embedded, render
+from ..report import command_line, embedded, render, rows
 from . import tables
 from .figures import CAPTIONS
 
@@ -49,29 +45,6 @@ FIRST_STEPS = {
 """Columns of the tables that the page shows, and their headings."""
 
 
-def _rows(table: pd.DataFrame, columns: Mapping[str, str]) -> list[dict[str, str]]:
-    return [
-        {heading: _cell(row[name]) for name, heading in columns.items()}
-        for row in table.to_dict(orient="records")
-    ]
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    return value if isinstance(value, str) else tables.text(value)
-
-
-def command(settings: Mapping[str, Any]) -> str:
-    """The command line that makes the same study."""
-    words = ["odeopt", "untuned"]
-    for option in ("problems", "rivals", "seeds", "gradients"):
-        value = settings[option]
-        joined = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        words += [f"--{option}", joined]
-    return shlex.join(words)
-
-
 def write(result: Any, out: Path, figures: Mapping[str, Path]) -> Path:
     """Writes `report.html` with everything inside it: it needs no network and no other file.
 
@@ -92,15 +65,17 @@ def write(result: Any, out: Path, figures: Mapping[str, Path]) -> Path:
         "untuned/report.html.jinja",
         answer=tables.answer(result.verdict, result.first_steps),
         notices=notices if late else [],
-        verdict=_rows(result.verdict, VERDICT),
-        first_steps=_rows(result.first_steps, FIRST_STEPS),
-        summary=_rows(result.summary, SUMMARY),
+        verdict=rows(result.verdict, VERDICT, tables.text),
+        first_steps=rows(result.first_steps, FIRST_STEPS, tables.text),
+        summary=rows(result.summary, SUMMARY, tables.text),
         figures=embedded(figures, CAPTIONS),
         settings=result.settings,
         titles=result.titles,
         checksums={record["problem"]: record["data_checksum"] for record in result.records},
         seconds=result.seconds,
-        command=command(result.settings),
+        command=command_line(
+            "untuned", result.settings, ("problems", "rivals", "seeds", "gradients")
+        ),
     )
     path = out / "report.html"
     path.write_text(page, encoding="utf-8")
