@@ -74,8 +74,13 @@ class Gradient:
         self._root._traced += 2
         return jax.jvp(lambda p: self._evaluate(p, self._index), (params,), (tangent,))[1]
 
+    @property
+    def product_cost(self) -> int:
+        """What a Hessian product counts as, in gradients."""
+        return 2
+
     def linearized(self, params: PyTree[Array]) -> LinearMap:
-        """`v -> H(params) v`, for many products at one point; `spend` 2 on each."""
+        """`v -> H(params) v`, for many products at one point; `spend` `product_cost` on each."""
         return jax.linearize(lambda p: self._evaluate(p, self._index), params)[1]
 
     def objective(self) -> "Objective":
@@ -91,6 +96,11 @@ class Gradient:
                 "another."
             )
         return self._evaluate
+
+    def given_value(self) -> Float[Array, ""] | None:
+        """The loss at the start of the step, where the caller of `update` passed `value=`."""
+        value = self.objective().extra_args.get("value")
+        return None if value is None else jnp.asarray(value)
 
     def spend(self, gradients: int | Int[Array, ""]) -> None:
         """Count so many gradients more, also a number that is known at run time only."""

@@ -1,6 +1,6 @@
 """Flows whose solver follows another flow: the drift of the solver cancelled beforehand.
 
-May use: `odeopt.solvers`, `odeopt.flows`, `.trees`, `.differentials`, `.memory`.
+May use: `odeopt.solvers`, `odeopt.flows`, `.trees`, `.differentials`, `.memory`, `.regularized`.
 """
 
 from typing import Any, Literal, TypeAlias
@@ -12,11 +12,21 @@ from jaxtyping import Array, Float, PyTree
 
 from ..flows import AbstractFlow, State
 from ..objective import Gradient
-from ..solvers import AbstractMethod, Lie, Solver, Tableau, as_method
+from ..solvers import (
+    AbstractMethod,
+    Exponential,
+    Implicit,
+    Lie,
+    Rosenbrock,
+    Solver,
+    Tableau,
+    as_method,
+)
 from ..solvers.explicit import weighted_sum
 from .clip import Corrected, check_clip, clipped
 from .differentials import VectorField, cost, series
 from .memory import Remembering, with_memory
+from .regularized import regularized
 from .trees import Pair, butcher, check_order, modifying_integrator, tree
 
 Form: TypeAlias = Literal["difference", "derivatives"]
@@ -53,6 +63,10 @@ def corrected(
       moment, and the gradient, is advanced by its mean age and half a step; cancelled from the
       first step on. The flow is $\dot x = -E'$ at the ball's own clock (`memory.Remembering`), and
       $\dot x = -g/(|g| + \epsilon) - wx$ for Adam.
+    - Implicit and linearly implicit Euler on gradient flow, to order 2. They err as Euler's method
+      does, with the other sign, so the counter-term is the penalty $+\tfrac h4\|\nabla E\|^2$
+      (`regularized`): a loss with it is what they descend. On a quadratic that gives
+      $1/(1 + z + z^2/2)$, still L-stable.
 
     Forms: `"difference"` takes gradients at shifted points. For Euler's method these are the stages
     of a Runge-Kutta method of that order (the corrected method *is* one, the midpoint rule for
@@ -106,8 +120,9 @@ def corrected(
         )
     if isinstance(solver, Lie):
         return flow if order == 1 else with_memory(flow, order, form or "difference", clip)
-    if isinstance(solver, AbstractMethod):
-        solver = as_method(solver)
+    method = solver if isinstance(solver, tuple) else as_method(solver)
+    if isinstance(method, Implicit | Rosenbrock | Exponential):
+        return _by_potential(flow, method, order)
     pair = butcher(solver)
     coefficients = modifying_integrator(solver, order)
     if all(value == 0 for t, value in coefficients.items() if t.nodes() > 1):
@@ -123,6 +138,25 @@ def corrected(
     if euler:
         return Series(flow, clip, taylor=order)
     return Series(flow, clip, coefficients=tuple(coefficients.items()))
+
+
+def _by_potential(flow: AbstractFlow, method: AbstractMethod, order: int) -> AbstractFlow:
+    """For methods that descend a loss: the counter-term must be the gradient of one."""
+    if order <= (method.order or 1):
+        return flow
+    name = type(method).__name__
+    matrix: Any = method.solver if isinstance(method, Rosenbrock) else method
+    if not isinstance(method, Implicit) and (matrix.curvature, matrix.fraction) != ("hessian", 1):
+        raise ValueError(
+            f"The drift of {name} is known with the Hessian of the whole loss only: pass "
+            'curvature="hessian", fraction=1.0.'
+        )
+    if order > 2:
+        raise ValueError(
+            f"{name} descends a loss, and its counter-terms beyond order 2 are not the gradient "
+            f"of one: order is {order}."
+        )
+    return regularized(flow, lambda h: h / 4)
 
 
 class Series(AbstractFlow):

@@ -62,6 +62,15 @@ class RegularizedFlow(AbstractFlow):
         """Where `base` has."""
         return self.base.has_readout
 
+    def potential(self, gradient: Gradient, h: Float[Array, ""]) -> Gradient:
+        """That of `base`, with the penalty."""
+        return self.base.potential(self._penalized(gradient, h), h)
+
+    @property
+    def has_potential(self) -> bool:
+        """Where `base` has."""
+        return self.base.has_potential
+
     def _penalized(self, gradient: Gradient, h: Float[Array, ""]) -> Gradient:
         strength = self.strength(h) if callable(self.strength) else self.strength
         return _Penalized(gradient, 2 * jnp.asarray(strength, float))
@@ -112,11 +121,43 @@ class _Penalized(Gradient):
         return self._add(params, self._base(params))
 
     def jvp(self, params: PyTree[Array], tangent: PyTree[Array]) -> PyTree[Array]:
-        # 2 for each gradient that the differentiated function takes
-        return self._base.charged(6, lambda: jax.jvp(self, (params,), (tangent,))[1])
+        run = lambda: jax.jvp(self, (params,), (tangent,))[1]  # noqa: E731
+        return self._base.charged(self.product_cost, run)
+
+    @property
+    def product_cost(self) -> int:
+        return 6  # 2 for each gradient that the differentiated function takes
 
     def linearized(self, params: PyTree[Array]) -> LinearMap:
         return self._base.charged(0, lambda: jax.linearize(self, params)[1])
+
+    def objective(self) -> Objective:
+        return self._base.objective()
+
+    def given_value(self) -> None:
+        return None  # what the caller gave has no penalty
+
+    def value(self, params: PyTree[Array]) -> Float[Array, ""]:
+        return self._value(*self._base.with_value(params))
+
+    def with_value(self, params: PyTree[Array]) -> tuple[Float[Array, ""], PyTree[Array]]:
+        value, g = self._base.with_value(params)
+        return self._value(value, g), self._add(params, g)
+
+    def scan(self, body: Callable, init: PyTree, xs: PyTree[Array], length: int) -> PyTree:
+        return self._base.scan(body, init, xs, length)
+
+    def cond(self, condition: Array, true_branch: Callable, false_branch: Callable) -> Any:
+        return self._base.cond(condition, true_branch, false_branch)
+
+    def while_loop(self, goes_on: Callable, body: Callable, init: Any) -> Any:
+        return self._base.while_loop(goes_on, body, init)
+
+    def charged(self, gradients: int, run: Callable) -> Any:
+        return self._base.charged(gradients, run)
+
+    def _value(self, value: Float[Array, ""], g: PyTree[Array]) -> Float[Array, ""]:
+        return value + 0.5 * self._factor.astype(value.dtype) * inner(g, g).astype(value.dtype)
 
     def _add(self, params: PyTree[Array], g: PyTree[Array]) -> PyTree[Array]:
         bent = self._base.jvp(params, g)
@@ -137,7 +178,8 @@ def regularized(flow: AbstractFlow, strength: Strength) -> RegularizedFlow:
 
     Each gradient of the flow costs one Hessian product more, counted as 2: Euler's step 3 gradients
     in place of 1. `update` needs `value_fn=` and the parameters, also for one stage. Staged mode
-    cannot offer that. Step-size rules and solvers that look at the loss see it without the penalty.
+    cannot offer that. Implicit and linearly implicit steps are those of the loss with the penalty;
+    step-size rules see the loss without it, and a Gauss-Newton matrix has none of its curvature.
 
     Args:
       flow: any flow of a loss.

@@ -12,7 +12,7 @@ import diffrax
 import kauri
 import numpy as np
 
-from ..solvers import ExplicitRungeKutta, Implicit, Solver, as_method
+from ..solvers import ExplicitRungeKutta, Implicit, RungeKuttaChebyshev, Solver, as_method
 
 Number: TypeAlias = int | float | Fraction
 Pair: TypeAlias = tuple[Sequence[Sequence[Number]], Sequence[Number]]
@@ -167,6 +167,8 @@ def butcher(solver: Solver | Pair) -> Pair:
     if isinstance(tableau, diffrax.ButcherTableau) and tableau.implicit:
         return _checked((_implicit_matrix(tableau), tableau.b_sol.tolist()))
     method = as_method(solver)  # type: ignore[arg-type]
+    if isinstance(method, RungeKuttaChebyshev):
+        return _checked(method.butcher())
     if not isinstance(method, ExplicitRungeKutta):
         raise ValueError(
             f"{type(solver).__name__} is no Runge-Kutta method with a tableau, so there are no "

@@ -52,6 +52,19 @@ class AbstractFlow(eqx.Module):
         """The direction that the parameters have been moving in, where the flow knows it."""
         raise ValueError(f"{type(self).__name__} does not remember where it has been going.")
 
+    def potential(self, gradient: Gradient, h: Float[Array, ""]) -> Gradient:
+        """The loss that the flow descends, as its gradient: for methods that look at the loss.
+
+        Raises:
+          ValueError: a flow that is not the gradient flow of any loss.
+        """
+        raise ValueError(f"{type(self).__name__} is not the gradient flow of a loss.")
+
+    @property
+    def has_potential(self) -> bool:
+        """Whether the flow is the gradient flow of a loss, which `potential` gives."""
+        return False
+
     def readout(self, z: State) -> PyTree[Array]:
         """What to evaluate and to keep, where that is not the point that gradients are taken at.
 

@@ -30,6 +30,15 @@ class GradientFlow(AbstractSplitFlow):
         params, aux = z
         return jax.tree.map(jnp.negative, gradient.here(params)), aux
 
+    def potential(self, gradient: Gradient, h: Float[Array, ""]) -> Gradient:
+        """The loss itself."""
+        return gradient
+
+    @property
+    def has_potential(self) -> bool:
+        """Yes."""
+        return True
+
     def part(
         self, name: str, z: State, gradient: Gradient, h: Float[Array, ""], fraction: float
     ) -> tuple[PyTree[Array], tuple[()]]:

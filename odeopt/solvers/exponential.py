@@ -98,6 +98,7 @@ class Exponential(AbstractMethod):
     ) -> Step:
         """One step of size `h`."""
         params, aux = z
+        gradient = flow.potential(gradient, h)
         product = curvature_product(gradient.stage(0), params, self.curvature, self.fraction)
         slope = flatten(gradient.stage(0).here(params))
         size = min(self.basis or self.products, slope.size)
@@ -137,7 +138,7 @@ class Exponential(AbstractMethod):
         nothing = jnp.zeros([], slope.dtype)
         begin = zero, zero, nothing, h.astype(slope.dtype), nothing, jnp.int32(0)
         way, _, bend, _, error, taken = jax.lax.while_loop(goes_on, restarted, begin)
-        gradient.spend(2 * taken)
+        gradient.spend(gradient.product_cost * taken)
         update = unflatten(way, params)
         memory = LinearSolve((), taken, error.astype(float), bend.astype(float))
         return Step(update, aux, None, memory, finite(update, memory))

@@ -125,6 +125,7 @@ class Implicit(AbstractMethod):
     ) -> Step:
         """One step of size `h`."""
         params, aux = z
+        gradient = flow.potential(gradient, h)
         slope = gradient.stage(0).here(params)
         length = h if self.kind == "euler" else 0.5 * h
         ahead = length if self.kind == "trapezoidal" else jnp.zeros_like(h)
@@ -159,8 +160,8 @@ class Implicit(AbstractMethod):
             return _Point.of(u, value, slope, bound(u), shift, weight, center)
 
         zero = jax.tree.map(jnp.zeros_like, slope)
-        given = gradient.objective().extra_args.get("value")
-        value = gradient.value(params) if given is None else jnp.asarray(given)
+        given = gradient.given_value()
+        value = gradient.value(params) if given is None else given
         start = _Point.of(zero, value, slope, bound(zero), shift, weight, center)
         rounding = _ROUNDINGS * jnp.finfo(value.dtype).eps
 

@@ -180,7 +180,7 @@ def curvature_product(
 
 
 class _Iterative(AbstractSystem):
-    """By conjugate gradients. 2 gradients a product."""
+    """By conjugate gradients. 2 gradients a product of the loss itself."""
 
     def __init__(
         self,
@@ -193,6 +193,7 @@ class _Iterative(AbstractSystem):
     ) -> None:
         self._product, self._shift, self._weight = product, shift, weight
         self._gradient, self._params, self._solver = gradient, params, solver
+        self._cost = gradient.product_cost if solver.curvature == "hessian" else 2
         self._map = lambda v: jax.tree.map(
             lambda x, b: scaled(shift, x) + scaled(weight, b), v, product(v)
         )
@@ -212,7 +213,7 @@ class _Iterative(AbstractSystem):
         metric = {}
         if isinstance(diagonal, Diagonal):
             diagonal = refined(diagonal, self._product, self._params)
-            self._gradient.spend(2)
+            self._gradient.spend(self._cost)
             value = diagonal.value
             metric["preconditioner"] = lambda r: jax.tree.map(self._divided, r, value)
         found = conjugate_gradients(
@@ -223,7 +224,7 @@ class _Iterative(AbstractSystem):
             tolerance=self._solver.tolerance,
             **metric,
         )
-        self._gradient.spend(2 * found.products)
+        self._gradient.spend(self._cost * found.products)
         x = found.value
         bend = inner(x, found.image) - self._shift * inner(x, x)
         bend = jnp.where(self._weight > 0, bend / self._weight, 0.0)

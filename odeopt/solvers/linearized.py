@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
-from ..flows import AbstractFlow, GradientFlow
+from ..flows import AbstractFlow
 from ..objective import LinearMap
 from .face import AbstractFace
 from .method import AbstractMethod
@@ -66,7 +66,7 @@ class AbstractLinearized(AbstractFace):
 
 def only_gradient_flow(flow: AbstractFlow, method: str) -> None:
     """Refuse another flow."""
-    if not isinstance(flow, GradientFlow):
+    if not flow.has_potential:
         raise ValueError(
             f"{method} goes by the curvature of the loss, which is the Jacobian of gradient flow "
             f"and not that of {type(flow).__name__}: use `odeopt.flows.GradientFlow()`, or a "

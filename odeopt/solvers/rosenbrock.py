@@ -94,6 +94,7 @@ class Rosenbrock(AbstractMethod):
     ) -> Step:
         """One step of size `h`; what is solved for is $hk_1$ and $hk_2$, of the size of a step."""
         params, aux = z
+        gradient = flow.potential(gradient, h)
         system, scale = self.solver.system(gradient.stage(0), params, self.diagonal * h)
         slope = gradient.stage(0).here(params)
         if isinstance(memory, LinearSolve):

@@ -275,6 +275,23 @@ class RungeKuttaChebyshev(AbstractMethod):
         way = jax.tree.map(widened, first)
         return loop(body, (way, jax.tree.map(jnp.zeros_like, way)))[0]
 
+    def butcher(self) -> tuple[list[list[float]], list[float]]:
+        """The method as a Butcher tableau `(A, b)`, for a given number of stages.
+
+        Raises:
+          ValueError: `stages=None`, whose tableau changes from step to step.
+        """
+        if self.stages is None:
+            raise ValueError("RungeKuttaChebyshev(stages=None) has no tableau: give a number.")
+        first, rows, _ = self._coefficients(self.stages)
+        ways = np.zeros((self.stages + 1, self.stages))
+        ways[1, 0] = first
+        for j, (mu, nu, at, at_start, _) in enumerate(rows, start=1):
+            ways[j + 1] = mu * ways[j] + nu * ways[j - 1]
+            ways[j + 1, j] += at
+            ways[j + 1, 0] += at_start if self.accuracy == 2 else 0.0
+        return ways[:-1].tolist(), ways[-1].tolist()
+
     def _coefficients(self, stages: int) -> Coefficients:
         return coefficients(stages, self.accuracy, self.damping)
 

@@ -18,6 +18,7 @@ def implicit_euler(
     tolerance: float = 1e-2,
     fraction: float = 1.0,
     precondition: bool = False,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Implicit Euler, the proximal point method: the loss never rises, at any learning rate.
 
@@ -44,6 +45,9 @@ def implicit_euler(
         Newton's method ends, and so do the conjugate gradients in it.
       fraction: see `linearly_implicit_euler`.
       precondition: see `linearly_implicit_euler`.
+      correction: 2 cancels the drift (`drift.corrected`): the step is that of the loss
+        $E + \tfrac h4\|\nabla E\|^2$, has order 2, and stays L-stable. Gradients cost 3, Hessian
+        products 6.
 
     Returns:
       An optax transformation; its state is that of `linearly_implicit_euler`. A step by conjugate
@@ -62,7 +66,8 @@ def implicit_euler(
       2.0
     """
     solver = solvers.LinearSolver(curvature, solve, products, tolerance, fraction, precondition)
-    return controlled(solvers.Implicit("euler", solver, iterations, tolerance), learning_rate)
+    method = solvers.Implicit("euler", solver, iterations, tolerance)
+    return controlled(method, learning_rate, correction)
 
 
 def implicit_midpoint(
@@ -75,6 +80,7 @@ def implicit_midpoint(
     tolerance: float = 1e-2,
     fraction: float = 1.0,
     precondition: bool = False,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The implicit midpoint rule: half a step of `implicit_euler`, and as far again.
 
@@ -91,6 +97,7 @@ def implicit_midpoint(
       tolerance: as for `implicit_euler`; order 2 is seen as far as the minimization is carried.
       fraction: as for `implicit_euler`.
       precondition: as for `implicit_euler`.
+      correction: up to 2 there is nothing to cancel.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -101,7 +108,8 @@ def implicit_midpoint(
       Array([-1., -1.], dtype=float32)
     """
     solver = solvers.LinearSolver(curvature, solve, products, tolerance, fraction, precondition)
-    return controlled(solvers.Implicit("midpoint", solver, iterations, tolerance), learning_rate)
+    method = solvers.Implicit("midpoint", solver, iterations, tolerance)
+    return controlled(method, learning_rate, correction)
 
 
 def trapezoidal(
@@ -114,6 +122,7 @@ def trapezoidal(
     tolerance: float = 1e-2,
     fraction: float = 1.0,
     precondition: bool = False,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The trapezoidal rule: half a step of gradient descent, half a step of `implicit_euler`.
 
@@ -130,6 +139,7 @@ def trapezoidal(
       tolerance: as for `implicit_euler`; order 2 is seen as far as the minimization is carried.
       fraction: as for `implicit_euler`.
       precondition: as for `implicit_euler`.
+      correction: up to 2 there is nothing to cancel.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -140,4 +150,5 @@ def trapezoidal(
       Array([0.3333333, 0.3333333], dtype=float32)
     """
     solver = solvers.LinearSolver(curvature, solve, products, tolerance, fraction, precondition)
-    return controlled(solvers.Implicit("trapezoidal", solver, iterations, tolerance), learning_rate)
+    method = solvers.Implicit("trapezoidal", solver, iterations, tolerance)
+    return controlled(method, learning_rate, correction)

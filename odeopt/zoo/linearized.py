@@ -3,7 +3,8 @@
 import optax
 
 from .. import solvers
-from ..flows import GradientFlow
+from ..drift import corrected
+from ..flows import AbstractFlow, GradientFlow
 from ..optimizer import LearningRate, ode_optimizer
 from ..solvers.linear import Curvature, Solve
 from ..stepsize import gain_ratio
@@ -18,6 +19,7 @@ def linearly_implicit_euler(
     tolerance: float = 1e-3,
     fraction: float = 1.0,
     precondition: bool = False,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Linearly implicit Euler, by default with nothing to tune: Levenberg and Marquardt as an ODE.
 
@@ -51,6 +53,9 @@ def linearly_implicit_euler(
       fraction: take the curvature on the first samples only, this share of them.
       precondition: conjugate gradients by an estimate of the diagonal of B, which takes a product
         a step and one more copy of the parameters in the state.
+      correction: 2 cancels the drift (`drift.corrected`), with "hessian": the step is that of the
+        loss $E + \tfrac h4\|\nabla E\|^2$, has order 2, and stays L-stable on a convex quadratic.
+        Gradients cost 3, Hessian products 6.
 
     Returns:
       An optax transformation; its state holds one copy of the parameters (none with
@@ -81,7 +86,7 @@ def linearly_implicit_euler(
       True
     """
     solver = solvers.LinearSolver(curvature, solve, products, tolerance, fraction, precondition)
-    return controlled(solvers.Rosenbrock(1, solver), learning_rate)
+    return controlled(solvers.Rosenbrock(1, solver), learning_rate, correction)
 
 
 def rosenbrock2(
@@ -93,6 +98,7 @@ def rosenbrock2(
     tolerance: float = 1e-3,
     fraction: float = 1.0,
     precondition: bool = False,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""ROS2, a Rosenbrock method of order 2 that is L-stable.
 
@@ -110,6 +116,7 @@ def rosenbrock2(
       tolerance: the relative residual at which conjugate gradients stop.
       fraction: see `linearly_implicit_euler`.
       precondition: see `linearly_implicit_euler`; for both solves.
+      correction: up to 2 there is nothing to cancel.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -119,7 +126,7 @@ def rosenbrock2(
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     solver = solvers.LinearSolver(curvature, solve, products, tolerance, fraction, precondition)
-    return controlled(solvers.Rosenbrock(2, solver), learning_rate)
+    return controlled(solvers.Rosenbrock(2, solver), learning_rate, correction)
 
 
 def exponential_euler(
@@ -130,6 +137,7 @@ def exponential_euler(
     basis: int | None = None,
     tolerance: float = 1e-3,
     fraction: float = 1.0,
+    correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Exponential Euler: follows the flow of the quadratic model exactly.
 
@@ -154,6 +162,7 @@ def exponential_euler(
         Lanczos' algorithm is restarted on the rest of the flow.
       tolerance: relative error of a step that a restart may leave.
       fraction: see `linearly_implicit_euler`.
+      correction: up to 2 with "hessian" there is nothing to cancel.
 
     Returns:
       An optax transformation whose state holds a few scalars. A step takes `basis` copies of the
@@ -176,12 +185,14 @@ def exponential_euler(
       True
     """
     method = solvers.Exponential(curvature, products, basis, tolerance, fraction)
-    return controlled(method, learning_rate)
+    return controlled(method, learning_rate, correction)
 
 
 def controlled(
-    method: solvers.AbstractMethod, learning_rate: LearningRate | None
+    method: solvers.AbstractMethod, learning_rate: LearningRate | None, correction: int | None
 ) -> optax.GradientTransformationExtraArgs:
-    """A method of gradient flow whose default step size is controlled by the gain ratio."""
-    rate = gain_ratio() if learning_rate is None else learning_rate
-    return ode_optimizer(GradientFlow(), method, rate)
+    """A method of gradient flow, its drift cancelled; by default controlled by the gain ratio."""
+    flow: AbstractFlow = GradientFlow()
+    if correction is not None:
+        flow = corrected(flow, method, correction)
+    return ode_optimizer(flow, method, gain_ratio() if learning_rate is None else learning_rate)

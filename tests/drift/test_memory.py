@@ -93,7 +93,14 @@ def test_order_from_the_first_step_on(name, correction, order, x64):
 
 
 @pytest.mark.parametrize(
-    ("name", "factor", "steps"), [("nesterov", "_ball", STEPS), ("adam", "_average", 8 * STEPS)]
+    ("name", "factor", "steps"),
+    [
+        ("heavy_ball", "_ball", STEPS),
+        ("nesterov", "_ball", STEPS),
+        ("adam", "_average", 8 * STEPS),
+        ("adamw", "_average", 8 * STEPS),
+        ("rmsprop", "_average", 8 * STEPS),
+    ],
 )
 def test_a_wrong_factor_costs_the_order(name, factor, steps, x64, monkeypatch):
     """Moments aged twice as much. Adam's term of order 2 then is large, so that it takes longer."""
