@@ -154,11 +154,12 @@ def drift(
     size, norm = jnp.sqrt(square), optax.tree.norm(g)
     return Drift(
         jnp.asarray(learning_rate, float) * size,
-        _ratio(size, norm),
-        _ratio(inner(total, g), size * norm),
-        *(_ratio(inner(term, total), square) for term in three),
+        ratio(size, norm),
+        ratio(inner(total, g), size * norm),
+        *(ratio(inner(term, total), square) for term in three),
     )
 
 
-def _ratio(above: Array, below: Array) -> Array:
+def ratio(above: Array, below: Array) -> Array:
+    """The quotient, 0 where the denominator is."""
     return jnp.where(below > 0, above / jnp.where(below > 0, below, 1.0), 0.0)

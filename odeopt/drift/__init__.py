@@ -15,6 +15,7 @@ from .differentials import b_series as b_series
 from .differentials import elementary_differentials as elementary_differentials
 from .epoch import epoch_flow as epoch_flow
 from .epoch import epoch_loss as epoch_loss
+from .measured import step_drift as step_drift
 from .principal import Directions as Directions
 from .principal import PrincipalFlow as PrincipalFlow
 from .principal import principal_flow as principal_flow

@@ -1,0 +1,72 @@
+"""The measured drift against the distance of one step from the flow."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import odeopt
+from odeopt import diagnostics, drift, flows, solvers
+
+from .cases import descent, difference, flow, loss, start
+from .test_memory import EPS, MU, normalized
+
+PLAIN, LIE = flows.GradientFlow(), solvers.Lie()
+CASES = {
+    "euler": (PLAIN, solvers.Euler(), descent),
+    "midpoint": (PLAIN, solvers.Midpoint(), descent),
+    "ssprk3": (PLAIN, solvers.SSPRK3(), descent),
+    "heavy ball": (flows.HeavyBallFlow(MU), LIE, descent),
+    "adam": (flows.AdamFlow(MU, 0.9, EPS), LIE, normalized(False)),
+    "adamw": (flows.AdamFlow(MU, 0.9, EPS, weight_decay=0.3), LIE, normalized(False, 0.3)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_how_far_the_first_step_leaves_the_flow(name, x64):
+    base, solver, field = CASES[name]
+    opt = lambda h: odeopt.ode_optimizer(base, solver, h)
+
+    @jax.jit
+    def errors(h):
+        grads = jax.grad(loss)(start())
+        updates, _ = opt(h).update(grads, opt(h).init(start()), start(), value_fn=loss)
+        end = jax.tree.map(jnp.add, start(), updates)
+        away = difference(end, flow(field, start(), h, 50))
+        return away, drift.step_drift(base, solver, loss, start(), h).size
+
+    for h, tolerance in ((0.02, 0.1), (0.005, 0.025)):  # what is left is of one order more
+        away, predicted = errors(h)
+        assert abs(predicted / away - 1) < tolerance
+        assert away > 1e-13
+
+
+def test_of_gradient_descent_it_is_the_leading_term(x64):
+    found = drift.step_drift(PLAIN, solvers.Euler(), loss, start(), 1e-4)
+    expected = diagnostics.drift(loss, start(), 1e-4)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-12)
+
+
+def test_memory_makes_it_larger_as_training_goes_on(x64):
+    """Of a settled ball it is that of gradient descent at the rate h (1 + b) / (1 - b)^2."""
+    base, h = flows.HeavyBallFlow(0.9), 1e-5
+    opt = odeopt.ode_optimizer(base, LIE, h)
+    x = start()
+    state = opt.init(x)
+
+    def step(_, carry):
+        x, state = carry
+        updates, state = opt.update(jax.grad(loss)(x), state, x)
+        return jax.tree.map(jnp.add, x, updates), state
+
+    x, state = jax.lax.fori_loop(0, 300, step, (x, state))
+    found = drift.step_drift(base, LIE, loss, x, h, state.aux)
+    expected = diagnostics.drift(loss, x, h * 1.9 / 0.01)
+    np.testing.assert_allclose(found.relative, expected.relative, rtol=0.02)
+    np.testing.assert_allclose(found.cosine, expected.cosine, rtol=0.02)
+    assert found.relative > 100 * diagnostics.drift(loss, x, h).relative
+
+
+def test_a_solver_without_known_drift_is_refused():
+    with pytest.raises(ValueError, match="No counter-term is known"):
+        drift.step_drift(flows.RelativisticFlow(0.9), LIE, loss, start(), 0.1)
