@@ -171,3 +171,22 @@ def test_the_principal_flow_that_is_drawn_meets_every_iterate(x64):
         np.testing.assert_allclose(
             np.abs(r["envelope"][:: beyond.SEEN]), np.abs(r["iterates"]), rtol=1e-5, atol=1e-8
         )
+
+
+def test_the_iterates_that_are_drawn_settle_where_the_central_flow_says(x64):
+    [record] = beyond.edge()
+    x, curvature = np.transpose(record["iterates"])
+    edge = 2 / beyond.EDGE_STEP
+    np.testing.assert_allclose(record["flow"][-100:], edge, rtol=1e-6)
+    np.testing.assert_allclose(record["variance"][-1], 2 * beyond.DRIVE, rtol=1e-6)
+    np.testing.assert_allclose(x[-100:] ** 2, 2 * beyond.DRIVE, rtol=1e-3)
+    # by the fourth derivative, which the central flow does not see
+    settled = edge + 2 * beyond.SOFTNESS * beyond.DRIVE
+    np.testing.assert_allclose(curvature[-100:], settled, rtol=1e-4)
+    assert record["gradient flow"][-1] > 2 * edge
+
+
+def test_the_epoch_flow_of_the_order_is_the_closest_to_its_iterates(x64):
+    plain, any_order, this_order = (record["distance"][1:] for record in beyond.epochs())
+    assert np.all(this_order < 0.5 * any_order)
+    assert np.all(this_order < 0.5 * plain)

@@ -1,4 +1,4 @@
-"""Iterates of a quadratic where h·curvature is not small, beside the principal flow.
+"""Iterates beside the flows that model more than one small full-batch step: pictures.
 
 Uses diffrax; needs x64.
 """
@@ -20,6 +20,14 @@ CURVATURES = (0.8, 1.8, 2.1)
 STEPS = 8
 SEEN = 20
 """Points of the flow for each step."""
+
+EDGE_STEP, EDGE_STEPS = 0.1, 400
+DRIVE, SOFTNESS = 1.0, 0.2
+EPOCHS, EPOCH_STEP = 60, 0.05
+BATCHES = {
+    "inputs": ((1.0, 0.2), (-0.3, 1.2), (0.8, -1.0)),
+    "target": (1.0, -0.5, 0.3),
+}
 
 
 def bowl(x: Float[Array, "3"]) -> Float[Array, ""]:
@@ -55,7 +63,80 @@ def directions() -> list[Record]:
     ]
 
 
-def _follow(field: Callable, start: Num[Array, "3"], times: np.ndarray) -> np.ndarray:
+def sharpening(y: Float[Array, "2"]) -> Float[Array, ""]:
+    """A loss whose curvature S along x grows under gradient flow, at the rate `DRIVE`.
+
+    Its third term bends less steeply far out, so that an oscillation finds a size and keeps it;
+    without it gradient descent circles around that size in bursts.
+    """
+    x, s = y
+    return 0.5 * s * x**2 - DRIVE * s - 0.25 * SOFTNESS * x**4
+
+
+def edge() -> list[Record]:
+    """Gradient descent at the edge of stability, beside the central flow."""
+    start = jnp.array([0.05, 0.95 * 2 / EDGE_STEP])
+    found = _iterates(lambda y, _: jax.grad(sharpening)(y), start, EDGE_STEP, EDGE_STEPS)
+    times = EDGE_STEP * np.arange(EDGE_STEPS + 1)
+    central = drift.central_flow(sharpening)
+    path = _follow(lambda y, _: central(y, EDGE_STEP), start, times)
+    variance = [float(central.oscillation(y, EDGE_STEP).covariance[0, 0]) for y in path[::20]]
+    return [
+        {
+            "kind": "edge",
+            "iterates": found,
+            "flow": path[:, 1],
+            "gradient flow": _follow(lambda y, _: -jax.grad(sharpening)(y), start, times)[:, 1],
+            "variance": np.repeat(variance, 20)[: len(path)],
+        }
+    ]
+
+
+def batch_loss(
+    x: Float[Array, "2"], inputs: Float[Array, "2"], target: Float[Array, ""]
+) -> Float[Array, ""]:
+    """A neuron on one sample."""
+    return 1.5 * (jnp.tanh(inputs @ x) - target) ** 2
+
+
+def epochs() -> list[Record]:
+    """Three batches in a given order: how far three flows are from the end of every epoch."""
+    rows = {name: jnp.asarray(values) for name, values in BATCHES.items()}
+    number, start = len(rows["target"]), jnp.array([2.0, -1.0])
+
+    def turn(x: Array, n: Array) -> Array:
+        row = {name: values[n % number] for name, values in rows.items()}
+        return jax.grad(batch_loss)(x, **row)
+
+    found = _iterates(turn, start, EPOCH_STEP, EPOCHS * number)[::number]
+    times = EPOCH_STEP * number * np.arange(EPOCHS + 1)
+    flows = {
+        "gradient flow": lambda y, _: drift.epoch_flow(batch_loss, ordered=False, **rows)(y, 0.0),
+        "epoch flow, any order": drift.epoch_flow(batch_loss, ordered=False, **rows),
+        "epoch flow, this order": drift.epoch_flow(batch_loss, **rows),
+    }
+    return [
+        {
+            "kind": "epoch",
+            "flow": name,
+            "distance": np.linalg.norm(
+                found - _follow(lambda y, _, field=field: field(y, EPOCH_STEP), start, times),
+                axis=1,
+            ),
+        }
+        for name, field in flows.items()
+    ]
+
+
+def _iterates(gradient: Callable, start: Array, h: float, steps: int) -> np.ndarray:
+    def step(y: Array, n: Array) -> tuple[Array, Array]:
+        y = y - h * gradient(y, n)
+        return y, y
+
+    return np.vstack([start, jax.lax.scan(step, start, jnp.arange(steps))[1]])
+
+
+def _follow(field: Callable, start: Num[Array, " n"], times: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Complex dtype")  # held to 1e-8 by test_principal.py
         solution = diffrax.diffeqsolve(

@@ -26,6 +26,18 @@ CAPTIONS = {
         "ones. They meet at every step: beyond h·curvature = 1 the iterates oscillate, beyond 2 "
         "they diverge. Gradient flow would decay in all three."
     ),
+    "edge": (
+        "A loss whose curvature grows at a steady rate along gradient flow (dotted). Gradient "
+        "descent follows it up to 2/h, begins to oscillate, and the oscillation holds the curvature "
+        "there. The central flow is the average: its curvature stays at 2/h, and its variance is "
+        "that of the oscillation, once that has settled. The iterates settle 2 % beyond: the "
+        "central flow knows the third derivatives of the loss, not the fourth."
+    ),
+    "epoch": (
+        "Gradient descent on three batches in turn, always in the same order: its distance, after "
+        "every epoch, from the gradient flow of their mean, from the flow with the penalty that "
+        "remains in the mean over all orders, and from the one with the bracket of this order."
+    ),
     "orders": (
         "Distance at the end against h, in units of the length of the path. A modified flow is "
         "followed with its order, gradient flow with order 1, or 2 with the counter-term."
@@ -58,13 +70,15 @@ def draw(records: list[Record], out: Path) -> dict[str, Path]:
     """Writes all figures that there are records for into an existing folder."""
     of_kind = {
         kind: [r for r in records if r["kind"] == kind]
-        for kind in ("trajectory", "principal", "order", "trend")
+        for kind in ("trajectory", "principal", "edge", "epoch", "order", "trend")
     }
     runs = pd.DataFrame(of_kind["trend"])
     with matplotlib.rc_context(RC):
         figures = {
             "plane": _plane(of_kind["trajectory"]) if of_kind["trajectory"] else None,
             "principal": _principal(of_kind["principal"]) if of_kind["principal"] else None,
+            "edge": _edge(of_kind["edge"][0]) if of_kind["edge"] else None,
+            "epoch": _epoch(of_kind["epoch"]) if of_kind["epoch"] else None,
             "orders": _orders(of_kind["order"]) if of_kind["order"] else None,
             "trends": _trends(runs) if len(runs) else None,
             "removed": _removed(runs) if len(runs) else None,
@@ -108,6 +122,41 @@ def _principal(records: list[Record]) -> Figure:
             Line2D([], [], color=COLOURS[3], linestyle="--", label="its envelope"),
         ],
     )
+    return figure
+
+
+def _edge(record: Record) -> Figure:
+    figure, axes = panels(["curvature", "square of x"], "step", "")
+    x, curvature = np.transpose(record["iterates"])
+    steps = np.arange(len(x))
+    descent = {"color": COLOURS[0], "marker": ".", "markersize": 2, "linestyle": ""}
+    flow = {"color": COLOURS[6]}
+    ax = axes["curvature"]
+    ax.plot(steps, curvature, **descent)
+    ax.plot(steps, record["flow"], **flow)
+    ax.plot(steps, record["gradient flow"], ":", color="0.3")
+    ax.set_ylim(curvature.min() - 0.2, 1.02 * curvature.max())
+    axes["square of x"].plot(steps, x**2, **descent)
+    axes["square of x"].plot(steps, record["variance"], **flow)
+    key(
+        figure,
+        [
+            Line2D([], [], label="gradient descent", **{**descent, "markersize": 6}),
+            Line2D([], [], label="central flow and its variance", **flow),
+            Line2D([], [], label="gradient flow", color="0.3", linestyle=":"),
+        ],
+    )
+    return figure
+
+
+def _epoch(records: list[Record]) -> Figure:
+    names = [r["flow"] for r in records]
+    styles = styles_of(names)
+    figure, axes = panels(["distance from the iterates"], "epoch", "", 3.0)
+    for r in records:
+        ax = axes["distance from the iterates"]
+        ax.semilogy(np.arange(1, len(r["distance"])), r["distance"][1:], **styles[r["flow"]])
+    key(figure, [Line2D([], [], label=name, **styles[name]) for name in names])
     return figure
 
 

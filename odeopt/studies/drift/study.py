@@ -33,8 +33,8 @@ class Result:
     """What the study found.
 
     Attributes:
-        records: Every measurement, of the kinds "order", "trajectory", "principal"
-            and "trend".
+        records: Every measurement, of the kinds "order", "trajectory", "principal", "edge",
+            "epoch" and "trend".
         settings: The choices it was made with.
         seconds: Wall time of this call, compilation included.
         titles: One line about each network.
@@ -88,8 +88,8 @@ def run(
     """Compare iterates with flows, and measure what drift does to networks as the rate grows.
 
     Two paths (two numbers; a digits network) give errors against h: of gradient descent against
-    gradient flow and two modified flows, and with counter-term against gradient flow; a quadratic
-    beyond the limit of stability is drawn beside the principal flow. Then digits
+    gradient flow and two modified flows, and with counter-term against gradient flow. The
+    principal, central and epoch flows are drawn beside iterates of small problems. Then digits
     networks are trained, full batch, to equal flow times at several rates, plainly, with the
     counter-term, and at the smallest rate with the explicit penalty. JAX's configuration is as
     before when it returns; the study itself needs x64.
@@ -140,7 +140,12 @@ def run(
 
 def tasks(benches: Sequence[trends.Bench]) -> list[Task]:
     """Everything that is measured."""
-    found: list[Task] = [("trajectories", paths.plane), ("principal flow", beyond.directions)]
+    found: list[Task] = [
+        ("trajectories", paths.plane),
+        ("principal flow", beyond.directions),
+        ("central flow", beyond.edge),
+        ("epoch flow", beyond.epochs),
+    ]
     found += [(f"orders, {name}", functools.partial(paths.orders, name)) for name in paths.PATHS]
     for bench in benches:
         for variant in trends.VARIANTS:
