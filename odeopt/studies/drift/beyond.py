@@ -5,6 +5,7 @@ Uses diffrax; needs x64.
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import diffrax
 import jax
@@ -101,7 +102,7 @@ def batch_loss(
 
 def epochs() -> list[Record]:
     """Three batches in a given order: how far three flows are from the end of every epoch."""
-    rows = {name: jnp.asarray(values) for name, values in BATCHES.items()}
+    rows: dict[str, Any] = {name: jnp.asarray(values) for name, values in BATCHES.items()}
     number, start = len(rows["target"]), jnp.array([2.0, -1.0])
 
     def turn(x: Array, n: Array) -> Array:

@@ -28,8 +28,8 @@ CAPTIONS = {
     ),
     "edge": (
         "A loss whose curvature grows at a steady rate along gradient flow (dotted). Gradient "
-        "descent follows it up to 2/h, begins to oscillate, and the oscillation holds the curvature "
-        "there. The central flow is the average: its curvature stays at 2/h, and its variance is "
+        "descent follows it up to 2/h, begins to oscillate, and so holds the curvature there. The "
+        "central flow is the average: its curvature stays at 2/h, and its variance is "
         "that of the oscillation, once that has settled. The iterates settle 2 % beyond: the "
         "central flow knows the third derivatives of the loss, not the fourth."
     ),
@@ -129,8 +129,9 @@ def _edge(record: Record) -> Figure:
     figure, axes = panels(["curvature", "square of x"], "step", "")
     x, curvature = np.transpose(record["iterates"])
     steps = np.arange(len(x))
-    descent = {"color": COLOURS[0], "marker": ".", "markersize": 2, "linestyle": ""}
-    flow = {"color": COLOURS[6]}
+    descent: dict[str, Any] = {"color": COLOURS[0], "marker": ".", "linestyle": ""}
+    descent["markersize"] = 2
+    flow: dict[str, Any] = {"color": COLOURS[6]}
     ax = axes["curvature"]
     ax.plot(steps, curvature, **descent)
     ax.plot(steps, record["flow"], **flow)
