@@ -14,7 +14,7 @@ from .tableau import Tableau
 Solver = AbstractMethod | Tableau | diffrax.ButcherTableau | diffrax.AbstractSolver
 
 
-def as_method(solver: Solver, *, error: bool = False, scan: bool = False) -> AbstractMethod:
+def as_method(solver: Solver, *, error: bool = False, scan: bool | None = None) -> AbstractMethod:
     """The method that `solver` names.
 
     Args:
@@ -22,7 +22,7 @@ def as_method(solver: Solver, *, error: bool = False, scan: bool = False) -> Abs
         class. Explicit Runge-Kutta solvers get odeopt's stage loop, odeopt's own classes the method
         that they are the other face of, others run diffrax's step.
       error: ask for the error estimate.
-      scan: scan over the stages of an explicit method.
+      scan: scan over the stages of an explicit method; None: see `ExplicitRungeKutta`.
 
     Raises:
       TypeError: anything else, with what to write instead.

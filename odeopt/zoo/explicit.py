@@ -16,7 +16,7 @@ def runge_kutta(
     *,
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
-    scan_stages: bool = False,
+    scan_stages: bool | None = None,
     correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gradient flow by the explicit Runge-Kutta method of any tableau.
@@ -32,7 +32,9 @@ def runge_kutta(
       tableau: `odeopt.solvers.Tableau` or `diffrax.ButcherTableau`; checked for consistency.
       stage_transform: an optax transformation applied to every stage's gradient.
       staged: one stage for each call of `update`, without extra arguments; see `ode_optimizer`.
-      scan_stages: loop over the stages with `lax.scan`, for less memory.
+      scan_stages: loop over the stages with `lax.scan`, for less memory; None: from 4 million
+        parameters on where it saves memory and there is no `grad_fn`, which would see a traced
+        stage.
       correction: cancel the method's drift, so that it follows the flow to this order
         (`drift.corrected`); None for the plain method. Costs further gradients and needs
         `value_fn=` also where the plain method does not.
@@ -40,7 +42,10 @@ def runge_kutta(
     Returns:
       An optax transformation. It stores four scalars, and nothing like the parameters unless
       `staged` (the start of the step and `stages - 1` slopes); within a step the slopes of all
-      stages are alive, or with `scan_stages` as many as the tableau looks back on.
+      stages are alive. With `scan_stages`: the point of a stage and one vector where every row of
+      the tableau continues a multiple of the one above (heun, midpoint, ralston, ssprk3,
+      `solvers.LowStorage4`), else the point, a sum, and the slopes that the tableau looks back on
+      (one for rk4 and bosh3; of dopri5 and tsit5 so many that it saves nothing).
 
     Raises:
       ValueError: an inconsistent tableau, a number that is not positive as learning rate, a
@@ -65,7 +70,7 @@ def from_diffrax(
     *,
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
-    scan_stages: bool = False,
+    scan_stages: bool | None = None,
     correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gradient flow by any one-step diffrax solver for ODEs.
@@ -100,7 +105,7 @@ def euler(
     *,
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
-    scan_stages: bool = False,
+    scan_stages: bool | None = None,
     correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Euler's method: gradient descent, equal to `optax.sgd(learning_rate)`.
@@ -133,7 +138,7 @@ def heun(
     *,
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
-    scan_stages: bool = False,
+    scan_stages: bool | None = None,
     correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Heun's method (explicit trapezoidal rule).
@@ -165,7 +170,7 @@ def midpoint(
     *,
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
-    scan_stages: bool = False,
+    scan_stages: bool | None = None,
     correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The explicit midpoint rule.
@@ -197,7 +202,7 @@ def ralston(
     *,
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
-    scan_stages: bool = False,
+    scan_stages: bool | None = None,
     correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Ralston's method: the 2-stage method of order 2 with the least error bound.
@@ -229,7 +234,7 @@ def bosh3(
     *,
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
-    scan_stages: bool = False,
+    scan_stages: bool | None = None,
     correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Bogacki and Shampine's method of order 3.
@@ -263,7 +268,7 @@ def ssprk3(
     *,
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
-    scan_stages: bool = False,
+    scan_stages: bool | None = None,
     correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Shu and Osher's strong-stability-preserving method of order 3.
@@ -297,7 +302,7 @@ def rk4(
     *,
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
-    scan_stages: bool = False,
+    scan_stages: bool | None = None,
     correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The classical Runge-Kutta method of order 4.
@@ -329,7 +334,7 @@ def dopri5(
     *,
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
-    scan_stages: bool = False,
+    scan_stages: bool | None = None,
     correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Dormand and Prince's method of order 5.
@@ -362,7 +367,7 @@ def tsit5(
     *,
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
-    scan_stages: bool = False,
+    scan_stages: bool | None = None,
     correction: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Tsitouras' method of order 5.
@@ -395,7 +400,7 @@ def _explicit(
     learning_rate: LearningRate,
     stage_transform: optax.GradientTransformation | None,
     staged: bool,
-    scan_stages: bool,
+    scan_stages: bool | None,
     correction: int | None,
 ) -> optax.GradientTransformationExtraArgs:
     flow: AbstractFlow = GradientFlow()
