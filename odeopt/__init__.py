@@ -37,6 +37,7 @@ from .zoo.explicit import dopri5 as dopri5
 from .zoo.explicit import euler as euler
 from .zoo.explicit import from_diffrax as from_diffrax
 from .zoo.explicit import heun as heun
+from .zoo.explicit import low_storage4 as low_storage4
 from .zoo.explicit import midpoint as midpoint
 from .zoo.explicit import ralston as ralston
 from .zoo.explicit import rk4 as rk4

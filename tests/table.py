@@ -17,6 +17,7 @@ EXPLICIT = {
     "bosh3": (odeopt.bosh3, 3, 3),
     "ssprk3": (odeopt.ssprk3, 3, 3),
     "rk4": (odeopt.rk4, 4, 4),
+    "low_storage4": (odeopt.low_storage4, 6, 4),
     "dopri5": (odeopt.dopri5, 6, 5),
     "tsit5": (odeopt.tsit5, 6, 5),
     "runge_kutta": (

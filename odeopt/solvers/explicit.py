@@ -44,9 +44,7 @@ class ExplicitRungeKutta(AbstractMethod):
     tableau: Tableau = eqx.field(static=True)
     scan: bool | None = eqx.field(static=True, default=None)
 
-    def __init__(
-        self, tableau: Tableau, *, error: bool = False, scan: bool | None = None
-    ) -> None:
+    def __init__(self, tableau: Tableau, *, error: bool = False, scan: bool | None = None) -> None:
         if error and tableau.b_error is None:
             raise ValueError(
                 "This tableau has no error estimate, so its step size cannot be controlled by "

@@ -309,7 +309,7 @@ def rk4(
 
     Step: $x^+ = x - \tfrac h6(g_1 + 2g_2 + 2g_3 + g_4)$ with $g_2, g_3$ at half steps and $g_4$ at
     a full step. Order 4, 4 gradients a step, stable to $h\lambda \le 2.785$: per gradient a third
-    of Euler's. With `scan_stages=True` it keeps a single slope (Kutta, 1901; in deep learning
+    of Euler's. With `scan_stages=True` it keeps one slope and a sum (Kutta, 1901; in deep learning
     arXiv:2505.13397).
 
     Args:
@@ -327,6 +327,41 @@ def rk4(
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     return _explicit(solvers.RK4(), learning_rate, stage_transform, staged, scan_stages, correction)
+
+
+def low_storage4(
+    learning_rate: LearningRate,
+    *,
+    stage_transform: optax.GradientTransformation | None = None,
+    staged: bool = False,
+    scan_stages: bool | None = None,
+    correction: int | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""A method of order 4 for large models: one vector beside the point of a stage.
+
+    Step: $\delta_{i+1} = \gamma_i\delta_i - \alpha_ihg(x + \delta_i)$ from $\delta_0 = 0$,
+    $x^+ = x + \delta_6$. Order 4, 6 gradients a step, stable to $h\lambda \le 4.359$; derived here
+    (`solvers.LowStorage4`). From 4 million parameters on, or with `scan_stages=True`, it takes as
+    much memory as `ssprk3`, and less than `rk4`, whose 4 gradients a step are the better bargain
+    where that fits.
+
+    Args:
+      learning_rate: the step size, in flow time.
+      stage_transform: see `runge_kutta`, which also lists memory and errors.
+      staged: see `ode_optimizer`.
+      scan_stages: see `runge_kutta`.
+      correction: see `runge_kutta`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> opt = odeopt.low_storage4(0.1)
+      >>> state, grads = opt.init(params), jax.grad(loss)(params)
+      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
+    """
+    return _explicit(
+        solvers.LowStorage4(), learning_rate, stage_transform, staged, scan_stages, correction
+    )
 
 
 def dopri5(
