@@ -6,6 +6,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import odeopt
+
 from .timing import Row, exact
 
 DEVICES = 8
@@ -32,13 +39,6 @@ def sharded(rounds: int) -> Iterator[Row]:
 
 
 def _counts() -> dict[str, dict[str, int]]:
-    import jax
-    import jax.numpy as jnp
-    from jax.sharding import AxisType, NamedSharding
-    from jax.sharding import PartitionSpec as P
-
-    import odeopt
-
     mesh = jax.make_mesh((DEVICES,), ("model",), axis_types=(AxisType.Auto,))
     split = NamedSharding(mesh, P("model"))
     found: dict[str, dict[str, int]] = {}
@@ -54,7 +54,7 @@ def _counts() -> dict[str, dict[str, int]]:
                 grads = gradient(params, 0)
                 return optimizer.update(grads, state, params, grad_fn=gradient)
 
-            text = jax.jit(step).lower(params, state).compile().as_text()
+            text = str(jax.jit(step).lower(params, state).compile().as_text())
             found[name] = {what: text.count(f" {what}(") for what in COLLECTIVES}
     return found
 

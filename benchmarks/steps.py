@@ -204,17 +204,14 @@ def foreign(rounds: int) -> Iterator[Row]:
         params, batches = mlp(sizes), batch_of(sizes, 128, BATCHES)
         method = as_method(diffrax.Tsit5(), error=True)
         assert isinstance(method, ExplicitRungeKutta)
-        ours = method_step_and_error(method, RATE)
-        theirs = diffrax_step_and_error(diffrax.Tsit5(), RATE)
+        both = method_step_and_error(method, RATE), diffrax_step_and_error(diffrax.Tsit5(), RATE)
         carry = params, params
-        pairs = paired(
-            *(Loop(repeated(s), carry, batches, divide=BATCHES) for s in (ours, theirs)), rounds
-        )
+        ours, theirs = (Loop(repeated(s), carry, batches, divide=BATCHES) for s in both)
+        pairs = paired(ours, theirs, rounds)
         where = f"tsit5 with error estimate / diffrax's own step, MLP {name}, batch 128"
         yield ratio("diffrax", f"{where}, time", pairs, "0.85")
         first, second = (
-            temporaries(compile_program(step, carry, _first(batches), donate=0))
-            for step in (ours, theirs)
+            temporaries(compile_program(step, carry, _first(batches), donate=0)) for step in both
         )
         yield exact("diffrax", f"{where}, temporaries", first / second, "0.70")
 

@@ -103,11 +103,11 @@ class SSPRK3(_OwnTableau):
 class LowStorage4(_OwnTableau):
     r"""Order 4 with one vector beside the point of a stage: 6 gradients a step, R = 4.36.
 
-    $\delta_{i+1} = \gamma_i\delta_i + \alpha_ihk_i$, $k_i = f(z + \delta_i)$, $z^+ = z + \delta_6$: the
-    registers of a Williamson method, where z, which optax keeps, is a third. Its error constant is
-    0.7 of RK4's a step. Derived here: of the methods of this form with $\alpha_0 = 0.66$,
-    $\gamma_3 = -5$ and $\gamma_5 = 0.82$, which are near the least error for these sizes, the one that
-    meets the eight conditions of order 4 (`tests/solvers/test_low_storage.py`).
+    $\delta_{i+1} = \gamma_i\delta_i + \alpha_ihk_i$, $k_i = f(z + \delta_i)$, $z^+ = z + \delta_6$:
+    the registers of a Williamson method, where z, which optax keeps, is a third. Its leading error
+    is 0.7 of RK4's a step. Derived here: of the methods of this form with $\alpha_0 = 0.66$,
+    $\gamma_3 = -5$ and $\gamma_5 = 0.82$, near the least error for coefficients of this size, the
+    one that meets the eight conditions of order 4 (`tests/solvers/test_low_storage.py`).
     """
 
     tableau: ClassVar[diffrax.ButcherTableau] = Tableau.from_recursion(

@@ -119,12 +119,12 @@ class ExplicitRungeKutta(AbstractMethod):
 
         carry = _add_scaled(wide, add[0], first), error
         xs = jnp.arange(1, s), keep[1:], add[1:], estimate[1:]
-        found = gradient.scan(body, carry, xs, length=s - 1)
-        way, error = (
-            None if sum_ is None else jax.tree.map(lambda d, k: _scaled(h, d, k.dtype), sum_, first)
-            for sum_ in found
-        )
-        return way, error
+        way, error = gradient.scan(body, carry, xs, length=s - 1)
+
+        def scaled(total: PyTree[Array]) -> State:
+            return jax.tree.map(lambda d, k: _scaled(h, d, k.dtype), total, first)
+
+        return scaled(way), (None if error is None else scaled(error))
 
     def _unrolled(
         self, flow: AbstractFlow, gradient: Gradient, z: State, h: Array, first: State

@@ -157,8 +157,8 @@ class Tableau:
         r"""$(\gamma_i, \alpha_i)$ if the method needs one register beside the point of its stage.
 
         With $\delta_i$ the way from the start of the step to stage i (to its end, for i = s):
-        $\delta_0 = 0$, $\delta_{i+1} = \gamma_i\delta_i + \alpha_ihk_i$. So it is where every row of
-        the tableau, b the last, continues a multiple of the one above. None where it does not.
+        $\delta_0 = 0$, $\delta_{i+1} = \gamma_i\delta_i + \alpha_ihk_i$. So it is where every row
+        of the tableau, b the last, continues a multiple of the one above. None where it does not.
         """
         rows = [np.asarray(row) for row in (*self.a, self.b)]
         pairs = []

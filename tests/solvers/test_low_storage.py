@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import odeopt
-from odeopt import solvers
+from odeopt import drift, solvers
 
 
 @pytest.mark.parametrize("name", ["Heun", "Midpoint", "Ralston", "SSPRK3", "LowStorage4"])
@@ -64,3 +64,11 @@ def test_low_storage_meets_the_conditions_of_order_4():
     assert tableau.order == 4
     assert tableau.stability_limit == pytest.approx(4.359, abs=1e-3)
     assert np.all((c >= 0) & (c < 1))
+
+
+def test_its_leading_error_is_smaller_than_that_of_rk4():
+    def leading(solver):
+        table = drift.modified_equation(solver, 5)
+        return np.linalg.norm([float(b) / t.sigma() for t, b in table.items() if t.nodes() == 5])
+
+    assert leading(solvers.LowStorage4()) / leading(solvers.RK4()) == pytest.approx(0.69, abs=0.01)
