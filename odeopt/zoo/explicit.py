@@ -6,6 +6,7 @@ import optax
 from .. import solvers
 from ..drift import corrected
 from ..flows import AbstractFlow, GradientFlow
+from ..kernels import Kernel
 from ..optimizer import LearningRate, ode_optimizer
 from ..stepsize import as_rule
 
@@ -18,6 +19,7 @@ def runge_kutta(
     staged: bool = False,
     scan_stages: bool = False,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gradient flow by the explicit Runge-Kutta method of any tableau.
 
@@ -36,6 +38,8 @@ def runge_kutta(
       correction: cancel the method's drift, so that it follows the flow to this order
         (`drift.corrected`); None for the plain method. Costs further gradients and needs
         `value_fn=` also where the plain method does not.
+      kernel: what combines the slopes: `"jnp"`, `"pallas"` (a GPU or TPU kernel) or `"auto"`, see
+        `odeopt.kernels`.
 
     Returns:
       An optax transformation. It stores four scalars, and nothing like the parameters unless
@@ -56,7 +60,9 @@ def runge_kutta(
       ...
       ValueError: Inconsistent tableau: b sums to 0.9, not to 1 (consistency).
     """
-    return _explicit(tableau, learning_rate, stage_transform, staged, scan_stages, correction)
+    return _explicit(
+        tableau, learning_rate, stage_transform, staged, scan_stages, correction, kernel
+    )
 
 
 def from_diffrax(
@@ -67,6 +73,7 @@ def from_diffrax(
     staged: bool = False,
     scan_stages: bool = False,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gradient flow by any one-step diffrax solver for ODEs.
 
@@ -83,6 +90,7 @@ def from_diffrax(
       staged: one stage for each call of `update`; explicit solvers only.
       scan_stages: loop over the stages with `lax.scan`; explicit solvers only.
       correction: see `runge_kutta`; Runge-Kutta solvers only.
+      kernel: see `runge_kutta`; explicit solvers only.
 
     Raises:
       ValueError: a solver that does not step one vector field from scratch (split, SDE, multistep).
@@ -92,7 +100,9 @@ def from_diffrax(
       >>> import diffrax, odeopt
       >>> opt = odeopt.from_diffrax(diffrax.Dopri8(), 0.1)
     """
-    return _explicit(solver, learning_rate, stage_transform, staged, scan_stages, correction)
+    return _explicit(
+        solver, learning_rate, stage_transform, staged, scan_stages, correction, kernel
+    )
 
 
 def euler(
@@ -102,6 +112,7 @@ def euler(
     staged: bool = False,
     scan_stages: bool = False,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Euler's method: gradient descent, equal to `optax.sgd(learning_rate)`.
 
@@ -115,6 +126,7 @@ def euler(
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
       correction: see `runge_kutta`.
+      kernel: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -124,7 +136,7 @@ def euler(
       >>> updates, state = opt.update(grads, state, params)
     """
     return _explicit(
-        solvers.Euler(), learning_rate, stage_transform, staged, scan_stages, correction
+        solvers.Euler(), learning_rate, stage_transform, staged, scan_stages, correction, kernel
     )
 
 
@@ -135,6 +147,7 @@ def heun(
     staged: bool = False,
     scan_stages: bool = False,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Heun's method (explicit trapezoidal rule).
 
@@ -147,6 +160,7 @@ def heun(
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
       correction: see `runge_kutta`.
+      kernel: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -156,7 +170,7 @@ def heun(
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     return _explicit(
-        solvers.Heun(), learning_rate, stage_transform, staged, scan_stages, correction
+        solvers.Heun(), learning_rate, stage_transform, staged, scan_stages, correction, kernel
     )
 
 
@@ -167,6 +181,7 @@ def midpoint(
     staged: bool = False,
     scan_stages: bool = False,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""The explicit midpoint rule.
 
@@ -179,6 +194,7 @@ def midpoint(
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
       correction: see `runge_kutta`.
+      kernel: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -188,7 +204,7 @@ def midpoint(
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     return _explicit(
-        solvers.Midpoint(), learning_rate, stage_transform, staged, scan_stages, correction
+        solvers.Midpoint(), learning_rate, stage_transform, staged, scan_stages, correction, kernel
     )
 
 
@@ -199,6 +215,7 @@ def ralston(
     staged: bool = False,
     scan_stages: bool = False,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Ralston's method: the 2-stage method of order 2 with the least error bound.
 
@@ -211,6 +228,7 @@ def ralston(
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
       correction: see `runge_kutta`.
+      kernel: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -220,7 +238,7 @@ def ralston(
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     return _explicit(
-        solvers.Ralston(), learning_rate, stage_transform, staged, scan_stages, correction
+        solvers.Ralston(), learning_rate, stage_transform, staged, scan_stages, correction, kernel
     )
 
 
@@ -231,6 +249,7 @@ def bosh3(
     staged: bool = False,
     scan_stages: bool = False,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Bogacki and Shampine's method of order 3.
 
@@ -245,6 +264,7 @@ def bosh3(
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
       correction: see `runge_kutta`.
+      kernel: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -254,7 +274,7 @@ def bosh3(
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     return _explicit(
-        solvers.Bosh3(), learning_rate, stage_transform, staged, scan_stages, correction
+        solvers.Bosh3(), learning_rate, stage_transform, staged, scan_stages, correction, kernel
     )
 
 
@@ -265,6 +285,7 @@ def ssprk3(
     staged: bool = False,
     scan_stages: bool = False,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Shu and Osher's strong-stability-preserving method of order 3.
 
@@ -279,6 +300,7 @@ def ssprk3(
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
       correction: see `runge_kutta`.
+      kernel: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -288,7 +310,7 @@ def ssprk3(
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     return _explicit(
-        solvers.SSPRK3(), learning_rate, stage_transform, staged, scan_stages, correction
+        solvers.SSPRK3(), learning_rate, stage_transform, staged, scan_stages, correction, kernel
     )
 
 
@@ -299,6 +321,7 @@ def rk4(
     staged: bool = False,
     scan_stages: bool = False,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""The classical Runge-Kutta method of order 4.
 
@@ -313,6 +336,7 @@ def rk4(
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
       correction: see `runge_kutta`.
+      kernel: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -321,7 +345,9 @@ def rk4(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
-    return _explicit(solvers.RK4(), learning_rate, stage_transform, staged, scan_stages, correction)
+    return _explicit(
+        solvers.RK4(), learning_rate, stage_transform, staged, scan_stages, correction, kernel
+    )
 
 
 def dopri5(
@@ -331,6 +357,7 @@ def dopri5(
     staged: bool = False,
     scan_stages: bool = False,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Dormand and Prince's method of order 5.
 
@@ -344,6 +371,7 @@ def dopri5(
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
       correction: see `runge_kutta`.
+      kernel: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -353,7 +381,7 @@ def dopri5(
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     return _explicit(
-        solvers.Dopri5(), learning_rate, stage_transform, staged, scan_stages, correction
+        solvers.Dopri5(), learning_rate, stage_transform, staged, scan_stages, correction, kernel
     )
 
 
@@ -364,6 +392,7 @@ def tsit5(
     staged: bool = False,
     scan_stages: bool = False,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Tsitouras' method of order 5.
 
@@ -377,6 +406,7 @@ def tsit5(
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
       correction: see `runge_kutta`.
+      kernel: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -386,7 +416,7 @@ def tsit5(
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     return _explicit(
-        solvers.Tsit5(), learning_rate, stage_transform, staged, scan_stages, correction
+        solvers.Tsit5(), learning_rate, stage_transform, staged, scan_stages, correction, kernel
     )
 
 
@@ -397,6 +427,7 @@ def _explicit(
     staged: bool,
     scan_stages: bool,
     correction: int | None,
+    kernel: Kernel,
 ) -> optax.GradientTransformationExtraArgs:
     flow: AbstractFlow = GradientFlow()
     if correction is not None:
@@ -418,4 +449,5 @@ def _explicit(
         stage_transform=stage_transform,
         staged=staged,
         scan_stages=scan_stages,
+        kernel=kernel,
     )
