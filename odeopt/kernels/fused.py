@@ -96,6 +96,8 @@ def reference(fused: Fused, scalars: Scalars, *arrays: Array) -> Outputs:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))  # leaves of equal shape lower once
 def _kernel(fused: Fused, platforms: tuple[str, ...], scalars: Scalars, *arrays: Array) -> Outputs:
+    from .parts import partitioned  # noqa: PLC0415 (which imports this module)
+
     @jax.custom_jvp
     def differentiable(scalars: Scalars, *arrays: Array) -> Outputs:
         return batchable(scalars, *arrays)
@@ -107,7 +109,8 @@ def _kernel(fused: Fused, platforms: tuple[str, ...], scalars: Scalars, *arrays:
 
     @jax.custom_batching.custom_vmap
     def batchable(scalars: Scalars, *arrays: Array) -> Outputs:
-        return _placed(fused, platforms, scalars, *arrays)
+        placed = functools.partial(_placed, platforms)
+        return partitioned(fused, placed, scalars, *arrays)
 
     @batchable.def_vmap
     def _(size: int, batched: list, scalars: Scalars, *arrays: Array) -> tuple:
@@ -126,7 +129,7 @@ def _kernel(fused: Fused, platforms: tuple[str, ...], scalars: Scalars, *arrays:
     return differentiable(scalars, *arrays)
 
 
-def _placed(fused: Fused, platforms: tuple[str, ...], scalars: Scalars, *arrays: Array) -> Outputs:
+def _placed(platforms: tuple[str, ...], fused: Fused, scalars: Scalars, *arrays: Array) -> Outputs:
     """The form that each platform runs; what it has no kernel for runs the reference there."""
     from .blocks import on_gpu, on_tpu, suits_tpu  # noqa: PLC0415 (Pallas takes time to import)
 
