@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .flows import AbstractFlow
+from .kernels import Kernel
 from .objective import Gradient, GradientFunction, Objective
 from .solvers import ExplicitRungeKutta, Solver, as_method
 from .staged import StagedStep
@@ -30,6 +31,7 @@ def ode_optimizer(
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
     scan_stages: bool | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""The optimizer whose update is one step of `solver` along `flow`.
 
@@ -58,6 +60,8 @@ def ode_optimizer(
       staged: one stage a call.
       scan_stages: loop over the stages with `lax.scan`, for less memory; None: in large models
         where it saves some, see `solvers.ExplicitRungeKutta`.
+      kernel: what combines the slopes of an explicit Runge-Kutta method: `"jnp"`, `"pallas"` or
+        `"auto"` (`odeopt.kernels`). A splitting is given its own: `solvers.Lie(kernel=...)`.
 
     Returns:
       An optax transformation with `ODEState`. Its memory is that of `flow`, `solver` and
@@ -84,7 +88,7 @@ def ode_optimizer(
     if not isinstance(flow, AbstractFlow):
         raise TypeError(f"flow is a {type(flow).__name__}; pass e.g. odeopt.flows.GradientFlow().")
     rule = as_rule(learning_rate)
-    method = as_method(solver, error="error" in rule.needs, scan=scan_stages)
+    method = as_method(solver, error="error" in rule.needs, scan=scan_stages, kernel=kernel)
     method.check(flow)
     parts = Parts(flow, method, rule, stage_transform)
     if not staged or method.gradients_per_step == 1:

@@ -8,7 +8,8 @@ import pytest
 
 import odeopt
 
-MODULES = [odeopt, odeopt.diagnostics, odeopt.drift, odeopt.flows, odeopt.solvers, odeopt.stepsize]
+MODULES = [odeopt, odeopt.diagnostics, odeopt.drift, odeopt.flows, odeopt.kernels]
+MODULES += [odeopt.solvers, odeopt.stepsize]
 NAMES = [
     (module.__name__, name, getattr(module, name))
     for module in MODULES
@@ -44,6 +45,7 @@ def test_every_optimizer_shows_an_example_and_documents_its_arguments(optimizer)
 
 # who may import what, from the bottom: `objective <- flows <- solvers <- diagnostics <- ...`
 LAYERS = [
+    "kernels",
     "objective",
     "lanczos",
     "flows",

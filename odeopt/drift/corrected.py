@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..flows import AbstractFlow, State
+from ..kernels import combination
 from ..objective import Gradient
 from ..solvers import (
     AbstractMethod,
@@ -22,7 +23,6 @@ from ..solvers import (
     Tableau,
     as_method,
 )
-from ..solvers.explicit import weighted_sum
 from .clip import Corrected, check_clip, clipped
 from .differentials import VectorField, cost, series
 from .memory import Remembering, with_memory
@@ -221,16 +221,16 @@ class Series(AbstractFlow):
         if self.tableau is not None:
             slopes = [plain]
             for row in self.tableau.a[1:]:
-                point = jax.tree.map(jnp.add, z, weighted_sum(h, row, slopes))
+                point = jax.tree.map(jnp.add, z, combination(h, row, slopes))
                 slopes.append(field(point))
-            return weighted_sum(one, self.tableau.b, slopes)
+            return combination(one, self.tableau.b, slopes)
         if self.taylor:
             order = self.taylor
             terms = gradient.charged(2**order - 2, lambda: _total(field, z, plain, order))
             weights = [one]
             for n in range(2, order + 1):
                 weights.append(weights[-1] * h / n)
-            return weighted_sum(one, weights, [plain, *terms[1:]])
+            return combination(one, weights, [plain, *terms[1:]])
         coefficients = dict(self.coefficients)
         known = {tree("1"): plain}
         return gradient.charged(

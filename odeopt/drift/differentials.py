@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import kauri
 from jaxtyping import Array, Float, PyTree
 
-from ..solvers.explicit import weighted_sum
+from ..kernels import combination
 from .trees import Coefficients, children
 
 VectorField: TypeAlias = Callable[[PyTree[Array]], PyTree[Array]]
@@ -102,9 +102,9 @@ def series(
     for shared, ends in groups.items():
         directions = [_differential(field, y, child, known) for child in shared]
         last = [_differential(field, y, child, known) for _, child in ends]
-        directions.append(weighted_sum(one, [weight for weight, _ in ends], last))
+        directions.append(combination(one, [weight for weight, _ in ends], last))
         total.append((one, _derivative(field, directions)(y)))
-    return weighted_sum(one, [weight for weight, _ in total], [term for _, term in total])
+    return combination(one, [weight for weight, _ in total], [term for _, term in total])
 
 
 def cost(coefficients: Mapping[kauri.Tree, object]) -> int:

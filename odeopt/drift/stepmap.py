@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..flows import GradientFlow
+from ..kernels import combination
 from ..objective import Gradient
 from ..solvers import AbstractMethod, Solver, as_method
-from ..solvers.explicit import weighted_sum
 from .differentials import SteppedField, VectorField, b_series, real_dtype
 from .trees import Pair, butcher, check_order, modified_equation
 
@@ -143,7 +143,7 @@ def _implicit_step(pair: Pair, field: VectorField, iterations: int) -> StepMap:
         y, h = jax.tree.map(jnp.asarray, y), jnp.asarray(h, float)
 
         def moved(weights: list[float], slopes: list[PyTree[Array]]) -> PyTree[Array]:
-            return jax.tree.map(jnp.add, y, weighted_sum(h, weights, slopes))
+            return jax.tree.map(jnp.add, y, combination(h, weights, slopes))
 
         def improved(slopes: list[PyTree[Array]], _: None) -> tuple[list[PyTree[Array]], None]:
             return [field(moved(row, slopes)) for row in a], None
@@ -177,7 +177,7 @@ def _from_step(step: StepMap, order: int) -> SteppedField:
         h = jnp.asarray(h, float)
         derivatives = _derivatives(lambda k: interpolated(y, k), jnp.zeros_like(h), order)
         powers = [h ** (j - 1) / math.factorial(j) for j in range(1, order + 1)]
-        return weighted_sum(jnp.ones([], float), powers, derivatives[1:])
+        return combination(jnp.ones([], float), powers, derivatives[1:])
 
     return modified
 

@@ -14,6 +14,7 @@ from .clock import time_constant as time_constant
 from .flow import AbstractFlow as AbstractFlow
 from .flow import AbstractSplitFlow as AbstractSplitFlow
 from .flow import State as State
+from .flow import Substeps as Substeps
 from .gradient import GradientFlow as GradientFlow
 from .momentum import HeavyBallFlow as HeavyBallFlow
 from .momentum import Momentum as Momentum

@@ -1,4 +1,5 @@
-r"""RMSprop's and Adam's flows. May use: `odeopt.objective`, `.clock`; moments are optax's.
+r"""RMSprop's and Adam's flows. May use: `odeopt.objective`, `odeopt.kernels`, `.clock`;
+moments are optax's.
 
 Moments are running averages, $\tau\dot m = g - m$ with $\tau = -h/\ln b$ (`flows.time_constant`),
 so that a step of size $h$ with the gradient held fixed keeps the part $b$ of them: exactly what
@@ -13,9 +14,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from ..kernels import AdamNumbers, adam_step, exponential_adam_step, where
 from ..objective import Gradient
 from .clock import Decay, check_decay, forgetting, moment_like, real, retained, weight
-from .flow import AbstractSplitFlow, State, scaled
+from .flow import AbstractSplitFlow, State, Substeps, scaled
 
 
 class Moments(NamedTuple):
@@ -159,6 +161,47 @@ class AdamFlow(AbstractSplitFlow):
             time = time * jnp.where(exponent == 0, 1.0, -jnp.expm1(-safe) / safe)
         return jax.tree.map(lambda u: scaled(-time, u), direction), aux
 
+    def fused(
+        self, substeps: Substeps, z: State, gradient: Gradient, h: Float[Array, ""], kernel: str
+    ) -> tuple[PyTree[Array], Moments] | None:
+        """A step of moments and drift: `kernels.adam_step`, or `exponential_adam_step`.
+
+        Drifts in a row are one, where there is no decay or it is solved exactly.
+        """
+        name = "exponential_adam" if self.exact_decay else "adam"
+        first, *drifts = substeps
+        joined = len(drifts) == 1 or self.exact_decay or not self.needs_params
+        whole = {part for part, _ in drifts} == {"drift"} and sum(f for _, f in drifts) == 1
+        if not where(kernel, name) or first != ("moments", 1.0) or not (joined and whole):
+            return None
+        params, aux = z
+        age = aux.age + 1
+        total, look = weight(self.b1, age), 0.0
+        if self.nesterov:
+            kept = retained(self.b1, age)
+            total, look = weight(self.b1, age + 1) / kept, (1 - kept) / total
+        numbers = AdamNumbers(
+            retained(self.b1, aux.age),
+            retained(self.b2, aux.age),
+            1 / total,
+            look,
+            1 / weight(self.b2, age),
+            self.eps,
+            self.eps_root,
+        )
+        step = exponential_adam_step if self.exact_decay else adam_step
+        update, mu, nu = step(
+            h,
+            gradient.here(params),
+            aux.mu,
+            aux.nu,
+            numbers,
+            params=params if self.needs_params else None,
+            decay=self._decays(params, aux.age),
+            kernel=kernel,
+        )
+        return update, Moments(mu, nu, age)
+
     def descent(self, z: State, gradient: Gradient, *, seen: bool = False) -> PyTree[Array]:
         """The gradient over the root of its second moment."""
         params, aux = z
@@ -193,6 +236,14 @@ class AdamFlow(AbstractSplitFlow):
         if callable(self.weight_decay):  # a schedule counts whole steps
             return self.weight_decay(jnp.floor(age).astype(jnp.int32))
         return self.weight_decay
+
+    def _decays(self, params: PyTree[Array], age: Array) -> PyTree[float | Array]:
+        """The decay of each parameter; one number where there is no mask."""
+        decay = self._decay(age)
+        if self.mask is None:
+            return decay
+        mask = self.mask(params) if callable(self.mask) else self.mask
+        return jax.tree.map(lambda keep: decay if keep else 0.0, mask)
 
     def _decayed(
         self, direction: PyTree[Array], params: PyTree[Array], decay: float | Array

@@ -1,6 +1,7 @@
 """What a flow is. May use: `odeopt.objective`."""
 
 import abc
+from collections.abc import Sequence
 from typing import ClassVar
 
 import equinox as eqx
@@ -9,6 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..objective import Gradient
+
+Substeps = Sequence[tuple[str, float]]
+"""Parts of a flow and the fractions of a step for which each is followed, in order."""
 
 State = tuple[PyTree[Array], PyTree[Array]]
 """`z = (params, aux)`: the parameters, and whatever else moves with them."""
@@ -100,6 +104,16 @@ class AbstractSplitFlow(AbstractFlow):
           The update of the parameters, None where this part does not move them, and the new
           auxiliary variables.
         """
+
+    def fused(
+        self, substeps: Substeps, z: State, gradient: Gradient, h: Float[Array, ""], kernel: str
+    ) -> tuple[PyTree[Array], PyTree[Array]] | None:
+        """All of `substeps` in one pass, where there is a kernel for them and it is chosen.
+
+        Returns:
+          The update of the parameters and the new auxiliary variables; None to follow the parts.
+        """
+        return None
 
 
 def scaled(h: Float[Array, ""], leaf: Array) -> Array:

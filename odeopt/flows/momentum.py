@@ -1,4 +1,5 @@
-r"""Heavy-ball, Nesterov and relativistic flows. May use: `odeopt.objective`, `.clock`.
+r"""Heavy-ball, Nesterov and relativistic flows. May use: `odeopt.objective`,
+`odeopt.kernels`, `.clock`.
 
 All three keep their momentum in units of the gradient, as optax's `trace` does: with the learning
 rate $h = k^2$ and $\mu = e^{-\gamma k}$, $m = -v/k$ for the velocity of
@@ -13,9 +14,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from ..kernels import momentum_step, where
 from ..objective import Gradient
 from .clock import Decay, check_decay, forgetting, moment_like, real, retained
-from .flow import AbstractSplitFlow, State, scaled
+from .flow import AbstractSplitFlow, State, Substeps, scaled
 
 
 class Momentum(NamedTuple):
@@ -55,6 +57,7 @@ class HeavyBallFlow(AbstractSplitFlow):
 
     parts: ClassVar[tuple[str, ...]] = ("friction", "kick", "drift")
     gradient_part: ClassVar[str | None] = "kick"
+    look_ahead: ClassVar[bool | None] = False  # of the fused step; None where there is none
 
     def __check_init__(self) -> None:
         check_decay(momentum=self.momentum)
@@ -95,6 +98,24 @@ class HeavyBallFlow(AbstractSplitFlow):
         velocity = self.drift_velocity(z, gradient, h)
         return jax.tree.map(lambda v: scaled(fraction * h, v), velocity), aux
 
+    def fused(
+        self, substeps: Substeps, z: State, gradient: Gradient, h: Float[Array, ""], kernel: str
+    ) -> tuple[PyTree[Array], Momentum] | None:
+        """The whole step: `kernels.momentum_step`."""
+        whole = [(part, 1.0) for part in self.parts]
+        if self.look_ahead is None or not where(kernel, "momentum") or list(substeps) != whole:
+            return None
+        params, (momentum, age) = z
+        update, momentum = momentum_step(
+            h,
+            gradient.here(params),
+            momentum,
+            retained(self.momentum, age),
+            nesterov=self.look_ahead,
+            kernel=kernel,
+        )
+        return update, Momentum(momentum, age + 1)
+
     def drift_velocity(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> PyTree[Array]:
         """`dx/dt` of the part `drift`, during which it does not change."""
         return self.velocity(z[1].momentum, h)
@@ -114,6 +135,7 @@ class NesterovFlow(HeavyBallFlow):
     """
 
     gradient_part: ClassVar[str | None] = None
+    look_ahead: ClassVar[bool | None] = True
 
     def drift_velocity(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> PyTree[Array]:
         """`-(g + mu m)`."""
@@ -139,6 +161,8 @@ class RelativisticFlow(HeavyBallFlow):
     """
 
     delta: float = eqx.field(converter=real, default=0.0)
+
+    look_ahead: ClassVar[bool | None] = None
 
     def __check_init__(self) -> None:
         if isinstance(self.delta, int | float) and not self.delta >= 0:

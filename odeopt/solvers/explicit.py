@@ -1,6 +1,5 @@
-"""Explicit Runge-Kutta: one stage loop for every tableau. May use: `odeopt.flows`."""
+"""Explicit Runge-Kutta: one stage loop for every tableau. May use: `odeopt.flows`, `.kernels`."""
 
-import functools
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..flows import AbstractFlow, State
+from ..kernels import Kernel, check_kernel, combination
 from ..objective import Gradient
 from .method import AbstractMethod, Step
 from .tableau import Tableau
@@ -35,16 +35,26 @@ class ExplicitRungeKutta(AbstractMethod):
         the tableau looks back on (one for `rk4`) and their sum. That saves memory in large models,
         not compile time (`python -m benchmarks --only memory --only compile`). `grad_fn` then
         sees a traced stage. None: from `LARGE` parameters on where it saves memory, unless there is
-        a `grad_fn`.
+        a `grad_fn` or `kernel="pallas"`.
+      kernel: what combines the slopes (`odeopt.kernels`), except within a scan.
 
     Raises:
-      ValueError: `error=True` and the tableau has no estimate.
+      ValueError: `error=True` and the tableau has no estimate; a `kernel` that there is not.
     """
 
     tableau: Tableau = eqx.field(static=True)
     scan: bool | None = eqx.field(static=True, default=None)
+    kernel: str = eqx.field(static=True, default="auto")
 
-    def __init__(self, tableau: Tableau, *, error: bool = False, scan: bool | None = None) -> None:
+    def __init__(
+        self,
+        tableau: Tableau,
+        *,
+        error: bool = False,
+        scan: bool | None = None,
+        kernel: Kernel = "auto",
+    ) -> None:
+        check_kernel(kernel)
         if error and tableau.b_error is None:
             raise ValueError(
                 "This tableau has no error estimate, so its step size cannot be controlled by "
@@ -52,6 +62,7 @@ class ExplicitRungeKutta(AbstractMethod):
             )
         self.tableau = tableau if error else tableau.without_error()
         self.scan = scan
+        self.kernel = kernel
 
     @property
     def order(self) -> int:
@@ -87,15 +98,16 @@ class ExplicitRungeKutta(AbstractMethod):
     def increment(self, stage: int, h: Float[Array, ""], slopes: Sequence[State]) -> State:
         """From the start of the step to the point of `stage`; to its end if there is none."""
         rows = (*self.tableau.a, self.tableau.b)
-        return weighted_sum(h, rows[stage], slopes)
+        return combination(h, rows[stage], slopes, kernel=self.kernel)
 
     def _scans(self, z: State, gradient: Gradient) -> bool:
         """Whether to loop over the stages; by itself, where that saves memory worth having."""
         if self.scan is not None:
             return self.scan and self.tableau.stages > 1
         fewer = self.tableau.recursion is not None or self.tableau.lags == 1
+        unrolled = gradient.by_stage or self.kernel == "pallas"
         size = sum(leaf.size for leaf in jax.tree.leaves(z))
-        return fewer and self.tableau.stages > 2 and size >= LARGE and not gradient.by_stage
+        return fewer and self.tableau.stages > 2 and size >= LARGE and not unrolled
 
     def _one_register(
         self, flow: AbstractFlow, gradient: Gradient, z: State, h: Array, first: State
@@ -134,7 +146,9 @@ class ExplicitRungeKutta(AbstractMethod):
             point = jax.tree.map(jnp.add, z, self.increment(i, h, slopes))
             slopes.append(flow.field(point, gradient.stage(i), h))
         b_error = self.tableau.b_error
-        error = None if b_error is None else weighted_sum(h, b_error, slopes)
+        error = None
+        if b_error is not None:
+            error = combination(h, b_error, slopes, kernel=self.kernel)
         return self.increment(self.tableau.stages, h, slopes), error
 
     def _scanned(
@@ -155,7 +169,7 @@ class ExplicitRungeKutta(AbstractMethod):
         def body(carry: tuple, x: tuple) -> tuple:
             history, sums = carry
             stage, row, weights = x
-            point = jax.tree.map(jnp.add, z, weighted_sum(h, tuple(row), history))
+            point = jax.tree.map(jnp.add, z, combination(h, tuple(row), history))
             slope = flow.field(point, gradient.stage(stage), h)
             return ((slope, *history[:-1]), accumulate(sums, weights, slope)), None
 
@@ -170,30 +184,6 @@ class ExplicitRungeKutta(AbstractMethod):
             for total in sums
         ]
         return increment, (error[0] if error else None)
-
-
-def weighted_sum(
-    h: Float[Array, ""], weights: Sequence[float | Array], trees: Sequence[PyTree[Array]]
-) -> PyTree[Array]:
-    """`h * sum_i weights[i] * trees[i]`, every leaf in its own dtype; zero weights cost nothing."""
-    terms = [
-        (w, t) for w, t in zip(weights, trees, strict=True) if not (isinstance(w, float) and w == 0)
-    ]
-    if not terms:
-        return jax.tree.map(jnp.zeros_like, trees[0])
-
-    def leaf(*slopes: Array) -> Array:
-        wide = _accumulator(slopes[0].dtype)
-        total = functools.reduce(
-            jnp.add,
-            [
-                jnp.asarray(w, _real(wide)) * k.astype(wide)
-                for (w, _), k in zip(terms, slopes, strict=True)
-            ],
-        )
-        return _scaled(h, total, slopes[0].dtype)
-
-    return jax.tree.map(leaf, *(tree for _, tree in terms))
 
 
 def _add_scaled(total: PyTree[Array], weight: Array, tree: PyTree[Array]) -> PyTree[Array]:

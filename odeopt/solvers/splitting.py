@@ -1,6 +1,8 @@
-"""Splitting: the parts of a flow, each solved exactly, composed. May use: `odeopt.flows`."""
+"""Splitting: the parts of a flow, each solved exactly, composed.
 
-from collections.abc import Sequence
+May use: `odeopt.flows`, `odeopt.kernels`.
+"""
+
 from typing import Any
 
 import equinox as eqx
@@ -8,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..flows import AbstractFlow, AbstractSplitFlow, State
+from ..flows import AbstractFlow, AbstractSplitFlow, State, Substeps
+from ..kernels import check_kernel
 from ..objective import Gradient
 from .method import AbstractMethod, Step
 
@@ -16,15 +19,21 @@ _CUBE_ROOT = 2 ** (1 / 3)
 SUZUKI_YOSHIDA = (1 / (2 - _CUBE_ROOT), -_CUBE_ROOT / (2 - _CUBE_ROOT), 1 / (2 - _CUBE_ROOT))
 """The three steps that, one after the other, make a method of order 4 of a symmetric one."""
 
-Substeps = Sequence[tuple[str, float]]
-
 
 class Lie(AbstractMethod):
     r"""Lie's splitting: every part of the flow in turn, $\Phi_h = \phi^C_h\phi^B_h\phi^A_h$.
 
     Order 1, one gradient a step. Of the heavy ball it is the conformal symplectic Euler method,
     optax's `sgd` with momentum; of Adam's flow, Adam. Needs a flow with parts.
+
+    Args:
+      kernel: `"pallas"` runs parts in one kernel where the flow has one (`odeopt.kernels`).
     """
+
+    kernel: str = eqx.field(static=True, default="auto")
+
+    def __check_init__(self) -> None:
+        check_kernel(self.kernel)
 
     @property
     def order(self) -> int:
@@ -50,7 +59,8 @@ class Lie(AbstractMethod):
     ) -> Step:
         """One step of size `h`."""
         split = _with_parts(flow, "Lie")
-        update, aux = compose(split, gradient, z, h, [(part, 1.0) for part in split.parts])
+        whole = [(part, 1.0) for part in split.parts]
+        update, aux = compose(split, gradient, z, h, whole, self.kernel)
         return Step(update, aux, None, memory)
 
 
@@ -68,14 +78,17 @@ class Strang(AbstractMethod):
 
     Args:
       substeps: their lengths $\tau$, which sum to 1.
+      kernel: see `Lie`.
 
     Raises:
-      ValueError: lengths that do not sum to 1.
+      ValueError: lengths that do not sum to 1, a `kernel` that there is not.
     """
 
     substeps: tuple[float, ...] = eqx.field(static=True, default=(1.0,))
+    kernel: str = eqx.field(static=True, default="auto")
 
     def __check_init__(self) -> None:
+        check_kernel(self.kernel)
         if abs(sum(self.substeps) - 1) > 1e-12:
             raise ValueError(f"substeps sum to {sum(self.substeps):.6g}; a step needs 1.")
 
@@ -111,7 +124,7 @@ class Strang(AbstractMethod):
             self.substeps, (*self.substeps[1:], self.substeps[0]), strict=True
         ):
             substeps += [(middle, tau), *closing(split, tau), *opening(split, following)]
-        update, aux = compose(split, gradient, z, h, substeps)
+        update, aux = compose(split, gradient, z, h, substeps, self.kernel)
         return Step(update, aux, None, memory)
 
     def readout(self, flow: AbstractFlow, z: State, h: Float[Array, ""]) -> PyTree[Array]:
@@ -143,14 +156,19 @@ def compose(
     z: State,
     h: Float[Array, ""],
     substeps: Substeps,
+    kernel: str = "jnp",
 ) -> tuple[PyTree[Array], PyTree[Array]]:
     """Follow parts for fractions of `h`, one after the other.
 
     The gradient at the start is the given one; once the parameters have moved it is evaluated.
+    With a `kernel`, the flow may do all of it at once.
 
     Returns:
       The update of the parameters and the new auxiliary variables.
     """
+    at_once = flow.fused(substeps, z, gradient, h, kernel)
+    if at_once is not None:
+        return at_once
     start, aux = z
     update, stage = None, 0
     for name, fraction in substeps:

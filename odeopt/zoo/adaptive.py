@@ -7,6 +7,7 @@ import optax
 
 from .. import solvers
 from ..flows import AdamFlow, AveragedFlow, LogTime, RMSpropFlow
+from ..kernels import Kernel
 from ..optimizer import LearningRate, ode_optimizer
 from ..stepsize import angle
 from .momentum import by_lie
@@ -69,6 +70,7 @@ def adam(
     *,
     nesterov: bool = False,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam by Lie's splitting of its flow: equal to `optax.adam`, whose arguments it takes.
 
@@ -89,6 +91,8 @@ def adam(
         $\dot x = -g/(|g| + \epsilon)$ with order 2 from the first step on: one gradient more a
         step, and `value_fn=` in `update`. A matter of $h$ times the memory, $b_2/(1 - b_2)$ steps,
         times the relative change of the gradient; beyond that it is clipped. Not with `nesterov`.
+      kernel: what computes the step: `"jnp"`, `"pallas"` (a GPU or TPU kernel) or `"auto"`, see
+        `odeopt.kernels`. A corrected step is always computed by parts.
 
     Returns:
       An optax transformation; its state holds two copies of the parameters.
@@ -104,7 +108,7 @@ def adam(
       >>> updates, state = opt.update(grads, state, params)
     """
     flow = AdamFlow(b1, b2, eps, eps_root, nesterov=nesterov, mu_dtype=mu_dtype)
-    return by_lie(flow, learning_rate, correction)
+    return by_lie(flow, learning_rate, correction, kernel)
 
 
 def adamw(
@@ -119,6 +123,7 @@ def adamw(
     *,
     nesterov: bool = False,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam with decoupled weight decay: equal to `optax.adamw`, whose arguments it takes.
 
@@ -135,13 +140,14 @@ def adamw(
       mask: what to decay: a tree of booleans, or a function of the parameters that returns one.
       nesterov: see `adam`.
       correction: see `adam`.
+      kernel: see `adam`.
 
     Examples:
       >>> import odeopt
       >>> opt = odeopt.adamw(1e-3, weight_decay=0.1)
     """
     flow = AdamFlow(b1, b2, eps, eps_root, weight_decay, mask, nesterov, mu_dtype)
-    return by_lie(flow, learning_rate, correction)
+    return by_lie(flow, learning_rate, correction, kernel)
 
 
 def strang_adam(
@@ -154,6 +160,7 @@ def strang_adam(
     *,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any | Callable | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam's flow by Strang's splitting: order 2 with one gradient a step.
 
@@ -172,13 +179,14 @@ def strang_adam(
       mu_dtype: see `adam`.
       weight_decay: $w$, decoupled and solved exactly within a drift.
       mask: what to decay; see `adamw`.
+      kernel: see `adam`.
 
     Examples:
       >>> import odeopt
       >>> opt = odeopt.strang_adam(1e-3)
     """
     flow = AdamFlow(b1, b2, eps, eps_root, weight_decay, mask, mu_dtype=mu_dtype, exact_decay=True)
-    return ode_optimizer(flow, solvers.Strang(), learning_rate)
+    return ode_optimizer(flow, solvers.Strang(kernel=kernel), learning_rate)
 
 
 def rk_adam(
@@ -193,6 +201,7 @@ def rk_adam(
     mask: Any | Callable | None = None,
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam's flow by any solver: Runge-Kutta on parameters and both moments together.
 
@@ -211,6 +220,7 @@ def rk_adam(
       mask: what to decay; see `adamw`.
       stage_transform: an optax transformation applied to every stage's gradient.
       staged: one stage for each call of `update`, without extra arguments; see `ode_optimizer`.
+      kernel: what combines the slopes; see `ode_optimizer`.
 
     Returns:
       An optax transformation; its state holds two copies of the parameters (`staged` adds three
@@ -225,7 +235,7 @@ def rk_adam(
     """
     flow = AdamFlow(b1, b2, eps, eps_root, weight_decay, mask)
     return ode_optimizer(
-        flow, solver, learning_rate, stage_transform=stage_transform, staged=staged
+        flow, solver, learning_rate, stage_transform=stage_transform, staged=staged, kernel=kernel
     )
 
 

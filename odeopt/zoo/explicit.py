@@ -6,6 +6,7 @@ import optax
 from .. import solvers
 from ..drift import corrected
 from ..flows import AbstractFlow, GradientFlow
+from ..kernels import Kernel
 from ..optimizer import LearningRate, ode_optimizer
 from ..stepsize import as_rule
 
@@ -18,6 +19,7 @@ def runge_kutta(
     staged: bool = False,
     scan_stages: bool | None = None,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gradient flow by the explicit Runge-Kutta method of any tableau.
 
@@ -38,6 +40,8 @@ def runge_kutta(
       correction: cancel the method's drift, so that it follows the flow to this order
         (`drift.corrected`); None for the plain method. Costs further gradients and needs
         `value_fn=` also where the plain method does not.
+      kernel: what combines the slopes: `"jnp"`, `"pallas"` (a GPU or TPU kernel) or `"auto"`, see
+        `odeopt.kernels`.
 
     Returns:
       An optax transformation. It stores four scalars, and nothing like the parameters unless
@@ -61,7 +65,9 @@ def runge_kutta(
       ...
       ValueError: Inconsistent tableau: b sums to 0.9, not to 1 (consistency).
     """
-    return _explicit(tableau, learning_rate, stage_transform, staged, scan_stages, correction)
+    return _explicit(
+        tableau, learning_rate, stage_transform, staged, scan_stages, correction, kernel
+    )
 
 
 def from_diffrax(
@@ -72,6 +78,7 @@ def from_diffrax(
     staged: bool = False,
     scan_stages: bool | None = None,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gradient flow by any one-step diffrax solver for ODEs.
 
@@ -88,6 +95,7 @@ def from_diffrax(
       staged: one stage for each call of `update`; explicit solvers only.
       scan_stages: loop over the stages with `lax.scan`; explicit solvers only.
       correction: see `runge_kutta`; Runge-Kutta solvers only.
+      kernel: see `runge_kutta`; explicit solvers only.
 
     Raises:
       ValueError: a solver that does not step one vector field from scratch (split, SDE, multistep).
@@ -97,7 +105,9 @@ def from_diffrax(
       >>> import diffrax, odeopt
       >>> opt = odeopt.from_diffrax(diffrax.Dopri8(), 0.1)
     """
-    return _explicit(solver, learning_rate, stage_transform, staged, scan_stages, correction)
+    return _explicit(
+        solver, learning_rate, stage_transform, staged, scan_stages, correction, kernel
+    )
 
 
 def euler(
@@ -107,6 +117,7 @@ def euler(
     staged: bool = False,
     scan_stages: bool | None = None,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Euler's method: gradient descent, equal to `optax.sgd(learning_rate)`.
 
@@ -120,6 +131,7 @@ def euler(
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
       correction: see `runge_kutta`.
+      kernel: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -129,7 +141,7 @@ def euler(
       >>> updates, state = opt.update(grads, state, params)
     """
     return _explicit(
-        solvers.Euler(), learning_rate, stage_transform, staged, scan_stages, correction
+        solvers.Euler(), learning_rate, stage_transform, staged, scan_stages, correction, kernel
     )
 
 
@@ -140,6 +152,7 @@ def heun(
     staged: bool = False,
     scan_stages: bool | None = None,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Heun's method (explicit trapezoidal rule).
 
@@ -152,6 +165,7 @@ def heun(
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
       correction: see `runge_kutta`.
+      kernel: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -161,7 +175,7 @@ def heun(
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     return _explicit(
-        solvers.Heun(), learning_rate, stage_transform, staged, scan_stages, correction
+        solvers.Heun(), learning_rate, stage_transform, staged, scan_stages, correction, kernel
     )
 
 
@@ -172,6 +186,7 @@ def midpoint(
     staged: bool = False,
     scan_stages: bool | None = None,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""The explicit midpoint rule.
 
@@ -184,6 +199,7 @@ def midpoint(
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
       correction: see `runge_kutta`.
+      kernel: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -193,7 +209,7 @@ def midpoint(
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     return _explicit(
-        solvers.Midpoint(), learning_rate, stage_transform, staged, scan_stages, correction
+        solvers.Midpoint(), learning_rate, stage_transform, staged, scan_stages, correction, kernel
     )
 
 
@@ -204,6 +220,7 @@ def ralston(
     staged: bool = False,
     scan_stages: bool | None = None,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Ralston's method: the 2-stage method of order 2 with the least error bound.
 
@@ -216,6 +233,7 @@ def ralston(
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
       correction: see `runge_kutta`.
+      kernel: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -225,7 +243,7 @@ def ralston(
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     return _explicit(
-        solvers.Ralston(), learning_rate, stage_transform, staged, scan_stages, correction
+        solvers.Ralston(), learning_rate, stage_transform, staged, scan_stages, correction, kernel
     )
 
 
@@ -236,6 +254,7 @@ def bosh3(
     staged: bool = False,
     scan_stages: bool | None = None,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Bogacki and Shampine's method of order 3.
 
@@ -250,6 +269,7 @@ def bosh3(
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
       correction: see `runge_kutta`.
+      kernel: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -259,7 +279,7 @@ def bosh3(
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     return _explicit(
-        solvers.Bosh3(), learning_rate, stage_transform, staged, scan_stages, correction
+        solvers.Bosh3(), learning_rate, stage_transform, staged, scan_stages, correction, kernel
     )
 
 
@@ -270,6 +290,7 @@ def ssprk3(
     staged: bool = False,
     scan_stages: bool | None = None,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Shu and Osher's strong-stability-preserving method of order 3.
 
@@ -284,6 +305,7 @@ def ssprk3(
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
       correction: see `runge_kutta`.
+      kernel: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -293,7 +315,7 @@ def ssprk3(
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     return _explicit(
-        solvers.SSPRK3(), learning_rate, stage_transform, staged, scan_stages, correction
+        solvers.SSPRK3(), learning_rate, stage_transform, staged, scan_stages, correction, kernel
     )
 
 
@@ -304,6 +326,7 @@ def rk4(
     staged: bool = False,
     scan_stages: bool | None = None,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""The classical Runge-Kutta method of order 4.
 
@@ -318,6 +341,7 @@ def rk4(
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
       correction: see `runge_kutta`.
+      kernel: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -326,7 +350,9 @@ def rk4(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
-    return _explicit(solvers.RK4(), learning_rate, stage_transform, staged, scan_stages, correction)
+    return _explicit(
+        solvers.RK4(), learning_rate, stage_transform, staged, scan_stages, correction, kernel
+    )
 
 
 def low_storage4(
@@ -336,6 +362,7 @@ def low_storage4(
     staged: bool = False,
     scan_stages: bool | None = None,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""A method of order 4 for large models: one vector beside the point of a stage.
 
@@ -351,6 +378,7 @@ def low_storage4(
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
       correction: see `runge_kutta`.
+      kernel: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -360,7 +388,13 @@ def low_storage4(
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     return _explicit(
-        solvers.LowStorage4(), learning_rate, stage_transform, staged, scan_stages, correction
+        solvers.LowStorage4(),
+        learning_rate,
+        stage_transform,
+        staged,
+        scan_stages,
+        correction,
+        kernel,
     )
 
 
@@ -371,6 +405,7 @@ def dopri5(
     staged: bool = False,
     scan_stages: bool | None = None,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Dormand and Prince's method of order 5.
 
@@ -384,6 +419,7 @@ def dopri5(
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
       correction: see `runge_kutta`.
+      kernel: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -393,7 +429,7 @@ def dopri5(
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     return _explicit(
-        solvers.Dopri5(), learning_rate, stage_transform, staged, scan_stages, correction
+        solvers.Dopri5(), learning_rate, stage_transform, staged, scan_stages, correction, kernel
     )
 
 
@@ -404,6 +440,7 @@ def tsit5(
     staged: bool = False,
     scan_stages: bool | None = None,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Tsitouras' method of order 5.
 
@@ -417,6 +454,7 @@ def tsit5(
       staged: see `ode_optimizer`.
       scan_stages: see `runge_kutta`.
       correction: see `runge_kutta`.
+      kernel: see `runge_kutta`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -426,7 +464,7 @@ def tsit5(
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     return _explicit(
-        solvers.Tsit5(), learning_rate, stage_transform, staged, scan_stages, correction
+        solvers.Tsit5(), learning_rate, stage_transform, staged, scan_stages, correction, kernel
     )
 
 
@@ -437,6 +475,7 @@ def _explicit(
     staged: bool,
     scan_stages: bool | None,
     correction: int | None,
+    kernel: Kernel,
 ) -> optax.GradientTransformationExtraArgs:
     flow: AbstractFlow = GradientFlow()
     if correction is not None:
@@ -458,4 +497,5 @@ def _explicit(
         stage_transform=stage_transform,
         staged=staged,
         scan_stages=scan_stages,
+        kernel=kernel,
     )

@@ -7,6 +7,7 @@ import optax
 from .. import solvers
 from ..drift import corrected
 from ..flows import AbstractFlow, HeavyBallFlow, LogTime, NesterovFlow, RelativisticFlow
+from ..kernels import Kernel
 from ..optimizer import LearningRate, ode_optimizer
 
 
@@ -16,6 +17,7 @@ def heavy_ball(
     *,
     accumulator_dtype: Any = None,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""The heavy ball by Lie's splitting: equal to `optax.sgd(learning_rate, momentum)`.
 
@@ -32,6 +34,8 @@ def heavy_ball(
       correction: 2 cancels the drift (`drift.corrected`), so that the iterates follow gradient flow
         with order 2: one gradient more a step, and `value_fn=` in `update`. A matter of
         $h\lambda < (1-\mu)^2$; beyond that it is clipped.
+      kernel: what computes the step: `"jnp"`, `"pallas"` (a GPU or TPU kernel) or `"auto"`, see
+        `odeopt.kernels`. A corrected step is always computed by parts.
 
     Returns:
       An optax transformation; its state holds one copy of the parameters.
@@ -46,7 +50,7 @@ def heavy_ball(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params)
     """
-    return by_lie(HeavyBallFlow(momentum, accumulator_dtype), learning_rate, correction)
+    return by_lie(HeavyBallFlow(momentum, accumulator_dtype), learning_rate, correction, kernel)
 
 
 def nesterov(
@@ -55,6 +59,7 @@ def nesterov(
     *,
     accumulator_dtype: Any = None,
     correction: int | None = None,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Nesterov's momentum: equal to `optax.sgd(learning_rate, momentum, nesterov=True)`.
 
@@ -68,12 +73,13 @@ def nesterov(
       momentum: $\mu$ in [0, 1), or `flows.LogTime(r)`.
       accumulator_dtype: dtype of the momentum; None for that of the parameters.
       correction: see `heavy_ball`.
+      kernel: see `heavy_ball`.
 
     Examples:
       >>> import odeopt
       >>> opt = odeopt.nesterov(0.1, 0.9)
     """
-    return by_lie(NesterovFlow(momentum, accumulator_dtype), learning_rate, correction)
+    return by_lie(NesterovFlow(momentum, accumulator_dtype), learning_rate, correction, kernel)
 
 
 def conformal_leapfrog(
@@ -166,6 +172,7 @@ def rk_momentum(
     *,
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
+    kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""The heavy ball's flow by any solver: Runge-Kutta on parameters and momentum together.
 
@@ -181,6 +188,7 @@ def rk_momentum(
       solver: an instance of a solver class such as `odeopt.solvers.RK4()`, a tableau or a method.
       stage_transform: an optax transformation applied to every stage's gradient.
       staged: one stage for each call of `update`, without extra arguments; see `ode_optimizer`.
+      kernel: what combines the slopes; see `ode_optimizer`.
 
     Returns:
       An optax transformation; its state holds one copy of the parameters (`staged` adds twice the
@@ -203,6 +211,7 @@ def rk_momentum(
         learning_rate,
         stage_transform=stage_transform,
         staged=staged,
+        kernel=kernel,
     )
 
 
@@ -242,12 +251,12 @@ def chained_momentum(
 
 
 def by_lie(
-    flow: AbstractFlow, learning_rate: LearningRate, correction: int | None
+    flow: AbstractFlow, learning_rate: LearningRate, correction: int | None, kernel: Kernel = "auto"
 ) -> optax.GradientTransformationExtraArgs:
     """A flow by Lie's splitting, its drift cancelled up to order `correction`."""
     if correction is not None:
         flow = corrected(flow, solvers.Lie(), correction)
-    return ode_optimizer(flow, solvers.Lie(), learning_rate)
+    return ode_optimizer(flow, solvers.Lie(kernel), learning_rate)
 
 
 def _positive(momentum: float) -> None:

@@ -1,0 +1,114 @@
+r"""Adding an update to low-precision parameters, rounded at random. May use: `.fused`, `.choice`.
+
+The random numbers are a hash of the element's flat index, the leaf's number, the step and the
+seed, in integer arithmetic only: the same bits on every backend, under any sharding.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PyTree, UInt32
+
+from .choice import where
+from .fused import Fused, apply
+
+NAME = "rounding"
+
+
+def add_rounded(
+    params: PyTree[Array],
+    updates: PyTree[Array],
+    step: int | Int[Array, ""],
+    seed: int | UInt32[Array, ""] = 0,
+    *,
+    kernel: str = "auto",
+) -> PyTree[Array]:
+    r"""`params + updates`, bfloat16 leaves rounded up or down at random, right in the mean.
+
+    The sum is formed in float32, 16 random bits are added to its own and the low 16 dropped: a sum
+    that lies a fraction $p$ of the way between two neighbours in bfloat16 becomes the upper one
+    with probability $p$ (to $2^{-16}$). Other dtypes are added and rounded as usual. Derivatives
+    are those of the sum.
+
+    Args:
+      params: the parameters.
+      updates: a tree like the parameters; best in float32.
+      step: the number of the step: other steps round with other random numbers.
+      seed: a 32-bit integer; other seeds give other random numbers.
+      kernel: `"auto"`, `"jnp"` or `"pallas"`, see `kernels.Kernel`. The Pallas form writes the sum
+        where the parameters were.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> ones = jnp.ones(10_000, jnp.bfloat16)
+      >>> update = jnp.full(10_000, 1 / 1024)  # an eighth of the distance to the next number
+      >>> rounded = odeopt.kernels.add_rounded(ones, update, step=0)
+      >>> sorted(set(rounded.tolist()))
+      [1.0, 1.0078125]
+      >>> abs(float(jnp.mean(rounded.astype(jnp.float32))) - 1 - 1 / 1024) < 1e-4
+      True
+    """
+    platforms = where(kernel, NAME)
+    leaves, structure = jax.tree.flatten(params)
+
+    def leaf(number: int, p: Array, u: Array) -> Array:
+        if p.dtype != jnp.bfloat16:
+            return jnp.asarray(p + u).astype(p.dtype)
+        first = _mix(_word(seed) ^ _mix(_word(step) ^ _mix(_word(number))))
+        fused = Fused(NAME, _add, (), (p.dtype,), ((0, 0),), indexed=True)
+        return apply(fused, platforms, (first, _mix(first + _word(1))), p, u)[0]
+
+    rounded = [
+        leaf(i, p, u)
+        for i, (p, u) in enumerate(zip(leaves, structure.flatten_up_to(updates), strict=True))
+    ]
+    return jax.tree.unflatten(structure, rounded)
+
+
+def _add(
+    static: tuple[()], scalars: Sequence[Array], arrays: Sequence[Array], index: Array
+) -> tuple[list[Array], list[Array]]:
+    first, second = scalars
+    p, u = arrays
+    return [_rounded(p.astype(jnp.float32) + u.astype(jnp.float32), first, second, index)], []
+
+
+@jax.custom_jvp
+def _rounded(total: Array, first: Array, second: Array, index: Array) -> Array:
+    """`total` at random up or down to 16 bits, still in float32."""
+    bits = jax.lax.bitcast_convert_type(total, jnp.uint32) + _noise(index, first, second)
+    high = jax.lax.bitcast_convert_type((bits >> 16) << 16, jnp.float32)
+    return jnp.where(jnp.isfinite(total), high, total)  # infinity plus a bit is not a number
+
+
+@_rounded.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    return _rounded(*primals), tangents[0]
+
+
+def _noise(index: Array, first: Array, second: Array) -> Array:
+    """16 random bits for every index: in each run of 2^16 indices every value occurs once.
+
+    So the errors of a long leaf cancel better than independent ones would.
+    """
+    key = _mix((index >> 16) ^ first) + second
+    return _shuffle(_shuffle((index ^ key) & 0xFFFF) + (key >> 16) & 0xFFFF)
+
+
+def _shuffle(x: Array) -> Array:
+    """A bijection of 16-bit words."""
+    for shift, factor in ((8, 0x88B5), (7, 0xDB2D)):
+        x = ((x ^ (x >> shift)) * factor) & 0xFFFF
+    return x ^ (x >> 9)
+
+
+def _mix(x: Array) -> Array:
+    """A bijection of 32-bit words whose every output bit depends on every input bit."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = (x ^ (x >> shift)) * jnp.full_like(x, factor)  # more than a weak int32 holds
+    return x ^ (x >> 16)
+
+
+def _word(x: int | Array) -> Array:
+    return x.astype(jnp.uint32) if isinstance(x, jax.Array) else jnp.uint32(x % 2**32)
