@@ -63,25 +63,32 @@ def lanczos(product: LinearMap, start: PyTree[Array], like: PyTree[Array], produ
     basis = jax.tree.map(lambda x: jnp.broadcast_to(jnp.zeros_like(x), (size, *x.shape)), start)
     Carry = tuple[PyTree[Array], Array, PyTree[Array], Array]
 
-    def step(k: Array, carry: Carry) -> Carry:
-        basis, matrix, vector, length = carry
-        good = (length > 0) & jnp.isfinite(
-            length
-        )  # what comes after is not looked at, but is there
+    def unit(tree: PyTree[Array]) -> tuple[PyTree[Array], Array]:
+        """A tree over its norm, and that; where that is 0 or no number what follows is not used."""
+        length = norm(tree).astype(dtype)
+        good = (length > 0) & jnp.isfinite(length)
         scale = 1 / jnp.where(good, length, 1.0)
-        vector = jax.tree.map(lambda x: jnp.where(good, scaled(scale, x), 0), vector)
-        basis = jax.tree.map(
+        return jax.tree.map(lambda x: jnp.where(good, scaled(scale, x), 0), tree), length
+
+    def put(basis: PyTree[Array], vector: PyTree[Array], k: Array | int) -> PyTree[Array]:
+        return jax.tree.map(
             lambda rows, x: jax.lax.dynamic_update_index_in_dim(rows, x, k, 0), basis, vector
         )
+
+    def step(k: Array, carry: Carry) -> Carry:
+        basis, matrix, vector, _ = carry
         image = widened(product(optax.tree.cast_like(vector, like)))
         within = components(basis, image, dtype)
         rest = jax.tree.map(jnp.subtract, image, combined(within, basis))
         again = combined(components(basis, rest, dtype), basis)
-        rest = jax.tree.map(jnp.subtract, rest, again)
-        length = norm(rest).astype(dtype)
-        return basis, matrix.at[k].set(jnp.append(within, length)), rest, length
+        new, length = unit(jax.tree.map(jnp.subtract, rest, again))
+        matrix = matrix.at[k].set(jnp.append(within, length))
+        # Written last: where rows are read after they are written XLA copies the whole basis.
+        row = jax.tree.map(lambda n, v: jnp.where(k + 1 < size, n, v), new, vector)
+        return put(basis, row, jnp.minimum(k + 1, size - 1)), matrix, new, length
 
-    begin = basis, jnp.zeros((size, size + 1), dtype), start, norm(start).astype(dtype)
+    first, length = unit(start)
+    begin = put(basis, first, 0), jnp.zeros((size, size + 1), dtype), first, length
     basis, matrix, rest, last = jax.lax.fori_loop(0, size, step, begin)
     # Row k: components of the k-th image within, and its length beyond, which belongs at k + 1.
     upper, lengths = jnp.diagonal(matrix[1:, :-1]), matrix[:-1, -1]
@@ -95,7 +102,7 @@ def lanczos(product: LinearMap, start: PyTree[Array], like: PyTree[Array], produ
         residuals=last * jnp.abs(vectors[-1]),
         basis=basis,
         vectors=vectors,
-        beyond=jax.tree.map(lambda x: jnp.where(found[-1], x, 0), rest),
+        beyond=jax.tree.map(lambda x: scaled(last, x), rest),
     )
 
 

@@ -33,7 +33,7 @@ class Exponential(AbstractMethod):
     on the whole negative axis: its stability function is $e^{-h\lambda}$.
 
     $\varphi_1$ is taken on the Krylov space of B and the gradient, which Lanczos' algorithm
-    (matfree's) spans. The model never rises along that path, however small the space. With `basis`
+    spans. The model never rises along that path, however small the space. With `basis`
     below `products` the space is restarted: each one follows the flow as long as its error stays
     below the tolerance, the last one to the end.
 
