@@ -24,6 +24,9 @@ from .state import step_params as step_params
 # first learning rate
 from .suggest import suggest_learning_rate as suggest_learning_rate
 
+# inside `shard_map`
+from .sums import across as across
+
 # adaptive flows
 from .zoo.adaptive import adam as adam
 from .zoo.adaptive import adamw as adamw
