@@ -14,6 +14,9 @@ from .clock import time_constant as time_constant
 from .flow import AbstractFlow as AbstractFlow
 from .flow import AbstractSplitFlow as AbstractSplitFlow
 from .flow import State as State
+from .game import GameFlow as GameFlow
+from .game import Players as Players
+from .game import game_gradient as game_gradient
 from .gradient import GradientFlow as GradientFlow
 from .momentum import HeavyBallFlow as HeavyBallFlow
 from .momentum import Momentum as Momentum
