@@ -77,10 +77,9 @@ CASES = [
     ({2: 1, 0: 2, 1: 1}, (0.5, 2.0, 1.5)),
 ]
 TERMS = [
-    *((case, terms, "difference") for case in CASES for terms in ("joint", "interaction")),
-    *((case, terms, "derivatives") for case in CASES[:2] for terms in ("joint", "self")),
-    (CASES[2], "self", "difference"),
-    (CASES[2], "interaction", "derivatives"),
+    *((case, terms, "difference") for case in CASES[:2] for terms in ("interaction", "self")),
+    *((case, "joint", "derivatives") for case in CASES[:3]),
+    (CASES[3], "joint", "difference"),
 ]
 
 
