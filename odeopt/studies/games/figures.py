@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from ..drawing import COLOURS, RC, Styles, key, legend, panels, save, styles_of
 from ..records import Record
-from .mixture import CENTERS, LOOKS
+from .mixture import CENTERS
 from .study import TUNING_SEED, judge
 
 CAPTIONS = {
@@ -94,7 +94,7 @@ def _modes(records: list[Record]) -> Figure:
     for method, ax in axes.items():
         mine = [r for r in records if r["method"] == method]
         modes = np.asarray([r["modes"] for r in mine], float)
-        rounds = mine[0]["rounds"] * np.arange(1, LOOKS + 1) / LOOKS
+        rounds = mine[0]["rounds"] * np.arange(1, modes.shape[1] + 1) / modes.shape[1]
         colour = styles[method]["color"]
         ax.plot(rounds, modes.mean(axis=0), color=colour)
         ax.fill_between(rounds, modes.min(axis=0), modes.max(axis=0), color=colour, alpha=0.2)

@@ -71,8 +71,8 @@ class Method:
 
     Attributes:
         make: From the learning rate to an optimizer of the game.
-        cost: Rounds of gradients that a step costs, a round being one gradient for each player; a
-            product with a derivative counts as two. What a compiled step computes, not calls.
+        cost: Rounds of gradients that a step costs, a round being one gradient for each player:
+            operations of the compiled step over those of a simultaneous one, not calls.
         rates: Learning rates to choose from.
         losses: Of the players.
     """
@@ -103,16 +103,16 @@ def adam_in_turn(learning_rate: Any) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-PLAIN = (0.025, 0.05, 0.1, 0.2, 0.4)
+PLAIN = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 METHODS = {
     "simultaneous": Method(simultaneous, 1, PLAIN),
     "alternating": Method(lambda h: alternating(h, ORDER), 1, PLAIN),
     "interaction": Method(lambda h: simultaneous(h, correction="interaction"), 2, PLAIN),
     "joint": Method(lambda h: simultaneous(h, correction="joint"), 2, PLAIN),
     "rk4": Method(lambda h: game_runge_kutta(h, solvers.RK4()), 4, PLAIN),
-    # A mixed product for the discriminator (2) and the two gradients (2) are two rounds a stage.
-    "rk4-penalty": Method(lambda h: game_runge_kutta(h, solvers.RK4()), 8, PLAIN, PENALIZED),
-    "adam": Method(adam_in_turn, 1, (0.0005, 0.001, 0.002, 0.004, 0.008)),
+    # The penalty's own gradient, of a gradient, is half a round more in every stage.
+    "rk4-penalty": Method(lambda h: game_runge_kutta(h, solvers.RK4()), 6, PLAIN, PENALIZED),
+    "adam": Method(adam_in_turn, 1, (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)),
 }
 
 
@@ -138,40 +138,42 @@ def look(players: Players, key: Array) -> dict[str, Array]:
     }
 
 
+def stepper(name: str, rate: Any, key: Array) -> Callable[[Array, tuple], tuple]:
+    """`(i, (players, state)) -> (players, state)`: step number i, with a batch of its own."""
+    method = METHODS[name]
+    opt, grad_fn = method.make(rate), game_gradient(method.losses)
+    centers = jnp.asarray(CENTERS, jnp.float32)
+
+    def step(i: Array, carry: tuple) -> tuple:
+        players, state = carry
+        which, where, how = jax.random.split(jax.random.fold_in(key, i), 3)
+        mode = jax.random.randint(which, (BATCH,), 0, len(CENTERS))
+        batch = {
+            "real": centers[mode] + SPREAD * jax.random.normal(where, (BATCH, 2)),
+            "noise": jax.random.normal(how, (BATCH, LATENT)),
+        }
+        grads = grad_fn(players, **batch)
+        updates, state = opt.update(grads, state, players, grad_fn=grad_fn, **batch)
+        return optax.apply_updates(players, updates), state
+
+    return step
+
+
 @functools.cache
 def trainer(name: str, rounds: int) -> Callable[..., dict[str, Array]]:
     """`(rates, seeds, starts) -> looks` of all of these runs at once, after so many rounds each."""
     method = METHODS[name]
-    grad_fn = game_gradient(method.losses)
     steps = rounds // (LOOKS * method.cost)
-    if not steps:
-        raise ValueError(
-            f"--rounds must be at least {LOOKS * method.cost} for a step of {name} between looks, "
-            f"not {rounds}."
-        )
-    centers = jnp.asarray(CENTERS, jnp.float32)
 
     def one(rate: Array, seed: Array, players: Players) -> dict[str, Array]:
-        opt = method.make(rate)
-        key = jax.random.key(seed)
-
-        def step(i: Array, carry: tuple) -> tuple:
-            players, state = carry
-            which, where, how = jax.random.split(jax.random.fold_in(key, i), 3)
-            mode = jax.random.randint(which, (BATCH,), 0, len(CENTERS))
-            batch = {
-                "real": centers[mode] + SPREAD * jax.random.normal(where, (BATCH, 2)),
-                "noise": jax.random.normal(how, (BATCH, LATENT)),
-            }
-            grads = grad_fn(players, **batch)
-            updates, state = opt.update(grads, state, players, grad_fn=grad_fn, **batch)
-            return optax.apply_updates(players, updates), state
+        step = stepper(name, rate, jax.random.key(seed))
 
         def between(carry: tuple, n: Array) -> tuple[tuple, dict[str, Array]]:
             carry = jax.lax.fori_loop(n * steps, (n + 1) * steps, step, carry)
             return carry, look(carry[0], jax.random.fold_in(jax.random.key(~seed), n))
 
-        _, looks = jax.lax.scan(between, (players, opt.init(players)), jnp.arange(LOOKS))
+        begin = players, method.make(rate).init(players)
+        _, looks = jax.lax.scan(between, begin, jnp.arange(LOOKS))
         return {**looks, "samples": looks["samples"][-1]}
 
     return jax.jit(jax.vmap(one))

@@ -47,9 +47,7 @@ class Result:
 
     @property
     def planes(self) -> pd.DataFrame:
-        """One row a game of two numbers and method: |z| at the end over |z| at the start, and
-        what that is by calculation.
-        """
+        """One row a game of two numbers and method: how |z| grew, and what is calculated."""
         rows = [record for record in self.records if record["kind"] == "plane"]
         names = ["game", "method", "h", "steps", "cost", "growth", "predicted", "lowest", "highest"]
         return pd.DataFrame(rows, columns=names)
@@ -103,8 +101,8 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
     best; modes, low, high: mean and range of the seeds; lost, how many fewer than at a run's best;
     wobble, standard deviation over the last looks; share of samples in any mode; diverged runs.
     """
-    rows = []
-    for method, mine in runs.groupby("method", sort=False):
+    rows: list[dict[str, Any]] = []
+    for method, mine in runs.groupby("method", sort=False) if len(runs) else ():
         fresh = mine[mine["seed"] != TUNING_SEED]
         if fresh.empty:
             continue
