@@ -106,6 +106,9 @@ def ode_gan_penalty(
     Returns:
       Losses in the container that `losses` came in; all but the discriminator's are as they were.
 
+    Raises:
+      ValueError: named losses among which are not both.
+
     Examples:
       >>> import jax.numpy as jnp, odeopt
       >>> losses = {"G": lambda z: z["G"] * z["D"], "D": lambda z: -z["G"] * z["D"]}
@@ -122,6 +125,11 @@ def ode_gan_penalty(
         return _value(every[d], players, arguments) + strength * inner(push, push)
 
     if isinstance(losses, Mapping):
+        if not {generator, discriminator} <= set(losses):
+            raise ValueError(
+                f"The players are {list(losses)}: say which of them is which, `generator=...` and "
+                "`discriminator=...`."
+            )
         return {**losses, discriminator: penalized}
     return _like(losses, [penalized if i == discriminator else x for i, x in enumerate(losses)])
 
