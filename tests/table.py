@@ -63,7 +63,6 @@ CORRECTED = {
 # `tests/flows/test_game.py`: it must know how many players there are, and here they vary.
 GAMES = {
     "simultaneous": (odeopt.simultaneous, 1, 1),
-    "simultaneous-joint": (partial(odeopt.simultaneous, correction="joint"), 2, 2),
     "game_runge_kutta": (partial(odeopt.game_runge_kutta, tableau=HEUN), 2, 2),
 }
 # What a step costs is known when it has been made. One row for each kind of method.

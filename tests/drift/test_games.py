@@ -271,7 +271,8 @@ def test_in_turn_the_second_players_interaction_has_the_other_sign():
 
     z, h = start(), 0.1
     v = field(z, (1.0, 1.0))
-    right, wrong = (jax.jit(drift.modified_field(make(s), None, 2))(z, h) for s in (1, -1))
+    modified = jax.jit(lambda sign: drift.modified_field(make(sign), None, 2)(z, h))
+    right, wrong = modified(1.0), modified(-1.0)
     chex.assert_trees_all_close(right, v, rtol=1e-10, atol=1e-12)
     assert float(difference(wrong, v)) > 1e-3
 
