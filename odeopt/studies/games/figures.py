@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..drawing import COLOURS, RC, Styles, key, legend, panels, save, styles_of
+from ..drawing import COLOURS, RC, Styles, key, legend, panels, plain_log, save, styles_of
 from ..records import Record
 from .mixture import CENTERS
 from .study import TUNING_SEED, judge
@@ -17,7 +17,9 @@ CAPTIONS = {
     "plane": (
         "Trajectories of games of two numbers, from the same start, as lines through the steps. "
         "The flow turns on a circle (bilinear, Dirac GAN) or into the middle (damped rotation); a "
-        "method that leaves it outwards does so by its drift."
+        "method that leaves it outwards does so by its drift. In the bilinear game a player has no "
+        "terms of its own, so that interaction and joint are one line; h is large there, and the "
+        "terms of next order let them out too."
     ),
     "radius": (
         "Distance from the middle over rounds of gradients, one round being a gradient for each "
@@ -81,8 +83,8 @@ def _radius(records: list[Record]) -> Figure:
     for game, ax in axes.items():
         mine = [np.asarray(r["radii"], float) for r in records if r["game"] == game]
         start = mine[0][0]
-        top = max(float(np.nanmax(radii)) for radii in mine)
-        ax.set(yscale="log", ylim=(1e-3 * start, min(1.5 * top, 1e4 * start)))
+        low, high = min(np.nanmin(r) for r in mine), max(np.nanmax(r) for r in mine)
+        ax.set(yscale="log", ylim=(max(0.7 * low, 1e-3 * start), min(1.5 * high, 1e4 * start)))
         ax.set_xlim(0, next(r["steps"] for r in records if r["game"] == game))
     legend(figure, styles, list(styles))
     return figure
@@ -111,7 +113,8 @@ def _rates(records: list[Record]) -> Figure:
     for name, ax in axes.items():
         for method, mine in shown[name].groupby("method", sort=False):
             ax.plot(mine["rate"], mine["modes"], **styles[str(method)])
-        ax.set(xscale="log", ylim=(-0.5, len(CENTERS) + 0.5))
+        plain_log(ax, sorted(shown[name]["rate"].unique()))
+        ax.set_ylim(-0.5, len(CENTERS) + 0.5)
     key(figure, [Line2D([], [], label=name, **style) for name, style in styles.items()])
     return figure
 
