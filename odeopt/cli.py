@@ -403,8 +403,9 @@ def games(
         typer.Option(
             metavar="NAMES",
             help="How the mixture's GAN is trained, separated by commas: simultaneous, "
-            "alternating, interaction, joint, rk4, rk4-penalty, adam.",
-            show_default="all",
+            "alternating, interaction, joint, rk4, rk4-penalty, adam; in Adam's metric "
+            "alternating-rms, interaction-rms, rk4-rms.",
+            show_default="all but joint and interaction-rms; all with --full",
         ),
     ] = None,
     seeds: Annotated[

@@ -107,7 +107,8 @@ def _modes(records: list[Record]) -> Figure:
 def _rates(records: list[Record]) -> Figure:
     table = pd.DataFrame([judge(r) for r in records])
     styles = styles_of(table["method"])
-    kinds = {"gradient methods": table["method"] != "adam", "Adam": table["method"] == "adam"}
+    scaled = table["method"].isin(["adam", *table["method"][table["method"].str.endswith("rms")]])
+    kinds = {"the gradient as it is": ~scaled, "in Adam's metric": scaled}
     shown = {name: table[rows] for name, rows in kinds.items() if rows.any()}
     figure, axes = panels(list(shown), "learning rate", "modes", 3.0)
     for name, ax in axes.items():

@@ -103,17 +103,33 @@ def adam_in_turn(learning_rate: Any) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def rms() -> optax.GradientTransformation:
+    """Adam's metric, as a transformation of every stage."""
+    return optax.scale_by_rms(decay=0.999)
+
+
+def _rk4(h: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+    return game_runge_kutta(h, solvers.RK4(), **kwargs)
+
+
 PLAIN = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+SCALED = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
 METHODS = {
     "simultaneous": Method(simultaneous, 1, PLAIN),
     "alternating": Method(lambda h: alternating(h, ORDER), 1, PLAIN),
     "interaction": Method(lambda h: simultaneous(h, correction="interaction"), 2, PLAIN),
     "joint": Method(lambda h: simultaneous(h, correction="joint"), 2, PLAIN),
-    "rk4": Method(lambda h: game_runge_kutta(h, solvers.RK4()), 4, PLAIN),
+    "rk4": Method(_rk4, 4, PLAIN),
     # The penalty's own gradient, of a gradient, is half a round more in every stage.
-    "rk4-penalty": Method(lambda h: game_runge_kutta(h, solvers.RK4()), 6, PLAIN, PENALIZED),
-    "adam": Method(adam_in_turn, 1, (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)),
+    "rk4-penalty": Method(_rk4, 6, PLAIN, PENALIZED),
+    "adam": Method(adam_in_turn, 1, SCALED),
+    "alternating-rms": Method(lambda h: alternating(h, ORDER, stage_transform=rms()), 1, SCALED),
+    "interaction-rms": Method(
+        lambda h: simultaneous(h, correction="interaction", stage_transform=rms()), 2, SCALED
+    ),
+    "rk4-rms": Method(lambda h: _rk4(h, stage_transform=rms()), 4, SCALED),
 }
+QUICK = tuple(name for name in METHODS if name not in ("joint", "interaction-rms"))
 
 
 def start(seed: int) -> Players:

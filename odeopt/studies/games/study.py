@@ -145,13 +145,13 @@ def run(
     of a run; then fresh seeds are run at the tuned rate. All runs take equally many gradients.
 
     Args:
-        methods: Names of `mixture.METHODS`; all by default. The games of two numbers, which take
-            seconds, are always run by all of theirs.
+        methods: Names of `mixture.METHODS`; `mixture.QUICK` by default, all in a full study. The
+            games of two numbers, which take seconds, are always run by all of theirs.
         seeds: Fresh seeds of the mixture: 5, or 10 in a full study; one more tunes.
         rounds: Rounds of gradients of each run, one for each player: 9600, or 48000.
         out: Folder for `runs.jsonl`, `planes.csv`, `mixture.csv` and `summary.csv`; by default
             nothing is written.
-        full: More rounds and seeds.
+        full: More rounds, seeds and methods.
         max_minutes: Start nothing new after this time.
         resume: Continue what a killed study left in `out`.
         console: Where to print progress; silent by default.
@@ -170,7 +170,7 @@ def run(
         raise ValueError(f"--seeds must be at least 1, not {seeds}.")
     if max_minutes is not None and not max_minutes > 0:
         raise ValueError(f"--max-minutes must be positive, not {max_minutes:g}.")
-    names = tuple(dict.fromkeys(methods or mixture.METHODS))
+    names = tuple(dict.fromkeys(methods or (mixture.METHODS if full else mixture.QUICK)))
     chosen = {name: lookup("method", name, mixture.METHODS) for name in names}
     least = mixture.LOOKS * max(method.cost for method in chosen.values())
     if rounds < least:
@@ -277,8 +277,10 @@ def _mixture_sentences(summary: pd.DataFrame) -> list[str]:
         adam = order[order["method"] == "adam"].iloc[0]
         others = order[order["method"] != "adam"]
         above = others[others["modes"] > adam["modes"]]["method"]
+        apart = others[others["low"] > adam["high"]]["method"]
         sentences.append(
-            f"{', '.join(above)} cover more modes than Adam."
+            f"In the mean more modes than Adam: {', '.join(above)}; at every seed more than at any "
+            f"of Adam's: {', '.join(apart) or 'none'}."
             if len(above)
             else "None covers more modes than Adam."
         )
