@@ -11,6 +11,9 @@ from . import kernels as kernels
 from . import solvers as solvers
 from . import stepsize as stepsize
 
+# games
+from .flows import game_gradient as game_gradient
+
 # builder
 from .optimizer import ode_optimizer as ode_optimizer
 
@@ -48,6 +51,12 @@ from .zoo.explicit import rk4 as rk4
 from .zoo.explicit import runge_kutta as runge_kutta
 from .zoo.explicit import ssprk3 as ssprk3
 from .zoo.explicit import tsit5 as tsit5
+
+# games of several players
+from .zoo.game import alternating as alternating
+from .zoo.game import game_implicit_midpoint as game_implicit_midpoint
+from .zoo.game import game_runge_kutta as game_runge_kutta
+from .zoo.game import simultaneous as simultaneous
 
 # gradient flow by implicit methods
 from .zoo.implicit import implicit_euler as implicit_euler

@@ -30,7 +30,12 @@ def test_the_page_lists_every_optimizer():
     assert public - GAMES <= named
 
 
-GAMES = {"simultaneous", "alternating", "game_runge_kutta"}  # no one loss: tests/flows/test_game.py
+GAMES = {
+    "simultaneous",
+    "alternating",
+    "game_runge_kutta",
+    "game_implicit_midpoint",
+}  # no one loss: tests/flows/test_game.py
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

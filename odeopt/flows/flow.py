@@ -93,6 +93,10 @@ class AbstractSplitFlow(AbstractFlow):
     parts: ClassVar[tuple[str, ...]]
     gradient_part: ClassVar[str | None]
 
+    def looks_again(self, name: str) -> bool:
+        """Whether a part wants the gradient where the parts before it have moved the parameters."""
+        return name == self.gradient_part
+
     @abc.abstractmethod
     def part(
         self, name: str, z: State, gradient: Gradient, h: Float[Array, ""], fraction: float

@@ -70,8 +70,8 @@ class Result:
     def show(self, console: Console) -> None:
         """Print the observed orders, the trends, and the answer."""
         orders = self.orders.drop(columns=["step_sizes", "errors"])
-        console.print(_table("Error against h", orders))
-        console.print(_table("Trends with the rate at equal flow time, %", _ranges(self.verdict)))
+        console.print(table_of("Error against h", orders))
+        console.print(table_of("Trends with the rate at equal flow time, %", _ranges(self.verdict)))
         for sentence in self.answer:
             console.print(sentence)
 
@@ -167,7 +167,8 @@ def _work(todo: list[Task], folder: Folder, console: Console) -> None:
             progress.advance(bar)
 
 
-def _table(title: str, frame: pd.DataFrame) -> Table:
+def table_of(title: str, frame: pd.DataFrame) -> Table:
+    """A table for the console."""
     table = Table(title=title)
     for name in frame.columns:
         table.add_column(str(name))
