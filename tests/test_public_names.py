@@ -8,7 +8,15 @@ import pytest
 
 import odeopt
 
-MODULES = [odeopt, odeopt.diagnostics, odeopt.drift, odeopt.flows, odeopt.solvers, odeopt.stepsize]
+MODULES = [
+    odeopt,
+    odeopt.diagnostics,
+    odeopt.drift,
+    odeopt.flows,
+    odeopt.ordering,
+    odeopt.solvers,
+    odeopt.stepsize,
+]
 NAMES = [
     (module.__name__, name, getattr(module, name))
     for module in MODULES
@@ -58,6 +66,7 @@ LAYERS = [
     "state",
     "staged",
     "optimizer",
+    "ordering",
     "zoo",
 ]
 
