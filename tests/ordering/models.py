@@ -23,7 +23,7 @@ def regression():
         x, y = rows(inputs, i), rows(targets, i)
         return 0.5 * jnp.mean((x @ params["w"] - y) ** 2) + decay(params)
 
-    return loss, {"w": jnp.zeros(10)}, len(inputs) // SIZE
+    return loss, {"w": np.zeros(10)}, len(inputs) // SIZE
 
 
 @functools.cache
@@ -38,7 +38,7 @@ def softmax():
         error = optax.softmax_cross_entropy_with_integer_labels(logits, rows(targets, i))
         return jnp.mean(error) + decay(params)
 
-    return loss, {"w": jnp.zeros((64, 10)), "b": jnp.zeros(10)}, len(inputs) // SIZE
+    return loss, {"w": np.zeros((64, 10)), "b": np.zeros(10)}, len(inputs) // SIZE
 
 
 def rows(array, i):
@@ -51,6 +51,7 @@ def decay(params):
 
 def train(opt, loss, params, order, *, given=False):
     """All iterates, first one included, and the last state; gradients handed over if `given`."""
+    params = jax.tree.map(jnp.asarray, params)
 
     def step(carry, i):
         params, state = carry
@@ -67,6 +68,7 @@ def composed(opt, loss, params, order, window, start_after=0):
     """The iterates of backward order, written out in Python."""
     update = jax.jit(lambda grads, state, x, i: opt.update(grads, state, x, value_fn=loss, i=i))
     gradient = jax.jit(jax.grad(loss))
+    params = jax.tree.map(jnp.asarray, params)
     path, state = [params], opt.init(params)
     checkpoint = params, state
     begin = 0
