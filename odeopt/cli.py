@@ -424,7 +424,7 @@ def order(
         bool,
         typer.Option(
             "--full/--quick",
-            help="More seeds (about ten minutes on two cores), or a first answer in three.",
+            help="Five times the seeds, or a first answer in three to four minutes.",
         ),
     ] = False,
     resume: Annotated[

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import diffrax
 import jax
@@ -113,8 +114,10 @@ def train(optimizer: str, order: str, epochs: int = EPOCHS, seeds: int = SEEDS) 
             return carry, problem.loss(carry[0], problem.data)
 
         start = params, opt.init(params)
-        (end, _), losses = jax.lax.scan(epoch, start, numbers)
-        return losses, jnp.mean(logits_of(end, (pixels,)).argmax(axis=1) != labels)
+        end: Any = jax.lax.scan(epoch, start, numbers)
+        (last, _), losses = end
+        wrong = logits_of(last, (pixels,)).argmax(axis=1) != labels
+        return losses, jnp.mean(wrong)
 
     starts = [problem.init(seed) for seed in range(seeds)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)

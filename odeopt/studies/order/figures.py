@@ -54,8 +54,10 @@ def _curves(records: list[Record], x: str, y: str, xlabel: str, ylabel: str) -> 
         name: {**style, "marker": "", "linewidth": 0.8 if name in THIN else 1.6}
         for name, style in styles_of(METHODS).items()
     }
+    if y == "distances":  # it has other steps
+        del styles["averaged, equal gradients"]
     for r in records:
-        if y == "distances" and r["method"] == "averaged, equal gradients":
+        if r["method"] not in styles:
             continue
         axes[r["problem"]].plot(r[x], np.array(r[y], float), **styles[r["method"]])
     for problem, ax in axes.items():

@@ -194,9 +194,10 @@ def run(problem: Convex, name: str, seeds: int, steps: int = STEPS) -> list[Reco
             loss = jax.lax.cond(wanted, lambda: problem.of_all(now), lambda: jnp.zeros([]))
             return (params, state, mean, now, tail), (distance, loss, state.gradients)
 
-        carry = (start, opt.init(start), ema.init(start), start, Tail.of(start))
-        (*_, tail), (distances, losses, spent) = jax.lax.scan(step, carry, (numbers, wanted))
-        return distances, losses, spent, tail.spread
+        carry: tuple = (start, opt.init(start), ema.init(start), start, Tail.of(start))
+        end: Any = jax.lax.scan(step, carry, (numbers, wanted))
+        (*_, tail), found = end
+        return (*found, tail.spread)
 
     numbers = np.stack([method.order(problem.batches, steps, seed) for seed in range(seeds)])
     runs = jax.jit(jax.vmap(one, (0, None)))(jnp.asarray(numbers), jnp.asarray(wanted))
