@@ -8,6 +8,7 @@ from . import diagnostics as diagnostics
 from . import drift as drift
 from . import flows as flows
 from . import kernels as kernels
+from . import ordering as ordering
 from . import solvers as solvers
 from . import stepsize as stepsize
 

@@ -8,8 +8,16 @@ import pytest
 
 import odeopt
 
-MODULES = [odeopt, odeopt.diagnostics, odeopt.drift, odeopt.flows, odeopt.kernels]
-MODULES += [odeopt.solvers, odeopt.stepsize]
+MODULES = [
+    odeopt,
+    odeopt.diagnostics,
+    odeopt.drift,
+    odeopt.flows,
+    odeopt.kernels,
+    odeopt.ordering,
+    odeopt.solvers,
+    odeopt.stepsize,
+]
 NAMES = [
     (module.__name__, name, getattr(module, name))
     for module in MODULES
@@ -61,6 +69,7 @@ LAYERS = [
     "state",
     "staged",
     "optimizer",
+    "ordering",
     "zoo",
 ]
 

@@ -13,11 +13,11 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..drift.study import table_of
 from ..folder import Folder
 from ..names import lookup
 from ..records import Record, clean, write_text
 from ..settings import versions
+from ..tasks import table_of
 from . import mixture, plane
 
 QUICK_ROUNDS, FULL_ROUNDS = 9600, 48000
