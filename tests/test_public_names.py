@@ -46,6 +46,7 @@ def test_every_optimizer_shows_an_example_and_documents_its_arguments(optimizer)
 # who may import what, from the bottom: `objective <- flows <- solvers <- diagnostics <- ...`
 LAYERS = [
     "kernels",
+    "precision",
     "objective",
     "lanczos",
     "flows",

@@ -107,6 +107,18 @@ def exponential_adam_step(
     return _mapped("exponential_adam", h, grads, (mu, nu), numbers, params, decay, kernel)
 
 
+def decaying_time(h: Float[Array, ""], decay: Number) -> Float[Array, ""]:
+    r"""$(1 - e^{-wh})/w$: what a velocity $-u - wx$ with $u$ fixed moves in the time $h$, over it.
+
+    Args:
+      h: the time $h$.
+      decay: $w$.
+    """
+    exponent = decay * h
+    safe = jnp.where(exponent == 0, 1.0, exponent)
+    return h * jnp.where(exponent == 0, 1.0, -jnp.expm1(-safe) / safe)
+
+
 def _mapped(
     name: str,
     h: Array,
@@ -126,9 +138,7 @@ def _mapped(
         x, w = rest[:1], rest[1] if rest else 0.0
         time = h
         if name == "exponential_adam" and rest:
-            exponent = jnp.asarray(w * h)
-            safe = jnp.where(exponent == 0, 1.0, exponent)
-            time = h * jnp.where(exponent == 0, 1.0, -jnp.expm1(-safe) / safe)
+            time = decaying_time(h, w)
         dtypes, aliases = (g.dtype, m.dtype, v.dtype), ((0, 0), (1, 1), (2, 2))
         fused = Fused(name, _adam, (), dtypes, aliases)
         arrays = g, m, v, *x
