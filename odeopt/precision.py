@@ -134,24 +134,28 @@ def compensated(
         if params is None:
             raise ValueError("compensated() needs the parameters: opt.update(grads, state, params)")
         updates, inner = extended.update(updates, state.inner, params, **extra_args)
-        leaves, structure = jax.tree.flatten(updates)
-        rest = (structure.flatten_up_to(tree) for tree in (params, state.residue))
-        pairs = [_carried(*leaf) for leaf in zip(leaves, *rest, strict=True)]
-        new, residue = ([pair[i] for pair in pairs] for i in (0, 1))
-        state = CompensatedState(inner, structure.unflatten(residue))
-        return structure.unflatten(new), state
+        both = jax.tree.map(_carried, updates, params, state.residue)
+        updates, residue = (
+            jax.tree.map(lambda c, i=i: c[i], both, is_leaf=lambda c: isinstance(c, _Carried))
+            for i in range(2)
+        )
+        return updates, CompensatedState(inner, residue)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _carried(update: Array, param: Array, residue: Array | None) -> tuple[Array, Array | None]:
-    """The update to hand out, and what of it will be lost."""
+class _Carried(NamedTuple):
+    update: Array  # to hand out
+    residue: Array | None  # what of it will be lost
+
+
+def _carried(update: Array, param: Array, residue: Array | None) -> _Carried:
     if residue is None:
-        return update, None
+        return _Carried(update, None)
     x, owed = param.astype(jnp.float32), update.astype(jnp.float32) + residue.astype(jnp.float32)
     given = _rounded(owed, param.dtype)
     gained = _rounded(x + given, param.dtype) - x
-    return given.astype(param.dtype), (owed - gained).astype(residue.dtype)
+    return _Carried(given.astype(param.dtype), (owed - gained).astype(residue.dtype))
 
 
 def _rounded(x: Array, dtype: Any) -> Array:

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import models, programs, steps, timing
+from benchmarks import kernels, models, programs, steps, timing
 
 from .solvers.cases import STAGES
 
@@ -52,3 +52,15 @@ def test_command_prints_and_writes_the_same(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert [row["value"] for row in rows] == [1, 3, 5]
     assert all(row["name"] in printed for row in rows)
+
+
+def test_kernels_are_timed_on_a_gpu_only(capsys):
+    command.main(["--gpu"])
+    assert capsys.readouterr().out == "no GPU found\n"
+
+
+def test_every_kernel_has_a_timing():
+    rows = list(kernels.timings(1, "interpret", leaves=(2,), rows=4))
+    names = [row.name.split(",")[0] for row in rows]
+    assert sorted(set(names)) == sorted(kernels.SIDES)
+    assert len(names) == 2 * len(kernels.SIDES) - 1  # float32 has nothing to round at random

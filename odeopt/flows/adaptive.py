@@ -178,14 +178,14 @@ class AdamFlow(AbstractSplitFlow):
             return None
         params, aux = z
         age = aux.age + 1
-        total, look = weight(self.b1, age), 0.0
+        mean, look = 1 / weight(self.b1, age), jnp.zeros([])
         if self.nesterov:
             kept = retained(self.b1, age)
-            total, look = weight(self.b1, age + 1) / kept, (1 - kept) / total
+            mean, look = kept / weight(self.b1, age + 1), (1 - kept) * mean
         numbers = AdamNumbers(
             retained(self.b1, aux.age),
             retained(self.b2, aux.age),
-            1 / total,
+            mean,
             look,
             1 / weight(self.b2, age),
             self.eps,
