@@ -9,7 +9,7 @@ import pytest
 
 from odeopt import kernels
 
-from .cases import LEAF, NUMBERS, SIZES, TILES, UPDATES, H, arrays, trees
+from .cases import LEAF, NUMBERS, SIZES, TILES, UPDATES, H, arrays, lowered, trees
 
 FORMS = ["interpret", "interpret_tpu"]
 # one unit in the last place, relative; of float32 a few
@@ -101,7 +101,7 @@ def test_the_error_norm_is_the_controller_s():
 def test_leaves_of_one_shape_lower_once():
     tree = {str(i): jnp.ones((33, 130)) for i in range(5)}
     step = lambda g: kernels.momentum_step(H, g, g, 0.9, kernel="pallas")
-    text = jax.jit(step).trace(tree).lower(lowering_platforms=("cuda",)).as_text()
+    text = lowered(step, tree, platform="cuda")
     assert text.count("xla.gpu.triton") == 1
 
 
@@ -125,8 +125,7 @@ def test_auto_takes_the_kernel_where_the_table_says_so(monkeypatch):
     monkeypatch.setitem(kernels.MEASURED, "cuda", frozenset({"momentum"}))
     k = arrays((7,), jnp.float32)
     step = jax.jit(lambda k: kernels.momentum_step(H, k[0], k[1], 0.9))
-    traced = step.trace(k)
-    texts = {p: traced.lower(lowering_platforms=(p,)).as_text() for p in ("cuda", "rocm", "cpu")}
+    texts = {p: lowered(step, k, platform=p) for p in ("cuda", "rocm")}
     assert [p for p, text in texts.items() if "xla.gpu.triton" in text] == ["cuda"]
     expected = kernels.momentum_step(H, k[0], k[1], 0.9, kernel="jnp")
     chex.assert_trees_all_close(step(k), expected, rtol=1e-6)

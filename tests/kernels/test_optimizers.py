@@ -11,6 +11,7 @@ import pytest
 import odeopt
 
 from ..table import gradient, mixed_loss, mixed_params
+from .cases import lowered
 
 HEUN = odeopt.solvers.Heun()
 MASK = {"w": True, "half": True, "nested": False, "z": True}
@@ -76,9 +77,8 @@ def test_the_program_for_a_gpu_has_the_kernel_and_the_default_has_none(name):
     loss = lambda p: jnp.sum(jnp.cosh(p["w"]))
 
     def text(opt):
-        update = jax.jit(lambda g, s, p: opt.update(g, s, p, value_fn=loss))
-        traced = update.trace(params, opt.init(params), params)
-        return traced.lower(lowering_platforms=("cuda",)).as_text()
+        update = lambda g, s, p: opt.update(g, s, p, value_fn=loss)
+        return lowered(update, params, opt.init(params), params, platform="cuda")
 
     kwargs = {"mask": {"w": True}} if "mask" in getattr(factory, "keywords", {}) else {}
     assert f"odeopt_{kernel}" in text(factory(0.1, kernel="pallas", **kwargs))
