@@ -22,10 +22,14 @@ Side = tuple[Callable[..., Any], Carry, tuple[Any, ...]]  # step, carry, rest
 
 
 def timings(
-    rounds: int, kernel: str = "pallas", leaves: Sequence[int] = LEAVES, rows: int = ROWS
+    rounds: int,
+    kernel: str = "pallas",
+    dtypes: Sequence[Any] = (jnp.float32, jnp.bfloat16),
+    leaves: Sequence[int] = LEAVES,
+    rows: int = ROWS,
 ) -> Iterator[Row]:
-    """Each kernel over its reference, update and apply, in float32 and bfloat16."""
-    for dtype in (jnp.float32, jnp.bfloat16):
+    """Each kernel over its reference, update and apply."""
+    for dtype in dtypes:
         for count in leaves:
             tree = {str(i): jnp.ones((rows // count, COLUMNS), dtype) for i in range(count)}
             for name, side in SIDES.items():

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from benchmarks import __main__ as command
@@ -60,7 +61,5 @@ def test_kernels_are_timed_on_a_gpu_only(capsys):
 
 
 def test_every_kernel_has_a_timing():
-    rows = list(kernels.timings(1, "interpret", leaves=(2,), rows=4))
-    names = [row.name.split(",")[0] for row in rows]
-    assert sorted(set(names)) == sorted(kernels.SIDES)
-    assert len(names) == 2 * len(kernels.SIDES) - 1  # float32 has nothing to round at random
+    rows = kernels.timings(1, "interpret", dtypes=[jnp.bfloat16], leaves=[1], rows=2)
+    assert [row.name.split(",")[0] for row in rows] == list(kernels.SIDES)

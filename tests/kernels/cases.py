@@ -39,6 +39,8 @@ UPDATES = {
     ),
     "rounding": lambda k, kernel: kernels.add_rounded(k[0], k[1], 3, kernel=kernel),
 }
+# one with a sum, a plain one, one of many arrays, one with an index: used where a test is slow
+FEW = ["combination_with_error", "nesterov", "adamw", "rounding"]
 LEAF, TILES = (1025,), (33, 130)
 SIZES = [(0,), (), (1,), (7,), (1000,), LEAF, (5000,), (3, 300), TILES]
 
