@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import itertools
-import json
 import os
 import platform
 import sys
@@ -14,7 +13,9 @@ from pathlib import Path
 
 import jax
 
-from . import kernels, steps
+from . import kernels, reference, steps
+from .memory import memory
+from .sharded import sharded
 from .sweep import sweep
 from .timing import QUICK_ROUNDS, ROUNDS, Row
 
@@ -23,12 +24,14 @@ BENCHMARKS = {
     "dots": steps.dot_counts,
     "correction": steps.corrections,
     "updates": steps.updates,
-    "memory": steps.memory,
+    "memory": memory,
     "compile": steps.compile_time,
     "diffrax": steps.foreign,
+    "curvature": steps.curvature,
+    "sharded": sharded,
     "sweep": sweep,
 }
-HEADINGS = ("ratio", "median", "quartiles", "rounds", "time", "aim")
+HEADINGS = ("ratio", "median", "quartiles", "rounds", "time", "aim", "was", "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +52,12 @@ class Options:
         parser.add_argument(
             "--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds, not {ROUNDS}"
         )
-        parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
+        parser.add_argument(
+            "--json",
+            type=Path,
+            metavar="FILE",
+            help="also write the rows here, in place of their groups",
+        )
         parser.add_argument(
             "--gpu", action="store_true", help="only the Pallas kernels, on a GPU or TPU"
         )
@@ -64,11 +72,13 @@ class Options:
         return itertools.chain.from_iterable(BENCHMARKS[name](rounds) for name in self.only)
 
 
-def line(row: Row) -> tuple[str, ...]:
-    """The cells of a row."""
+def line(row: Row, known: dict[str, Row]) -> tuple[str, ...]:
+    """The cells of a row, beside the reference run."""
     spread = f"{row.low:.3f} to {row.high:.3f}" if row.rounds else "exact"
     spent = "" if row.seconds is None else f"{1e3 * row.seconds:.3g} ms"
-    return row.name, f"{row.value:.3f}", spread, str(row.rounds or ""), spent, row.aim
+    was = f"{known[row.name].value:.3f}" if row.name in known else ""
+    cells = row.name, f"{row.value:.3f}", spread, str(row.rounds or ""), spent, row.aim
+    return *cells, was, reference.verdict(row, known)
 
 
 def environment() -> dict[str, object]:
@@ -92,20 +102,23 @@ def main(arguments: list[str]) -> None:
     begin = time.perf_counter()
     about = environment()
     print(", ".join(f"{name} {value}" for name, value in about.items()))
-    widths = (66, 8, 18, 6, 9, 5)
+    widths = (66, 8, 18, 6, 9, 5, 8, 6)
+    known = reference.load()
     rows: list[Row] = []
     for cells in (HEADINGS, tuple("-" * width for width in widths)):
         print(_aligned(cells, widths))
     for row in options.rows():
         rows.append(row)
-        print(_aligned(line(row), widths), flush=True)
+        print(_aligned(line(row, known), widths), flush=True)
     print(
         f"{time.perf_counter() - begin:.0f} s. A ratio is of two sides timed in turn in this "
         "process, median and quartiles over rounds; time is the numerator's."
     )
+    worse = [row.name for row in rows if reference.verdict(row, known) == "worse"]
+    if worse:
+        print(f"Worse than the reference run beyond the noise: {'; '.join(worse)}.")
     if options.json is not None:
-        content = {"environment": about, "rows": [row._asdict() for row in rows]}
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+        reference.write(options.json, about, rows)
 
 
 def _aligned(cells: tuple[str, ...], widths: tuple[int, ...]) -> str:

@@ -10,6 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from odeopt.flows import GradientFlow
+from odeopt.objective import Gradient
+from odeopt.solvers import ExplicitRungeKutta
+
 Params = Any
 Batch = tuple[jax.Array, jax.Array]
 Program = Callable[..., Any]
@@ -92,15 +96,42 @@ def four_gradients(
 
 def diffrax_step(solver: diffrax.AbstractSolver, rate: float) -> Program:
     """`step(params, batch)`: diffrax's own step along the gradient flow of the batch."""
+    whole = diffrax_step_and_error(solver, rate)
+    return lambda params, batch: whole((params, None), batch)[0]
 
-    def step(params: Params, batch: Batch) -> Params:
+
+def method_step_and_error(method: ExplicitRungeKutta, rate: float) -> Program:
+    """`step((params, error), batch)`: a whole step of odeopt's stage loop, its error estimated."""
+
+    def step(carry: tuple[Params, Any], batch: Batch) -> tuple[Params, Params]:
+        params = carry[0]
+
+        def evaluate(point: Params, stage: Any) -> Params:
+            return jax.grad(loss)(point, batch)
+
+        gradient = Gradient(evaluate(params, 0), evaluate, by_stage=False)
+        h = jnp.asarray(rate, float)
+        taken = method.step(GradientFlow(), gradient, (params, ()), h, ())
+        assert taken.error is not None
+        return optax.apply_updates(params, taken.update), taken.error[0]
+
+    return step
+
+
+def diffrax_step_and_error(solver: diffrax.AbstractSolver, rate: float) -> Program:
+    """`step((params, error), batch)`: diffrax's own step and its error estimate."""
+
+    def step(carry: tuple[Params, Any], batch: Batch) -> tuple[Params, Params]:
+        params = carry[0]
+
         def field(t: Any, params: Params, args: Any) -> Params:
             return jax.tree.map(jnp.negative, jax.grad(loss)(params, batch))
 
         term = diffrax.ODETerm(field)
         begin, end = jnp.float32(0), jnp.float32(rate)
         state = solver.init(term, begin, end, params, None)
-        return solver.step(term, begin, end, params, None, state, made_jump=False)[0]
+        y1, error, *_ = solver.step(term, begin, end, params, None, state, made_jump=False)
+        return y1, error
 
     return step
 

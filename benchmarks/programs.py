@@ -27,8 +27,3 @@ def bytes_accessed(compiled: Any) -> float:
 def temporaries(compiled: Any) -> int:
     """Bytes alive within the program beside its arguments and results."""
     return int(compiled.memory_analysis().temp_size_in_bytes)
-
-
-def tree_bytes(tree: Any) -> int:
-    """Bytes of all leaves."""
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))

@@ -11,20 +11,23 @@ import optax
 
 import odeopt
 from odeopt import drift
+from odeopt.solvers import ExplicitRungeKutta, as_method
 
 from .models import (
     DIGITS,
     WIDE,
     batch_of,
     diffrax_step,
+    diffrax_step_and_error,
     four_gradients,
     loss,
+    method_step_and_error,
     mlp,
     repeated,
     training_step,
     update_step,
 )
-from .programs import bytes_accessed, compile_program, dots, temporaries, tree_bytes
+from .programs import bytes_accessed, compile_program, dots, temporaries
 from .timing import Loop, Row, exact, paired, ratio
 
 RATE = 1e-3  # small, so that parameters stay where they are, round after round
@@ -43,8 +46,11 @@ UPDATES = {
 
 def gradients(rounds: int) -> Iterator[Row]:
     """An RK4 step, first gradient included, against four gradients."""
-    for name, sizes, aim in (("64-32-10", DIGITS, "1.10"), ("784-512-512-10", WIDE, "")):
-        for examples in (128, 512):
+    for name, sizes, aims in (
+        ("64-32-10", DIGITS, ("1.10", "")),
+        ("784-512-512-10", WIDE, ("1.10", "1.05")),
+    ):
+        for examples, aim in zip((128, 512), aims, strict=True):
             params, where = mlp(sizes), f"MLP {name}, batch {examples}"
             batches = batch_of(sizes, examples, BATCHES)
             points = tuple(jax.tree.map(jnp.copy, params) for _ in range(4))
@@ -152,22 +158,6 @@ def updates(rounds: int) -> Iterator[Row]:
             yield exact("updates", f"{where}, bytes", moved[0] / moved[1], "1.00")
 
 
-def copies(scan_stages: bool, examples: int = 8) -> float:
-    """Temporaries of an RK4 step on the wide network in copies of its parameters."""
-    params, batch = mlp(WIDE), batch_of(WIDE, examples)
-    optimizer = odeopt.rk4(RATE, scan_stages=scan_stages)
-    carry = params, optimizer.init(params)
-    step = compile_program(training_step(optimizer), carry, batch, donate=0)
-    return temporaries(step) / tree_bytes(params)
-
-
-def memory(rounds: int) -> Iterator[Row]:
-    """Temporaries of an RK4 step, first gradient included."""
-    for scan, name in ((False, "unrolled"), (True, "scan_stages")):
-        row = f"rk4 temporaries / parameter bytes, {name}, MLP 784-512-512-10"
-        yield exact("memory", row, copies(scan))
-
-
 def compile_time(rounds: int) -> Iterator[Row]:
     """Tracing, lowering and compiling: RK4 against one gradient, RKC against fewer stages."""
     params, batch = mlp(DIGITS), batch_of(DIGITS, 128)
@@ -181,7 +171,7 @@ def compile_time(rounds: int) -> Iterator[Row]:
             between = time.perf_counter()
             compile_program(_fresh_gradient(), params, batch)
             pairs.append((between - begin, time.perf_counter() - between))
-        yield ratio("compile", f"lower + compile, rk4 step / one gradient, {name}", pairs)
+        yield ratio("compile", f"lower + compile, rk4 step / one gradient, {name}", pairs, "3")
     pairs = []
     for _ in range(rounds):
         seconds = []
@@ -210,6 +200,38 @@ def foreign(rounds: int) -> Iterator[Row]:
             pairs = paired(ours, theirs, rounds)
             row = f"{name} step / diffrax's own step, MLP 64-32-10, batch {examples}"
             yield ratio("diffrax", row, pairs)
+    for name, sizes in (("64-32-10", DIGITS), ("784-512-512-10", WIDE)):
+        params, batches = mlp(sizes), batch_of(sizes, 128, BATCHES)
+        method = as_method(diffrax.Tsit5(), error=True)
+        assert isinstance(method, ExplicitRungeKutta)
+        both = method_step_and_error(method, RATE), diffrax_step_and_error(diffrax.Tsit5(), RATE)
+        carry = params, params
+        ours, theirs = (Loop(repeated(s), carry, batches, divide=BATCHES) for s in both)
+        pairs = paired(ours, theirs, rounds)
+        where = f"tsit5 with error estimate / diffrax's own step, MLP {name}, batch 128"
+        yield ratio("diffrax", f"{where}, time", pairs, "0.85")
+        first, second = (
+            temporaries(compile_program(step, carry, _first(batches), donate=0)) for step in both
+        )
+        yield exact("diffrax", f"{where}, temporaries", first / second, "0.70")
+
+
+def curvature(rounds: int) -> Iterator[Row]:
+    """Steps that linearize the field against one gradient; the network of the studies."""
+    params, batches = mlp(DIGITS), batch_of(DIGITS, 128, BATCHES)
+    plain = _repeated_training(odeopt.euler(RATE), params, batches)
+    for name, optimizer in (
+        ("linearly_implicit_euler, 5 products", _linear(odeopt.linearly_implicit_euler)),
+        ("implicit_euler, at most 2 times 5 products", _linear(odeopt.implicit_euler)),
+        ("exponential_euler, 5 products", _linear(odeopt.exponential_euler)),
+    ):
+        pairs = paired(_repeated_training(optimizer, params, batches), plain, rounds)
+        yield ratio("curvature", f"{name} / gradient descent, MLP 64-32-10, batch 128", pairs)
+
+
+def _linear(make: Callable[..., Any]) -> optax.GradientTransformationExtraArgs:
+    more = {"iterations": 2} if make is odeopt.implicit_euler else {}
+    return make(1.0, "hessian", products=5, tolerance=0.0, **more)
 
 
 def _corrected(order: int, form: drift.Form) -> optax.GradientTransformationExtraArgs:

@@ -8,8 +8,12 @@ from . import diagnostics as diagnostics
 from . import drift as drift
 from . import flows as flows
 from . import kernels as kernels
+from . import ordering as ordering
 from . import solvers as solvers
 from . import stepsize as stepsize
+
+# games
+from .flows import game_gradient as game_gradient
 
 # builder
 from .optimizer import ode_optimizer as ode_optimizer
@@ -29,6 +33,9 @@ from .state import step_params as step_params
 # first learning rate
 from .suggest import suggest_learning_rate as suggest_learning_rate
 
+# inside `shard_map`
+from .sums import across as across
+
 # adaptive flows
 from .zoo.adaptive import adam as adam
 from .zoo.adaptive import adamw as adamw
@@ -43,12 +50,19 @@ from .zoo.explicit import dopri5 as dopri5
 from .zoo.explicit import euler as euler
 from .zoo.explicit import from_diffrax as from_diffrax
 from .zoo.explicit import heun as heun
+from .zoo.explicit import low_storage4 as low_storage4
 from .zoo.explicit import midpoint as midpoint
 from .zoo.explicit import ralston as ralston
 from .zoo.explicit import rk4 as rk4
 from .zoo.explicit import runge_kutta as runge_kutta
 from .zoo.explicit import ssprk3 as ssprk3
 from .zoo.explicit import tsit5 as tsit5
+
+# games of several players
+from .zoo.game import alternating as alternating
+from .zoo.game import game_implicit_midpoint as game_implicit_midpoint
+from .zoo.game import game_runge_kutta as game_runge_kutta
+from .zoo.game import simultaneous as simultaneous
 
 # gradient flow by implicit methods
 from .zoo.implicit import implicit_euler as implicit_euler

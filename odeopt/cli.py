@@ -396,6 +396,144 @@ def drift(
     console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
 
 
+@app.command()
+def order(
+    problems: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Problems, separated by commas: regression, softmax, network.",
+            show_default="all",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Runs of each method on the convex problems.", show_default="40; 200 with --full"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the results.",
+            show_default="order-report, or the same with the next free number; with --resume the "
+            "last one",
+        ),
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full/--quick",
+            help="Five times the seeds, or a first answer in three to four minutes.",
+        ),
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a stopped or killed study.")
+    ] = False,
+) -> None:
+    """In which order should mini-batches act?
+
+    Compares forward, backward, palindromic and reshuffled order and averages: whether iterates come
+    to rest, their loss, their cost in gradients; and writes tables, plots and report.html.
+    """
+    console = Console()
+    from .studies.folder import default_path  # noqa: PLC0415
+    from .studies.order import figures, page, run  # noqa: PLC0415
+
+    with _mistakes_told():
+        folder = out or default_path(resume, "order-report")
+        result = run(
+            problems=_split(problems, str, "--problems"),
+            seeds=seeds,
+            out=folder,
+            full=full,
+            resume=resume,
+            console=console,
+        )
+    result.show(console)
+    path = page.write(result, folder, figures.draw(result.records, folder))
+    console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
+
+
+@app.command()
+def games(
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="How the mixture's GAN is trained, separated by commas: simultaneous, "
+            "alternating, interaction, joint, rk4, rk4-penalty, adam; in Adam's metric "
+            "alternating-rms, interaction-rms, rk4-rms.",
+            show_default="all but joint and interaction-rms; all with --full",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Fresh seeds of the mixture; one more tunes the rates.",
+            show_default="5; 10 with --full",
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            help="Rounds of gradients of each run, one for each player a round.",
+            show_default="9600; 48000 with --full",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the results.",
+            show_default="games-report, or the same with the next free number; with --resume the "
+            "last one",
+        ),
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full/--quick",
+            help="Longer runs and more seeds (about an hour on two cores), or a first answer in "
+            "about five minutes.",
+        ),
+    ] = False,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Start no new runs after this time; --resume makes the rest.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a stopped or killed study.")
+    ] = False,
+) -> None:
+    """What does integration error do to a game of two players?
+
+    Follows three games of two numbers by methods for games, trains a GAN of a mixture of 16
+    Gaussians by them at equal gradients, and writes tables, plots and report.html.
+    """
+    console = Console()
+    from .studies.folder import default_path  # noqa: PLC0415
+    from .studies.games import figures, page, run  # noqa: PLC0415
+
+    with _mistakes_told():
+        folder = out or default_path(resume, "games-report")
+        result = run(
+            methods=_split(methods, str, "--methods"),
+            seeds=seeds,
+            rounds=rounds,
+            out=folder,
+            full=full,
+            max_minutes=max_minutes,
+            resume=resume,
+            console=console,
+        )
+    result.show(console)
+    path = page.write(result, folder, figures.draw(result.records, folder))
+    console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
+
+
 @contextlib.contextmanager
 def _mistakes_told() -> Iterator[None]:
     """What a study refuses is one line on standard error, and exit code 2."""

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .flows.flow import inner, scaled
 from .objective import LinearMap
 from .split import Split
+from .sums import inner, noise, scaled, widened
 
 _times = functools.partial(jnp.matmul, precision="highest")  # an accelerator's default is less
 _einsum = functools.partial(jnp.einsum, precision="highest")
@@ -134,15 +134,7 @@ def refined(last: Diagonal, product: LinearMap, params: PyTree[Array]) -> Diagon
     Its mean is the diagonal of A (Bekas, Kokiopoulou and Saad, Appl. Numer. Math. 57, 2007). The
     estimate is that of about the last 20, since A changes along the way.
     """
-    leaves, structure = jax.tree.flatten(params)
-    key = jax.random.fold_in(jax.random.key(0), last.draws)
-    signs = jax.tree.unflatten(
-        structure,
-        [
-            jax.random.rademacher(jax.random.fold_in(key, i), leaf.shape, leaf.dtype)
-            for i, leaf in enumerate(leaves)
-        ],
-    )
+    signs = noise(jax.random.rademacher, params, last.draws)
     share = 1.0 / jnp.minimum(last.draws + 1, _REMEMBERED)
     value = jax.tree.map(
         lambda d, v, image: d + scaled(share, jnp.real(jnp.conj(v) * image) - d),
@@ -257,11 +249,6 @@ def gauss_newton_rows(split: Split, params: PyTree[Array]) -> Rows:
     safe = jnp.where(root > 0, root, 1.0)
     image = jnp.where(root > 0, _einsum("iab,ia->ib", vectors, slope) / safe, 0.0)
     return Rows(matrix.reshape(samples * width, -1), image.ravel(), unravel)
-
-
-def widened(tree: PyTree[Array]) -> PyTree[Array]:
-    """At least single precision."""
-    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 
 def _flat(outputs: PyTree[Array]) -> Float[Array, " width"]:

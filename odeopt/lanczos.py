@@ -1,16 +1,17 @@
-"""Lanczos' algorithm on trees. The recurrence is matfree's; what is here makes it safe to use.
+"""Lanczos' algorithm on trees, so that what it keeps is split over devices as the parameters are.
 
-May use: `odeopt.objective`.
+May use: `odeopt.objective`, `odeopt.sums`.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, PyTree
-from matfree import decomp
 
 from .objective import LinearMap
+from .sums import entries, noise, norm, scaled, total, widened
 
 _BREAKDOWN = 100.0  # roundings: an off-diagonal entry below so many has exhausted the Krylov space
 _MIXED = 0.1  # of a random direction in every start, so that one which was not there can be found
@@ -23,46 +24,91 @@ class Ritz(NamedTuple):
       values: Ritz values, ascending.
       weights: squared component of the start vector along each; they sum to 1.
       residuals: distance of each Ritz value to the nearest eigenvalue, at most.
-      basis: orthonormal Lanczos vectors, flat.
+      basis: orthonormal Lanczos vectors: a tree like the parameters, widened, whose leaves have
+        an axis more in front.
       vectors: the Ritz vectors in that basis, as columns.
       beyond: what the map adds to the space: its product with the last Lanczos vector, less the
-        part that is within.
+        part that is within. A tree like the parameters, widened.
     """
 
     values: Float[Array, " m"]
     weights: Float[Array, " m"]
     residuals: Float[Array, " m"]
-    basis: Float[Array, "m n"]
+    basis: PyTree[Array]
     vectors: Float[Array, "m m"]
-    beyond: Float[Array, " n"]
+    beyond: PyTree[Array]
 
     def vector(self, index: Array | int, like: PyTree[Array]) -> PyTree[Array]:
         """The Ritz vector of a value, of norm 1, as a tree like the parameters."""
-        return unflatten(self.vectors[:, index] @ self.basis, like)
+        return optax.tree.cast_like(combined(self.vectors[:, index], self.basis), like)
 
 
-def lanczos(
-    product: LinearMap, start: Float[Array, " n"], like: PyTree[Array], products: int
-) -> Ritz:
+def lanczos(product: LinearMap, start: PyTree[Array], like: PyTree[Array], products: int) -> Ritz:
     """Ritz values of a symmetric linear map on trees like `like`, by `products` applications.
 
-    The basis is orthogonalized in full. Where the Krylov space is exhausted early (repeated
-    eigenvalues, a start in an invariant subspace) the missing values repeat the smallest with
-    weight 0. All are NaN if the first application is not finite.
+    Symmetric in the real inner product: complex entries count as two real ones. The basis is
+    orthogonalized in full, twice. Where the Krylov space is exhausted early (repeated eigenvalues,
+    a start in an invariant subspace) the missing values repeat the smallest with weight 0. All are
+    NaN if the first application is not finite.
+
+    Args:
+      product: the map; it is handed trees of the dtypes of `like`.
+      start: the first vector, a tree like `like`, `widened`.
+      like: shapes and dtypes.
+      products: applications; no more than there are dimensions.
     """
-    size = min(products, start.size)  # there are no more directions
+    size = min(products, dimension(like))  # there are no more directions
+    dtype = jnp.result_type(*(leaf.real.dtype for leaf in jax.tree.leaves(start)))
+    # Made of `start`, so that it is split as that is.
+    basis = jax.tree.map(lambda x: jnp.broadcast_to(jnp.zeros_like(x), (size, *x.shape)), start)
+    Carry = tuple[PyTree[Array], Array, PyTree[Array], Array]
 
-    def flat_product(vector: Array) -> Array:
-        return flatten(product(unflatten(vector, like)))
+    def unit(tree: PyTree[Array]) -> tuple[PyTree[Array], Array]:
+        """A tree over its norm, and that; where that is 0 or no number what follows is not used."""
+        length = norm(tree).astype(dtype)
+        good = (length > 0) & jnp.isfinite(length)
+        scale = 1 / jnp.where(good, length, 1.0)
+        return jax.tree.map(lambda x: jnp.where(good, scaled(scale, x), 0), tree), length
 
-    basis, (diagonal, beside), residual, _ = decomp.tridiag_sym(
-        size, custom_vjp=False, materialize=False
-    )(flat_product, start)
-    return _ritz(diagonal, beside, residual, basis)
+    def put(basis: PyTree[Array], vector: PyTree[Array], k: Array | int) -> PyTree[Array]:
+        return jax.tree.map(
+            lambda rows, x: jax.lax.dynamic_update_index_in_dim(rows, x, k, 0), basis, vector
+        )
+
+    def step(k: Array, carry: Carry) -> Carry:
+        basis, matrix, vector, _ = carry
+        image = widened(product(optax.tree.cast_like(vector, like)))
+        within = components(basis, image, dtype)
+        rest = jax.tree.map(jnp.subtract, image, combined(within, basis))
+        again = combined(components(basis, rest, dtype), basis)
+        new, length = unit(jax.tree.map(jnp.subtract, rest, again))
+        matrix = matrix.at[k].set(jnp.append(within, length))
+        # Written last: where rows are read after they are written XLA copies the whole basis.
+        row = jax.tree.map(lambda n, v: jnp.where(k + 1 < size, n, v), new, vector)
+        return put(basis, row, jnp.minimum(k + 1, size - 1)), matrix, new, length
+
+    first, length = unit(start)
+    begin = put(basis, first, 0), jnp.zeros((size, size + 1), dtype), first, length
+    basis, matrix, rest, last = jax.lax.fori_loop(0, size, step, begin)
+    # Row k: components of the k-th image within, and its length beyond, which belongs at k + 1.
+    upper, lengths = jnp.diagonal(matrix[1:, :-1]), matrix[:-1, -1]
+    diagonal = jnp.diagonal(matrix)
+    values, weights, vectors, found = _ritz(diagonal, 0.5 * (upper + lengths))
+    last = jnp.where(found[-1], last, 0.0)
+
+    return Ritz(
+        values=values,
+        weights=weights,
+        residuals=last * jnp.abs(vectors[-1]),
+        basis=basis,
+        vectors=vectors,
+        beyond=jax.tree.map(lambda x: scaled(last, x), rest),
+    )
 
 
 @jax.jit
-def _ritz(diagonal: Array, beside: Array, residual: Array, basis: Array) -> Ritz:
+def _ritz(diagonal: Array, beside: Array) -> tuple[Array, Array, Array, Array]:
+    """Values, weights and vectors of the tridiagonal matrix, and which of its rows are good."""
     # Entries count up to the first that is not finite, or comes after a breakdown.
     one = jnp.ones(1, bool)
     reach = jax.lax.cummax(jnp.maximum(jnp.abs(diagonal[:-1]), jnp.append(0 * one, beside[:-1])))
@@ -78,35 +124,55 @@ def _ritz(diagonal: Array, beside: Array, residual: Array, basis: Array) -> Ritz
     missing = jnp.sum(~found)
     lowest = values[jnp.minimum(missing, len(values) - 1)]
     values = jnp.where(jnp.arange(len(values)) < missing, lowest, values)
-    last = jnp.where(found[-1], jnp.linalg.norm(residual), 0.0)
-    return Ritz(
-        values=jnp.where(found[0], values, jnp.nan),
-        weights=vectors[0] ** 2,
-        residuals=last * jnp.abs(vectors[-1]),
-        basis=jnp.where(found[:, None], basis, 0.0),
-        vectors=vectors,
-        beyond=jnp.where(found[-1], residual, 0.0),
+    vectors = jnp.where(found[:, None], vectors, 0.0)
+    return jnp.where(found[0], values, jnp.nan), vectors[0] ** 2, vectors, found
+
+
+def start_vector(like: PyTree[Array], warm: PyTree[Array] | None = None) -> PyTree[Array]:
+    """A fixed pseudo-random direction, mixed with `warm` where there is one (zero is none)."""
+    if not dimension(like):
+        raise ValueError("params has no entries, so there is no curvature to look at.")
+    random = noise(jax.random.normal, widened(like))
+    size = norm(random)
+    random = jax.tree.map(lambda x: scaled(1 / size, x), random)
+    if warm is None:
+        return random
+    vector = widened(warm)
+    size = norm(vector)
+    usable = (size > 0) & jnp.isfinite(size)
+    scale = 1 / jnp.where(usable, size, 1.0)
+    return jax.tree.map(
+        lambda v, r: jnp.where(usable, scaled(scale, v) + _MIXED * r, r), vector, random
     )
 
 
-def start_vector(like: PyTree[Array], warm: PyTree[Array] | None = None) -> Float[Array, " n"]:
-    """A fixed pseudo-random direction, mixed with `warm` where there is one (zero is none)."""
-    point = flatten(like)
-    if not point.size:
-        raise ValueError("params has no entries, so there is no curvature to look at.")
-    random = jax.random.normal(jax.random.key(0), point.shape, point.dtype)
-    random = random / jnp.linalg.norm(random)
-    if warm is None:
-        return random
-    vector = flatten(warm)
-    norm = jnp.linalg.norm(vector)
-    usable = (norm > 0) & jnp.isfinite(norm)
-    return jnp.where(usable, vector / jnp.where(usable, norm, 1.0) + _MIXED * random, random)
+def combined(weights: Float[Array, " m"], basis: PyTree[Array]) -> PyTree[Array]:
+    """The sum of basis vectors, weighted."""
+    return jax.tree.map(
+        lambda rows: jnp.tensordot(weights.astype(rows.dtype), rows, 1, precision="highest"), basis
+    )
+
+
+def components(basis: PyTree[Array], tree: PyTree[Array], dtype: jnp.dtype) -> Float[Array, " m"]:
+    """The real inner product of each basis vector with a tree."""
+
+    def leaf(rows: Array, x: Array) -> Array:
+        if jnp.iscomplexobj(x):
+            return leaf(rows.real, x.real) + leaf(rows.imag, x.imag)
+        axes = tuple(range(x.ndim))
+        sharding = jax.typeof(x).sharding
+        # Where shardings are explicit a contraction must say how its result is split: not at all.
+        whole = sharding.update(spec=jax.P(None)) if any(sharding.spec) else None
+        dimensions = (tuple(i + 1 for i in axes), axes), ((), ())
+        return jax.lax.dot_general(rows, x, dimensions, precision="highest", out_sharding=whole)
+
+    return total(jax.tree.leaves(jax.tree.map(leaf, basis, tree)), dtype)
 
 
 def dimension(tree: PyTree[Array]) -> int:
-    """The length of the flat form, complex entries counted twice."""
-    return sum(leaf.size * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in jax.tree.leaves(tree))
+    """The number of entries, complex ones counted twice."""
+    leaves = jax.tree.leaves(tree)
+    return sum(entries(leaf) * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in leaves)
 
 
 def flatten(tree: PyTree[Array]) -> Float[Array, " n"]:

@@ -32,10 +32,14 @@ class Gradient:
     Args:
       at_start: the gradient at the start of the step, a tree like the parameters.
       evaluate: `(params, stage) -> gradient`; an `Objective` where `value` is asked for.
+      by_stage: whether that may differ between stages.
     """
 
-    def __init__(self, at_start: PyTree[Array], evaluate: GradientFunction) -> None:
+    def __init__(
+        self, at_start: PyTree[Array], evaluate: GradientFunction, by_stage: bool = True
+    ) -> None:
         self._at_start = at_start
+        self._by_stage = by_stage
         self._evaluate = evaluate
         self._index: int | Array = 0
         self._root = self
@@ -78,6 +82,11 @@ class Gradient:
     def product_cost(self) -> int:
         """What a Hessian product counts as, in gradients."""
         return 2
+
+    @property
+    def by_stage(self) -> bool:
+        """Whether the evaluations may differ between stages: a `grad_fn` sees their numbers."""
+        return self._root._by_stage
 
     def linearized(self, params: PyTree[Array]) -> LinearMap:
         """`v -> H(params) v`, for many products at one point; `spend` `product_cost` on each."""

@@ -30,7 +30,7 @@ def ode_optimizer(
     *,
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
-    scan_stages: bool = False,
+    scan_stages: bool | None = None,
     kernel: Kernel = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     r"""The optimizer whose update is one step of `solver` along `flow`.
@@ -58,7 +58,8 @@ def ode_optimizer(
         frozen within the step and advanced once a step, by the first stage. (In
         `optax.chain(clip, rk4)` only the first stage would be clipped.)
       staged: one stage a call.
-      scan_stages: loop over the stages with `lax.scan`, for less memory in large models.
+      scan_stages: loop over the stages with `lax.scan`, for less memory; None: in large models
+        where it saves some, see `solvers.ExplicitRungeKutta`.
       kernel: what combines the slopes of an explicit Runge-Kutta method: `"jnp"`, `"pallas"` or
         `"auto"` (`odeopt.kernels`). A splitting is given its own: `solvers.Lie(kernel=...)`.
 
@@ -120,7 +121,7 @@ def _update(
     at_start, evaluate, transform = parts.transformed(
         grads, evaluate, state.transform, params, extra_args
     )
-    gradient = Gradient(at_start, evaluate)
+    gradient = Gradient(at_start, evaluate, by_stage=extra_args.get("grad_fn") is not None)
     value = extra_args.get("value")
     info = StepInfo(state.steps, (point, state.aux), gradient, value, flow, method)
     h, rule_state = rule.propose(state.rule, info)

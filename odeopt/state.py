@@ -101,6 +101,18 @@ class ODEState(NamedTuple):
     readout: Readout | tuple[()]
 
 
+class Checkpoint(NamedTuple):
+    """Where a wrapper of optimizers goes back to; `step_params` does not look into it.
+
+    Attributes:
+      params: the parameters.
+      state: the optimizer's state.
+    """
+
+    params: PyTree[Array]
+    state: PyTree[Array]
+
+
 class Parts(NamedTuple):
     """What an optimizer is made of."""
 
@@ -169,6 +181,12 @@ def select(accept: bool | Bool[Array, ""], moved: PyTree, stayed: PyTree) -> PyT
     return jax.tree.map(lambda new, old: jnp.where(accept, new, old), moved, stayed)
 
 
+def add_count(count: Int[Array, ""], more: int | Int[Array, ""]) -> Int[Array, ""]:
+    """`count + more`, which saturates, as optax's counters do."""
+    limit = jnp.iinfo(jnp.int32).max
+    return jnp.where(count > limit - more, limit, count + more)
+
+
 def add_counts(
     state: ODEState,
     *,
@@ -177,12 +195,10 @@ def add_counts(
     gradients: int | Array | None,
 ) -> ODEState:
     """The state with one more step of size `h` counted; `gradients=None`: not known."""
-    limit = jnp.iinfo(jnp.int32).max
     if gradients is None:
         spent = jnp.full_like(state.gradients, -1)
-    else:  # saturates, as optax's counters do
-        room = limit - gradients
-        spent = jnp.where(state.gradients > room, limit, state.gradients + gradients)
+    else:
+        spent = add_count(state.gradients, gradients)
     return state._replace(
         steps=optax.safe_increment(state.steps),
         time=state.time + select(accept, h, jnp.zeros_like(h)),
@@ -213,13 +229,13 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
     def visit(node: Any) -> bool:
         if isinstance(node, ODEState):
             found.append(node)
-        elif type(node) is tuple and any(_has_staged(earlier) for earlier in node[:-1]):
+        elif type(node) is tuple and any(has_staged(earlier) for earlier in node[:-1]):
             raise ValueError(
                 "A staged optimizer must be the last transformation of its chain: what follows it "
                 "changes its updates, and so the points at which its stages are evaluated. Put it "
                 "last, or pass the transformation as `stage_transform=`."
             )
-        return isinstance(node, ODEState)
+        return isinstance(node, ODEState | Checkpoint)
 
     jax.tree.leaves(state, is_leaf=visit)
     if not found:
@@ -240,6 +256,7 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
     return params
 
 
-def _has_staged(node: Any) -> bool:
+def has_staged(node: Any) -> bool:
+    """Whether there is a staged optimizer in a state."""
     leaves = jax.tree.leaves(node, is_leaf=lambda n: isinstance(n, Progress))
     return any(isinstance(leaf, Progress) for leaf in leaves)

@@ -17,6 +17,7 @@ EXPLICIT = {
     "bosh3": (odeopt.bosh3, 3, 3),
     "ssprk3": (odeopt.ssprk3, 3, 3),
     "rk4": (odeopt.rk4, 4, 4),
+    "low_storage4": (odeopt.low_storage4, 6, 4),
     "dopri5": (odeopt.dopri5, 6, 5),
     "tsit5": (odeopt.tsit5, 6, 5),
     "runge_kutta": (
@@ -59,16 +60,23 @@ CORRECTED = {
     "heavy_ball-corrected": (partial(odeopt.heavy_ball, momentum=0.9, correction=2), 2, 1),
     "adam-corrected": (partial(odeopt.adam, correction=2), 2, 1),
 }
+# A game in which all have one loss is gradient flow. What moves in turn has rows of its own in
+# `tests/flows/test_game.py`: it must know how many players there are, and here they vary.
+GAMES = {
+    "simultaneous": (odeopt.simultaneous, 1, 1),
+    "game_runge_kutta": (partial(odeopt.game_runge_kutta, tableau=HEUN), 2, 2),
+}
 # What a step costs is known when it has been made. One row for each kind of method.
 STIFF = {
     name: (partial(getattr(odeopt, name), curvature="hessian", products=5), None, None)
     for name in ("linearly_implicit_euler", "exponential_euler", "implicit_euler")
 }
-TABLE = EXPLICIT | MOMENTUM | ADAPTIVE | STABILIZED | CORRECTED | STIFF
+TABLE = EXPLICIT | MOMENTUM | ADAPTIVE | STABILIZED | CORRECTED | GAMES | STIFF
 # The explicit names that are left out differ from these in their tableau only.
 VARIED = ["euler", "heun", "ssprk3", "rk4", "tsit5", "runge_kutta", "from_diffrax"]
-VARIED += [*MOMENTUM, *ADAPTIVE, *STABILIZED, *CORRECTED]
-STAGED = [name for name in VARIED if name in EXPLICIT or name in ("rk_momentum", "rk_adam")]
+VARIED += [*MOMENTUM, *ADAPTIVE, *STABILIZED, *CORRECTED, *GAMES]
+IN_STAGES = (*EXPLICIT, "rk_momentum", "rk_adam", "game_runge_kutta")
+STAGED = [name for name in VARIED if name in IN_STAGES]
 # where the parameters rest elsewhere than at the end of a step
 RESTING = ["conformal_leapfrog", "suzuki_yoshida", "strang_adam", "log_time_adam"]
 # the promises that hold for one row of each kind hold for all: used where a test is slow

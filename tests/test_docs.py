@@ -56,7 +56,8 @@ def test_links_between_files_lead_somewhere(page):
 
 
 @pytest.mark.parametrize(
-    "package", ["", ".diagnostics", ".drift", ".flows", ".kernels", ".solvers", ".stepsize"]
+    "package",
+    ["", ".diagnostics", ".drift", ".flows", ".kernels", ".ordering", ".solvers", ".stepsize"],
 )
 def test_every_public_name_has_its_api_page(package):
     pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))

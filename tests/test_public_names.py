@@ -8,8 +8,16 @@ import pytest
 
 import odeopt
 
-MODULES = [odeopt, odeopt.diagnostics, odeopt.drift, odeopt.flows, odeopt.kernels]
-MODULES += [odeopt.solvers, odeopt.stepsize]
+MODULES = [
+    odeopt,
+    odeopt.diagnostics,
+    odeopt.drift,
+    odeopt.flows,
+    odeopt.kernels,
+    odeopt.ordering,
+    odeopt.solvers,
+    odeopt.stepsize,
+]
 NAMES = [
     (module.__name__, name, getattr(module, name))
     for module in MODULES
@@ -47,6 +55,7 @@ def test_every_optimizer_shows_an_example_and_documents_its_arguments(optimizer)
 LAYERS = [
     "kernels",
     "precision",
+    "sums",
     "objective",
     "lanczos",
     "flows",
@@ -61,6 +70,7 @@ LAYERS = [
     "state",
     "staged",
     "optimizer",
+    "ordering",
     "zoo",
 ]
 

@@ -40,9 +40,8 @@ def sharpness(
     $h\lambda_{max} \le R$, and training with step size $h$ often settles there.
 
     Costs `products` Hessian products, 2 gradients each, and in memory `products` copies of the
-    parameters. It runs on flat vectors in float32 at least: a bfloat16 leaf is widened, a complex
-    one is a pair, and a sharding of the parameters is lost (explicitly sharded ones are refused
-    by JAX). Safe under `jit` and `vmap`.
+    parameters, in float32 at least and split over devices as they are. A complex entry counts as
+    a pair. Safe under `jit` and `vmap`.
 
     Args:
       value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`.

@@ -15,7 +15,12 @@ from .differentials import b_series as b_series
 from .differentials import elementary_differentials as elementary_differentials
 from .epoch import epoch_flow as epoch_flow
 from .epoch import epoch_loss as epoch_loss
+from .games import CorrectedGame as CorrectedGame
+from .games import GameTerms as GameTerms
+from .games import corrected_game as corrected_game
 from .measured import step_drift as step_drift
+from .penalties import ode_gan_penalty as ode_gan_penalty
+from .penalties import penalized_game as penalized_game
 from .principal import Directions as Directions
 from .principal import PrincipalFlow as PrincipalFlow
 from .principal import principal_flow as principal_flow

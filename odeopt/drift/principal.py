@@ -11,6 +11,7 @@ from ..diagnostics.sharpness import check_products
 from ..diagnostics.spectrum import stability_coefficients
 from ..lanczos import flatten, lanczos, unflatten
 from ..objective import LinearMap, Objective
+from ..sums import widened
 
 
 class Directions(NamedTuple):
@@ -85,7 +86,7 @@ class PrincipalFlow:
             return vectors @ (function(values) * (vector @ vectors))
         ritz = _krylov(product, vector, like, self._products)
         weights = ritz.vectors @ (function(ritz.values) * ritz.vectors[0])
-        return jnp.linalg.norm(vector) * (weights @ ritz.basis)
+        return jnp.linalg.norm(vector) * (weights @ jax.vmap(flatten)(ritz.basis))
 
 
 def principal_flow(
@@ -163,4 +164,4 @@ def hessian_matrix(product: LinearMap, like: PyTree[Array]) -> Float[Array, "n n
 def _krylov(product: LinearMap, start: Array, like: PyTree[Array], products: int) -> Any:
     """Ritz values from `start`; where that is zero, from anywhere."""
     anywhere = jnp.where(jnp.linalg.norm(start) > 0, start, 1.0)
-    return lanczos(product, anywhere, like, products)
+    return lanczos(product, unflatten(anywhere, widened(like)), like, products)

@@ -108,6 +108,10 @@ class _Penalized(Gradient):
     def count(self) -> int | Int[Array, ""]:
         return self._base.count
 
+    @property
+    def by_stage(self) -> bool:
+        return self._base.by_stage
+
     def spend(self, gradients: int | Int[Array, ""]) -> None:
         self._base.spend(gradients)
 

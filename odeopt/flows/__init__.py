@@ -15,6 +15,9 @@ from .flow import AbstractFlow as AbstractFlow
 from .flow import AbstractSplitFlow as AbstractSplitFlow
 from .flow import State as State
 from .flow import Substeps as Substeps
+from .game import GameFlow as GameFlow
+from .game import Players as Players
+from .game import game_gradient as game_gradient
 from .gradient import GradientFlow as GradientFlow
 from .momentum import HeavyBallFlow as HeavyBallFlow
 from .momentum import Momentum as Momentum

@@ -1,15 +1,14 @@
-"""What a flow is. May use: `odeopt.objective`."""
+"""What a flow is. May use: `odeopt.objective`, `odeopt.sums`."""
 
 import abc
 from collections.abc import Sequence
 from typing import ClassVar
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..objective import Gradient
+from ..sums import inner, scaled  # noqa: F401 - from here to every flow and method
 
 Substeps = Sequence[tuple[str, float]]
 """Parts of a flow and the fractions of a step for which each is followed, in order."""
@@ -94,6 +93,10 @@ class AbstractSplitFlow(AbstractFlow):
     parts: ClassVar[tuple[str, ...]]
     gradient_part: ClassVar[str | None]
 
+    def looks_again(self, name: str) -> bool:
+        """Whether a part wants the gradient where the parts before it have moved the parameters."""
+        return name == self.gradient_part
+
     @abc.abstractmethod
     def part(
         self, name: str, z: State, gradient: Gradient, h: Float[Array, ""], fraction: float
@@ -114,15 +117,3 @@ class AbstractSplitFlow(AbstractFlow):
           The update of the parameters and the new auxiliary variables; None to follow the parts.
         """
         return None
-
-
-def scaled(h: Float[Array, ""], leaf: Array) -> Array:
-    """`h * leaf`; the step size is rounded to the leaf's dtype first, as optax does."""
-    return h.astype(jnp.finfo(leaf.dtype).dtype) * leaf
-
-
-def inner(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
-    """The real inner product of two trees."""
-    # A sum of products: `jnp.vdot` contracts, which explicit sharding refuses.
-    products = jax.tree.map(lambda x, y: jnp.sum(jnp.real(jnp.conj(x) * y)).astype(float), a, b)
-    return jax.tree.reduce(jnp.add, products, jnp.zeros([], float))

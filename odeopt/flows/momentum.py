@@ -11,13 +11,13 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PyTree
 
 from ..kernels import momentum_step, where
 from ..objective import Gradient
+from ..sums import inner, scaled
 from .clock import Decay, check_decay, forgetting, moment_like, real, retained
-from .flow import AbstractSplitFlow, State, Substeps, scaled
+from .flow import AbstractSplitFlow, State, Substeps
 
 
 class Momentum(NamedTuple):
@@ -170,6 +170,6 @@ class RelativisticFlow(HeavyBallFlow):
 
     def velocity(self, momentum: PyTree[Array], h: Float[Array, ""]) -> PyTree[Array]:
         """`-m / sqrt(1 + delta h^2 |m|^2)`."""
-        length = optax.tree.norm(momentum, squared=True) * h**2
+        length = inner(momentum, momentum) * h**2
         slowdown = jax.lax.rsqrt(1 + self.delta * length)
         return jax.tree.map(lambda m: scaled(-slowdown, m), momentum)

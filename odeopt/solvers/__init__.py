@@ -7,6 +7,7 @@ from .classes import Bosh3 as Bosh3
 from .classes import Dopri5 as Dopri5
 from .classes import Euler as Euler
 from .classes import Heun as Heun
+from .classes import LowStorage4 as LowStorage4
 from .classes import Midpoint as Midpoint
 from .classes import Ralston as Ralston
 from .classes import Tsit5 as Tsit5

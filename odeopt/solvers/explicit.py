@@ -13,6 +13,9 @@ from ..objective import Gradient
 from .method import AbstractMethod, Step
 from .tableau import Tableau
 
+LARGE = 4_000_000
+"""Parameters from which stages are looped over where that saves memory."""
+
 
 class ExplicitRungeKutta(AbstractMethod):
     r"""The explicit Runge-Kutta method of a tableau, one gradient a stage.
@@ -26,10 +29,13 @@ class ExplicitRungeKutta(AbstractMethod):
     Args:
       tableau: the coefficients.
       error: also estimate the local error, $h\sum_i b^{err}_ik_i$.
-      scan: loop over the stages with `lax.scan` instead of unrolling them: no more slopes are
-        kept than the tableau looks back on (one for `rk4`). That saves memory in large models,
+      scan: loop over the stages with `lax.scan` instead of unrolling them. Where every row of the
+        tableau continues a multiple of the one above (`heun`, `ssprk3`, `LowStorage4`:
+        `Tableau.recursion`), one vector is kept beside the point of the stage; else the slopes that
+        the tableau looks back on (one for `rk4`) and their sum. That saves memory in large models,
         not compile time (`python -m benchmarks --only memory --only compile`). `grad_fn` then
-        sees a traced stage.
+        sees a traced stage. None: from `LARGE` parameters on where it saves memory, unless there is
+        a `grad_fn` or `kernel="pallas"`.
       kernel: what combines the slopes (`odeopt.kernels`), except within a scan.
 
     Raises:
@@ -37,7 +43,7 @@ class ExplicitRungeKutta(AbstractMethod):
     """
 
     tableau: Tableau = eqx.field(static=True)
-    scan: bool = eqx.field(static=True, default=False)
+    scan: bool | None = eqx.field(static=True, default=None)
     kernel: str = eqx.field(static=True, default="auto")
 
     def __init__(
@@ -45,7 +51,7 @@ class ExplicitRungeKutta(AbstractMethod):
         tableau: Tableau,
         *,
         error: bool = False,
-        scan: bool = False,
+        scan: bool | None = None,
         kernel: Kernel = "auto",
     ) -> None:
         check_kernel(kernel)
@@ -83,7 +89,9 @@ class ExplicitRungeKutta(AbstractMethod):
     ) -> Step:
         """One step of size `h`."""
         first = flow.field(z, gradient.stage(0), h)
-        loop = self._scanned if self.scan and self.tableau.stages > 1 else self._unrolled
+        loop = self._unrolled
+        if self._scans(z, gradient):
+            loop = self._scanned if self.tableau.recursion is None else self._one_register
         (update, moved), error = loop(flow, gradient, z, h, first)
         return Step(update, jax.tree.map(jnp.add, z[1], moved), error, memory)
 
@@ -91,6 +99,44 @@ class ExplicitRungeKutta(AbstractMethod):
         """From the start of the step to the point of `stage`; to its end if there is none."""
         rows = (*self.tableau.a, self.tableau.b)
         return combination(h, rows[stage], slopes, kernel=self.kernel)
+
+    def _scans(self, z: State, gradient: Gradient) -> bool:
+        """Whether to loop over the stages; by itself, where that saves memory worth having."""
+        if self.scan is not None:
+            return self.scan and self.tableau.stages > 1
+        fewer = self.tableau.recursion is not None or self.tableau.lags == 1
+        unrolled = gradient.by_stage or self.kernel == "pallas"
+        size = sum(leaf.size for leaf in jax.tree.leaves(z))
+        return fewer and self.tableau.stages > 2 and size >= LARGE and not unrolled
+
+    def _one_register(
+        self, flow: AbstractFlow, gradient: Gradient, z: State, h: Array, first: State
+    ) -> tuple[State, State | None]:
+        """The loop of a tableau that is a `recursion`: of the way to its stage, nothing else."""
+        tableau, s = self.tableau, self.tableau.stages
+        assert tableau.recursion is not None
+        weights = [*zip(*tableau.recursion, strict=True), tableau.b_error or (0.0,) * s]
+        keep, add, estimate = (jnp.asarray(row, float) for row in weights)
+        wide = jax.tree.map(lambda k: jnp.zeros_like(k, _accumulator(k.dtype)), first)
+        error = None if tableau.b_error is None else _add_scaled(wide, estimate[0], first)
+
+        def body(carry: tuple, x: tuple) -> tuple:
+            way, error = carry
+            stage, keep, add, estimate = x
+            point = jax.tree.map(lambda p, d: p + _scaled(h, d, p.dtype), z, way)
+            slope = flow.field(point, gradient.stage(stage), h)
+            kept = jax.tree.map(lambda d: keep.astype(_real(d.dtype)) * d, way)
+            error = None if error is None else _add_scaled(error, estimate, slope)
+            return (_add_scaled(kept, add, slope), error), None
+
+        carry = _add_scaled(wide, add[0], first), error
+        xs = jnp.arange(1, s), keep[1:], add[1:], estimate[1:]
+        way, error = gradient.scan(body, carry, xs, length=s - 1)
+
+        def scaled(total: PyTree[Array]) -> State:
+            return jax.tree.map(lambda d, k: _scaled(h, d, k.dtype), total, first)
+
+        return scaled(way), (None if error is None else scaled(error))
 
     def _unrolled(
         self, flow: AbstractFlow, gradient: Gradient, z: State, h: Array, first: State
@@ -110,7 +156,7 @@ class ExplicitRungeKutta(AbstractMethod):
     ) -> tuple[State, State | None]:
         tableau = self.tableau
         a, s = tableau.matrix, tableau.stages
-        lags = max(i - j for i in range(s) for j in range(i) if a[i, j] != 0)
+        lags = tableau.lags
         # row i of `recent`: the weights of the slopes 1, 2, ..., `lags` stages ago
         recent = [
             [a[i, i - lag] if lag <= i else 0.0 for lag in range(1, lags + 1)] for i in range(s)

@@ -1,6 +1,6 @@
 """The exponential Euler method: the linearized flow, followed exactly.
 
-May use: `odeopt.flows`, `odeopt.lanczos`, `.linear`, `.linearized`.
+May use: `odeopt.flows`, `odeopt.lanczos`, `odeopt.sums`, `.linear`, `.linearized`.
 """
 
 import math
@@ -11,14 +11,16 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, PyTree
 from matfree import decomp
 
 from ..flows import AbstractFlow, State
-from ..lanczos import flatten, lanczos, unflatten
+from ..lanczos import combined, dimension, flatten, lanczos, unflatten
 from ..objective import Gradient, LinearMap
+from ..sums import finite, inner, norm, scaled, widened
 from .linear import Curvature, LinearSolve, check_curvature, curvature_product
-from .linearized import AbstractLinearized, finite, only_gradient_flow
+from .linearized import AbstractLinearized, only_gradient_flow
 from .method import AbstractMethod, Step
 
 
@@ -31,7 +33,7 @@ class Exponential(AbstractMethod):
     on the whole negative axis: its stability function is $e^{-h\lambda}$.
 
     $\varphi_1$ is taken on the Krylov space of B and the gradient, which Lanczos' algorithm
-    (matfree's) spans. The model never rises along that path, however small the space. With `basis`
+    spans. The model never rises along that path, however small the space. With `basis`
     below `products` the space is restarted: each one follows the flow as long as its error stays
     below the tolerance, the last one to the end.
 
@@ -100,8 +102,8 @@ class Exponential(AbstractMethod):
         params, aux = z
         gradient = flow.potential(gradient, h)
         product = curvature_product(gradient.stage(0), params, self.curvature, self.fraction)
-        slope = flatten(gradient.stage(0).here(params))
-        size = min(self.basis or self.products, slope.size)
+        slope = widened(gradient.stage(0).here(params))
+        size = min(self.basis or self.products, dimension(params))
 
         def goes_on(carry: tuple) -> Array:
             *_, rest, _, taken = carry
@@ -109,10 +111,11 @@ class Exponential(AbstractMethod):
 
         def restarted(carry: tuple) -> tuple:
             way, image, bend, rest, _, taken = carry
-            left = -(slope + image)
-            norm = jnp.linalg.norm(left)
-            ritz = lanczos(product, jnp.where(norm > 0, left, 1.0), params, size)
-            along = norm * ritz.vectors[0]  # the start of the space, in Ritz vectors
+            left = jax.tree.map(lambda g, b: -(g + b), slope, image)
+            length = norm(left)
+            start = jax.tree.map(lambda x: jnp.where(length > 0, x, 1), left)
+            ritz = lanczos(product, start, params, size)
+            along = length * ritz.vectors[0]  # the start of the space, in Ritz vectors
             values = ritz.values
             if self.curvature == "ggn":  # below 0 by rounding only, which time would blow up
                 values = jnp.maximum(values, 0.0)
@@ -120,27 +123,35 @@ class Exponential(AbstractMethod):
             # Halves of the rest, down to where the error stays below the tolerance.
             times = rest * 0.5 ** jnp.arange(60, dtype=rest.dtype)
             coefficients = jax.vmap(lambda t: _followed(values, t) * along)(times)
-            beyond = jnp.linalg.norm(ritz.beyond)
+            beyond = norm(ritz.beyond)
             tails = jnp.abs(coefficients @ ritz.vectors[-1])
             errors = times * beyond * tails
             fits = errors <= self.tolerance * jnp.linalg.norm(coefficients, axis=1)
             index = jnp.where(last_one | ~jnp.any(fits), 0, jnp.argmax(fits))
             found = coefficients[index]
             inside = ritz.vectors @ found
-            moved = inside @ ritz.basis
-            turned = (ritz.vectors @ (values * found)) @ ritz.basis + inside[-1] * ritz.beyond
-            bend = bend + 2 * jnp.vdot(moved, image) + jnp.sum(values * found**2)
-            error = errors[index] / jnp.maximum(jnp.linalg.norm(found), jnp.finfo(norm.dtype).tiny)
+            moved = combined(inside, ritz.basis)
+            turned = combined(ritz.vectors @ (values * found), ritz.basis)
+            bend = bend + 2 * inner(moved, image) + jnp.sum(values * found**2)
+            tiny = jnp.finfo(length.dtype).tiny
+            error = errors[index] / jnp.maximum(jnp.linalg.norm(found), tiny)
             rest = jnp.where(index == 0, 0.0, rest - times[index])
-            return way + moved, image + turned, bend, rest, error, taken + size
+            way = jax.tree.map(jnp.add, way, moved)
+            image = jax.tree.map(
+                lambda b, inner, outer: b + inner + scaled(inside[-1], outer),
+                image,
+                turned,
+                ritz.beyond,
+            )
+            return way, image, bend, rest, error, taken + size
 
-        zero = jnp.zeros_like(slope)
-        nothing = jnp.zeros([], slope.dtype)
-        begin = zero, zero, nothing, h.astype(slope.dtype), nothing, jnp.int32(0)
+        zero = jax.tree.map(jnp.zeros_like, slope)
+        nothing = jnp.zeros([], float)
+        begin = zero, zero, nothing, h.astype(float), nothing, jnp.int32(0)
         way, _, bend, _, error, taken = jax.lax.while_loop(goes_on, restarted, begin)
         gradient.spend(gradient.product_cost * taken)
-        update = unflatten(way, params)
-        memory = LinearSolve((), taken, error.astype(float), bend.astype(float))
+        update = optax.tree.cast_like(way, params)
+        memory = LinearSolve((), taken, error, bend)
         return Step(update, aux, None, memory, finite(update, memory))
 
 

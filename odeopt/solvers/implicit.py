@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..flows import AbstractFlow, State
-from ..flows.flow import inner, scaled
 from ..objective import Gradient
+from ..sums import finite, inner, scaled
 from .linear import LinearSolve, LinearSolver
-from .linearized import finite, only_gradient_flow
+from .linearized import only_gradient_flow
 from .method import AbstractMethod, Step
 
 Kind = Literal["euler", "midpoint", "trapezoidal"]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, PyTree
 
 from ..flows import AbstractFlow
 from ..objective import LinearMap
@@ -72,9 +72,3 @@ def only_gradient_flow(flow: AbstractFlow, method: str) -> None:
             f"and not that of {type(flow).__name__}: use `odeopt.flows.GradientFlow()`, or a "
             "splitting such as `odeopt.solvers.Lie()`."
         )
-
-
-def finite(*trees: PyTree[Array]) -> Bool[Array, ""]:
-    """Whether every entry is."""
-    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(trees)]
-    return jnp.all(jnp.stack(leaves))

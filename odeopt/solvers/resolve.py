@@ -16,7 +16,7 @@ Solver = AbstractMethod | Tableau | diffrax.ButcherTableau | diffrax.AbstractSol
 
 
 def as_method(
-    solver: Solver, *, error: bool = False, scan: bool = False, kernel: Kernel = "auto"
+    solver: Solver, *, error: bool = False, scan: bool | None = None, kernel: Kernel = "auto"
 ) -> AbstractMethod:
     """The method that `solver` names.
 
@@ -25,7 +25,7 @@ def as_method(
         class. Explicit Runge-Kutta solvers get odeopt's stage loop, odeopt's own classes the method
         that they are the other face of, others run diffrax's step.
       error: ask for the error estimate.
-      scan: scan over the stages of an explicit method.
+      scan: scan over the stages of an explicit method; None: see `ExplicitRungeKutta`.
       kernel: what combines the slopes of an explicit method.
 
     Raises:

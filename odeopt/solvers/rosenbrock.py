@@ -16,10 +16,10 @@ import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
 from ..flows import AbstractFlow, State
-from ..flows.flow import scaled
 from ..objective import Gradient, LinearMap
+from ..sums import finite, scaled
 from .linear import LinearSolve, LinearSolver
-from .linearized import AbstractLinearized, finite, only_gradient_flow
+from .linearized import AbstractLinearized, only_gradient_flow
 from .method import AbstractMethod, Step
 
 _GAMMA = 1 - 1 / math.sqrt(2)  # makes the method of order 2 L-stable

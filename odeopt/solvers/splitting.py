@@ -23,8 +23,10 @@ SUZUKI_YOSHIDA = (1 / (2 - _CUBE_ROOT), -_CUBE_ROOT / (2 - _CUBE_ROOT), 1 / (2 -
 class Lie(AbstractMethod):
     r"""Lie's splitting: every part of the flow in turn, $\Phi_h = \phi^C_h\phi^B_h\phi^A_h$.
 
-    Order 1, one gradient a step. Of the heavy ball it is the conformal symplectic Euler method,
-    optax's `sgd` with momentum; of Adam's flow, Adam. Needs a flow with parts.
+    Order 1, one gradient a step; one more for each part that looks at the gradient after the
+    parameters have moved, as the players of a game do in turn. Of the heavy ball it is the
+    conformal symplectic Euler method, optax's `sgd` with momentum; of Adam's flow, Adam; of a game,
+    alternating gradient descent. Needs a flow with parts.
 
     Args:
       kernel: `"pallas"` runs parts in one kernel where the flow has one (`odeopt.kernels`).
@@ -42,7 +44,7 @@ class Lie(AbstractMethod):
 
     @property
     def gradients_per_step(self) -> int:
-        """1, the given one."""
+        """1, the given one, of a flow in which nothing looks at the gradient after a move."""
         return 1
 
     def check(self, flow: AbstractFlow) -> None:
@@ -172,7 +174,7 @@ def compose(
     start, aux = z
     update, stage = None, 0
     for name, fraction in substeps:
-        if name == flow.gradient_part and update is not None:
+        if update is not None and flow.looks_again(name):
             stage += 1
         here = start if update is None else jax.tree.map(jnp.add, start, update)
         moved, aux = flow.part(name, (here, aux), gradient.stage(stage), h, fraction)

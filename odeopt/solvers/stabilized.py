@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ..flows import AbstractFlow, GradientFlow, State
-from ..flows.flow import inner
 from ..objective import Gradient
+from ..sums import inner, noise
 from .explicit import _accumulator, _real, _scaled
 from .face import AbstractFace
 from .method import AbstractMethod, Step
@@ -320,7 +320,7 @@ def _sharpest(gradient: Gradient, params: PyTree[Array], last: Sharpest) -> Shar
 
         def run() -> Sharpest:
             mixed = jax.tree.map(
-                lambda v, noise: v + _MIXED * noise, _normalized(start)[1], _noise(params)
+                lambda v, random: v + _MIXED * random, _normalized(start)[1], _noise(params)
             )
             first = Sharpest(jnp.zeros([], float), _normalized(mixed)[1])
             return jax.lax.fori_loop(0, products, again, first)
@@ -345,13 +345,7 @@ def _normalized(tree: PyTree[Array]) -> tuple[Float[Array, ""], PyTree[Array]]:
 
 def _noise(like: PyTree[Array]) -> PyTree[Array]:
     """A fixed pseudo-random direction of norm 1."""
-    leaves, structure = jax.tree.flatten(like)
-    key = jax.random.key(0)
-    noise = [
-        jax.random.normal(jax.random.fold_in(key, i), leaf.shape, leaf.dtype)
-        for i, leaf in enumerate(leaves)
-    ]
-    return _normalized(jax.tree.unflatten(structure, noise))[1]
+    return _normalized(noise(jax.random.normal, like))[1]
 
 
 def _check_known(**numbers_: Any) -> None:

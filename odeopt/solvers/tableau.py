@@ -91,6 +91,22 @@ class Tableau:
         b_error = tableau.b_error if np.any(tableau.b_error) else None
         return cls(tableau.a_lower, tableau.b_sol, np.concatenate([[0.0], tableau.c]), b_error)
 
+    @classmethod
+    def from_recursion(cls, keep: Sequence[float], add: Sequence[float]) -> "Tableau":
+        r"""The method $\delta_{i+1} = \gamma_i\delta_i + \alpha_ihk_i$; see `recursion`.
+
+        Args:
+          keep: $\gamma_i$, one for each stage; the first has nothing to keep.
+          add: $\alpha_i$.
+        """
+        way = np.zeros(len(add))
+        rows = []
+        for i, (gamma, alpha) in enumerate(zip(keep, add, strict=True)):
+            way = gamma * way
+            way[i] = alpha
+            rows.append(way)
+        return cls([row[: i + 1] for i, row in enumerate(rows[:-1])], rows[-1])
+
     def to_diffrax(self) -> diffrax.ButcherTableau:
         """The same method for a diffrax solver class; diffrax wants at least two stages."""
         b_error = np.zeros(self.stages) if self.b_error is None else np.asarray(self.b_error)
@@ -135,6 +151,31 @@ class Tableau:
             ]
             trees.append(grown)
         return self.stages
+
+    @functools.cached_property
+    def recursion(self) -> tuple[tuple[float, float], ...] | None:
+        r"""$(\gamma_i, \alpha_i)$ if the method needs one register beside the point of its stage.
+
+        With $\delta_i$ the way from the start of the step to stage i (to its end, for i = s):
+        $\delta_0 = 0$, $\delta_{i+1} = \gamma_i\delta_i + \alpha_ihk_i$. So it is where every row
+        of the tableau, b the last, continues a multiple of the one above. None where it does not.
+        """
+        rows = [np.asarray(row) for row in (*self.a, self.b)]
+        pairs = []
+        for i in range(self.stages):
+            above, row = rows[i], rows[i + 1]
+            square = above @ above
+            factor = float(above @ row[:i] / square) if square > 0 else 0.0
+            if np.any(np.abs(row[:i] - factor * above) > _TOLERANCE):
+                return None
+            pairs.append((factor, float(row[i])))
+        return tuple(pairs)
+
+    @property
+    def lags(self) -> int:
+        """How many stages the point of a stage looks back on, at most."""
+        a, s = self.matrix, self.stages
+        return max((i - j for i in range(s) for j in range(i) if a[i, j] != 0), default=0)
 
     @functools.cached_property
     def stability_polynomial(self) -> np.ndarray:

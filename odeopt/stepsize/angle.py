@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ..flows import LogTime
 from ..flows.clock import forgetting
-from ..flows.flow import inner
 from ..solvers import Step
+from ..sums import finite, inner, norm
 from .rule import AbstractRule, StepInfo, check_positive
 
 
@@ -51,7 +51,7 @@ class Angle(AbstractRule):
         descent = info.flow.descent(info.z, info.gradient.stage(0))
         steps = info.steps.astype(float)
         rate = self.gain if self.clock is None else forgetting(self.clock, steps)
-        length = optax.tree.norm(descent, squared=True).astype(float)
+        length = inner(descent, descent)
         # The first length stands for all before it.
         fresh = (state.square == 0) | (rate >= 1)
         square = jnp.where(fresh, length, state.square + rate * (length - state.square))
@@ -68,15 +68,13 @@ class Angle(AbstractRule):
         self, state: Heading, info: StepInfo, h: Float[Array, ""], step: Step
     ) -> tuple[Bool[Array, ""], Heading]:
         """Accepted if all of it is finite; else the step is taken back and the size halved."""
-        finite = jnp.isfinite(h)
-        for leaf in jax.tree.leaves(step.update):
-            finite &= jnp.all(jnp.isfinite(leaf))
-        size = jnp.where(finite, state.log_size, state.log_size - jnp.log(2.0))
+        good = finite(h, step.update)
+        size = jnp.where(good, state.log_size, state.log_size - jnp.log(2.0))
         update = state.update
         if self.remembers:
             moved = optax.tree.cast_like(step.update, update)
-            update = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, update)
-        return finite, Heading(size, state.square, update)
+            update = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved, update)
+        return good, Heading(size, state.square, update)
 
 
 def angle(
@@ -131,7 +129,7 @@ def _cosine(
     direction: PyTree[Array], heading: PyTree[Array], usual: Float[Array, ""]
 ) -> Float[Array, ""]:
     """Of `direction` at its `usual` length with `heading`, at most 1; 0 where either vanishes."""
-    lengths = usual, optax.tree.norm(heading).astype(float)
+    lengths = usual, norm(heading)
     # Each is scaled by itself: the product of two small lengths underflows.
     units = (
         jax.tree.map(lambda leaf, s=size: leaf / s.astype(leaf.real.dtype), tree)

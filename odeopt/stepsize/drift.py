@@ -3,9 +3,9 @@
 from typing import ClassVar
 
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float
 
+from ..sums import inner, norm
 from .rule import AbstractLocalRule, StepInfo, check_positive
 
 
@@ -24,8 +24,8 @@ class DriftAdjusted(AbstractLocalRule):
         gradient = info.gradient.stage(0)
         g = gradient.here(params)
         # Complex gradients arrive conjugated; as a direction in parameter space that is right.
-        drift, norm = optax.tree.norm(gradient.jvp(params, g)), optax.tree.norm(g)
-        ratio = jnp.where(norm > 0, drift / jnp.where(norm > 0, norm, 1.0), 0.0) ** self.power
+        drift, size = norm(gradient.jvp(params, g)), norm(g)
+        ratio = jnp.where(size > 0, drift / jnp.where(size > 0, size, 1.0), 0.0) ** self.power
         if self.smooth:
             return self.cap / (1.0 + 0.5 * self.cap * ratio)
         return self.cap / jnp.maximum(1.0, 0.5 * self.cap * ratio)
@@ -77,7 +77,7 @@ class Corridor(AbstractLocalRule):
             )
         above = jnp.maximum(info.value - self.minimum, 0.0)
         g = info.gradient.stage(0).here(info.z[0])
-        square = optax.tree.norm(g, squared=True)
+        square = inner(g, g)
         return jnp.where(above > 0, jnp.minimum(above / square, self.cap), 0.0 * above)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ..solvers import Step
+from ..sums import entries, total
 from .rule import AbstractRule, StepInfo, check_positive
 
 _Memory = tuple[Float[Array, ""], PyTree[Array]]
@@ -97,8 +98,8 @@ def embedded_error(
 def _rms(tree: PyTree[Array]) -> Float[Array, ""]:
     # Leaf by leaf: the default ravels the tree, which fails under explicit sharding.
     leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
-    total = sum(jnp.sum(jnp.square(jnp.abs(leaf).astype(float))) for leaf in leaves)
-    return jnp.sqrt(total / max(1, sum(leaf.size for leaf in leaves)))
+    squares = [jnp.sum(jnp.square(jnp.abs(leaf).astype(float))) for leaf in leaves]
+    return jnp.sqrt(total(squares) / max(1, sum(map(entries, leaves))))
 
 
 def _finite(leaf: Array) -> Array:

@@ -20,6 +20,10 @@ from .explicit import rk4 as rk4
 from .explicit import runge_kutta as runge_kutta
 from .explicit import ssprk3 as ssprk3
 from .explicit import tsit5 as tsit5
+from .game import alternating as alternating
+from .game import game_implicit_midpoint as game_implicit_midpoint
+from .game import game_runge_kutta as game_runge_kutta
+from .game import simultaneous as simultaneous
 from .implicit import implicit_euler as implicit_euler
 from .implicit import implicit_midpoint as implicit_midpoint
 from .implicit import trapezoidal as trapezoidal

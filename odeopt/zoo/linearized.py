@@ -143,7 +143,7 @@ def exponential_euler(
 
     Step: $x^+ = x - h\varphi_1(-hB)\nabla E(x)$, $\varphi_1(z) = (e^z - 1)/z$, with B the
     Gauss-Newton matrix or the Hessian, on the Krylov space of B and the gradient (Lanczos'
-    algorithm by matfree; Hochbruck and Ostermann, Acta Numerica 19, 2010). Exact on quadratics at
+    algorithm; Hochbruck and Ostermann, Acta Numerica 19, 2010). Exact on quadratics at
     any $h$ where the space is large enough; gradient descent for $h \to 0$, Newton's or Gauss and
     Newton's step for $h \to \infty$. Order 2 on gradient flow with the Hessian, 1 with the
     Gauss-Newton matrix. As for `linearly_implicit_euler` the default step size is
@@ -166,8 +166,7 @@ def exponential_euler(
 
     Returns:
       An optax transformation whose state holds a few scalars. A step takes `basis` copies of the
-      parameters and 8 to 16 more (26 in all at the defaults, 10 with `basis=2`), and runs on flat
-      vectors: a sharding of the parameters is lost.
+      parameters and about 7 more (17 in all at the defaults, 9 with `basis=2`).
 
     Raises:
       ValueError: an unknown `curvature`, `products` below 1, a `basis` that does not divide them, a

@@ -17,6 +17,7 @@ CLASSES = {
     "bosh3": solvers.Bosh3,
     "ssprk3": solvers.SSPRK3,
     "rk4": solvers.RK4,
+    "low_storage4": solvers.LowStorage4,
     "dopri5": solvers.Dopri5,
     "tsit5": solvers.Tsit5,
 }

@@ -14,6 +14,7 @@ from ..table import gradient, mixed_loss, mixed_params
 STEPS = 500
 CASES = {
     "euler": (odeopt.euler, optax.sgd, [{}]),
+    "simultaneous": (odeopt.simultaneous, optax.sgd, [{}]),  # one loss for all players
     "heavy_ball": (
         odeopt.heavy_ball,
         optax.sgd,

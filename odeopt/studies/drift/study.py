@@ -3,29 +3,25 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from ..folder import Folder
 from ..names import lookup
 from ..problems import SUITE, build
-from ..records import Record, clean, write_text
-from ..report import text
+from ..records import Record, write_text
 from ..settings import versions
+from ..tasks import Task, table_of, work
 from . import beyond, paths, trends
 
 QUICK_SEEDS, FULL_SEEDS = 3, 5
 ENOUGH = 0.8
 """Share of a trend from which it counts as removed, or restored."""
-
-Task = tuple[str, Callable[[], list[Record]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +66,8 @@ class Result:
     def show(self, console: Console) -> None:
         """Print the observed orders, the trends, and the answer."""
         orders = self.orders.drop(columns=["step_sizes", "errors"])
-        console.print(_table("Error against h", orders))
-        console.print(_table("Trends with the rate at equal flow time, %", _ranges(self.verdict)))
+        console.print(table_of("Error against h", orders))
+        console.print(table_of("Trends with the rate at equal flow time, %", _ranges(self.verdict)))
         for sentence in self.answer:
             console.print(sentence)
 
@@ -126,9 +122,7 @@ def run(
         built = {problem.name: trends.held_out(problem) for problem in build(names)}
         folder = Folder(path, settings, resume, console.print)
         benches = [trends.Bench(built[name], plan, seeds) for name, plan in chosen.items()]
-        _work(tasks(benches), folder, console)
-    # One line of the file a task: a kill leaves whole tasks.
-    records = [record for line in folder.records for record in line["records"]]
+        records = work(tasks(benches), folder, console)
     titles = {name: problem.title for name, problem in built.items()}
     result = Result(records, settings, time.perf_counter() - begin, titles)
     if path is not None:
@@ -153,27 +147,6 @@ def tasks(benches: Sequence[trends.Bench]) -> list[Task]:
                 name = f"{bench.problem.name}, {variant}, {rate:g}"
                 found.append((name, functools.partial(bench.run, variant, rate)))
     return found
-
-
-def _work(todo: list[Task], folder: Folder, console: Console) -> None:
-    done = {line["task"] for line in folder.records}
-    columns = (TextColumn("{task.description:40}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("", total=len(todo))
-        for name, work in todo:
-            progress.update(bar, description=name)
-            if name not in done:
-                folder.add([{"kind": "task", "task": name, "records": clean(work())}])
-            progress.advance(bar)
-
-
-def _table(title: str, frame: pd.DataFrame) -> Table:
-    table = Table(title=title)
-    for name in frame.columns:
-        table.add_column(str(name))
-    for row in frame.itertuples(index=False):
-        table.add_row(*(text(value) for value in row))
-    return table
 
 
 def _ranges(verdict: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,202 @@
+"""Counter-terms of two or more players. May use: `odeopt.flows`, `.clip`, `.corrected`."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..flows import AbstractSplitFlow, GameFlow, Players, State
+from ..flows.flow import scaled
+from ..flows.game import moved
+from ..objective import Gradient
+from .clip import Corrected, check_clip, clipped
+from .corrected import CLIP, Form
+
+GameTerms: TypeAlias = Literal["joint", "interaction", "self", "published"]
+"""Which counter-terms: all; those of other players; a player's own; all, with other weights."""
+
+
+def corrected_game(
+    flow: GameFlow, terms: GameTerms, *, form: Form = "difference", clip: float | None = CLIP
+) -> "CorrectedGame":
+    r"""A game with the counter-terms of simultaneous or alternating steps of Euler's method.
+
+    With the field $V_i = -s_i\nabla_{x_i}L_i$ and its derivatives $V_{ij}$ in the players, a step
+    of size h goes along
+
+    $$V_i + \tfrac h2\textstyle\sum_jw_{ij}V_{ij}V_j.$$
+
+    | weights | simultaneous (`solvers.Euler()`) | alternating (`solvers.Lie()`) |
+    | --- | --- | --- |
+    | own, $w_{ii}$ | 1 | $1/k$ for k updates a round |
+    | of one who has not moved yet | 1 | 1 |
+    | of one who has moved already | | -1 |
+
+    "joint" has all of them: the iterates follow the joint flow $\dot x = V$ with order 2.
+    "interaction" leaves out a player's own, "self" all others. "published" are the weights in the
+    text of arXiv:2105.13922, which let every player have a clock of its own: those of other players
+    times $s_i/s_j$, and of one who has moved already $s_i/s_j - 2$. For equal speeds they are the
+    same; for others the iterates follow the joint flow with order 1 only. The table is derived
+    here: in the step of player i, what the others have done already is a term too much, what they
+    will do is one too little.
+
+    Form "difference": V where the players are shifted by $\tfrac h2w_{ij}V_j$. Simultaneous and
+    joint, that is one gradient more (the midpoint rule), else one for each player, of which only
+    that player's is used: under `jit` the others are not computed. Alternating, a move costs one
+    gradient where it starts and one at the shifted point. Form "derivatives": a product with the
+    derivative in the place of the shifted gradient, counted as 2.
+
+    Args:
+      flow: the game; with `updates` for alternating steps, without for simultaneous ones.
+      terms: "joint", "interaction", "self" or "published".
+      form: by shifted gradients or by derivatives, which differ in terms of order $h^2$.
+      clip: the largest counter-term, relative to the norm of the whole field; see
+        `drift.corrected`.
+
+    Raises:
+      ValueError: terms, a form or a clip that there is not; a flow that is not a game.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> game = odeopt.flows.GameFlow()
+      >>> flow = odeopt.drift.corrected_game(game, "interaction")
+      >>> opt = odeopt.ode_optimizer(flow, odeopt.solvers.Euler(), 0.1)
+      >>> turn = lambda z, stage: (z[1], -z[0])  # of L_1 = pq, L_2 = -pq
+      >>> z = jnp.array(1.0), jnp.array(0.0)
+      >>> updates, state = opt.update(turn(z, 0), opt.init(z), z, grad_fn=turn)
+      >>> [round(float(x), 4) for x in updates]  # cos h - 1, sin h
+      [-0.005, 0.1]
+    """
+    if not isinstance(flow, GameFlow):
+        raise ValueError(f"{type(flow).__name__} is not a game: pass odeopt.flows.GameFlow().")
+    if terms not in get_args(GameTerms):
+        raise ValueError(f"No counter-term is called {terms!r}: {', '.join(get_args(GameTerms))}.")
+    if form not in get_args(Form):
+        raise ValueError(f'form is {form!r}; it is "difference" or "derivatives".')
+    check_clip(clip)
+    return CorrectedGame(flow, terms, form, clip)
+
+
+class CorrectedGame(AbstractSplitFlow):
+    """What `corrected_game` returns.
+
+    Attributes:
+      flow: the game.
+      terms: the counter-terms.
+      form: how they are taken.
+      clip: their largest size.
+    """
+
+    flow: GameFlow
+    terms: GameTerms = eqx.field(static=True)
+    form: Form = eqx.field(static=True)
+    clip: float | None
+
+    gradient_part: ClassVar[str | None] = None
+
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        """Without a clip, which compares sizes."""
+        return self.clip is None
+
+    @property
+    def parts(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of the game."""
+        return self.flow.parts
+
+    @property
+    def needs_params(self) -> bool:
+        """True: gradients are taken elsewhere."""
+        return True
+
+    def looks_again(self, name: str) -> bool:
+        """As in the game."""
+        return self.flow.looks_again(name)
+
+    def init(self, params: PyTree[Array]) -> PyTree[Array]:
+        """A counter of clipped steps."""
+        aux = self.flow.init(params)
+        return aux if self.clip is None else Corrected(aux, jnp.zeros([], float))
+
+    def field(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> State:
+        """That of the game, with the counter-terms of simultaneous steps."""
+        params, aux = z
+        velocity = self.flow.velocity(gradient.here(params))
+        players = Players.of(velocity)
+        weights = [self._weights(i, players, None) for i in range(len(players.names))]
+        if self.terms == "joint":  # one shift for all
+            term = self._shifted(params, players, weights[0], gradient, h)
+        else:
+            trees = [
+                Players.of(self._shifted(params, players, w, gradient, h)).trees[i]
+                for i, w in enumerate(weights)
+            ]
+            term = players.rebuild(trees)
+        term, short = clipped(term, term, velocity, self.clip)
+        total = jax.tree.map(jnp.add, velocity, term)
+        if self.clip is None:
+            return total, aux
+        return total, Corrected(aux.aux, jnp.where(short, 1 / h, 0.0).astype(float))
+
+    def part(
+        self, name: str, z: State, gradient: Gradient, h: Float[Array, ""], fraction: float
+    ) -> tuple[PyTree[Array], PyTree[Array]]:
+        """The move of one player, with the counter-terms of alternating steps."""
+        params, aux = z
+        velocity = self.flow.velocity(gradient.here(params))
+        players = Players.of(velocity)
+        index, times = self.flow.mover(name, players)
+        weights = self._weights(index, players, self._order(players))
+        term = Players.of(self._shifted(params, players, weights, gradient, h)).trees[index]
+        term, short = clipped(term, term, velocity, self.clip)
+        total = jax.tree.map(jnp.add, players.trees[index], term)
+        if self.clip is not None:
+            aux = Corrected(aux.aux, aux.clipped + jnp.where(short, 1.0, 0.0).astype(float))
+        return moved(players, index, total, fraction * h / times), aux
+
+    def _order(self, players: Players) -> dict[int, tuple[int, int]]:
+        """When each player moves in a round, and how often."""
+        assert self.flow.updates is not None
+        return {players.at(p): (turn, k) for turn, (p, k) in enumerate(self.flow.updates)}
+
+    def _weights(
+        self, index: int, players: Players, order: dict[int, tuple[int, int]] | None
+    ) -> list[Any]:
+        """`w_ij` of one player; `order` where they alternate."""
+        speeds = self.flow.speeds_of(players)
+
+        def weight(j: int) -> Any:
+            own, past = j == index, order is not None and order[j][0] < order[index][0]
+            if (own and self.terms == "interaction") or (not own and self.terms == "self"):
+                return 0.0
+            if own:
+                return 1.0 if order is None else 1 / order[index][1]
+            if self.terms == "published":
+                return speeds[index] / speeds[j] - (2.0 if past else 0.0)
+            return -1.0 if past else 1.0
+
+        return [weight(j) for j in range(len(players.names))]
+
+    def _shifted(
+        self,
+        params: PyTree[Array],
+        players: Players,
+        weights: Sequence[Any],
+        gradient: Gradient,
+        h: Float[Array, ""],
+    ) -> PyTree[Array]:
+        """The counter-terms of these weights for all players, by differences or derivatives."""
+        tangent = players.rebuild(
+            [
+                jax.tree.map(lambda v, w=w: scaled(0.5 * h * w, v), tree)
+                for w, tree in zip(weights, players.trees, strict=True)
+            ]
+        )
+        if self.form == "derivatives":
+            # The given gradient is not differentiated, so neither is `velocity`: it is linear.
+            return self.flow.velocity(gradient.jvp(params, tangent))
+        there = self.flow.velocity(gradient(jax.tree.map(jnp.add, params, tangent)))
+        return jax.tree.map(jnp.subtract, there, players.rebuild(players.trees))

@@ -1,0 +1,173 @@
+"""Losses of players with gradient penalties. May use: `odeopt.flows`, `odeopt.objective`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..flows import Players
+from ..flows.flow import inner
+from ..flows.game import PerPlayer, own_gradient
+from ..objective import checked_loss, forwarded
+
+Loss = Callable[..., Any]
+
+
+def penalized_game(
+    losses: PerPlayer,
+    *,
+    own: float | PerPlayer = 0.0,
+    interaction: float | PerPlayer = 0.0,
+    halves: Sequence[str] = (),
+) -> Any:
+    r"""The losses of a game with gradient penalties: counter-terms in explicit form.
+
+    $$L_i + \tfrac{o_i}2\|\nabla_iL_i\|^2
+    + c_i\textstyle\sum_{j\ne i}\langle\nabla_jL_i, \text{stop}(\nabla_jL_j)\rangle$$
+
+    with $\nabla_j$ the derivative in the parameters of player j. Under simultaneous Euler steps of
+    size h at the speeds $s_i$, $o_i = -hs_i/2$ cancels a player's own drift and, of two players,
+    $c_i = -hs_j/2$ that of the other: `simultaneous(h, correction=...)` is the same with its
+    weights looked up and, by differences, for less. Under alternating steps the second player's
+    $c_i$ has the other sign. Positive `own` is a regularizer (arXiv:2105.13922).
+
+    Products of gradients of one batch are biased by its noise. With `halves`, the arguments named
+    there are cut in two, one factor is taken from each half, and the penalties (and their
+    derivatives) have in the mean, over batches of independent samples, the value of all the data.
+
+    A penalty costs a gradient for each factor, and its derivative about 3.
+
+    Args:
+      losses: one for each player, as for `odeopt.game_gradient`; means over samples for `halves`.
+      own: $o_i$, one number or one for each player.
+      interaction: $c_i$, likewise.
+      halves: names of arguments whose leading axis are samples, an even number.
+
+    Returns:
+      Losses in the container that `losses` came in, for `odeopt.game_gradient`.
+
+    Raises:
+      ValueError: from the losses: numbers for other players; an odd number of samples, or a name in
+        `halves` that was not passed.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> losses = lambda z: z[0] * z[1], lambda z: -z[0] * z[1]
+      >>> calm = odeopt.drift.penalized_game(losses, interaction=-0.05)
+      >>> [round(float(loss((jnp.array(1.0), jnp.array(2.0)))), 2) for loss in calm]
+      [2.05, -1.8]
+    """
+    names = list(losses) if isinstance(losses, Mapping) else range(len(losses))
+
+    def penalized(name: Any) -> Loss:
+        def loss(players: PyTree[Array], **arguments: Any) -> Float[Array, ""]:
+            everyone = Players.of(players)
+            every = everyone.each(losses, "losses")
+            i = everyone.at(name)
+            first, second = _halves(arguments, halves)
+            total = _value(every[i], players, arguments)
+            weight = _number(own, everyone, i, "own")
+            if weight is not None:
+                a = own_gradient(every[i], everyone, i, first)
+                b = own_gradient(every[i], everyone, i, second) if halves else a
+                total += 0.5 * weight * inner(a, b)
+            weight = _number(interaction, everyone, i, "interaction")
+            if weight is not None:
+                for j, theirs in enumerate(every):
+                    if j != i:
+                        mine = own_gradient(every[i], everyone, j, first)
+                        stopped = jax.lax.stop_gradient(own_gradient(theirs, everyone, j, second))
+                        total += weight * inner(mine, stopped)
+            return total
+
+        return loss
+
+    return _like(losses, [penalized(name) for name in names])
+
+
+def ode_gan_penalty(
+    losses: PerPlayer, strength: float, *, generator: Any = 0, discriminator: Any = 1
+) -> Any:
+    r"""The losses of a game with ODE-GAN's penalty, of the discriminator alone.
+
+    $L_D + \lambda\|\nabla_\theta L_G\|^2$ with $\theta$ the generator's parameters: the
+    discriminator is kept from where it would push the generator hard, the generator does not feel
+    it (Qin, Wu, Springenberg, Brock, Donahue, Lillicrap and Kohli, arXiv:2010.15040, who step the
+    joint field by Runge-Kutta). Its value costs a gradient of the generator's loss.
+
+    Args:
+      losses: one for each player, as for `odeopt.game_gradient`.
+      strength: $\lambda$.
+      generator: name or number of the player whose gradient is penalized.
+      discriminator: of the player whose loss it is added to.
+
+    Returns:
+      Losses in the container that `losses` came in; all but the discriminator's are as they were.
+
+    Raises:
+      ValueError: named losses among which are not both.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> losses = {"G": lambda z: z["G"] * z["D"], "D": lambda z: -z["G"] * z["D"]}
+      >>> new = odeopt.drift.ode_gan_penalty(losses, 0.5, generator="G", discriminator="D")
+      >>> float(new["D"]({"G": jnp.array(1.0), "D": jnp.array(2.0)}))  # -2 + .5 D^2
+      0.0
+    """
+
+    def penalized(players: PyTree[Array], **arguments: Any) -> Float[Array, ""]:
+        everyone = Players.of(players)
+        every = everyone.each(losses, "losses")
+        g, d = everyone.at(generator), everyone.at(discriminator)
+        push = own_gradient(every[g], everyone, g, arguments)
+        return _value(every[d], players, arguments) + strength * inner(push, push)
+
+    if isinstance(losses, Mapping):
+        if not {generator, discriminator} <= set(losses):
+            raise ValueError(
+                f"The players are {list(losses)}: say which of them is which, `generator=...` and "
+                "`discriminator=...`."
+            )
+        return {**losses, discriminator: penalized}
+    return _like(losses, [penalized if i == discriminator else x for i, x in enumerate(losses)])
+
+
+def _like(losses: PerPlayer, new: list[Loss]) -> Any:
+    if isinstance(losses, Mapping):
+        return dict(zip(losses, new, strict=True))
+    return tuple(new)
+
+
+def _value(loss: Loss, players: PyTree[Array], arguments: Mapping[str, Any]) -> Float[Array, ""]:
+    return checked_loss(loss(players, **forwarded(loss, "loss(players)", 1, arguments)))
+
+
+def _number(value: float | PerPlayer, players: Players, index: int, what: str) -> Any:
+    """The player's own number; None where it is plainly 0, and costs nothing."""
+    if isinstance(value, Mapping | Sequence):
+        value = players.each(value, what)[index]
+    return None if isinstance(value, int | float) and value == 0 else value
+
+
+def _halves(
+    arguments: dict[str, Any], names: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments twice, those of `names` cut in two."""
+    missing = [name for name in names if name not in arguments]
+    if missing:
+        raise ValueError(f"halves names {missing}, which were not passed: pass them by name.")
+    sizes = {jnp.shape(x)[:1] for name in names for x in jax.tree.leaves(arguments[name])}
+    if names and (len(sizes) != 1 or (size := next(iter(sizes))) in {(), (0,)} or size[0] % 2):
+        raise ValueError(
+            f"{', '.join(names)}: leading axes {sorted(sizes)}; what is cut into halves needs the "
+            "same even number of samples everywhere."
+        )
+
+    def half(rows: slice) -> dict[str, Any]:
+        cut = {n: jax.tree.map(lambda x: x[rows], arguments[n]) for n in names}
+        return {**arguments, **cut}
+
+    middle = size[0] // 2 if names else 0
+    return half(slice(middle)), half(slice(middle, None))

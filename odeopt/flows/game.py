@@ -1,0 +1,258 @@
+"""Games: every player follows the gradient of its own loss. May use: `odeopt.objective`."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..objective import Gradient, checked_loss, forwarded
+from .clock import real
+from .flow import AbstractSplitFlow, State, scaled
+
+PerPlayer: TypeAlias = Sequence[Any] | Mapping[Any, Any]
+"""One value for each player: by name (a mapping), or in the order of the players' tree."""
+
+
+class Players(NamedTuple):
+    """The players of a game: the top level of a tree, a dict, tuple or other container.
+
+    Attributes:
+      names: keys of a dict, indices of a tuple, names of fields.
+      trees: the parameters of each.
+      rebuild: the container of other trees.
+    """
+
+    names: tuple[Any, ...]
+    trees: list[PyTree[Array]]
+    rebuild: Callable[[Sequence[PyTree[Array]]], PyTree[Array]]
+
+    @classmethod
+    def of(cls, players: PyTree[Array]) -> "Players":
+        """Taken apart. A single array is a game of one player, without name."""
+        pairs, structure = jax.tree_util.tree_flatten_with_path(
+            players, is_leaf=lambda node: node is not players
+        )
+
+        def name(path: tuple) -> Any:
+            entry = path[0] if path else None
+            return next(
+                (getattr(entry, k) for k in ("key", "idx", "name") if hasattr(entry, k)), None
+            )
+
+        names = tuple(name(path) for path, _ in pairs)
+        rebuild = functools.partial(jax.tree.unflatten, structure)
+        return cls(names, [tree for _, tree in pairs], rebuild)
+
+    def each(self, values: PerPlayer, what: str) -> list[Any]:
+        """`values` in the order of the players.
+
+        Raises:
+          ValueError: names or a number of values that are not those of the players.
+        """
+        if isinstance(values, Mapping):
+            if set(values) != set(self.names):
+                raise ValueError(
+                    f"{what} names {sorted(values, key=str)}, but the players are "
+                    f"{list(self.names)}: give one value for each."
+                )
+            return [values[name] for name in self.names]
+        if len(values) != len(self.names):
+            raise ValueError(
+                f"{what} has {len(values)} values, but there are {len(self.names)} players, "
+                f"{list(self.names)}: give one value for each."
+            )
+        return list(values)
+
+    def at(self, name: Any) -> int:
+        """The place of a player; without a mapping of names, players are known by it."""
+        return self.names.index(name) if name in self.names else int(name)
+
+
+class GameFlow(AbstractSplitFlow):
+    r"""A game: player i has the parameters $x_i$, the loss $L_i(x)$ and the speed $s_i$.
+
+    $\dot x_i = -s_i\nabla_{x_i}L_i(x)$ for all players on one clock: flow time is the sum of the
+    learning rates, and a player of speed $s_i$ has the learning rate $s_ih$. The parameters are a
+    container of the players' trees (a dict or a tuple); the gradient is one of the same structure,
+    each player's of its own loss (`odeopt.game_gradient`). With one loss for all and equal speeds
+    this is gradient flow.
+
+    Its parts are the moves of the players, in turn: the others are frozen, the mover takes a step
+    of Euler's method. A player with k updates a round takes k of them, of length $h/k$ each, so
+    that every player is followed for a time $h$ a round, whatever k. (Five steps of a critic at the
+    full rate for one of the generator: five updates, *and* speed 5.) The incoming gradient serves
+    the first move; a further one is evaluated for every other.
+
+    Args:
+      speeds: one for each player, by name or in order; None for 1.
+      updates: how many each makes in a round; the order of this is the order of play. Names for
+        players in a dict, in the order in which they play; numbers for those of a tuple, the first
+        of which plays first. None if nothing splits this flow.
+
+    Raises:
+      ValueError: updates that are not positive integers; later, names that are not players.
+    """
+
+    speeds: PerPlayer | None = eqx.field(default=None)
+    updates: tuple[tuple[Any, int], ...] | None = eqx.field(static=True, default=None)
+
+    gradient_part: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        speeds: PerPlayer | None = None,
+        updates: Mapping[Any, int] | Sequence[int] | None = None,
+    ) -> None:
+        self.speeds = None if speeds is None else jax.tree.map(real, speeds)
+        if updates is None:
+            self.updates = None
+            return
+        pairs = updates.items() if isinstance(updates, Mapping) else enumerate(updates)
+        self.updates = tuple(pairs)
+        if not self.updates or any(type(k) is not int or k < 1 for _, k in self.updates):
+            raise ValueError(
+                f"updates is {updates}; it says how often each player moves in a round, at least "
+                'once: `updates=(1, 1)`, or `updates={"critic": 5, "generator": 1}`.'
+            )
+
+    @property
+    def parts(self) -> tuple[str, ...]:  # type: ignore[override]
+        """One for each move of a round: the name of the player."""
+        if self.updates is None:
+            raise ValueError(
+                "This game does not say who moves when: "
+                "`odeopt.flows.GameFlow(updates=(1, 1))` for a solver that splits it."
+            )
+        return tuple(str(name) for name, times in self.updates for _ in range(times))
+
+    @property
+    def needs_params(self) -> bool:
+        """Where players move in turn: the gradient of the second is taken elsewhere."""
+        return self.updates is not None
+
+    def init(self, params: PyTree[Array]) -> tuple[()]:
+        """There is nothing auxiliary."""
+        players = Players.of(params)
+        if self.speeds is not None:
+            players.each(self.speeds, "speeds")
+        if self.updates is not None:
+            mentioned = dict(self.updates)
+            by_place = set(mentioned) == set(range(len(players.names)))
+            players.each(list(mentioned) if by_place else mentioned, "updates")
+        return ()
+
+    def field(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> State:
+        """`(-speed * gradient, ())`."""
+        params, aux = z
+        return self.velocity(gradient.here(params)), aux
+
+    def velocity(self, grads: PyTree[Array]) -> PyTree[Array]:
+        """Minus the gradients, at the speeds of the players."""
+        minus = jax.tree.map(jnp.negative, grads)
+        if self.speeds is None:
+            return minus
+        players = Players.of(minus)
+        speeds = self.speeds_of(players)
+        return players.rebuild(
+            [
+                jax.tree.map(lambda g, s=s: scaled(jnp.asarray(s), g), tree)
+                for s, tree in zip(speeds, players.trees, strict=True)
+            ]
+        )
+
+    def speeds_of(self, players: Players) -> list[Any]:
+        """One for each player, in order."""
+        if self.speeds is None:
+            return [1.0] * len(players.names)
+        return players.each(self.speeds, "speeds")
+
+    def looks_again(self, name: str) -> bool:
+        """True: a move is an answer to those before it."""
+        return True
+
+    def mover(self, name: str, players: Players) -> tuple[int, int]:
+        """The place of a part's player, and its updates in a round."""
+        assert self.updates is not None
+        player, times = next((p, k) for p, k in self.updates if str(p) == name)
+        return players.at(player), times
+
+    def part(
+        self, name: str, z: State, gradient: Gradient, h: Float[Array, ""], fraction: float
+    ) -> tuple[PyTree[Array], tuple[()]]:
+        """The move of one player, all others frozen."""
+        params, aux = z
+        players = Players.of(self.velocity(gradient.here(params)))
+        index, times = self.mover(name, players)
+        return moved(players, index, players.trees[index], fraction * h / times), aux
+
+
+def moved(
+    players: Players, index: int, velocity: PyTree[Array], h: Float[Array, ""]
+) -> PyTree[Array]:
+    """The update in which one player moves by `h * velocity` and the others rest."""
+    trees = [jax.tree.map(jnp.zeros_like, tree) for tree in players.trees]
+    trees[index] = jax.tree.map(lambda v: scaled(h, v), velocity)
+    return players.rebuild(trees)
+
+
+def game_gradient(losses: PerPlayer) -> Callable[..., PyTree[Array]]:
+    r"""The gradient of a game: of each player's loss in its own parameters alone.
+
+    `grad_fn(players, stage=0, **arguments)` returns a container like `players` with
+    $\nabla_{x_i}L_i(x)$ in the place of player i: what to hand to `update` as `grads`, and, as
+    `grad_fn=`, where gradients at further points come from. What the other players' parameters do
+    in a loss is constant under this derivative: no stop-gradient is needed in it. Complex gradients
+    are conjugated, as optax asks.
+
+    One call costs a gradient for each player. Under `jit` those that nobody uses are not computed.
+
+    Args:
+      losses: one for each player, by name (a dict) or in order: `loss(players, ...)`, of the
+        parameters of *all*, returning a scalar or `(scalar, aux)`. Keyword arguments are forwarded
+        to the losses that name them, as `update` does with those of `value_fn`.
+
+    Returns:
+      `grad_fn(players, stage=0, **arguments)`; `stage` is not looked at.
+
+    Raises:
+      ValueError: from `grad_fn`: losses that are not as many as players, or have other names.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> losses = {"p": lambda x: x["p"] * x["q"], "q": lambda x: -x["p"] * x["q"]}
+      >>> grad_fn = odeopt.game_gradient(losses)
+      >>> players = {"p": jnp.array(1.0), "q": jnp.array(2.0)}
+      >>> jax.tree.map(float, grad_fn(players))
+      {'p': 2.0, 'q': -1.0}
+      >>> opt = odeopt.alternating(0.1, {"p": 1, "q": 1})
+      >>> grads, state = grad_fn(players), opt.init(players)
+      >>> updates, state = opt.update(grads, state, players, grad_fn=grad_fn)
+    """
+
+    def grad_fn(players: PyTree[Array], stage: Any = 0, **arguments: Any) -> PyTree[Array]:
+        everyone = Players.of(players)
+        return everyone.rebuild(
+            [
+                own_gradient(loss, everyone, index, arguments)
+                for index, loss in enumerate(everyone.each(losses, "losses"))
+            ]
+        )
+
+    return grad_fn
+
+
+def own_gradient(
+    loss: Callable[..., Any], players: Players, index: int, arguments: Mapping[str, Any]
+) -> PyTree[Array]:
+    """The gradient of one loss in the parameters of the player at `index`, complex conjugated."""
+    kwargs = forwarded(loss, "loss(players)", 1, arguments)
+
+    def of_own(tree: PyTree[Array]) -> Float[Array, ""]:
+        trees = [*players.trees[:index], tree, *players.trees[index + 1 :]]
+        return checked_loss(loss(players.rebuild(trees), **kwargs))
+
+    return jax.tree.map(jnp.conj, jax.grad(of_own)(players.trees[index]))

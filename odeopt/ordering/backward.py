@@ -1,0 +1,273 @@
+"""Backward order: the newest batch acts first, from a checkpoint.
+
+May use: `odeopt.state`, `odeopt.objective`, `.methods`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PyTree
+
+from ..objective import check_gradient
+from ..state import Checkpoint, ODEState, add_count, has_staged
+from .methods import METHODS, Step, Window
+
+Method: TypeAlias = Literal["replay", "bracket", "linearized"]
+
+
+class BackwardState(NamedTuple):
+    """State of `backward`.
+
+    Attributes:
+      steps: calls of `update`.
+      gradients: gradients spent, those handed to `update` included; -1 where it cannot be known.
+      inner: state of the wrapped optimizer that belongs to the current parameters.
+      checkpoint: where the window began, `()` for windows of one step.
+      stored: the stored arguments of the window's steps, by name, one row each; `()` likewise.
+    """
+
+    steps: Int[Array, ""]
+    gradients: Int[Array, ""]
+    inner: PyTree[Array]
+    checkpoint: Checkpoint | tuple[()]
+    stored: dict[str, PyTree[Array]] | tuple[()]
+
+
+def backward(
+    optimizer: optax.GradientTransformation,
+    window: int | None = None,
+    start_after: int = 0,
+    *,
+    steps: int | None = None,
+    example: Mapping[str, PyTree] | None = None,
+    method: Method = "replay",
+) -> optax.GradientTransformationExtraArgs:
+    r"""Backward order: after n steps $x_n = T_1T_2\cdots T_n(x_0)$, the newest batch acts first.
+
+    $T_k$ is one step of `optimizer` on the k-th batch; forward order is $T_n\cdots T_1(x_0)$
+    (arXiv:2502.01557). Where every $T_k$ contracts by a factor c,
+    $\|x_{n+1} - x_n\| \le c^n\|T_{n+1}(x_0) - x_0\|$: the iterates come to rest, where forward ones
+    go on to wobble. What that is worth: for batches drawn alike, forward and backward $x_n$ have
+    *the same distribution* at every n, so the expected loss is not lower, and where they rest is
+    decided by the first few batches. Without contraction nothing comes to rest: then warm up
+    forward, `start_after`. Averaging (`optax.ema` of the parameters, `optax.contrib.schedule_free`)
+    lowers the loss too, and is cheaper.
+
+    Full and windowed: the window begins at a checkpoint of parameters *and* optimizer state, and
+    with every `window` steps a new one begins where the last has led. Each replay starts from both:
+    momentum and Adam's moments are those of the checkpoint when the newest batch acts, and what a
+    batch leaves in them the older ones find; a schedule counts the steps of the replay. A window of
+    1 is `optimizer` itself. The full form is one window as long as the run: `steps=` says how long
+    that is. (Beyond it the next window begins.)
+
+        opt = ordering.backward(odeopt.euler(0.1), window=8, example={"batch": 0})
+        updates, state = opt.update(grads, state, params, value_fn=loss, batch=i)
+
+    `example` names the arguments of `update` that tell one step from another, and shows their
+    shapes; they are stored. Where `value_fn` gathers its batch from data on the device, that is an
+    integer. All other arguments (`value_fn`, the data itself) are those of the last call, also for
+    stored steps; `value=` is not looked at. A `grad_fn` is asked for stage 0 too.
+
+    Gradients: with j steps of the window before this one, in gradients of one batch, for an
+    optimizer of one gradient a step,
+
+    | method | evaluated | `grads` handed over | local error |
+    | --- | --- | --- | --- |
+    | `"replay"` | j + 1 | used where j = 0 | none |
+    | `"bracket"` | 2j + 3, 1 where j = 0 | used | $O(h^3)$ |
+    | `"linearized"` | 2j + 1 | used where j = 0 | $O(h^3)$, none for linear gradients |
+
+    so replay takes (window + 1)/2 a step in the mean, and a full run of n steps $n(n+1)/2$. `grads`
+    that are handed over and not used are counted too: pass `None` as `grads` to be charged for what
+    is used. An s-stage optimizer costs s times as much. Memory, beyond that of `optimizer`: one
+    copy of the parameters and of its state, the arguments of window - 1 steps, two integers.
+
+    The two other methods move the newest step past those before it to leading order. Both cost
+    more gradients than the replay, but the sum of their products is not sequential (bracket), and a
+    small update does not come out as the difference of two points (linearized, for float32).
+    Bracket, for $T_k(x) = x - hg_k(x)$, everything at $x_{n-1}$, with $x_0 - x_{n-1}$ for
+    $h\sum_ig_i$: $x_n = x_{n-1} - hg_n + h^2(\sum_iH_ig_n - H_n\sum_ig_i)$.
+    Linearized: $x_n = x_{n-1} - h\,D(T_1\cdots T_{n-1})(x_0)\,g_n(x_0)$, one JVP of the replay.
+    They are for optimizers that keep nothing from step to step (`euler`, Runge-Kutta, `optax.sgd`
+    without momentum).
+
+    Args:
+      optimizer: any optax optimizer or one of odeopt's in closure mode.
+      window: steps from checkpoint to checkpoint; None for the full form.
+      start_after: so many steps forward first, a warm-up: windows of one step.
+      steps: of the whole run, those of the warm-up included, for the full form.
+      example: arguments of `update` to store, by name: arrays, or `jax.ShapeDtypeStruct`s.
+      method: `"replay"`, `"bracket"` or `"linearized"`.
+
+    Returns:
+      An optax transformation with `BackwardState`. `odeopt.step_params` works on it.
+
+    Raises:
+      ValueError: a window that is not positive, or neither or both of `window` and `steps`; no
+        `example` where something must be stored; an unknown method. From `init`: a staged
+        optimizer; one with memory where `method` is not `"replay"`. From `update`: no `value_fn`, a
+        stored argument that is missing or unlike its example.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt, optax
+      >>> loss = lambda x, target: 0.5 * (x - target) ** 2
+      >>> opt = odeopt.ordering.backward(odeopt.euler(0.5), steps=3, example={"target": 0.0})
+      >>> x = jnp.array(0.0)
+      >>> state = opt.init(x)
+      >>> for target in [8.0, 0.0, 4.0]:
+      ...     updates, state = opt.update(None, state, x, value_fn=loss, target=target)
+      ...     x = optax.apply_updates(x, updates)
+      >>> float(x), int(state.gradients)  # half way to 4, then to 0, then to 8
+      (4.5, 6)
+    """
+    return _Backward.of(optimizer, window, start_after, steps, example, method).transformation()
+
+
+class _Backward(NamedTuple):
+    optimizer: optax.GradientTransformationExtraArgs
+    window: int
+    start_after: int
+    example: dict[str, PyTree]
+    method: Method
+
+    @classmethod
+    def of(
+        cls,
+        optimizer: optax.GradientTransformation,
+        window: int | None,
+        start_after: int,
+        steps: int | None,
+        example: Mapping[str, PyTree] | None,
+        method: Method,
+    ) -> "_Backward":
+        if (window is None) == (steps is None):
+            raise ValueError(
+                "Pass either `window=`, the steps between checkpoints, or `steps=`, the length of "
+                "the run, for one window as long as that: what is stored needs a size."
+            )
+        if start_after < 0:
+            raise ValueError(f"start_after is {start_after}; it must not be negative.")
+        if window is None:
+            assert steps is not None
+            window = steps - start_after
+        if window < 1:
+            raise ValueError(f"The window is {window} steps; it must be at least 1.")
+        if window > 1 and not example:
+            raise ValueError(
+                "Backward order takes earlier steps again and must know which arguments of update "
+                'to store: `ordering.backward(opt, window, example={"batch": batch})` for '
+                "`opt.update(grads, state, params, value_fn=loss, batch=batch)`."
+            )
+        if method not in METHODS:
+            raise ValueError(f"method is {method!r}; pass one of {', '.join(map(repr, METHODS))}.")
+        full = optax.with_extra_args_support(optimizer)
+        return cls(full, window, start_after, dict(example or {}), method)
+
+    def transformation(self) -> optax.GradientTransformationExtraArgs:
+        return optax.GradientTransformationExtraArgs(self.init, self.update)
+
+    def init(self, params: PyTree[Array]) -> BackwardState:
+        inner = self.optimizer.init(params)
+        if has_staged(inner):
+            raise ValueError(
+                "Backward order composes whole steps: drop `staged=True` from its optimizer."
+            )
+        if self.method != "replay" and _remembers(inner):
+            raise ValueError(
+                f"method={self.method!r} is defined for optimizers that keep nothing from step to "
+                'step, such as odeopt.euler(0.1): use method="replay" with this one.'
+            )
+        count = jnp.zeros([], jnp.int32)
+        if self.window == 1:
+            return BackwardState(count, jnp.zeros([], jnp.int32), inner, (), ())
+        checkpoint = jax.tree.map(jnp.zeros_like, Checkpoint(params, inner))
+        rows = self.window - 1  # the last of a window is not needed after it
+        stored = jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), _shapes(self.example))
+        return BackwardState(count, jnp.zeros([], jnp.int32), inner, checkpoint, stored)
+
+    def update(
+        self,
+        grads: PyTree[Array] | None,
+        state: BackwardState,
+        params: PyTree[Array] | None = None,
+        **extra_args: Any,
+    ) -> tuple[PyTree[Array], BackwardState]:
+        if params is None:
+            raise ValueError(
+                "Backward order needs the parameters: `opt.update(grads, state, params, ...)`."
+            )
+        if grads is not None:
+            grads = check_gradient(grads, params)
+        newest = self._to_store(extra_args)
+        rest = {n: v for n, v in extra_args.items() if n not in {*newest, "value", "grad"}}
+        step = Step(self.optimizer, rest)
+        if self.window == 1:
+            at = step.gradient(params, newest) if grads is None else grads
+            updates, inner, spent = step(at, params, state.inner, newest)
+            checkpoint, stored = state.checkpoint, state.stored
+        else:
+            step.check()
+            position = jnp.maximum(state.steps - self.start_after, 0) % self.window
+            checkpoint = jax.tree.map(
+                lambda now, then: jnp.where(position == 0, now, then),
+                Checkpoint(params, state.inner),
+                state.checkpoint,
+            )
+            window = Window(step, position, checkpoint, state.stored, newest)
+            updates, inner, spent = METHODS[self.method](window, grads, params, state.inner)
+            stored = jax.tree.map(
+                lambda rows, row: rows.at[position].set(row, mode="drop"), state.stored, newest
+            )
+        gradients = jnp.where(
+            (spent < 0) | (state.gradients < 0), -1, add_count(state.gradients, spent)
+        )
+        count = optax.safe_increment(state.steps)
+        return updates, BackwardState(count, gradients, inner, checkpoint, stored)
+
+    def _to_store(self, extra_args: Mapping[str, Any]) -> dict[str, PyTree[Array]]:
+        missing = [name for name in self.example if name not in extra_args]
+        if missing:
+            passed = ", ".join(f"{name}={name}" for name in missing)
+            raise ValueError(f"Pass to update what `example` names: `{passed}`.")
+        given = {name: extra_args[name] for name in self.example}
+        expected, found = _shapes(self.example), _shapes(given)
+        structure: Any = jax.tree.structure(expected)
+        if structure == jax.tree.structure(found):
+            given = jax.tree.map(_index, given, expected)
+            found = _shapes(given)
+        if expected != found:
+            raise ValueError(
+                f"Stored arguments must look like their example. Example: {expected}; passed to "
+                f"update: {found}. Every batch needs the same shapes and dtypes: drop the last, "
+                "shorter one of an epoch."
+            )
+        return given
+
+
+def _shapes(arguments: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    """Structure, shapes and dtypes, those that JAX would make of Python's and NumPy's numbers."""
+    shapes = jax.eval_shape(lambda tree: tree, dict(arguments))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), shapes)
+
+
+def _index(given: Any, expected: jax.ShapeDtypeStruct) -> Any:
+    """An integer, such as a batch's number, in the width that its example has."""
+    whole = (expected.dtype, jnp.result_type(given))
+    if jnp.shape(given) or not all(jnp.issubdtype(dtype, jnp.integer) for dtype in whole):
+        return given
+    return jnp.asarray(given, expected.dtype)
+
+
+def _remembers(state: PyTree[Array]) -> bool:
+    """Whether a state holds more than counters."""
+
+    def kept(node: Any) -> bool:
+        if isinstance(node, ODEState):
+            own = (node.aux, node.memory, node.rule, node.transform)
+            return any(map(kept, jax.tree.leaves(own)))
+        return jnp.issubdtype(jnp.result_type(node), jnp.inexact)
+
+    return any(map(kept, jax.tree.leaves(state, is_leaf=lambda n: isinstance(n, ODEState))))

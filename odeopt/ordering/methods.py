@@ -1,0 +1,197 @@
+"""How the newest step gets to act first: by replay, by a bracket, by linearization.
+
+May use: `odeopt.state`, `odeopt.objective`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PyTree
+
+from ..objective import Objective
+from ..state import Checkpoint, ODEState
+
+Spent = Int[Array, ""]
+Result = tuple[PyTree[Array], PyTree[Array], Spent]
+"""Updates, the state of the wrapped optimizer, gradients spent (negative: not known)."""
+
+
+class Step(NamedTuple):
+    """One step of the wrapped optimizer on any batch.
+
+    Attributes:
+      optimizer: the wrapped one.
+      extra_args: the arguments of `update` that all batches share.
+    """
+
+    optimizer: optax.GradientTransformationExtraArgs
+    extra_args: Mapping[str, Any]
+
+    def check(self) -> None:
+        """Refuse to go on without anything to evaluate."""
+        if not {"value_fn", "grad_fn"} & set(self.extra_args):
+            raise ValueError(
+                "Backward order evaluates stored batches at new points. Pass the loss to update:\n"
+                "    updates, state = opt.update(grads, state, params, value_fn=loss, batch=batch)"
+            )
+
+    def gradient(self, params: PyTree[Array], arguments: Mapping[str, Any]) -> PyTree[Array]:
+        """The gradient of a batch; by `grad_fn` as that of stage 0."""
+        return Objective({**self.extra_args, **arguments})(params, 0)
+
+    def __call__(
+        self,
+        grads: PyTree[Array],
+        params: PyTree[Array],
+        inner: PyTree[Array],
+        arguments: Mapping[str, Any],
+    ) -> Result:
+        """One step, `grads` being the gradient at its start."""
+        updates, after = self.optimizer.update(
+            grads, inner, params, **{**self.extra_args, **arguments}
+        )
+        return updates, after, _spent(inner, after)
+
+    def fresh(
+        self, params: PyTree[Array], inner: PyTree[Array], arguments: Mapping[str, Any]
+    ) -> Result:
+        """One step from any point."""
+        return self(self.gradient(params, arguments), params, inner, arguments)
+
+
+class Window(NamedTuple):
+    """The steps since the checkpoint.
+
+    Attributes:
+      step: one of them.
+      position: how many there are, the newest left out.
+      checkpoint: where they begin.
+      stored: their arguments, one row each; rows from `position` on are of earlier windows.
+      newest: the arguments of the newest.
+    """
+
+    step: Step
+    position: Int[Array, ""]
+    checkpoint: Checkpoint
+    stored: PyTree[Array]
+    newest: Mapping[str, Any]
+
+    def row(self, index: Int[Array, ""]) -> PyTree[Array]:
+        """The stored arguments of one step."""
+        return jax.tree.map(lambda rows: rows[index], self.stored)
+
+    def at_checkpoint(self, grads: PyTree[Array] | None) -> PyTree[Array]:
+        """The newest batch's gradient at the checkpoint: at first it is the one handed over."""
+        start = self.checkpoint.params
+        if grads is None:
+            return self.step.gradient(start, self.newest)
+        return jax.lax.cond(
+            self.position == 0, lambda: grads, lambda: self.step.gradient(start, self.newest)
+        )
+
+    def unused(self, grads: PyTree[Array] | None) -> Spent:
+        """Gradients that were handed over and are of no use: not at the checkpoint."""
+        return jnp.int32(0) if grads is None else jnp.int32(self.position > 0)
+
+    def first(self, updates: PyTree[Array], later: PyTree[Array]) -> PyTree[Array]:
+        """`updates` at the first step of a window, exactly those of the wrapped optimizer."""
+        return jax.tree.map(lambda u, v: jnp.where(self.position == 0, u, v), updates, later)
+
+
+def replay(
+    window: Window, grads: PyTree[Array] | None, params: PyTree[Array], inner: PyTree[Array]
+) -> Result:
+    """All steps again, newest first, on parameters and state."""
+    start, state = window.checkpoint
+    step, position = window.step, window.position
+    newest, state, spent = step(window.at_checkpoint(grads), start, state, window.newest)
+
+    def earlier(i: Array, carry: tuple) -> tuple:
+        point, state, spent = carry
+        updates, state, more = step.fresh(point, state, window.row(position - 1 - i))
+        return optax.apply_updates(point, updates), state, _total(spent, more)
+
+    carry = optax.apply_updates(start, newest), state, spent
+    # A while loop, as long as the window has become.
+    end, state, spent = jax.lax.fori_loop(0, position, earlier, carry)
+    moved = jax.tree.map(jnp.subtract, end, params)
+    return window.first(newest, moved), state, _total(spent, window.unused(grads))
+
+
+def bracket(
+    window: Window, grads: PyTree[Array] | None, params: PyTree[Array], inner: PyTree[Array]
+) -> Result:
+    """The newest step, and its brackets with all before it: two Hessian products.
+
+    With the displacement U_i of step i, T_1...T_n(x_0) = x + U_n + D(sum U_i) U_n - DU_n (sum U_i)
+    at x = T_1...T_{n-1}(x_0), up to terms of third order; sum U_i is x - x_0 to this order.
+    """
+    step, position = window.step, window.position
+    grads = step.gradient(params, window.newest) if grads is None else grads
+    newest, after, cost = step(grads, params, inner, window.newest)
+
+    def product(arguments: Mapping[str, Any], along: PyTree[Array]) -> PyTree[Array]:
+        displacement = lambda point: step.fresh(point, inner, arguments)[0]  # noqa: E731
+        return jax.jvp(displacement, (params,), (along,))[1]
+
+    def second() -> PyTree[Array]:
+        passed = jax.tree.map(jnp.subtract, params, window.checkpoint.params)
+        back = jax.tree.map(jnp.subtract, newest, product(window.newest, passed))
+        return jax.lax.fori_loop(
+            0,
+            position,
+            lambda i, sum_: jax.tree.map(jnp.add, sum_, product(window.row(i), newest)),
+            back,
+        )
+
+    updates = jax.lax.cond(position > 0, second, lambda: newest)
+    products = jnp.where(position > 0, position + 1, 0)
+    return updates, after, cost * (1 + 2 * products)
+
+
+def linearized(
+    window: Window, grads: PyTree[Array] | None, params: PyTree[Array], inner: PyTree[Array]
+) -> Result:
+    """The newest step at the checkpoint, carried through those before it by one JVP."""
+    start, _ = window.checkpoint
+    step, position = window.step, window.position
+    newest, after, cost = step(window.at_checkpoint(grads), start, inner, window.newest)
+
+    def earlier(point: PyTree[Array]) -> PyTree[Array]:
+        def one(i: Array, point: PyTree[Array]) -> PyTree[Array]:
+            updates = step.fresh(point, inner, window.row(position - 1 - i))[0]
+            return optax.apply_updates(point, updates)
+
+        return jax.lax.fori_loop(0, position, one, point)
+
+    carried = jax.jvp(earlier, (start,), (newest,))[1]
+    spent = _total(cost * (1 + 2 * position), window.unused(grads))
+    return window.first(newest, carried), after, spent
+
+
+METHODS: dict[str, Callable[..., Result]] = {
+    "replay": replay,
+    "bracket": bracket,
+    "linearized": linearized,
+}
+
+
+def _spent(before: PyTree[Array], after: PyTree[Array]) -> Spent:
+    """What one step cost: by its own count, or 1 for an optimizer that counts nothing."""
+    own = [_counted(state) for state in (before, after)]
+    if not own[0]:
+        return jnp.int32(1)
+    known = [jnp.where(new < 0, -1, new - old) for old, new in zip(*own, strict=True)]
+    return jnp.where(jnp.stack(known).min() < 0, -1, sum(known))
+
+
+def _counted(state: PyTree[Array]) -> list[Int[Array, ""]]:
+    nodes = jax.tree.leaves(state, is_leaf=lambda n: isinstance(n, ODEState))
+    return [node.gradients for node in nodes if isinstance(node, ODEState)]
+
+
+def _total(one: Spent, other: Spent) -> Spent:
+    return jnp.where((one < 0) | (other < 0), -1, one + other)

@@ -1,0 +1,299 @@
+"""Do the iterates come to rest, what does it cost, and is the loss lower for it?
+
+Convex problems with weight decay, in float64, batches drawn one by one where the method does not
+say otherwise: every seed draws the same ones for all methods.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+from jaxtyping import Array, Bool, Float, Int, PyTree
+from scipy.stats import ks_2samp
+from sklearn.datasets import load_diabetes, load_digits
+
+from ... import euler, ordering
+from ..records import Record
+
+SIZE = 16
+"""Examples of a batch."""
+RATE, DECAY = 0.1, 1.0
+STEPS = 300
+FLOOR = 1e-12
+"""Distances below it are rounding."""
+LAST = 64
+"""Distances are averaged over so many last steps: whole windows."""
+KEPT = 300
+"""Points of a curve."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Convex:
+    """A strongly convex loss in batches.
+
+    Attributes:
+        title: One line for people.
+        loss: `loss(params, (inputs, targets))`, weight decay included.
+        params: Where all runs begin.
+        data: The batches, stacked.
+    """
+
+    title: str
+    loss: Callable[[PyTree[Array], tuple[Array, Array]], Float[Array, ""]]
+    params: PyTree[np.ndarray]
+    data: tuple[np.ndarray, np.ndarray]
+
+    @property
+    def batches(self) -> int:
+        """How many there are."""
+        return len(self.data[0])
+
+    def of_batch(self, params: PyTree[Array], i: Int[Array, ""]) -> Float[Array, ""]:
+        """The loss of one batch."""
+        inputs, targets = self.data
+        return self.loss(params, (jnp.asarray(inputs)[i], jnp.asarray(targets)[i]))
+
+    def of_all(self, params: PyTree[Array]) -> Float[Array, ""]:
+        """The mean over all batches."""
+        inputs, targets = self.data
+        return self.loss(params, (jnp.concatenate(inputs), jnp.concatenate(targets)))
+
+    @functools.cached_property
+    def least(self) -> float:
+        """The lowest loss, by gradient descent, which halves its excess at least every 7 steps."""
+        step = lambda _, x: jax.tree.map(  # noqa: E731
+            lambda p, g: p - RATE * g, x, jax.grad(self.of_all)(x)
+        )
+        start = jax.tree.map(jnp.asarray, self.params)
+        return float(self.of_all(jax.lax.fori_loop(0, 500, step, start)))
+
+
+def _batched(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.random.default_rng(0).permutation(len(inputs))[: len(inputs) // SIZE * SIZE]
+    shape = (-1, SIZE)
+    return inputs[order].reshape(*shape, inputs.shape[1]), targets[order].reshape(shape)
+
+
+def _decay(params: PyTree[Array]) -> Float[Array, ""]:
+    return 0.5 * DECAY * jnp.asarray(optax.tree.norm(params, squared=True))
+
+
+def regression() -> Convex:
+    """Least squares on the diabetes data."""
+    inputs, targets = load_diabetes(return_X_y=True)
+    inputs = (inputs - inputs.mean(axis=0)) / inputs.std(axis=0)
+    targets = (targets - targets.mean()) / targets.std()
+
+    def loss(params: PyTree[Array], batch: tuple[Array, Array]) -> Float[Array, ""]:
+        return 0.5 * jnp.mean((batch[0] @ params - batch[1]) ** 2) + _decay(params)
+
+    title = f"linear regression, diabetes, 10 features, batch {SIZE}, weight decay {DECAY:g}"
+    return Convex(title, loss, np.zeros(10), _batched(inputs, targets))
+
+
+def softmax() -> Convex:
+    """Softmax regression on digits."""
+    pixels, labels = load_digits(return_X_y=True)
+
+    def loss(params: PyTree[Array], batch: tuple[Array, Array]) -> Float[Array, ""]:
+        logits = batch[0] @ params["w"] + params["b"]
+        error = optax.softmax_cross_entropy_with_integer_labels(logits, batch[1])
+        return jnp.mean(error) + _decay(params)
+
+    title = f"softmax regression, digits, batch {SIZE}, weight decay {DECAY:g}"
+    params = {"w": np.zeros((64, 10)), "b": np.zeros(10)}
+    return Convex(title, loss, params, _batched(pixels / 16, labels))
+
+
+PROBLEMS = {"regression": regression, "softmax": softmax}
+
+
+def drawn(batches: int, steps: int, seed: int) -> np.ndarray:
+    """Independent batch numbers."""
+    return np.random.default_rng(seed).integers(batches, size=steps).astype(np.int32)
+
+
+def by_epochs(order: Callable[..., ordering.BatchOrder]) -> Callable[[int, int, int], np.ndarray]:
+    """Batch numbers of an order of epochs."""
+
+    def numbers(batches: int, steps: int, seed: int) -> np.ndarray:
+        epochs = order(batches, seed)
+        rows = [np.asarray(epochs(e)) for e in range(-(-steps // batches))]
+        return np.concatenate(rows)[:steps]
+
+    return numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How batches act.
+
+    Attributes:
+        order: `(batches, steps, seed) -> numbers`.
+        backward: Arguments of `ordering.backward`, `None` for forward order.
+        averaged: Whether an average of the iterates takes their place: `optax.ema` over about the
+            last fifth of the run.
+        times: So many times the steps of the others.
+    """
+
+    order: Callable[[int, int, int], np.ndarray] = drawn
+    backward: dict[str, Any] | None = None
+    averaged: bool = False
+    times: float = 1.0
+
+
+METHODS = {
+    "forward": Method(),
+    "forward, one order": Method(by_epochs(lambda batches, _: ordering.forward(batches))),
+    "reshuffled": Method(by_epochs(ordering.reshuffled)),
+    "palindromic": Method(by_epochs(ordering.palindromic)),
+    "backward, window 8": Method(backward={"window": 8}),
+    "bracket, window 2": Method(backward={"window": 2, "method": "bracket"}),
+    "bracket, window 8": Method(backward={"window": 8, "method": "bracket"}),
+    "linearized, window 8": Method(backward={"window": 8, "method": "linearized"}),
+    "backward, window 64": Method(backward={"window": 64}),
+    "backward, full": Method(backward={}),
+    "averaged": Method(averaged=True),
+    "averaged, equal gradients": Method(averaged=True, times=(STEPS + 1) / 2),
+}
+"""`forward` and all below `palindromic` draw their batches independently."""
+
+
+def run(problem: Convex, name: str, seeds: int, steps: int = STEPS) -> list[Record]:
+    """All seeds of one method: means of curves, and one number of each kind a seed."""
+    method = METHODS[name]
+    steps = round(method.times * steps)
+    opt = euler(RATE)
+    if method.backward is not None:
+        about: dict[str, Any] = {"example": {"i": 0}, **method.backward}
+        opt = ordering.backward(opt, **about if "window" in about else {**about, "steps": steps})
+    ema = optax.ema(1 - 5 / steps) if method.averaged else optax.identity()
+
+    kept = np.unique(np.geomspace(1, steps, KEPT).round().astype(int)) - 1
+    wanted = np.isin(np.arange(steps), kept)
+
+    def one(numbers: Int[Array, " steps"], wanted: Bool[Array, " steps"]) -> tuple[Array, ...]:
+        start = jax.tree.map(jnp.asarray, problem.params)
+
+        def step(carry: tuple, x: tuple[Array, Array]) -> tuple:
+            params, state, mean, seen, tail = carry
+            i, wanted = x
+            # None: whoever needs no gradient here is charged none.
+            grads = jax.grad(problem.of_batch)(params, i) if method.backward is None else None
+            updates, state = opt.update(grads, state, params, value_fn=problem.of_batch, i=i)
+            params = optax.apply_updates(params, updates)
+            now, mean = ema.update(params, mean)
+            distance = optax.tree.norm(jax.tree.map(jnp.subtract, now, seen))
+            tail = tail.add(now, state.steps > steps - steps // 3)
+            loss = jax.lax.cond(wanted, lambda: problem.of_all(now), lambda: jnp.zeros([]))
+            return (params, state, mean, now, tail), (distance, loss, state.gradients)
+
+        carry: tuple = (start, opt.init(start), ema.init(start), start, Tail.of(start))
+        end: Any = jax.lax.scan(step, carry, (numbers, wanted))
+        (*_, tail), found = end
+        return (*found, tail.spread)
+
+    numbers = np.stack([method.order(problem.batches, steps, seed) for seed in range(seeds)])
+    runs = jax.jit(jax.vmap(one, (0, None)))(jnp.asarray(numbers), jnp.asarray(wanted))
+    distances, losses, gradients, spread = (np.asarray(x) for x in runs)
+    excess = losses[:, kept] - problem.least
+    geometric = np.exp(np.log(np.maximum(distances, 1e-300)).mean(axis=0))
+    return [
+        {
+            "kind": "rest",
+            "method": name,
+            "steps": kept + 1,
+            "gradients": gradients[0, kept],
+            "distances": geometric[kept],
+            "excess": excess.mean(axis=0),
+            "rate": decay_rate(geometric),
+            "spent": gradients[0, -1],
+            "least distance": distances.min(axis=1),
+            "last distance": distances[:, -1],
+            "mean distance": distances[:, -LAST:].mean(axis=1),
+            "spread": spread,
+            "last excess": excess[:, -1],
+        }
+    ]
+
+
+class Tail(NamedTuple):
+    """Welford's running variance of points, which keeps its digits where they come to rest.
+
+    Attributes:
+        number: Points added.
+        mean: Their mean.
+        square: Sum of their squared distances from it.
+    """
+
+    number: Int[Array, ""]
+    mean: PyTree[Array]
+    square: Float[Array, ""]
+
+    @classmethod
+    def of(cls, like: PyTree[Array]) -> "Tail":
+        """No points yet."""
+        zeros = jax.tree.map(jnp.zeros_like, like)
+        return cls(jnp.zeros([], jnp.int32), zeros, jnp.zeros([]))
+
+    def add(self, point: PyTree[Array], wanted: Bool[Array, ""]) -> "Tail":
+        """With one more point, if it is wanted."""
+        number = self.number + wanted
+        before = jax.tree.map(jnp.subtract, point, self.mean)
+        share = wanted / jnp.maximum(number, 1)
+        mean = jax.tree.map(lambda m, d: m + share * d, self.mean, before)
+        after = jax.tree.map(jnp.subtract, point, mean)
+        added = optax.tree.vdot(before, after)
+        return Tail(number, mean, self.square + jnp.where(wanted, added, 0))
+
+    @property
+    def spread(self) -> Float[Array, ""]:
+        """Root mean square distance from the mean."""
+        return jnp.sqrt(self.square / self.number)
+
+
+def decay_rate(distances: np.ndarray) -> float:
+    """The factor by which distances shrink a step, by least squares; NaN where they do not."""
+    steps = np.arange(len(distances))[distances > FLOOR]
+    if len(steps) == len(distances) or len(steps) < 3:
+        return float("nan")
+    return float(np.exp(np.polyfit(steps, np.log(distances[steps]), 1)[0]))
+
+
+def summarize(records: list[Record]) -> pd.DataFrame:
+    """One row a problem and method.
+
+    Columns: `gradients` of a run; `distance` between successive iterates, mean of the last steps;
+    `last distance`, the last one; `rate`, the factor by which distances shrink a step where they
+    do; `spread`, root mean square distance from the mean of the last third; `excess` of the last
+    loss over the lowest, mean of the seeds, and its standard `error`; `p`, for backward order, of
+    the two-sample test that those of `forward` have the same distribution.
+    """
+    rows = []
+    for problem in dict.fromkeys(r["problem"] for r in records):
+        mine = [r for r in records if r["problem"] == problem]
+        forward = next((r["last excess"] for r in mine if r["method"] == "forward"), None)
+        for r in mine:
+            excess = np.array(r["last excess"], float)
+            tested = METHODS[r["method"]].backward is not None and forward is not None
+            rows.append(
+                {
+                    "problem": problem,
+                    "method": r["method"],
+                    "gradients": r["spent"],
+                    "distance": np.mean(np.array(r["mean distance"], float)),
+                    "last distance": np.mean(np.array(r["last distance"], float)),
+                    "rate": np.nan if r["rate"] is None else r["rate"],
+                    "spread": np.mean(np.array(r["spread"], float)),
+                    "excess": excess.mean(),
+                    "error": excess.std(ddof=1) / np.sqrt(len(excess)),
+                    "p": ks_2samp(excess, forward).pvalue if tested else np.nan,
+                }
+            )
+    return pd.DataFrame(rows)

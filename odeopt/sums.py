@@ -1,0 +1,164 @@
+"""Sums over all parameters: one place, for parameters on one device or split over many.
+
+May use: jax, optax. Under `jit` an array is whole, however it is sharded, and XLA adds the
+all-reduce to a sum. Inside `shard_map` a function sees its own part only; `across` says so.
+"""
+
+import contextlib
+import contextvars
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, PyTree
+
+_axes: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("axes", default=())
+
+
+def across(
+    axes: str | Sequence[str], optimizer: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    r"""An optimizer inside `shard_map`, for parameters that are split over mesh axes.
+
+    There each device sees its own part of the parameters, and a norm would be that of the part.
+    With `across` every sum over parameters (norms, inner products, error estimates, the question
+    whether all is finite) also runs over the devices: for each leaf over those of `axes` in which
+    it varies, so that a replicated leaf counts once. An optimizer that is elementwise does not need
+    it, nor does one under `jit`, explicit sharding included.
+
+    What the caller hands over is the caller's to sum: `value_fn` must return the whole loss, and
+    `grads` must be its gradient, on every device.
+
+    Args:
+      axes: names of the mesh axes that leaves are split over. Not those of independent runs.
+      optimizer: an optimizer of odeopt; norms of other transformations stay those of the part.
+
+    Returns:
+      The optimizer, with the same state.
+
+    Raises:
+      ValueError: in `update`, no leaf that varies over any of `axes`. `shard_map` tells only where
+        it checks that: with `check_vma=True`, its default.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> from jax.sharding import PartitionSpec as P
+      >>> mesh = jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+      >>> opt = odeopt.across("model", odeopt.relativistic(0.1, momentum=0.9, delta=1.0))
+      >>> def step(params, grads):
+      ...     return opt.update(grads, opt.init(params), params)[0]
+      >>> split = jax.shard_map(step, mesh=mesh, in_specs=P("model"), out_specs=P("model"))
+      >>> jnp.linalg.norm(split(jnp.ones(4), jnp.full(4, 1e6))).round(3)  # at most 1 / sqrt(delta)
+      Array(1., dtype=float32)
+    """
+    names = (axes,) if isinstance(axes, str) else tuple(axes)
+    inside = optax.with_extra_args_support(optimizer)
+
+    def init(params: PyTree[Array]) -> PyTree[Array]:
+        with _summed_over(names):
+            return inside.init(params)
+
+    def update(
+        grads: PyTree[Array],
+        state: PyTree[Array],
+        params: PyTree[Array] | None = None,
+        **extra: Any,
+    ) -> tuple[PyTree[Array], PyTree[Array]]:
+        with _summed_over(names):
+            if not any(split_over(leaf) for leaf in jax.tree.leaves((grads, params))):
+                raise ValueError(
+                    f"across({', '.join(names)}): no parameter varies over these axes. If all are "
+                    "replicated, drop `across`; if they are split, shard_map must know: drop "
+                    "check_vma=False."
+                )
+            return inside.update(grads, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@contextlib.contextmanager
+def _summed_over(axes: tuple[str, ...]) -> Iterator[None]:
+    token = _axes.set(axes)
+    try:
+        yield
+    finally:
+        _axes.reset(token)
+
+
+def split_over(leaf: Array) -> tuple[str, ...]:
+    """The axes of `across` in which a leaf differs between devices; () outside of it."""
+    names = _axes.get()
+    if not names:
+        return ()
+    varying = jax.typeof(leaf).manual_axis_type.varying
+    return tuple(name for name in names if name in varying)
+
+
+def total(parts: Sequence[Array], dtype: Any = float) -> Array:
+    """The sum of what each leaf contributes; one all-reduce for each way of being split."""
+    groups: dict[tuple[str, ...], list[Array]] = {}
+    for part in parts:
+        groups.setdefault(split_over(part), []).append(part.astype(dtype))
+    sums = [
+        jax.lax.psum(sum(group[1:], group[0]), over) if over else sum(group[1:], group[0])
+        for over, group in groups.items()
+    ]
+    return sum(sums[1:], sums[0]) if sums else jnp.zeros([], dtype)
+
+
+def scaled(h: Float[Array, ""], leaf: Array) -> Array:
+    """`h * leaf`; the step size is rounded to the leaf's dtype first, as optax does."""
+    return h.astype(jnp.finfo(leaf.dtype).dtype) * leaf
+
+
+def widened(tree: PyTree[Array]) -> PyTree[Array]:
+    """At least single precision."""
+    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+
+
+def inner(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
+    """The real inner product of two trees."""
+    # A sum of products: `jnp.vdot` contracts, which explicit sharding refuses.
+    products = jax.tree.map(lambda x, y: jnp.sum(jnp.real(jnp.conj(x) * y)), a, b)
+    return total(jax.tree.leaves(products))
+
+
+def norm(tree: PyTree[Array]) -> Float[Array, ""]:
+    """The Euclidean norm of a tree."""
+    return jnp.sqrt(inner(tree, tree))
+
+
+def finite(*trees: PyTree[Array]) -> Bool[Array, ""]:
+    """Whether every entry is."""
+    bad = [jnp.any(~jnp.isfinite(leaf)) for leaf in jax.tree.leaves(trees)]
+    return total(bad, jnp.int32) == 0
+
+
+def entries(leaf: Array) -> int:
+    """The number of entries of a leaf, on all devices."""
+    return leaf.size * math.prod(jax.lax.axis_size(name) for name in split_over(leaf))
+
+
+def noise(
+    draw: Callable[[Array, tuple[int, ...], Any], Array], like: PyTree[Array], seed: Array | int = 0
+) -> PyTree[Array]:
+    """A tree of pseudo-random leaves like those of `like`, split as they are.
+
+    Args:
+      draw: `(key, shape, dtype) -> leaf`.
+      like: shapes, dtypes and shardings.
+      seed: which of many.
+    """
+    leaves, structure = jax.tree.flatten(like)
+    key = jax.random.fold_in(jax.random.key(0), seed)
+
+    def leaf(index: int, like: Array) -> Array:
+        own = jax.random.fold_in(key, index)
+        for name in split_over(like):  # its parts must not repeat each other
+            own = jax.random.fold_in(own, jax.lax.axis_index(name))
+        return draw(own, like.shape, like.dtype) + jnp.zeros_like(like)  # which has the sharding
+
+    return jax.tree.unflatten(structure, [leaf(i, x) for i, x in enumerate(leaves)])
