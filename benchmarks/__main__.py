@@ -2,16 +2,18 @@
 
 import argparse
 import dataclasses
+import itertools
 import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import jax
 
-from . import reference, steps
+from . import kernels, reference, steps
 from .memory import memory
 from .sharded import sharded
 from .sweep import sweep
@@ -39,6 +41,7 @@ class Options:
     only: list[str]
     quick: bool
     json: Path | None
+    gpu: bool
 
     @classmethod
     def parse(cls, arguments: list[str]) -> "Options":
@@ -55,8 +58,18 @@ class Options:
             metavar="FILE",
             help="also write the rows here, in place of their groups",
         )
+        parser.add_argument(
+            "--gpu", action="store_true", help="only the Pallas kernels, on a GPU or TPU"
+        )
         parsed = parser.parse_args(arguments)
-        return cls(parsed.only or list(BENCHMARKS), parsed.quick, parsed.json)
+        return cls(parsed.only or list(BENCHMARKS), parsed.quick, parsed.json, parsed.gpu)
+
+    def rows(self) -> Iterator[Row]:
+        """What is asked for, row by row."""
+        rounds = QUICK_ROUNDS if self.quick else ROUNDS
+        if self.gpu:
+            return kernels.timings(rounds)
+        return itertools.chain.from_iterable(BENCHMARKS[name](rounds) for name in self.only)
 
 
 def line(row: Row, known: dict[str, Row]) -> tuple[str, ...]:
@@ -83,6 +96,9 @@ def environment() -> dict[str, object]:
 def main(arguments: list[str]) -> None:
     """Measure, print each row as it is known, write the file."""
     options = Options.parse(arguments)
+    if options.gpu and jax.default_backend() == "cpu":
+        print("no GPU found")
+        return
     begin = time.perf_counter()
     about = environment()
     print(", ".join(f"{name} {value}" for name, value in about.items()))
@@ -91,10 +107,9 @@ def main(arguments: list[str]) -> None:
     rows: list[Row] = []
     for cells in (HEADINGS, tuple("-" * width for width in widths)):
         print(_aligned(cells, widths))
-    for name in options.only:
-        for row in BENCHMARKS[name](QUICK_ROUNDS if options.quick else ROUNDS):
-            rows.append(row)
-            print(_aligned(line(row, known), widths), flush=True)
+    for row in options.rows():
+        rows.append(row)
+        print(_aligned(line(row, known), widths), flush=True)
     print(
         f"{time.perf_counter() - begin:.0f} s. A ratio is of two sides timed in turn in this "
         "process, median and quartiles over rounds; time is the numerator's."

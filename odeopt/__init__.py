@@ -18,6 +18,11 @@ from .flows import game_gradient as game_gradient
 # builder
 from .optimizer import ode_optimizer as ode_optimizer
 
+# parameters of low precision
+from .precision import CompensatedState as CompensatedState
+from .precision import apply_updates as apply_updates
+from .precision import compensated as compensated
+
 # a loss in two parts
 from .split import composite as composite
 

@@ -3,10 +3,11 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import models, programs, reference, steps, timing
+from benchmarks import kernels, models, programs, reference, steps, timing
 
 from .solvers.cases import STAGES
 
@@ -46,6 +47,16 @@ def test_command_prints_and_writes_the_same(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert [row["value"] for row in rows] == [1, 3, 5]
     assert all(row["name"] in printed for row in rows)
+
+
+def test_kernels_are_timed_on_a_gpu_only(capsys):
+    command.main(["--gpu"])
+    assert capsys.readouterr().out == "no GPU found\n"
+
+
+def test_every_kernel_has_a_timing():
+    rows = kernels.timings(1, "interpret", dtypes=[jnp.bfloat16], leaves=[1], rows=2)
+    assert [row.name.split(",")[0] for row in rows] == list(kernels.SIDES)
 
 
 def test_worse_is_what_is_apart_from_the_reference_run(tmp_path):

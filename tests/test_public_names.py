@@ -54,6 +54,7 @@ def test_every_optimizer_shows_an_example_and_documents_its_arguments(optimizer)
 # who may import what, from the bottom: `objective <- flows <- solvers <- diagnostics <- ...`
 LAYERS = [
     "kernels",
+    "precision",
     "sums",
     "objective",
     "lanczos",

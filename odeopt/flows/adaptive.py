@@ -6,6 +6,7 @@ so that a step of size $h$ with the gradient held fixed keeps the part $b$ of th
 optax computes.
 """
 
+import functools
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from ..kernels import AdamNumbers, adam_step, exponential_adam_step, where
+from ..kernels import AdamNumbers, adam_step, decaying_time, exponential_adam_step, where
 from ..objective import Gradient
 from .clock import Decay, check_decay, forgetting, moment_like, real, retained, weight
 from .flow import AbstractSplitFlow, State, Substeps, scaled
@@ -154,12 +155,13 @@ class AdamFlow(AbstractSplitFlow):
         decay = self._decay(aux.age - 1)  # of this step, which the moments have counted
         direction = self._decayed(self.direction(params, aux, gradient), params, decay)
         time = fraction * h
-        if self.exact_decay and self.needs_params:
-            # x' = -u - w x with u fixed: the mean of exp(-w t) over the step instead of 1
-            exponent = decay * time
-            safe = jnp.where(exponent == 0, 1.0, exponent)
-            time = time * jnp.where(exponent == 0, 1.0, -jnp.expm1(-safe) / safe)
-        return jax.tree.map(lambda u: scaled(-time, u), direction), aux
+        if not (self.exact_decay and self.needs_params):
+            return jax.tree.map(lambda u: scaled(-time, u), direction), aux
+        times = jax.tree.map(
+            functools.partial(decaying_time, time), self._decays(params, aux.age - 1)
+        )
+        times = jax.tree.broadcast(times, direction)
+        return jax.tree.map(lambda t, u: scaled(-t, u), times, direction), aux
 
     def fused(
         self, substeps: Substeps, z: State, gradient: Gradient, h: Float[Array, ""], kernel: str
@@ -176,14 +178,14 @@ class AdamFlow(AbstractSplitFlow):
             return None
         params, aux = z
         age = aux.age + 1
-        total, look = weight(self.b1, age), 0.0
+        mean, look = 1 / weight(self.b1, age), jnp.zeros([])
         if self.nesterov:
             kept = retained(self.b1, age)
-            total, look = weight(self.b1, age + 1) / kept, (1 - kept) / total
+            mean, look = kept / weight(self.b1, age + 1), (1 - kept) * mean
         numbers = AdamNumbers(
             retained(self.b1, aux.age),
             retained(self.b2, aux.age),
-            1 / total,
+            mean,
             look,
             1 / weight(self.b2, age),
             self.eps,

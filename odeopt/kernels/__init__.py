@@ -2,6 +2,7 @@
 
 from .adam import AdamNumbers as AdamNumbers
 from .adam import adam_step as adam_step
+from .adam import decaying_time as decaying_time
 from .adam import exponential_adam_step as exponential_adam_step
 from .choice import MEASURED as MEASURED
 from .choice import Kernel as Kernel

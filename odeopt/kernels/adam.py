@@ -107,6 +107,18 @@ def exponential_adam_step(
     return _mapped("exponential_adam", h, grads, (mu, nu), numbers, params, decay, kernel)
 
 
+def decaying_time(h: Float[Array, ""], decay: Number) -> Float[Array, ""]:
+    r"""$(1 - e^{-wh})/w$: what a velocity $-u - wx$ with $u$ fixed moves in the time $h$, over it.
+
+    Args:
+      h: the time $h$.
+      decay: $w$.
+    """
+    exponent = decay * h
+    safe = jnp.where(exponent == 0, 1.0, exponent)
+    return h * jnp.where(exponent == 0, 1.0, -jnp.expm1(-safe) / safe)
+
+
 def _mapped(
     name: str,
     h: Array,
@@ -120,22 +132,20 @@ def _mapped(
     platforms = where(kernel, name)
     b1, b2, *others = numbers
     # 1 - b with all the digits that b has: in float32 it has lost half of them
-    known = b1, 1 - b1, b2, 1 - b2, *others
+    known = (b1, 1 - b1, b2, 1 - b2, *others)
 
-    def leaf(g: Array, m: Array, v: Array, *rest: Array | Number) -> tuple[Array, ...]:
-        x, w = rest[:1], rest[1] if rest else 0.0
+    def leaf(g: Array, m: Array, v: Array, w: Number, *x: Array) -> tuple[Array, ...]:
         time = h
-        if name == "exponential_adam" and rest:
-            exponent = jnp.asarray(w * h)
-            safe = jnp.where(exponent == 0, 1.0, exponent)
-            time = h * jnp.where(exponent == 0, 1.0, -jnp.expm1(-safe) / safe)
+        if name == "exponential_adam":
+            time = decaying_time(h, w)
         dtypes, aliases = (g.dtype, m.dtype, v.dtype), ((0, 0), (1, 1), (2, 2))
         fused = Fused(name, _adam, (), dtypes, aliases)
-        arrays = g, m, v, *x
+        arrays = (g, m, v, *x)
         return apply(fused, platforms, real_scalars((time, w, *known), arrays), *arrays)
 
-    rest = () if params is None else (params, jax.tree.broadcast(decay, params))
-    return unzip(jax.tree.map(leaf, grads, *moments, *rest), grads, 3)
+    x = () if params is None else (params,)
+    decays = jax.tree.broadcast(decay if x else 0.0, grads)
+    return unzip(jax.tree.map(leaf, grads, *moments, decays, *x), grads, 3)
 
 
 def _adam(

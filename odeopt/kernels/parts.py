@@ -47,10 +47,10 @@ def partitioned(fused: Fused, run: Run, scalars: Scalars, *arrays: Array) -> Out
         )
         return mesh, part, outs, ins
 
-    dimensions = " ".join(f"d{i}" for i in range(arrays[0].ndim))
-    ins = ["number", *[dimensions] * len(arrays)]
-    outs = [*[dimensions] * len(fused.dtypes), *[""] * fused.sums]
-    cut.def_partition(partition, sharding_rule=f"{', '.join(ins)} -> {', '.join(outs)}")
+    leaf = " ".join(f"d{i}" for i in range(arrays[0].ndim))
+    given = ", ".join(["number", *[leaf] * len(arrays)])
+    results = ", ".join([*[leaf] * len(fused.dtypes), *[""] * fused.sums])
+    cut.def_partition(partition, sharding_rule=f"{given} -> {results}")
     return cut(jnp.stack(scalars), *arrays)
 
 

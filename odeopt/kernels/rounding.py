@@ -59,11 +59,8 @@ def add_rounded(
         fused = Fused(NAME, _add, (), (p.dtype,), ((0, 0),), indexed=True)
         return apply(fused, platforms, (first, _mix(first + _word(1))), p, u)[0]
 
-    rounded = [
-        leaf(i, p, u)
-        for i, (p, u) in enumerate(zip(leaves, structure.flatten_up_to(updates), strict=True))
-    ]
-    return jax.tree.unflatten(structure, rounded)
+    numbers = jax.tree.unflatten(structure, list(range(len(leaves))))
+    return jax.tree.map(leaf, numbers, params, updates)
 
 
 def _add(

@@ -168,7 +168,8 @@ def strang_adam(
     parameters rest where the next gradient is taken and `odeopt.step_params(state, params)` gives
     the end of the step, half a drift back. At a fixed rate and without weight decay those resting
     points *are* Adam's iterates: Adam is of order 2 up to half a step, and what Strang's splitting
-    changes is where to read it (`tests/zoo/test_adaptive.py`). Do not expect another optimizer.
+    changes is where to read it (`tests/solvers/test_splitting.py`). Do not expect another
+    optimizer.
 
     Args:
       learning_rate: $h$; see `adam`, which also lists memory and errors.

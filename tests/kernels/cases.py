@@ -1,7 +1,11 @@
 """Every fused update: name -> function(four trees, kernel)."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from odeopt import kernels
 
@@ -35,6 +39,8 @@ UPDATES = {
     ),
     "rounding": lambda k, kernel: kernels.add_rounded(k[0], k[1], 3, kernel=kernel),
 }
+# one with a sum, a plain one, one of many arrays, one with an index: used where a test is slow
+FEW = ["combination_with_error", "nesterov", "adamw", "rounding"]
 LEAF, TILES = (1025,), (33, 130)
 SIZES = [(0,), (), (1,), (7,), (1000,), LEAF, (5000,), (3, 300), TILES]
 
@@ -48,3 +54,23 @@ def trees(shapes, dtype):
     """Four trees with a leaf of each shape."""
     leaves = [arrays(shape, dtype) for shape in shapes]
     return [{str(x.shape): x for x in column} for column in zip(*leaves, strict=True)]
+
+
+KINDS = {"cuda": "NVIDIA H100 80GB HBM3", "rocm": "gfx942", "tpu": "TPU v5 lite"}
+
+
+def lowered(function, *arguments, platform):
+    """Text of the program of `function` for one device of a kind that is not here."""
+    here = jax.make_mesh((1,), ("x",), axis_types=(AxisType.Explicit,)).abstract_mesh
+    mesh = here.update(
+        abstract_device=dataclasses.replace(
+            here.abstract_device,
+            device_kind=KINDS[platform],
+            platform="tpu" if platform == "tpu" else "gpu",
+        )
+    )
+    whole = NamedSharding(mesh, P())
+    struct = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole)
+    with jax.sharding.use_abstract_mesh(mesh):
+        traced = jax.jit(function).trace(*jax.tree.map(struct, arguments))
+        return traced.lower(lowering_platforms=(platform,)).as_text()

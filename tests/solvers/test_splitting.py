@@ -143,3 +143,17 @@ def test_orders_follow_from_the_substeps():
     assert solvers.Strang().order == 2
     assert solvers.Strang(solvers.SUZUKI_YOSHIDA).order == 4
     assert solvers.Strang((0.5, 0.5)).order == 2
+
+
+def test_a_parameter_masked_from_exact_decay_takes_its_whole_step():
+    grads = {"decays": jnp.array([1.0, -2.0]), "not": jnp.array([1.0, -2.0])}
+    mask = {"decays": True, "not": False}
+
+    def update(**kwargs):
+        opt = odeopt.strang_adam(0.5, **kwargs)
+        return opt.update(grads, opt.init(grads), grads)[0]
+
+    masked, plain, decayed = update(weight_decay=1.0, mask=mask), update(), update(weight_decay=1.0)
+    assert jnp.array_equal(masked["not"], plain["not"])
+    assert jnp.array_equal(masked["decays"], decayed["decays"])
+    assert not jnp.allclose(plain["decays"], decayed["decays"])

@@ -1,0 +1,168 @@
+"""Training with parameters of low precision: how an update is added to them.
+
+May use: `odeopt.kernels`.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, Key, PyTree
+
+from .kernels import Kernel, add_rounded
+
+
+def apply_updates(
+    params: PyTree[Array],
+    updates: PyTree[Array],
+    rounding: Literal["nearest", "stochastic"] = "nearest",
+    *,
+    step: int | Int[Array, ""] | None = None,
+    key: Key[Array, ""] | None = None,
+    kernel: Kernel = "auto",
+) -> PyTree[Array]:
+    r"""`optax.apply_updates`, or the same with bfloat16 parameters rounded at random.
+
+    Rounded to the nearest bfloat16, a sum of parameter and update *is* the parameter wherever the
+    update is below 1/512 to 1/256 of it, at every step: training stalls. Rounded at random, up with
+    the probability that makes it right in the mean, small updates arrive by and by
+    (`kernels.add_rounded`). Leaves of other dtypes are rounded to the nearest number.
+
+    Args:
+      params: the parameters.
+      updates: what the optimizer returned.
+      rounding: `"nearest"` or `"stochastic"`.
+      step: the number of this step, such as `state.steps`, so that each rounds in its own way.
+      key: a random key: another one for each run, or in place of `step` for each step.
+      kernel: what adds and rounds: `"jnp"`, `"pallas"` (a GPU or TPU kernel) or `"auto"`, see
+        `odeopt.kernels`.
+
+    Returns:
+      The new parameters, in their own dtypes. The bits depend on `step` and `key` only, not on
+      backend or sharding.
+
+    Raises:
+      ValueError: `"stochastic"` with neither `step` nor `key`; a `rounding` that there is not.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> params, updates = jnp.ones(10_000, jnp.bfloat16), jnp.full(10_000, 1e-3)
+      >>> mean = lambda x: round(float(jnp.mean(x.astype(jnp.float32))), 4)
+      >>> mean(odeopt.apply_updates(params, updates))
+      1.0
+      >>> mean(odeopt.apply_updates(params, updates, "stochastic", step=0))
+      1.001
+    """
+    if rounding == "nearest":
+        return optax.apply_updates(params, updates)
+    if rounding != "stochastic":
+        raise ValueError(f'rounding is {rounding!r}; it is "nearest" or "stochastic".')
+    if step is None and key is None:
+        raise ValueError(
+            "Stochastic rounding needs random numbers of its own at each step: pass "
+            "`step=state.steps`, a `key=`, or both."
+        )
+    seed = 0 if key is None else jax.random.bits(key, dtype=jnp.uint32)
+    return add_rounded(params, updates, 0 if step is None else step, seed, kernel=kernel)
+
+
+class CompensatedState(NamedTuple):
+    """State of `compensated`.
+
+    Attributes:
+      inner: the state of the optimizer.
+      residue: what rounding has kept from the parameters so far, a tree like them; None in place
+        of leaves with 32 bits and more.
+    """
+
+    inner: PyTree[Array]
+    residue: PyTree[Array]
+
+
+def compensated(
+    optimizer: optax.GradientTransformation, *, dtype: Any = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Any optimizer for low-precision parameters, with Kahan's compensated summation.
+
+    The update that is handed out is $u = \mathrm{rd}(\Delta + r)$ for the optimizer's $\Delta$ and
+    the residue $r$ of all steps before; once it has been added, rounded to the nearest number,
+    $r^+ = \Delta + r - (\mathrm{rd}(x + u) - x)$. The parameters are those of a sum in higher
+    precision, rounded (W. Kahan, Commun. ACM 8, 1965). For leaves below 32 bits; others pass.
+
+    Must be the last of its chain, and the updates be added by `optax.apply_updates`: whatever else
+    is done to them the residue does not see.
+
+    Args:
+      optimizer: an optax or odeopt optimizer. Moments in float32 are its own business
+        (`accumulator_dtype=`, `mu_dtype=`).
+      dtype: of the residue; None for that of the parameters, which makes a bfloat16 parameter with
+        its residue good to about 16 bits; float32 for 24.
+
+    Returns:
+      An optax transformation; its state has one copy of the parameters more. `update` needs the
+      parameters.
+
+    Raises:
+      ValueError: from `update`, if it is not given the parameters.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt, optax
+      >>> x, grads = jnp.ones((), jnp.bfloat16), -jnp.ones((), jnp.bfloat16)
+      >>> opt = odeopt.compensated(odeopt.euler(1e-3))  # a quarter of what it takes to be seen
+      >>> state = opt.init(x)
+      >>> for _ in range(100):
+      ...     updates, state = opt.update(grads, state, x)
+      ...     x = optax.apply_updates(x, updates)
+      >>> float(x)
+      1.1015625
+    """
+    extended = optax.with_extra_args_support(optimizer)
+
+    def init(params: PyTree[Array]) -> CompensatedState:
+        residue = jax.tree.map(
+            lambda p: jnp.zeros_like(p, dtype or p.dtype) if _is_low(p) else None, params
+        )
+        return CompensatedState(extended.init(params), residue)
+
+    def update(
+        updates: PyTree[Array],
+        state: CompensatedState,
+        params: PyTree[Array] | None = None,
+        **extra_args: Any,
+    ) -> tuple[PyTree[Array], CompensatedState]:
+        if params is None:
+            raise ValueError("compensated() needs the parameters: opt.update(grads, state, params)")
+        updates, inner = extended.update(updates, state.inner, params, **extra_args)
+        both = jax.tree.map(_carried, updates, params, state.residue)
+        updates, residue = (
+            jax.tree.map(lambda c, i=i: c[i], both, is_leaf=lambda c: isinstance(c, _Carried))
+            for i in range(2)
+        )
+        return updates, CompensatedState(inner, residue)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class _Carried(NamedTuple):
+    update: Array  # to hand out
+    residue: Array | None  # what of it will be lost
+
+
+def _carried(update: Array, param: Array, residue: Array | None) -> _Carried:
+    if residue is None:
+        return _Carried(update, None)
+    x, owed = param.astype(jnp.float32), update.astype(jnp.float32) + residue.astype(jnp.float32)
+    given = _rounded(owed, param.dtype)
+    gained = _rounded(x + given, param.dtype) - x
+    return _Carried(given.astype(param.dtype), (owed - gained).astype(residue.dtype))
+
+
+def _rounded(x: Array, dtype: Any) -> Array:
+    # not a cast there and back, which XLA may leave out
+    info = jnp.finfo(dtype)
+    return jax.lax.reduce_precision(x, info.nexp, info.nmant)
+
+
+def _is_low(leaf: Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.finfo(leaf.dtype).bits < 32

@@ -1,0 +1,105 @@
+"""Kernels on eight host devices, in the interpreter: each device updates its own part."""
+
+import functools
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import odeopt
+
+from .cases import UPDATES, arrays
+
+MOVING = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+AXES = [AxisType.Auto, AxisType.Explicit]
+
+
+def count(text, name):
+    return len(re.findall(rf"{name}(?:-start)?\(", text))
+
+
+def check(text, sums):
+    assert [name for name in MOVING if count(text, name)] == []
+    assert count(text, "all-reduce") == sums
+
+
+@functools.cache
+def expected(name):
+    k = arrays((16, 256), jnp.bfloat16 if name == "rounding" else jnp.float32)
+    return k, jax.jit(lambda k: UPDATES[name](k, "jnp"))(k)
+
+
+@pytest.mark.parametrize("name", ["combination_with_error", "adamw", "rounding"])
+@pytest.mark.parametrize("form", ["interpret", "interpret_tpu"])
+@pytest.mark.parametrize("axis_type", AXES)
+def test_a_split_leaf_is_updated_part_by_part(name, form, axis_type):
+    k, whole = expected(name)
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(axis_type,) * 2)
+    for spec in (P("a", "b"), P(None, ("b", "a"))):
+        with jax.set_mesh(mesh):
+            split = jax.device_put(k, NamedSharding(mesh, spec))
+            compiled = jax.jit(lambda k: UPDATES[name](k, form)).lower(split).compile()
+            got = compiled(split)
+        check(compiled.as_text(), name == "combination_with_error")
+        for leaf in jax.tree.leaves(got):
+            if leaf.ndim:
+                assert leaf.sharding.is_equivalent_to(split[0].sharding, leaf.ndim)
+        if name == "rounding":  # also the random numbers are those of the whole leaf
+            assert jnp.array_equal(jax.device_get(got), whole)
+        else:
+            chex.assert_trees_all_close(jax.device_get(got), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("axis_type", AXES)
+def test_an_optimizer_gathers_nothing(axis_type):
+    mesh = jax.make_mesh((8,), ("model",), axis_types=(axis_type,))
+    opt = odeopt.adamw(0.1, weight_decay=0.1, kernel="interpret")
+    with jax.set_mesh(mesh):
+        params = {
+            "w": jax.device_put(jnp.ones((16, 4)), NamedSharding(mesh, P("model", None))),
+            "b": jax.device_put(jnp.arange(8.0), NamedSharding(mesh, P("model"))),
+        }
+        state = opt.init(params)
+        grads = jax.tree.map(jnp.sin, params)
+        step = jax.jit(opt.update)
+        check(step.lower(grads, state, params).compile().as_text(), sums=0)
+        updates, after = step(grads, state, params)
+    for leaf, like in zip(jax.tree.leaves(updates), jax.tree.leaves(params), strict=True):
+        assert leaf.sharding.is_equivalent_to(like.sharding, leaf.ndim)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+
+
+@pytest.mark.parametrize("name", ["combination_with_error", "heavy_ball"])
+def test_kernels_inside_shard_map(name):
+    k, whole = expected(name)
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
+
+    def own_part(*k):
+        first, second = UPDATES[name](k, "interpret")
+        return first, jax.lax.psum(second, "a") if second.ndim == 0 else second
+
+    split, total = P("a"), P("a") if name == "heavy_ball" else P()
+    mapped = jax.shard_map(
+        own_part, mesh=mesh, in_specs=(split,) * 4, out_specs=(split, total), check_vma=False
+    )
+    compiled = jax.jit(mapped).lower(*jax.device_put(k, NamedSharding(mesh, split))).compile()
+    check(compiled.as_text(), name == "combination_with_error")
+    chex.assert_trees_all_close(mapped(*k), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_a_leaf_that_cannot_be_cut_evenly_is_updated_whole():
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
+    k = arrays((8, 30), jnp.float32)
+
+    @jax.jit
+    def step(k):
+        # cut unevenly in between; padding must not enter the sum
+        k = [jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(None, "a"))) for x in k]
+        return UPDATES["combination_with_error"](k, "interpret")
+
+    got = step(jax.device_put(k, NamedSharding(mesh, P("a"))))
+    chex.assert_trees_all_close(got, UPDATES["combination_with_error"](k, "jnp"), rtol=1e-5)
