@@ -96,9 +96,9 @@ def sharpness(
 
     Costs 2 gradients a product: `2 * products / every` a step, after `2 * first` in the first.
     They are counted in the step that spends them. (Under `vmap` JAX estimates in every step, though
-    it is not counted.) Memory: a copy of the parameters, and
-    `products` more during an estimate (see `diagnostics.sharpness`). A `stage_transform` that is more than a scaling makes the curvature that is seen
-    unsymmetric, and the estimate doubtful.
+    it is not counted.) Memory: a copy of the parameters, and `products` more during an estimate
+    (see `diagnostics.sharpness`). A `stage_transform` that is more than a scaling makes the
+    curvature that is seen unsymmetric, and the estimate doubtful.
 
     Args:
       safety: the fraction, in (0, 1] if the step is to be stable.
