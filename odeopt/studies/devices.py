@@ -16,7 +16,7 @@ def local_devices(count: int) -> list[jax.Device]:
     """
     if count < 1:
         raise ValueError(f"--devices must be at least 1, not {count}.")
-    if jax.config.jax_num_cpu_devices < count:
+    if jax.config.values["jax_num_cpu_devices"] < count:
         with contextlib.suppress(RuntimeError):  # JAX has started
             jax.config.update("jax_num_cpu_devices", count)
     found = jax.local_devices()
