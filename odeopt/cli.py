@@ -102,6 +102,18 @@ def stability(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a stopped or killed study.")
     ] = False,
+    devices: Annotated[
+        int, typer.Option(help="Devices of this machine that runs are dealt out to.")
+    ] = 1,
+    share: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Make the I-th of N shares, beside other processes with the same --out; when all "
+            "are done, --resume makes the report.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Is a solver more stable than SGD, and what does it cost?
 
@@ -115,6 +127,8 @@ def stability(
     from .studies.stability import run  # noqa: PLC0415
 
     with _mistakes_told():
+        if share is not None and out is None:
+            raise ValueError("--share needs --out, the folder that the shares have in common.")
         folder = out or default_path(resume)
         result = run(
             solvers=_split(solvers, str, "--solvers"),
@@ -127,8 +141,13 @@ def stability(
             full=full,
             max_minutes=max_minutes,
             resume=resume,
+            devices=devices,
+            share=_share(share),
             console=console,
         )
+    if share is not None:
+        console.print(f"{result.seconds:.0f} s; share {share} of {folder}", soft_wrap=True)
+        return
     result.show(console)
     page = report.write(result, folder, plots.draw(result, folder))
     console.print(f"{result.seconds:.0f} s; report: {page}", soft_wrap=True)
@@ -542,6 +561,16 @@ def _mistakes_told() -> Iterator[None]:
     except ValueError as error:
         Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(2) from None
+
+
+def _share(words: str | None) -> tuple[int, int] | None:
+    if words is None:
+        return None
+    try:
+        index, count = map(int, words.split("/"))
+    except ValueError:
+        raise ValueError(f"--share: {words} is not of the form 1/4.") from None
+    return index, count
 
 
 def _split(values: list[str] | None, kind: Callable[[str], T], option: str) -> list[T] | None:

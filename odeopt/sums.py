@@ -97,6 +97,21 @@ def split_over(leaf: Array) -> tuple[str, ...]:
     return tuple(name for name in names if name in varying)
 
 
+def is_split(leaf: Array, axis: int | None = None) -> bool:
+    """Whether a leaf is known to be split over devices: explicitly, or inside `shard_map`.
+
+    A sharding that XLA alone knows of cannot be seen while a program is traced.
+
+    Args:
+      leaf: the leaf.
+      axis: the axis that is asked about, where the split is explicit; None: any.
+    """
+    kind = jax.typeof(leaf)
+    if axis is not None:
+        return kind.sharding.spec[axis] is not None
+    return any(kind.sharding.spec) or bool(kind.manual_axis_type.varying)
+
+
 def total(parts: Sequence[Array], dtype: Any = float) -> Array:
     """The sum of what each leaf contributes; one all-reduce for each way of being split."""
     groups: dict[tuple[str, ...], list[Array]] = {}

@@ -9,8 +9,9 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from ..objective import Gradient
+from ..sums import entries, inner, is_split, scaled
 from .clock import LogTime, forgetting, moment_like, real
-from .flow import AbstractSplitFlow, State, inner, scaled
+from .flow import AbstractSplitFlow, State
 
 # Of large leaves one gradient is remembered at every 16th coordinate: a cosine needs no more.
 _EVERY, _LARGE = 16, 4096
@@ -197,8 +198,15 @@ class AveragedFlow(AbstractSplitFlow):
 
 
 def _sparse(tree: PyTree[Array]) -> PyTree[Array]:
-    # Along the last axis: flattening would lose the sharding of the others.
-    return jax.tree.map(lambda leaf: leaf[..., ::_EVERY] if leaf.size >= _LARGE else leaf, tree)
+    def leaf(x: Array) -> Array:
+        if entries(x) < _LARGE:
+            return x
+        # Along the last axis: flattening would lose the sharding of the others.
+        if is_split(x, axis=-1):  # JAX slices no axis that is split explicitly
+            return jnp.where(jnp.arange(x.shape[-1]) % _EVERY == 0, x, 0)
+        return x[..., ::_EVERY]
+
+    return jax.tree.map(leaf, tree)
 
 
 def _ratio(above: Array, below: Array) -> Array:

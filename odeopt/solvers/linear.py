@@ -26,6 +26,7 @@ from ..curvature import (
 from ..flows.flow import inner, scaled
 from ..objective import Gradient, LinearMap
 from ..split import Split, split
+from ..sums import is_split
 
 Curvature = Literal["ggn", "hessian"]
 Solve = Literal["auto", "exact", "cg"]
@@ -80,7 +81,9 @@ class LinearSolver(eqx.Module):
       solve: "exact": Cholesky's decomposition in the space of outputs or of parameters, whichever
         is smaller, by the Jacobian of every sample ("ggn" only). "cg": conjugate gradients, which
         start at the last solution. "auto": the exact one where its matrix has at most 1,000 rows
-        and the Jacobian at most 16 million entries and no more gradients than `products` cost.
+        and the Jacobian at most 16 million entries and no more gradients than `products` cost, and
+        neither samples nor parameters are known to be split over devices (explicitly, or inside
+        `shard_map`).
       products: the most curvature products of one solve, beside one for its start.
       tolerance: the relative residual at which conjugate gradients stop.
       fraction: take the curvature on the first of the samples only, this share of them (products
@@ -144,7 +147,7 @@ class LinearSolver(eqx.Module):
         """Whether "auto" is exact."""
         leaves = jax.tree.leaves(params)
         size = sum(leaf.size for leaf in leaves)
-        if any(jnp.iscomplexobj(leaf) for leaf in leaves):
+        if any(jnp.iscomplexobj(leaf) for leaf in leaves) or _split(parts, params):
             return False
         samples, width = outputs_per_sample(parts, params)
         rows = samples * width
@@ -234,6 +237,10 @@ class _Iterative(AbstractSystem):
         return residual / (self._shift + self._weight * jnp.abs(diagonal)).astype(diagonal.dtype)
 
 
+def _split(parts: Split, params: PyTree[Array]) -> bool:
+    return any(is_split(jnp.asarray(leaf)) for leaf in jax.tree.leaves((parts.samples, params)))
+
+
 class _Exact(AbstractSystem):
     """By Cholesky's decomposition. As many gradients as a sample has outputs, for all solves."""
 
@@ -247,6 +254,11 @@ class _Exact(AbstractSystem):
     ) -> None:
         if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
             raise TypeError('solve="exact" takes real parameters only: pass solve="cg".')
+        if _split(parts, params):
+            raise ValueError(
+                'solve="exact" forms one matrix of all samples and parameters, which are split '
+                'over devices here: pass solve="cg", or "auto", which then is the same.'
+            )
         self._rows: Rows = gauss_newton_rows(parts, params)
         self._shift, self._weight = shift, weight
         self._invert = self._rows.factored(shift, weight)

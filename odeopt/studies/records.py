@@ -87,6 +87,6 @@ def _parse(path: Path, number: int, line: bytes) -> Record:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file at once: readers and kills see the old text or the new, never a part."""
-    temporary = path.with_name(path.name + ".part")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     temporary.write_text(text)
     temporary.replace(path)

@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from . import estimate, extras
+from .devices import local_devices
 from .entries import Entry
-from .folder import Folder
+from .folder import Folder, Share
 from .grid import Grid, first_grid
 from .problem import Problem
 from .problems import SUITE, build
@@ -91,6 +92,8 @@ def run(
     full: bool = False,
     max_minutes: float | None = None,
     resume: bool = False,
+    devices: int = 1,
+    share: Share | None = None,
     console: Console | None = None,
 ) -> Result:
     """Run solvers and baselines over learning rates and seeds at equal gradients.
@@ -112,6 +115,10 @@ def run(
         full: All explicit and stiff solvers, all problems, more seeds and more gradients.
         max_minutes: Start nothing new after this time; `resume` makes the rest.
         resume: Continue what a stopped or killed study left in `out`.
+        devices: Devices of this process that the runs are dealt out to. Changes no result.
+        share: `(i, n)`: of the pairs of problem and optimizer only every n-th, from the i-th on,
+            so that n processes make the study in one folder. No summary is written; `resume`
+            without a share puts all together when the shares are done, and makes what they lack.
         console: Where to print the time estimate, progress and notices; silent by default.
 
     Raises:
@@ -124,6 +131,9 @@ def run(
         raise ValueError(f"--max-minutes must be positive, not {max_minutes:g}.")
     if resume and out is None:
         raise ValueError("resume=True needs out=, the folder to go on in.")
+    if share is not None and out is None:
+        raise ValueError("share= needs out=, the folder that the shares have in common.")
+    where = local_devices(devices)
     settings = Settings.of(
         solvers=solvers,
         problems=problems,
@@ -137,13 +147,13 @@ def run(
     with jax.enable_x64(True):
         built = build(settings.problems, settings.batch_size)
         path = None if out is None else Path(out)
-        folder = Folder(path, settings.as_dict(), resume, console.print)
-        study = _Study(settings, built, folder, deadline)
+        folder = Folder(path, settings.as_dict(), resume, console.print, share)
+        study = _Study(settings, built, folder, deadline, where)
         study.run(console)
     seconds = time.perf_counter() - begin
     titles = {problem.name: problem.title for problem in built}
     result = Result([*folder.records, *study.late], settings.as_dict(), seconds, titles)
-    if path is not None:
+    if path is not None and share is None:
         write_text(path / "summary.csv", result.summary.to_csv(index=False, float_format="%.6g"))
         write_text(path / "timings.csv", result.times.to_csv(index=False, float_format="%.6g"))
     return result
@@ -153,10 +163,15 @@ class _Study:
     """The work of one call of `run`: what is to do, in which order, and until when."""
 
     def __init__(
-        self, settings: Settings, problems: list[Problem], folder: Folder, deadline: float
+        self,
+        settings: Settings,
+        problems: list[Problem],
+        folder: Folder,
+        deadline: float,
+        devices: list[jax.Device],
     ) -> None:
         self.settings, self.problems, self.folder = settings, problems, folder
-        self.deadline = deadline
+        self.deadline, self.devices = deadline, devices
         self.seeds = [TUNING_SEED, *range(1, settings.seeds + 1)]
         self.late: list[Record] = []
         self.versions = versions()
@@ -165,13 +180,15 @@ class _Study:
         for problem in self.problems:
             self._spectrum(problem)
         tasks: list[tuple[str, float, Callable[[], None]]] = []
-        for problem in self.problems:
+        entries = self.settings.entries()
+        for place, problem in enumerate(self.problems):
             cost = estimate.calibrate(problem)
-            for entry in self.settings.entries():
+            own = [e for i, e in enumerate(entries) if self.folder.mine(place * len(entries) + i)]
+            for entry in own:
                 sweep = _PairSweep(self, problem, entry)
                 tasks.append((sweep.name, sweep.estimate(cost), sweep.run))
             if problem.name == "digits-mse":
-                for entry in self.settings.entries():
+                for entry in own:
                     tasks += extras.tasks(problem, entry, self.sharpness(problem), self.folder)
         total = sum(seconds for _, seconds, _ in tasks)
         console.print(
@@ -269,7 +286,9 @@ class _PairSweep:
         if self._sweep is None:
             seeds = self.study.seeds
             slots = max(len(self.grid.rates) * len(seeds), extras.LIMIT_RUNS)
-            self._sweep = Sweep(self.problem, self.entry, self.steps, seeds, slots)
+            self._sweep = Sweep(
+                self.problem, self.entry, self.steps, seeds, slots, self.study.devices
+            )
         return self._sweep
 
     def _give_up(self, grid: Grid) -> None:

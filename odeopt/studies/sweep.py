@@ -1,12 +1,14 @@
 """All learning rates and seeds of one optimizer on one problem, as one compiled program.
 
-The program is a scan over runs around a loop over steps, and hands out each run as it ends.
+The program is a scan over runs around a loop over steps, and hands out each run as it ends. Over
+several devices the runs are dealt out, and every device scans its own.
 Measured on two cores (digits MLP, 28 runs): scanning the runs compiles five times faster than
 `vmap`, is as fast or faster to run, stops diverged runs early, and gives each run the bits it would
 have alone.
 """
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental import io_callback
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from .entries import Entry
 from .problem import Params, Problem
@@ -71,26 +75,35 @@ class Sweep:
             of mini-batches.
         seeds: Seeds that runs may ask for.
         slots: Runs that one call of the program can make; more runs take more calls.
+        devices: Devices that the runs are dealt out to; by default the first.
 
     Attributes:
         compile_seconds: Time spent in tracing and compiling.
     """
 
     def __init__(
-        self, problem: Problem, entry: Entry, steps: int, seeds: Sequence[int], slots: int
+        self,
+        problem: Problem,
+        entry: Entry,
+        steps: int,
+        seeds: Sequence[int],
+        slots: int,
+        devices: Sequence[jax.Device] = (),
     ) -> None:
         self.problem, self.entry, self.steps = problem, entry, steps
         self._row = {seed: row for row, seed in enumerate(seeds)}
-        self._slots = slots
+        self._mesh = Mesh(np.array(devices or jax.local_devices()[:1]), "runs")
+        self._slots = -(-slots // self._mesh.size) * self._mesh.size
         self._points = min(POINTS, steps)
         inits = [problem.init(seed) for seed in seeds]
         batches = [problem.batches(seed, steps) for seed in seeds]
         # Arguments of the program, not constants in it, which XLA would try to fold.
-        self._tables = (
+        tables = (
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *inits),
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches),
             tuple(jnp.asarray(array) for array in problem.data),
         )
+        self._tables = jax.device_put(tables, NamedSharding(self._mesh, P()))
         begin = time.perf_counter()
         arguments = self._arguments([], steps)
         self._program = jax.jit(self._build()).lower(*arguments).compile()
@@ -102,39 +115,44 @@ class Sweep:
         steps: int | None = None,
         ended: Callable[[int, Curve], bool] = lambda index, curve: True,
     ) -> list[Curve]:
-        """Make runs given as (learning rate, seed), one after the other.
+        """Make runs given as (learning rate, seed), one after the other on each device.
 
         Args:
-            runs: Any number of them; neither their order nor their grouping changes a bit.
+            runs: Any number of them; neither their order nor their grouping nor the number of
+                devices changes a bit.
             steps: Steps instead of the sweep's own; more only where there are no mini-batches.
             ended: Is called with the number of a run and its curve as soon as it ends, from
-                within the compiled program; False stops before the next run.
+                within the compiled program; False stops before the next run of every device.
 
         Returns:
-            The curves of the runs that were made: all of them unless `ended` stopped it.
+            The curves of the runs that were made, in their order: all unless `ended` stopped it.
         """
         steps = steps or self.steps
         at = np.arange(self._points + 1) * steps // self._points
-        curves: list[Curve] = []
-        clock = time.perf_counter()
-        going = True
+        curves: dict[int, Curve] = {}
+        clocks = [time.perf_counter()] * self._mesh.size
+        begin, going = 0, True
+        one_at_a_time = threading.Lock()  # devices call from threads of their own
 
-        def report(losses: np.ndarray, point: np.ndarray, counts: np.ndarray) -> np.bool_:
-            nonlocal clock, going
-            if going and len(curves) < len(runs):
-                seconds = time.perf_counter() - clock
-                curve = self._curve(losses, at, point, counts, seconds)
-                curves.append(curve)
-                going = ended(len(curves) - 1, curve)
-                clock = time.perf_counter()  # what `ended` takes belongs to no run
-            return np.bool_(going)
+        def report(
+            slot: int, losses: np.ndarray, point: np.ndarray, counts: np.ndarray
+        ) -> np.bool_:
+            nonlocal going
+            now, number, device = time.perf_counter(), begin + slot, slot % self._mesh.size
+            with one_at_a_time:
+                if going and number < len(runs):
+                    curve = self._curve(losses, at, point, counts, now - clocks[device])
+                    curves[number] = curve
+                    going = ended(number, curve)
+                    clocks[device] = time.perf_counter()  # what `ended` takes belongs to no run
+                return np.bool_(going)
 
         self._report = report
         for begin in range(0, len(runs), self._slots):
             if going:
                 block = self._arguments(runs[begin : begin + self._slots], steps)
                 jax.block_until_ready(self._program(*block))
-        return curves
+        return [curves[number] for number in sorted(curves)]
 
     def _curve(
         self,
@@ -156,17 +174,21 @@ class Sweep:
         rows = np.zeros(self._slots, np.int32)
         for slot, (rate, seed) in enumerate(runs):
             rates[slot], rows[slot] = rate, self._row[seed]
+        # Dealt out in turn: neighbours are alike, and a diverged run ends early.
+        dealt = np.arange(self._slots, dtype=np.int32).reshape(-1, self._mesh.size).T.ravel()
         rates = rates.astype(self.problem.dtype)
-        return rates, rows, np.int32(steps), self._tables
+        each = NamedSharding(self._mesh, P("runs"))
+        slots = jax.device_put((dealt, rates[dealt], rows[dealt]), each)
+        return slots, jax.device_put(np.int32(steps), NamedSharding(self._mesh, P())), self._tables
 
     def _build(self) -> Callable[..., Any]:
         problem, points = self.problem, self._points
 
-        def program(rates: Any, rows: Any, steps: Any, tables: Any) -> jax.Array:
+        def program(slots: Any, steps: Any, tables: Any) -> jax.Array:
             starts, batches, data = tables
 
-            def run(going: jax.Array, slot: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-                rate, row = slot
+            def run(going: jax.Array, slot: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+                number, rate, row = slot
                 start = jax.tree.map(lambda leaf: leaf[row], starts)
                 first = problem.loss(start, data)
                 optimizer = self.entry.make(rate)
@@ -212,15 +234,24 @@ class Sweep:
                 flag = jax.ShapeDtypeStruct((), jnp.bool_)
                 # As bits: in the thread of a callback x64 is not on, and float64 would be cut.
                 bits = jax.lax.bitcast_convert_type(losses, jnp.uint32)
-                return io_callback(self._ended, flag, bits, point, spent, ordered=True), None
+                # The next run starts when this has been answered: all the order that is needed.
+                return io_callback(self._ended, flag, number, bits, point, spent), None
 
-            return jax.lax.scan(run, jnp.bool_(True), (rates, rows))[0]
+            return jax.lax.scan(run, jnp.bool_(True), slots)[0][None]
 
-        return program
+        return jax.shard_map(
+            program,
+            mesh=self._mesh,
+            in_specs=(P("runs"), P(), P()),
+            out_specs=P("runs"),
+            check_vma=False,  # no device looks at another's
+        )
 
-    def _ended(self, bits: np.ndarray, point: np.ndarray, counts: np.ndarray) -> np.bool_:
+    def _ended(
+        self, slot: np.ndarray, bits: np.ndarray, point: np.ndarray, counts: np.ndarray
+    ) -> np.bool_:
         losses = np.ascontiguousarray(bits).ravel().view(self.problem.dtype)
-        return self._report(losses, np.asarray(point), np.asarray(counts))
+        return self._report(int(slot), losses, np.asarray(point), np.asarray(counts))
 
 
 def _while_within(

@@ -45,6 +45,10 @@ def test_running_again_takes_the_next_folder_and_resume_the_last(call, tmp_path)
         (["--batch-size", "0"], "--batch-size must be at least 1, not 0."),
         (["--max-minutes", "-1"], "--max-minutes must be positive, not -1."),
         (["--out", "file/out"], "cannot write to file/out"),
+        (["--share", "1/2"], "--share needs --out"),
+        (["--share", "half", "--out", "new"], "--share: half is not of the form 1/4."),
+        (["--share", "3/2", "--out", "new"], "--share is 3/2; it must be one of 1/n to n/n."),
+        (["--devices", "0"], "--devices must be at least 1, not 0."),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(call, tmp_path, words, message):
@@ -61,5 +65,6 @@ def test_help_names_every_option(call):
     result = call("--help")
     assert result.exit_code == 0
     options = "solvers problems rates seeds gradients batch-size out quick full max-minutes resume"
+    options += " devices share"
     for option in options.split():
         assert f"--{option}" in result.output

@@ -96,6 +96,48 @@ def test_a_file_cut_anywhere_resumes_to_the_same_summary(finished, tmp_path, sha
     assert sorted(run_keys(out)) == sorted(run_keys(finished[1]))
 
 
+def results(path):
+    """The summary, and every record but for its times."""
+    times = {"seconds": 0, "compile_seconds": 0}
+    stored = [r | times for file in path.glob("runs*.jsonl") for r in records.read(file)]
+    lines = {json.dumps({**r, "kind": r["kind"]}, sort_keys=True) for r in stored}
+    return (path / "summary.csv").read_bytes(), lines
+
+
+def test_devices_change_nothing_but_the_time(finished, tmp_path):
+    stability.run(**SMALL, out=tmp_path / "out", devices=2)
+    assert results(tmp_path / "out") == results(finished[1])
+
+
+def test_shares_in_one_folder_make_the_study(finished, tmp_path):
+    out = tmp_path / "out"
+    parts = [stability.run(**SMALL, out=out, share=(i, 3)).runs for i in (1, 2, 3)]
+    assert [set(part.optimizer) if len(part) else set() for part in parts] == [
+        {"sgd"}, {"rk4"}, set(),
+    ]  # fmt: skip
+    assert not (out / "summary.csv").exists()
+    with pytest.raises(ValueError, match="is not empty"):
+        stability.run(**SMALL, out=out, share=(1, 3))  # a second one of the same number
+    with pytest.raises(ValueError, match="gradients: 40 there, 60 now"):
+        stability.run(**{**SMALL, "gradients": 60}, out=out, share=(1, 4))
+    whole = stability.run(**SMALL, out=out, resume=True)
+    assert results(out) == results(finished[1])
+    assert len(whole.records) == len(finished[0].records)
+    assert not records.read(out / "runs.jsonl")  # nothing was left to do
+
+
+def test_a_share_that_was_killed_resumes_or_is_made_by_the_whole(finished, tmp_path):
+    out = tmp_path / "out"
+    for i in (1, 2):
+        stability.run(**SMALL, out=out, share=(i, 2))
+    for resumed in ((2, 2), None):
+        file = out / "runs-2-of-2.jsonl"
+        data = file.read_bytes()
+        file.write_bytes(data[: len(data) // 2])
+        stability.run(**SMALL, out=out, share=resumed, resume=True)
+    assert results(out) == results(finished[1])
+
+
 def test_resuming_a_finished_study_runs_nothing(finished, tmp_path):
     out = copy(finished, tmp_path)
     before = (out / "runs.jsonl").read_bytes()
@@ -211,6 +253,9 @@ def test_it_says_how_long_it_will_take(tmp_path):
         ({"batch_size": 0}, "--batch-size must be at least 1"),
         ({"max_minutes": 0}, "--max-minutes must be positive"),
         ({"resume": True}, "needs out="),
+        ({"share": (1, 2)}, "needs out="),
+        ({"devices": 0}, "--devices must be at least 1"),
+        ({"devices": 9}, r"--devices is 9, but this process has 8.*jax_num_cpu_devices"),
     ],
 )
 def test_bad_options_are_refused_before_anything_runs(wrong, message):

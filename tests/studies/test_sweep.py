@@ -63,6 +63,27 @@ def test_grouping_and_order_of_runs_do_not_change_a_bit():
         np.testing.assert_array_equal(alone.loss, together[run].loss)
 
 
+@pytest.mark.parametrize("name", ["heun", "rkc"])
+def test_the_number_of_devices_does_not_change_a_bit(name):
+    (problem,) = problems.build(["digits-ce-64"])
+    runs = [(rate, seed) for rate in (0.1, 1.0, 300.0) for seed in range(3)]
+    curves = []
+    for count in (1, 3):
+        ended = []
+        sweep = Sweep(problem, entries.find(name), 10, range(3), 4, jax.devices()[:count])
+        curves.append(sweep.run(runs, ended=lambda i, curve: ended.append(i) or True))
+        assert sorted(ended) == list(range(len(runs)))  # each once, though from three threads
+    for one, other in zip(*curves, strict=True):
+        np.testing.assert_array_equal(one.loss, other.loss)
+        np.testing.assert_array_equal(one.gradients, other.gradients)
+
+
+def test_the_runs_of_every_device_stop_when_one_is_told_to(kappa):
+    sweep = Sweep(kappa, entries.find("sgd"), 20, [0], 8, jax.devices()[:2])
+    curves = sweep.run([(0.1, 0)] * 20, ended=lambda index, curve: False)
+    assert len(curves) == 1
+
+
 def test_a_diverged_run_stops_and_is_called_so(kappa):
     stable, unstable = Sweep(kappa, entries.find("sgd"), 2000, [0], 2).run([(1.9, 0), (5.0, 0)])
     assert not stable.diverged
