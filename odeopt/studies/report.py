@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a stability sweep. Uses jinja2 and pandas."""
+"""One self-contained HTML page about a stability sweep. Uses jinja2, pandas and rich."""
 
 import base64
 import shlex
@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
+from rich.table import Table
 
 from . import measures
 from .records import Record
@@ -245,6 +246,16 @@ def rows(
 def _summary(summary: pd.DataFrame) -> list[dict[str, str]]:
     shown = [column for column in SUMMARY if column in summary]
     return [{SUMMARY[c]: text(row[c]) for c in shown} for row in summary.to_dict(orient="records")]
+
+
+def table_of(title: str, frame: pd.DataFrame) -> Table:
+    """A table for the console."""
+    table = Table(title=title)
+    for name in frame.columns:
+        table.add_column(str(name))
+    for row in frame.itertuples(index=False):
+        table.add_row(*(text(value) for value in row))
+    return table
 
 
 def render(template: str, **values: Any) -> str:

@@ -11,13 +11,12 @@ import jax
 import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from ..folder import Folder
 from ..names import lookup
 from ..problems import SUITE, build
 from ..records import Record, clean, write_text
-from ..report import text
+from ..report import table_of
 from ..settings import versions
 from . import beyond, paths, trends
 
@@ -160,16 +159,6 @@ def _work(todo: list[Task], folder: Folder, console: Console) -> None:
             if name not in done:
                 folder.add([{"kind": "task", "task": name, "records": clean(work())}])
             progress.advance(bar)
-
-
-def table_of(title: str, frame: pd.DataFrame) -> Table:
-    """A table for the console."""
-    table = Table(title=title)
-    for name in frame.columns:
-        table.add_column(str(name))
-    for row in frame.itertuples(index=False):
-        table.add_row(*(text(value) for value in row))
-    return table
 
 
 def _ranges(verdict: pd.DataFrame) -> pd.DataFrame:

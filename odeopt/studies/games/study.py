@@ -13,10 +13,10 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..drift.study import table_of
 from ..folder import Folder
 from ..names import lookup
 from ..records import Record, clean, write_text
+from ..report import table_of
 from ..settings import versions
 from . import mixture, plane
 
