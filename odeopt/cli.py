@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -17,6 +17,17 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Optimizers built as ODE solvers: studies that answer questions about them.",
 )
+
+
+RESUME = typer.Option("--resume", help="Continue a stopped or killed study.")
+MAX_MINUTES = typer.Option(
+    help="Start no new runs after this time; --resume makes the rest.", show_default=False
+)
+
+
+def _folder(name: str) -> Any:
+    default = f"{name}, or the same with the next free number; with --resume the last one"
+    return typer.Option(help="Folder for the results.", show_default=default)
 
 
 @app.callback()
@@ -76,14 +87,7 @@ def stability(
         int | None,
         typer.Option(help="Examples of a mini-batch.", show_default="64"),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the results.",
-            show_default="stability-report, or the same with the next free number; with "
-            "--resume the last one",
-        ),
-    ] = None,
+    out: Annotated[Path | None, _folder("stability-report")] = None,
     full: Annotated[
         bool,
         typer.Option(
@@ -92,16 +96,8 @@ def stability(
             "first answer in two minutes.",
         ),
     ] = False,
-    max_minutes: Annotated[
-        float | None,
-        typer.Option(
-            help="Start no new runs after this time; --resume makes the rest.",
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a stopped or killed study.")
-    ] = False,
+    max_minutes: Annotated[float | None, MAX_MINUTES] = None,
+    resume: Annotated[bool, RESUME] = False,
     devices: Annotated[
         int, typer.Option(help="Devices of this machine that runs are dealt out to.")
     ] = 1,
@@ -155,17 +151,8 @@ def stability(
 
 @app.command()
 def equivalence(
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the results.",
-            show_default="equivalence-report, or the same with the next free number; with "
-            "--resume the last one",
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a stopped or killed study.")
-    ] = False,
+    out: Annotated[Path | None, _folder("equivalence-report")] = None,
+    resume: Annotated[bool, RESUME] = False,
 ) -> None:
     """Is a learning rate a step size, and where does that stop?
 
@@ -220,14 +207,7 @@ def untuned(
             show_default="500; 2000 with --full",
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the results.",
-            show_default="untuned-report, or the same with the next free number; with "
-            "--resume the last one",
-        ),
-    ] = None,
+    out: Annotated[Path | None, _folder("untuned-report")] = None,
     full: Annotated[
         bool,
         typer.Option(
@@ -236,16 +216,8 @@ def untuned(
             "cores), or a first answer in two to three minutes.",
         ),
     ] = False,
-    max_minutes: Annotated[
-        float | None,
-        typer.Option(
-            help="Start no new runs after this time; --resume makes the rest.",
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a stopped or killed study.")
-    ] = False,
+    max_minutes: Annotated[float | None, MAX_MINUTES] = None,
+    resume: Annotated[bool, RESUME] = False,
 ) -> None:
     """Does a learning rate that needs no tuning keep up with tuned ones?
 
@@ -304,14 +276,7 @@ def stiff(
             show_default="3; 5 with --full",
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the results.",
-            show_default="stiff-report, or the same with the next free number; with --resume the "
-            "last one",
-        ),
-    ] = None,
+    out: Annotated[Path | None, _folder("stiff-report")] = None,
     full: Annotated[
         bool,
         typer.Option(
@@ -320,16 +285,8 @@ def stiff(
             "a few minutes.",
         ),
     ] = False,
-    max_minutes: Annotated[
-        float | None,
-        typer.Option(
-            help="Start no new runs after this time; --resume makes the rest.",
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a stopped or killed study.")
-    ] = False,
+    max_minutes: Annotated[float | None, MAX_MINUTES] = None,
+    resume: Annotated[bool, RESUME] = False,
 ) -> None:
     """What do solvers for stiff losses gain, in gradients and in seconds?
 
@@ -371,14 +328,7 @@ def drift(
         int | None,
         typer.Option(help="Initial points of the networks.", show_default="3; 5 with --full"),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the results.",
-            show_default="drift-report, or the same with the next free number; with --resume the "
-            "last one",
-        ),
-    ] = None,
+    out: Annotated[Path | None, _folder("drift-report")] = None,
     full: Annotated[
         bool,
         typer.Option(
@@ -387,9 +337,7 @@ def drift(
             "two cores), or a first answer in two minutes.",
         ),
     ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a stopped or killed study.")
-    ] = False,
+    resume: Annotated[bool, RESUME] = False,
 ) -> None:
     """What is the drift of gradient descent, and what does it do to a network?
 
@@ -431,14 +379,7 @@ def order(
             help="Runs of each method on the convex problems.", show_default="40; 200 with --full"
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the results.",
-            show_default="order-report, or the same with the next free number; with --resume the "
-            "last one",
-        ),
-    ] = None,
+    out: Annotated[Path | None, _folder("order-report")] = None,
     full: Annotated[
         bool,
         typer.Option(
@@ -446,9 +387,7 @@ def order(
             help="Five times the seeds, or a first answer in three to four minutes.",
         ),
     ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a stopped or killed study.")
-    ] = False,
+    resume: Annotated[bool, RESUME] = False,
 ) -> None:
     """In which order should mini-batches act?
 
@@ -500,14 +439,7 @@ def games(
             show_default="9600; 48000 with --full",
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the results.",
-            show_default="games-report, or the same with the next free number; with --resume the "
-            "last one",
-        ),
-    ] = None,
+    out: Annotated[Path | None, _folder("games-report")] = None,
     full: Annotated[
         bool,
         typer.Option(
@@ -516,16 +448,8 @@ def games(
             "about five minutes.",
         ),
     ] = False,
-    max_minutes: Annotated[
-        float | None,
-        typer.Option(
-            help="Start no new runs after this time; --resume makes the rest.",
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a stopped or killed study.")
-    ] = False,
+    max_minutes: Annotated[float | None, MAX_MINUTES] = None,
+    resume: Annotated[bool, RESUME] = False,
 ) -> None:
     """What does integration error do to a game of two players?
 

@@ -91,6 +91,10 @@ class RegularizedSplitFlow(RegularizedFlow, AbstractSplitFlow):
         """That of `base`."""
         return self.base.gradient_part
 
+    def looks_again(self, name: str) -> bool:
+        """As in `base`."""
+        return self.base.looks_again(name)
+
     def part(
         self, name: str, z: State, gradient: Gradient, h: Float[Array, ""], fraction: float
     ) -> tuple[PyTree[Array] | None, PyTree[Array]]:

@@ -82,6 +82,10 @@ class AveragedFlow(AbstractSplitFlow):
         """`decay` if there is, those of `base`, then `average`."""
         return (*(("decay",) if self._decays else ()), *self.base.parts, "average")
 
+    def looks_again(self, name: str) -> bool:
+        """Where a part of `base` does."""
+        return name in self.base.parts and self.base.looks_again(name)
+
     @property
     def linear(self) -> bool:  # type: ignore[override]
         """Where `base` is and nothing adapts."""

@@ -32,7 +32,7 @@ def work(todo: Sequence[Task], folder: Folder, console: Console) -> list[Record]
     return [record for line in folder.records for record in line["records"]]
 
 
-def table_of(title: str, frame: pd.DataFrame) -> Table:
+def console_table(title: str, frame: pd.DataFrame) -> Table:
     """A data frame for a terminal."""
     table = Table(title=title)
     for name in frame.columns:

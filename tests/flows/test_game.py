@@ -192,6 +192,18 @@ def test_alternating_is_what_anyone_would_write(x64, updates):
     assert float(state.time) == pytest.approx(0.1)
 
 
+def test_flows_that_wrap_a_game_let_its_players_move_in_turn(x64):
+    updates = {"generator": 1, "discriminator": 1}
+    game = GameFlow(updates=updates)
+    expected = written_out(updates, 0.1)
+    for flow in (  # nothing averaged, nothing penalized
+        odeopt.flows.AveragedFlow(game, beta=0.0, power=0.0),
+        odeopt.drift.regularized(game, 0.0),
+    ):
+        z, _ = one_round(odeopt.ode_optimizer(flow, solvers.Lie(), 0.1))
+        chex.assert_trees_all_close(z, expected, rtol=1e-14)
+
+
 def test_each_loss_is_differentiated_in_its_own_parameters_only(x64):
     grads = GRADIENT(players(), scale=2.0, shift=0.1)
     z = players()

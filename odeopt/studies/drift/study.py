@@ -16,7 +16,7 @@ from ..names import lookup
 from ..problems import SUITE, build
 from ..records import Record, write_text
 from ..settings import versions
-from ..tasks import Task, table_of, work
+from ..tasks import Task, console_table, work
 from . import beyond, paths, trends
 
 QUICK_SEEDS, FULL_SEEDS = 3, 5
@@ -66,8 +66,10 @@ class Result:
     def show(self, console: Console) -> None:
         """Print the observed orders, the trends, and the answer."""
         orders = self.orders.drop(columns=["step_sizes", "errors"])
-        console.print(table_of("Error against h", orders))
-        console.print(table_of("Trends with the rate at equal flow time, %", _ranges(self.verdict)))
+        console.print(console_table("Error against h", orders))
+        console.print(
+            console_table("Trends with the rate at equal flow time, %", _ranges(self.verdict))
+        )
         for sentence in self.answer:
             console.print(sentence)
 

@@ -17,7 +17,7 @@ from ..folder import Folder
 from ..names import lookup
 from ..records import Record, clean, write_text
 from ..settings import versions
-from ..tasks import table_of
+from ..tasks import console_table
 from . import mixture, plane
 
 QUICK_ROUNDS, FULL_ROUNDS = 9600, 48000
@@ -27,8 +27,6 @@ LAST = 0.25
 """Share of the looks, at the end of a run, that its figures are means over."""
 WORKS = 0.5
 """Share of a method's modes at its best rate from which on another rate works as well."""
-
-Task = tuple[str, Callable[[], list[Record]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +68,10 @@ class Result:
     def show(self, console: Console) -> None:
         """Print the tables and the answer."""
         names = ["game", "method", "cost", "growth", "predicted"]
-        console.print(table_of("|z| at the end over |z| at the start", self.planes[names]))
+        console.print(console_table("|z| at the end over |z| at the start", self.planes[names]))
         names = ["method", "cost", "rate", "modes", "low", "high", "wobble", "share"]
         shown = self.summary.reindex(columns=names)
-        console.print(table_of("Modes of 16, at equal gradients", shown))
+        console.print(console_table("Modes of 16, at equal gradients", shown))
         for sentence in self.answer:
             console.print(sentence)
 

@@ -16,7 +16,7 @@ from ..names import lookup
 from ..problems import SUITE
 from ..records import Record, write_text
 from ..settings import versions
-from ..tasks import Task, table_of, work
+from ..tasks import Task, console_table, work
 from . import epochs, rest
 
 QUICK_SEEDS, FULL_SEEDS = 40, 200
@@ -86,7 +86,7 @@ class Result:
         }
         for title, table in tables.items():
             if len(table):
-                console.print(table_of(title, table))
+                console.print(console_table(title, table))
         for sentence in self.answer:
             console.print(sentence)
 
