@@ -11,6 +11,7 @@ import pytest
 from .cases import CLASSES, FIELDS, PAIRS, follow, gradient_field, make, start
 
 by_method = pytest.mark.parametrize("name", CLASSES)
+OWN = ["ssprk3", "rk4", "low_storage4"]  # tableaus that diffrax lacks
 term = diffrax.ODETerm(lambda t, x, args: gradient_field(x))
 
 
@@ -59,7 +60,7 @@ def test_without_an_estimate_adaptive_steps_are_refused(name):
         adaptive(CLASSES[name]())
 
 
-@pytest.mark.parametrize("name", ["ssprk3", "rk4", "low_storage4"])  # the others have diffrax's own interpolant
+@pytest.mark.parametrize("name", OWN)  # the others have diffrax's own interpolant
 def test_dense_output_meets_the_steps(name, x64):
     saved = diffrax.diffeqsolve(
         term,
@@ -77,7 +78,7 @@ def test_dense_output_meets_the_steps(name, x64):
     assert jnp.max(abs(saved.evaluate(0.125) - exact)) < 0.1
 
 
-@pytest.mark.parametrize("name", [n for n in CLASSES if n not in ("ssprk3", "rk4", "low_storage4")])
+@pytest.mark.parametrize("name", [n for n in CLASSES if n not in OWN])
 def test_diffrax_s_own_classes_are_subclassed(name):
     cls = CLASSES[name]
     assert issubclass(cls, getattr(diffrax, cls.__name__))
