@@ -102,7 +102,7 @@ def main(arguments: list[str]) -> None:
     begin = time.perf_counter()
     about = environment()
     print(", ".join(f"{name} {value}" for name, value in about.items()))
-    widths = (66, 8, 18, 6, 9, 5, 8, 6)
+    widths = (88, 8, 18, 6, 9, 5, 8, 6)
     known = reference.load()
     rows: list[Row] = []
     for cells in (HEADINGS, tuple("-" * width for width in widths)):
