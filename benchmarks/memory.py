@@ -88,11 +88,16 @@ def update_memory(
     return _bytes(state) / size, temporaries(program) / size
 
 
-def step_memory(optimizer: optax.GradientTransformation, width: int = WIDTH) -> float:
-    """Copies of the parameters within a whole training step: gradient, update and apply."""
+def step_memory(
+    optimizer: optax.GradientTransformation, width: int = WIDTH, donate: bool = True
+) -> float:
+    """Copies of the parameters within a whole training step: gradient, update and apply.
+
+    Where parameters are not donated the new ones, another copy, are not counted.
+    """
     params, batch, size = _shapes(width)
     carry = params, jax.eval_shape(optimizer.init, params)
-    program = compile_program(training_step(optimizer), carry, batch, donate=0)
+    program = compile_program(training_step(optimizer), carry, batch, donate=0 if donate else ())
     return temporaries(program) / size
 
 
@@ -109,10 +114,12 @@ def memory(rounds: int) -> Iterator[Row]:
             optimizer = make(RATE, scan_stages=scan)
             whole = step_memory(optimizer)
             yield exact("memory", f"whole step / parameters, {name}, {how}, {where}", whole)
+            kept = step_memory(optimizer, donate=False)
+            row = f"whole step, nothing donated / parameters, {name}, {how}, {where}"
+            yield exact("memory", row, kept, f"{aim:.2f}" if scan else "")
             beside = update_memory(optimizer, WIDTH)[1]
-            goal = f"{aim:.2f}" if scan else ""
             row = f"temporaries of the update / parameters, {name}, {how}, {where}"
-            yield exact("memory", row, beside, goal)
+            yield exact("memory", row, beside)
     for name, optimizer in OPTIMIZERS.items():
         state, beside = update_memory(optimizer)
         yield exact("memory", f"state / parameters, {name}", state)

@@ -100,8 +100,13 @@ def diffrax_step(solver: diffrax.AbstractSolver, rate: float) -> Program:
     return lambda params, batch: whole((params, None), batch)[0]
 
 
-def method_step_and_error(method: ExplicitRungeKutta, rate: float) -> Program:
-    """`step((params, error), batch)`: a whole step of odeopt's stage loop, its error estimated."""
+def method_step_and_error(
+    method: ExplicitRungeKutta, rate: float, given: Params | None = None
+) -> Program:
+    """`step((params, error), batch)`: a step of odeopt's stage loop, its error estimated.
+
+    The first gradient is `given`, as in a loop written for optax, or evaluated.
+    """
 
     def step(carry: tuple[Params, Any], batch: Batch) -> tuple[Params, Params]:
         params = carry[0]
@@ -109,7 +114,8 @@ def method_step_and_error(method: ExplicitRungeKutta, rate: float) -> Program:
         def evaluate(point: Params, stage: Any) -> Params:
             return jax.grad(loss)(point, batch)
 
-        gradient = Gradient(evaluate(params, 0), evaluate, by_stage=False)
+        first = evaluate(params, 0) if given is None else given
+        gradient = Gradient(first, evaluate, by_stage=False)
         h = jnp.asarray(rate, float)
         taken = method.step(GradientFlow(), gradient, (params, ()), h, ())
         assert taken.error is not None
