@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ..records import write_text
-from ..report import embedded, render, text
+from ..report import cells, embedded, render
 from . import trends
 from .figures import CAPTIONS
 
@@ -28,9 +28,9 @@ def write(result: Any, out: Path, figures: Mapping[str, Path]) -> Path:
         "drift/page.html.jinja",
         answer=result.answer,
         figures=embedded(figures, CAPTIONS),
-        orders=_cells(result.orders.drop(columns=["step_sizes", "errors"])),
-        verdict=_cells(result.verdict),
-        test=_cells(_test(result.runs)),
+        orders=cells(result.orders.drop(columns=["step_sizes", "errors"])),
+        verdict=cells(result.verdict),
+        test=cells(_test(result.runs)),
         titles=result.titles,
         held_out=trends.HELD_OUT,
         plans=result.settings["plans"],
@@ -58,8 +58,3 @@ def _test(runs: pd.DataFrame) -> pd.DataFrame:
         index=["problem", "time", "rate"], columns="variant", values="test error", sort=False
     )
     return table.reset_index()
-
-
-def _cells(table: pd.DataFrame) -> list[dict[str, str]]:
-    rows = table.to_dict(orient="records")
-    return [{str(name): text(value) for name, value in row.items()} for row in rows]

@@ -14,9 +14,9 @@ from rich.console import Console
 from ..folder import Folder
 from ..names import lookup
 from ..problems import SUITE, build
-from ..records import Record, write_text
+from ..records import Record
 from ..settings import versions
-from ..tasks import Task, console_table, work
+from ..tasks import Task, console_table, work, write_tables
 from . import beyond, paths, trends
 
 QUICK_SEEDS, FULL_SEEDS = 3, 5
@@ -129,8 +129,7 @@ def run(
     result = Result(records, settings, time.perf_counter() - begin, titles)
     if path is not None:
         tables = {"orders": result.orders, "trends": result.verdict, "runs": result.runs}
-        for name, table in tables.items():
-            write_text(path / f"{name}.csv", table.to_csv(index=False, float_format="%.8g"))
+        write_tables(path, tables)
     return result
 
 

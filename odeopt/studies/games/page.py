@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ..records import write_text
-from ..report import command_line, embedded, render, text
+from ..report import cells, command_line, embedded, render
 from . import mixture, plane
 from .figures import CAPTIONS
 from .study import LAST, TUNING_SEED
@@ -29,9 +29,9 @@ def write(result: Any, out: Path, figures: Mapping[str, Path]) -> Path:
         "games/page.html.jinja",
         answer=result.answer,
         figures=embedded(figures, CAPTIONS),
-        planes=_cells(result.planes),
-        summary=_cells(result.summary),
-        tuning=_cells(_by_rate(tuning)),
+        planes=cells(result.planes),
+        summary=cells(result.summary),
+        tuning=cells(_by_rate(tuning)),
         games=plane.GAMES,
         about={
             name: getattr(mixture, name.upper())
@@ -51,8 +51,3 @@ def write(result: Any, out: Path, figures: Mapping[str, Path]) -> Path:
 def _by_rate(tuning: pd.DataFrame) -> pd.DataFrame:
     """Modes at every rate, a row for each run of the tuning seed."""
     return tuning[["method", "rate", "modes", "share"]] if len(tuning) else tuning
-
-
-def _cells(table: pd.DataFrame) -> list[dict[str, str]]:
-    rows = table.to_dict(orient="records")
-    return [{str(name): text(value) for name, value in row.items()} for row in rows]

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,12 @@ import jax
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..folder import Folder
 from ..names import lookup
-from ..records import Record, clean, write_text
+from ..records import Record
 from ..settings import versions
-from ..tasks import console_table
+from ..tasks import console_table, doing, records_of, write_tables
 from . import mixture, plane
 
 QUICK_ROUNDS, FULL_ROUNDS = 9600, 48000
@@ -184,13 +183,10 @@ def run(
     folder = Folder(path, settings, resume, console.print)
     deadline = None if max_minutes is None else begin + 60 * max_minutes
     _work(names, seeds, rounds, folder, console, deadline)
-    # One line of the file a task: a kill leaves whole tasks.
-    records = [record for line in folder.records for record in line["records"]]
-    result = Result(records, settings, time.perf_counter() - begin)
+    result = Result(records_of(folder), settings, time.perf_counter() - begin)
     if path is not None:
         tables = {"planes": result.planes, "mixture": result.runs, "summary": result.summary}
-        for name, table in tables.items():
-            write_text(path / f"{name}.csv", table.to_csv(index=False, float_format="%.8g"))
+        write_tables(path, tables)
     return result
 
 
@@ -202,23 +198,8 @@ def _work(
     console: Console,
     deadline: float | None,
 ) -> None:
-    done = {line["task"]: line["records"] for line in folder.records}
-    columns = (TextColumn("{task.description:40}"), BarColumn(), TimeElapsedColumn())
     total = len(plane.GAMES) * len(plane.METHODS) + 2 * len(names)
-
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("", total=total)
-
-        def do(name: str, work: Callable[[], list[Record]]) -> list[Record] | None:
-            progress.update(bar, description=name)
-            if name not in done:
-                if deadline is not None and time.perf_counter() > deadline:
-                    return None
-                folder.add([{"kind": "task", "task": name, "records": clean(work())}])
-                done[name] = folder.records[-1]["records"]
-            progress.advance(bar)
-            return done[name]
-
+    with doing(folder, console, total, deadline) as do:
         for game in plane.GAMES:
             for method in plane.METHODS:
                 with jax.enable_x64(True):

@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ..records import write_text
-from ..report import command_line, embedded, render, rows, text
+from ..report import cells, command_line, embedded, render
 from . import epochs, rest
 from .figures import CAPTIONS
 
@@ -27,9 +25,9 @@ def write(result: Any, out: Path, figures: Mapping[str, Path]) -> Path:
         "order/page.html.jinja",
         answer=result.answer,
         figures=embedded(figures, CAPTIONS),
-        rest=_cells(result.rest),
-        orders=_cells(result.orders),
-        networks=_cells(result.networks),
+        rest=cells(result.rest),
+        orders=cells(result.orders),
+        networks=cells(result.networks),
         titles=result.titles,
         seeds=result.settings["seeds"],
         rate=rest.RATE,
@@ -44,7 +42,3 @@ def write(result: Any, out: Path, figures: Mapping[str, Path]) -> Path:
     )
     write_text(out / "report.html", page)
     return out / "report.html"
-
-
-def _cells(table: pd.DataFrame) -> list[dict[str, str]]:
-    return rows(table, {str(name): str(name) for name in table.columns}, text)

@@ -14,9 +14,9 @@ from rich.console import Console
 from ..folder import Folder
 from ..names import lookup
 from ..problems import SUITE
-from ..records import Record, write_text
+from ..records import Record
 from ..settings import versions
-from ..tasks import Task, console_table, work
+from ..tasks import Task, console_table, work, write_tables
 from . import epochs, rest
 
 QUICK_SEEDS, FULL_SEEDS = 40, 200
@@ -144,8 +144,7 @@ def run(
     result = Result(records, settings, time.perf_counter() - begin, titles)
     if path is not None:
         tables = {"rest": result.rest, "orders": result.orders, "networks": result.networks}
-        for name, table in tables.items():
-            write_text(path / f"{name}.csv", table.to_csv(index=False, float_format="%.8g"))
+        write_tables(path, tables)
     return result
 
 
