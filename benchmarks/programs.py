@@ -24,6 +24,16 @@ def bytes_accessed(compiled: Any) -> float:
     return float((analysis[0] if isinstance(analysis, list) else analysis)["bytes accessed"])
 
 
+COLLECTIVES = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter", "all-reduce")
+
+
+def collectives(compiled: Any) -> dict[str, int]:
+    """How many of each kind the optimized program has; kinds that it has none of are left out."""
+    text = str(compiled.as_text())
+    counts = {kind: len(re.findall(rf"{kind}(?:-start)?\(", text)) for kind in COLLECTIVES}
+    return {kind: count for kind, count in counts.items() if count}
+
+
 def temporaries(compiled: Any) -> int:
     """Bytes alive within the program beside its arguments and results."""
     return int(compiled.memory_analysis().temp_size_in_bytes)

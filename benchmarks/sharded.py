@@ -13,10 +13,10 @@ from jax.sharding import PartitionSpec as P
 
 import odeopt
 
+from .programs import collectives, compile_program
 from .timing import Row, exact
 
 DEVICES = 8
-COLLECTIVES = ("all-gather", "all-to-all", "collective-permute", "all-reduce")
 NAMES = ("euler", "rk4", "tsit5", "heavy_ball", "adam", "log_time_adam", "low_storage4")
 
 
@@ -32,10 +32,11 @@ def sharded(rounds: int) -> Iterator[Row]:
         check=True,
     )
     for name, counts in json.loads(child.stdout).items():
-        moved = sum(counts[name] for name in COLLECTIVES[:-1])
+        reductions = counts.pop("all-reduce", 0)
+        moved = sum(counts.values())
         yield exact("sharded", f"gathers in the update of split parameters, {name}", moved, "0")
         row = f"all-reduces in the update of split parameters, {name}"
-        yield exact("sharded", row, counts["all-reduce"])
+        yield exact("sharded", row, reductions)
 
 
 def _counts() -> dict[str, dict[str, int]]:
@@ -54,8 +55,7 @@ def _counts() -> dict[str, dict[str, int]]:
                 grads = gradient(params, 0)
                 return optimizer.update(grads, state, params, grad_fn=gradient)
 
-            text = str(jax.jit(step).lower(params, state).compile().as_text())
-            found[name] = {what: text.count(f" {what}(") for what in COLLECTIVES}
+            found[name] = collectives(compile_program(step, params, state))
     return found
 
 
