@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from ..flows.flow import inner, scaled
+from ..sums import inner, scaled
 from ..turns import Losses, Turns
 
 

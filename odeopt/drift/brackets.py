@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..flows.flow import inner
+from ..sums import inner
 from ..turns import Losses, Turns
 
 VectorField = Callable[[PyTree[Array]], PyTree[Array]]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ..flows.flow import inner
+from ..sums import inner
 
 
 class Corrected(NamedTuple):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..flows.flow import inner, scaled
+from ..sums import inner, scaled
 from ..turns import Losses, Turns
 
 FieldOfStep = Callable[[PyTree[Array], float | Float[Array, ""]], PyTree[Array]]

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..flows import AbstractSplitFlow, GameFlow, Players, State
-from ..flows.flow import scaled
 from ..flows.game import moved
 from ..objective import Gradient
+from ..sums import scaled
 from .clip import Corrected, check_clip, clipped
 from .corrected import CLIP, Form
 

@@ -5,14 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PyTree
 
 from ..diagnostics.drift import Drift, ratio
 from ..flows import AbstractFlow
-from ..flows.flow import inner
 from ..objective import Gradient, Objective
 from ..solvers import Solver, as_method
+from ..sums import inner, norm
 from .corrected import corrected
 
 
@@ -79,7 +78,7 @@ def step_drift(
     step = update(flow)
     corrected_step = update(corrected(flow, solver, (method.order or 1) + 1, clip=None))
     drift = jax.tree.map(jnp.subtract, step, corrected_step)
-    size, length = optax.tree.norm(drift), optax.tree.norm(step)
+    size, length = norm(drift), norm(step)
     one = jnp.where(size > 0, 1.0, 0.0)
     none = jnp.zeros_like(one)
     return Drift(

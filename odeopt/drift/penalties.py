@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..flows import Players
-from ..flows.flow import inner
 from ..flows.game import PerPlayer, own_gradient
 from ..objective import checked_loss, forwarded
+from ..sums import inner
 
 Loss = Callable[..., Any]
 

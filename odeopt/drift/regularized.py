@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ..flows import AbstractFlow, AbstractSplitFlow, State
 from ..flows.clock import real
-from ..flows.flow import inner, scaled
 from ..objective import Gradient, LinearMap, Objective
+from ..sums import inner, scaled
 
 Strength: TypeAlias = float | Float[Array, ""] | Callable[[Float[Array, ""]], Float[Array, ""]]
 """A number, or a function of the step size."""

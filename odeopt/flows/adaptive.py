@@ -17,8 +17,9 @@ from jaxtyping import Array, Float, PyTree
 
 from ..kernels import AdamNumbers, adam_step, decaying_time, exponential_adam_step, where
 from ..objective import Gradient
+from ..sums import scaled
 from .clock import Decay, check_decay, forgetting, moment_like, real, retained, weight
-from .flow import AbstractSplitFlow, State, Substeps, scaled
+from .flow import AbstractSplitFlow, State, Substeps
 
 
 class Moments(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a flow is. May use: `odeopt.objective`, `odeopt.sums`."""
+"""What a flow is. May use: `odeopt.objective`."""
 
 import abc
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ import equinox as eqx
 from jaxtyping import Array, Float, PyTree
 
 from ..objective import Gradient
-from ..sums import inner, scaled  # noqa: F401 - from here to every flow and method
 
 Substeps = Sequence[tuple[str, float]]
 """Parts of a flow and the fractions of a step for which each is followed, in order."""

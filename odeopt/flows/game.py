@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..objective import Gradient, checked_loss, forwarded
+from ..sums import scaled
 from .clock import real
-from .flow import AbstractSplitFlow, State, scaled
+from .flow import AbstractSplitFlow, State
 
 PerPlayer: TypeAlias = Sequence[Any] | Mapping[Any, Any]
 """One value for each player: by name (a mapping), or in the order of the players' tree."""

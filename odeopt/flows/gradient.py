@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..objective import Gradient
-from .flow import AbstractSplitFlow, State, scaled
+from ..sums import scaled
+from .flow import AbstractSplitFlow, State
 
 
 class GradientFlow(AbstractSplitFlow):

@@ -13,7 +13,7 @@ import lineax
 import optimistix as optx
 from jaxtyping import Array, PyTree
 
-from ..flows.flow import scaled
+from ..sums import scaled
 from .face import AbstractFace
 from .implicit import Implicit
 

@@ -23,10 +23,9 @@ from ..curvature import (
     refined,
     widened,
 )
-from ..flows.flow import inner, scaled
 from ..objective import Gradient, LinearMap
 from ..split import Split, split
-from ..sums import is_split
+from ..sums import inner, is_split, scaled
 
 Curvature = Literal["ggn", "hessian"]
 Solve = Literal["auto", "exact", "cg"]

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ..flows.flow import inner
 from ..solvers import LinearSolve, Step
+from ..sums import inner
 from .rule import AbstractRule, StepInfo, check_positive
 
 # Thresholds and factors as usual in trust-region codes, where h plays the radius.
