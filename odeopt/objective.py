@@ -1,253 +1,282 @@
-"""From optax's calling conventions to one counted gradient.
+"""From optax's calling conventions to one objective: value, gradient, Hessian products.
 
-May use: jax, optax. Everything else in the library sees the objective only through `Gradient`.
+May use: jax, optax. Everything else in the library sees the loss only through an `Objective`.
 """
 
+import dataclasses
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
-GradientFunction = Callable[[PyTree[Array], int | Array], PyTree[Array]]
+from .sums import inner, scaled
+
 LinearMap = Callable[[PyTree[Array]], PyTree[Array]]
-Result = TypeVar("Result")
+_Objective = TypeVar("_Objective", bound="Objective")
 
 _OWN = frozenset({"value", "grad", "value_fn", "grad_fn", "full_params"})
 _CALL = "updates, state = opt.update(grads, state, params, value_fn=loss, batch=batch)"
 
 
-class Gradient:
-    """The gradient as a flow and a method see it: given at the start of a step, counted elsewhere.
-
-    `stage(i)` is the view that stage `i` of a step gets. A flow that wants the gradient at the
-    point it was handed calls `here(params)`: in stage 0 that is the gradient which the caller of
-    `update` already paid for, later it is evaluated. A flow that wants it anywhere else calls
-    `gradient(params)`. The difference is explicit because differentiating through a *given*
-    gradient would silently yield zero; `jvp` always evaluates.
-
-    Args:
-      at_start: the gradient at the start of the step, a tree like the parameters.
-      evaluate: `(params, stage) -> gradient`; an `Objective` where `value` is asked for.
-      by_stage: whether that may differ between stages.
-    """
-
-    def __init__(
-        self, at_start: PyTree[Array], evaluate: GradientFunction, by_stage: bool = True
-    ) -> None:
-        self._at_start = at_start
-        self._by_stage = by_stage
-        self._evaluate = evaluate
-        self._index: int | Array = 0
-        self._root = self
-        # Apart, since what a loop or a derivative traces inside must never be a tracer of theirs.
-        self._traced = 1
-        self._taken: int | Int[Array, ""] = 0
-
-    @property
-    def count(self) -> int | Int[Array, ""]:
-        """Gradients spent so far, the one at the start included; a Hessian product counts 2.
-
-        A Python integer, known when the step has been traced, unless `cond` was used.
-        """
-        return self._root._traced + self._root._taken
-
-    def stage(self, index: int | Array) -> "Gradient":
-        """The view of this gradient that belongs to stage `index` (a tracer inside a scan)."""
-        view = Gradient(self._at_start, self._evaluate)
-        view._index = index
-        view._root = self._root
-        return view
-
-    def here(self, params: PyTree[Array]) -> PyTree[Array]:
-        """The gradient at the stage's own point: the given one in stage 0, evaluated later."""
-        if isinstance(self._index, int) and self._index == 0:
-            return self._at_start
-        return self(params)
-
-    def __call__(self, params: PyTree[Array]) -> PyTree[Array]:
-        """The gradient at `params`, evaluated. Costs 1 gradient."""
-        self._root._traced += 1
-        return self._evaluate(params, self._index)
-
-    def jvp(self, params: PyTree[Array], tangent: PyTree[Array]) -> PyTree[Array]:
-        """The Hessian product `H(params) tangent`, forward over reverse. Counts as 2 gradients."""
-        self._root._traced += 2
-        return jax.jvp(lambda p: self._evaluate(p, self._index), (params,), (tangent,))[1]
-
-    @property
-    def product_cost(self) -> int:
-        """What a Hessian product counts as, in gradients."""
-        return 2
-
-    @property
-    def by_stage(self) -> bool:
-        """Whether the evaluations may differ between stages: a `grad_fn` sees their numbers."""
-        return self._root._by_stage
-
-    def linearized(self, params: PyTree[Array]) -> LinearMap:
-        """`v -> H(params) v`, for many products at one point; `spend` `product_cost` on each."""
-        return jax.linearize(lambda p: self._evaluate(p, self._index), params)[1]
-
-    def objective(self) -> "Objective":
-        """What is differentiated, where that is a loss. Nothing of it is counted: `spend`.
-
-        Raises:
-          ValueError: a `stage_transform`, of whose gradients the loss is not the potential.
-        """
-        if not isinstance(self._evaluate, Objective):
-            raise ValueError(
-                "This optimizer or its step-size rule looks at the loss, which says nothing of "
-                "gradients that a `stage_transform` changed: drop `stage_transform=`, or use "
-                "another."
-            )
-        return self._evaluate
-
-    def given_value(self) -> Float[Array, ""] | None:
-        """The loss at the start of the step, where the caller of `update` passed `value=`."""
-        value = self.objective().extra_args.get("value")
-        return None if value is None else jnp.asarray(value)
-
-    def spend(self, gradients: int | Int[Array, ""]) -> None:
-        """Count so many gradients more, also a number that is known at run time only."""
-        self._root._taken = self._root._taken + gradients
-
-    def value(self, params: PyTree[Array]) -> Float[Array, ""]:
-        """The loss at `params`. Counts as 1 gradient, though it costs about a third of one.
-
-        Raises:
-          ValueError: no `value_fn`; or a `stage_transform`, see `objective`.
-        """
-        self._root._traced += 1
-        return self.objective().value(params)
-
-    def with_value(self, params: PyTree[Array]) -> tuple[Float[Array, ""], PyTree[Array]]:
-        """Loss and gradient at `params`, for the cost of 1 gradient. Raises as `value` does."""
-        self._root._traced += 1
-        return self.objective().with_value(params, self._index)
-
-    def scan(self, body: Callable, init: PyTree, xs: PyTree[Array], length: int) -> PyTree:
-        """`jax.lax.scan` over `body`, its gradients counted once for each of `length` rounds."""
-        before = self._root._traced
-
-        def counted(carry: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-            self._root._traced = before  # a scan may trace its body more than once
-            return body(carry, x)
-
-        carry, _ = jax.lax.scan(counted, init, xs, length=length)
-        self._root._traced = before + length * (self._root._traced - before)
-        return carry
-
-    def cond(
-        self,
-        condition: Bool[Array, ""],
-        true_branch: Callable[[], Result],
-        false_branch: Callable[[], Result],
-    ) -> Result:
-        """`jax.lax.cond`; the gradients of the branch that is taken are counted at run time."""
-        root = self._root
-        before = root._traced, root._taken
-
-        def counted(branch: Callable[[], Result]) -> Callable[[], tuple[Result, Array]]:
-            def run() -> tuple[Result, Array]:
-                root._traced, root._taken = 0, 0  # nothing traced inside is seen outside
-                result = branch()
-                return result, jnp.asarray(self.count, jnp.int32)
-
-            return run
-
-        result, spent = jax.lax.cond(condition, counted(true_branch), counted(false_branch))
-        root._traced, root._taken = before[0], before[1] + spent
-        return result
-
-    def while_loop(
-        self,
-        goes_on: Callable[[Result], Bool[Array, ""]],
-        body: Callable[[Result], Result],
-        init: Result,
-    ) -> Result:
-        """`jax.lax.while_loop`; the gradients of each round are counted at run time."""
-        root = self._root
-        before = root._traced, root._taken
-
-        def counted(carry: tuple[Result, Array]) -> tuple[Result, Array]:
-            root._traced, root._taken = 0, 0  # nothing traced inside is seen outside
-            inner = body(carry[0])
-            return inner, carry[1] + jnp.asarray(self.count, jnp.int32)
-
-        carry = init, jnp.zeros([], jnp.int32)
-        result, spent = jax.lax.while_loop(lambda carry: goes_on(carry[0]), counted, carry)
-        root._traced, root._taken = before[0], before[1] + spent
-        return result
-
-    def charged(self, gradients: int, run: Callable[[], Result]) -> Result:
-        """`run()`, counted as so many gradients: for a loop in code that knows no counts."""
-        before = self._root._traced
-        result = run()
-        self._root._traced = before + gradients
-        return result
-
-
+@dataclasses.dataclass(frozen=True, eq=False)
 class Objective:
-    """The loss and the gradient that the keyword arguments of `update` describe.
+    """The loss and its gradient, as the keyword arguments of `update` describe them.
 
-    Called as `(params, stage) -> gradient`, in optax's convention: complex gradients are the
-    conjugate of `jax.grad`'s. Nothing is looked at before the first call, so an optimizer of one
-    stage needs no arguments.
+    Immutable, and it counts nothing (`spent` does). `here(x)` is the gradient at the point that a
+    stage is evaluated at: at the start of a step that is the gradient which the caller of `update`
+    has already computed. `gradient(x)` is evaluated always. The difference is explicit, because
+    the derivative of a *given* gradient would silently be zero. Complex gradients are the
+    conjugate of `jax.grad`'s, as in optax. Nothing is evaluated before it is asked for, so an
+    optimizer of one stage needs no arguments.
 
-    Args:
-      extra_args: the keyword arguments of `update`, of which these have a meaning here:
+    Attributes:
+      args: the keyword arguments of `update`, of which these have a meaning here:
 
         - `value_fn`: the loss, `value_fn(params, ...)`, returning a scalar or `(scalar, aux)`.
           Arguments named like its parameters are forwarded to it, others are ignored.
         - `grad_fn`: replaces the gradient of `value_fn`: `grad_fn(params, stage, ...)`, with the
           same forwarding. Stages count from 1: a Python integer unless the stages are scanned.
+        - `value`: the loss at the start of the step.
         - `full_params`: the whole parameter tree, for wrappers such as `optax.masked` that hand
-          over a tree with holes; the holes are filled from it.
+          over a tree with masked nodes; these are filled from it.
+      given: the gradient at the start of the step, None elsewhere.
+      stage: the stage of the step, which `grad_fn` is told.
+      transform: `(gradient, params) -> gradient`, applied to every evaluated gradient.
     """
 
-    def __init__(self, extra_args: Mapping[str, Any]) -> None:
-        self._extra_args = extra_args
+    args: Mapping[str, Any]
+    given: PyTree[Array] | None = None
+    stage: int | Array = 0
+    transform: Callable[[PyTree[Array], PyTree[Array]], PyTree[Array]] | None = None
+
+    def at(self: _Objective, stage: int | Array) -> _Objective:
+        """The objective of another stage, where no gradient is given."""
+        return dataclasses.replace(self, stage=stage, given=None)
+
+    def elsewhere(self: _Objective) -> _Objective:
+        """The same without the given gradient."""
+        return dataclasses.replace(self, given=None)
+
+    def with_given(self: _Objective, gradient: PyTree[Array]) -> _Objective:
+        """The same with another given gradient."""
+        return dataclasses.replace(self, given=gradient)
 
     @property
-    def extra_args(self) -> Mapping[str, Any]:
-        """The keyword arguments of `update`."""
-        return self._extra_args
+    def by_stage(self) -> bool:
+        """Whether evaluations may differ between stages: a `grad_fn` sees their numbers."""
+        return self.args.get("grad_fn") is not None
 
-    def __call__(self, params: PyTree[Array], stage: int | Array) -> PyTree[Array]:
-        """The gradient at `params`."""
-        grad_fn = self._extra_args.get("grad_fn")
+    @property
+    def splits(self) -> bool:
+        """Whether the loss says where the model ends (`odeopt.composite`)."""
+        return hasattr(self.args.get("value_fn"), "split")
+
+    def here(self, params: PyTree[Array]) -> PyTree[Array]:
+        """The gradient at the point of the stage: the given one, or evaluated."""
+        return self.gradient(params) if self.given is None else self.given
+
+    def gradient(self, params: PyTree[Array]) -> PyTree[Array]:
+        """The gradient at `params`, evaluated. Costs 1 gradient."""
+        grad_fn = self.args.get("grad_fn")
         if grad_fn is None:
-            return jax.tree.map(jnp.conj, jax.grad(self.value)(params))
-        kwargs = forwarded(grad_fn, "grad_fn(params, stage)", 2, self._extra_args)
-        grads = grad_fn(filled(params, self._extra_args.get("full_params")), stage, **kwargs)
-        return check_gradient(punched(grads, params), params, name="grad_fn's result")
-
-    def with_value(
-        self, params: PyTree[Array], stage: int | Array
-    ) -> tuple[Float[Array, ""], PyTree[Array]]:
-        """Loss and gradient at `params`."""
-        if self._extra_args.get("grad_fn") is not None:
-            return self.value(params), self(params, stage)
-        value, grads = jax.value_and_grad(self.value)(params)
-        return value, jax.tree.map(jnp.conj, grads)
+            grads = conjugate(jax.grad(self._value)(params))
+        else:
+            kwargs = forwarded(grad_fn, "grad_fn(params, stage)", 2, self.args)
+            full = unmasked(params, self.args.get("full_params"))
+            grads = masked_as(grad_fn(full, self.stage, **kwargs), params)
+            grads = check_gradient(grads, params, name="grad_fn's result")
+        return grads if self.transform is None else self.transform(grads, params)
 
     def value(self, params: PyTree[Array]) -> Float[Array, ""]:
-        """The loss at `params`."""
-        value_fn = self._extra_args.get("value_fn")
+        """The loss at `params`. Counts as 1 gradient, though it costs about a third of one.
+
+        Raises:
+          ValueError: no `value_fn`.
+        """
+        return self._value(params)
+
+    def value_and_gradient(
+        self, params: PyTree[Array]
+    ) -> tuple[Float[Array, ""], PyTree[Array]]:
+        """Loss and gradient at `params`, for the cost of 1 gradient."""
+        if self.by_stage or self.transform is not None:
+            return self.value(params), self.gradient(params)
+        value, grads = jax.value_and_grad(self._value)(params)
+        return value, conjugate(grads)
+
+    def given_value(self) -> Float[Array, ""] | None:
+        """The loss at the start of the step, where the caller of `update` passed `value=`."""
+        value = self.args.get("value")
+        return None if value is None else jnp.asarray(value)
+
+    def product(self, params: PyTree[Array]) -> LinearMap:
+        """`v -> H v` with the Hessian at `params`. Every product counts as 2 gradients."""
+        return jax.linearize(self.elsewhere().gradient, params)[1]
+
+    def _value(self, params: PyTree[Array]) -> Float[Array, ""]:
+        value_fn = self.args.get("value_fn")
         if value_fn is None:
             raise ValueError(
                 "This optimizer evaluates the loss or its gradient at further points and was given "
                 f"nothing to evaluate. Pass the loss to update:\n    {_CALL}\n(`grad_fn=` for a "
                 "gradient function of (params, stage); or build the optimizer with `staged=True`, "
-                "which needs no extra argument.)"
+                "which needs no extra argument. A Flax TrainState does not forward extra arguments "
+                "to update: call `state.tx.update` yourself, or use `staged=True`.)"
             )
-        kwargs = forwarded(value_fn, "value_fn(params)", 1, self._extra_args)
-        out = value_fn(filled(params, self._extra_args.get("full_params")), **kwargs)
-        return checked_loss(out)
+        kwargs = forwarded(value_fn, "value_fn(params)", 1, self.args)
+        return checked_loss(value_fn(unmasked(params, self.args.get("full_params")), **kwargs))
+
+
+def transformed(
+    stage_transform: optax.GradientTransformation | None,
+    grads: PyTree[Array],
+    frozen: PyTree[Array],
+    params: PyTree[Array] | None,
+    args: Mapping[str, Any],
+) -> tuple[Objective, PyTree[Array]]:
+    """The objective with every gradient transformed in the state `frozen`, and the state after."""
+    if stage_transform is None:
+        return Objective(args, grads), frozen
+    update = optax.with_extra_args_support(stage_transform).update
+    grads, advanced = update(grads, frozen, params, **args)
+
+    def transform(grads: PyTree[Array], point: PyTree[Array]) -> PyTree[Array]:
+        return update(grads, frozen, point, **args)[0]
+
+    return Objective(args, grads, 0, transform), advanced
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Penalized:
+    r"""The objective $E + \mu\|\nabla E\|^2$ of another one, with `factor` $= 2\mu$.
+
+    Its gradient is $g + 2\mu Hg$: 1 gradient and 1 Hessian product.
+    """
+
+    base: Any
+    factor: Float[Array, ""]
+    given: PyTree[Array] | None = None
+
+    args = property(lambda self: self.base.args)
+    by_stage = property(lambda self: self.base.by_stage)
+    splits = property(lambda self: self.base.splits)
+    at = lambda self, stage: Penalized(self.base.at(stage), self.factor)  # noqa: E731
+    elsewhere = lambda self: Penalized(self.base.elsewhere(), self.factor)  # noqa: E731
+    with_given = Objective.with_given
+    product = Objective.product
+
+    def here(self, params: PyTree[Array]) -> PyTree[Array]:
+        """The gradient at the point of the stage."""
+        if self.given is not None:
+            return self.given
+        return self._add(self.base.here(params), params)
+
+    def gradient(self, params: PyTree[Array]) -> PyTree[Array]:
+        """`g + 2 mu H g`, evaluated."""
+        return self._add(self.base.gradient(params), params)
+
+    def value(self, params: PyTree[Array]) -> Float[Array, ""]:
+        """The loss with its penalty."""
+        return self.value_and_gradient(params)[0]
+
+    def value_and_gradient(
+        self, params: PyTree[Array]
+    ) -> tuple[Float[Array, ""], PyTree[Array]]:
+        """Both."""
+        value, g = self.base.value_and_gradient(params)
+        penalty = 0.5 * self.factor.astype(value.dtype) * inner(g, g).astype(value.dtype)
+        return value + penalty, self._add(g, params)
+
+    def given_value(self) -> None:
+        """None: what the caller gave has no penalty."""
+
+    def _add(self, g: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
+        return jax.tree.map(
+            lambda g, b: g + scaled(self.factor, b), g, self.base.product(params)(g)
+        )
+
+
+class Tally:
+    """An objective that counts what is asked of it and evaluates nothing; `spent` reads it."""
+
+    args: Mapping[str, Any] = {}
+    by_stage = splits = False
+
+    def __init__(self, count: list[int], given: bool) -> None:
+        self._count, self._given = count, given
+
+    def at(self, stage: int | Array) -> "Tally":
+        """Nothing is given at another stage."""
+        return Tally(self._count, False)
+
+    def elsewhere(self) -> "Tally":
+        """Nothing is given elsewhere."""
+        return Tally(self._count, False)
+
+    def with_given(self, gradient: PyTree[Array]) -> "Tally":
+        """The next `here` is free."""
+        return Tally(self._count, True)
+
+    def here(self, params: PyTree[Array]) -> PyTree[Array]:
+        """Free where a gradient is given."""
+        return params if self._given else self.gradient(params)
+
+    def gradient(self, params: PyTree[Array]) -> PyTree[Array]:
+        """1, and 1 more where it is differentiated: a Hessian product counts as 2."""
+        self._count[0] += 1
+        identity = jax.custom_jvp(lambda x: x)
+
+        @identity.defjvp
+        def derivative(x: tuple, tangents: tuple) -> tuple:
+            self._count[0] += 1
+            return x[0], tangents[0]
+
+        return identity(params)
+
+    def value(self, params: PyTree[Array]) -> Float[Array, ""]:
+        """1."""
+        self._count[0] += 1
+        return inner(params, params)
+
+    def value_and_gradient(
+        self, params: PyTree[Array]
+    ) -> tuple[Float[Array, ""], PyTree[Array]]:
+        """1."""
+        return inner(params, params), self.gradient(params)
+
+    def given_value(self) -> None:
+        """None."""
+
+    def product(self, params: PyTree[Array]) -> LinearMap:
+        """2 for every product."""
+
+        def product(tangent: PyTree[Array]) -> PyTree[Array]:
+            self._count[0] += 2
+            return tangent
+
+        return product
+
+
+def spent(function: Callable[..., Any], *args: Any, given: bool = False) -> int:
+    """The gradients that `function(objective, *args)` evaluates; a Hessian product counts as 2.
+
+    The function is traced once on abstract values with an objective that only counts, so the
+    number is known before anything is evaluated. It must not loop over the objective with
+    `lax.scan` or `lax.while_loop`, of which one round would be seen: count a round and multiply.
+
+    Args:
+      function: `(objective, *args) -> anything`.
+      args: trees of arrays.
+      given: whether the first `here` is free, as at the start of a step.
+    """
+    count = [0]
+    jax.eval_shape(lambda *args: function(Tally(count, given), *args), *args)
+    return count[0]
 
 
 def check_gradient(
@@ -259,8 +288,11 @@ def check_gradient(
       ValueError: another tree structure, or a leaf of another shape.
       TypeError: a complex gradient of a real parameter.
     """
-    given: Any = jax.tree.structure(grads)
-    expected: Any = jax.tree.structure(params)
+    leaves, given = jax.tree.flatten(grads)
+    own, expected = jax.tree.flatten(params)
+    if given == expected and [jnp.shape(g) for g in leaves] == [p.shape for p in own]:
+        if [jnp.result_type(g) for g in leaves] == [p.dtype for p in own]:
+            return grads
     if given != expected:
         raise ValueError(
             f"{name} and params must have the same tree structure. {name}: {given}; "
@@ -287,12 +319,14 @@ def check_params(params: PyTree[Array]) -> None:
       TypeError: a leaf that is neither real nor complex floating point.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        dtype = getattr(leaf, "dtype", None) or jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.inexact):
+        dtype = getattr(leaf, "dtype", None)
+        if not (type(leaf) is float if dtype is None else jnp.issubdtype(dtype, jnp.inexact)):
+            kind = f"a {type(leaf).__name__}" if dtype is None else f"of dtype {dtype}"
             raise TypeError(
-                f"params{jax.tree_util.keystr(path)} has dtype {dtype}, but only floating-point "
+                f"params{jax.tree_util.keystr(path)} is {kind}, but only floating-point "
                 "parameters can follow a flow. Leave it out with `optax.masked` or "
-                "`optax.partition`, or keep it outside params."
+                "`optax.partition`, or keep it outside params (of an Equinox model pass "
+                "`eqx.filter(model, eqx.is_inexact_array)`)."
             )
 
 
@@ -318,9 +352,25 @@ def _scalar(value: Any) -> Array:
 
 
 def forwarded(
-    function: Callable, called_as: str, positional: int, extra_args: Mapping[str, Any]
+    function: Callable,
+    called_as: str,
+    positional: int,
+    extra_args: Mapping[str, Any],
+    *,
+    alone: bool = True,
 ) -> dict[str, Any]:
-    """The extra arguments that `function` names, after its `positional` leading ones."""
+    """The extra arguments that `function` names, after its `positional` leading ones.
+
+    Warns where an argument keeps its default while a name that it does not know was passed: optax
+    asks us to ignore such names, and a misspelt random key would switch dropout off in silence.
+
+    Args:
+      function: whose arguments they are.
+      called_as: how it is called, for the message.
+      positional: its leading arguments.
+      extra_args: what the caller of `update` passed by name.
+      alone: whether it is the only function that they are meant for.
+    """
     parameters = list(inspect.signature(function).parameters.values())
     named = {
         p.name: p
@@ -337,31 +387,64 @@ def forwarded(
             f"{called_as} also needs {', '.join(map(repr, missing))}: pass it by name, "
             f"`{passed}` (to update: `opt.update(grads, state, params, ..., {passed})`)."
         )
+    unknown = [name for name in extra_args if name not in named and name not in _OWN]
+    defaults = [name for name in named if name not in kwargs]
+    if alone and unknown and defaults:
+        warnings.warn(
+            f"update was given {', '.join(unknown)}, which the loss does not name, and its own "
+            f"{', '.join(defaults)} keeps the default. If one is meant for the other, bind it: "
+            f"`value_fn=lambda params: loss(params, {defaults[0]}={unknown[0]})`.",
+            stacklevel=2,
+        )
     return kwargs
 
 
-def is_hole(node: Any) -> bool:
-    """Whether `node` stands for parameters that a masking wrapper keeps from the optimizer."""
+def conjugate(tree: PyTree[Array]) -> PyTree[Array]:
+    """Complex gradients as optax wants them: the conjugate of `jax.grad`'s."""
+    return jax.tree.map(jnp.conj, tree)
+
+
+def as_arrays(tree: PyTree[Any]) -> PyTree[Array]:
+    """`tree` with its Python numbers as arrays of the default float dtype; the rest as it is."""
+    if all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(tree)):
+        return tree
+    return jax.tree.map(
+        lambda x: jnp.asarray(x, float) if type(x) is float else x, tree
+    )
+
+
+def is_masked(node: Any) -> bool:
+    """Whether `node` stands for parameters that a wrapper keeps from the optimizer."""
     return isinstance(node, optax.MaskedNode)
 
 
-def filled(params: PyTree[Array], full_params: PyTree[Array] | None) -> PyTree[Array]:
-    """`params` with its holes (`optax.MaskedNode`) filled from `full_params`."""
-    if not any(map(is_hole, jax.tree.leaves(params, is_leaf=is_hole))):
-        return params
-    if full_params is None:
+def _is_absent(node: Any) -> bool:
+    return node is None or is_masked(node)
+
+
+def unmasked(params: PyTree[Array], full_params: PyTree[Array] | None) -> PyTree[Array]:
+    """`params`, what is masked (`optax.MaskedNode`, or None) filled from `full_params`."""
+    if full_params is not None:
+        return jax.tree.map(
+            lambda p, full: full if _is_absent(p) else p, params, full_params, is_leaf=_is_absent
+        )
+    if any(map(is_masked, jax.tree.leaves(params, is_leaf=is_masked))):
         raise ValueError(
             "This optimizer runs inside optax.masked, partition or multi_transform and sees only "
             "its part of the parameters, but the loss needs all of them. Hand them over: "
             "`opt.update(grads, state, params, value_fn=loss, full_params=params)`."
         )
-    return jax.tree.map(
-        lambda p, full: full if is_hole(p) else p, params, full_params, is_leaf=is_hole
-    )
+    return params
 
 
-def punched(tree: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:
-    """`tree` with the holes of `like`."""
-    if not any(map(is_hole, jax.tree.leaves(like, is_leaf=is_hole))):
+def masked_as(tree: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:
+    """`tree`, masked where `like` is."""
+    if not any(map(_is_absent, jax.tree.leaves(like, is_leaf=_is_absent))):
         return tree
-    return jax.tree.map(lambda p, t: p if is_hole(p) else t, like, tree, is_leaf=is_hole)
+    return jax.tree.map(lambda p, t: p if _is_absent(p) else t, like, tree, is_leaf=_is_absent)
+
+
+# SHIMS while the rest is converted
+Gradient = Objective
+GradientFunction = Callable
+filled, punched, is_hole = unmasked, masked_as, is_masked

@@ -1,26 +1,69 @@
 """Where a flow, a solver and a step size become an optax optimizer.
 
-May use: `odeopt.stepsize`, `odeopt.solvers`, `odeopt.flows`, `odeopt.objective`.
+May use: `odeopt.state`, `odeopt.staged`, `odeopt.stepsize`, `odeopt.drift`, `odeopt.solvers`,
+`odeopt.flows`, `odeopt.objective`, `odeopt.kernels`.
 """
 
-import functools
-from typing import Any, TypeAlias
+import dataclasses
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
 
+from .design import Design, Init, LearningRate, Update
+from .drift import corrected
 from .flows import AbstractFlow
-from .kernels import Kernel
-from .objective import Gradient, GradientFunction, Objective
-from .solvers import ExplicitRungeKutta, Solver, as_method
-from .staged import StagedStep
-from .state import ODEState, Parts, Readout, add_counts, select
-from .stepsize import AbstractRule, StepInfo, as_rule
+from .information import Information, names
+from .solvers import Solver, as_method
+from .solvers import stability_limit as limit_of
+from .stepsize import as_rule
+from .stepsize.rule import Guarded
 
-LearningRate: TypeAlias = optax.ScalarOrSchedule | AbstractRule
-"""A number, an optax schedule (of the number of steps), or a step-size rule."""
+_MODES = Information.VALUE | Information.PRODUCT | Information.POINT
+
+
+class Optimizer(optax.GradientTransformationExtraArgs):
+    """An optax optimizer that knows what it is.
+
+    What `ode_optimizer` and every named optimizer return: the pair `(init, update)` of optax, whose
+    two functions carry one frozen `Design`. Two optimizers are equal where their designs are.
+    Inside `optax.chain` or `inject_hyperparams` the design is hidden; ask before you wrap.
+    """
+
+    __slots__ = ()
+
+    @property
+    def design(self) -> Design:
+        """Flow, solver, step-size rule and options."""
+        try:
+            return self.update.design  # type: ignore[attr-defined]
+        except AttributeError:
+            raise TypeError(
+                "The update of this optimizer was replaced by another function, so its design is "
+                "not known: ask the optimizer that odeopt returned."
+            ) from None
+
+    @property
+    def order(self) -> int | None:
+        """Order of accuracy with which a step follows the flow; None where it is not known."""
+        return self.design.order
+
+    @property
+    def stability_limit(self) -> float | None:
+        r"""The largest stable $h\lambda$; None where there is none, see `odeopt.stability_limit`."""
+        try:
+            return limit_of(self.design.flow, self.design.solver)
+        except ValueError:
+            return None
+
+    @property
+    def gradients_per_step(self) -> int | None:
+        """Gradients of a step, the given one included; of an iterative method the most; or None."""
+        return self.design.gradients_per_step
+
+    @property
+    def memory(self) -> float:
+        """Memory of the state, in copies of the parameters."""
+        return self.design.memory
 
 
 def ode_optimizer(
@@ -31,8 +74,8 @@ def ode_optimizer(
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
     scan_stages: bool | None = None,
-    kernel: Kernel = "auto",
-) -> optax.GradientTransformationExtraArgs:
+    correction: int | None = None,
+) -> Optimizer:
     r"""The optimizer whose update is one step of `solver` along `flow`.
 
     The update is $\Phi_h(z) - z$ for the solver's one-step map $\Phi_h$ with $h$ the learning rate,
@@ -50,6 +93,10 @@ def ode_optimizer(
     `step_params` gives the parameters between steps. It must be the last of a chain: whatever
     rescales its updates would move the stage points.
 
+    What is not finite: where the rule can reject a step (`odeopt.guard` adds that to any), a step
+    whose size, gradient, loss or result is not finite returns zero updates, leaves the rest of the
+    state as it was and counts in `rejected`. At a fixed rate it goes through, as in optax.
+
     Args:
       flow: the vector field to follow, e.g. `flows.GradientFlow()`.
       solver: a `solvers.Tableau`, a method, or an instance of a diffrax solver class.
@@ -60,22 +107,25 @@ def ode_optimizer(
       staged: one stage a call.
       scan_stages: loop over the stages with `lax.scan`, for less memory; None: in large models
         where it saves some, see `solvers.ExplicitRungeKutta`.
-      kernel: what combines the slopes of an explicit Runge-Kutta method: `"jnp"`, `"pallas"` or
-        `"auto"` (`odeopt.kernels`). A splitting is given its own: `solvers.Lie(kernel=...)`.
+      correction: cancel the solver's drift, so that its steps follow the flow to this order
+        (`drift.corrected`); None for the plain method. Costs further gradients, and needs
+        `value_fn=` also where the plain method does not.
 
     Returns:
-      An optax transformation with `ODEState`. Its memory is that of `flow`, `solver` and
-      `stage_transform`: nothing but four counters for gradient flow in closure mode; staged mode
+      An `Optimizer` with `ODEState`. Its memory is that of `flow`, `solver` and
+      `stage_transform`: nothing but five scalars for gradient flow in closure mode; staged mode
       adds the start of the step and the slopes of all stages but the last.
 
     Raises:
-      TypeError: something that is not a solver, or not a learning rate.
-      ValueError: a number that is not positive and finite as learning rate; `staged=True` with a
-        solver or a rule that cannot be cut into stages.
+      TypeError: something that is not a flow, a solver, or a learning rate.
+      ValueError: a number that is not positive and finite as learning rate; an option that the
+        solver cannot use; a rule that needs what flow, solver or mode do not have.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax, odeopt
       >>> opt = odeopt.ode_optimizer(odeopt.flows.GradientFlow(), odeopt.solvers.RK4(), 0.5)
+      >>> opt.order, opt.gradients_per_step, round(opt.stability_limit, 3)
+      (4, 4, 2.785)
       >>> loss = lambda x: jnp.sum(x**2)
       >>> params = jnp.array([1.0, -2.0])
       >>> state = opt.init(params)
@@ -88,57 +138,134 @@ def ode_optimizer(
     if not isinstance(flow, AbstractFlow):
         raise TypeError(f"flow is a {type(flow).__name__}; pass e.g. odeopt.flows.GradientFlow().")
     rule = as_rule(learning_rate)
-    method = as_method(solver, error="error" in rule.needs, scan=scan_stages, kernel=kernel)
+    method = as_method(solver, error=Information.ERROR in rule.needs)
+    given = {"stage_transform": stage_transform, "scan_stages": scan_stages, "staged": staged}
+    for name, value in given.items():
+        if value not in (None, False) and name not in method.options:
+            raise ValueError(
+                f"{name}= has no effect with {type(method).__name__}, which can use "
+                f"{', '.join(sorted(method.options)) or 'no option'}: drop it"
+                + (
+                    ". A step is cut into stages where it is explicit; else pass `value_fn=` to "
+                    "update."
+                    if name == "staged"
+                    else "."
+                )
+            )
+    if scan_stages is not None:
+        method = method.with_options(scan_stages=scan_stages)
+    if correction is not None:
+        if Information.ERROR in rule.needs:
+            raise ValueError(
+                "correction= and error control exclude each other: the estimate is that of the "
+                "plain method. Drop one of them."
+            )
+        flow = corrected(flow, method, correction)
     method.check(flow)
-    parts = Parts(flow, method, rule, stage_transform)
-    if not staged or method.gradients_per_step == 1:
-        return optax.GradientTransformationExtraArgs(parts.init, functools.partial(_update, parts))
-    if not isinstance(method, ExplicitRungeKutta):
+    staged = staged and method.gradients_per_step != 1
+    has = flow.has | method.has | (Information.POINT if staged else _MODES)
+    if stage_transform is not None:
+        has &= ~(Information.VALUE | Information.POTENTIAL)
+    lacking = rule.needs & ~has
+    if lacking:
+        mode = "staged mode" if staged else "closure mode"
         raise ValueError(
-            f"staged=True cuts a step at its gradients, which needs an explicit Runge-Kutta "
-            f"method, not {type(method).__name__}: drop staged=True and pass `value_fn=` to update."
+            f"{type(rule).__name__} needs {names(lacking)}, which {type(flow).__name__} with "
+            f"{type(method).__name__} in {mode}"
+            f"{'' if stage_transform is None else ' with a stage_transform'} does not have. Use "
+            "another step-size rule, or a number or a schedule."
         )
-    if rule.needs:
-        raise ValueError(
-            f"{type(rule).__name__} needs {', '.join(sorted(rule.needs))}, and staged mode only "
-            "has the gradient: drop staged=True, or pass a number or a schedule."
+    design = Design(flow, method, rule, stage_transform, staged, correction)
+    return Optimizer(Init(design), Update(design))
+
+
+def guard(opt: Optimizer) -> Optimizer:
+    """The optimizer with steps that are not finite rejected, whatever its learning rate.
+
+    A step whose size, gradient, loss (`value=`) or result is not finite returns zero updates,
+    leaves moments, solver and rule as they were, and counts in `rejected`. Optimizers with a
+    step-size rule that looks at the step do this by themselves. In staged mode the step goes back
+    to its start. Costs one pass over update and state, no gradient.
+
+    In a chain, a transformation *before* this one keeps a NaN of its own: put it into
+    `stage_transform=`, or use `optax.apply_if_finite` around the chain.
+
+    Raises:
+      TypeError: an optimizer that is not one of odeopt's.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> opt, params = odeopt.guard(odeopt.adam(0.1)), jnp.ones(2)
+      >>> updates, state = opt.update(jnp.array([jnp.nan, 1.0]), opt.init(params), params)
+      >>> updates, int(state.rejected)
+      (Array([0., 0.], dtype=float32), 1)
+    """
+    if not hasattr(opt, "design"):
+        raise TypeError(
+            f"guard() takes an optimizer of odeopt, not a {type(opt).__name__}: guard it before it "
+            "goes into a chain, `optax.chain(..., odeopt.guard(opt))`, or use "
+            "`optax.apply_if_finite`."
         )
-    step = StagedStep(parts)
-    return optax.GradientTransformationExtraArgs(step.init, step.update)
+    design = dataclasses.replace(opt.design, rule=Guarded(opt.design.rule))
+    return Optimizer(Init(design), Update(design))
 
 
-def _update(
-    parts: Parts,
-    grads: PyTree[Array],
-    state: ODEState,
-    params: PyTree[Array] | None = None,
-    **extra_args: Any,
-) -> tuple[PyTree[Array], ODEState]:
-    """One whole step: gradient, propose, step, judge, count."""
-    flow, method, rule, _ = parts
-    grads, point = parts.check(grads, params)
-    evaluate: GradientFunction = Objective(extra_args)
-    at_start, evaluate, transform = parts.transformed(
-        grads, evaluate, state.transform, params, extra_args
-    )
-    gradient = Gradient(at_start, evaluate, by_stage=extra_args.get("grad_fn") is not None)
-    value = extra_args.get("value")
-    info = StepInfo(state.steps, (point, state.aux), gradient, value, flow, method)
-    h, rule_state = rule.propose(state.rule, info)
-    step = method.step(flow, gradient, info.z, h, state.memory)
-    accept, rule_state = rule.judge(rule_state, info, h, step)
-    if step.success is not True:
-        accept = accept & step.success
+def stability_limit(opt: Optimizer) -> float:
+    r"""The largest stable $h\lambda$ of an optimizer, $R$; see `solvers.stability_limit`.
 
-    # What a flow keeps in another dtype (optax's `mu_dtype`) is wider within the step.
-    moved = optax.tree.cast_like((step.update, step.aux), (point, state.aux))
-    stayed = (jax.tree.map(jnp.zeros_like, point), state.aux)
-    (updates, aux), memory = select(accept, (moved, step.memory), (stayed, state.memory))
-    spent = gradient.count if method.gradients_per_step is not None else None
-    counts = add_counts(state, h=h, accept=accept, gradients=spent)
-    readout = state.readout
-    if isinstance(readout, Readout):
-        readout = Readout.of(parts, select(accept, h, readout.step_size))
-    return updates, counts._replace(
-        aux=aux, memory=memory, rule=rule_state, transform=transform, readout=readout
-    )
+    Raises:
+      TypeError: an optimizer that is not one of odeopt's.
+      ValueError: a flow that normalizes its gradient, or a step without limit.
+
+    Examples:
+      >>> import odeopt
+      >>> round(odeopt.stability_limit(odeopt.heavy_ball(0.1, momentum=0.9)), 3)
+      3.8
+    """
+    _known(opt)
+    return limit_of(opt.design.flow, opt.design.solver)
+
+
+def describe(opt: Optimizer) -> dict[str, Any]:
+    """What an optimizer is made of and what theory says of it.
+
+    Returns:
+      A dict: `flow`, `solver`, `step_size` (the rule), `mode` and `options`, as text; `order`,
+      `stability_limit`, `gradients_per_step` and `memory` (of the state, in copies of the
+      parameters), as numbers, None where not known.
+
+    Raises:
+      TypeError: an optimizer that is not one of odeopt's.
+
+    Examples:
+      >>> import odeopt
+      >>> about = odeopt.describe(odeopt.rk4(0.1))
+      >>> about["flow"], about["order"], about["gradients_per_step"], about["memory"]
+      ('GradientFlow()', 4, 4, 0.0)
+    """
+    _known(opt)
+    design = opt.design
+    options = {
+        "stage_transform": design.stage_transform,
+        "correction": design.correction,
+        "kernel": design.kernel,
+    }
+    return {
+        "flow": repr(design.flow),
+        "solver": repr(design.solver),
+        "step_size": repr(design.rule),
+        "mode": "staged" if design.staged else "closure",
+        "options": {name: value for name, value in options.items() if value is not None},
+        "order": opt.order,
+        "stability_limit": opt.stability_limit,
+        "gradients_per_step": opt.gradients_per_step,
+        "memory": opt.memory,
+    }
+
+
+def _known(opt: Any) -> None:
+    if not hasattr(opt, "design"):
+        raise TypeError(
+            f"This is a {type(opt).__name__}, whose design is hidden: pass the odeopt optimizer "
+            "itself, before it goes into a chain or `inject_hyperparams`."
+        )

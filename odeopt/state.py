@@ -1,28 +1,18 @@
-"""The state of every odeopt optimizer, and the parts that its two modes share.
+"""The state of every odeopt optimizer, and what can be read from it.
 
-May use: `odeopt.stepsize`, `odeopt.solvers`, `odeopt.flows`, `odeopt.objective`.
+May use: `odeopt.flows`, `odeopt.objective`, `odeopt.sums`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .flows import AbstractFlow, State
-from .objective import (
-    GradientFunction,
-    check_gradient,
-    check_params,
-    filled,
-    is_hole,
-    punched,
-)
-from .solvers import AbstractMethod
-from .stepsize import AbstractRule
+from .flows import State
+from .objective import is_masked
 
 
 class Progress(NamedTuple):
@@ -43,62 +33,32 @@ class Progress(NamedTuple):
     transform: PyTree[Array]
 
 
-class Readout(eqx.Module):
-    """How to get from where the parameters rest to what the last step led to.
-
-    Attributes:
-      step_size: size of the last step, 0 before the first.
-      traced: flow and method, what of them is known at run time only.
-      known: the rest of them.
-    """
-
-    step_size: Float[Array, ""]
-    traced: PyTree
-    known: PyTree = eqx.field(static=True)
-
-    @classmethod
-    def of(cls, parts: "Parts", step_size: Float[Array, ""]) -> "Readout | tuple[()]":
-        """The read-out of an optimizer; `()` where parameters rest at the end of the step."""
-        flow, method = parts.flow, parts.method
-        if not flow.has_readout and type(method).readout is AbstractMethod.readout:
-            return ()
-        traced, known = eqx.partition((flow, method), eqx.is_array)
-        return cls(step_size, traced, known)
-
-    def __call__(self, aux: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
-        """The parameters that the last step led to; holes of a mask stay as they are."""
-        flow, method = eqx.combine(self.traced, self.known)
-        own = punched(params, aux[0])
-        end = optax.tree.cast_like(method.readout(flow, (own, aux), self.step_size), own)
-        return filled(end, params)
-
-
 class ODEState(NamedTuple):
-    """State of every odeopt optimizer.
+    """State of every odeopt optimizer: arrays, in NamedTuples.
 
     Attributes:
       steps: steps taken, rejected ones included; schedules are a function of it.
       time: flow time, the sum of the accepted step sizes (in the default float dtype).
       gradients: gradients spent, those handed to `update` included; -1 where it cannot be known.
       rejected: steps that were rejected (zero update).
+      step_size: size of the last accepted step; 0 before the first.
       aux: auxiliary variables of the flow.
       memory: memory of the method.
       rule: state of the step-size rule.
       transform: state of `stage_transform`.
       progress: the step in progress in staged mode, `()` in closure mode.
-      readout: how to get from the parameters to those of the last step, `()` where they are it.
     """
 
     steps: Int[Array, ""]
     time: Float[Array, ""]
     gradients: Int[Array, ""]
     rejected: Int[Array, ""]
+    step_size: Float[Array, ""]
     aux: PyTree[Array]
     memory: PyTree[Array]
     rule: PyTree[Array]
     transform: PyTree[Array]
     progress: Progress | tuple[()]
-    readout: Readout | tuple[()]
 
 
 class Checkpoint(NamedTuple):
@@ -111,67 +71,6 @@ class Checkpoint(NamedTuple):
 
     params: PyTree[Array]
     state: PyTree[Array]
-
-
-class Parts(NamedTuple):
-    """What an optimizer is made of."""
-
-    flow: AbstractFlow
-    method: AbstractMethod
-    rule: AbstractRule
-    stage_transform: optax.GradientTransformation | None
-
-    def init(self, params: PyTree[Array]) -> ODEState:
-        """The state before the first step; of `params` only shapes and dtypes are read."""
-        check_params(params)
-        aux = self.flow.init(params)
-        return ODEState(  # every scalar its own buffer: a shared one could not be donated
-            steps=jnp.zeros([], jnp.int32),
-            time=jnp.zeros([], float),
-            gradients=jnp.zeros([], jnp.int32),
-            rejected=jnp.zeros([], jnp.int32),
-            aux=aux,
-            memory=self.method.init((params, aux)),
-            rule=self.rule.init(params),
-            transform=self.init_transform(params),
-            progress=(),
-            readout=Readout.of(self, jnp.zeros([], float)),
-        )
-
-    def init_transform(self, params: PyTree[Array]) -> PyTree[Array]:
-        """The state of `stage_transform` before the first step, in buffers of its own."""
-        return () if self.stage_transform is None else self.stage_transform.init(params)
-
-    def check(
-        self, grads: PyTree[Array], params: PyTree[Array] | None
-    ) -> tuple[PyTree[Array], PyTree[Array]]:
-        """Gradient and point of the step; as in optax, a one-stage step may lack parameters."""
-        if params is not None:
-            return check_gradient(grads, params), params
-        if self.method.gradients_per_step == 1 and not self.flow.needs_params:
-            return grads, grads  # only the tree structure of the point is used
-        raise ValueError(
-            "This optimizer needs the parameters: `opt.update(grads, state, params, ...)`."
-        )
-
-    def transformed(
-        self,
-        grads: PyTree[Array],
-        evaluate: GradientFunction,
-        state: PyTree[Array],
-        params: PyTree[Array] | None,
-        extra_args: Mapping[str, Any],
-    ) -> tuple[PyTree[Array], GradientFunction, PyTree[Array]]:
-        """Both gradients with `stage_transform` applied in `state`, and the next state of it."""
-        if self.stage_transform is None:
-            return grads, evaluate, state
-        update = optax.with_extra_args_support(self.stage_transform).update
-        grads, advanced = update(grads, state, params, **extra_args)
-
-        def evaluate_and_transform(point: PyTree[Array], stage: int | Array) -> PyTree[Array]:
-            return update(evaluate(point, stage), state, point, **extra_args)[0]
-
-        return grads, evaluate_and_transform, advanced
 
 
 def select(accept: bool | Bool[Array, ""], moved: PyTree, stayed: PyTree) -> PyTree:
@@ -187,9 +86,8 @@ def add_count(count: Int[Array, ""], more: int | Int[Array, ""]) -> Int[Array, "
     return jnp.where(count > limit - more, limit, count + more)
 
 
-def add_counts(
+def counted(
     state: ODEState,
-    *,
     h: Float[Array, ""],
     accept: bool | Bool[Array, ""],
     gradients: int | Array | None,
@@ -199,12 +97,67 @@ def add_counts(
         spent = jnp.full_like(state.gradients, -1)
     else:
         spent = add_count(state.gradients, gradients)
+    steps = optax.safe_increment(state.steps)
+    if accept is True:
+        return state._replace(steps=steps, time=state.time + h, gradients=spent, step_size=h)
     return state._replace(
-        steps=optax.safe_increment(state.steps),
-        time=state.time + select(accept, h, jnp.zeros_like(h)),
+        steps=steps,
+        time=state.time + jnp.where(accept, h, 0.0),
         gradients=spent,
-        rejected=state.rejected + select(accept, jnp.int32(0), jnp.int32(1)),
+        rejected=state.rejected + jnp.where(accept, 0, 1),
+        step_size=jnp.where(accept, h, state.step_size),
     )
+
+
+def summary(state: PyTree[Array]) -> dict[str, Any]:
+    """What an optimizer has done so far, as scalars for any logger.
+
+    Args:
+      state: the optimizer's state, also nested in the state of `chain`, `partition`,
+        `inject_hyperparams`, `MultiSteps`, ...
+
+    Returns:
+      A dict with `step_size` (of the last accepted step, in flow time), `time` (flow time, the sum
+      of the accepted step sizes), `steps` (calls that completed a step, rejected ones included),
+      `accepted`, `rejected` and `gradients` (spent; -1 where it cannot be known). Where the state
+      holds several odeopt optimizers: a dict of such dicts, by their paths in the state.
+
+    Raises:
+      ValueError: no odeopt optimizer in `state`.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, odeopt
+      >>> opt = optax.chain(optax.clip(1.0), odeopt.euler(0.5))
+      >>> _, state = opt.update(jnp.ones(2), opt.init(jnp.ones(2)), jnp.ones(2))
+      >>> {name: float(value) for name, value in odeopt.summary(state).items()}
+      {'step_size': 0.5, 'time': 0.5, 'steps': 1.0, 'accepted': 1.0, 'rejected': 0.0, 'gradients': 1.0}
+    """
+    found = {
+        path: {
+            "step_size": ode.step_size,
+            "time": ode.time,
+            "steps": ode.steps,
+            "accepted": ode.steps - ode.rejected,
+            "rejected": ode.rejected,
+            "gradients": ode.gradients,
+        }
+        for path, ode in states(state)
+    }
+    if not found:
+        raise ValueError(_NONE)
+    return next(iter(found.values())) if len(found) == 1 else dict(found)
+
+
+_NONE = "There is no odeopt optimizer in this state: pass the state that `opt.init` returned."
+
+
+def states(state: PyTree[Array]) -> Iterator[tuple[str, ODEState]]:
+    """Every odeopt optimizer in a state, with its path."""
+    stops = (ODEState, Checkpoint)
+    nodes, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=lambda n: isinstance(n, stops))
+    for path, node in nodes:
+        if isinstance(node, ODEState):
+            yield jax.tree_util.keystr(path), jax.tree.map(_value, node, is_leaf=_is_variable)
 
 
 def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
@@ -224,12 +177,42 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
       ValueError: no odeopt optimizer in `state`, or a staged one with another transformation
         after it in a chain, which rescales its updates and so moves its stage points.
     """
-    found: list[ODEState] = []
+    _check_chains(state)
+    found = list(states(state))
+    if not found:
+        raise ValueError(_NONE)
+    for _, ode in found:
+        for node in _readouts(ode.memory):
+            params = node.readout(params, ode.aux)
+        for node in _readouts(ode.aux):
+            params = node.readout(params)
+        if ode.progress != ():
+            between = ode.progress.stage == 0
+            params = jax.tree.map(
+                lambda start, p, between=between: (
+                    p if is_masked(start) else jnp.where(between, p, start)
+                ),
+                ode.progress.start[0],
+                params,
+                is_leaf=is_masked,
+            )
+    return params
+
+
+def _readouts(tree: PyTree) -> list[Any]:
+    """The nodes that know how to get from where the parameters rest to the end of the step."""
+    has: Callable[[Any], bool] = lambda node: hasattr(node, "readout")  # noqa: E731
+    return [node for node in jax.tree.leaves(tree, is_leaf=has) if has(node)]
+
+
+def _check_chains(state: PyTree) -> None:
+    """Refuse a chain in which something follows a staged optimizer."""
+
+    def staged(node: Any) -> bool:
+        return any(ode.progress != () for _, ode in states(node))
 
     def visit(node: Any) -> bool:
-        if isinstance(node, ODEState):
-            found.append(node)
-        elif type(node) is tuple and any(has_staged(earlier) for earlier in node[:-1]):
+        if type(node) is tuple and any(staged(earlier) for earlier in node[:-1]):
             raise ValueError(
                 "A staged optimizer must be the last transformation of its chain: what follows it "
                 "changes its updates, and so the points at which its stages are evaluated. Put it "
@@ -238,25 +221,12 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
         return isinstance(node, ODEState | Checkpoint)
 
     jax.tree.leaves(state, is_leaf=visit)
-    if not found:
-        raise ValueError("There is no odeopt optimizer in this state.")
-    for ode in found:
-        if isinstance(ode.readout, Readout):
-            params = ode.readout(ode.aux, params)
-        if isinstance(ode.progress, Progress):
-            between = ode.progress.stage == 0
-            params = jax.tree.map(
-                lambda start, p, between=between: (
-                    p if is_hole(start) else jnp.where(between, p, start)
-                ),
-                ode.progress.start[0],
-                params,
-                is_leaf=is_hole,
-            )
-    return params
 
 
-def has_staged(node: Any) -> bool:
-    """Whether there is a staged optimizer in a state."""
-    leaves = jax.tree.leaves(node, is_leaf=lambda n: isinstance(n, Progress))
-    return any(isinstance(leaf, Progress) for leaf in leaves)
+def _is_variable(node: Any) -> bool:
+    """Whether a leaf is a variable of Flax's nnx, which wraps every array of a state."""
+    return hasattr(node, "get_value") or type(node).__name__ == "OptArray"
+
+
+def _value(leaf: Any) -> Any:
+    return leaf.get_value() if _is_variable(leaf) else leaf

@@ -124,21 +124,40 @@ def total(parts: Sequence[Array], dtype: Any = float) -> Array:
     return sum(sums[1:], sums[0]) if sums else jnp.zeros([], dtype)
 
 
+def real_dtype(dtype: Any) -> Any:
+    """The dtype of the real part."""
+    return jnp.finfo(dtype).dtype
+
+
+def wide_dtype(dtype: Any) -> Any:
+    """At least single precision."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 def scaled(h: Float[Array, ""], leaf: Array) -> Array:
     """`h * leaf`; the step size is rounded to the leaf's dtype first, as optax does."""
-    return h.astype(jnp.finfo(leaf.dtype).dtype) * leaf
+    return jnp.asarray(h, real_dtype(leaf.dtype)) * leaf
+
+
+def add(a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
+    """The sum of two trees, in the dtypes of the first."""
+    return jax.tree.map(lambda x, y: (x + y).astype(x.dtype) if x.dtype != y.dtype else x + y, a, b)
 
 
 def widened(tree: PyTree[Array]) -> PyTree[Array]:
     """At least single precision."""
-    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+    return jax.tree.map(lambda x: x.astype(wide_dtype(x.dtype)), tree)
 
 
 def inner(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
-    """The real inner product of two trees."""
+    """The real inner product of two trees; squares of 16 bits would overflow and are widened."""
+
     # A sum of products: `jnp.vdot` contracts, which explicit sharding refuses.
-    products = jax.tree.map(lambda x, y: jnp.sum(jnp.real(jnp.conj(x) * y)), a, b)
-    return total(jax.tree.leaves(products))
+    def leaf(x: Array, y: Array) -> Array:
+        wide = wide_dtype(jnp.promote_types(x.dtype, y.dtype))
+        return jnp.sum(jnp.real(jnp.conj(x.astype(wide)) * y.astype(wide)))
+
+    return total(jax.tree.leaves(jax.tree.map(leaf, a, b)))
 
 
 def norm(tree: PyTree[Array]) -> Float[Array, ""]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..flows import AbstractSplitFlow, GameFlow, Players, State
-from ..flows.game import moved
+from ..flows.game import alone  # TODO convert
 from ..objective import Gradient
 from ..sums import scaled
 from .clip import Corrected, check_clip, clipped

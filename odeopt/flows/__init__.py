@@ -23,3 +23,5 @@ from .momentum import HeavyBallFlow as HeavyBallFlow
 from .momentum import Momentum as Momentum
 from .momentum import NesterovFlow as NesterovFlow
 from .momentum import RelativisticFlow as RelativisticFlow
+from .wrapper import AbstractObjectiveWrapper as AbstractObjectiveWrapper
+from .wrapper import AbstractWrapper as AbstractWrapper

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from ..kernels import AdamNumbers, adam_step, decaying_time, exponential_adam_step, where
-from ..objective import Gradient
+from ..kernels import AdamNumbers, adam_step, decaying_time, exponential_adam_step
+from ..objective import Objective
 from ..sums import scaled
-from .clock import Decay, check_decay, forgetting, moment_like, real, retained, weight
-from .flow import AbstractSplitFlow, State, Substeps
+from .clock import Decay, as_decay, check_decay, moment_like, real
+from .flow import AbstractFlow, State, Substeps
 
 
 class Moments(NamedTuple):
@@ -52,7 +52,7 @@ class Squares(NamedTuple):
     trace: PyTree[Array]
 
 
-class AdamFlow(AbstractSplitFlow):
+class AdamFlow(AbstractFlow):
     r"""Adam's flow: $\dot x = -u - wx$, $u = \hat m/(\sqrt{\hat v + \epsilon_r} + \epsilon)$.
 
     $\tau_1\dot m = g - m$, $\tau_2\dot v = g^2 - v$ with $\tau_i = -h/\ln b_i$, and $\hat m$,
@@ -83,8 +83,8 @@ class AdamFlow(AbstractSplitFlow):
       ValueError: `b1` or `b2` outside [0, 1).
     """
 
-    b1: Decay = eqx.field(converter=real, default=0.9)
-    b2: Decay = eqx.field(converter=real, default=0.999)
+    b1: Decay = eqx.field(converter=as_decay, default=0.9)
+    b2: Decay = eqx.field(converter=as_decay, default=0.999)
     eps: float = eqx.field(converter=real, default=1e-8)
     eps_root: float = eqx.field(converter=real, default=0.0)
     weight_decay: Any = eqx.field(converter=real, default=0.0)
@@ -117,44 +117,50 @@ class AdamFlow(AbstractSplitFlow):
             jnp.zeros([], float),
         )
 
-    def field(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> State:
-        """`(-u - w x, (g - m) / tau_1, (g^2 - v) / tau_2)`; the age grows by 1 in a time `h`."""
+    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+        """`(-h (u + w x), -(g - m) ln b1, -(g^2 - v) ln b2)`; the age grows by 1."""
         params, aux = z
-        grads = gradient.here(params)
+        grads = objective.here(params)
         squares = jax.tree.map(_square, grads)
         started = aux.age > 0
         # 0/0 at the start, with derivatives too: both sides of a `where` must be finite
         age = jnp.where(started, aux.age, 1.0)
 
-        def settled(moment: PyTree[Array], decay: Decay, limit: PyTree[Array]) -> PyTree[Array]:
-            total = jnp.where(started, weight(decay, age), 1.0)
+        def settled(moment: PyTree[Array], clock: Decay, limit: PyTree[Array]) -> PyTree[Array]:
+            total = jnp.where(started, clock.weight(age), 1.0)
             return jax.tree.map(
-                lambda m, g: jnp.where(started, m / total.astype(m.dtype), g), moment, limit
+                lambda m, g: jnp.where(started, m / total.astype(m.dtype), g.astype(m.dtype)),
+                moment,
+                limit,
             )
 
         mean, square = settled(aux.mu, self.b1, grads), settled(aux.nu, self.b2, squares)
         direction = jax.tree.map(self._direction, mean, square)
-        mu = _relaxation(aux.mu, grads, forgetting(self.b1, aux.age) / h)
-        nu = _relaxation(aux.nu, squares, forgetting(self.b2, aux.age) / h)
         direction = self._decayed(direction, params, self._decay(aux.age))
-        velocity = jax.tree.map(jnp.negative, direction)
-        return velocity, Moments(mu, nu, (1 / h).astype(aux.age.dtype))
+        return (
+            jax.tree.map(lambda u: scaled(-h, u), direction),
+            Moments(
+                _relaxation(aux.mu, grads, self.b1.forgetting(aux.age)),
+                _relaxation(aux.nu, squares, self.b2.forgetting(aux.age)),
+                jnp.ones_like(aux.age),
+            ),
+        )
 
     def part(
-        self, name: str, z: State, gradient: Gradient, h: Float[Array, ""], fraction: float
+        self, name: str, z: State, objective: Objective, h: Float[Array, ""], fraction: float | Array
     ) -> tuple[PyTree[Array] | None, Moments]:
         """One of moments and drift."""
         params, aux = z
         if name == "moments":
-            grads = gradient.here(params)
-            b1, b2 = (retained(b, aux.age, fraction) for b in (self.b1, self.b2))
+            grads = objective.here(params)
+            b1, b2 = (b.retained(aux.age, fraction) for b in (self.b1, self.b2))
             return None, Moments(
                 optax.tree.update_moment(grads, aux.mu, b1, 1),
                 optax.tree.update_moment_per_elem_norm(grads, aux.nu, b2, 2),
                 aux.age + fraction,
             )
         decay = self._decay(aux.age - 1)  # of this step, which the moments have counted
-        direction = self._decayed(self.direction(params, aux, gradient), params, decay)
+        direction = self._decayed(self.direction(params, aux, objective), params, decay)
         time = fraction * h
         if not (self.exact_decay and self.needs_params):
             return jax.tree.map(lambda u: scaled(-time, u), direction), aux
@@ -165,75 +171,97 @@ class AdamFlow(AbstractSplitFlow):
         return jax.tree.map(lambda t, u: scaled(-t, u), times, direction), aux
 
     def fused(
-        self, substeps: Substeps, z: State, gradient: Gradient, h: Float[Array, ""], kernel: str
+        self, substeps: Substeps, z: State, objective: Objective, h: Float[Array, ""]
     ) -> tuple[PyTree[Array], Moments] | None:
         """A step of moments and drift: `kernels.adam_step`, or `exponential_adam_step`.
 
         Drifts in a row are one, where there is no decay or it is solved exactly.
         """
-        name = "exponential_adam" if self.exact_decay else "adam"
         first, *drifts = substeps
         joined = len(drifts) == 1 or self.exact_decay or not self.needs_params
-        whole = {part for part, _ in drifts} == {"drift"} and sum(f for _, f in drifts) == 1
-        if not where(kernel, name) or first != ("moments", 1.0) or not (joined and whole):
+        if first != ("moments", 1.0) or not joined or {part for part, _ in drifts} != {"drift"}:
             return None
+        h = sum(fraction for _, fraction in drifts) * h
         params, aux = z
         age = aux.age + 1
-        mean, look = 1 / weight(self.b1, age), jnp.zeros([])
+        mean, look = 1 / self.b1.weight(age), jnp.zeros([])
         if self.nesterov:
-            kept = retained(self.b1, age)
-            mean, look = kept / weight(self.b1, age + 1), (1 - kept) * mean
+            kept = self.b1.retained(age)
+            mean, look = kept / self.b1.weight(age + 1), (1 - kept) * mean
         numbers = AdamNumbers(
-            retained(self.b1, aux.age),
-            retained(self.b2, aux.age),
+            self.b1.retained(aux.age),
+            self.b2.retained(aux.age),
             mean,
             look,
-            1 / weight(self.b2, age),
+            1 / self.b2.weight(age),
             self.eps,
             self.eps_root,
         )
         step = exponential_adam_step if self.exact_decay else adam_step
         update, mu, nu = step(
             h,
-            gradient.here(params),
+            objective.here(params),
             aux.mu,
             aux.nu,
             numbers,
             params=params if self.needs_params else None,
             decay=self._decays(params, aux.age),
-            kernel=kernel,
         )
         return update, Moments(mu, nu, age)
 
-    def descent(self, z: State, gradient: Gradient, *, seen: bool = False) -> PyTree[Array]:
+    def owed(self, aux: Moments) -> Array:
+        """Before the first gradient the direction is not known: the first step cannot open."""
+        return aux.age == 0
+
+    def rest(self, z: State, h: Float[Array, ""], fraction: float) -> "AdamRest | None":
+        """Six scalars; None with weight decay, which must see the parameters."""
+        if self.needs_params or self.nesterov:
+            return None
+        age = z[1].age
+        weights = (jnp.where(age > 0, b.weight(age), 1.0) for b in (self.b1, self.b2))
+        numbers = (fraction * h, *weights, self.eps, self.eps_root)
+        return AdamRest(*(jnp.array(n, float) for n in numbers))
+
+    def aged(self, aux: Moments, grads: PyTree[Array], back: PyTree[Array]) -> Moments:
+        """Both moments change by their mean age times the change of what they average."""
+        if self.nesterov or self.exact_decay:
+            raise ValueError(
+                "The counter-term of AdamFlow with nesterov or exact_decay is not known: drop it."
+            )
+        squares = jax.tree.map(_squares_change, grads, back)
+        return Moments(
+            _aged(aux.mu, back, self.b1, aux.age),
+            _aged(aux.nu, squares, self.b2, aux.age),
+            jnp.zeros_like(aux.age),
+        )
+
+    def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
         """The gradient over the root of its second moment."""
         params, aux = z
         if not seen:
-            _, aux = self.part("moments", z, gradient, jnp.zeros([]), 1.0)
-        square = _divided(aux.nu, weight(self.b2, aux.age))
-        return jax.tree.map(self._direction, gradient.here(params), square)
+            _, aux = self.part("moments", z, objective, jnp.zeros([]), 1.0)
+        square = _divided(aux.nu, self.b2.weight(aux.age))
+        return jax.tree.map(self._direction, objective.here(params), square)
 
-    def direction(self, params: PyTree[Array], aux: Moments, gradient: Gradient) -> PyTree[Array]:
+    def direction(self, params: PyTree[Array], aux: Moments, objective: Objective) -> PyTree[Array]:
         """`u`, from the moments; 0 while they have seen nothing."""
-        total = weight(self.b1, aux.age)
+        total = self.b1.weight(aux.age)
         if self.nesterov:
-            ahead = weight(self.b1, aux.age + 1)
-            kept = retained(self.b1, aux.age)
+            ahead = self.b1.weight(aux.age + 1)
+            kept = self.b1.retained(aux.age)
             mean = jax.tree.map(
                 lambda m, g: (
                     kept * (m / ahead.astype(m.dtype)) + (1 - kept) * (g / total.astype(g.dtype))
                 ),
                 aux.mu,
-                gradient.here(params),
+                objective.here(params),
             )
         else:
             mean = _divided(aux.mu, total)
-        return jax.tree.map(self._direction, mean, _divided(aux.nu, weight(self.b2, aux.age)))
+        return jax.tree.map(self._direction, mean, _divided(aux.nu, self.b2.weight(aux.age)))
 
     def _direction(self, mean: Array, square: Array) -> Array:
-        # The real part, floored at 0: a Runge-Kutta stage may leave the cone of averages.
-        size = jnp.maximum(jnp.real(square), 0.0)
-        return mean / (jnp.sqrt(size + self.eps_root) + self.eps)
+        return adam_direction(mean, square, self.eps, self.eps_root)
 
     def _decay(self, age: Array) -> float | Array:
         if callable(self.weight_decay):  # a schedule counts whole steps
@@ -257,7 +285,7 @@ class AdamFlow(AbstractSplitFlow):
         return adding.update(direction, adding.init(params), params)[0]
 
 
-class RMSpropFlow(AbstractSplitFlow):
+class RMSpropFlow(AbstractFlow):
     r"""RMSprop's flow: $\dot x = -g/\sqrt{v + \epsilon}$, $\tau\dot v = g^2 - v$.
 
     $\tau = -h/\ln b$ for the decay $b$ per step. Centered: $v - |m|^2$ in place of $v$, with
@@ -281,12 +309,12 @@ class RMSpropFlow(AbstractSplitFlow):
       ValueError: `decay` or `momentum` outside [0, 1).
     """
 
-    decay: Decay = eqx.field(converter=real, default=0.9)
+    decay: Decay = eqx.field(converter=as_decay, default=0.9)
     eps: float = eqx.field(converter=real, default=1e-8)
     initial_scale: float = eqx.field(converter=real, default=0.0)
     eps_in_sqrt: bool = eqx.field(static=True, default=True)
     centered: bool = eqx.field(static=True, default=False)
-    momentum: Decay | None = eqx.field(converter=real, default=None)
+    momentum: Decay | None = eqx.field(converter=as_decay, default=None)
     nesterov: bool = eqx.field(static=True, default=False)
     bias_correction: bool = eqx.field(static=True, default=False)
 
@@ -308,29 +336,29 @@ class RMSpropFlow(AbstractSplitFlow):
             optax.tree.zeros_like(params) if self.momentum is not None else (),
         )
 
-    def field(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> State:
-        """`(-g / sqrt(v + eps), (g - m) / tau, (g^2 - v) / tau)`, with momentum if there is."""
+    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+        """`(-h g / sqrt(v + eps), -(g - m) ln b, -(g^2 - v) ln b)`, with momentum if there is."""
         params, aux = z
-        grads = gradient.here(params)
-        rate = forgetting(self.decay, aux.age) / h
+        grads = objective.here(params)
+        rate = self.decay.forgetting(aux.age)
         mu = _relaxation(aux.mu, grads, rate) if self.centered else ()
         nu = _relaxation(aux.nu, jax.tree.map(_square, grads), rate)
-        velocity = jax.tree.map(jnp.negative, self.direction(grads, aux))
+        update = jax.tree.map(lambda u: scaled(-h, u), self.direction(grads, aux))
         trace: PyTree[Array] = ()
         if self.momentum is not None:
-            lost = forgetting(self.momentum, aux.age) / h
-            trace = jax.tree.map(lambda v, p: v - scaled(lost, p), velocity, aux.trace)
-            velocity = jax.tree.map(lambda p: scaled(1 / h, p), aux.trace)
-        return velocity, Squares(nu, (1 / h).astype(aux.age.dtype), mu, trace)
+            lost = self.momentum.forgetting(aux.age)
+            trace = jax.tree.map(lambda v, p: v - scaled(lost, p), update, aux.trace)
+            update = aux.trace
+        return update, Squares(nu, jnp.ones_like(aux.age), mu, trace)
 
     def part(
-        self, name: str, z: State, gradient: Gradient, h: Float[Array, ""], fraction: float
+        self, name: str, z: State, objective: Objective, h: Float[Array, ""], fraction: float | Array
     ) -> tuple[PyTree[Array] | None, Squares]:
         """One of moments and descent."""
         params, aux = z
-        grads = gradient.here(params)
+        grads = objective.here(params)
         if name == "moments":
-            kept = retained(self.decay, aux.age, fraction)
+            kept = self.decay.retained(aux.age, fraction)
             return None, aux._replace(
                 mu=optax.tree.update_moment(grads, aux.mu, kept, 1) if self.centered else (),
                 nu=optax.tree.update_moment_per_elem_norm(grads, aux.nu, kept, 2),
@@ -340,24 +368,35 @@ class RMSpropFlow(AbstractSplitFlow):
         update = jax.tree.map(lambda u: scaled(-fraction * h, u), direction)
         if self.momentum is None:
             return update, aux
-        kept = retained(self.momentum, aux.age - 1, fraction)
+        kept = self.momentum.retained(aux.age - 1, fraction)
         trace = jax.tree.map(lambda u, p: u + kept * p, update, aux.trace)
         if self.nesterov:
             return jax.tree.map(lambda u, p: u + kept * p, update, trace), aux._replace(trace=trace)
         return trace, aux._replace(trace=trace)
 
-    def descent(self, z: State, gradient: Gradient, *, seen: bool = False) -> PyTree[Array]:
+    def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
         """The gradient over the root of its second moment."""
         params, aux = z
         if not seen:
-            _, aux = self.part("moments", z, gradient, jnp.zeros([]), 1.0)
-        return self.direction(gradient.here(params), aux)
+            _, aux = self.part("moments", z, objective, jnp.zeros([]), 1.0)
+        return self.direction(objective.here(params), aux)
+
+    def aged(self, aux: Squares, grads: PyTree[Array], back: PyTree[Array]) -> Squares:
+        """The second moment changes by its mean age times the change of the square."""
+        if self.centered or self.momentum is not None:
+            raise ValueError(
+                "The counter-term of RMSpropFlow with centered or momentum is not known: drop it."
+            )
+        squares = jax.tree.map(_squares_change, grads, back)
+        return aux._replace(
+            nu=_aged(aux.nu, squares, self.decay, aux.age), age=jnp.zeros_like(aux.age)
+        )
 
     def direction(self, grads: PyTree[Array], aux: Squares) -> PyTree[Array]:
         """`g / sqrt(v + eps)` and its variants."""
         mu, nu = aux.mu, aux.nu
         if self.bias_correction:
-            total = weight(self.decay, aux.age)
+            total = self.decay.weight(aux.age)
             mu, nu = _divided(mu, total), _divided(nu, total)
         if self.centered:
             nu = jax.tree.map(lambda v, m: v - _square(m), nu, mu)
@@ -381,4 +420,57 @@ def _divided(moment: PyTree[Array], total: Array) -> PyTree[Array]:
 
 
 def _relaxation(moment: PyTree[Array], target: PyTree[Array], rate: Array) -> PyTree[Array]:
-    return jax.tree.map(lambda m, g: scaled(rate, g - m), moment, target)
+    return jax.tree.map(lambda m, g: scaled(rate, g.astype(m.dtype) - m), moment, target)
+
+
+def _squares_change(g: Array, change: Array) -> Array:
+    return 2 * jnp.real(jnp.conj(g) * change)
+
+
+def _aged(
+    moment: PyTree[Array], change: PyTree[Array], clock: Decay, age: Float[Array, ""]
+) -> PyTree[Array]:
+    r"""A running average, of weight times mean age $\sum_{k<n} (1-b)b^k(k + \tfrac12)$."""
+    decay = clock.fixed()
+    kept = decay**age
+    factor = decay * (1 - kept) / (1 - decay) - age * kept + 0.5 * (1 - kept)
+    return jax.tree.map(lambda m, d: scaled(factor, d).astype(m.dtype), moment, change)
+
+
+def adam_direction(mean: Array, square: Array, eps: Any, eps_root: Any) -> Array:
+    """`mean / (sqrt(square + eps_root) + eps)`, 0 where the mean is.
+
+    The real part of the square, floored at 0: a Runge-Kutta stage may leave the cone of averages.
+    In float16 eps may round to 0, so a mean of 0 is divided by 1.
+    """
+    size = jnp.maximum(jnp.real(square), 0.0)
+    below = jnp.sqrt(size + eps_root) + eps
+    return mean / jnp.where(below == 0, 1, below).astype(mean.dtype)
+
+
+class AdamRest(NamedTuple):
+    """How far ahead of the end of a step the parameters of Adam's flow rest, as numbers.
+
+    Attributes:
+      time: how long they have drifted.
+      first: total weight of the gradients in the first moment.
+      second: total weight of the squares in the second.
+      eps: $\epsilon$.
+      eps_root: $\epsilon_r$.
+    """
+
+    time: Float[Array, ""]
+    first: Float[Array, ""]
+    second: Float[Array, ""]
+    eps: Float[Array, ""]
+    eps_root: Float[Array, ""]
+
+    def readout(self, params: PyTree[Array], aux: Moments) -> PyTree[Array]:
+        """The parameters at the end of the step."""
+
+        def leaf(p: Array, m: Array, v: Array) -> Array:
+            numbers = (n.astype(jnp.finfo(m.dtype).dtype) for n in self)
+            time, first, second, eps, eps_root = numbers
+            return p + (time * adam_direction(m / first, v / second, eps, eps_root)).astype(p.dtype)
+
+        return jax.tree.map(leaf, params, aux.mu, aux.nu)

@@ -8,17 +8,18 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from ..objective import Gradient
+from ..information import Information
+from ..objective import Objective
 from ..sums import entries, inner, is_split, scaled
-from .clock import LogTime, forgetting, moment_like, real
-from .flow import AbstractSplitFlow, State
+from .clock import LogTime, moment_like, real
+from .flow import AbstractFlow, State
 
 # Of large leaves one gradient is remembered at every 16th coordinate: a cosine needs no more.
 _EVERY, _LARGE = 16, 4096
 
 
 class Average(NamedTuple):
-    """What moves with the parameters in an averaged flow.
+    r"""What moves with the parameters in an averaged flow.
 
     Attributes:
       lag: $a - z$, how far the average is behind; a tree like the parameters.
@@ -27,6 +28,7 @@ class Average(NamedTuple):
       previous: the last gradient, every 16th coordinate of large leaves; `()` where nothing
         adapts.
       predictability: $s$, how well one gradient predicts the next; `()` where nothing adapts.
+      away: $1 - \beta$ of the last step; the average is $a = y + (1 - \beta)(a - z)$.
     """
 
     lag: PyTree[Array]
@@ -34,9 +36,14 @@ class Average(NamedTuple):
     age: Float[Array, ""]
     previous: PyTree[Array]
     predictability: PyTree[Array]
+    away: Float[Array, ""]
+
+    def readout(self, params: PyTree[Array]) -> PyTree[Array]:
+        """The average, where the parameters are y."""
+        return jax.tree.map(lambda y, d: y + scaled(self.away, d).astype(y.dtype), params, self.lag)
 
 
-class AveragedFlow(AbstractSplitFlow):
+class AveragedFlow(AbstractFlow):
     r"""A flow of $z$, the polynomial average $a$ of its path, and gradients taken in between.
 
     $\dot z$ is `base` with the gradient at $y = (1-\beta)z + \beta a$, and
@@ -63,19 +70,22 @@ class AveragedFlow(AbstractSplitFlow):
       ValueError: `beta` outside [0, 1] or a negative `power`.
     """
 
-    base: AbstractSplitFlow
+    base: AbstractFlow
     beta: float | None = eqx.field(converter=real, default=None)
     power: float | None = eqx.field(converter=real, default=None)
     weight_decay: float = eqx.field(converter=real, default=0.0)
     clock: LogTime = LogTime()
-
-    gradient_part: ClassVar[str | None] = None
 
     def __check_init__(self) -> None:
         if isinstance(self.beta, int | float) and not 0 <= self.beta <= 1:
             raise ValueError(f"beta is {self.beta}; it interpolates, from 0 (z) to 1 (average).")
         if isinstance(self.power, int | float) and not self.power >= 0:
             raise ValueError(f"power is {self.power}; the average has weights t^power, power >= 0.")
+
+    @property
+    def has(self) -> Information:  # type: ignore[override]
+        """It knows its heading, and need not descend."""
+        return Information.HEADING
 
     @property
     def parts(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -114,25 +124,27 @@ class AveragedFlow(AbstractSplitFlow):
             jnp.zeros([], float),
             jax.tree.map(jnp.copy, _sparse(zeros)) if adapts else (),  # a buffer of its own
             jnp.zeros([], float) if adapts else (),
+            jnp.zeros([], float),
         )
 
-    def field(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> State:
+    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
         """The system above in `y` and the lag, the predictability frozen."""
         params, aux = z
-        velocity, base = self.base.field((params, aux.base), gradient, h)
+        moved, base = self.base.increment((params, aux.base), objective, h)
         if self._decays:
-            velocity = jax.tree.map(lambda v, y: v - self.weight_decay * y, velocity, params)
-        rate = self._weight(aux, aux.predictability) / h
+            moved = jax.tree.map(lambda v, y: v - scaled(h * self.weight_decay, y), moved, params)
+        rate = self._weight(aux, aux.predictability)
         beta = self._beta(aux.predictability)
-        slope = jax.tree.map(lambda v, d: -v - scaled(rate, d), velocity, aux.lag)
-        moving = jax.tree.map(
-            lambda v, d: scaled(1 - beta, v) - scaled(beta * rate, d), velocity, aux.lag
+        lag = jax.tree.map(lambda v, d: -v.astype(d.dtype) - scaled(rate, d), moved, aux.lag)
+        update = jax.tree.map(
+            lambda v, d: scaled(1 - beta, v) - scaled(beta * rate, d).astype(v.dtype), moved, aux.lag
         )
         still = jax.tree.map(jnp.zeros_like, (aux.previous, aux.predictability))
-        return moving, Average(slope, base, (1 / h).astype(aux.age.dtype), *still)
+        away = (1 - beta) - aux.away
+        return update, Average(lag, base, jnp.ones_like(aux.age), *still, away)
 
     def part(
-        self, name: str, z: State, gradient: Gradient, h: Float[Array, ""], fraction: float
+        self, name: str, z: State, objective: Objective, h: Float[Array, ""], fraction: float | Array
     ) -> tuple[PyTree[Array] | None, Average]:
         """One of decay and the parts of `base`, which move z, and of the average."""
         params, aux = z
@@ -141,7 +153,7 @@ class AveragedFlow(AbstractSplitFlow):
             if name == "decay":
                 moved = jax.tree.map(lambda y: scaled(-fraction * h * self.weight_decay, y), params)
             else:
-                moved, base = self.base.part(name, (params, aux.base), gradient, h, fraction)
+                moved, base = self.base.part(name, (params, aux.base), objective, h, fraction)
                 aux = aux._replace(base=base)
             if moved is None:
                 return None, aux
@@ -150,28 +162,24 @@ class AveragedFlow(AbstractSplitFlow):
         lag, previous, predictability = aux.lag, aux.previous, aux.predictability
         weight = fraction * self._weight(aux, predictability)
         if self._adapts:
-            previous = _sparse(gradient.here(params))
-            predictability = self._predictability(params, aux, gradient, previous)
+            previous = _sparse(objective.here(params))
+            predictability = self._predictability(params, aux, objective, previous)
         ahead = self._beta(predictability)
         # a moves by -c d, then y is looked at from a by the new beta
         factor = (1 - beta) - weight - (1 - ahead) * (1 - weight)
         update = jax.tree.map(lambda d: scaled(factor, d), lag)
         lag = jax.tree.map(lambda d: scaled(1 - weight, d), lag)
-        return update, Average(lag, aux.base, aux.age + fraction, previous, predictability)
+        return update, Average(
+            lag, aux.base, aux.age + fraction, previous, predictability, 1 - ahead
+        )
 
-    def descent(self, z: State, gradient: Gradient, *, seen: bool = False) -> PyTree[Array]:
+    def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
         """That of `base`."""
-        return self.base.descent((z[0], z[1].base), gradient, seen=seen)
+        return self.base.descent((z[0], z[1].base), objective, seen=seen)
 
     def heading(self, z: State) -> PyTree[Array]:
         """From the average to z: where the path has been going."""
         return jax.tree.map(jnp.negative, z[1].lag)
-
-    def readout(self, z: State) -> PyTree[Array]:
-        """The average, `a = y + (1 - beta) d`."""
-        params, aux = z
-        away = 1 - self._beta(aux.predictability)
-        return jax.tree.map(lambda y, d: y + scaled(away, d), params, aux.lag)
 
     def _beta(self, predictability: Array) -> Array:
         if self.beta is not None:
@@ -183,10 +191,10 @@ class AveragedFlow(AbstractSplitFlow):
         return jnp.minimum(1.0, (power + 1) / (aux.age + 1 + power))
 
     def _predictability(
-        self, params: PyTree[Array], aux: Average, gradient: Gradient, now: PyTree[Array]
+        self, params: PyTree[Array], aux: Average, objective: Objective, now: PyTree[Array]
     ) -> Array:
         metric = jax.tree.map(
-            _ratio, _sparse(self.descent((params, aux), gradient, seen=True)), now
+            _ratio, _sparse(self.descent((params, aux), objective, seen=True)), now
         )
         before = aux.previous
         product, length, length_before = (
@@ -195,7 +203,7 @@ class AveragedFlow(AbstractSplitFlow):
         )
         squares = length * length_before
         cosine = product / jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
-        rate = forgetting(self.clock, aux.age)
+        rate = self.clock.forgetting(aux.age)
         known = jnp.where(squares > 0, cosine**2, 0.0).astype(aux.predictability.dtype)
         moved = aux.predictability + rate * (known - aux.predictability)
         return jnp.where(aux.age > 0, jnp.clip(moved, 0.0, 1.0), aux.predictability)

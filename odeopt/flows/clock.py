@@ -6,13 +6,43 @@ in units of $\sqrt h$, it is friction $\gamma = -\ln b/\sqrt h$.
 """
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
+
+
+class Constant(eqx.Module):
+    """A memory of constant length: every step keeps the same part of a moment.
+
+    Args:
+      decay: what a step keeps, in [0, 1).
+    """
+
+    decay: Any
+
+    def retained(self, age: Float[Array, ""], fraction: float | Array = 1.0) -> Any:
+        """What is left of a moment after `fraction` of the step at `age`."""
+        return self.decay if isinstance(fraction, float) and fraction == 1 else self.decay**fraction
+
+    def forgetting(self, age: Float[Array, ""]) -> Array:
+        """The rate at which a moment forgets, per step: -ln b."""
+        return -jnp.log(jnp.asarray(self.decay, float))
+
+    def weight(self, age: Float[Array, ""]) -> Array:
+        """Total weight of the gradients in a moment that was zero `age` steps ago."""
+        return 1 - self.decay**age
+
+    def fixed(self) -> Any:
+        """The decay."""
+        return self.decay
+
+    def dtype(self, dtype: Any) -> Any:
+        """The dtype that a moment needs, of parameters of `dtype`."""
+        return dtype
 
 
 class LogTime(eqx.Module):
@@ -41,8 +71,32 @@ class LogTime(eqx.Module):
         if isinstance(self.rate, int | float) and not self.rate > 0:
             raise ValueError(f"rate is {self.rate}; it must be positive.")
 
+    def retained(self, age: Float[Array, ""], fraction: float | Array = 1.0) -> Array:
+        """What is left of a moment after `fraction` of the step at `age`: n / (n + r)."""
+        return (age / (age + self.rate)) ** fraction
 
-Decay = float | Float[Array, ""] | LogTime
+    def forgetting(self, age: Float[Array, ""]) -> Array:
+        """The rate at which a moment forgets, per step: r / (n + r)."""
+        return self.rate / (age + self.rate)
+
+    def weight(self, age: Float[Array, ""]) -> Array:
+        """1: the first step keeps nothing of the zero."""
+        return jnp.ones_like(age)
+
+    def fixed(self) -> Any:
+        """None: refused, where a number is needed."""
+        raise ValueError("The decay is a clock; the counter-term needs a fixed number.")
+
+    def dtype(self, dtype: Any) -> Any:
+        """At least float32.
+
+        By the clock a step changes a moment by ever smaller parts of itself, which bfloat16 would
+        drop after a few hundred steps.
+        """
+        return jnp.promote_types(dtype, jnp.float32)
+
+
+Decay: TypeAlias = Constant | LogTime
 """What a step keeps of a moment: a number in [0, 1), or a clock."""
 
 
@@ -51,13 +105,19 @@ def real(number: Any) -> Any:
     return jnp.real(number) if isinstance(number, jax.Array) else number
 
 
-def check_decay(**decays: Decay) -> None:
+def as_decay(decay: Any) -> Any:
+    """A number as a `Constant`; a clock as it is."""
+    return decay if decay is None or hasattr(decay, "retained") else Constant(real(decay))
+
+
+def check_decay(**decays: Any) -> None:
     """Refuse a number outside [0, 1), by name; a traced one cannot be looked at.
 
     Raises:
       ValueError: with what to write instead.
     """
-    for name, decay in decays.items():
+    for name, clock in decays.items():
+        decay = getattr(clock, "decay", 0.0)
         if isinstance(decay, int | float) and not 0 <= decay < 1:
             raise ValueError(
                 f"{name} is {decay}: it is the part of a moment that a step keeps, at least 0 and "
@@ -65,37 +125,9 @@ def check_decay(**decays: Decay) -> None:
             )
 
 
-def moment_like(params: PyTree[Array], decay: Decay, dtype: Any = None) -> PyTree[Array]:
-    """A zero moment: of `dtype`, by default the parameters' own; by a clock at least float32.
-
-    By the clock a step changes a moment by ever smaller parts of itself, which bfloat16 would drop
-    after a few hundred steps.
-    """
-    if not isinstance(decay, LogTime):
-        return optax.tree.zeros_like(params, dtype=dtype)
-    return jax.tree.map(
-        lambda p: jnp.zeros_like(p, jnp.promote_types(dtype or p.dtype, jnp.float32)), params
-    )
-
-
-def retained(decay: Decay, age: Float[Array, ""], fraction: float = 1.0) -> float | Array:
-    """What is left of a moment after `fraction` of the step at `age`."""
-    kept = age / (age + decay.rate) if isinstance(decay, LogTime) else decay
-    return kept if fraction == 1 else kept**fraction
-
-
-def forgetting(decay: Decay, age: Float[Array, ""]) -> Array:
-    """The rate at which a moment forgets, per step: -ln b, or r/(n + r) by the clock."""
-    if isinstance(decay, LogTime):
-        return decay.rate / (age + decay.rate)
-    return -jnp.log(jnp.asarray(decay, float))
-
-
-def weight(decay: Decay, age: Float[Array, ""]) -> Array:
-    """Total weight of the gradients in a moment that was zero `age` steps ago."""
-    if isinstance(decay, LogTime):
-        return jnp.ones_like(age)
-    return 1 - decay**age
+def moment_like(params: PyTree[Array], clock: Decay, dtype: Any = None) -> PyTree[Array]:
+    """A zero moment: of `dtype`, by default the parameters' own, as wide as the clock needs it."""
+    return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=clock.dtype(dtype or p.dtype)), params)
 
 
 def time_constant(learning_rate: float, decay: float) -> float:

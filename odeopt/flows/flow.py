@@ -1,15 +1,16 @@
-"""What a flow is. May use: `odeopt.objective`."""
+"""What a flow is. May use: `odeopt.objective`, `odeopt.information`."""
 
 import abc
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import equinox as eqx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
-from ..objective import Gradient
+from ..information import Information
+from ..objective import Objective
 
-Substeps = Sequence[tuple[str, float]]
+Substeps = Sequence[tuple[str, float | Array]]
 """Parts of a flow and the fractions of a step for which each is followed, in order."""
 
 State = tuple[PyTree[Array], PyTree[Array]]
@@ -17,88 +18,43 @@ State = tuple[PyTree[Array], PyTree[Array]]
 
 
 class AbstractFlow(eqx.Module):
-    """A vector field `dz/dt = field(z)` on `z = (params, aux)`.
+    r"""A vector field $\dot z = F(z)$ on `z = (params, aux)`, given as its increments $hF(z)$.
 
-    A solver steps it by `h`, in units of flow time. `h` is handed to the field because a
-    drift-corrected field depends on it, and so does one whose momentum is given per step; a plain
-    one ignores it.
+    A solver steps it by `h`, in units of flow time. The field is never divided by h, so a step of
+    size 0 is well defined: the parameters stay. A flow may name parts that are solved exactly, each
+    on its own; then a splitting can compose them.
 
     Attributes:
+      has: what the flow can say of itself (`Information`).
       linear: whether the flow is linear where the gradient is, so that a solver has a stability
         limit on it. A flow that divides by the size of the gradient is not.
+      parts: names of its parts, in the order in which Lie's splitting composes them; () for none.
+      gradient_part: the one part that looks at the gradient; None where several do, and the step
+        therefore cannot be cut in the middle.
     """
 
+    has: ClassVar[Information] = Information.NONE
     linear: ClassVar[bool] = True
+    parts: ClassVar[tuple[str, ...]] = ()
+    gradient_part: ClassVar[str | None] = None
 
     @abc.abstractmethod
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
         """The auxiliary variables at time 0. Structural: shapes and dtypes only, no values."""
 
-    @abc.abstractmethod
-    def field(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> State:
-        """`dz/dt` at `z`, a tree like `z`; the gradient at its own point is `gradient.here`."""
+    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+        """`h dz/dt` at `z`, a tree like `z`; the gradient at its own point is `objective.here`."""
+        raise ValueError(
+            f"{type(self).__name__} has no field of its own, only parts: use `solvers.Lie()`."
+        )
 
-    @property
-    def needs_params(self) -> bool:
-        """Whether a step reads the parameters, beside their gradient."""
-        return False
-
-    def descent(self, z: State, gradient: Gradient, *, seen: bool = False) -> PyTree[Array]:
-        """The gradient in the flow's own metric: minus the direction that it alone would give.
-
-        A metric that learns from gradients includes this one; `seen` says that `z` already does.
-        """
-        return gradient.here(z[0])
-
-    def heading(self, z: State) -> PyTree[Array]:
-        """The direction that the parameters have been moving in, where the flow knows it."""
-        raise ValueError(f"{type(self).__name__} does not remember where it has been going.")
-
-    def potential(self, gradient: Gradient, h: Float[Array, ""]) -> Gradient:
-        """The loss that the flow descends, as its gradient: for methods that look at the loss.
-
-        Raises:
-          ValueError: a flow that is not the gradient flow of any loss.
-        """
-        raise ValueError(f"{type(self).__name__} is not the gradient flow of a loss.")
-
-    @property
-    def has_potential(self) -> bool:
-        """Whether the flow is the gradient flow of a loss, which `potential` gives."""
-        return False
-
-    def readout(self, z: State) -> PyTree[Array]:
-        """What to evaluate and to keep, where that is not the point that gradients are taken at.
-
-        A flow that has such a read-out keeps a tree like the parameters first in its `aux`.
-        """
-        return z[0]
-
-    @property
-    def has_readout(self) -> bool:
-        """Whether `readout` is anything else than the parameters."""
-        return type(self).readout is not AbstractFlow.readout
-
-
-class AbstractSplitFlow(AbstractFlow):
-    """A flow that is a sum of parts, each solved exactly (or as its docstring says) on its own.
-
-    Attributes:
-      parts: their names, in the order in which Lie's splitting composes them.
-      gradient_part: the one part that looks at the gradient; None where several do, and the step
-        therefore cannot be cut in the middle.
-    """
-
-    parts: ClassVar[tuple[str, ...]]
-    gradient_part: ClassVar[str | None]
-
-    def looks_again(self, name: str) -> bool:
-        """Whether a part wants the gradient where the parts before it have moved the parameters."""
-        return name == self.gradient_part
-
-    @abc.abstractmethod
     def part(
-        self, name: str, z: State, gradient: Gradient, h: Float[Array, ""], fraction: float
+        self,
+        name: str,
+        z: State,
+        objective: Objective,
+        h: Float[Array, ""],
+        fraction: float | Array,
     ) -> tuple[PyTree[Array] | None, PyTree[Array]]:
         """Follow one part for `fraction` of a step of size `h`, from `z`.
 
@@ -106,13 +62,77 @@ class AbstractSplitFlow(AbstractFlow):
           The update of the parameters, None where this part does not move them, and the new
           auxiliary variables.
         """
+        raise ValueError(f"{type(self).__name__} names no parts.")
+
+    def looks_again(self, name: str) -> bool:
+        """Whether a part wants the gradient where the parts before it have moved the parameters."""
+        return name == self.gradient_part
 
     def fused(
-        self, substeps: Substeps, z: State, gradient: Gradient, h: Float[Array, ""], kernel: str
+        self, substeps: Substeps, z: State, objective: Objective, h: Float[Array, ""]
     ) -> tuple[PyTree[Array], PyTree[Array]] | None:
-        """All of `substeps` in one pass, where there is a kernel for them and it is chosen.
+        """All of `substeps` in one pass, where there is a formula for them; else None."""
+        return None
 
-        Returns:
-          The update of the parameters and the new auxiliary variables; None to follow the parts.
+    @property
+    def needs_params(self) -> bool:
+        """Whether a step reads the parameters, beside their gradient."""
+        return False
+
+    def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
+        """The gradient in the flow's own metric: minus the direction that it alone would give.
+
+        A metric that learns from gradients includes this one; `seen` says that `z` already does.
+        """
+        return objective.here(z[0])
+
+    def heading(self, z: State) -> PyTree[Array]:
+        """The direction that the parameters have been moving in (`Information.HEADING`)."""
+        raise ValueError(f"{type(self).__name__} does not remember where it has been going.")
+
+    def potential(self, objective: Objective, h: Float[Array, ""]) -> Any:
+        """The objective whose gradient flow this is (`Information.POTENTIAL`)."""
+        raise ValueError(f"{type(self).__name__} is not the gradient flow of a loss.")
+
+    def aged(self, aux: PyTree[Array], grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
+        r"""How much more the auxiliary variables were at the time that they stand for.
+
+        What the counter-term of Lie's splitting needs to know of a memory: a moment
+        $\sum_kw_kg_k$ of the gradients of $k$ steps ago changes by $\sum_kw_k(k + \tfrac12)\delta$.
+
+        Args:
+          aux: the auxiliary variables before the step.
+          grads: the gradient.
+          back: $\delta$, what a gradient was more one step ago.
+
+        Raises:
+          ValueError: a flow without known ages.
+        """
+        raise ValueError(
+            f"No counter-term is known for `solvers.Lie()` on {type(self).__name__}: it does not "
+            "say how old its memory is (`aged`). Use a Runge-Kutta method such as "
+            "`solvers.Euler()`, whose counter-terms need none."
+        )
+
+    def around(self, change: "Callable[[AbstractFlow], AbstractFlow]") -> "AbstractFlow":
+        """`change(self)`; a flow that only changes the objective of another passes it on to that."""
+        return change(self)
+
+    def owed(self, aux: PyTree[Array]) -> Bool[Array, ""] | None:
+        """Where a symmetric step cannot open before its first gradient: whether this is the first.
+
+        None for a flow that starts at rest, whose opening moves nothing.
         """
         return None
+
+    def rest(
+        self, z: State, h: Float[Array, ""], fraction: float
+    ) -> Any:
+        """How to undo what `fraction` of a step, without its gradient part, moved from `z`.
+
+        Returns:
+          A NamedTuple of scalars with a method `readout(params, aux)`; None where no scalars
+          suffice, and a copy of the move is kept.
+        """
+        return None
+AbstractSplitFlow = AbstractFlow  # SHIM

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..objective import Gradient, checked_loss, forwarded
+from ..objective import Objective, checked_loss, conjugate, forwarded
 from ..sums import scaled
 from .clock import real
-from .flow import AbstractSplitFlow, State
+from .flow import AbstractFlow, State
 
 PerPlayer: TypeAlias = Sequence[Any] | Mapping[Any, Any]
 """One value for each player: by name (a mapping), or in the order of the players' tree."""
@@ -73,7 +73,7 @@ class Players(NamedTuple):
         return self.names.index(name) if name in self.names else int(name)
 
 
-class GameFlow(AbstractSplitFlow):
+class GameFlow(AbstractFlow):
     r"""A game: player i has the parameters $x_i$, the loss $L_i(x)$ and the speed $s_i$.
 
     $\dot x_i = -s_i\nabla_{x_i}L_i(x)$ for all players on one clock: flow time is the sum of the
@@ -101,8 +101,6 @@ class GameFlow(AbstractSplitFlow):
     speeds: PerPlayer | None = eqx.field(default=None)
     updates: tuple[tuple[Any, int], ...] | None = eqx.field(static=True, default=None)
 
-    gradient_part: ClassVar[str | None] = None
-
     def __init__(
         self,
         speeds: PerPlayer | None = None,
@@ -122,13 +120,8 @@ class GameFlow(AbstractSplitFlow):
 
     @property
     def parts(self) -> tuple[str, ...]:  # type: ignore[override]
-        """One for each move of a round: the name of the player."""
-        if self.updates is None:
-            raise ValueError(
-                "This game does not say who moves when: "
-                "`odeopt.flows.GameFlow(updates=(1, 1))` for a solver that splits it."
-            )
-        return tuple(str(name) for name, times in self.updates for _ in range(times))
+        """One for each move of a round: the name of the player; () without `updates`."""
+        return tuple(str(name) for name, times in self.updates or () for _ in range(times))
 
     @property
     def needs_params(self) -> bool:
@@ -146,22 +139,19 @@ class GameFlow(AbstractSplitFlow):
             players.each(list(mentioned) if by_place else mentioned, "updates")
         return ()
 
-    def field(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> State:
-        """`(-speed * gradient, ())`."""
-        params, aux = z
-        return self.velocity(gradient.here(params)), aux
+    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+        """`(-h * speed * gradient, ())`."""
+        return self.moved(objective.here(z[0]), h), z[1]
 
-    def velocity(self, grads: PyTree[Array]) -> PyTree[Array]:
-        """Minus the gradients, at the speeds of the players."""
-        minus = jax.tree.map(jnp.negative, grads)
+    def moved(self, grads: PyTree[Array], h: Float[Array, ""]) -> PyTree[Array]:
+        """How far all players move in a time h against these gradients, at their speeds."""
         if self.speeds is None:
-            return minus
-        players = Players.of(minus)
-        speeds = self.speeds_of(players)
+            return jax.tree.map(lambda g: scaled(-h, g), grads)
+        players = Players.of(grads)
         return players.rebuild(
             [
-                jax.tree.map(lambda g, s=s: scaled(jnp.asarray(s), g), tree)
-                for s, tree in zip(speeds, players.trees, strict=True)
+                jax.tree.map(lambda g, s=s: scaled(-h * s, g), tree)
+                for s, tree in zip(self.speeds_of(players), players.trees, strict=True)
             ]
         )
 
@@ -182,22 +172,27 @@ class GameFlow(AbstractSplitFlow):
         return players.at(player), times
 
     def part(
-        self, name: str, z: State, gradient: Gradient, h: Float[Array, ""], fraction: float
+        self,
+        name: str,
+        z: State,
+        objective: Objective,
+        h: Float[Array, ""],
+        fraction: float | Array,
     ) -> tuple[PyTree[Array], tuple[()]]:
         """The move of one player, all others frozen."""
-        params, aux = z
-        players = Players.of(self.velocity(gradient.here(params)))
-        index, times = self.mover(name, players)
-        return moved(players, index, players.trees[index], fraction * h / times), aux
+        grads = objective.here(z[0])
+        index, times = self.mover(name, Players.of(grads))
+        return alone(Players.of(self.moved(grads, fraction * h / times)), index), z[1]
 
 
-def moved(
-    players: Players, index: int, velocity: PyTree[Array], h: Float[Array, ""]
-) -> PyTree[Array]:
-    """The update in which one player moves by `h * velocity` and the others rest."""
-    trees = [jax.tree.map(jnp.zeros_like, tree) for tree in players.trees]
-    trees[index] = jax.tree.map(lambda v: scaled(h, v), velocity)
-    return players.rebuild(trees)
+def alone(players: Players, index: int) -> PyTree[Array]:
+    """The trees of one player, zeros for the others."""
+    return players.rebuild(
+        [
+            tree if place == index else jax.tree.map(jnp.zeros_like, tree)
+            for place, tree in enumerate(players.trees)
+        ]
+    )
 
 
 def game_gradient(losses: PerPlayer) -> Callable[..., PyTree[Array]]:
@@ -250,10 +245,10 @@ def own_gradient(
     loss: Callable[..., Any], players: Players, index: int, arguments: Mapping[str, Any]
 ) -> PyTree[Array]:
     """The gradient of one loss in the parameters of the player at `index`, complex conjugated."""
-    kwargs = forwarded(loss, "loss(players)", 1, arguments)
+    kwargs = forwarded(loss, "loss(players)", 1, arguments, alone=False)
 
     def of_own(tree: PyTree[Array]) -> Float[Array, ""]:
         trees = [*players.trees[:index], tree, *players.trees[index + 1 :]]
         return checked_loss(loss(players.rebuild(trees), **kwargs))
 
-    return jax.tree.map(jnp.conj, jax.grad(of_own)(players.trees[index]))
+    return conjugate(jax.grad(of_own)(players.trees[index]))

@@ -3,15 +3,15 @@
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..objective import Gradient
+from ..information import Information
+from ..objective import Objective
 from ..sums import scaled
-from .flow import AbstractSplitFlow, State
+from .flow import AbstractFlow, State
 
 
-class GradientFlow(AbstractSplitFlow):
+class GradientFlow(AbstractFlow):
     r"""Gradient flow: $\dot x = -\nabla E(x)$, nothing auxiliary.
 
     Complex parameters follow $\dot x = -\overline{\partial E}$ with JAX's `grad` as $\partial E$.
@@ -19,30 +19,28 @@ class GradientFlow(AbstractSplitFlow):
     `descent`, is a step of Euler's method.
     """
 
+    has: ClassVar[Information] = Information.DESCENT | Information.POTENTIAL
     parts: ClassVar[tuple[str, ...]] = ("descent",)
-    gradient_part: ClassVar[str | None] = None
 
     def init(self, params: PyTree[Array]) -> tuple[()]:
         """There is nothing auxiliary."""
         return ()
 
-    def field(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> State:
-        """`(-grad E(params), ())`."""
-        params, aux = z
-        return jax.tree.map(jnp.negative, gradient.here(params)), aux
-
-    def potential(self, gradient: Gradient, h: Float[Array, ""]) -> Gradient:
-        """The loss itself."""
-        return gradient
-
-    @property
-    def has_potential(self) -> bool:
-        """Yes."""
-        return True
+    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+        """`(-h grad E(params), ())`."""
+        return jax.tree.map(lambda g: scaled(-h, g), objective.here(z[0])), z[1]
 
     def part(
-        self, name: str, z: State, gradient: Gradient, h: Float[Array, ""], fraction: float
+        self,
+        name: str,
+        z: State,
+        objective: Objective,
+        h: Float[Array, ""],
+        fraction: float | Array,
     ) -> tuple[PyTree[Array], tuple[()]]:
         """`descent`."""
-        params, aux = z
-        return jax.tree.map(lambda g: scaled(-fraction * h, g), gradient.here(params)), aux
+        return self.increment(z, objective, fraction * h)
+
+    def potential(self, objective: Objective, h: Float[Array, ""]) -> Objective:
+        """The loss itself."""
+        return objective

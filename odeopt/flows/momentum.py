@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..kernels import momentum_step, where
-from ..objective import Gradient
+from ..kernels import momentum_step
+from ..objective import Objective
 from ..sums import inner, scaled
-from .clock import Decay, check_decay, forgetting, moment_like, real, retained
-from .flow import AbstractSplitFlow, State, Substeps
+from .clock import Decay, as_decay, check_decay, moment_like, real
+from .flow import AbstractFlow, State, Substeps
 
 
 class Momentum(NamedTuple):
@@ -32,7 +32,7 @@ class Momentum(NamedTuple):
     age: Float[Array, ""]
 
 
-class HeavyBallFlow(AbstractSplitFlow):
+class HeavyBallFlow(AbstractFlow):
     r"""The heavy ball: $\dot x = -m$, $h\dot m = \nabla E(x) + m\ln\mu$.
 
     In the ball's own time, which runs in units of $\sqrt h$, this is
@@ -52,7 +52,7 @@ class HeavyBallFlow(AbstractSplitFlow):
       ValueError: a momentum outside [0, 1).
     """
 
-    momentum: Decay = eqx.field(converter=real)
+    momentum: Decay = eqx.field(converter=as_decay)
     dtype: Any = eqx.field(static=True, default=None)
 
     parts: ClassVar[tuple[str, ...]] = ("friction", "kick", "drift")
@@ -67,58 +67,91 @@ class HeavyBallFlow(AbstractSplitFlow):
         momentum = moment_like(params, self.momentum, self.dtype)
         return Momentum(momentum, jnp.zeros([], float))
 
-    def field(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> State:
-        """`(-m, (g + m ln mu) / h)`; the age grows by 1 in a time `h`."""
+    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+        """`(-h m, g + m ln mu)`; the age grows by 1."""
         params, (momentum, age) = z
-        rate = forgetting(self.momentum, age)
+        rate = self.momentum.forgetting(age)
         slope = jax.tree.map(
-            lambda g, m: scaled(1 / h, g - scaled(rate, m)), gradient.here(params), momentum
+            lambda g, m: (g - scaled(rate, m)).astype(m.dtype), objective.here(params), momentum
         )
-        return self.velocity(momentum, h), Momentum(slope, (1 / h).astype(age.dtype))
+        return self.moved(momentum, h), Momentum(slope, jnp.ones_like(age))
 
-    def velocity(self, momentum: PyTree[Array], h: Float[Array, ""]) -> PyTree[Array]:
-        """`dx/dt`, which is `-m` here."""
-        return jax.tree.map(jnp.negative, momentum)
+    def moved(self, momentum: PyTree[Array], h: Float[Array, ""]) -> PyTree[Array]:
+        """`h dx/dt`, which is `-h m` here."""
+        return jax.tree.map(lambda m: scaled(-h, m), momentum)
 
     def part(
-        self, name: str, z: State, gradient: Gradient, h: Float[Array, ""], fraction: float
+        self, name: str, z: State, objective: Objective, h: Float[Array, ""], fraction: float | Array
     ) -> tuple[PyTree[Array] | None, Momentum]:
         """One of friction, kick and drift."""
         params, aux = z
         momentum, age = aux
         if name == "friction":
-            kept = retained(self.momentum, age, fraction)
+            kept = self.momentum.retained(age, fraction)
             return None, Momentum(jax.tree.map(lambda m: kept * m, momentum), age + fraction)
         if name == "kick":
-            grads = gradient.here(params)
+            grads = objective.here(params)
             kicked = jax.tree.map(
                 lambda g, m: (g if fraction == 1 else fraction * g) + m, grads, momentum
             )
             return None, aux._replace(momentum=kicked)
-        velocity = self.drift_velocity(z, gradient, h)
-        return jax.tree.map(lambda v: scaled(fraction * h, v), velocity), aux
+        return self.drift(z, objective, fraction * h), aux
 
     def fused(
-        self, substeps: Substeps, z: State, gradient: Gradient, h: Float[Array, ""], kernel: str
+        self, substeps: Substeps, z: State, objective: Objective, h: Float[Array, ""]
     ) -> tuple[PyTree[Array], Momentum] | None:
         """The whole step: `kernels.momentum_step`."""
         whole = [(part, 1.0) for part in self.parts]
-        if self.look_ahead is None or not where(kernel, "momentum") or list(substeps) != whole:
+        if self.look_ahead is None or list(substeps) != whole:
             return None
         params, (momentum, age) = z
+        kept = self.momentum.retained(age)
         update, momentum = momentum_step(
-            h,
-            gradient.here(params),
-            momentum,
-            retained(self.momentum, age),
-            nesterov=self.look_ahead,
-            kernel=kernel,
+            h, objective.here(params), momentum, kept, nesterov=self.look_ahead
         )
         return update, Momentum(momentum, age + 1)
 
-    def drift_velocity(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> PyTree[Array]:
-        """`dx/dt` of the part `drift`, during which it does not change."""
-        return self.velocity(z[1].momentum, h)
+    def drift(self, z: State, objective: Objective, h: Float[Array, ""]) -> PyTree[Array]:
+        """How far the part `drift` moves in a time `h`, during which its velocity is constant."""
+        return self.moved(z[1].momentum, h)
+
+    def aged(self, aux: Momentum, grads: PyTree[Array], back: PyTree[Array]) -> Momentum:
+        r"""The momentum changes by $\sum_{k<n}\mu^k(t_k/w + \tfrac12)\delta$.
+
+        $t_k$ is what $k$ steps are at the ball's own clock, on which a step lasts the weight of the
+        gradients in the momentum that makes it.
+        """
+        mu = self.momentum.fixed()
+        age = aux.age
+        lost, last = 1 - mu, mu ** (age - 1)
+        ahead = mu if self.look_ahead else 1.0
+        total = (1 - mu * last) / lost
+        step = (1 - mu * last * ahead) / lost
+        ages = mu * (1 - age * last + (age - 1) * last * mu) / lost**2
+        early = mu * ahead * last * (age - total) / lost
+        factor = (ages - early) / (lost * step) + total / 2
+        changed = jax.tree.map(
+            lambda d, m: scaled(factor, d).astype(m.dtype), back, aux.momentum
+        )
+        return Momentum(changed, jnp.zeros_like(age))
+
+    def rest(self, z: State, h: Float[Array, ""], fraction: float) -> "Resting":
+        """One scalar: the drift has moved the parameters by a multiple of the momentum."""
+        return Resting(fraction * h)
+
+
+class Resting(NamedTuple):
+    """How far ahead of the end of a step the parameters of a heavy ball rest.
+
+    Attributes:
+      time: what the momentum is multiplied with.
+    """
+
+    time: Float[Array, ""]
+
+    def readout(self, params: PyTree[Array], aux: Momentum) -> PyTree[Array]:
+        """The parameters at the end of the step."""
+        return jax.tree.map(lambda p, m: p + scaled(self.time, m).astype(p.dtype), params, aux.momentum)
 
 
 class NesterovFlow(HeavyBallFlow):
@@ -137,11 +170,13 @@ class NesterovFlow(HeavyBallFlow):
     gradient_part: ClassVar[str | None] = None
     look_ahead: ClassVar[bool | None] = True
 
-    def drift_velocity(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> PyTree[Array]:
-        """`-(g + mu m)`."""
+    def drift(self, z: State, objective: Objective, h: Float[Array, ""]) -> PyTree[Array]:
+        """`-h (g + mu m)`."""
         params, (momentum, age) = z
-        kept = retained(self.momentum, age - 1)  # of this step, which friction has counted
-        return jax.tree.map(lambda g, m: -(g + kept * m), gradient.here(params), momentum)
+        kept = self.momentum.retained(age - 1)  # of this step, which friction has counted
+        return jax.tree.map(
+            lambda g, m: scaled(-h, g + kept * m), objective.here(params), momentum
+        )
 
 
 class RelativisticFlow(HeavyBallFlow):
@@ -168,8 +203,10 @@ class RelativisticFlow(HeavyBallFlow):
         if isinstance(self.delta, int | float) and not self.delta >= 0:
             raise ValueError(f"delta is {self.delta}; it is one over a squared length, at least 0.")
 
-    def velocity(self, momentum: PyTree[Array], h: Float[Array, ""]) -> PyTree[Array]:
-        """`-m / sqrt(1 + delta h^2 |m|^2)`."""
-        length = inner(momentum, momentum) * h**2
-        slowdown = jax.lax.rsqrt(1 + self.delta * length)
-        return jax.tree.map(lambda m: scaled(-slowdown, m), momentum)
+    def moved(self, momentum: PyTree[Array], h: Float[Array, ""]) -> PyTree[Array]:
+        """`-h m / sqrt(1 + delta h^2 |m|^2)`."""
+        slow = h * self._slowdown(momentum, h)
+        return jax.tree.map(lambda m: scaled(-slow, m), momentum)
+
+    def _slowdown(self, momentum: PyTree[Array], h: Float[Array, ""]) -> Float[Array, ""]:
+        return jax.lax.rsqrt(1 + self.delta * inner(momentum, momentum) * h**2)

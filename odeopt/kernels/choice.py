@@ -40,3 +40,14 @@ def where(kernel: str, name: str) -> tuple[str, ...]:
     if kernel == "jnp":
         return ()
     return PLATFORMS if kernel == "pallas" else (kernel,)
+
+
+import contextlib, contextvars, dataclasses
+_CHOICE = contextvars.ContextVar("kernel", default="auto")
+@contextlib.contextmanager
+def chosen(kind):
+    token = _CHOICE.set(kind or "auto")
+    try:
+        yield
+    finally:
+        _CHOICE.reset(token)

@@ -17,35 +17,16 @@ from .fused import Fused, apply
 NAME = "combination"
 
 
-def combination(
-    h: Float[Array, ""],
-    weights: Sequence[float | Array],
-    trees: Sequence[PyTree[Array]],
-    *,
-    kernel: str = "auto",
-) -> PyTree[Array]:
-    r"""$h\sum_i w_i k_i$, every leaf in its own dtype; weights that are zero cost nothing.
-
-    Leaves below 32 bits are summed in float32 and rounded once; the step size is rounded to the
-    leaf's dtype first, as optax does.
-
-    Args:
-      h: the step size $h$.
-      weights: $w_i$. The Pallas form wants numbers; traced weights are combined by XLA.
-      trees: the slopes $k_i$, trees of one structure.
-      kernel: `"auto"`, `"jnp"` or `"pallas"`, see `kernels.Kernel`.
-    """
+def combination(weights: Sequence[float | Array], trees: Sequence[PyTree[Array]]) -> PyTree[Array]:
+    """`sum_i weights[i] * trees[i]`."""
     weights, trees = _nonzero(weights, trees)
     if not weights:
         return jax.tree.map(jnp.zeros_like, trees[0])
-    platforms = where(kernel, NAME)
-    if not all(isinstance(w, float) for w in weights):
-        platforms = ()
 
     def leaf(*slopes: Array) -> Array:
-        dtype = slopes[0].dtype
-        fused = Fused(NAME, _combine, weights, (dtype,))
-        return apply(fused, platforms, (_rounded(h, dtype),), *slopes)[0]
+        wide = jnp.promote_types(slopes[0].dtype, jnp.float32)
+        terms = [jnp.asarray(w, jnp.finfo(wide).dtype) * k.astype(wide) for w, k in zip(weights, slopes)]
+        return sum(terms[1:], terms[0]).astype(slopes[0].dtype)
 
     return jax.tree.map(leaf, *trees)
 

@@ -1,13 +1,12 @@
 """Anything on the mean gradient of a solver's step. May use: `odeopt.flows`, `.splitting`."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..flows import AbstractFlow, GradientFlow, State
-from ..objective import Gradient
+from ..objective import Objective
+from ..sums import scaled
 from .method import AbstractMethod, Step
 from .splitting import Lie
 
@@ -23,10 +22,20 @@ class Chained(AbstractMethod):
     Args:
       inner: a method for gradient flow.
       outer: a method that takes one gradient, at the start of its step.
+
+    Raises:
+      ValueError: an `outer` of several gradients.
     """
 
     inner: AbstractMethod
     outer: AbstractMethod = Lie()
+
+    def __check_init__(self) -> None:
+        if self.outer.gradients_per_step != 1:
+            raise ValueError(
+                f"outer is {type(self.outer).__name__}, which takes more than one gradient a step; "
+                "it is given the mean gradient alone: use `solvers.Lie()`."
+            )
 
     @property
     def order(self) -> int:
@@ -39,29 +48,35 @@ class Chained(AbstractMethod):
         return self.inner.gradients_per_step
 
     def check(self, flow: AbstractFlow) -> None:
-        """What `outer` refuses."""
+        """What either refuses."""
+        self.inner.check(GradientFlow())
         self.outer.check(flow)
 
-    def init(self, z: State) -> PyTree[Array]:
+    def init(self, flow: AbstractFlow, z: State) -> PyTree[Array]:
         """The memory of both."""
-        return self.inner.init((z[0], ())), self.outer.init(z)
+        return self.inner.init(GradientFlow(), (z[0], ())), self.outer.init(flow, z)
 
     def step(
         self,
         flow: AbstractFlow,
-        gradient: Gradient,
+        objective: Objective,
         z: State,
         h: Float[Array, ""],
         memory: PyTree[Array],
     ) -> Step:
         """One step of size `h`."""
-        inner = self.inner.step(GradientFlow(), gradient, (z[0], ()), h, memory[0])
-        safe = jnp.where(h == 0, 1.0, h)
-        mean = jax.tree.map(lambda u: u / -safe.astype(jnp.finfo(u.dtype).dtype), inner.update)
-
-        def elsewhere(params: PyTree[Array], stage: Any) -> PyTree[Array]:
-            raise ValueError(f"{type(self.outer).__name__} takes more than one gradient a step.")
-
-        outer = self.outer.step(flow, Gradient(mean, elsewhere), z, h, memory[1])
-        success = inner.success & outer.success
-        return Step(outer.update, outer.aux, None, (inner.memory, outer.memory), success)
+        inner = self.inner.step(GradientFlow(), objective, (z[0], ()), h, memory[0])
+        still = h == 0  # a step of size 0 has moved nothing: its mean gradient is the gradient
+        safe = jnp.where(still, 1.0, h)
+        mean = jax.tree.map(
+            lambda u, g: jnp.where(still, g, scaled(-1 / safe, u)), inner.update, objective.here(z[0])
+        )
+        outer = self.outer.step(flow, objective.with_given(mean), z, h, memory[1])
+        known = inner.gradients is not None
+        return Step(
+            outer.update,
+            outer.aux,
+            (inner.memory, outer.memory),
+            gradients=inner.gradients if known else None,
+            finite=inner.finite & outer.finite,
+        )

@@ -10,7 +10,9 @@ import optimistix as optx
 from jaxtyping import Array, Float
 
 from ..flows import AbstractFlow, State
-from ..objective import Gradient
+from ..objective import Objective
+from ..information import Information
+from ..sums import add
 from .method import AbstractMethod, Step
 
 # Of the tolerances tried, 1e-3 is the tightest at which diffrax's chord iteration converges at
@@ -57,6 +59,12 @@ class DiffraxMethod(AbstractMethod):
         return self.solver.order(diffrax.ODETerm(lambda t, y, args: y))
 
     @property
+    def has(self) -> Information:  # type: ignore[override]
+        """An error estimate, where the solver is adaptive."""
+        adaptive = isinstance(self.solver, diffrax.AbstractAdaptiveSolver)
+        return Information.ERROR if adaptive else Information.NONE
+
+    @property
     def gradients_per_step(self) -> None:
         """Not known for a foreign solver."""
         return None
@@ -64,25 +72,26 @@ class DiffraxMethod(AbstractMethod):
     def step(
         self,
         flow: AbstractFlow,
-        gradient: Gradient,
+        objective: Objective,
         z: State,
         h: Float[Array, ""],
         memory: tuple[()],
     ) -> Step:
         """One step of size `h`."""
-        # `gradient.stage(1)`: never the given gradient, which an implicit solver differentiates.
-        elsewhere = gradient.stage(1)
+        # Never the given gradient, which an implicit solver would differentiate.
+        elsewhere = objective.at(1)
 
         # A flat tuple: diffrax's loops cannot buffer the empty nodes of a tree.
         leaves, structure = jax.tree.flatten(z)
 
         def field(t: Any, increment: tuple[Array, ...], args: Any) -> tuple[Array, ...]:
             point = jax.tree.unflatten(structure, map(jnp.add, leaves, increment))
-            return tuple(jax.tree.leaves(flow.field(point, elsewhere, h)))
+            return tuple(jax.tree.leaves(flow.increment(point, elsewhere, h)))
 
         term = diffrax.ODETerm(field)
-        # diffrax wants time in the dtype of the state (it raises on bfloat16 otherwise)
-        t1 = h.astype(jnp.finfo(jnp.result_type(*leaves)).dtype)
+        # The increments are those of a whole step: time runs from 0 to 1, in the state's dtype
+        # (diffrax raises on bfloat16 otherwise).
+        t1 = jnp.ones([], jnp.finfo(jnp.result_type(*leaves)).dtype)
         t0, start = jnp.zeros_like(t1), tuple(map(jnp.zeros_like, leaves))
         memory_in = self.solver.init(term, t0, t1, start, None)
         increment, error, _, _, result = self.solver.step(
@@ -91,8 +100,9 @@ class DiffraxMethod(AbstractMethod):
         if error is not None:
             error = jax.tree.unflatten(structure, error)
         update, moved = jax.tree.unflatten(structure, increment)
-        aux = jax.tree.map(jnp.add, z[1], moved)
-        return Step(update, aux, error, memory, success=result == diffrax.RESULTS.successful)
+        aux = add(z[1], moved)
+        finite = result == diffrax.RESULTS.successful
+        return Step(update, aux, memory, error, finite=finite)
 
 
 def _with_tolerances(solver: Any) -> Any:

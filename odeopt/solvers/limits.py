@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..flows import AbstractFlow, GradientFlow
-from ..objective import Gradient
+from ..objective import Objective
 from .method import AbstractMethod
 
 _MARGIN = 1e-7  # a spectral radius is known to about the square root of rounding at a double root
@@ -32,7 +32,7 @@ def stability_limit(flow: AbstractFlow, method: AbstractMethod) -> float:
         the size of the gradient; momentum that is known at run time only; or a step that is stable
         at no or at any $h\lambda$ that was tried (1e-3 to 1e5).
     """
-    if isinstance(flow, GradientFlow) and method.stability_limit is not None:
+    if flow == GradientFlow() and method.stability_limit is not None:
         return method.stability_limit
     name = f"{type(method).__name__} on {type(flow).__name__}"
     if not flow.linear:
@@ -60,18 +60,26 @@ def _radius(flow: AbstractFlow, method: AbstractMethod) -> Callable[[np.ndarray]
     with jax.enable_x64(True), jax.ensure_compile_time_eval():
         rest = jnp.zeros(1)
         z = rest, flow.init(rest)
-        memory = method.init(z)
-        leaves, structure = jax.tree.flatten(z)
+        one = jnp.ones([])
+
+        def stepped(point: tuple, product: jax.Array) -> tuple:
+            params, aux, memory = point
+            args = {"grad_fn": lambda p, stage: product * p}
+            objective = Objective(args, given=product * params)
+            taken = method.step(flow, objective, (params, aux), one, memory)
+            return params + taken.update, taken.aux, taken.memory
+
+        start = *z, method.init(flow, z)
+        # Whether a method has begun, as its memory may say, is known after a few steps.
+        *_, warm = stepped(stepped(start, 0 * one), 0 * one)
+        leaves, structure = jax.tree.flatten((*z, warm))
         moving = [i for i, leaf in enumerate(leaves) if leaf.shape == rest.shape]  # not the clock
 
         def step(state: jax.Array, product: jax.Array) -> jax.Array:
             point = list(leaves)
             for value, i in zip(state, moving, strict=True):
                 point[i] = value[None]
-            params, aux = jax.tree.unflatten(structure, point)
-            gradient = Gradient(product * params, lambda p, stage: product * p)
-            taken = method.step(flow, gradient, (params, aux), jnp.ones([]), memory)
-            new = jax.tree.leaves((params + taken.update, taken.aux))
+            new = jax.tree.leaves(stepped(jax.tree.unflatten(structure, point), product))
             return jnp.concatenate([new[i] for i in moving])
 
         # One row a unit vector, which eigenvalues do not mind. Tiny: a flow may be linear near 0.

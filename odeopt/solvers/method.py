@@ -1,36 +1,63 @@
 """What a method (a one-step solver) is. May use: `odeopt.flows`."""
 
 import abc
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..flows import AbstractFlow, State
-from ..objective import Gradient
+from ..information import Information
+from ..objective import Objective, spent
+
+
+class Model(NamedTuple):
+    r"""A quadratic model of the caller's loss along the update $u$ of a step.
+
+    Attributes:
+      linear: $g\cdot u$.
+      quadratic: $\tfrac12u\cdot Bu$ with the curvature B of the step.
+    """
+
+    linear: Float[Array, ""]
+    quadratic: Float[Array, ""]
 
 
 class Step(NamedTuple):
-    """What one step of a method yields.
+    """What one step of a method reports.
 
     Attributes:
       update: new parameters minus old ones. Never the new ones themselves: forming `new - old`
         cancels in floating point (at weights near 1000 an update of 1e-5 would vanish in float32).
       aux: the new auxiliary variables.
-      error: an estimate of the local error, a tree like `z`; None where the method has none.
       memory: what the method carries to its next step.
-      success: False where the step could not be computed; the optimizer then rejects it.
+      error: an estimate of the local error, a tree like `z`; None where there is none.
+      model: the model of the loss that the step has solved, where that loss is the caller's own;
+        None where it is another, or none was solved.
+      gradients: what the step has spent beside the given gradient: a number, one that is traced, or
+        None where it cannot be known. A Hessian product counts as 2.
+      finite: False where the step could not be computed.
     """
 
     update: PyTree[Array]
     aux: PyTree[Array]
-    error: State | None
-    memory: PyTree[Array]
-    success: bool | Bool[Array, ""] = True
+    memory: PyTree[Array] = ()
+    error: State | None = None
+    model: Model | None = None
+    gradients: int | Int[Array, ""] | None = None
+    finite: bool | Bool[Array, ""] = True
 
 
 class AbstractMethod(eqx.Module):
-    r"""A one-step method $\Phi_h$: a pure function of trees that knows nothing of optax."""
+    r"""A one-step method $\Phi_h$: a pure function of trees that knows nothing of optax.
+
+    Attributes:
+      options: the options of `ode_optimizer` that it can use; others are refused.
+      has: what it can say of a step (`Information`).
+    """
+
+    options: ClassVar[frozenset[str]] = frozenset({"stage_transform"})
+    has: ClassVar[Information] = Information.NONE
 
     @property
     @abc.abstractmethod
@@ -49,12 +76,16 @@ class AbstractMethod(eqx.Module):
     @property
     @abc.abstractmethod
     def gradients_per_step(self) -> int | None:
-        """Gradients a step costs, the given one included; None where it depends on the problem."""
+        """Gradients of a step along gradient flow, the given one included; None: not known."""
 
     def check(self, flow: AbstractFlow) -> None:
         """Refuse a flow that the method cannot step: a `ValueError` that names both."""
 
-    def init(self, z: State) -> PyTree[Array]:
+    def with_options(self, **options: Any) -> "AbstractMethod":
+        """The method with those of its own options that are given."""
+        return self
+
+    def init(self, flow: AbstractFlow, z: State) -> PyTree[Array]:
         """The memory before the first step, none by default. Structural, like `flow.init`."""
         return ()
 
@@ -62,13 +93,14 @@ class AbstractMethod(eqx.Module):
     def step(
         self,
         flow: AbstractFlow,
-        gradient: Gradient,
+        objective: Objective,
         z: State,
         h: Float[Array, ""],
         memory: PyTree[Array],
     ) -> Step:
         """One step of size `h` (flow time) from `z`."""
 
-    def readout(self, flow: AbstractFlow, z: State, h: Float[Array, ""]) -> PyTree[Array]:
-        """The parameters that a step of size `h` led to, where its `z` rests elsewhere."""
-        return flow.readout(z)
+
+def field_cost(flow: AbstractFlow, z: State, h: Float[Array, ""], *, given: bool = False) -> int:
+    """Gradients that one evaluation of the field costs."""
+    return spent(lambda objective, z, h: flow.increment(z, objective, h), z, h, given=given)

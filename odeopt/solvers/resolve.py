@@ -5,7 +5,6 @@ from typing import Any
 import diffrax
 import optax
 
-from ..kernels import Kernel
 from .classes import Euler
 from .explicit import ExplicitRungeKutta
 from .foreign import DiffraxMethod
@@ -15,9 +14,7 @@ from .tableau import Tableau
 Solver = AbstractMethod | Tableau | diffrax.ButcherTableau | diffrax.AbstractSolver
 
 
-def as_method(
-    solver: Solver, *, error: bool = False, scan: bool | None = None, kernel: Kernel = "auto"
-) -> AbstractMethod:
+def as_method(solver: Solver, *, error: bool = False) -> AbstractMethod:
     """The method that `solver` names.
 
     Args:
@@ -25,8 +22,6 @@ def as_method(
         class. Explicit Runge-Kutta solvers get odeopt's stage loop, odeopt's own classes the method
         that they are the other face of, others run diffrax's step.
       error: ask for the error estimate.
-      scan: scan over the stages of an explicit method; None: see `ExplicitRungeKutta`.
-      kernel: what combines the slopes of an explicit method.
 
     Raises:
       TypeError: anything else, with what to write instead.
@@ -35,7 +30,7 @@ def as_method(
         return solver
     tableau = _tableau(solver)
     if tableau is not None:
-        return ExplicitRungeKutta(tableau, error=error, scan=scan, kernel=kernel)
+        return ExplicitRungeKutta(tableau, error=error)
     if isinstance(solver, diffrax.AbstractSolver):
         own = getattr(solver, "method", None)
         return own if isinstance(own, AbstractMethod) else DiffraxMethod(solver)

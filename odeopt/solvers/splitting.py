@@ -3,16 +3,16 @@
 May use: `odeopt.flows`, `odeopt.kernels`.
 """
 
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..flows import AbstractFlow, AbstractSplitFlow, State, Substeps
-from ..kernels import check_kernel
-from ..objective import Gradient
+from ..flows import AbstractFlow, State, Substeps
+from ..objective import Objective, spent
+from ..sums import add
 from .method import AbstractMethod, Step
 
 _CUBE_ROOT = 2 ** (1 / 3)
@@ -27,15 +27,7 @@ class Lie(AbstractMethod):
     parameters have moved, as the players of a game do in turn. Of the heavy ball it is the
     conformal symplectic Euler method, optax's `sgd` with momentum; of Adam's flow, Adam; of a game,
     alternating gradient descent. Needs a flow with parts.
-
-    Args:
-      kernel: `"pallas"` runs parts in one kernel where the flow has one (`odeopt.kernels`).
     """
-
-    kernel: str = eqx.field(static=True, default="auto")
-
-    def __check_init__(self) -> None:
-        check_kernel(self.kernel)
 
     @property
     def order(self) -> int:
@@ -49,21 +41,34 @@ class Lie(AbstractMethod):
 
     def check(self, flow: AbstractFlow) -> None:
         """The flow must have parts."""
-        _with_parts(flow, "Lie")
+        _check_parts(flow, "Lie")
 
     def step(
         self,
         flow: AbstractFlow,
-        gradient: Gradient,
+        objective: Objective,
         z: State,
         h: Float[Array, ""],
         memory: tuple[()],
     ) -> Step:
         """One step of size `h`."""
-        split = _with_parts(flow, "Lie")
-        whole = [(part, 1.0) for part in split.parts]
-        update, aux = compose(split, gradient, z, h, whole, self.kernel)
-        return Step(update, aux, None, memory)
+        whole = [(part, 1.0) for part in flow.parts]
+        update, aux = compose(flow, objective, z, h, whole)
+        return Step(update, aux, memory, gradients=_cost(flow, z, h, whole))
+
+
+class Rest(NamedTuple):
+    """How far ahead of the end of a step the parameters rest. One copy of the parameters.
+
+    Attributes:
+      ahead: where they rest, minus the end of the step.
+    """
+
+    ahead: PyTree[Array]
+
+    def readout(self, params: PyTree[Array], aux: PyTree[Array]) -> PyTree[Array]:
+        """The parameters at the end of the step."""
+        return jax.tree.map(lambda p, a: p - a.astype(p.dtype), params, self.ahead)
 
 
 class Strang(AbstractMethod):
@@ -76,21 +81,21 @@ class Strang(AbstractMethod):
 
     The gradient is taken in the middle of a substep. So that the given gradient can be used, the
     parameters *rest* there between calls: a call starts with the gradient, completes the step, and
-    opens the next one with the same `h`. `step_params` gives the end of the step.
+    opens the next one with the same `h`. `step_params` gives the end of the step. What the opening
+    moved is undone from scalars where the flow knows how (`AbstractFlow.rest`); otherwise a copy of
+    it is kept. A flow that does not start at rest (Adam's) cannot open before its first gradient:
+    its first step closes with what it owes, so that the read-out is on time.
 
     Args:
       substeps: their lengths $\tau$, which sum to 1.
-      kernel: see `Lie`.
 
     Raises:
-      ValueError: lengths that do not sum to 1, a `kernel` that there is not.
+      ValueError: lengths that do not sum to 1.
     """
 
     substeps: tuple[float, ...] = eqx.field(static=True, default=(1.0,))
-    kernel: str = eqx.field(static=True, default="auto")
 
     def __check_init__(self) -> None:
-        check_kernel(self.kernel)
         if abs(sum(self.substeps) - 1) > 1e-12:
             raise ValueError(f"substeps sum to {sum(self.substeps):.6g}; a step needs 1.")
 
@@ -108,67 +113,70 @@ class Strang(AbstractMethod):
 
     def check(self, flow: AbstractFlow) -> None:
         """The flow must have parts, of which one looks at the gradient."""
-        _with_parts(flow, "Strang")
+        _check_parts(flow, "Strang")
+        if flow.gradient_part is None:
+            raise ValueError(
+                f"Strang needs a flow of which one part looks at the gradient; in "
+                f"{type(flow).__name__} several do: use `odeopt.solvers.Lie()`, or a solver of the "
+                "whole field."
+            )
+
+    def init(self, flow: AbstractFlow, z: State) -> PyTree[Array]:
+        """The parameters rest where they are. A copy of them, or a few scalars."""
+        rest = flow.rest(z, jnp.zeros([], float), self.substeps[0] / 2)
+        return Rest(jax.tree.map(jnp.zeros_like, z[0])) if rest is None else rest
 
     def step(
         self,
         flow: AbstractFlow,
-        gradient: Gradient,
+        objective: Objective,
         z: State,
         h: Float[Array, ""],
-        memory: tuple[()],
+        memory: PyTree[Array],
     ) -> Step:
         """From the middle of one step's first substep to the same place in the next step."""
-        split = _with_parts(flow, "Strang")
-        middle = str(split.gradient_part)
-        substeps: list[tuple[str, float]] = []
-        for tau, following in zip(
-            self.substeps, (*self.substeps[1:], self.substeps[0]), strict=True
-        ):
-            substeps += [(middle, tau), *closing(split, tau), *opening(split, following)]
-        update, aux = compose(split, gradient, z, h, substeps, self.kernel)
-        return Step(update, aux, None, memory)
+        middle = str(flow.gradient_part)
+        owed = flow.owed(z[1])
+        late: Any = 1.0 if owed is None else 1.0 + owed.astype(float)
+        substeps: list[tuple[str, float | Array]] = []
+        for tau in self.substeps:
+            substeps += opening(flow, tau) if substeps else []
+            substeps += [(middle, tau), *((part, late * f) for part, f in closing(flow, tau))]
+            late = 1.0
+        ahead = opening(flow, self.substeps[0])
+        cost = _cost(flow, z, h, substeps)
+        if flow.rest(z, h, 0.5) is None:
+            update, aux = compose(flow, objective, z, h, substeps)
+            opened, aux = compose(flow, objective.elsewhere(), (add(z[0], update), aux), h, ahead)
+            update = jax.tree.map(jnp.add, update, opened)
+            return Step(update, aux, Rest(opened), gradients=cost)
+        update, aux = compose(flow, objective, z, h, [*substeps, *ahead])
+        rest = flow.rest((z[0], aux), h, self.substeps[0] / 2)
+        return Step(update, aux, rest, gradients=cost)
 
-    def readout(self, flow: AbstractFlow, z: State, h: Float[Array, ""]) -> PyTree[Array]:
-        """The parameters at the end of the step: the opening of the next one undone."""
-        split = _with_parts(flow, "Strang")
-        undo = [(part, -f) for part, f in reversed(opening(split, self.substeps[0]))]
-        unused: Any = None  # none of these parts looks at the gradient
-        update, _ = compose(split, Gradient(unused, unused), z, h, undo)
-        return jax.tree.map(jnp.add, z[0], update)
 
-
-def opening(
-    flow: AbstractSplitFlow | type[AbstractSplitFlow], tau: float
-) -> list[tuple[str, float]]:
+def opening(flow: AbstractFlow | type[AbstractFlow], tau: float) -> list[tuple[str, float]]:
     """What comes before the gradient in a substep."""
     return [(part, tau / 2) for part in flow.parts if part != flow.gradient_part]
 
 
-def closing(
-    flow: AbstractSplitFlow | type[AbstractSplitFlow], tau: float
-) -> list[tuple[str, float]]:
+def closing(flow: AbstractFlow | type[AbstractFlow], tau: float) -> list[tuple[str, float]]:
     """What comes after the gradient in a substep: its mirror image."""
     return opening(flow, tau)[::-1]
 
 
 def compose(
-    flow: AbstractSplitFlow,
-    gradient: Gradient,
-    z: State,
-    h: Float[Array, ""],
-    substeps: Substeps,
-    kernel: str = "jnp",
+    flow: AbstractFlow, objective: Objective, z: State, h: Float[Array, ""], substeps: Substeps
 ) -> tuple[PyTree[Array], PyTree[Array]]:
     """Follow parts for fractions of `h`, one after the other.
 
     The gradient at the start is the given one; once the parameters have moved it is evaluated.
-    With a `kernel`, the flow may do all of it at once.
+    The flow may do all of it at once.
 
     Returns:
       The update of the parameters and the new auxiliary variables.
     """
-    at_once = flow.fused(substeps, z, gradient, h, kernel)
+    at_once = flow.fused(substeps, z, objective, h)
     if at_once is not None:
         return at_once
     start, aux = z
@@ -176,24 +184,23 @@ def compose(
     for name, fraction in substeps:
         if update is not None and flow.looks_again(name):
             stage += 1
-        here = start if update is None else jax.tree.map(jnp.add, start, update)
-        moved, aux = flow.part(name, (here, aux), gradient.stage(stage), h, fraction)
+            objective = objective.at(stage)
+        here = start if update is None else add(start, update)
+        moved, aux = flow.part(name, (here, aux), objective, h, fraction)
         if moved is not None:
             update = moved if update is None else jax.tree.map(jnp.add, update, moved)
     return (jax.tree.map(jnp.zeros_like, start) if update is None else update), aux
 
 
-def _with_parts(flow: AbstractFlow, solver: str) -> AbstractSplitFlow:
-    """`flow`, if the splitting can take it apart."""
-    name = type(flow).__name__
-    if not isinstance(flow, AbstractSplitFlow):
+def _cost(flow: AbstractFlow, z: State, h: Float[Array, ""], substeps: Substeps) -> int:
+    return spent(lambda o, z, h: compose(flow, o, z, h, substeps), z, h, given=True)
+
+
+def _check_parts(flow: AbstractFlow, solver: str) -> None:
+    """Refuse a flow that names no parts."""
+    if not flow.parts:
         raise ValueError(
-            f"{solver} composes the exactly solvable parts of a flow, and {name} names none: use "
-            "a solver of its whole field, such as `odeopt.solvers.RK4()`."
+            f"{solver} composes the exactly solvable parts of a flow, and {type(flow).__name__} "
+            "names none: use a solver of its whole field, such as `odeopt.solvers.RK4()` (a game "
+            "must say who moves when: `odeopt.flows.GameFlow(updates=(1, 1))`)."
         )
-    if solver == "Strang" and flow.gradient_part is None:
-        raise ValueError(
-            f"Strang needs a flow of which one part looks at the gradient; in {name} several do: "
-            "use `odeopt.solvers.Lie()`, or a solver of the whole field."
-        )
-    return flow

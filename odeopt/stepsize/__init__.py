@@ -9,5 +9,6 @@ from .rule import AbstractRule as AbstractRule
 from .rule import Fixed as Fixed
 from .rule import Scheduled as Scheduled
 from .rule import StepInfo as StepInfo
+from .rule import Verdict as Verdict
 from .rule import as_rule as as_rule
 from .sharpness import sharpness as sharpness

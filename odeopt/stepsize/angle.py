@@ -1,18 +1,19 @@
 """A step size from the angle between the gradient and where the run is going. May use: `.rule`."""
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ..flows import LogTime
-from ..flows.clock import forgetting
+from ..information import Information
 from ..solvers import Step
-from ..sums import finite, inner, norm
-from .rule import AbstractRule, StepInfo, check_positive
+from ..sums import inner, norm
+from .rule import AbstractRule, StepInfo, Verdict, check_positive
 
 
 class Heading(NamedTuple):
@@ -39,6 +40,11 @@ class Angle(AbstractRule):
     limit: float
     remembers: bool = eqx.field(static=True)
 
+    @property
+    def needs(self) -> Information:  # type: ignore[override]
+        """The flow's heading, unless the rule remembers the last update."""
+        return Information.NONE if self.remembers else Information.HEADING
+
     def init(self, params: PyTree[Array]) -> Heading:
         """The first size; one copy of the parameters unless the flow knows its heading."""
         update = optax.tree.zeros_like(params) if self.remembers else ()
@@ -48,9 +54,9 @@ class Angle(AbstractRule):
     def propose(self, state: Heading, info: StepInfo) -> tuple[Float[Array, ""], Heading]:
         """`h exp(gain k cos)`."""
         heading = state.update if self.remembers else info.flow.heading(info.z)
-        descent = info.flow.descent(info.z, info.gradient.stage(0))
+        descent = info.flow.descent(info.z, info.objective)
         steps = info.steps.astype(float)
-        rate = self.gain if self.clock is None else forgetting(self.clock, steps)
+        rate: Any = self.gain if self.clock is None else self.clock.forgetting(steps)
         length = inner(descent, descent)
         # The first length stands for all before it.
         fresh = (state.square == 0) | (rate >= 1)
@@ -58,23 +64,21 @@ class Angle(AbstractRule):
         agreement = -_cosine(descent, heading, jnp.sqrt(square))
         turned = jnp.where(agreement < 0, self.shrink * agreement, agreement)
         change = turned * self.gain * (1.0 if self.clock is None else rate)
-        known = jnp.isfinite(change)
-        size = state.log_size + jnp.where(known, change, 0.0)
-        size = jnp.minimum(size, jnp.log(jnp.asarray(self.limit, float)))
-        square = jnp.where(known, square, state.square)
+        size = jnp.minimum(state.log_size + change, jnp.log(jnp.asarray(self.limit, float)))
         return jnp.exp(size), Heading(size, square, state.update)
 
     def judge(
         self, state: Heading, info: StepInfo, h: Float[Array, ""], step: Step
-    ) -> tuple[Bool[Array, ""], Heading]:
-        """Accepted if all of it is finite; else the step is taken back and the size halved."""
-        good = finite(h, step.update)
-        size = jnp.where(good, state.log_size, state.log_size - jnp.log(2.0))
-        update = state.update
-        if self.remembers:
-            moved = optax.tree.cast_like(step.update, update)
-            update = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved, update)
-        return good, Heading(size, state.square, update)
+    ) -> Verdict:
+        """Accepted; the update is remembered."""
+        if not self.remembers:
+            return Verdict(True, state)
+        update = optax.tree.cast_like(step.update, state.update)
+        return Verdict(True, state._replace(update=update))
+
+    def failed(self, state: Heading) -> Heading:
+        """Half the size."""
+        return state._replace(log_size=state.log_size - math.log(2.0))
 
 
 def angle(

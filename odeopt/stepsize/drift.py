@@ -5,14 +5,16 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..information import Information
+from ..solvers import Step
 from ..sums import inner, norm
-from .rule import AbstractLocalRule, StepInfo, check_positive
+from .rule import AbstractLocalRule, StepInfo, Verdict, check_positive
 
 
 class DriftAdjusted(AbstractLocalRule):
     """A step size from the size of the drift, `‖Hg‖ / ‖g‖`."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"curvature"})
+    needs: ClassVar[Information] = Information.PRODUCT | Information.POINT
 
     power: float
     cap: float
@@ -21,14 +23,19 @@ class DriftAdjusted(AbstractLocalRule):
     def size(self, info: StepInfo) -> Float[Array, ""]:
         """`min(2 / r, cap)` or its smooth form, `r = (‖Hg‖ / ‖g‖)**power`."""
         params = info.z[0]
-        gradient = info.gradient.stage(0)
-        g = gradient.here(params)
+        g = info.objective.here(params)
         # Complex gradients arrive conjugated; as a direction in parameter space that is right.
-        drift, size = norm(gradient.jvp(params, g)), norm(g)
+        drift, size = norm(info.objective.product(params)(g)), norm(g)
         ratio = jnp.where(size > 0, drift / jnp.where(size > 0, size, 1.0), 0.0) ** self.power
         if self.smooth:
             return self.cap / (1.0 + 0.5 * self.cap * ratio)
         return self.cap / jnp.maximum(1.0, 0.5 * self.cap * ratio)
+
+    def judge(
+        self, state: tuple[()], info: StepInfo, h: Float[Array, ""], step: Step
+    ) -> Verdict:
+        """Accepted; a Hessian product was spent."""
+        return Verdict(True, state, 2)
 
 
 def drift_adjusted(power: float = 1.0, *, cap: float = 5.0, smooth: bool = False) -> DriftAdjusted:
@@ -63,7 +70,7 @@ def drift_adjusted(power: float = 1.0, *, cap: float = 5.0, smooth: bool = False
 class Corridor(AbstractLocalRule):
     """A step size from the loss above its minimum."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"value"})
+    needs: ClassVar[Information] = Information.VALUE
 
     minimum: float
     cap: float
@@ -76,7 +83,7 @@ class Corridor(AbstractLocalRule):
                 "`opt.update(grads, state, params, value=value, ...)`."
             )
         above = jnp.maximum(info.value - self.minimum, 0.0)
-        g = info.gradient.stage(0).here(info.z[0])
+        g = info.objective.here(info.z[0])
         square = inner(g, g)
         return jnp.where(above > 0, jnp.minimum(above / square, self.cap), 0.0 * above)
 

@@ -1,15 +1,16 @@
 """Step sizes by the embedded error estimate. May use: diffrax's PID control, `.rule`."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
+from ..information import Information
 from ..solvers import Step
-from ..sums import entries, total
-from .rule import AbstractRule, StepInfo, check_positive
+from ..sums import add, entries, total
+from .rule import AbstractRule, StepInfo, Verdict, check_positive
 
 _Memory = tuple[Float[Array, ""], PyTree[Array]]
 
@@ -17,7 +18,7 @@ _Memory = tuple[Float[Array, ""], PyTree[Array]]
 class EmbeddedError(AbstractRule):
     """Accepts a step whose estimated error is small enough, and sizes the next one by it."""
 
-    needs = frozenset({"error"})
+    needs: ClassVar[Information] = Information.ERROR | Information.POINT
 
     controller: diffrax.PIDController
     first: float
@@ -38,27 +39,24 @@ class EmbeddedError(AbstractRule):
 
     def judge(
         self, state: _Memory, info: StepInfo, h: Float[Array, ""], step: Step
-    ) -> tuple[Bool[Array, ""], _Memory]:
+    ) -> Verdict:
         """Accepted if the scaled error is at most 1; a rejected step is tried smaller."""
-        order = info.method.order
-        if step.error is None or order is None:
-            raise ValueError(
-                "embedded_error() needs a solver with an error estimate: heun, midpoint, ralston, "
-                "bosh3, dopri5, tsit5."
-            )
-        # Infinity is an error the controller understands; NaN would stay in the step size forever.
-        error = jax.tree.map(_finite, step.error)
-        params, _ = info.z
-        new = jax.tree.map(_finite, (jax.tree.map(jnp.add, params, step.update), step.aux))
+        new = add(info.z[0], step.update), step.aux
+        order: Any = info.method.order
         accept, start, end, _, memory, _ = self.controller.adapt_step_size(
-            jnp.zeros_like(h), h, info.z, new, None, error, order, state[1]
+            jnp.zeros_like(h), h, info.z, new, None, step.error, order, state[1]
         )
-        floor = 1e3 * jnp.finfo(h.dtype).tiny  # below it the ratio of two sizes is noise
-        size = jnp.clip(jnp.asarray(end - start, float), floor, self.limit)
-        return jnp.asarray(accept), (
-            size,
-            jax.tree.map(lambda m, old: jnp.asarray(m, old.dtype), memory, state[1]),
-        )
+        size = jnp.clip(jnp.asarray(end - start, float), _floor(h.dtype), self.limit)
+        memory = jax.tree.map(lambda m, old: jnp.asarray(m, old.dtype), memory, state[1])
+        return Verdict(jnp.asarray(accept), (size, memory))
+
+    def failed(self, state: _Memory) -> _Memory:
+        """A fifth of the size, the most that diffrax's controller shrinks a step by."""
+        return jnp.maximum(0.2 * state[0], _floor(state[0].dtype)), state[1]
+
+
+def _floor(dtype: Any) -> float:
+    return 1e3 * jnp.finfo(dtype).tiny  # below it the ratio of two sizes is noise
 
 
 def embedded_error(
@@ -100,10 +98,6 @@ def _rms(tree: PyTree[Array]) -> Float[Array, ""]:
     leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
     squares = [jnp.sum(jnp.square(jnp.abs(leaf).astype(float))) for leaf in leaves]
     return jnp.sqrt(total(squares) / max(1, sum(map(entries, leaves))))
-
-
-def _finite(leaf: Array) -> Array:
-    return jnp.where(jnp.isfinite(leaf), leaf, jnp.inf)
 
 
 def _strong(leaf: Array) -> Array:

@@ -5,11 +5,12 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from ..solvers import LinearSolve, Step
+from ..information import Information
+from ..solvers import Model, Step
 from ..sums import inner
-from .rule import AbstractRule, StepInfo, check_positive
+from .rule import AbstractRule, StepInfo, Verdict, check_positive
 
 # Thresholds and factors as usual in trust-region codes, where h plays the radius.
 _GOOD, _BAD = 0.75, 0.25
@@ -21,7 +22,9 @@ _ROUNDING = 10.0  # roundings of the loss: what the model predicts below so many
 class GainRatio(AbstractRule):
     """Accepts a step on which the loss falls, and sizes the next one by actual over predicted."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"value", "curvature"})
+    needs: ClassVar[Information] = (
+        Information.VALUE | Information.PRODUCT | Information.DESCENT | Information.POINT
+    )
 
     first: float
     least: float
@@ -35,27 +38,22 @@ class GainRatio(AbstractRule):
         self, state: Float[Array, ""], info: StepInfo
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """What the last step left."""
-        if jax.tree.leaves(info.z[1]):
-            raise ValueError(
-                "gain_ratio() wants the loss to fall in every step, but "
-                f"{type(info.flow).__name__} has momentum, with which it may climb and later fall "
-                "further. Use gradient flow, or another rule."
-            )
         return state, state
 
     def judge(
         self, state: Float[Array, ""], info: StepInfo, h: Float[Array, ""], step: Step
-    ) -> tuple[Bool[Array, ""], Float[Array, ""]]:
+    ) -> Verdict:
         """Accepted if the loss is finite and does not rise."""
-        params, gradient = info.z[0], info.gradient.stage(0)
+        params, objective = info.z[0], info.objective
         update = optax.tree.cast_like(step.update, params)
-        before = gradient.value(params) if info.value is None else jnp.asarray(info.value)
-        after = gradient.value(optax.apply_updates(params, update))
-        linear = inner(gradient.here(params), update)
-        if isinstance(step.memory, LinearSolve):  # the model is the one that was solved
-            quadratic = 0.5 * step.memory.bend
-        else:
-            quadratic = 0.5 * inner(update, gradient.jvp(params, update))
+        before = objective.value(params) if info.value is None else jnp.asarray(info.value)
+        after = objective.value(optax.apply_updates(params, update))
+        model, spent = step.model, 1 + (info.value is None)
+        if model is None:  # the step knows none of the caller's own loss
+            bent = objective.product(params)(update)
+            model = Model(inner(objective.here(params), update), 0.5 * inner(update, bent))
+            spent += 2
+        linear, quadratic = model
 
         accept = jnp.isfinite(after) & (after <= before + _RISE * jnp.abs(before))
         predicted, decrease = -(linear + quadratic), before - after
@@ -68,7 +66,11 @@ class GainRatio(AbstractRule):
         unseen = jnp.maximum(jnp.abs(linear), jnp.abs(quadratic)) <= rounding
         trusted = jnp.where(predicted > 0, _GROW, jnp.where(predicted < 0, _SHRINK, 1.0))
         factor = jnp.where(unseen, trusted, factor)
-        return accept, jnp.clip(h * factor, self.least, self.limit)
+        return Verdict(accept, jnp.clip(h * factor, self.least, self.limit), spent)
+
+    def failed(self, state: Float[Array, ""]) -> Float[Array, ""]:
+        """A quarter of the size, as after a rejection."""
+        return jnp.maximum(_REJECT * state, self.least)
 
 
 def gain_ratio(*, first: float = 1.0, least: float = 1e-6, limit: float = 1e12) -> GainRatio:

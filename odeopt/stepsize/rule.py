@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..flows import AbstractFlow, State
-from ..objective import Gradient
+from ..information import Information
+from ..objective import Objective
 from ..solvers import AbstractMethod, Step
 
 
@@ -23,7 +24,7 @@ class StepInfo(NamedTuple):
     Attributes:
       steps: number of steps taken before this one.
       z: parameters and auxiliary variables at the start of the step.
-      gradient: the counted gradient; `gradient.stage(0).here(params)` is the one that is paid for.
+      objective: the loss; `objective.here(params)` is the gradient that is already paid for.
       value: the loss at the start of the step, None where the caller did not pass `value=`.
       flow: the flow that is followed.
       method: the method, for its order and stability limit.
@@ -31,10 +32,24 @@ class StepInfo(NamedTuple):
 
     steps: Int[Array, ""]
     z: State
-    gradient: Gradient
+    objective: Objective
     value: Float[Array, ""] | None
     flow: AbstractFlow
     method: AbstractMethod
+
+
+class Verdict(NamedTuple):
+    """What a rule says of a step that was made.
+
+    Attributes:
+      accept: whether it is taken; a Python True costs nothing.
+      state: the state of the rule after it.
+      gradients: what the rule itself has spent on it; a Hessian product counts as 2.
+    """
+
+    accept: bool | Bool[Array, ""]
+    state: PyTree[Array]
+    gradients: int | Int[Array, ""] = 0
 
 
 class AbstractRule(eqx.Module):
@@ -44,12 +59,13 @@ class AbstractRule(eqx.Module):
     callable: optax would take them for schedules.
 
     Attributes:
-      needs: what a rule cannot do without beside the gradient: any of "value" (the loss),
-        "curvature" (Hessian products) and "error" (an estimate of the method). Staged mode, which
-        has only the gradient, refuses a rule that needs more.
+      needs: what a rule cannot do without, beside the gradient; compared with what flow, solver
+        and mode have when the optimizer is built.
+      rejects: whether a step that is not finite is rejected, as `odeopt.guard` asks for.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[Information] = Information.NONE
+    rejects: ClassVar[bool] = True
 
     @abc.abstractmethod
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
@@ -61,11 +77,19 @@ class AbstractRule(eqx.Module):
     ) -> tuple[Float[Array, ""], PyTree[Array]]:
         """The step size, in flow time, as a scalar of the default float dtype."""
 
-    @abc.abstractmethod
     def judge(
         self, state: PyTree[Array], info: StepInfo, h: Float[Array, ""], step: Step
-    ) -> tuple[bool | Bool[Array, ""], PyTree[Array]]:
-        """Whether the step of size `h` is accepted; a Python True costs nothing."""
+    ) -> Verdict:
+        """Whether the step of size `h` is accepted; every finite one, by default."""
+        return Verdict(True, state)
+
+    def failed(self, state: PyTree[Array]) -> PyTree[Array]:
+        """The state after a step that was not finite though its gradient and loss were.
+
+        Args:
+          state: that before the step was proposed.
+        """
+        return state
 
 
 class Fixed(AbstractRule):
@@ -73,26 +97,32 @@ class Fixed(AbstractRule):
 
     step_size: float
 
+    rejects: ClassVar[bool] = False
+
     def init(self, params: PyTree[Array]) -> tuple[()]:
-        """Nothing to remember."""
+        """Nothing to remember.
+
+        Raises:
+          ValueError: a size that the dtype of a parameter, or of the flow time, cannot hold.
+        """
+        dtypes = {jnp.finfo(leaf.dtype).dtype for leaf in jax.tree.leaves(params)}
+        for dtype in (*dtypes, jnp.zeros([]).dtype):
+            rounded = float(jnp.finfo(dtype).dtype.type(self.step_size))
+            if not 0 < rounded < math.inf:
+                raise ValueError(
+                    f"learning_rate is {self.step_size}, which is {rounded} in {dtype}: give one "
+                    f"between {float(jnp.finfo(dtype).tiny):.3g} and "
+                    f"{float(jnp.finfo(dtype).max):.3g}, or wider parameters."
+                )
         return ()
 
     def propose(self, state: tuple[()], info: StepInfo) -> tuple[Float[Array, ""], tuple[()]]:
         """The step size."""
         return jnp.asarray(self.step_size, float), state
 
-    def judge(
-        self, state: tuple[()], info: StepInfo, h: Float[Array, ""], step: Step
-    ) -> tuple[bool, tuple[()]]:
-        """Accepted."""
-        return True, state
-
 
 class AbstractLocalRule(AbstractRule):
-    """A rule without memory: it reads the size off the start of the step.
-
-    A step whose size comes out negative or non-finite is rejected: nothing moves.
-    """
+    """A rule without memory: it reads the size off the start of the step."""
 
     @abc.abstractmethod
     def size(self, info: StepInfo) -> Float[Array, ""]:
@@ -106,26 +136,59 @@ class AbstractLocalRule(AbstractRule):
         """What `size` says."""
         return self.size(info).astype(float), state
 
-    def judge(
-        self, state: tuple[()], info: StepInfo, h: Float[Array, ""], step: Step
-    ) -> tuple[Bool[Array, ""], tuple[()]]:
-        """Accepted if the size is finite and not negative (0 is a step of a warm-up)."""
-        return jnp.isfinite(h) & (h >= 0), state
-
 
 class Scheduled(AbstractLocalRule):
     """A step size for each step: an optax schedule, or a number that is known only at run time.
 
     A step whose size comes out negative or non-finite is rejected: nothing moves, and the next
-    step asks the schedule again.
+    step asks the schedule again. (0 is a step of a warm-up.)
     """
 
     schedule: Callable[[Int[Array, ""]], Any]
+
+    rejects: ClassVar[bool] = False
 
     def size(self, info: StepInfo) -> Float[Array, ""]:
         """The schedule at the number of steps taken so far."""
         # inject_hyperparams makes the rate complex where the parameters are
         return jnp.real(jnp.asarray(self.schedule(info.steps)))
+
+    def judge(
+        self, state: tuple[()], info: StepInfo, h: Float[Array, ""], step: Step
+    ) -> Verdict:
+        """Accepted if the size is finite and not negative."""
+        return Verdict(jnp.isfinite(h) & (h >= 0), state)
+
+
+class Guarded(AbstractRule):
+    """Another rule, with steps that are not finite rejected; built by `odeopt.guard`."""
+
+    rule: AbstractRule
+
+    @property
+    def needs(self) -> Information:  # type: ignore[override]
+        """As the rule."""
+        return self.rule.needs
+
+    def init(self, params: PyTree[Array]) -> PyTree[Array]:
+        """That of the rule."""
+        return self.rule.init(params)
+
+    def propose(
+        self, state: PyTree[Array], info: StepInfo
+    ) -> tuple[Float[Array, ""], PyTree[Array]]:
+        """That of the rule."""
+        return self.rule.propose(state, info)
+
+    def judge(
+        self, state: PyTree[Array], info: StepInfo, h: Float[Array, ""], step: Step
+    ) -> Verdict:
+        """That of the rule."""
+        return self.rule.judge(state, info, h, step)
+
+    def failed(self, state: PyTree[Array]) -> PyTree[Array]:
+        """That of the rule."""
+        return self.rule.failed(state)
 
 
 def as_rule(learning_rate: Any) -> AbstractRule:
@@ -136,7 +199,7 @@ def as_rule(learning_rate: Any) -> AbstractRule:
         `optax.inject_hyperparams`, cannot be looked at: it freezes the step instead.)
       TypeError: anything else.
     """
-    if isinstance(learning_rate, AbstractRule):
+    if hasattr(learning_rate, "propose"):
         return learning_rate
     if isinstance(learning_rate, np.ndarray) and learning_rate.shape == ():
         learning_rate = learning_rate.item()

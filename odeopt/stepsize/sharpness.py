@@ -6,12 +6,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ..diagnostics.sharpness import extreme
 from ..lanczos import dimension
+from ..information import Information
 from ..solvers import Step, stability_limit
-from .rule import AbstractRule, StepInfo, check_positive
+from .rule import AbstractRule, StepInfo, Verdict, check_positive
 
 
 class LastEstimate(NamedTuple):
@@ -29,7 +30,7 @@ class LastEstimate(NamedTuple):
 class SharpnessRule(AbstractRule):
     """A multiple of the largest stable step, by an estimate of the sharpness every few steps."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"curvature"})
+    needs: ClassVar[Information] = Information.PRODUCT | Information.POINT
 
     safety: float
     every: int = eqx.field(static=True)
@@ -44,33 +45,31 @@ class SharpnessRule(AbstractRule):
     def propose(self, state: LastEstimate, info: StepInfo) -> tuple[Float[Array, ""], LastEstimate]:
         """`min(safety * R / sharpness, cap)`."""
         limit = stability_limit(info.flow, info.method)
-        gradient, params = info.gradient.stage(0), info.z[0]
+        params = info.z[0]
 
         def estimate(products: int) -> LastEstimate:
-            products = min(products, dimension(params))
-            found = gradient.charged(
-                2 * products,
-                lambda: extreme(lambda v: gradient.jvp(params, v), params, products, state.vector),
-            )
+            product = info.objective.product(params)
+            found = extreme(product, params, min(products, dimension(params)), state.vector)
             size = jnp.asarray(self.safety * limit / found.value, float)
             good = (found.value > 0) & jnp.isfinite(size)
             new = LastEstimate(jnp.minimum(size, self.cap), found.vector)
             return jax.tree.map(lambda n, old: jnp.where(good, n, old), new, state)
 
-        state = gradient.cond(
-            info.steps == 0,
-            lambda: estimate(self.first),
-            lambda: gradient.cond(
-                info.steps % self.every == 0, lambda: estimate(self.products), lambda: state
-            ),
-        )
+        choices = [lambda: state, lambda: estimate(self.products), lambda: estimate(self.first)]
+        state = jax.lax.switch(self._due(info), choices)
         return state.size, state
 
     def judge(
         self, state: LastEstimate, info: StepInfo, h: Float[Array, ""], step: Step
-    ) -> tuple[Bool[Array, ""], LastEstimate]:
-        """Accepted, once there is a size."""
-        return jnp.isfinite(h), state
+    ) -> Verdict:
+        """Accepted, once there is a size; the products of an estimate were spent."""
+        size = dimension(info.z[0])
+        costs = jnp.array([0, *(2 * min(n, size) for n in (self.products, self.first))])
+        return Verdict(True, state, costs[self._due(info)])
+
+    def _due(self, info: StepInfo) -> Array:
+        """0: no estimate in this step; 1: one; 2: the first."""
+        return jnp.where(info.steps == 0, 2, (info.steps % self.every == 0).astype(int))
 
 
 def sharpness(

@@ -1,0 +1,138 @@
+"""Flows made of another flow. May use: `.flow`."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Array, Bool, Float, PyTree
+
+from ..information import Information
+from ..objective import Objective
+from .flow import AbstractFlow, State, Substeps
+
+
+class AbstractWrapper(AbstractFlow):
+    """A flow that changes the parts or the auxiliary variables of `base`.
+
+    It forwards what stays true of it: neither the fused step nor the potential of `base`, which
+    know nothing of the change. A subclass overrides the hooks it needs:
+
+    - `inner(aux)` and `outer(aux, inner)`: the auxiliary variables of `base` within its own.
+    - `moved(inner)`: its own increment, given that of `base`.
+
+    Attributes:
+      base: the flow.
+    """
+
+    base: AbstractFlow
+
+    @property
+    def has(self) -> Information:  # type: ignore[override]
+        """That of `base`, without the potential."""
+        return self.base.has & ~Information.POTENTIAL
+
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        """As `base`."""
+        return self.base.linear
+
+    @property
+    def parts(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of `base`."""
+        return self.base.parts
+
+    @property
+    def gradient_part(self) -> str | None:  # type: ignore[override]
+        """That of `base`."""
+        return self.base.gradient_part
+
+    @property
+    def needs_params(self) -> bool:
+        """As `base`."""
+        return self.base.needs_params
+
+    def inner(self, aux: PyTree[Array]) -> PyTree[Array]:
+        """The auxiliary variables of `base`."""
+        return aux
+
+    def outer(self, aux: PyTree[Array], inner: PyTree[Array]) -> PyTree[Array]:
+        """`aux` with those of `base` replaced."""
+        return inner
+
+    def moved(self, inner: PyTree[Array]) -> PyTree[Array]:
+        """The increment of the auxiliary variables, given that of those of `base`."""
+        return inner
+
+    def seen(self, objective: Any, h: Float[Array, ""]) -> Any:
+        """The objective as `base` sees it."""
+        return objective
+
+    def init(self, params: PyTree[Array]) -> PyTree[Array]:
+        """That of `base`."""
+        return self.base.init(params)
+
+    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+        """That of `base`."""
+        update, aux = self.base.increment(
+            (z[0], self.inner(z[1])), self.seen(objective, h), h
+        )
+        return update, self.moved(aux)
+
+    def part(
+        self,
+        name: str,
+        z: State,
+        objective: Objective,
+        h: Float[Array, ""],
+        fraction: float | Array,
+    ) -> tuple[PyTree[Array] | None, PyTree[Array]]:
+        """That of `base`."""
+        inside = z[0], self.inner(z[1])
+        update, aux = self.base.part(name, inside, self.seen(objective, h), h, fraction)
+        return update, self.outer(z[1], aux)
+
+    def looks_again(self, name: str) -> bool:
+        """As in `base`."""
+        return self.base.looks_again(name)
+
+    def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
+        """That of `base`, of the loss as it is."""
+        return self.base.descent((z[0], self.inner(z[1])), objective, seen=seen)
+
+    def heading(self, z: State) -> PyTree[Array]:
+        """That of `base`."""
+        return self.base.heading((z[0], self.inner(z[1])))
+
+    def owed(self, aux: PyTree[Array]) -> Bool[Array, ""] | None:
+        """As in `base`."""
+        return self.base.owed(self.inner(aux))
+
+
+class AbstractObjectiveWrapper(AbstractWrapper):
+    """A flow that changes nothing but the objective that `base` sees (`seen`).
+
+    It forwards everything, the fused step and the potential too.
+    """
+
+    @property
+    def has(self) -> Information:  # type: ignore[override]
+        """That of `base`."""
+        return self.base.has
+
+    def around(self, change: Callable[[AbstractFlow], AbstractFlow]) -> AbstractFlow:
+        """The change of `base` within: what changes the flow commutes with the objective."""
+        fields = {**vars(self), "base": self.base.around(change)}
+        return type(self)(**fields)
+
+    def fused(
+        self, substeps: Substeps, z: State, objective: Objective, h: Float[Array, ""]
+    ) -> tuple[PyTree[Array], PyTree[Array]] | None:
+        """That of `base`."""
+        return self.base.fused(substeps, z, self.seen(objective, h), h)
+
+    def potential(self, objective: Objective, h: Float[Array, ""]) -> Any:
+        """That of `base`, of the objective that it sees."""
+        return self.base.potential(self.seen(objective, h), h)
+
+    def rest(self, z: State, h: Float[Array, ""], fraction: float) -> Any:
+        """That of `base`."""
+        return self.base.rest(z, h, fraction)

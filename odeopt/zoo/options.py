@@ -1,0 +1,47 @@
+"""The options that every named optimizer shares. May use: optax."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypedDict, TypeVar, get_type_hints
+
+import optax
+
+
+class Options(TypedDict, total=False):
+    """Options of every named optimizer; one that its solver cannot use is refused.
+
+    Attributes:
+      stage_transform: an optax transformation applied to every stage's gradient (None).
+      staged: one stage for each call of `update`, without extra arguments (False).
+      scan_stages: loop over the stages, for less memory; None: where it saves some.
+      correction: cancel the drift of the method, to this order; None for the plain method.
+
+    All are those of `odeopt.ode_optimizer`.
+    """
+
+    stage_transform: optax.GradientTransformation | None
+    staged: bool
+    scan_stages: bool | None
+    correction: int | None
+
+
+_DEFAULTS: dict[str, Any] = {"staged": False}
+_Named = TypeVar("_Named", bound=Callable[..., Any])
+
+
+def named(function: _Named) -> _Named:
+    """Spell the shared options out in the signature of a named optimizer.
+
+    `help()` shows them then, and `optax.inject_hyperparams`, which binds arguments by the
+    signature, works.
+    """
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    shared = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS.get(name), annotation=annotation
+        )
+        for name, annotation in get_type_hints(Options).items()
+    ]
+    function.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
+    return function
