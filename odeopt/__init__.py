@@ -16,7 +16,11 @@ from . import stepsize as stepsize
 from .flows import game_gradient as game_gradient
 
 # builder
+from .optimizer import Optimizer as Optimizer
+from .optimizer import describe as describe
+from .optimizer import guard as guard
 from .optimizer import ode_optimizer as ode_optimizer
+from .optimizer import stability_limit as stability_limit
 
 # parameters of low precision
 from .precision import CompensatedState as CompensatedState
@@ -29,6 +33,7 @@ from .split import composite as composite
 # state
 from .state import ODEState as ODEState
 from .state import step_params as step_params
+from .state import summary as summary
 
 # first learning rate
 from .suggest import suggest_learning_rate as suggest_learning_rate

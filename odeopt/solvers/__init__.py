@@ -24,6 +24,7 @@ from .limits import stability_limit as stability_limit
 from .linear import LinearSolve as LinearSolve
 from .linear import LinearSolver as LinearSolver
 from .method import AbstractMethod as AbstractMethod
+from .method import Model as Model
 from .method import Step as Step
 from .resolve import Solver as Solver
 from .resolve import as_method as as_method
