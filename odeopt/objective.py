@@ -4,7 +4,9 @@ May use: jax, optax. Everything else in the library sees the loss only through a
 """
 
 import dataclasses
+import functools
 import inspect
+import operator
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -20,7 +22,6 @@ LinearMap = Callable[[PyTree[Array]], PyTree[Array]]
 _Objective = TypeVar("_Objective", bound="Objective")
 
 _OWN = frozenset({"value", "grad", "value_fn", "grad_fn", "full_params"})
-_CALL = "updates, state = opt.update(grads, state, params, value_fn=loss, batch=batch)"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,6 +54,7 @@ class Objective:
     given: PyTree[Array] | None = None
     stage: int | Array = 0
     transform: Callable[[PyTree[Array], PyTree[Array]], PyTree[Array]] | None = None
+    _bound: dict[str, Any] = dataclasses.field(default_factory=dict)  # found once, for all stages
 
     def at(self: _Objective, stage: int | Array) -> _Objective:
         """The objective of another stage, where no gradient is given."""
@@ -82,13 +84,11 @@ class Objective:
 
     def gradient(self, params: PyTree[Array]) -> PyTree[Array]:
         """The gradient at `params`, evaluated. Costs 1 gradient."""
-        grad_fn = self.args.get("grad_fn")
-        if grad_fn is None:
+        if self.args.get("grad_fn") is None:
             grads = conjugate(jax.grad(self._value)(params))
         else:
-            kwargs = forwarded(grad_fn, "grad_fn(params, stage)", 2, self.args)
-            full = unmasked(params, self.args.get("full_params"))
-            grads = masked_as(grad_fn(full, self.stage, **kwargs), params)
+            grad_fn, fill = self._bind("grad_fn", params)
+            grads = masked_as(grad_fn(fill(params), self.stage), params)
             grads = check_gradient(grads, params, name="grad_fn's result")
         return grads if self.transform is None else self.transform(grads, params)
 
@@ -119,17 +119,32 @@ class Objective:
         return jax.linearize(self.elsewhere().gradient, params)[1]
 
     def _value(self, params: PyTree[Array]) -> Float[Array, ""]:
-        value_fn = self.args.get("value_fn")
-        if value_fn is None:
-            raise ValueError(
-                "This optimizer evaluates the loss or its gradient at further points and was given "
-                f"nothing to evaluate. Pass the loss to update:\n    {_CALL}\n(`grad_fn=` for a "
-                "gradient function of (params, stage); or build the optimizer with `staged=True`, "
-                "which needs no extra argument. A Flax TrainState does not forward extra arguments "
-                "to update: call `state.tx.update` yourself, or use `staged=True`.)"
-            )
-        kwargs = forwarded(value_fn, "value_fn(params)", 1, self.args)
-        return checked_loss(value_fn(unmasked(params, self.args.get("full_params")), **kwargs))
+        value_fn, fill = self._bind("value_fn", params)
+        return checked_loss(value_fn(fill(params)))
+
+    def _bind(self, name: str, params: PyTree[Array]) -> tuple[Callable, Callable]:
+        """A function with its keyword arguments bound, and what fills masked parameters for it."""
+        if name not in self._bound:
+            function = self.args.get(name)
+            if function is None:
+                raise ValueError(_NOTHING)
+            positional, called_as = _CALLED[name]
+            kwargs = forwarded(function, called_as, positional, self.args)
+            full = self.args.get("full_params")
+            holes = [p for p in jax.tree.leaves(params, is_leaf=is_masked) if is_masked(p)]
+            fill = (lambda p: unmasked(p, full)) if holes or full is not None else (lambda p: p)
+            self._bound[name] = functools.partial(function, **kwargs), fill
+        return self._bound[name]
+
+
+_CALLED = {"value_fn": (1, "value_fn(params)"), "grad_fn": (2, "grad_fn(params, stage)")}
+_NOTHING = (
+    "This optimizer evaluates the loss or its gradient at further points and was given nothing to "
+    "evaluate. Pass the loss to update:\n    updates, state = opt.update(grads, state, params, "
+    "value_fn=loss, batch=batch)\n(`grad_fn=` for a gradient function of (params, stage); or build "
+    "the optimizer with `staged=True`, which needs no extra argument. A Flax TrainState does not "
+    "forward extra arguments to update: call `state.tx.update` yourself, or use `staged=True`.)"
+)
 
 
 def transformed(
@@ -279,6 +294,14 @@ def spent(function: Callable[..., Any], *args: Any, given: bool = False) -> int:
     return count[0]
 
 
+def _kinds(leaves: list[Any]) -> list[tuple] | None:
+    """Shapes and dtypes, where all leaves are arrays."""
+    try:
+        return [*map(operator.attrgetter("shape", "dtype"), leaves)]
+    except AttributeError:
+        return None
+
+
 def check_gradient(
     grads: PyTree[Array], params: PyTree[Array], name: str = "grads"
 ) -> PyTree[Array]:
@@ -290,9 +313,8 @@ def check_gradient(
     """
     leaves, given = jax.tree.flatten(grads)
     own, expected = jax.tree.flatten(params)
-    if given == expected and [jnp.shape(g) for g in leaves] == [p.shape for p in own]:
-        if [jnp.result_type(g) for g in leaves] == [p.dtype for p in own]:
-            return grads
+    if given == expected and _kinds(leaves) == _kinds(own) is not None:
+        return grads
     if given != expected:
         raise ValueError(
             f"{name} and params must have the same tree structure. {name}: {given}; "
@@ -332,10 +354,7 @@ def check_params(params: PyTree[Array]) -> None:
 
 def checked_loss(out: Any) -> Float[Array, ""]:
     """The loss in what a loss function returned: itself, or the first of `(loss, aux)`."""
-    return jnp.asarray(_scalar(out[0] if isinstance(out, tuple) and len(out) == 2 else out))
-
-
-def _scalar(value: Any) -> Array:
+    value = out[0] if isinstance(out, tuple) and len(out) == 2 else out
     if not hasattr(value, "dtype") and not isinstance(value, int | float | complex):
         raise TypeError(
             f"value_fn returned a {type(value).__name__}; it must return a scalar loss, or the "
@@ -348,7 +367,7 @@ def _scalar(value: Any) -> Array:
         )
     if jnp.iscomplexobj(value):
         raise TypeError("value_fn returned a complex number; return a real loss.")
-    return value
+    return jnp.asarray(value)
 
 
 def forwarded(
@@ -405,12 +424,10 @@ def conjugate(tree: PyTree[Array]) -> PyTree[Array]:
 
 
 def as_arrays(tree: PyTree[Any]) -> PyTree[Array]:
-    """`tree` with its Python numbers as arrays of the default float dtype; the rest as it is."""
-    if all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(tree)):
+    """`tree` with its Python floats as arrays of the default float dtype; the rest as it is."""
+    if float not in map(type, jax.tree.leaves(tree)):
         return tree
-    return jax.tree.map(
-        lambda x: jnp.asarray(x, float) if type(x) is float else x, tree
-    )
+    return jax.tree.map(lambda x: jnp.asarray(x, float) if type(x) is float else x, tree)
 
 
 def is_masked(node: Any) -> bool:

@@ -6,6 +6,7 @@ all-reduce to a sum. Inside `shard_map` a function sees its own part only; `acro
 
 import contextlib
 import contextvars
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -136,12 +137,21 @@ def wide_dtype(dtype: Any) -> Any:
 
 def scaled(h: Float[Array, ""], leaf: Array) -> Array:
     """`h * leaf`; the step size is rounded to the leaf's dtype first, as optax does."""
-    return jnp.asarray(h, real_dtype(leaf.dtype)) * leaf
+    return jnp.asarray(h, jnp.finfo(leaf.dtype).dtype) * leaf
+
+
+def multiple(h: Float[Array, ""], tree: PyTree[Array]) -> PyTree[Array]:
+    """`h * tree`, as `scaled`."""
+    return jax.tree.map(functools.partial(scaled, h), tree)
 
 
 def add(a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
     """The sum of two trees, in the dtypes of the first."""
-    return jax.tree.map(lambda x, y: (x + y).astype(x.dtype) if x.dtype != y.dtype else x + y, a, b)
+    return jax.tree.map(_sum, a, b)
+
+
+def _sum(x: Array, y: Array) -> Array:
+    return x + y if x.dtype == y.dtype else x + y.astype(x.dtype)
 
 
 def widened(tree: PyTree[Array]) -> PyTree[Array]:

@@ -2,12 +2,11 @@
 
 from typing import ClassVar
 
-import jax
 from jaxtyping import Array, Float, PyTree
 
 from ..information import Information
 from ..objective import Objective
-from ..sums import scaled
+from ..sums import multiple
 from .flow import AbstractFlow, State
 
 
@@ -28,7 +27,7 @@ class GradientFlow(AbstractFlow):
 
     def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
         """`(-h grad E(params), ())`."""
-        return jax.tree.map(lambda g: scaled(-h, g), objective.here(z[0])), z[1]
+        return multiple(-h, objective.here(z[0])), z[1]
 
     def part(
         self,

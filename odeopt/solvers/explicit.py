@@ -96,7 +96,7 @@ class ExplicitRungeKutta(AbstractMethod):
     ) -> Step:
         """One step of size `h`."""
         first = flow.increment(z, objective, h)
-        further = self.tableau.stages - 1
+        further = len(self.tableau.b) - 1
         loop = self._unrolled
         if further and self._scans(z, objective):
             loop = self._scanned if self.tableau.recursion is None else self._one_register
@@ -108,16 +108,17 @@ class ExplicitRungeKutta(AbstractMethod):
 
     def increment(self, stage: int, slopes: Sequence[State]) -> State:
         """From the start of the step to the point of `stage`; to its end if there is none."""
-        tableau = self.tableau
-        return combination(tableau.a[stage] if stage < tableau.stages else tableau.b, slopes)
+        weights = self.tableau.rows[stage]
+        return slopes[0] if weights == (1.0,) else combination(weights, slopes)
 
     def _scans(self, z: State, objective: Objective) -> bool:
         """Whether to loop over the stages; by itself, where that saves memory worth having."""
         if self.scan is not None:
             return self.scan
+        if objective.by_stage or sum([leaf.size for leaf in jax.tree.leaves(z)]) < LARGE:
+            return False
         fewer = self.tableau.recursion is not None or self.tableau.lags == 1
-        size = sum(leaf.size for leaf in jax.tree.leaves(z))
-        return fewer and self.tableau.stages > 2 and size >= LARGE and not objective.by_stage
+        return fewer and self.tableau.stages > 2
 
     def _one_register(
         self, flow: AbstractFlow, objective: Objective, z: State, h: Array, first: State
@@ -147,12 +148,12 @@ class ExplicitRungeKutta(AbstractMethod):
         self, flow: AbstractFlow, objective: Objective, z: State, h: Array, first: State
     ) -> tuple[State, State | None]:
         slopes = [first]
-        for i in range(1, self.tableau.stages):
+        for i in range(1, len(self.tableau.b)):
             point = add(z, self.increment(i, slopes))
             slopes.append(flow.increment(point, objective.at(i), h))
         b_error = self.tableau.b_error
         error = None if b_error is None else combination(b_error, slopes)
-        return self.increment(self.tableau.stages, slopes), error
+        return self.increment(len(slopes), slopes), error
 
     def _scanned(
         self, flow: AbstractFlow, objective: Objective, z: State, h: Array, first: State

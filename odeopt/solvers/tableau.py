@@ -116,6 +116,11 @@ class Tableau:
         )
 
     @property
+    def rows(self) -> tuple[tuple[float, ...], ...]:
+        """The weights of the point of every stage, and of the end of the step."""
+        return (*self.a, self.b)
+
+    @property
     def stages(self) -> int:
         """Number of stages."""
         return len(self.b)
