@@ -170,13 +170,16 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
 
     Args:
       state: the optimizer's state, also nested in the state of `chain`, `partition`,
-        `inject_hyperparams`, `MultiSteps`, ...
-      params: the parameters that the loop holds.
+        `inject_hyperparams`, `MultiSteps`, ..., or the `opt_state` of an `nnx.Optimizer`.
+      params: the parameters that the loop holds; of an nnx model `nnx.state(model, nnx.Param)`.
 
     Raises:
       ValueError: no odeopt optimizer in `state`, or a staged one with another transformation
         after it in a chain, which rescales its updates and so moves its stage points.
     """
+    if any(map(_is_variable, jax.tree.leaves(params, is_leaf=_is_variable))):
+        end = step_params(state, jax.tree.map(_value, params, is_leaf=_is_variable))
+        return jax.tree.map(lambda v, new: v.replace(new), params, end, is_leaf=_is_variable)
     _check_chains(state)
     found = list(states(state))
     if not found:
@@ -225,7 +228,7 @@ def _check_chains(state: PyTree) -> None:
 
 def _is_variable(node: Any) -> bool:
     """Whether a leaf is a variable of Flax's nnx, which wraps every array of a state."""
-    return hasattr(node, "get_value") or type(node).__name__ == "OptArray"
+    return hasattr(node, "get_value")
 
 
 def _value(leaf: Any) -> Any:

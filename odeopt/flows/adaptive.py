@@ -214,7 +214,7 @@ class AdamFlow(AbstractFlow):
         return aux.age == 0
 
     def rest(self, z: State, h: Float[Array, ""], fraction: float) -> "AdamRest | None":
-        """Six scalars; None with weight decay, which must see the parameters."""
+        """Five scalars; None with weight decay, which must see the parameters."""
         if self.needs_params or self.nesterov:
             return None
         age = z[1].age
@@ -449,7 +449,7 @@ def adam_direction(mean: Array, square: Array, eps: Any, eps_root: Any) -> Array
 
 
 class AdamRest(NamedTuple):
-    """How far ahead of the end of a step the parameters of Adam's flow rest, as numbers.
+    r"""How far ahead of the end of a step the parameters of Adam's flow rest, as numbers.
 
     Attributes:
       time: how long they have drifted.
