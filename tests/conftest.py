@@ -1,3 +1,6 @@
+import zlib
+from collections import defaultdict
+
 import hypothesis
 import jax
 import pytest
@@ -8,6 +11,21 @@ jax.config.update("jax_num_cpu_devices", 8)
 # The first example of a test compiles, which no deadline should count.
 hypothesis.settings.register_profile("odeopt", deadline=None)
 hypothesis.settings.load_profile("odeopt")
+
+SAMPLE = 4  # cases of one test function that the fast tier runs; the slow tier runs the rest
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test's product of parameters the fast tier runs a sample, always the same one."""
+    products = defaultdict(list)
+    for item in items:
+        if hasattr(item, "callspec"):
+            products[item.path, item.parent.name, item.originalname].append(item)
+    for cases in products.values():
+        cases.sort(key=lambda item: zlib.crc32(item.name.encode()))
+        for item in cases[SAMPLE:]:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
