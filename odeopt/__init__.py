@@ -11,11 +11,13 @@ from . import kernels as kernels
 from . import ordering as ordering
 from . import solvers as solvers
 from . import stepsize as stepsize
+from . import sums as sums
 
 # games
 from .flows import game_gradient as game_gradient
 
 # builder
+from .information import Information as Information
 from .optimizer import Optimizer as Optimizer
 from .optimizer import describe as describe
 from .optimizer import guard as guard

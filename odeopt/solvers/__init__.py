@@ -26,6 +26,7 @@ from .linear import LinearSolver as LinearSolver
 from .method import AbstractMethod as AbstractMethod
 from .method import Model as Model
 from .method import Step as Step
+from .method import field_cost as field_cost
 from .resolve import Solver as Solver
 from .resolve import as_method as as_method
 from .rosenbrock import LinearlyImplicitEuler as LinearlyImplicitEuler
