@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from odeopt.flows import GradientFlow
-from odeopt.objective import Gradient
+from odeopt.objective import Objective
 from odeopt.solvers import ExplicitRungeKutta
 
 Params = Any
@@ -110,14 +110,9 @@ def method_step_and_error(
 
     def step(carry: tuple[Params, Any], batch: Batch) -> tuple[Params, Params]:
         params = carry[0]
-
-        def evaluate(point: Params, stage: Any) -> Params:
-            return jax.grad(loss)(point, batch)
-
-        first = evaluate(params, 0) if given is None else given
-        gradient = Gradient(first, evaluate, by_stage=False)
+        objective = Objective({"value_fn": loss, "batch": batch}, given)
         h = jnp.asarray(rate, float)
-        taken = method.step(GradientFlow(), gradient, (params, ()), h, ())
+        taken = method.step(GradientFlow(), objective, (params, ()), h, ())
         assert taken.error is not None
         return optax.apply_updates(params, taken.update), taken.error[0]
 

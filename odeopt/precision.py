@@ -128,6 +128,7 @@ def compensated(
     def update(
         updates: PyTree[Array],
         state: CompensatedState,
+        /,
         params: PyTree[Array] | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree[Array], CompensatedState]:

@@ -30,6 +30,10 @@ def across(
     it varies, so that a replicated leaf counts once. An optimizer that is elementwise does not need
     it, nor does one under `jit`, explicit sharding included.
 
+    A step-size rule or flow of your own takes its sums from `odeopt.sums` (`inner`, `norm`,
+    `finite`). With `jnp.linalg.norm` or `optax.tree.norm` it would judge its own part only, and the
+    devices would decide differently: `update` refuses that.
+
     What the caller hands over is the caller's to sum: `value_fn` must return the whole loss, and
     `grads` must be its gradient, on every device.
 
@@ -42,7 +46,8 @@ def across(
 
     Raises:
       ValueError: in `update`, no leaf that varies over any of `axes`. `shard_map` tells only where
-        it checks that: with `check_vma=True`, its default.
+        it checks that: with `check_vma=True`, its default. Or a scalar of the new state, such as a
+        step size or a count, that depends on the part.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -65,6 +70,7 @@ def across(
     def update(
         grads: PyTree[Array],
         state: PyTree[Array],
+        /,
         params: PyTree[Array] | None = None,
         **extra: Any,
     ) -> tuple[PyTree[Array], PyTree[Array]]:
@@ -75,9 +81,22 @@ def across(
                     "replicated, drop `across`; if they are split, shard_map must know: drop "
                     "check_vma=False."
                 )
-            return inside.update(grads, state, params, **extra)
+            updates, after = inside.update(grads, state, params, **extra)
+            if not _decided_by_parts((grads, params, state)) and _decided_by_parts(after):
+                raise ValueError(
+                    f"across({', '.join(names)}): the devices would decide differently, as a step "
+                    "size, a count or another scalar of the state depends on the part of the "
+                    "parameters. Take norms and inner products from odeopt.sums, in place of "
+                    "optax.tree.norm or jnp.linalg.norm, and let value_fn= return the whole loss."
+                )
+            return updates, after
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _decided_by_parts(tree: PyTree[Array]) -> bool:
+    """Whether a scalar differs between devices."""
+    return any(jnp.shape(x) == () and split_over(x) for x in jax.tree.leaves(tree))
 
 
 @contextlib.contextmanager
@@ -160,7 +179,20 @@ def widened(tree: PyTree[Array]) -> PyTree[Array]:
 
 
 def inner(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
-    """The real inner product of two trees; squares of 16 bits would overflow and are widened."""
+    r"""The real inner product of two trees, $\mathrm{Re}\sum\bar a_ib_i$.
+
+    Inside `across` it is that of the whole trees, the same on every device. Products of 16-bit
+    numbers would overflow: they are formed and summed in at least float32.
+
+    Args:
+      a: a tree of arrays.
+      b: a tree like it.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> float(odeopt.sums.inner({"w": jnp.ones(3)}, {"w": jnp.full(3, 2.0)}))
+      6.0
+    """
 
     # A sum of products: `jnp.vdot` contracts, which explicit sharding refuses.
     def leaf(x: Array, y: Array) -> Array:
@@ -171,12 +203,30 @@ def inner(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
 
 
 def norm(tree: PyTree[Array]) -> Float[Array, ""]:
-    """The Euclidean norm of a tree."""
+    """The Euclidean norm of a tree; inside `across` that of the whole tree, as `inner`.
+
+    Args:
+      tree: a tree of arrays.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> float(odeopt.sums.norm({"w": jnp.array([3.0]), "b": jnp.array(4.0)}))
+      5.0
+    """
     return jnp.sqrt(inner(tree, tree))
 
 
 def finite(*trees: PyTree[Array]) -> Bool[Array, ""]:
-    """Whether every entry is."""
+    """Whether every entry is finite; inside `across` on all devices.
+
+    Args:
+      trees: trees of arrays.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> bool(odeopt.sums.finite(jnp.ones(2), {"w": jnp.array(jnp.inf)}))
+      False
+    """
     bad = [jnp.any(~jnp.isfinite(leaf)) for leaf in jax.tree.leaves(trees)]
     return total(bad, jnp.int32) == 0
 

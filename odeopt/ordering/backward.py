@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from ..objective import check_gradient
-from ..state import Checkpoint, ODEState, add_count, has_staged
+from ..state import Checkpoint, add_count, states
 from .methods import METHODS, Step, Window
 
 Method: TypeAlias = Literal["replay", "bracket", "linearized"]
@@ -171,7 +171,7 @@ class _Backward(NamedTuple):
 
     def init(self, params: PyTree[Array]) -> BackwardState:
         inner = self.optimizer.init(params)
-        if has_staged(inner):
+        if any(ode.progress != () for _, ode in states(inner)):
             raise ValueError(
                 "Backward order composes whole steps: drop `staged=True` from its optimizer."
             )
@@ -192,6 +192,7 @@ class _Backward(NamedTuple):
         self,
         grads: PyTree[Array] | None,
         state: BackwardState,
+        /,
         params: PyTree[Array] | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree[Array], BackwardState]:
@@ -262,12 +263,11 @@ def _index(given: Any, expected: jax.ShapeDtypeStruct) -> Any:
 
 
 def _remembers(state: PyTree[Array]) -> bool:
-    """Whether a state holds more than counters."""
+    """Whether a state holds more than counters: real numbers beside those that every state has."""
+    nothing: dict[str, Any] = {"aux": (), "memory": (), "rule": (), "transform": ()}
+    counters = [ode._replace(**nothing) for _, ode in states(state)]
+    return _reals(state) > _reals(counters)
 
-    def kept(node: Any) -> bool:
-        if isinstance(node, ODEState):
-            own = (node.aux, node.memory, node.rule, node.transform)
-            return any(map(kept, jax.tree.leaves(own)))
-        return jnp.issubdtype(jnp.result_type(node), jnp.inexact)
 
-    return any(map(kept, jax.tree.leaves(state, is_leaf=lambda n: isinstance(n, ODEState))))
+def _reals(tree: PyTree[Array]) -> int:
+    return sum(jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in jax.tree.leaves(tree))

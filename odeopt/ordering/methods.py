@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from ..objective import Objective
-from ..state import Checkpoint, ODEState
+from ..state import Checkpoint, states
 
 Spent = Int[Array, ""]
 Result = tuple[PyTree[Array], PyTree[Array], Spent]
@@ -40,7 +40,7 @@ class Step(NamedTuple):
 
     def gradient(self, params: PyTree[Array], arguments: Mapping[str, Any]) -> PyTree[Array]:
         """The gradient of a batch; by `grad_fn` as that of stage 0."""
-        return Objective({**self.extra_args, **arguments})(params, 0)
+        return Objective({**self.extra_args, **arguments}).gradient(params)
 
     def __call__(
         self,
@@ -181,16 +181,11 @@ METHODS: dict[str, Callable[..., Result]] = {
 
 def _spent(before: PyTree[Array], after: PyTree[Array]) -> Spent:
     """What one step cost: by its own count, or 1 for an optimizer that counts nothing."""
-    own = [_counted(state) for state in (before, after)]
-    if not own[0]:
+    counts = [[ode.gradients for _, ode in states(state)] for state in (before, after)]
+    if not counts[0]:
         return jnp.int32(1)
-    known = [jnp.where(new < 0, -1, new - old) for old, new in zip(*own, strict=True)]
+    known = [jnp.where(new < 0, -1, new - old) for old, new in zip(*counts, strict=True)]
     return jnp.where(jnp.stack(known).min() < 0, -1, sum(known))
-
-
-def _counted(state: PyTree[Array]) -> list[Int[Array, ""]]:
-    nodes = jax.tree.leaves(state, is_leaf=lambda n: isinstance(n, ODEState))
-    return [node.gradients for node in nodes if isinstance(node, ODEState)]
 
 
 def _total(one: Spent, other: Spent) -> Spent:
