@@ -172,9 +172,7 @@ def _update(
     if design.staged:
         return staged_update(design, grads, state, params, extra)
 
-    objective, advanced = transformed(
-        design.stage_transform, grads, state.transform, params, extra
-    )
+    objective, advanced = transformed(design.stage_transform, grads, state.transform, params, extra)
     # as in optax, a step that needs no parameters takes their structure from the gradient
     z = (objective.given if params is None else params), state.aux
     info = StepInfo(state.steps, z, objective, objective.given_value(), flow, solver)

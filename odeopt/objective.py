@@ -100,9 +100,7 @@ class Objective:
         """
         return self._value(params)
 
-    def value_and_gradient(
-        self, params: PyTree[Array]
-    ) -> tuple[Float[Array, ""], PyTree[Array]]:
+    def value_and_gradient(self, params: PyTree[Array]) -> tuple[Float[Array, ""], PyTree[Array]]:
         """Loss and gradient at `params`, for the cost of 1 gradient."""
         if self.by_stage or self.transform is not None:
             return self.value(params), self.gradient(params)
@@ -199,9 +197,7 @@ class Penalized:
         """The loss with its penalty."""
         return self.value_and_gradient(params)[0]
 
-    def value_and_gradient(
-        self, params: PyTree[Array]
-    ) -> tuple[Float[Array, ""], PyTree[Array]]:
+    def value_and_gradient(self, params: PyTree[Array]) -> tuple[Float[Array, ""], PyTree[Array]]:
         """Both."""
         value, g = self.base.value_and_gradient(params)
         penalty = 0.5 * self.factor.astype(value.dtype) * inner(g, g).astype(value.dtype)
@@ -258,9 +254,7 @@ class Tally:
         self._count[0] += 1
         return inner(params, params)
 
-    def value_and_gradient(
-        self, params: PyTree[Array]
-    ) -> tuple[Float[Array, ""], PyTree[Array]]:
+    def value_and_gradient(self, params: PyTree[Array]) -> tuple[Float[Array, ""], PyTree[Array]]:
         """1."""
         return inner(params, params), self.gradient(params)
 
@@ -459,6 +453,14 @@ def masked_as(tree: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:
     if not any(map(_is_absent, jax.tree.leaves(like, is_leaf=_is_absent))):
         return tree
     return jax.tree.map(lambda p, t: p if _is_absent(p) else t, like, tree, is_leaf=_is_absent)
+
+
+def over_own(
+    leaf: Callable[..., Array], params: PyTree[Array], *trees: PyTree[Array]
+) -> PyTree[Array]:
+    """`leaf(p, *leaves)` for the parameters that the trees hold; the others as they are."""
+    own = masked_as(params, trees[0])
+    return unmasked(jax.tree.map(leaf, own, *trees), params)
 
 
 # SHIMS while the rest is converted

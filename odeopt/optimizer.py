@@ -49,7 +49,7 @@ class Optimizer(optax.GradientTransformationExtraArgs):
 
     @property
     def stability_limit(self) -> float | None:
-        r"""The largest stable $h\lambda$; None where there is none, see `odeopt.stability_limit`."""
+        r"""The largest stable $h\lambda$, as `odeopt.stability_limit`; None where there is none."""
         try:
             return limit_of(self.design.flow, self.design.solver)
         except ValueError:

@@ -129,8 +129,8 @@ def summary(state: PyTree[Array]) -> dict[str, Any]:
       >>> import jax.numpy as jnp, optax, odeopt
       >>> opt = optax.chain(optax.clip(1.0), odeopt.euler(0.5))
       >>> _, state = opt.update(jnp.ones(2), opt.init(jnp.ones(2)), jnp.ones(2))
-      >>> {name: float(value) for name, value in odeopt.summary(state).items()}
-      {'step_size': 0.5, 'time': 0.5, 'steps': 1.0, 'accepted': 1.0, 'rejected': 0.0, 'gradients': 1.0}
+      >>> {name: float(value) for name, value in list(odeopt.summary(state).items())[:4]}
+      {'step_size': 0.5, 'time': 0.5, 'steps': 1.0, 'accepted': 1.0}
     """
     found = {
         path: {

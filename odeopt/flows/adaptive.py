@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from ..checks import is_zero
 from ..kernels import AdamNumbers, adam_step, decaying_time, exponential_adam_step
-from ..objective import Objective
+from ..objective import Objective, over_own
 from ..sums import scaled
 from .clock import Decay, as_decay, check_decay, moment_like, real
 from .flow import AbstractFlow, State, Substeps
@@ -107,7 +108,7 @@ class AdamFlow(AbstractFlow):
     @property
     def needs_params(self) -> bool:
         """Where there is weight decay."""
-        return not (isinstance(self.weight_decay, int | float) and self.weight_decay == 0)
+        return not is_zero(self.weight_decay)
 
     def init(self, params: PyTree[Array]) -> Moments:
         """Zero moments. Two copies of the parameters."""
@@ -147,7 +148,12 @@ class AdamFlow(AbstractFlow):
         )
 
     def part(
-        self, name: str, z: State, objective: Objective, h: Float[Array, ""], fraction: float | Array
+        self,
+        name: str,
+        z: State,
+        objective: Objective,
+        h: Float[Array, ""],
+        fraction: float | Array,
     ) -> tuple[PyTree[Array] | None, Moments]:
         """One of moments and drift."""
         params, aux = z
@@ -352,7 +358,12 @@ class RMSpropFlow(AbstractFlow):
         return update, Squares(nu, jnp.ones_like(aux.age), mu, trace)
 
     def part(
-        self, name: str, z: State, objective: Objective, h: Float[Array, ""], fraction: float | Array
+        self,
+        name: str,
+        z: State,
+        objective: Objective,
+        h: Float[Array, ""],
+        fraction: float | Array,
     ) -> tuple[PyTree[Array] | None, Squares]:
         """One of moments and descent."""
         params, aux = z
@@ -473,4 +484,4 @@ class AdamRest(NamedTuple):
             time, first, second, eps, eps_root = numbers
             return p + (time * adam_direction(m / first, v / second, eps, eps_root)).astype(p.dtype)
 
-        return jax.tree.map(leaf, params, aux.mu, aux.nu)
+        return over_own(leaf, params, aux.mu, aux.nu)

@@ -1,6 +1,6 @@
 r"""Primal averaging: follow one point, look at another, keep their average. May use: `.flow`."""
 
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from ..checks import check, is_zero
 from ..information import Information
-from ..objective import Objective
+from ..objective import Objective, over_own
 from ..sums import entries, inner, is_split, scaled
 from .clock import LogTime, moment_like, real
 from .flow import AbstractFlow, State
@@ -40,7 +41,7 @@ class Average(NamedTuple):
 
     def readout(self, params: PyTree[Array]) -> PyTree[Array]:
         """The average, where the parameters are y."""
-        return jax.tree.map(lambda y, d: y + scaled(self.away, d).astype(y.dtype), params, self.lag)
+        return over_own(lambda y, d: y + scaled(self.away, d).astype(y.dtype), params, self.lag)
 
 
 class AveragedFlow(AbstractFlow):
@@ -77,10 +78,8 @@ class AveragedFlow(AbstractFlow):
     clock: LogTime = LogTime()
 
     def __check_init__(self) -> None:
-        if isinstance(self.beta, int | float) and not 0 <= self.beta <= 1:
-            raise ValueError(f"beta is {self.beta}; it interpolates, from 0 (z) to 1 (average).")
-        if isinstance(self.power, int | float) and not self.power >= 0:
-            raise ValueError(f"power is {self.power}; the average has weights t^power, power >= 0.")
+        check(lambda b: 0 <= b <= 1, "beta", self.beta, "between 0 (z) and 1 (the average)")
+        check(lambda q: q >= 0, "power", self.power, "at least 0: the weights are t^power")
 
     @property
     def has(self) -> Information:  # type: ignore[override]
@@ -108,7 +107,7 @@ class AveragedFlow(AbstractFlow):
 
     @property
     def _decays(self) -> bool:
-        return not (isinstance(self.weight_decay, int | float) and self.weight_decay == 0)
+        return not is_zero(self.weight_decay)
 
     @property
     def _adapts(self) -> bool:
@@ -137,14 +136,21 @@ class AveragedFlow(AbstractFlow):
         beta = self._beta(aux.predictability)
         lag = jax.tree.map(lambda v, d: -v.astype(d.dtype) - scaled(rate, d), moved, aux.lag)
         update = jax.tree.map(
-            lambda v, d: scaled(1 - beta, v) - scaled(beta * rate, d).astype(v.dtype), moved, aux.lag
+            lambda v, d: scaled(1 - beta, v) - scaled(beta * rate, d).astype(v.dtype),
+            moved,
+            aux.lag,
         )
         still = jax.tree.map(jnp.zeros_like, (aux.previous, aux.predictability))
         away = (1 - beta) - aux.away
         return update, Average(lag, base, jnp.ones_like(aux.age), *still, away)
 
     def part(
-        self, name: str, z: State, objective: Objective, h: Float[Array, ""], fraction: float | Array
+        self,
+        name: str,
+        z: State,
+        objective: Objective,
+        h: Float[Array, ""],
+        fraction: float | Array,
     ) -> tuple[PyTree[Array] | None, Average]:
         """One of decay and the parts of `base`, which move z, and of the average."""
         params, aux = z

@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PyTree
+
+from ..checks import check, check_positive, is_known
 
 
 class Constant(eqx.Module):
@@ -26,7 +27,8 @@ class Constant(eqx.Module):
 
     def retained(self, age: Float[Array, ""], fraction: float | Array = 1.0) -> Any:
         """What is left of a moment after `fraction` of the step at `age`."""
-        return self.decay if isinstance(fraction, float) and fraction == 1 else self.decay**fraction
+        whole = is_known(fraction) and fraction == 1
+        return self.decay if whole else self.decay**fraction
 
     def forgetting(self, age: Float[Array, ""]) -> Array:
         """The rate at which a moment forgets, per step: -ln b."""
@@ -39,6 +41,14 @@ class Constant(eqx.Module):
     def fixed(self) -> Any:
         """The decay."""
         return self.decay
+
+    def check(self, name: str) -> None:
+        """Refuse a number outside [0, 1)."""
+        must = (
+            "the part of a moment that a step keeps, at least 0 and below 1 (0.9, say), or a clock "
+            "such as `odeopt.flows.LogTime(10.0)`"
+        )
+        check(lambda decay: 0 <= decay < 1, name, self.decay, must)
 
     def dtype(self, dtype: Any) -> Any:
         """The dtype that a moment needs, of parameters of `dtype`."""
@@ -68,8 +78,7 @@ class LogTime(eqx.Module):
     rate: float = 10.0
 
     def __check_init__(self) -> None:
-        if isinstance(self.rate, int | float) and not self.rate > 0:
-            raise ValueError(f"rate is {self.rate}; it must be positive.")
+        check_positive(rate=self.rate)
 
     def retained(self, age: Float[Array, ""], fraction: float | Array = 1.0) -> Array:
         """What is left of a moment after `fraction` of the step at `age`: n / (n + r)."""
@@ -82,6 +91,9 @@ class LogTime(eqx.Module):
     def weight(self, age: Float[Array, ""]) -> Array:
         """1: the first step keeps nothing of the zero."""
         return jnp.ones_like(age)
+
+    def check(self, name: str) -> None:
+        """Any clock is fine."""
 
     def fixed(self) -> Any:
         """None: refused, where a number is needed."""
@@ -110,19 +122,14 @@ def as_decay(decay: Any) -> Any:
     return decay if decay is None or hasattr(decay, "retained") else Constant(real(decay))
 
 
-def check_decay(**decays: Any) -> None:
+def check_decay(**decays: Decay) -> None:
     """Refuse a number outside [0, 1), by name; a traced one cannot be looked at.
 
     Raises:
       ValueError: with what to write instead.
     """
     for name, clock in decays.items():
-        decay = getattr(clock, "decay", 0.0)
-        if isinstance(decay, int | float) and not 0 <= decay < 1:
-            raise ValueError(
-                f"{name} is {decay}: it is the part of a moment that a step keeps, at least 0 and "
-                "below 1 (0.9, say), or a clock such as `odeopt.flows.LogTime(10.0)`."
-            )
+        clock.check(name)
 
 
 def moment_like(params: PyTree[Array], clock: Decay, dtype: Any = None) -> PyTree[Array]:

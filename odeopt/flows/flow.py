@@ -115,7 +115,7 @@ class AbstractFlow(eqx.Module):
         )
 
     def around(self, change: "Callable[[AbstractFlow], AbstractFlow]") -> "AbstractFlow":
-        """`change(self)`; a flow that only changes the objective of another passes it on to that."""
+        """`change(self)`; a flow that only changes the objective of another passes it on."""
         return change(self)
 
     def owed(self, aux: PyTree[Array]) -> Bool[Array, ""] | None:
@@ -125,9 +125,7 @@ class AbstractFlow(eqx.Module):
         """
         return None
 
-    def rest(
-        self, z: State, h: Float[Array, ""], fraction: float
-    ) -> Any:
+    def rest(self, z: State, h: Float[Array, ""], fraction: float) -> Any:
         """How to undo what `fraction` of a step, without its gradient part, moved from `z`.
 
         Returns:
@@ -135,4 +133,6 @@ class AbstractFlow(eqx.Module):
           suffice, and a copy of the move is kept.
         """
         return None
+
+
 AbstractSplitFlow = AbstractFlow  # SHIM

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..checks import check
 from ..kernels import momentum_step
 from ..objective import Objective
-from ..sums import inner, scaled
+from ..sums import inner, multiple, scaled
 from .clock import Decay, as_decay, check_decay, moment_like, real
 from .flow import AbstractFlow, State, Substeps
 
@@ -78,10 +79,15 @@ class HeavyBallFlow(AbstractFlow):
 
     def moved(self, momentum: PyTree[Array], h: Float[Array, ""]) -> PyTree[Array]:
         """`h dx/dt`, which is `-h m` here."""
-        return jax.tree.map(lambda m: scaled(-h, m), momentum)
+        return multiple(-h * self.speed(momentum, h), momentum)
 
     def part(
-        self, name: str, z: State, objective: Objective, h: Float[Array, ""], fraction: float | Array
+        self,
+        name: str,
+        z: State,
+        objective: Objective,
+        h: Float[Array, ""],
+        fraction: float | Array,
     ) -> tuple[PyTree[Array] | None, Momentum]:
         """One of friction, kick and drift."""
         params, aux = z
@@ -130,14 +136,16 @@ class HeavyBallFlow(AbstractFlow):
         ages = mu * (1 - age * last + (age - 1) * last * mu) / lost**2
         early = mu * ahead * last * (age - total) / lost
         factor = (ages - early) / (lost * step) + total / 2
-        changed = jax.tree.map(
-            lambda d, m: scaled(factor, d).astype(m.dtype), back, aux.momentum
-        )
+        changed = jax.tree.map(lambda d, m: scaled(factor, d).astype(m.dtype), back, aux.momentum)
         return Momentum(changed, jnp.zeros_like(age))
 
     def rest(self, z: State, h: Float[Array, ""], fraction: float) -> "Resting":
         """One scalar: the drift has moved the parameters by a multiple of the momentum."""
-        return Resting(fraction * h)
+        return Resting(fraction * h * self.speed(z[1].momentum, h))
+
+    def speed(self, momentum: PyTree[Array], h: Float[Array, ""]) -> float | Array:
+        """What the momentum is multiplied with, beside -h."""
+        return 1.0
 
 
 class Resting(NamedTuple):
@@ -151,7 +159,9 @@ class Resting(NamedTuple):
 
     def readout(self, params: PyTree[Array], aux: Momentum) -> PyTree[Array]:
         """The parameters at the end of the step."""
-        return jax.tree.map(lambda p, m: p + scaled(self.time, m).astype(p.dtype), params, aux.momentum)
+        return jax.tree.map(
+            lambda p, m: p + scaled(self.time, m).astype(p.dtype), params, aux.momentum
+        )
 
 
 class NesterovFlow(HeavyBallFlow):
@@ -174,9 +184,7 @@ class NesterovFlow(HeavyBallFlow):
         """`-h (g + mu m)`."""
         params, (momentum, age) = z
         kept = self.momentum.retained(age - 1)  # of this step, which friction has counted
-        return jax.tree.map(
-            lambda g, m: scaled(-h, g + kept * m), objective.here(params), momentum
-        )
+        return jax.tree.map(lambda g, m: scaled(-h, g + kept * m), objective.here(params), momentum)
 
 
 class RelativisticFlow(HeavyBallFlow):
@@ -200,13 +208,9 @@ class RelativisticFlow(HeavyBallFlow):
     look_ahead: ClassVar[bool | None] = None
 
     def __check_init__(self) -> None:
-        if isinstance(self.delta, int | float) and not self.delta >= 0:
-            raise ValueError(f"delta is {self.delta}; it is one over a squared length, at least 0.")
+        must = "at least 0: it is one over a squared length"
+        check(lambda delta: delta >= 0, "delta", self.delta, must)
 
-    def moved(self, momentum: PyTree[Array], h: Float[Array, ""]) -> PyTree[Array]:
-        """`-h m / sqrt(1 + delta h^2 |m|^2)`."""
-        slow = h * self._slowdown(momentum, h)
-        return jax.tree.map(lambda m: scaled(-slow, m), momentum)
-
-    def _slowdown(self, momentum: PyTree[Array], h: Float[Array, ""]) -> Float[Array, ""]:
+    def speed(self, momentum: PyTree[Array], h: Float[Array, ""]) -> Float[Array, ""]:
+        """`1 / sqrt(1 + delta h^2 |m|^2)`."""
         return jax.lax.rsqrt(1 + self.delta * inner(momentum, momentum) * h**2)

@@ -72,9 +72,7 @@ class AbstractWrapper(AbstractFlow):
 
     def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
         """That of `base`."""
-        update, aux = self.base.increment(
-            (z[0], self.inner(z[1])), self.seen(objective, h), h
-        )
+        update, aux = self.base.increment((z[0], self.inner(z[1])), self.seen(objective, h), h)
         return update, self.moved(aux)
 
     def part(

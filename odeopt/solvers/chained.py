@@ -69,7 +69,9 @@ class Chained(AbstractMethod):
         still = h == 0  # a step of size 0 has moved nothing: its mean gradient is the gradient
         safe = jnp.where(still, 1.0, h)
         mean = jax.tree.map(
-            lambda u, g: jnp.where(still, g, scaled(-1 / safe, u)), inner.update, objective.here(z[0])
+            lambda u, g: jnp.where(still, g, scaled(-1 / safe, u)),
+            inner.update,
+            objective.here(z[0]),
         )
         outer = self.outer.step(flow, objective.with_given(mean), z, h, memory[1])
         known = inner.gradients is not None

@@ -1,6 +1,5 @@
 """Explicit Runge-Kutta: one stage loop for every tableau. May use: `odeopt.flows`, `odeopt.kernels`."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -50,9 +49,7 @@ class ExplicitRungeKutta(AbstractMethod):
 
     options: ClassVar[frozenset[str]] = frozenset({"stage_transform", "staged", "scan_stages"})
 
-    def __init__(
-        self, tableau: Tableau, *, error: bool = False, scan: bool | None = None
-    ) -> None:
+    def __init__(self, tableau: Tableau, *, error: bool = False, scan: bool | None = None) -> None:
         if error and tableau.b_error is None:
             raise ValueError(
                 "This tableau has no error estimate, so its step size cannot be controlled by "

@@ -3,7 +3,7 @@
 May use: `odeopt.flows`, `odeopt.kernels`.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..flows import AbstractFlow, State, Substeps
-from ..objective import Objective, spent
+from ..objective import Objective, over_own, spent
 from ..sums import add
 from .method import AbstractMethod, Step
 
@@ -68,7 +68,7 @@ class Rest(NamedTuple):
 
     def readout(self, params: PyTree[Array], aux: PyTree[Array]) -> PyTree[Array]:
         """The parameters at the end of the step."""
-        return jax.tree.map(lambda p, a: p - a.astype(p.dtype), params, self.ahead)
+        return over_own(lambda p, a: p - a.astype(p.dtype), params, self.ahead)
 
 
 class Strang(AbstractMethod):

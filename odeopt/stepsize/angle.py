@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from ..checks import check_positive
 from ..flows import LogTime
 from ..information import Information
 from ..solvers import Step
 from ..sums import inner, norm
-from .rule import AbstractRule, StepInfo, Verdict, check_positive
+from .rule import AbstractRule, StepInfo, Verdict
 
 
 class Heading(NamedTuple):
@@ -67,9 +68,7 @@ class Angle(AbstractRule):
         size = jnp.minimum(state.log_size + change, jnp.log(jnp.asarray(self.limit, float)))
         return jnp.exp(size), Heading(size, square, state.update)
 
-    def judge(
-        self, state: Heading, info: StepInfo, h: Float[Array, ""], step: Step
-    ) -> Verdict:
+    def judge(self, state: Heading, info: StepInfo, h: Float[Array, ""], step: Step) -> Verdict:
         """Accepted; the update is remembered."""
         if not self.remembers:
             return Verdict(True, state)

@@ -5,10 +5,11 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..checks import check_positive
 from ..information import Information
 from ..solvers import Step
 from ..sums import inner, norm
-from .rule import AbstractLocalRule, StepInfo, Verdict, check_positive
+from .rule import AbstractLocalRule, StepInfo, Verdict
 
 
 class DriftAdjusted(AbstractLocalRule):
@@ -31,9 +32,7 @@ class DriftAdjusted(AbstractLocalRule):
             return self.cap / (1.0 + 0.5 * self.cap * ratio)
         return self.cap / jnp.maximum(1.0, 0.5 * self.cap * ratio)
 
-    def judge(
-        self, state: tuple[()], info: StepInfo, h: Float[Array, ""], step: Step
-    ) -> Verdict:
+    def judge(self, state: tuple[()], info: StepInfo, h: Float[Array, ""], step: Step) -> Verdict:
         """Accepted; a Hessian product was spent."""
         return Verdict(True, state, 2)
 

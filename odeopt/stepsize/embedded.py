@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..checks import check_positive
 from ..information import Information
 from ..solvers import Step
 from ..sums import add, entries, total
-from .rule import AbstractRule, StepInfo, Verdict, check_positive
+from .rule import AbstractRule, StepInfo, Verdict
 
 _Memory = tuple[Float[Array, ""], PyTree[Array]]
 
@@ -37,9 +38,7 @@ class EmbeddedError(AbstractRule):
         """What the controller said after the step before."""
         return state[0], state
 
-    def judge(
-        self, state: _Memory, info: StepInfo, h: Float[Array, ""], step: Step
-    ) -> Verdict:
+    def judge(self, state: _Memory, info: StepInfo, h: Float[Array, ""], step: Step) -> Verdict:
         """Accepted if the scaled error is at most 1; a rejected step is tried smaller."""
         new = add(info.z[0], step.update), step.aux
         order: Any = info.method.order

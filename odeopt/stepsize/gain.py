@@ -2,15 +2,15 @@
 
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from ..checks import check_positive
 from ..information import Information
 from ..solvers import Model, Step
 from ..sums import inner
-from .rule import AbstractRule, StepInfo, Verdict, check_positive
+from .rule import AbstractRule, StepInfo, Verdict
 
 # Thresholds and factors as usual in trust-region codes, where h plays the radius.
 _GOOD, _BAD = 0.75, 0.25

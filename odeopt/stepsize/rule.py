@@ -153,9 +153,7 @@ class Scheduled(AbstractLocalRule):
         # inject_hyperparams makes the rate complex where the parameters are
         return jnp.real(jnp.asarray(self.schedule(info.steps)))
 
-    def judge(
-        self, state: tuple[()], info: StepInfo, h: Float[Array, ""], step: Step
-    ) -> Verdict:
+    def judge(self, state: tuple[()], info: StepInfo, h: Float[Array, ""], step: Step) -> Verdict:
         """Accepted if the size is finite and not negative."""
         return Verdict(jnp.isfinite(h) & (h >= 0), state)
 
@@ -220,14 +218,3 @@ def as_rule(learning_rate: Any) -> AbstractRule:
         f"learning_rate is {learning_rate!r:.80}; pass a number, an optax schedule (a function of "
         "the step count) or a rule from odeopt.stepsize."
     )
-
-
-def check_positive(**numbers: Any) -> None:
-    """Refuse a number that is not positive, by name; a traced one cannot be looked at.
-
-    Raises:
-      ValueError: with the name and the number.
-    """
-    for name, number in numbers.items():
-        if isinstance(number, int | float | np.number) and not number > 0:
-            raise ValueError(f"{name} is {number}; it must be positive.")

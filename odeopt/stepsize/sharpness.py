@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from ..checks import check_positive
 from ..diagnostics.sharpness import extreme
-from ..lanczos import dimension
 from ..information import Information
+from ..lanczos import dimension
 from ..solvers import Step, stability_limit
-from .rule import AbstractRule, StepInfo, Verdict, check_positive
+from .rule import AbstractRule, StepInfo, Verdict
 
 
 class LastEstimate(NamedTuple):

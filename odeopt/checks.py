@@ -1,0 +1,41 @@
+"""Checks of numbers that are known when something is built. May use: numpy."""
+
+from typing import Any
+
+import numpy as np
+
+
+def is_known(number: Any) -> bool:
+    """Whether a hyper-parameter is a Python or NumPy number, not one that is traced."""
+    return isinstance(number, int | float | np.number)
+
+
+def is_zero(number: Any) -> bool:
+    """Whether a hyper-parameter is known to be 0."""
+    return is_known(number) and number == 0
+
+
+def check(ok: Any, name: str, number: Any, must: str) -> None:
+    """Refuse a known number for which `ok(number)` is not true.
+
+    Args:
+      ok: the condition.
+      name: of the argument.
+      number: its value; a traced one cannot be looked at.
+      must: what it must be, for the message.
+
+    Raises:
+      ValueError: with name, number and `must`.
+    """
+    if is_known(number) and not ok(number):
+        raise ValueError(f"{name} is {number}; it must be {must}.")
+
+
+def check_positive(**numbers: Any) -> None:
+    """Refuse a number that is not positive, by name; a traced one cannot be looked at.
+
+    Raises:
+      ValueError: with the name and the number.
+    """
+    for name, number in numbers.items():
+        check(lambda x: x > 0, name, number, "positive")
