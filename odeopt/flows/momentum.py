@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..checks import check
 from ..kernels import momentum_step
-from ..objective import Objective
+from ..objective import Objective, over_own
 from ..sums import inner, multiple, scaled
 from .clock import Decay, as_decay, check_decay, moment_like, real
 from .flow import AbstractFlow, State, Substeps
@@ -159,7 +159,7 @@ class Resting(NamedTuple):
 
     def readout(self, params: PyTree[Array], aux: Momentum) -> PyTree[Array]:
         """The parameters at the end of the step."""
-        return jax.tree.map(
+        return over_own(
             lambda p, m: p + scaled(self.time, m).astype(p.dtype), params, aux.momentum
         )
 

@@ -1,4 +1,7 @@
-"""Explicit Runge-Kutta: one stage loop for every tableau. May use: `odeopt.flows`, `odeopt.kernels`."""
+"""Explicit Runge-Kutta: one stage loop for every tableau.
+
+May use: `odeopt.flows`, `odeopt.kernels`.
+"""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
