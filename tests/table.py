@@ -1,87 +1,65 @@
-"""One table of optimizers; every promise is tested on every row. A new optimizer is a new row."""
+"""What other tests read from `odeopt.zoo.REGISTRY`, and a loss on leaves of every kind."""
 
-from functools import partial
-
-import diffrax
 import jax
 import jax.numpy as jnp
 
-import odeopt
+from odeopt.zoo import REGISTRY
 
-# name: (factory, gradients a step, order)
-EXPLICIT = {
-    "euler": (odeopt.euler, 1, 1),
-    "heun": (odeopt.heun, 2, 2),
-    "midpoint": (odeopt.midpoint, 2, 2),
-    "ralston": (odeopt.ralston, 2, 2),
-    "bosh3": (odeopt.bosh3, 3, 3),
-    "ssprk3": (odeopt.ssprk3, 3, 3),
-    "rk4": (odeopt.rk4, 4, 4),
-    "low_storage4": (odeopt.low_storage4, 6, 4),
-    "dopri5": (odeopt.dopri5, 6, 5),
-    "tsit5": (odeopt.tsit5, 6, 5),
-    "runge_kutta": (
-        partial(
-            odeopt.runge_kutta,
-            tableau=odeopt.solvers.Tableau(a=[[1 / 3], [0, 2 / 3]], b=[1 / 4, 0, 3 / 4]),
-        ),
-        3,
-        3,
-    ),
-    "from_diffrax": (
-        lambda learning_rate, **kw: odeopt.from_diffrax(diffrax.Bosh3(), learning_rate, **kw),
-        3,
-        3,
-    ),
-}
-HEUN = odeopt.solvers.Heun()
-MOMENTUM = {
-    "heavy_ball": (odeopt.heavy_ball, 1, 1),
-    "nesterov": (odeopt.nesterov, 1, 1),
-    "conformal_leapfrog": (odeopt.conformal_leapfrog, 1, 2),
-    "suzuki_yoshida": (odeopt.suzuki_yoshida, 3, 4),
-    "relativistic": (odeopt.relativistic, 1, 1),
-    "rk_momentum": (partial(odeopt.rk_momentum, momentum=0.9, solver=HEUN), 2, 2),
-    "chained_momentum": (partial(odeopt.chained_momentum, momentum=0.9, solver=HEUN), 2, 1),
-}
-ADAPTIVE = {
-    "rmsprop": (odeopt.rmsprop, 1, 1),
-    "adam": (odeopt.adam, 1, 1),
-    "adamw": (odeopt.adamw, 1, 1),
-    "strang_adam": (odeopt.strang_adam, 1, 2),
-    "rk_adam": (partial(odeopt.rk_adam, solver=HEUN), 2, 2),
-    "log_time_adam": (odeopt.log_time_adam, 1, 1),
-}
-# Two stages: its loop traces the loss once, so that calls can be counted.
-STABILIZED = {"rkc": (partial(odeopt.rkc, stages=2), 2, 1)}
-# Their drift cancelled: one gradient more, where the plain step would lead.
-CORRECTED = {
-    "euler-corrected": (partial(odeopt.euler, correction=2), 2, 2),
-    "heavy_ball-corrected": (partial(odeopt.heavy_ball, momentum=0.9, correction=2), 2, 1),
-    "adam-corrected": (partial(odeopt.adam, correction=2), 2, 1),
-}
-# A game in which all have one loss is gradient flow. What moves in turn has rows of its own in
-# `tests/flows/test_game.py`: it must know how many players there are, and here they vary.
-GAMES = {
-    "simultaneous": (odeopt.simultaneous, 1, 1),
-    "game_runge_kutta": (partial(odeopt.game_runge_kutta, tableau=HEUN), 2, 2),
-}
+
+def _rows(chosen):
+    """name: (factory, gradients a step, order)"""
+    return {
+        name: (entry.build, entry.gradients, entry.order)
+        for name, entry in REGISTRY.items()
+        # What plays in turn, or wants one dtype, has rows of its own in `tests/flows/test_game.py`.
+        if not entry.needs & {"players", "one dtype"}
+        and "staged" not in entry.arguments
+        and chosen(entry)
+    }
+
+
+def _one_of_each(rows, key):
+    """The first name of each kind."""
+    first: dict = {}
+    for name in rows:
+        first.setdefault(key(REGISTRY[name]), name)
+    return list(first.values())
+
+
+def is_corrected(entry):
+    return "correction" in entry.arguments
+
+
+def _family(family):
+    return _rows(lambda entry: entry.family == family and not is_corrected(entry))
+
+
+EXPLICIT = _family("explicit")
+MOMENTUM = _family("momentum")
+ADAPTIVE = _family("adaptive")
+STABILIZED = _family("stabilized")
+CORRECTED = _rows(is_corrected)
+GAMES = _family("game")  # one in which all have one loss is gradient flow
 # What a step costs is known when it has been made. One row for each kind of method.
 STIFF = {
-    name: (partial(getattr(odeopt, name), curvature="hessian", products=5), None, None)
+    name: (REGISTRY[name].build, None, None)
     for name in ("linearly_implicit_euler", "exponential_euler", "implicit_euler")
 }
 TABLE = EXPLICIT | MOMENTUM | ADAPTIVE | STABILIZED | CORRECTED | GAMES | STIFF
-# The explicit names that are left out differ from these in their tableau only.
-VARIED = ["euler", "heun", "ssprk3", "rk4", "tsit5", "runge_kutta", "from_diffrax"]
+# Explicit methods of the same number of stages differ in their tableau only.
+VARIED = _one_of_each(
+    EXPLICIT, lambda entry: (entry.order, entry.gradients, frozenset(entry.arguments))
+)
 VARIED += [*MOMENTUM, *ADAPTIVE, *STABILIZED, *CORRECTED, *GAMES]
-IN_STAGES = (*EXPLICIT, "rk_momentum", "rk_adam", "game_runge_kutta")
-STAGED = [name for name in VARIED if name in IN_STAGES]
+STAGED = [name for name in VARIED if REGISTRY[name].staged]
+IN_STAGES = tuple(name for name in TABLE if REGISTRY[name].staged)
 # where the parameters rest elsewhere than at the end of a step
-RESTING = ["conformal_leapfrog", "suzuki_yoshida", "strang_adam", "log_time_adam"]
-# the promises that hold for one row of each kind hold for all: used where a test is slow
-KINDS = ["euler", "rk4", "tsit5", "heavy_ball", "suzuki_yoshida", "rk_adam", "log_time_adam"]
-KINDS += ["adam-corrected"]
+RESTING = [name for name in TABLE if REGISTRY[name].rests]
+# The promises that hold for one row of each kind hold for all: used where a test is slow.
+KINDS = _one_of_each(
+    EXPLICIT | MOMENTUM | ADAPTIVE | CORRECTED,
+    lambda entry: (entry.gradients > 1, entry.memory > 0, entry.rests, is_corrected(entry)),
+)
 
 
 def mixed_params():

@@ -14,6 +14,7 @@ from .explicit import dopri5 as dopri5
 from .explicit import euler as euler
 from .explicit import from_diffrax as from_diffrax
 from .explicit import heun as heun
+from .explicit import low_storage4 as low_storage4
 from .explicit import midpoint as midpoint
 from .explicit import ralston as ralston
 from .explicit import rk4 as rk4
@@ -37,4 +38,6 @@ from .momentum import nesterov as nesterov
 from .momentum import relativistic as relativistic
 from .momentum import rk_momentum as rk_momentum
 from .momentum import suzuki_yoshida as suzuki_yoshida
+from .registry import REGISTRY as REGISTRY
+from .registry import Entry as Entry
 from .stabilized import rkc as rkc

@@ -1,18 +1,18 @@
 """Adaptive flows: RMSprop and Adam by splitting, Adam by Strang's splitting and Runge-Kutta."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import optax
 
 from .. import solvers
 from ..flows import AdamFlow, AveragedFlow, LogTime, RMSpropFlow
-from ..kernels import Kernel
-from ..optimizer import LearningRate, ode_optimizer
+from ..optimizer import LearningRate, Optimizer, ode_optimizer
 from ..stepsize import angle
-from .momentum import by_lie
+from .options import Options, named
 
 
+@named
 def rmsprop(
     learning_rate: LearningRate,
     decay: float | LogTime = 0.9,
@@ -23,9 +23,8 @@ def rmsprop(
     momentum: float | LogTime | None = None,
     nesterov: bool = False,
     bias_correction: bool = False,
-    *,
-    correction: int | None = None,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Optimizer:
     r"""RMSprop by Lie's splitting of its flow: equal to `optax.rmsprop`, whose arguments it takes.
 
     Step: $v^+ = bv + (1-b)g^2$ (exact for a fixed gradient), $x^+ = x - hg/\sqrt{v^+ + \epsilon}$.
@@ -41,7 +40,7 @@ def rmsprop(
       momentum: decay of an accumulated update; None for none. One more copy of the parameters.
       nesterov: look ahead in the momentum.
       bias_correction: divide the moments by the weight of what they have seen.
-      correction: see `adam`; not with `centered` or `momentum`.
+      **options: see `adam`; `correction` not with `centered` or `momentum`.
 
     Returns:
       An optax transformation; its state holds one copy of the parameters, up to three.
@@ -57,9 +56,10 @@ def rmsprop(
     flow = RMSpropFlow(
         decay, eps, initial_scale, eps_in_sqrt, centered, momentum, nesterov, bias_correction
     )
-    return by_lie(flow, learning_rate, correction)
+    return ode_optimizer(flow, solvers.Lie(), learning_rate, **options)
 
 
+@named
 def adam(
     learning_rate: LearningRate,
     b1: float | LogTime = 0.9,
@@ -69,9 +69,8 @@ def adam(
     mu_dtype: Any = None,
     *,
     nesterov: bool = False,
-    correction: int | None = None,
-    kernel: Kernel = "auto",
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Optimizer:
     r"""Adam by Lie's splitting of its flow: equal to `optax.adam`, whose arguments it takes.
 
     Step: the moments relax to the gradient, $m^+ = b_1m + (1-b_1)g$, $v^+ = b_2v + (1-b_2)g^2$
@@ -87,12 +86,10 @@ def adam(
       eps_root: $\epsilon_r$.
       mu_dtype: dtype of the first moment; None for that of the parameters.
       nesterov: look ahead in the first moment.
-      correction: 2 cancels the drift (`drift.corrected`), so that the iterates follow
-        $\dot x = -g/(|g| + \epsilon)$ with order 2 from the first step on: one gradient more a
-        step, and `value_fn=` in `update`. A matter of $h$ times the memory, $b_2/(1 - b_2)$ steps,
-        times the relative change of the gradient; beyond that it is clipped. Not with `nesterov`.
-      kernel: what computes the step: `"jnp"`, `"pallas"` (a GPU or TPU kernel) or `"auto"`, see
-        `odeopt.kernels`. A corrected step is always computed by parts.
+      **options: those of `ode_optimizer`. With `correction=2` the iterates follow
+        $\dot x = -g/(|g| + \epsilon)$ with order 2 from the first step on, for one gradient more a
+        step; the counter-term is clipped where the gradient changes much within $b_2/(1 - b_2)$
+        steps. Not with `nesterov`.
 
     Returns:
       An optax transformation; its state holds two copies of the parameters.
@@ -108,9 +105,10 @@ def adam(
       >>> updates, state = opt.update(grads, state, params)
     """
     flow = AdamFlow(b1, b2, eps, eps_root, nesterov=nesterov, mu_dtype=mu_dtype)
-    return by_lie(flow, learning_rate, correction, kernel)
+    return ode_optimizer(flow, solvers.Lie(), learning_rate, **options)
 
 
+@named
 def adamw(
     learning_rate: LearningRate,
     b1: float | LogTime = 0.9,
@@ -122,9 +120,8 @@ def adamw(
     mask: Any | Callable | None = None,
     *,
     nesterov: bool = False,
-    correction: int | None = None,
-    kernel: Kernel = "auto",
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Optimizer:
     r"""Adam with decoupled weight decay: equal to `optax.adamw`, whose arguments it takes.
 
     As `adam`, with the drift $x^+ = x - h(u + wx)$. `update` needs the parameters.
@@ -139,17 +136,17 @@ def adamw(
       weight_decay: $w$, per unit of flow time: a number, or a schedule of the number of steps.
       mask: what to decay: a tree of booleans, or a function of the parameters that returns one.
       nesterov: see `adam`.
-      correction: see `adam`.
-      kernel: see `adam`.
+      **options: see `adam`.
 
     Examples:
       >>> import odeopt
       >>> opt = odeopt.adamw(1e-3, weight_decay=0.1)
     """
     flow = AdamFlow(b1, b2, eps, eps_root, weight_decay, mask, nesterov, mu_dtype)
-    return by_lie(flow, learning_rate, correction, kernel)
+    return ode_optimizer(flow, solvers.Lie(), learning_rate, **options)
 
 
+@named
 def strang_adam(
     learning_rate: LearningRate,
     b1: float | LogTime = 0.9,
@@ -160,8 +157,8 @@ def strang_adam(
     *,
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any | Callable | None = None,
-    kernel: Kernel = "auto",
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Optimizer:
     r"""Adam's flow by Strang's splitting: order 2 with one gradient a step.
 
     Step: half a drift, the moments relax to the gradient there, half a drift. Between calls the
@@ -180,16 +177,17 @@ def strang_adam(
       mu_dtype: see `adam`.
       weight_decay: $w$, decoupled and solved exactly within a drift.
       mask: what to decay; see `adamw`.
-      kernel: see `adam`.
+      **options: those of `ode_optimizer`.
 
     Examples:
       >>> import odeopt
       >>> opt = odeopt.strang_adam(1e-3)
     """
     flow = AdamFlow(b1, b2, eps, eps_root, weight_decay, mask, mu_dtype=mu_dtype, exact_decay=True)
-    return ode_optimizer(flow, solvers.Strang(kernel=kernel), learning_rate)
+    return ode_optimizer(flow, solvers.Strang(), learning_rate, **options)
 
 
+@named
 def rk_adam(
     learning_rate: LearningRate,
     solver: solvers.Solver,
@@ -200,10 +198,8 @@ def rk_adam(
     *,
     weight_decay: float = 0.0,
     mask: Any | Callable | None = None,
-    stage_transform: optax.GradientTransformation | None = None,
-    staged: bool = False,
-    kernel: Kernel = "auto",
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Optimizer:
     r"""Adam's flow by any solver: Runge-Kutta on parameters and both moments together.
 
     Solves `flows.AdamFlow`, bias correction included, with the order of the solver wherever the
@@ -219,9 +215,7 @@ def rk_adam(
       eps_root: see `adam`.
       weight_decay: $w$, decoupled.
       mask: what to decay; see `adamw`.
-      stage_transform: an optax transformation applied to every stage's gradient.
-      staged: one stage for each call of `update`, without extra arguments; see `ode_optimizer`.
-      kernel: what combines the slopes; see `ode_optimizer`.
+      **options: those of `ode_optimizer`.
 
     Returns:
       An optax transformation; its state holds two copies of the parameters (`staged` adds three
@@ -235,11 +229,10 @@ def rk_adam(
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     flow = AdamFlow(b1, b2, eps, eps_root, weight_decay, mask)
-    return ode_optimizer(
-        flow, solver, learning_rate, stage_transform=stage_transform, staged=staged, kernel=kernel
-    )
+    return ode_optimizer(flow, solver, learning_rate, **options)
 
 
+@named
 def log_time_adam(
     learning_rate: LearningRate | None = None,
     *,
@@ -248,7 +241,8 @@ def log_time_adam(
     gain: float = 2.0,
     rate: float = 10.0,
     eps: float = 1e-8,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Optimizer:
     r"""Adam's flow in logarithmic time, with a step size that finds itself: nothing to tune.
 
     One clock, $k_n = r/(n + r)$, runs everything: $v \leftarrow v + k(g^2 - v)$, $D = 1/(\sqrt v +
@@ -273,6 +267,7 @@ def log_time_adam(
       gain: of the controller.
       rate: $r$ of the clock.
       eps: $\epsilon$.
+      **options: those of `ode_optimizer`.
 
     Returns:
       An optax transformation; its state holds two copies of the parameters and a sixteenth.
@@ -296,4 +291,4 @@ def log_time_adam(
         learning_rate = angle(gain, clock=clock, first=first, remembers=False)
     base = RMSpropFlow(clock, eps, eps_in_sqrt=False)
     flow = AveragedFlow(base, weight_decay=weight_decay, clock=clock)
-    return ode_optimizer(flow, solvers.Lie(), learning_rate)
+    return ode_optimizer(flow, solvers.Lie(), learning_rate, **options)

@@ -12,7 +12,7 @@ from .. import solvers
 from ..drift.games import GameTerms, corrected_game
 from ..flows import AbstractFlow, GameFlow
 from ..flows.game import PerPlayer
-from ..optimizer import LearningRate, ode_optimizer
+from ..optimizer import LearningRate, Optimizer, ode_optimizer
 
 
 def simultaneous(
@@ -21,7 +21,7 @@ def simultaneous(
     speeds: PerPlayer | None = None,
     correction: GameTerms | None = None,
     stage_transform: optax.GradientTransformation | None = None,
-) -> optax.GradientTransformationExtraArgs:
+) -> Optimizer:
     r"""Simultaneous gradient descent of all players: Euler's method on the game.
 
     Step: $x_i^+ = x_i - hs_i\nabla_{x_i}L_i(x)$ for all players at once. Order 1 on the joint flow
@@ -39,7 +39,7 @@ def simultaneous(
       stage_transform: an optax transformation applied to every gradient, of all players.
 
     Returns:
-      An optax transformation; it stores four numbers, one more with a correction.
+      An optax transformation; it stores five numbers, one more with a correction.
 
     Raises:
       ValueError: a correction that there is not; in `init`, speeds of other players.
@@ -64,7 +64,7 @@ def alternating(
     speeds: PerPlayer | None = None,
     correction: GameTerms | None = None,
     stage_transform: optax.GradientTransformation | None = None,
-) -> optax.GradientTransformationExtraArgs:
+) -> Optimizer:
     r"""Alternating gradient descent: the players move in turn, by Lie's splitting of the game.
 
     Step, of two players: $p^+ = p - hs_1\nabla_pL_1(p, q)$, then
@@ -100,7 +100,7 @@ def alternating(
       >>> opt = odeopt.alternating(0.1)
       >>> grads, state = grad_fn(players), opt.init(players)
       >>> updates, state = opt.update(grads, state, players, grad_fn=grad_fn)
-      >>> [round(float(u), 4) for u in updates]  # q moves by .1 times the new p
+      >>> [round(float(u), 4) for u in updates]  # q moves by 0.1 times the new p
       [-0.1, 0.09]
     """
     flow = _game(GameFlow(speeds, updates), correction)
@@ -114,8 +114,8 @@ def game_runge_kutta(
     speeds: PerPlayer | None = None,
     stage_transform: optax.GradientTransformation | None = None,
     staged: bool = False,
-    scan_stages: bool = False,
-) -> optax.GradientTransformationExtraArgs:
+    scan_stages: bool | None = None,
+) -> Optimizer:
     r"""The joint field of a game by an explicit Runge-Kutta method.
 
     All players pass through the stages together: of the order of the method on the joint flow, and
@@ -156,7 +156,7 @@ def game_implicit_midpoint(
     *,
     speeds: PerPlayer | None = None,
     tolerance: float | None = None,
-) -> optax.GradientTransformationExtraArgs:
+) -> Optimizer:
     r"""The implicit midpoint rule on the joint field of a game.
 
     Step: $x^+ = x + hV(\tfrac12(x + x^+))$, solved by Newton's method with GMRES, no Jacobian

@@ -1,41 +1,40 @@
 """Flows with momentum, by splitting, symplectic and Runge-Kutta methods."""
 
-from typing import Any
-
-import optax
+from typing import Any, Unpack
 
 from .. import solvers
-from ..drift import corrected
-from ..flows import AbstractFlow, HeavyBallFlow, LogTime, NesterovFlow, RelativisticFlow
-from ..kernels import Kernel
-from ..optimizer import LearningRate, ode_optimizer
+from ..checks import is_zero
+from ..flows import HeavyBallFlow, LogTime, NesterovFlow, RelativisticFlow
+from ..optimizer import LearningRate, Optimizer, ode_optimizer
+from .options import Options, named
 
 
+@named
 def heavy_ball(
     learning_rate: LearningRate,
     momentum: float | LogTime = 0.9,
     *,
     accumulator_dtype: Any = None,
-    correction: int | None = None,
-    kernel: Kernel = "auto",
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Optimizer:
     r"""The heavy ball by Lie's splitting: equal to `optax.sgd(learning_rate, momentum)`.
 
     Step: $m^+ = \mu m + \nabla E(x)$, $x^+ = x - hm^+$: friction, kick and drift, each solved
     exactly (the conformal symplectic Euler method; França, Sulam, Robinson and Vidal,
-    arXiv:1903.04100). Order 1 on the heavy ball's flow (`flows.HeavyBallFlow`, which says what $h$
-    and $\mu$ are in its units), 1 gradient a step, stable to $h\lambda \le 2(1+\mu)$. Needs no
-    `value_fn`. Where friction dominates it follows gradient flow at the rate $h/(1-\mu)$.
+    arXiv:1903.04100). 1 gradient a step, stable to $h\lambda \le 2(1+\mu)$. Needs no `value_fn`.
+    Where friction dominates it follows gradient flow at the rate $h/(1-\mu)$.
+
+    Order 1 on the heavy ball's flow (`flows.HeavyBallFlow`) in its own time step $\sqrt h$, which
+    is order 1/2 in the learning rate $h$: at a fixed friction the error halves when $h$ is
+    quartered and $\mu$ becomes $\sqrt\mu$.
 
     Args:
       learning_rate: $h$: a number, a schedule of the number of steps, or a step-size rule.
       momentum: $\mu$ in [0, 1), or `flows.LogTime(r)` for friction $r/t$.
       accumulator_dtype: dtype of the momentum; None for that of the parameters.
-      correction: 2 cancels the drift (`drift.corrected`), so that the iterates follow gradient flow
-        with order 2: one gradient more a step, and `value_fn=` in `update`. A matter of
+      **options: those of `ode_optimizer`. With `correction=2` the iterates follow gradient flow
+        with order 2, for one gradient more a step. The counter-term helps where
         $h\lambda < (1-\mu)^2$; beyond that it is clipped.
-      kernel: what computes the step: `"jnp"`, `"pallas"` (a GPU or TPU kernel) or `"auto"`, see
-        `odeopt.kernels`. A corrected step is always computed by parts.
 
     Returns:
       An optax transformation; its state holds one copy of the parameters.
@@ -50,53 +49,56 @@ def heavy_ball(
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params)
     """
-    return by_lie(HeavyBallFlow(momentum, accumulator_dtype), learning_rate, correction, kernel)
+    flow = HeavyBallFlow(momentum, accumulator_dtype)
+    return ode_optimizer(flow, solvers.Lie(), learning_rate, **options)
 
 
+@named
 def nesterov(
     learning_rate: LearningRate,
     momentum: float | LogTime = 0.9,
     *,
     accumulator_dtype: Any = None,
-    correction: int | None = None,
-    kernel: Kernel = "auto",
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Optimizer:
     r"""Nesterov's momentum: equal to `optax.sgd(learning_rate, momentum, nesterov=True)`.
 
     Step, with the gradient at the point that is looked ahead to: $m^+ = \mu m + \nabla E(y)$,
-    $y^+ = y - h(\nabla E(y) + \mu m^+)$. Order 1 on the heavy ball's flow, 1 gradient a step,
-    stable to $h\lambda \le 2(1+\mu)/(1+2\mu)$. Unlike the heavy ball it is not conformally
-    symplectic. Needs no `value_fn`.
+    $y^+ = y - h(\nabla E(y) + \mu m^+)$. Order 1 in $\sqrt h$, 1/2 in $h$
+    (see `heavy_ball`), 1 gradient a step, stable to $h\lambda \le 2(1+\mu)/(1+2\mu)$. Unlike the
+    heavy ball it is not conformally symplectic. Needs no `value_fn`.
 
     Args:
       learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.
       momentum: $\mu$ in [0, 1), or `flows.LogTime(r)`.
       accumulator_dtype: dtype of the momentum; None for that of the parameters.
-      correction: see `heavy_ball`.
-      kernel: see `heavy_ball`.
+      **options: see `heavy_ball`.
 
     Examples:
       >>> import odeopt
       >>> opt = odeopt.nesterov(0.1, 0.9)
     """
-    return by_lie(NesterovFlow(momentum, accumulator_dtype), learning_rate, correction, kernel)
+    flow = NesterovFlow(momentum, accumulator_dtype)
+    return ode_optimizer(flow, solvers.Lie(), learning_rate, **options)
 
 
+@named
 def conformal_leapfrog(
-    learning_rate: LearningRate, momentum: float | LogTime = 0.9
-) -> optax.GradientTransformationExtraArgs:
-    r"""The heavy ball by Strang's splitting: order 2 with one gradient a step.
+    learning_rate: LearningRate, momentum: float | LogTime = 0.9, **options: Unpack[Options]
+) -> Optimizer:
+    r"""The heavy ball by Strang's splitting: order 2 in its own time, with one gradient a step.
 
     Step: $\hat x = x - \tfrac h2\sqrt\mu\,m$, $\hat m = \sqrt\mu\,m + \nabla E(\hat x)$,
     $x^+ = \hat x - \tfrac h2\hat m$, $m^+ = \sqrt\mu\,\hat m$: half of friction and drift on either
-    side of the kick. Conformally symplectic, as `heavy_ball` is, stable to $h\lambda \le 4$
-    (arXiv:1903.04100). Needs no `value_fn`: between calls the parameters rest at the point $\hat x$
-    of the next gradient, and `odeopt.step_params(state, params)` gives $x^+$. A step size that
+    side of the kick. Order 2 in $\sqrt h$, 1 in $h$ (see `heavy_ball`).
+    Conformally symplectic, stable to $h\lambda \le 4$ (arXiv:1903.04100). Needs no
+    `value_fn`: between calls the parameters rest at the point $\hat x$ of the next gradient, and `odeopt.step_params(state, params)` gives $x^+$. A step size that
     changes moves that point by half of the change.
 
     Args:
       learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.
       momentum: $\mu$ in [0, 1), or `flows.LogTime(r)`.
+      **options: those of `ode_optimizer`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -106,21 +108,24 @@ def conformal_leapfrog(
       >>> updates, state = opt.update(jax.grad(loss)(params), state, params)
       >>> end = odeopt.step_params(state, params + updates)  # evaluate and keep these
     """
-    return ode_optimizer(HeavyBallFlow(momentum), solvers.Strang(), learning_rate)
+    return ode_optimizer(HeavyBallFlow(momentum), solvers.Strang(), learning_rate, **options)
 
 
+@named
 def suzuki_yoshida(
-    learning_rate: LearningRate, momentum: float = 0.9
-) -> optax.GradientTransformationExtraArgs:
+    learning_rate: LearningRate, momentum: float = 0.9, **options: Unpack[Options]
+) -> Optimizer:
     r"""The heavy ball to order 4: three conformal leapfrogs, the middle one backwards in time.
 
     Lengths $\tau, 1-2\tau, \tau$ with $\tau = 1/(2-2^{1/3}) = 1.35$ (Suzuki, Phys. Lett. A 146,
-    1990; Yoshida, Phys. Lett. A 150, 1990). 3 gradients a step, conformally symplectic; at
-    $\mu = .9$ stable to $h\lambda \le 2.47$. Parameters rest where `conformal_leapfrog` says.
+    1990; Yoshida, Phys. Lett. A 150, 1990). Order 4 in $\sqrt h$, 2 in $h$ (see `heavy_ball`).
+    3 gradients a step, conformally symplectic; at $\mu = 0.9$ stable to $h\lambda \le 2.47$.
+    Parameters rest where `conformal_leapfrog` says.
 
     Args:
       learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.
       momentum: $\mu$ in (0, 1): the step backwards in time undoes friction.
+      **options: those of `ode_optimizer`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -131,21 +136,24 @@ def suzuki_yoshida(
     """
     _positive(momentum)
     solver = solvers.Strang(solvers.SUZUKI_YOSHIDA)
-    return ode_optimizer(HeavyBallFlow(momentum), solver, learning_rate)
+    return ode_optimizer(HeavyBallFlow(momentum), solver, learning_rate, **options)
 
 
+@named
 def relativistic(
     learning_rate: LearningRate,
     momentum: float | LogTime = 0.9,
     delta: float = 1.0,
     *,
     leapfrog: bool = False,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Optimizer:
     r"""The heavy ball with a speed limit: no step is longer than $1/\sqrt\delta$.
 
     Step: $m^+ = \mu m + \nabla E(x)$, $x^+ = x - hm^+/\sqrt{1 + \delta h^2\|m^+\|^2}$, the norm
     over all parameters (relativistic gradient descent; França, Sulam, Robinson and Vidal,
-    arXiv:1903.04100). Order 1, or 2 with `leapfrog`; 1 gradient a step; conformally symplectic.
+    arXiv:1903.04100). Order 1 in $\sqrt h$, 1/2 in $h$; with `leapfrog` 2 and 1. 1 gradient a
+    step, conformally symplectic.
     `delta=0` is `heavy_ball` or `conformal_leapfrog`, whose stability limit it has near a minimum.
 
     Args:
@@ -153,6 +161,7 @@ def relativistic(
       momentum: $\mu$ in [0, 1), or `flows.LogTime(r)`.
       delta: $\delta \ge 0$, one over the square of the longest step.
       leapfrog: the symmetric splitting; parameters rest where `conformal_leapfrog` says.
+      **options: those of `ode_optimizer`.
 
     Raises:
       ValueError: a negative `delta`.
@@ -162,33 +171,30 @@ def relativistic(
       >>> opt = odeopt.relativistic(0.1, 0.9, delta=4.0)  # steps of at most 1/2
     """
     solver = solvers.Strang() if leapfrog else solvers.Lie()
-    return ode_optimizer(RelativisticFlow(momentum, delta=delta), solver, learning_rate)
+    return ode_optimizer(RelativisticFlow(momentum, delta=delta), solver, learning_rate, **options)
 
 
+@named
 def rk_momentum(
     learning_rate: LearningRate,
     momentum: float,
     solver: solvers.Solver,
-    *,
-    stage_transform: optax.GradientTransformation | None = None,
-    staged: bool = False,
-    kernel: Kernel = "auto",
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Optimizer:
     r"""The heavy ball's flow by any solver: Runge-Kutta on parameters and momentum together.
 
     Solves $\dot x = -m$, $h\dot m = \nabla E(x) + m\ln\mu$ (`flows.HeavyBallFlow`) with the order
-    of the solver and as many gradients. Its stability limit is that of the solver's polynomial at
+    of the solver in $\sqrt h$, half of it in $h$ (see `heavy_ball`), and as many gradients.
+    Its stability limit is that of the solver's polynomial at
     the eigenvalues of this system, `solvers.stability_limit(flow, method)`: 8.20 for RK4 at
-    $\mu = .9$. Momentum *on* a solver of gradient flow is another thing: `chained_momentum`.
+    $\mu = 0.9$. Momentum *on* a solver of gradient flow is another thing: `chained_momentum`.
 
     Args:
       learning_rate: $h$; see `heavy_ball`, which also lists errors. With
         `stepsize.embedded_error` the solver must have an error estimate.
       momentum: $\mu$ in (0, 1).
       solver: an instance of a solver class such as `odeopt.solvers.RK4()`, a tableau or a method.
-      stage_transform: an optax transformation applied to every stage's gradient.
-      staged: one stage for each call of `update`, without extra arguments; see `ode_optimizer`.
-      kernel: what combines the slopes; see `ode_optimizer`.
+      **options: those of `ode_optimizer`.
 
     Returns:
       An optax transformation; its state holds one copy of the parameters (`staged` adds twice the
@@ -205,30 +211,24 @@ def rk_momentum(
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     _positive(momentum)
-    return ode_optimizer(
-        HeavyBallFlow(momentum),
-        solver,
-        learning_rate,
-        stage_transform=stage_transform,
-        staged=staged,
-        kernel=kernel,
-    )
+    return ode_optimizer(HeavyBallFlow(momentum), solver, learning_rate, **options)
 
 
+@named
 def chained_momentum(
     learning_rate: LearningRate,
     momentum: float | LogTime,
     solver: solvers.Solver,
     *,
     nesterov: bool = False,
-    stage_transform: optax.GradientTransformation | None = None,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Optimizer:
     r"""Momentum on the mean gradient of a solver's step along gradient flow.
 
     $g^* = (x - \Phi_h(x))/h$ takes the place of the gradient in `heavy_ball` (or `nesterov`): at a
     fixed rate this is `optax.chain(odeopt.rk4(h), optax.trace(momentum))`. It is not a solver of
     the heavy ball's flow (`rk_momentum` is), and momentum does not widen the solver's stability:
-    with RK4 it is stable to $h\lambda \le 2.785$, where Euler's method with momentum .9 reaches
+    with RK4 it is stable to $h\lambda \le 2.785$, where Euler's method with momentum 0.9 reaches
     3.80. Costs the solver's gradients.
 
     Args:
@@ -236,7 +236,7 @@ def chained_momentum(
       momentum: $\mu$ in [0, 1), or `flows.LogTime(r)`.
       solver: an instance of a solver class such as `odeopt.solvers.RK4()`, a tableau or a method.
       nesterov: look ahead.
-      stage_transform: an optax transformation applied to every stage's gradient.
+      **options: those of `ode_optimizer`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -247,20 +247,11 @@ def chained_momentum(
     """
     flow = NesterovFlow(momentum) if nesterov else HeavyBallFlow(momentum)
     method = solvers.Chained(solvers.as_method(solver))
-    return ode_optimizer(flow, method, learning_rate, stage_transform=stage_transform)
-
-
-def by_lie(
-    flow: AbstractFlow, learning_rate: LearningRate, correction: int | None, kernel: Kernel = "auto"
-) -> optax.GradientTransformationExtraArgs:
-    """A flow by Lie's splitting, its drift cancelled up to order `correction`."""
-    if correction is not None:
-        flow = corrected(flow, solvers.Lie(), correction)
-    return ode_optimizer(flow, solvers.Lie(kernel), learning_rate)
+    return ode_optimizer(flow, method, learning_rate, **options)
 
 
 def _positive(momentum: float) -> None:
-    if isinstance(momentum, int | float) and momentum == 0:
+    if is_zero(momentum):
         raise ValueError(
             "momentum is 0: this solver needs the friction -ln(momentum) to be finite. Without "
             "momentum use a solver of gradient flow, such as `odeopt.rk4`."

@@ -1,0 +1,203 @@
+"""One registry of every optimizer: how to build it and what it promises.
+
+Tests, documentation, studies and benchmarks read it; a promise is tested by observation. May use:
+the zoo, `odeopt.solvers`, `odeopt.optimizer`.
+"""
+
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import diffrax
+
+from .. import solvers
+from ..optimizer import LearningRate, Optimizer
+from . import adaptive, explicit, game, implicit, linearized, momentum, stabilized
+
+_HEUN = solvers.Heun()
+_KUTTA3 = solvers.Tableau(a=[[1 / 2], [-1, 2]], b=[1 / 6, 2 / 3, 1 / 6])
+_STIFF = types.MappingProxyType({"curvature": "hessian", "products": 5})
+
+
+class Entry(NamedTuple):
+    r"""One optimizer and what it promises.
+
+    Attributes:
+      function: the named optimizer.
+      family: "explicit", "stabilized", "linearized", "implicit", "momentum", "adaptive" or "game".
+      follows: the flow that its steps follow: "gradient", "ball" (the heavy ball in its own time,
+        in units of $\sqrt h$), "relativistic" (that with a speed limit), "adam", "rmsprop", "sign"
+        (that of Adam without memory), "averaged" or "game".
+      order: of accuracy along that flow, in its own time step.
+      gradients: of a step, the given one included; None where a step decides that as it goes.
+      limit: the largest stable $h\lambda$ on a quadratic, at the defaults; None where there is
+        none, or the gradient is normalized.
+      memory: of the state, in copies of the parameters.
+      arguments: what `function` is called with beside the learning rate.
+      staged: whether it can take one stage a call.
+      rests: whether parameters rest elsewhere than at the end of a step between calls.
+      corrected: order and gradients of a step with `correction=2`; None where no row is made of it.
+      needs: what it asks of parameters and loss: "players" of a number that it knows, leaves of
+        "one dtype", a "curvature".
+    """
+
+    function: Callable[..., Optimizer]
+    family: str
+    follows: str
+    order: int
+    gradients: int | None
+    limit: float | None = None
+    memory: float = 0.0
+    arguments: Mapping[str, Any] = types.MappingProxyType({})
+    staged: bool = False
+    rests: bool = False
+    corrected: tuple[int, int] | None = None
+    needs: frozenset[str] = frozenset()
+
+    def build(self, learning_rate: LearningRate, **options: Any) -> Optimizer:
+        """The optimizer; `options` take the place of `arguments` of the same name."""
+        return self.function(learning_rate=learning_rate, **{**self.arguments, **options})
+
+
+def _explicit(
+    function: Callable[..., Optimizer],
+    order: int,
+    gradients: int,
+    limit: float,
+    *,
+    corrected: tuple[int, int] | None = None,
+    **arguments: Any,
+) -> Entry:
+    return Entry(
+        function,
+        "explicit",
+        "gradient",
+        order,
+        gradients,
+        limit,
+        arguments=arguments,
+        staged=True,
+        corrected=corrected,
+    )
+
+
+def _stiff(
+    function: Callable[..., Optimizer], family: str, order: int, limit: float | None = None
+) -> Entry:
+    needs = frozenset({"curvature"})
+    return Entry(function, family, "gradient", order, None, limit, 1.0, _STIFF, needs=needs)
+
+
+_NAMED: dict[str, Entry] = {
+    "euler": _explicit(explicit.euler, 1, 1, 2.0, corrected=(2, 2)),
+    "heun": _explicit(explicit.heun, 2, 2, 2.0),
+    "midpoint": _explicit(explicit.midpoint, 2, 2, 2.0),
+    "ralston": _explicit(explicit.ralston, 2, 2, 2.0),
+    "bosh3": _explicit(explicit.bosh3, 3, 3, 2.513),
+    "ssprk3": _explicit(explicit.ssprk3, 3, 3, 2.513),
+    "rk4": _explicit(explicit.rk4, 4, 4, 2.785),
+    "low_storage4": _explicit(explicit.low_storage4, 4, 6, 4.359),
+    "dopri5": _explicit(explicit.dopri5, 5, 6, 3.307),
+    "tsit5": _explicit(explicit.tsit5, 5, 6, 3.507),
+    "runge_kutta": _explicit(explicit.runge_kutta, 3, 3, 2.513, tableau=_KUTTA3),
+    "from_diffrax": _explicit(explicit.from_diffrax, 3, 3, 2.513, solver=diffrax.Bosh3()),
+    # two stages: its loop traces the loss once, so that calls can be counted
+    "rkc": Entry(stabilized.rkc, "stabilized", "gradient", 1, 2, 7.808, arguments={"stages": 2}),
+    "linearly_implicit_euler": _stiff(linearized.linearly_implicit_euler, "linearized", 1),
+    "exponential_euler": _stiff(linearized.exponential_euler, "linearized", 2),
+    "rosenbrock2": _stiff(linearized.rosenbrock2, "linearized", 2),
+    "implicit_euler": _stiff(implicit.implicit_euler, "implicit", 1),
+    "implicit_midpoint": _stiff(implicit.implicit_midpoint, "implicit", 2),
+    "trapezoidal": _stiff(implicit.trapezoidal, "implicit", 2),
+    "heavy_ball": Entry(momentum.heavy_ball, "momentum", "ball", 1, 1, 3.8, 1.0, corrected=(2, 2)),
+    "nesterov": Entry(momentum.nesterov, "momentum", "ball", 1, 1, 1.357, 1.0),
+    "conformal_leapfrog": Entry(
+        momentum.conformal_leapfrog, "momentum", "ball", 2, 1, 4.0, 1.0, rests=True
+    ),
+    "suzuki_yoshida": Entry(
+        momentum.suzuki_yoshida, "momentum", "ball", 4, 3, 2.472, 1.0, rests=True
+    ),
+    "relativistic": Entry(momentum.relativistic, "momentum", "relativistic", 1, 1, 3.8, 1.0),
+    "rk_momentum": Entry(
+        momentum.rk_momentum,
+        "momentum",
+        "ball",
+        2,
+        2,
+        0.746,
+        1.0,
+        {"momentum": 0.9, "solver": _HEUN},
+        staged=True,
+    ),
+    "chained_momentum": Entry(
+        momentum.chained_momentum,
+        "momentum",
+        "ball",
+        1,
+        2,
+        2.0,
+        1.0,
+        {"momentum": 0.9, "solver": _HEUN},
+    ),
+    "rmsprop": Entry(adaptive.rmsprop, "adaptive", "rmsprop", 1, 1, memory=1.0),
+    "adam": Entry(adaptive.adam, "adaptive", "adam", 1, 1, memory=2.0, corrected=(2, 2)),
+    "adamw": Entry(adaptive.adamw, "adaptive", "adam", 1, 1, memory=2.0),
+    "strang_adam": Entry(adaptive.strang_adam, "adaptive", "adam", 2, 1, memory=2.0, rests=True),
+    "rk_adam": Entry(
+        adaptive.rk_adam,
+        "adaptive",
+        "adam",
+        2,
+        2,
+        memory=2.0,
+        arguments={"solver": _HEUN},
+        staged=True,
+    ),
+    "log_time_adam": Entry(
+        adaptive.log_time_adam, "adaptive", "averaged", 1, 1, memory=2.0625, rests=True
+    ),
+    "simultaneous": Entry(game.simultaneous, "game", "game", 1, 1, 2.0),
+    "alternating": Entry(game.alternating, "game", "game", 1, 2, needs=frozenset({"players"})),
+    "game_runge_kutta": Entry(
+        game.game_runge_kutta, "game", "game", 2, 2, 2.0, arguments={"tableau": _HEUN}, staged=True
+    ),
+    "game_implicit_midpoint": Entry(
+        game.game_implicit_midpoint, "game", "game", 2, None, needs=frozenset({"one dtype"})
+    ),
+}
+
+_FREE_OF_MEMORY = {"ball": "gradient", "adam": "sign"}  # what a corrected step follows
+
+
+def _corrected(entry: Entry) -> Entry:
+    assert entry.corrected is not None
+    order, gradients = entry.corrected
+    return entry._replace(
+        follows=_FREE_OF_MEMORY.get(entry.follows, entry.follows),
+        order=order,
+        gradients=gradients,
+        limit=None,
+        arguments={**entry.arguments, "correction": 2},
+        staged=False,
+        corrected=None,
+    )
+
+
+def _in_stages(entry: Entry) -> Entry:
+    assert entry.gradients is not None
+    kept = entry.gradients * (1 + entry.memory)  # the start of the step, and all slopes but one
+    return entry._replace(
+        memory=entry.memory + kept, arguments={**entry.arguments, "staged": True}, corrected=None
+    )
+
+
+REGISTRY: Mapping[str, Entry] = types.MappingProxyType(
+    _NAMED
+    | {f"{name}-corrected": _corrected(e) for name, e in _NAMED.items() if e.corrected}
+    | {
+        f"{name}-staged": _in_stages(e)
+        for name, e in _NAMED.items()
+        if e.staged and e.gradients is not None and e.gradients > 1
+    }
+)
+"""Name to `Entry`: every named optimizer, and its corrected and staged forms."""
