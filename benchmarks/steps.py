@@ -42,6 +42,8 @@ UPDATES = {
     "adam": (odeopt.adam(RATE), optax.adam(RATE)),
     "adamw": (odeopt.adamw(RATE), optax.adamw(RATE)),
 }
+# It does more than optax's Adam: it finds its own step size.
+UNTUNED = {"log_time_adam": (odeopt.log_time_adam(), optax.adam(RATE))}
 
 
 def gradients(rounds: int) -> Iterator[Row]:
@@ -132,7 +134,7 @@ def both_sides(name: str, leaves: int) -> tuple[Any, Any, tuple[Any, ...]]:
     """Update and apply of ours and of optax's on `leaves` equal leaves: carry, grads."""
     params = {str(index): jnp.ones(TOTAL // leaves) for index in range(leaves)}
     sides = []
-    for optimizer in UPDATES[name]:
+    for optimizer in (UPDATES | UNTUNED)[name]:
         sides.append((update_step(optimizer), (params, optimizer.init(params))))
     return sides[0], sides[1], (jax.tree.map(lambda p: 0.5 * p, params), None)
 
@@ -156,6 +158,12 @@ def updates(rounds: int) -> Iterator[Row]:
             yield ratio("updates", f"{where}, time", pairs, "1.05")
             moved = moved_bytes(name, leaves)
             yield exact("updates", f"{where}, bytes", moved[0] / moved[1], "1.00")
+    for name in UNTUNED:
+        for leaves in LEAVES:
+            (ours, our_carry), (theirs, their_carry), rest = both_sides(name, leaves)
+            pairs = paired(Loop(ours, our_carry, *rest), Loop(theirs, their_carry, *rest), rounds)
+            where = f"{name} / optax.adam, update of 10M parameters, {leaves} leaves"
+            yield ratio("updates", f"{where}, time", pairs, "1.40")
 
 
 def compile_time(rounds: int) -> Iterator[Row]:
@@ -183,6 +191,16 @@ def compile_time(rounds: int) -> Iterator[Row]:
             seconds.append(time.perf_counter() - begin)
         pairs.append((seconds[0], seconds[1]))
     yield ratio("compile", "lower + compile, rkc step, 50 stages / 5 stages", pairs, "1.20")
+    pairs = []
+    for _ in range(rounds):
+        seconds = []
+        for optimizer in UNTUNED["log_time_adam"]:
+            carry = params, optimizer.init(params)
+            begin = time.perf_counter()
+            compile_program(update_step(optimizer), carry, params, batch)
+            seconds.append(time.perf_counter() - begin)
+        pairs.append((seconds[0], seconds[1]))
+    yield ratio("compile", "lower + compile, log_time_adam update / optax.adam's", pairs, "2.50")
 
 
 def foreign(rounds: int) -> Iterator[Row]:

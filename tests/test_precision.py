@@ -13,6 +13,8 @@ import odeopt
 from benchmarks import models
 from odeopt.studies.problems import digits_data
 
+from .persistence import restored
+
 RATE, STEPS = 3e-3, 1000
 
 
@@ -100,6 +102,27 @@ def test_compensated_passes_on_what_the_optimizer_needs():
     assert int(state.inner.gradients) == 4
     assert updates.dtype == jnp.bfloat16
     assert jnp.array_equal(odeopt.step_params(state, x), x)
+
+
+def test_a_compensated_state_is_summed_up_and_comes_back_from_pickle_flax_and_orbax(tmp_path):
+    opt = odeopt.compensated(odeopt.adam(1e-3))
+    params = {"low": jnp.ones(4, jnp.bfloat16), "wide": jnp.ones(3)}
+    grads = jax.tree.map(lambda p: 0.5 * p, params)
+    _, state = opt.update(grads, opt.init(params), params)
+    assert float(odeopt.summary(state)["step_size"]) == pytest.approx(1e-3)
+    expected = opt.update(grads, state, params)
+    for found in restored(state, opt.init(params), tmp_path):
+        chex.assert_trees_all_equal(found, state)
+        chex.assert_trees_all_equal(opt.update(grads, found, params), expected)
+
+
+def test_a_loss_may_have_an_argument_called_state():
+    square = lambda x, state: jnp.sum((x.astype(jnp.float32) - state) ** 2)
+    opt = odeopt.compensated(odeopt.heun(0.1))
+    x = jnp.ones(3, jnp.bfloat16)
+    grads = jax.grad(square)(x, 0.5)
+    updates, _ = opt.update(grads, opt.init(x), x, value_fn=square, state=0.5)
+    assert jnp.all(updates < 0)
 
 
 def test_apply_updates_refuses_what_would_round_all_steps_alike():

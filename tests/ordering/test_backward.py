@@ -223,3 +223,27 @@ def test_what_makes_no_sense_is_refused():
             opt.update(x, state, x, **extra)
     with pytest.raises(ValueError, match="needs the parameters"):
         opt.update(x, state, value_fn=loss, i=0)
+
+
+def test_the_summary_is_that_of_the_replay_and_the_wrapper_counts_all_gradients():
+    loss, params, _ = regression()
+    for window, gradients in ((1, 6), (3, 12)):
+        opt = ordering.backward(odeopt.euler(0.25), window, example=SHAPE)
+        _, state = train(opt, loss, params, ORDER[:6])
+        found = odeopt.summary(state)
+        assert (int(found["steps"]), int(found["rejected"])) == (6, 0)
+        assert (float(found["step_size"]), float(found["time"])) == (0.25, 1.5)
+        assert int(state.gradients) == gradients
+
+
+@pytest.mark.parametrize("name", ["state", "start", "learning_rate", "self", "grads", "window"])
+@pytest.mark.parametrize("window", [1, 2])
+def test_a_loss_may_call_its_batch_what_it_likes(name, window):
+    names: dict = {}
+    exec(f"def loss(x, *, {name}): return (x - {name}) ** 2 / 2", names)
+    opt = ordering.backward(odeopt.euler(0.5), window, example={name: 0.0})
+    x, state = jnp.array(0.0), opt.init(jnp.array(0.0))
+    for target in (8.0, 0.0):
+        updates, state = opt.update(None, state, x, value_fn=names["loss"], **{name: target})
+        x = x + updates
+    assert float(x) == {1: 2.0, 2: 4.0}[window]
