@@ -163,7 +163,9 @@ def ode_optimizer(
         flow = corrected(flow, method, correction)
     method.check(flow)
     staged = staged and method.gradients_per_step != 1
-    has = flow.has | method.has | (Information.POINT if staged else _MODES)
+    has = flow.has | method.has | _MODES
+    if staged:  # there is one gradient, and nothing to evaluate
+        has &= ~(Information.VALUE | Information.PRODUCT | Information.ERROR)
     if stage_transform is not None:
         has &= ~(Information.VALUE | Information.POTENTIAL)
     lacking = rule.needs & ~has

@@ -90,7 +90,7 @@ def hessian(
 ) -> LinearMap:
     """`vector -> H vector` at `params`, forward over reverse."""
     evaluate = Objective({**arguments, "value_fn": value_fn})
-    return lambda vector: jax.jvp(lambda p: evaluate(p, 0), (params,), (vector,))[1]
+    return lambda vector: jax.jvp(lambda p: evaluate.gradient(p), (params,), (vector,))[1]
 
 
 def check_products(products: int) -> None:

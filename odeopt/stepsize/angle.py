@@ -65,7 +65,11 @@ class Angle(AbstractRule):
         agreement = -_cosine(descent, heading, jnp.sqrt(square))
         turned = jnp.where(agreement < 0, self.shrink * agreement, agreement)
         change = turned * self.gain * (1.0 if self.clock is None else rate)
-        size = jnp.minimum(state.log_size + change, jnp.log(jnp.asarray(self.limit, float)))
+        # A gradient whose square overflows says nothing of the angle.
+        known = jnp.isfinite(change) & jnp.isfinite(square)
+        limit = jnp.log(jnp.asarray(self.limit, float))
+        size = jnp.minimum(state.log_size + jnp.where(known, change, 0.0), limit)
+        square = jnp.where(known, square, state.square)
         return jnp.exp(size), Heading(size, square, state.update)
 
     def judge(self, state: Heading, info: StepInfo, h: Float[Array, ""], step: Step) -> Verdict:

@@ -98,7 +98,8 @@ def test_rules_drive_every_solver_under_jit_and_scan(make, rule):
         return (optax.apply_updates(x, updates), state), value
 
     (_, state), losses = jax.jit(lambda: jax.lax.scan(step, (start, opt.init(start)), length=300))()
-    assert losses[-1] < 0.05 * losses[0]
+    # with CLR the loss goes up and down, and where it is at the end is a matter of rounding
+    assert jnp.median(losses[-100:]) < 0.05 * losses[0]
     assert int(state.steps) == 300
 
 
@@ -109,7 +110,7 @@ def test_what_a_rule_needs_is_asked_for():
         opt.update(x, opt.init(x), x)
     with pytest.raises(ValueError, match="value_fn=loss"):
         odeopt.euler(drift_adjusted()).update(x, odeopt.euler(drift_adjusted()).init(x), x)
-    for rule, what in [(corridor(), "value"), (drift_adjusted(), "curvature")]:
+    for rule, what in [(corridor(), "the loss"), (drift_adjusted(), "Hessian products")]:
         with pytest.raises(ValueError, match=f"needs {what}.*staged"):
             odeopt.heun(rule, staged=True)
 

@@ -134,7 +134,7 @@ def test_a_method_without_an_estimate_is_refused(make):
 
 
 def test_staged_mode_refuses_it():
-    with pytest.raises(ValueError, match="EmbeddedError needs error"):
+    with pytest.raises(ValueError, match="EmbeddedError needs an error estimate"):
         odeopt.heun(odeopt.stepsize.embedded_error(1e-3, 1e-3), staged=True)
 
 

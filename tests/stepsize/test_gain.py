@@ -156,20 +156,15 @@ def test_mixed_trees_keep_their_types():
 
 def test_what_cannot_work_is_refused():
     x = jnp.ones(2)
-    loss = lambda x: jnp.sum(x**2)
-    with pytest.raises(ValueError, match=r"GainRatio needs curvature, value.*staged"):
+    with pytest.raises(ValueError, match=r"GainRatio needs the loss, Hessian products.*staged"):
         odeopt.heun(gain_ratio(), staged=True)
-    for opt, message, arguments in [
-        (odeopt.heavy_ball(gain_ratio(), 0.9), "HeavyBallFlow has momentum", {"value_fn": loss}),
-        (odeopt.euler(gain_ratio()), "value_fn=loss", {}),
-        (
-            odeopt.euler(gain_ratio(), stage_transform=optax.clip(1.0)),
-            "drop `stage_transform=`",
-            {"value_fn": loss},
-        ),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            opt.update(x, opt.init(x), x, **arguments)
+    with pytest.raises(ValueError, match="a flow that descends the loss, which HeavyBallFlow"):
+        odeopt.heavy_ball(gain_ratio(), 0.9)
+    with pytest.raises(ValueError, match=r"needs the loss.*with a stage_transform"):
+        odeopt.euler(gain_ratio(), stage_transform=optax.clip(1.0))
+    opt = odeopt.euler(gain_ratio())
+    with pytest.raises(ValueError, match="value_fn=loss"):
+        opt.update(x, opt.init(x), x)
 
 
 @pytest.mark.parametrize("name", ["first", "least", "limit"])

@@ -165,7 +165,7 @@ def test_a_mask_hides_its_parameters():
 
 
 def test_what_cannot_work_is_refused():
-    with pytest.raises(ValueError, match=r"SharpnessRule needs curvature.*staged"):
+    with pytest.raises(ValueError, match=r"SharpnessRule needs Hessian products.*staged"):
         odeopt.heun(sharpness(), staged=True)
     x = jnp.ones(3)
     opt = odeopt.euler(sharpness())
