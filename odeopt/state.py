@@ -83,7 +83,7 @@ def select(accept: bool | Bool[Array, ""], moved: PyTree, stayed: PyTree) -> PyT
 def add_count(count: Int[Array, ""], more: int | Int[Array, ""]) -> Int[Array, ""]:
     """`count + more`, which saturates, as optax's counters do."""
     limit = jnp.iinfo(jnp.int32).max
-    return jnp.where(count > limit - more, limit, count + more)
+    return jnp.where(count > limit - more, limit, count + more).astype(count.dtype)
 
 
 def counted(
