@@ -16,6 +16,7 @@ import jax
 from . import kernels, reference, steps
 from .memory import memory
 from .sharded import sharded
+from .sharpness import sharpness_calls
 from .sweep import sweep
 from .timing import QUICK_ROUNDS, ROUNDS, Row
 
@@ -28,6 +29,7 @@ BENCHMARKS = {
     "compile": steps.compile_time,
     "diffrax": steps.foreign,
     "curvature": steps.curvature,
+    "sharpness": sharpness_calls,
     "sharded": sharded,
     "sweep": sweep,
 }

@@ -1,14 +1,20 @@
 """The largest curvature of a loss. May use: `odeopt.objective`, `odeopt.lanczos`."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ..lanczos import lanczos, start_vector
 from ..objective import LinearMap, Objective
+
+Result = TypeVar("Result")
+
+_PROGRAMS = 32  # kept, with the functions that they are of and what those close over
 
 
 class Sharpness(NamedTuple):
@@ -43,6 +49,11 @@ def sharpness(
     parameters, in float32 at least and split over devices as they are. A complex entry counts as
     a pair. Safe under `jit` and `vmap`.
 
+    Needs no `jit` to be fast: the program is compiled at the first call and kept for later calls
+    with the same function object, shapes and settings. So hand over by name what changes, such as
+    the batch, as arrays: what `value_fn` closes over stays what it was at the first call, and a
+    new function object or Python number compiles again.
+
     Args:
       value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`.
       params: where the curvature is taken.
@@ -68,7 +79,19 @@ def sharpness(
       >>> found.value.round(4), abs(found.vector).round(3)
       (Array(18., dtype=float32), Array([0., 0., 1.], dtype=float32))
     """
-    return extreme(hessian(value_fn, params, arguments), params, products, start, magnitude)
+    return compiled(_sharpness, value_fn, params, arguments, products, start, magnitude)
+
+
+def _sharpness(
+    value_fn: Callable[..., Any],
+    params: PyTree[Array],
+    arguments: dict[str, Any],
+    products: int,
+    start: PyTree[Array] | None,
+    magnitude: bool,
+) -> Sharpness:
+    product = hessian(value_fn, params, arguments)
+    return extreme(product, params, products, start, magnitude)
 
 
 def extreme(
@@ -88,9 +111,47 @@ def extreme(
 def hessian(
     value_fn: Callable[..., Any], params: PyTree[Array], arguments: dict[str, Any]
 ) -> LinearMap:
-    """`vector -> H vector` at `params`, forward over reverse."""
+    """`vector -> H vector` at `params`, forward over reverse, linearized once for all products."""
     evaluate = Objective({**arguments, "value_fn": value_fn})
-    return lambda vector: jax.jvp(lambda p: evaluate(p, 0), (params,), (vector,))[1]
+    return jax.linearize(lambda p: evaluate(p, 0), params)[1]
+
+
+def compiled(function: Callable[..., Result], *operands: Any) -> Result:
+    """`function(*operands)` as one program, which later calls like it use again.
+
+    Arrays are arguments of the program. All else among the leaves is a part of it: numbers and
+    strings by value, functions by identity. It runs as it is inside another trace, which compiles
+    or maps it, and where something cannot be hashed.
+    """
+    leaves, structure = jax.tree.flatten(operands)
+    arrays = [leaf if isinstance(leaf, jax.Array | np.ndarray) else None for leaf in leaves]
+    rest = tuple(
+        leaf if array is None else None for array, leaf in zip(arrays, leaves, strict=True)
+    )
+    kinds = tuple(type(leaf) for leaf in rest)  # 1, 1.0 and True are equal
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+    if traced or not _hashable((structure, rest)):
+        return function(*operands)
+    return _program(function, structure, rest, kinds)(arrays)
+
+
+@functools.lru_cache(maxsize=_PROGRAMS)
+def _program(
+    function: Callable[..., Result], structure: Any, rest: tuple, kinds: tuple[type, ...]
+) -> Callable[[list[Array | None]], Result]:
+    def run(arrays: list[Array | None]) -> Result:
+        leaves = [a if r is None else r for a, r in zip(arrays, rest, strict=True)]
+        return function(*jax.tree.unflatten(structure, leaves))
+
+    return jax.jit(run)
+
+
+def _hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def check_products(products: int) -> None:
