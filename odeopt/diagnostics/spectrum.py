@@ -6,7 +6,6 @@ May use: `odeopt.curvature`, `odeopt.lanczos`, `odeopt.objective`, `odeopt.split
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
