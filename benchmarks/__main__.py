@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 
 from . import kernels, reference, steps
+from .imports import imports
 from .memory import memory
 from .sharded import sharded
 from .sharpness import sharpness_calls
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "diffrax": steps.foreign,
     "curvature": steps.curvature,
     "sharpness": sharpness_calls,
+    "import": imports,
     "sharded": sharded,
     "sweep": sweep,
 }
