@@ -120,7 +120,7 @@ def compiled(function: Callable[..., Result], *operands: Any) -> Result:
     """`function(*operands)` as one program, which later calls like it use again.
 
     Arrays are arguments of the program. All else among the leaves is a part of it: numbers and
-    strings by value, functions by identity. It runs as it is inside another trace, which compiles
+    strings by value, functions by identity. It runs as it is if a leaf is traced, which compiles
     or maps it, and where something cannot be hashed.
     """
     leaves, structure = jax.tree.flatten(operands)
@@ -138,7 +138,7 @@ def compiled(function: Callable[..., Result], *operands: Any) -> Result:
 @functools.lru_cache(maxsize=_PROGRAMS)
 def _program(
     function: Callable[..., Result], structure: Any, rest: tuple, kinds: tuple[type, ...]
-) -> Callable[[list[Array | None]], Result]:
+) -> Callable[..., Result]:
     def run(arrays: list[Array | None]) -> Result:
         leaves = [a if r is None else r for a, r in zip(arrays, rest, strict=True)]
         return function(*jax.tree.unflatten(structure, leaves))
