@@ -14,8 +14,10 @@ from pathlib import Path
 import jax
 
 from . import kernels, reference, steps
+from .imports import imports
 from .memory import memory
 from .sharded import sharded
+from .sharpness import sharpness_calls
 from .sweep import sweep
 from .timing import QUICK_ROUNDS, ROUNDS, Row
 
@@ -28,6 +30,8 @@ BENCHMARKS = {
     "compile": steps.compile_time,
     "diffrax": steps.foreign,
     "curvature": steps.curvature,
+    "sharpness": sharpness_calls,
+    "import": imports,
     "sharded": sharded,
     "sweep": sweep,
 }

@@ -79,6 +79,26 @@ class Loop:
         return (time.perf_counter() - begin) / calls / self._divide
 
 
+class Call:
+    """A function called again and again on the same arguments, as a user calls it.
+
+    Args:
+        function: `function(*arguments)`, compiled or not.
+        arguments: What it is handed.
+    """
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self._function = function
+        self._arguments = arguments
+
+    def seconds(self, calls: int) -> float:
+        """Seconds of one call, averaged over `calls` of them in a row."""
+        begin = time.perf_counter()
+        for _ in range(calls):
+            jax.block_until_ready(self._function(*self._arguments))
+        return (time.perf_counter() - begin) / calls
+
+
 def paired(first: Loop, second: Loop, rounds: int) -> list[tuple[float, float]]:
     """Seconds of both sides in each round; who goes first alternates."""
     for side in (first, second):

@@ -3,10 +3,12 @@
 May use: `odeopt.objective`, `odeopt.sums`.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
@@ -58,7 +60,7 @@ def lanczos(product: LinearMap, start: PyTree[Array], like: PyTree[Array], produ
       products: applications; no more than there are dimensions.
     """
     size = min(products, dimension(like))  # there are no more directions
-    dtype = jnp.result_type(*(leaf.real.dtype for leaf in jax.tree.leaves(start)))
+    dtype = _widest(start)
     # Made of `start`, so that it is split as that is.
     basis = jax.tree.map(lambda x: jnp.broadcast_to(jnp.zeros_like(x), (size, *x.shape)), start)
     Carry = tuple[PyTree[Array], Array, PyTree[Array], Array]
@@ -110,10 +112,11 @@ def lanczos(product: LinearMap, start: PyTree[Array], like: PyTree[Array], produ
 def _ritz(diagonal: Array, beside: Array) -> tuple[Array, Array, Array, Array]:
     """Values, weights and vectors of the tridiagonal matrix, and which of its rows are good."""
     # Entries count up to the first that is not finite, or comes after a breakdown.
-    one = jnp.ones(1, bool)
-    reach = jax.lax.cummax(jnp.maximum(jnp.abs(diagonal[:-1]), jnp.append(0 * one, beside[:-1])))
+    before = jnp.append(jnp.zeros(1, beside.dtype), beside[:-1])
+    reach = jax.lax.cummax(jnp.maximum(jnp.abs(diagonal[:-1]), before[: len(beside)]))
     linked = beside > _BREAKDOWN * jnp.finfo(diagonal.dtype).eps * reach
-    found = jnp.cumprod(jnp.isfinite(diagonal) & jnp.append(one, linked)).astype(bool)
+    good = jnp.isfinite(diagonal) & jnp.append(jnp.ones(1, bool), linked)
+    found = jax.lax.cummin(good.astype(jnp.int32)).astype(bool)
     diagonal = jnp.where(found, diagonal, 0.0)
     beside = jnp.where(found[1:], beside, 0.0)
     # The rest is decoupled, and below everything that was found.
@@ -178,13 +181,19 @@ def dimension(tree: PyTree[Array]) -> int:
 def flatten(tree: PyTree[Array]) -> Float[Array, " n"]:
     """One real vector, at least float32: complex entries are pairs of real ones."""
     leaves = jax.tree.leaves(tree)
-    dtype = jnp.result_type(jnp.float32, *(jnp.finfo(leaf.dtype).dtype for leaf in leaves))
+    dtype = _widest(tree)
     parts = [
         part.ravel().astype(dtype)
         for leaf in leaves
         for part in ((leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,))
     ]
     return jnp.concatenate(parts) if parts else jnp.zeros(0, dtype)
+
+
+def _widest(tree: PyTree[Array]) -> np.dtype:
+    """The dtype of the widest real part, at least float32; also under strict promotion."""
+    reals = [jnp.finfo(leaf.dtype).dtype for leaf in jax.tree.leaves(tree)]
+    return functools.reduce(np.promote_types, reals, np.dtype(np.float32))
 
 
 def unflatten(vector: Float[Array, " n"], like: PyTree[Array]) -> PyTree[Array]:

@@ -1,14 +1,16 @@
 """The largest curvature of a loss. May use: `odeopt.objective`, `odeopt.lanczos`."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import jax
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..lanczos import lanczos, start_vector
 from ..objective import LinearMap, Objective
+
+Result = TypeVar("Result")
 
 
 class Sharpness(NamedTuple):
@@ -43,6 +45,11 @@ def sharpness(
     parameters, in float32 at least and split over devices as they are. A complex entry counts as
     a pair. Safe under `jit` and `vmap`.
 
+    Needs no `jit` to be fast: the program is compiled at the first call and kept for later calls
+    with the same function object, shapes and settings. So hand over by name what changes, such as
+    the batch, as arrays: what `value_fn` closes over stays what it was at the first call, and a
+    new function object or Python number compiles again.
+
     Args:
       value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`.
       params: where the curvature is taken.
@@ -68,7 +75,19 @@ def sharpness(
       >>> found.value.round(4), abs(found.vector).round(3)
       (Array(18., dtype=float32), Array([0., 0., 1.], dtype=float32))
     """
-    return extreme(hessian(value_fn, params, arguments), params, products, start, magnitude)
+    return compiled(_sharpness, value_fn, params, arguments, products, start, magnitude)
+
+
+def _sharpness(
+    value_fn: Callable[..., Any],
+    params: PyTree[Array],
+    arguments: dict[str, Any],
+    products: int,
+    start: PyTree[Array] | None,
+    magnitude: bool,
+) -> Sharpness:
+    product = hessian(value_fn, params, arguments)
+    return extreme(product, params, products, start, magnitude)
 
 
 def extreme(
@@ -88,9 +107,18 @@ def extreme(
 def hessian(
     value_fn: Callable[..., Any], params: PyTree[Array], arguments: dict[str, Any]
 ) -> LinearMap:
-    """`vector -> H vector` at `params`, forward over reverse."""
+    """`vector -> H vector` at `params`, forward over reverse, linearized once for all products."""
     evaluate = Objective({**arguments, "value_fn": value_fn})
-    return lambda vector: jax.jvp(lambda p: evaluate.gradient(p), (params,), (vector,))[1]
+    return evaluate.product(params)
+
+
+def compiled(function: Callable[..., Result], *operands: Any) -> Result:
+    """`function(*operands)` as one program, which later calls like it use again.
+
+    Arrays are arguments of the program; all else among the leaves is a part of it, functions by
+    identity. So a new batch does not compile again, and a new function does.
+    """
+    return eqx.filter_jit(function)(*operands)
 
 
 def check_products(products: int) -> None:

@@ -1,15 +1,19 @@
-"""Spectra of curvature matrices, and what they say of a step. May use: `odeopt.lanczos`."""
+"""Spectra of curvature matrices, and what they say of a step.
+
+May use: `odeopt.curvature`, `odeopt.lanczos`, `odeopt.objective`, `odeopt.split`, `.sharpness`.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..curvature import gauss_newton
 from ..lanczos import lanczos, start_vector
 from ..objective import LinearMap, forwarded
-from .sharpness import check_products, hessian
+from ..split import Split
+from .sharpness import check_products, compiled, hessian
 
 
 class Spectrum(NamedTuple):
@@ -49,6 +53,12 @@ def spectrum(
       >>> odeopt.diagnostics.spectrum(loss, jnp.ones(3)).values.round(4)
       Array([1., 4., 9.], dtype=float32)
     """
+    return compiled(_hessian_spectrum, value_fn, params, arguments, products)
+
+
+def _hessian_spectrum(
+    value_fn: Callable[..., Any], params: PyTree[Array], arguments: dict[str, Any], products: int
+) -> Spectrum:
     return _density(hessian(value_fn, params, arguments), params, products)
 
 
@@ -84,20 +94,27 @@ def gauss_newton_spectrum(
       >>> odeopt.diagnostics.gauss_newton_spectrum(loss, predict, jnp.ones(2), x=x).values.round(4)
       Array([1., 9.], dtype=float32)
     """
+    return compiled(_gauss_newton_spectrum, loss_fn, predict_fn, params, arguments, products)
+
+
+def _gauss_newton_spectrum(
+    loss_fn: Callable[..., Any],
+    predict_fn: Callable[..., Any],
+    params: PyTree[Array],
+    arguments: dict[str, Any],
+    products: int,
+) -> Spectrum:
     of_loss = forwarded(loss_fn, "loss_fn(outputs)", 1, arguments)
     of_model = forwarded(predict_fn, "predict_fn(params)", 1, arguments)
-    slope = jax.grad(lambda outputs: loss_fn(outputs, **of_loss))
 
-    def model(params: PyTree[Array]) -> PyTree[Array]:
+    def predict(params: PyTree[Array]) -> PyTree[Array]:
         return predict_fn(params, **of_model)
 
-    def product(vector: PyTree[Array]) -> PyTree[Array]:
-        outputs, tangent = jax.jvp(model, (params,), (vector,))
-        curved = jax.jvp(slope, (outputs,), (tangent,))[1]
-        (pulled,) = jax.vjp(model, params)[1](curved)
-        return jax.tree.map(jnp.conj, pulled)
+    def loss(outputs: PyTree[Array]) -> Float[Array, ""]:
+        return loss_fn(outputs, **of_loss)
 
-    return _density(product, params, products)
+    split = Split(predict, loss, {}, lambda params, sample: predict(params))
+    return _density(gauss_newton(split, params), params, products)
 
 
 def _density(product: LinearMap, params: PyTree[Array], products: int) -> Spectrum:

@@ -3,6 +3,7 @@
 May use: `odeopt.flows`, `odeopt.lanczos`, `odeopt.sums`, `.linear`, `.linearized`.
 """
 
+import importlib
 import math
 from collections.abc import Callable
 from typing import ClassVar
@@ -13,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
-from matfree import decomp
 
 from ..flows import AbstractFlow, State
 from ..lanczos import combined, dimension, flatten, lanczos, unflatten
@@ -185,6 +185,8 @@ class ExponentialEuler(AbstractLinearized):
         self, h: Array, f: PyTree, jacobian: LinearMap, field: Callable[[PyTree], PyTree]
     ) -> tuple[PyTree, diffrax.RESULTS]:
         """By the exponential of one matrix that holds the projected Jacobian and the start."""
+        decomp = importlib.import_module("matfree.decomp")  # few need it, and it takes a while
+
         start = flatten(f)
         size = min(self.products, start.size)
         basis, projected, *_ = decomp.hessenberg(size, reortho="full")(

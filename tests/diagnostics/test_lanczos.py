@@ -208,3 +208,59 @@ def test_what_is_missing_is_named():
         diagnostics.sharpness(lambda p: 0.0, {})
     with pytest.raises(ValueError, match="products is 0"):
         diagnostics.spectrum(jnp.sum, jnp.ones(2), products=0)
+
+
+def counted(traces):
+    def loss(params, x, y, power=2, mode="mean"):
+        traces.append((power, mode))
+        hidden = jnp.tanh(x @ params["in"] + params["bias"])
+        return getattr(jnp, mode)((hidden @ params["out"] - y) ** power)
+
+    return loss
+
+
+def test_a_new_batch_is_an_argument_of_the_program_and_a_new_setting_is_not(trained):
+    params, data, dense = trained
+    traces = []
+    loss = counted(traces)
+    first = diagnostics.sharpness(loss, params, **data)
+    np.testing.assert_allclose(first.value, np.linalg.eigvalsh(dense)[-1], rtol=1e-10)
+    compiled = len(traces)
+    other = {name: 2 * leaf for name, leaf in data.items()}
+    again = diagnostics.sharpness(loss, params, **other)
+    assert len(traces) == compiled
+    expected = jitted(diagnostics.sharpness, network)(params, **other)
+    np.testing.assert_allclose(again.value, expected.value, rtol=1e-10)
+    by_sum = diagnostics.sharpness(loss, params, mode="sum", **data)
+    np.testing.assert_allclose(by_sum.value, 40 * first.value, rtol=1e-9)
+    # 2 and 2.0 are equal, but not the same program
+    before = len(traces)
+    diagnostics.sharpness(loss, params, power=2.0, **data)
+    assert len(traces) > before
+
+
+def test_what_cannot_be_hashed_is_run_as_it_is():
+    class Loss:
+        __hash__ = None
+
+        def __call__(self, x, batch):
+            return batch * jnp.sum(x**2)
+
+    found = diagnostics.sharpness(Loss(), jnp.ones(2), batch=jnp.float32(3.0))
+    np.testing.assert_allclose(found.value, 6.0, rtol=1e-6)
+
+
+def test_strict_promotion_changes_nothing():
+    loss = lambda p, x: jnp.mean(jnp.tanh(x @ p["w"]) ** 2) + jnp.sum(p["b"] ** 2)
+    outputs = lambda p, x: x @ p["w"]
+    params, x = {"w": jnp.ones((3, 2)), "b": jnp.ones(4)}, jnp.ones((5, 3))
+
+    def measured():
+        found = diagnostics.sharpness(loss, params, magnitude=True, start=params, x=x)
+        density = diagnostics.spectrum(loss, params, x=x)
+        model = diagnostics.gauss_newton_spectrum(lambda o: jnp.sum(o**2), outputs, params, x=x)
+        return found, density, model
+
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        strict = measured()
+    jax.tree.map(np.testing.assert_array_equal, strict, measured())

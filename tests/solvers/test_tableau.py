@@ -120,6 +120,27 @@ def test_stability_limits_of_the_literature(name):
     assert ALL[name][0].stability_limit == pytest.approx(LIMITS[name], abs=5e-5)
 
 
+def test_the_limit_of_composed_euler_steps_is_the_sum_of_theirs():
+    for stages in range(1, 61):
+        steps = Tableau.from_recursion([0.0] + [1.0] * (stages - 1), [1 / stages] * stages)
+        assert steps.stability_limit == pytest.approx(2 * stages, rel=1e-10)
+
+
+def test_the_limit_of_rk4_is_exact():
+    assert ALL["rk4"][0].stability_limit == pytest.approx(2.785293563405282, rel=1e-12)
+
+
+@pytest.mark.parametrize("stages", [2, 7, 30, 60])
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("damping", [0.0, 0.05])
+def test_the_limit_of_a_chebyshev_method_is_past_the_points_where_it_touches_1(
+    stages, order, damping
+):
+    method = odeopt.solvers.RungeKuttaChebyshev(stages, order, damping)
+    limit = Tableau(*method.butcher()).stability_limit
+    assert limit == pytest.approx(method.stability_limit, rel=1e-10)
+
+
 @by_tableau
 def test_the_limit_separates_stable_from_unstable(name):
     tableau, _ = ALL[name]
