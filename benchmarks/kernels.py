@@ -48,7 +48,7 @@ def _loop(step: Callable[..., Any], carry: Carry, rest: tuple[Any, ...]) -> Loop
 
 def _optimizer(factory: Callable[..., Any], **kwargs: Any) -> Callable[[Any, str], Side]:
     def side(tree: Any, kernel: str) -> Side:
-        optimizer = factory(RATE, kernel=kernel, **kwargs)
+        optimizer = kernels.using(kernel, factory(RATE, **kwargs))
         return update_step(optimizer), (tree, optimizer.init(tree)), (_half(tree), None)
 
     return side
@@ -56,27 +56,18 @@ def _optimizer(factory: Callable[..., Any], **kwargs: Any) -> Callable[[Any, str
 
 def _combination(tree: Any, kernel: str) -> Side:
     def step(carry: Carry, *slopes: Any) -> Carry:
-        update = kernels.combination(jnp.float32(RATE), RK4, slopes, kernel=kernel)
+        with kernels.chosen(kernel):
+            update = kernels.combination([RATE * w for w in RK4], slopes)
         return (jax.tree.map(jnp.add, carry[0], update),)
 
     return step, (tree,), (_half(tree),) * 4
 
 
-def _with_error(tree: Any, kernel: str) -> Side:
-    def step(carry: Carry, *slopes: Any) -> Carry:
-        weights, h = [w - 1 / 4 for w in RK4], jnp.float32(RATE)
-        update, squares = kernels.combination_with_error(
-            h, RK4, weights, slopes, carry[0], rtol=1e-2, atol=1e-3, kernel=kernel
-        )
-        return jax.tree.map(jnp.add, carry[0], update), squares
-
-    return step, (tree, jnp.zeros([], float)), (_half(tree),) * 4
-
-
 def _rounding(tree: Any, kernel: str) -> Side:
     def step(carry: Carry, updates: Any) -> Carry:
         params, number = carry
-        return kernels.add_rounded(params, updates, number, kernel=kernel), number + 1
+        with kernels.chosen(kernel):
+            return kernels.add_rounded(params, updates, number), number + 1
 
     updates = jax.tree.map(lambda p: jnp.full_like(p, RATE, jnp.float32), tree)
     return step, (tree, jnp.zeros([], jnp.int32)), (updates,)
@@ -88,7 +79,6 @@ def _half(tree: Any) -> Any:
 
 SIDES: dict[str, Callable[[Any, str], Side]] = {
     "combination": _combination,
-    "combination with error": _with_error,
     "momentum": _optimizer(odeopt.heavy_ball),
     "adam": _optimizer(odeopt.adam),
     "exponential_adam": _optimizer(odeopt.strang_adam, weight_decay=1e-4),

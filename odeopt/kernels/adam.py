@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .fused import Number, Outputs, fused
+from .fused import Number, Outputs, fused, rounded
 
 
 class AdamNumbers(NamedTuple):
@@ -49,8 +49,9 @@ def adam_step(
 ) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
     r"""Both moments relax to the gradient, then the parameters move by $-h(u + wx)$.
 
-    Leaves below 32 bits in float32, rounded once; every leaf in its own dtype. The Pallas form
-    writes the update where the gradient was, and the moments in their own place.
+    Every leaf in its own dtype, equal to optax; float16, and the Pallas form below 32 bits, in
+    float32, rounded once. The Pallas form writes the update where the gradient was, and the
+    moments in their own place.
 
     Args:
       h: the step size $h$.
@@ -103,20 +104,20 @@ def decaying_time(h: Float[Array, ""], decay: Number) -> Float[Array, ""]:
     return h * jnp.where(exponent == 0, 1.0, -jnp.expm1(-safe) / safe)
 
 
-@fused("adam", outputs=3, roots=True)
+@fused("adam", outputs=3, roots=True, as_optax=True)
 def _adam(numbers: Sequence[Number], g: Array, m: Array, v: Array) -> Outputs:
     h, *known = numbers
     direction, m, v = _direction(known, g, m, v)
-    return -h * direction, m, v
+    return -rounded(h, direction) * direction, m, v
 
 
-@fused("adam", outputs=3, roots=True)
+@fused("adam", outputs=3, roots=True, as_optax=True)
 def _decaying(numbers: Sequence[Number], g: Array, m: Array, v: Array, x: Array) -> Outputs:
     h, *known, decay = numbers
     return _moved(h, decay, known, g, m, v, x)
 
 
-@fused("exponential_adam", outputs=3, roots=True)
+@fused("exponential_adam", outputs=3, roots=True, as_optax=True)
 def _exact(numbers: Sequence[Number], g: Array, m: Array, v: Array, x: Array) -> Outputs:
     *known, time, decay = numbers
     return _moved(time, decay, known, g, m, v, x)
@@ -128,7 +129,7 @@ def _moved(
     direction, m, v = _direction(known, g, m, v)
     if not (isinstance(decay, float) and decay == 0):  # what is masked does not see x
         direction = direction + decay * x
-    return -h * direction, m, v
+    return -rounded(h, direction) * direction, m, v
 
 
 def _direction(known: Sequence[Number], g: Array, m: Array, v: Array) -> Outputs:
@@ -137,11 +138,11 @@ def _direction(known: Sequence[Number], g: Array, m: Array, v: Array) -> Outputs
     v = gain2 * _square(g) + b2 * v
     if ahead:
         kept, gain, later = ahead
-        mean = kept * (m / later) + gain * (g / first)
+        mean = kept * (m / rounded(later, m)) + gain * (g / rounded(first, g))
     else:
-        mean = m / first
+        mean = m / rounded(first, m)
     # floored at 0, as the flow's: a Runge-Kutta stage may have left the cone of averages
-    size = jnp.maximum(jnp.real(v / second), 0)
+    size = jnp.maximum(jnp.real(v / rounded(second, v)), 0)
     return mean / (jnp.sqrt(size + eps_root) + eps), m, v
 
 

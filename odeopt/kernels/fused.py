@@ -33,6 +33,7 @@ class Fused:
       in_place: whether a kernel writes output i where array i was.
       indexed: whether the formula's last array is the flat index of each element, uint32.
       roots: whether it takes square roots, which the GPU form has from jax 0.12 on.
+      as_optax: whether the reference computes in bfloat16 where the leaves are, as optax does.
     """
 
     formula: Callable[..., Sequence[Array]]
@@ -41,6 +42,7 @@ class Fused:
     in_place: bool
     indexed: bool
     roots: bool
+    as_optax: bool
 
     def __call__(
         self, numbers: Sequence[Number], *trees: PyTree[Array], own: Sequence[PyTree[Number]] = ()
@@ -55,32 +57,26 @@ class Fused:
         platforms = where(current(), self.name)  # read outside of every jit of our own
         structure: Any = jax.tree.structure(trees[0])
         columns = [structure.flatten_up_to(tree) for tree in (*trees, *own)]
-        known: dict[Any, tuple[Number, ...]] = {}
         results = []
         for leaf in zip(*columns, strict=True):
-            arrays, mine = leaf[: len(trees)], leaf[len(trees) :]
-            takes = platforms and arrays[0].size > 0 and all(map(jnp.isrealobj, arrays))
-            dtype = _real(*arrays) if takes else _real(arrays[0])
-            if dtype not in known:
-                known[dtype] = _cast(numbers, dtype)
-            given = known[dtype] + _cast(mine, dtype)
-            if takes:
-                stacked = jnp.stack([jnp.asarray(n, None if _counts(n) else dtype) for n in given])
-                results.append(_kernel(self, platforms, stacked, *arrays))
-            else:
-                results.append(self.reference(given, *arrays))
+            arrays, given = leaf[: len(trees)], (*numbers, *leaf[len(trees) :])
+            floats = tuple(float(n) if isinstance(n, int | float) else None for n in given)
+            others = tuple(n for n, known in zip(given, floats, strict=True) if known is None)
+            results.append(_leaf(self, platforms, floats, others, *arrays))
         return tuple(structure.unflatten(r[i] for r in results) for i in range(self.outputs))
 
     def reference(self, numbers: Sequence[Number], *arrays: Array) -> Outputs:
         """The formula as XLA compiles it.
 
-        On leaves below 32 bits in float32, rounded once. Else on the arrays as they are, so that a
-        moment in half the precision of its gradient is treated as optax does.
+        On leaves below 32 bits in float32, rounded once; see `as_optax` for bfloat16. (float16 has
+        not the range for squares.) Else on the arrays as they are, so that a moment in half the
+        precision of its gradient is treated as optax does.
         """
         index = None
         if self.indexed:
             index = jnp.arange(arrays[0].size, dtype=jnp.uint32).reshape(arrays[0].shape)
-        if jnp.finfo(arrays[0].dtype).bits < 32:
+        dtype = arrays[0].dtype
+        if jnp.finfo(dtype).bits < 32 and not (self.as_optax and dtype == jnp.bfloat16):
             return self.widened(numbers, arrays, index)
         return self._evaluated(numbers, arrays, arrays, index)
 
@@ -112,9 +108,15 @@ def fused(
     in_place: bool = True,
     indexed: bool = False,
     roots: bool = False,
+    as_optax: bool = False,
 ) -> Callable[[Callable[..., Sequence[Array]]], Fused]:
     """A decorator: of a formula, a fused update; see `Fused`."""
-    return lambda formula: Fused(formula, name, outputs, in_place, indexed, roots)
+    return lambda formula: Fused(formula, name, outputs, in_place, indexed, roots, as_optax)
+
+
+def rounded(number: Number, array: Array) -> Number:
+    """A number in the dtype of what it multiplies or divides, as optax rounds it."""
+    return number if isinstance(number, float) else number.astype(jnp.finfo(array.dtype).dtype)
 
 
 def _real(*arrays: Array) -> Any:
@@ -124,20 +126,30 @@ def _real(*arrays: Array) -> Any:
     )
 
 
-def _cast(numbers: Sequence[Number], dtype: Any) -> tuple[Number, ...]:
-    """Arrays in this dtype. A float stays one: it keeps its digits and widens nothing."""
-    return tuple(
-        float(n) if isinstance(n, int | float) else n if _counts(n) else n.astype(dtype)
-        for n in numbers
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))  # leaves of equal shape are traced once
+def _leaf(
+    fused: Fused,
+    platforms: tuple[str, ...],
+    floats: tuple[float | None, ...],
+    others: tuple[Array, ...],
+    *arrays: Array,
+) -> Outputs:
+    """One leaf. A float stays one: it keeps its digits and widens nothing."""
+    takes = platforms and arrays[0].size > 0 and all(map(jnp.isrealobj, arrays))
+    dtype = _real(*arrays) if takes else _real(arrays[0])
+    rest = iter(n if n.dtype == jnp.uint32 else n.astype(dtype) for n in others)
+    numbers = [next(rest) if known is None else known for known in floats]
+    if not takes:
+        return fused.reference(numbers, *arrays)
+    stacked = jnp.stack(
+        [
+            n if known is None else jnp.asarray(n, dtype)
+            for n, known in zip(numbers, floats, strict=True)
+        ]
     )
+    return _kernel(fused, platforms, stacked, *arrays)
 
 
-def _counts(number: Number) -> bool:
-    """Whether it is a word of random bits, not a real number."""
-    return not isinstance(number, float) and number.dtype == jnp.uint32
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))  # leaves of equal shape lower once
 def _kernel(fused: Fused, platforms: tuple[str, ...], numbers: Array, *arrays: Array) -> Outputs:
     from .parts import partitioned  # noqa: PLC0415 (which imports this module)
 

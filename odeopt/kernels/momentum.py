@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from jaxtyping import Array, Float, PyTree
 
-from .fused import Number, Outputs, fused
+from .fused import Number, Outputs, fused, rounded
 
 
 def momentum_step(
@@ -17,8 +17,9 @@ def momentum_step(
 ) -> tuple[PyTree[Array], PyTree[Array]]:
     r"""$m^+ = g + \mu m$ and the update $-hm^+$, or $-h(g + \mu m^+)$ with `nesterov`.
 
-    Leaves below 32 bits in float32, rounded once; every leaf in its own dtype. The Pallas form
-    writes the update where the gradient was, and the momentum in its own place.
+    Every leaf in its own dtype, equal to optax; float16, and the Pallas form below 32 bits, in
+    float32, rounded once. The Pallas form writes the update where the gradient was, and the
+    momentum in its own place.
 
     Args:
       h: the step size $h$.
@@ -40,15 +41,15 @@ def momentum_step(
     return update, momentum
 
 
-@fused("momentum", outputs=2)
+@fused("momentum", outputs=2, as_optax=True)
 def _heavy_ball(numbers: Sequence[Number], g: Array, m: Array) -> Outputs:
     h, decay = numbers
     m = g + decay * m
-    return -h * m, m
+    return -rounded(h, m) * m, m
 
 
-@fused("momentum", outputs=2)
+@fused("momentum", outputs=2, as_optax=True)
 def _nesterov(numbers: Sequence[Number], g: Array, m: Array) -> Outputs:
     h, decay = numbers
     m = g + decay * m
-    return -h * (g + decay * m), m
+    return -rounded(h, m) * (g + decay * m), m

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree, UInt32
 
-from .fused import Number, Outputs, fused
-
+from .fused import Outputs, fused
 
 _EXPONENT = 0x7F800000  # of a float32
 
@@ -60,12 +59,12 @@ def add_rounded(
 
 
 @fused("rounding", indexed=True)
-def _add(numbers: Sequence[Number], p: Array, u: Array, index: Array) -> Outputs:
-    first, second = numbers
+def _add(words: Sequence[Any], p: Array, u: Array, index: Array) -> Outputs:
+    first, second = words
     return (_rounded(p.astype(jnp.float32) + u.astype(jnp.float32), first, second, index),)
 
 
-def _rounded(total: Array, first: Number, second: Number, index: Array) -> Array:
+def _rounded(total: Array, first: Array, second: Array, index: Array) -> Array:
     """`total` at random up or down to 16 bits, still in float32; its derivatives are `total`'s."""
     bits = jax.lax.bitcast_convert_type(total, jnp.uint32)
     drawn = ((bits + _noise(index, first, second)) >> 16) << 16
