@@ -57,10 +57,10 @@ def _optimizer(factory: Callable[..., Any], **kwargs: Any) -> Callable[[Any, str
 def _combination(tree: Any, kernel: str) -> Side:
     def step(carry: Carry, *slopes: Any) -> Carry:
         with kernels.chosen(kernel):
-            update = kernels.combination(RK4, slopes)
+            update = kernels.combination([RATE * w for w in RK4], slopes)
         return (jax.tree.map(jnp.add, carry[0], update),)
 
-    return step, (tree,), (jax.tree.map(lambda leaf: RATE * leaf, tree),) * 4
+    return step, (tree,), (_half(tree),) * 4
 
 
 def _rounding(tree: Any, kernel: str) -> Side:

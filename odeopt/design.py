@@ -40,7 +40,7 @@ class Design:
       stage_transform: what every stage's gradient goes through, or None.
       staged: whether every call of `update` is one stage.
       correction: the order that the counter-terms reach, or None.
-      kernel: what runs the fused formulas (`odeopt.kernels.using`), or None.
+      kernel: what runs the fused formulas (`odeopt.kernels.using`).
     """
 
     flow: AbstractFlow
@@ -49,7 +49,7 @@ class Design:
     stage_transform: optax.GradientTransformation | None = None
     staged: bool = False
     correction: int | None = None
-    kernel: str | None = None
+    kernel: str = "auto"
 
     @property
     def _key(self) -> tuple:

@@ -250,7 +250,7 @@ def describe(opt: Optimizer) -> dict[str, Any]:
     options = {
         "stage_transform": design.stage_transform,
         "correction": design.correction,
-        "kernel": design.kernel,
+        "kernel": None if design.kernel == "auto" else design.kernel,
     }
     return {
         "flow": repr(design.flow),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key, PyTree
 
-from .kernels import Kernel, add_rounded
+from .kernels import Kernel, add_rounded, chosen
 
 
 def apply_updates(
@@ -64,7 +64,8 @@ def apply_updates(
             "`step=state.steps`, a `key=`, or both."
         )
     seed = 0 if key is None else jax.random.bits(key, dtype=jnp.uint32)
-    return add_rounded(params, updates, 0 if step is None else step, seed, kernel=kernel)
+    with chosen(kernel):
+        return add_rounded(params, updates, 0 if step is None else step, seed)
 
 
 class CompensatedState(NamedTuple):

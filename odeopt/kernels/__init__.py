@@ -3,12 +3,12 @@
 from .adam import AdamNumbers as AdamNumbers
 from .adam import adam_step as adam_step
 from .adam import decaying_time as decaying_time
-from .adam import exponential_adam_step as exponential_adam_step
 from .choice import MEASURED as MEASURED
 from .choice import Kernel as Kernel
 from .choice import check_kernel as check_kernel
-from .choice import where as where
+from .choice import chosen as chosen
+from .choice import current as current
+from .choice import using as using
 from .combination import combination as combination
-from .combination import combination_with_error as combination_with_error
 from .momentum import momentum_step as momentum_step
 from .rounding import add_rounded as add_rounded

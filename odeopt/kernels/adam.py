@@ -1,4 +1,4 @@
-r"""The step of Adam, and of its flow by exponential splitting. May use: `.fused`, `.choice`."""
+r"""The step of Adam, also with its weight decay solved exactly. May use: `.fused`."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,35 +7,33 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .choice import where
-from .fused import Fused, apply, real_scalars, unzip
-
-Number = float | Float[Array, ""]
+from .fused import Number, Outputs, fused, rounded
 
 
 class AdamNumbers(NamedTuple):
     r"""The numbers of a step of Adam, the same for all parameters.
 
     The moments become $m^+ = b_1m + (1-b_1)g$ and $v^+ = b_2v + (1-b_2)|g|^2$; the direction is
-    $u = (a\,m^+ + c\,g) / (\sqrt{d\,v^+ + \epsilon_r} + \epsilon)$.
+    $u = \hat m / (\sqrt{v^+/w_2 + \epsilon_r} + \epsilon)$ with $\hat m = m^+/w_1$.
 
     Attributes:
       b1: what the step keeps of the first moment.
       b2: what it keeps of the second one.
-      mean: $a$, one over the weight of what the first moment has seen.
-      look: $c$, not 0 where the step looks ahead (`nesterov`).
-      square: $d$, one over the weight of what the second moment has seen.
+      first: $w_1$, the weight of what the first moment has seen.
+      second: $w_2$, the weight of what the second moment has seen.
       eps: $\epsilon$.
       eps_root: $\epsilon_r$.
+      ahead: with Nesterov's look ahead, what the *next* step keeps of the first moment, $b_1'$, and
+        its weight then, $w_1'$: $\hat m = b_1'm^+/w_1' + (1-b_1')g/w_1$. None without.
     """
 
     b1: Number
     b2: Number
-    mean: Number
-    look: Number
-    square: Number
+    first: Number
+    second: Number
     eps: Number
     eps_root: Number
+    ahead: tuple[Number, Number] | None = None
 
 
 def adam_step(
@@ -47,11 +45,13 @@ def adam_step(
     *,
     params: PyTree[Array] | None = None,
     decay: PyTree[Number] = 0.0,
-    kernel: str = "auto",
+    exact_decay: bool = False,
 ) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
     r"""Both moments relax to the gradient, then the parameters move by $-h(u + wx)$.
 
-    In at least float32, rounded once; every leaf in its own dtype.
+    Every leaf in its own dtype, equal to optax; float16, and the Pallas form below 32 bits, in
+    float32, rounded once. The Pallas form writes the update where the gradient was, and the
+    moments in their own place.
 
     Args:
       h: the step size $h$.
@@ -61,8 +61,9 @@ def adam_step(
       numbers: decays, weights and $\epsilon$.
       params: $x$; only read, and only needed, where there is weight decay.
       decay: $w$, a number or a tree of numbers like the parameters.
-      kernel: `"auto"`, `"jnp"` or `"pallas"`, see `kernels.Kernel`. The Pallas form writes the
-        update where the gradient was, and the moments in their own place.
+      exact_decay: the decay solved exactly, the update is $-(u + wx)(1 - e^{-wh})/w$: the parts of
+        Adam's flow in the order in which `strang_adam` composes them from one gradient to the next
+        (the moments, half of this step's drift and half of the next one's, which are one drift).
 
     Returns:
       The update and both moments.
@@ -70,41 +71,25 @@ def adam_step(
     Examples:
       >>> import jax.numpy as jnp, odeopt
       >>> g, zero = jnp.array([1.0, -2.0]), jnp.zeros(2)
-      >>> numbers = odeopt.kernels.AdamNumbers(0.9, 0.999, 1 / 0.1, 0.0, 1 / 0.001, 1e-8, 0.0)
+      >>> numbers = odeopt.kernels.AdamNumbers(0.9, 0.999, 0.1, 0.001, 1e-8, 0.0)
       >>> odeopt.kernels.adam_step(jnp.float32(0.5), g, zero, zero, numbers)[0].round(4)
       Array([-0.5,  0.5], dtype=float32)
     """
-    return _mapped("adam", h, grads, (mu, nu), numbers, params, decay, kernel)
-
-
-def exponential_adam_step(
-    h: Float[Array, ""],
-    grads: PyTree[Array],
-    mu: PyTree[Array],
-    nu: PyTree[Array],
-    numbers: AdamNumbers,
-    *,
-    params: PyTree[Array] | None = None,
-    decay: PyTree[Number] = 0.0,
-    kernel: str = "auto",
-) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
-    r"""As `adam_step`, the decay solved exactly: the update is $-(u + wx)(1 - e^{-wh})/w$.
-
-    The parts of Adam's flow, each solved exactly, in the order in which `strang_adam` composes
-    them from one gradient to the next: the moments, half of this step's drift and half of the next
-    one's, which are one drift.
-
-    Args:
-      h: see `adam_step`, also for what is returned.
-      grads: see `adam_step`.
-      mu: see `adam_step`.
-      nu: see `adam_step`.
-      numbers: see `adam_step`.
-      params: see `adam_step`.
-      decay: see `adam_step`.
-      kernel: see `adam_step`.
-    """
-    return _mapped("exponential_adam", h, grads, (mu, nu), numbers, params, decay, kernel)
+    b1, b2, first, second, eps, eps_root, ahead = numbers
+    # 1 - b with all the digits that b has: in float32 it has lost half of them
+    known: tuple[Number, ...] = (b1, 1 - b1, b2, 1 - b2, first, second, eps, eps_root)
+    if ahead is not None:
+        known += (ahead[0], 1 - ahead[0], ahead[1])
+    if params is None:
+        update, mu, nu = _adam((h, *known), grads, mu, nu)
+        return update, mu, nu
+    decays = jax.tree.broadcast(decay, grads)
+    if not exact_decay:
+        update, mu, nu = _decaying((h, *known), grads, mu, nu, params, own=(decays,))
+    else:
+        times = jax.tree.map(lambda w: decaying_time(h, w), decays)
+        update, mu, nu = _exact(known, grads, mu, nu, params, own=(times, decays))
+    return update, mu, nu
 
 
 def decaying_time(h: Float[Array, ""], decay: Number) -> Float[Array, ""]:
@@ -119,48 +104,46 @@ def decaying_time(h: Float[Array, ""], decay: Number) -> Float[Array, ""]:
     return h * jnp.where(exponent == 0, 1.0, -jnp.expm1(-safe) / safe)
 
 
-def _mapped(
-    name: str,
-    h: Array,
-    grads: PyTree[Array],
-    moments: tuple[PyTree[Array], PyTree[Array]],
-    numbers: AdamNumbers,
-    params: PyTree[Array] | None,
-    decay: PyTree[Number],
-    kernel: str,
-) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
-    platforms = where(kernel, name)
-    b1, b2, *others = numbers
-    # 1 - b with all the digits that b has: in float32 it has lost half of them
-    known = (b1, 1 - b1, b2, 1 - b2, *others)
-
-    def leaf(g: Array, m: Array, v: Array, w: Number, *x: Array) -> tuple[Array, ...]:
-        time = h
-        if name == "exponential_adam":
-            time = decaying_time(h, w)
-        dtypes, aliases = (g.dtype, m.dtype, v.dtype), ((0, 0), (1, 1), (2, 2))
-        fused = Fused(name, _adam, (), dtypes, aliases)
-        arrays = (g, m, v, *x)
-        return apply(fused, platforms, real_scalars((time, w, *known), arrays), *arrays)
-
-    x = () if params is None else (params,)
-    decays = jax.tree.broadcast(decay if x else 0.0, grads)
-    return unzip(jax.tree.map(leaf, grads, *moments, decays, *x), grads, 3)
+@fused("adam", outputs=3, roots=True, as_optax=True)
+def _adam(numbers: Sequence[Number], g: Array, m: Array, v: Array) -> Outputs:
+    h, *known = numbers
+    direction, m, v = _direction(known, g, m, v)
+    return -rounded(h, direction) * direction, m, v
 
 
-def _adam(
-    static: tuple[()], scalars: Sequence[Array], arrays: Sequence[Array], _: None
-) -> tuple[list[Array], list[Array]]:
-    h, w, b1, gain1, b2, gain2, mean, look, square, eps, eps_root = scalars
-    g, m, v, *params = arrays
+@fused("adam", outputs=3, roots=True, as_optax=True)
+def _decaying(numbers: Sequence[Number], g: Array, m: Array, v: Array, x: Array) -> Outputs:
+    h, *known, decay = numbers
+    return _moved(h, decay, known, g, m, v, x)
+
+
+@fused("exponential_adam", outputs=3, roots=True, as_optax=True)
+def _exact(numbers: Sequence[Number], g: Array, m: Array, v: Array, x: Array) -> Outputs:
+    *known, time, decay = numbers
+    return _moved(time, decay, known, g, m, v, x)
+
+
+def _moved(
+    h: Number, decay: Number, known: Sequence[Number], g: Array, m: Array, v: Array, x: Array
+) -> Outputs:
+    direction, m, v = _direction(known, g, m, v)
+    if not (isinstance(decay, float) and decay == 0):  # what is masked does not see x
+        direction = direction + decay * x
+    return -rounded(h, direction) * direction, m, v
+
+
+def _direction(known: Sequence[Number], g: Array, m: Array, v: Array) -> Outputs:
+    b1, gain1, b2, gain2, first, second, eps, eps_root, *ahead = known
     m = gain1 * g + b1 * m
     v = gain2 * _square(g) + b2 * v
+    if ahead:
+        kept, gain, later = ahead
+        mean = kept * (m / rounded(later, m)) + gain * (g / rounded(first, g))
+    else:
+        mean = m / rounded(first, m)
     # floored at 0, as the flow's: a Runge-Kutta stage may have left the cone of averages
-    size = jnp.maximum(square * jnp.real(v), 0)
-    direction = (mean * m + look * g) / (jnp.sqrt(size + eps_root) + eps)
-    for x in params:
-        direction = direction + w * x
-    return [-h * direction, m, v], []
+    size = jnp.maximum(jnp.real(v / rounded(second, v)), 0)
+    return mean / (jnp.sqrt(size + eps_root) + eps), m, v
 
 
 def _square(g: Array) -> Array:

@@ -7,112 +7,115 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.experimental.pallas import tpu as pltpu
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array
 
-from .fused import Fused, Outputs, Scalars
+from .fused import Fused, Outputs
 
-GPU_BLOCK = 1024
+GPU_BLOCK = 1024  # 8 elements for each thread of a warpgroup
 TPU_BLOCK = (256, 512)  # rows, columns: 0.5 MiB of float32 for each operand
-_LANES, _SUBLANES = 128, 8
+_LANES = 128
+_VECTOR = 16  # bytes that a thread of a GPU reads at once
+# Before jax 0.12 Mosaic GPU has no square root, no interpreter, and no kernel writes in place.
+_interpreter: Any = getattr(plgpu, "InterpretGPUParams", None)
+_COMPLETE = _interpreter is not None
+_load: Any = plgpu.load  # whose arguments differ
 
 
-def on_gpu(fused: Fused, scalars: Scalars, *arrays: Array, interpret: bool = False) -> Outputs:
-    """By Triton, in flat blocks; the tail of the last one is masked."""
+def on_gpu(fused: Fused, numbers: Array, *arrays: Array, interpret: bool = False) -> Outputs:
+    """By Mosaic GPU, in flat blocks of one warpgroup; XLA computes the tail."""
     shape, size = arrays[0].shape, arrays[0].size
-    blocks = pl.cdiv(size, GPU_BLOCK)
+    blocks, tail = size // GPU_BLOCK, size % GPU_BLOCK
+    flat = [a.reshape(-1) for a in arrays]
+    width = max(a.dtype.itemsize for a in arrays)
+    layout = plgpu.Layout.WG_STRIDED((GPU_BLOCK,), vec_size=_VECTOR // width)
+    in_place = fused.in_place and _COMPLETE
 
-    def body(*refs: Any) -> None:
-        given, ins, outs = refs[0], refs[1 : 1 + len(arrays)], refs[1 + len(arrays) :]
-        index = pl.program_id(0) * GPU_BLOCK + jnp.arange(GPU_BLOCK, dtype=jnp.int32)
-        inside = index < size
-        values = [plgpu.load(ref, mask=inside, other=0) for ref in ins]
-        outputs, summands = fused(
-            [given[i] for i in range(len(scalars))], values, index.astype(jnp.uint32)
-        )
-        for ref, value in zip(outs, outputs, strict=False):
-            plgpu.store(ref, value, mask=inside)
-        for ref, value in zip(outs[len(outputs) :], summands, strict=True):
-            ref[0] = jnp.sum(jnp.where(inside, value, 0))
+    def load(ref: Any, place: Any) -> Array:
+        if _COMPLETE:
+            return _load(ref.at[place], layout=layout, optimized=False)
+        return _load(ref, place, layout=layout, optimized=False)
 
-    block = pl.BlockSpec((GPU_BLOCK,), lambda i: (i,))
-    results = pl.pallas_call(
+    def body(given: Any, *refs: Any) -> None:
+        start = jax.lax.axis_index("block") * GPU_BLOCK
+        place = pl.ds(start, GPU_BLOCK)
+        index = None
+        if fused.indexed:
+            inner = plgpu.broadcasted_iota(jnp.int32, (GPU_BLOCK,), 0, layout=layout)
+            index = (inner + start).astype(jnp.uint32)
+        values = [load(ref, place) for ref in refs[: len(flat)]]
+        outputs = fused.widened([given[i] for i in range(numbers.size)], values, index)
+        into = refs if in_place else refs[len(flat) :]
+        for ref, value in zip(into, outputs, strict=False):
+            ref[place] = value
+
+    body.__name__ = f"odeopt_{fused.name}"
+    new = (
+        [] if in_place else [jax.ShapeDtypeStruct((size,), a.dtype) for a in flat[: fused.outputs]]
+    )
+    kernel = plgpu.kernel(
         body,
+        out_type=new,
         grid=(blocks,),
-        in_specs=[pl.BlockSpec((len(scalars),), lambda i: (0,)), *[block] * len(arrays)],
-        out_specs=[
-            *[block] * len(fused.dtypes),
-            *[pl.BlockSpec((1,), lambda i: (i,))] * fused.sums,
-        ],
-        out_shape=[
-            *[jax.ShapeDtypeStruct((size,), d) for d in fused.dtypes],
-            *[jax.ShapeDtypeStruct((blocks,), scalars[0].dtype)] * fused.sums,
-        ],
-        input_output_aliases=_aliases(fused, arrays),
-        compiler_params=plgpu.CompilerParams(num_warps=4),
-        interpret=interpret,
-        name=f"odeopt_{fused.name}",
-    )(jnp.stack(scalars), *(a.reshape(-1) for a in arrays))
-    return _gathered(fused, results, shape)
+        grid_names=("block",),
+        **({"interpret": _interpreter()} if interpret else {}),
+    )
+    if in_place:
+        written = pl.run_state(lambda refs: kernel(numbers, *refs))(flat)
+        results = written[: fused.outputs]
+    else:
+        results = kernel(numbers, *flat)
+    if tail:
+        ends = [a[-tail:] for a in flat]
+        index = jnp.arange(size - tail, size, dtype=jnp.uint32) if fused.indexed else None
+        last = fused.widened(tuple(numbers), ends, index)
+        results = [r.at[-tail:].set(end) for r, end in zip(results, last, strict=True)]
+    return tuple(r.reshape(shape) for r in results)
 
 
-def on_tpu(fused: Fused, scalars: Scalars, *arrays: Array, interpret: bool = False) -> Outputs:
+def on_tpu(fused: Fused, numbers: Array, *arrays: Array, interpret: bool = False) -> Outputs:
     """By Mosaic, in tiles of the leaf's last dimension and all others together."""
     shape = arrays[0].shape
     rows, columns = math.prod(shape[:-1]), shape[-1]
     block = tuple(min(b, n) for b, n in zip(TPU_BLOCK, (rows, columns), strict=True))
     grid = (pl.cdiv(rows, block[0]), pl.cdiv(columns, block[1]))
 
-    def body(*refs: Any) -> None:
-        given, ins, outs = refs[0], refs[1 : 1 + len(arrays)], refs[1 + len(arrays) :]
-        row, column = (
-            pl.program_id(axis) * block[axis] + jax.lax.broadcasted_iota(jnp.int32, block, axis)
-            for axis in (0, 1)
-        )
-        index = (row * columns + column).astype(jnp.uint32) if fused.indexed else None
-        outputs, summands = fused(
-            [given[i] for i in range(len(scalars))], [ref[...] for ref in ins], index
-        )
-        for ref, value in zip(outs, outputs, strict=False):
+    def body(given: Any, *refs: Any) -> None:
+        index = None
+        if fused.indexed:
+            row, column = (
+                pl.program_id(axis) * block[axis] + jax.lax.broadcasted_iota(jnp.int32, block, axis)
+                for axis in (0, 1)
+            )
+            index = (row * columns + column).astype(jnp.uint32)
+        values = [ref[...] for ref in refs[: len(arrays)]]
+        outputs = fused.widened([given[i] for i in range(numbers.size)], values, index)
+        for ref, value in zip(refs[len(arrays) :], outputs, strict=True):
             ref[...] = value
-        inside = (row < rows) & (column < columns)
-        for ref, value in zip(outs[len(outputs) :], summands, strict=True):
-            ref[...] = jnp.full(ref.shape, jnp.sum(jnp.where(inside, value, 0)))
 
     tile = pl.BlockSpec(block, lambda i, j: (i, j))
-    partial = pl.BlockSpec((_SUBLANES, _LANES), lambda i, j: (i, j))
-    partials = (grid[0] * _SUBLANES, grid[1] * _LANES)
     results = pl.pallas_call(
         body,
         grid=grid,
         in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), *[tile] * len(arrays)],
-        out_specs=[*[tile] * len(fused.dtypes), *[partial] * fused.sums],
-        out_shape=[
-            *[jax.ShapeDtypeStruct((rows, columns), d) for d in fused.dtypes],
-            *[jax.ShapeDtypeStruct(partials, scalars[0].dtype)] * fused.sums,
-        ],
-        input_output_aliases=_aliases(fused, arrays),
+        out_specs=[tile] * fused.outputs,
+        out_shape=[jax.ShapeDtypeStruct((rows, columns), a.dtype) for a in arrays[: fused.outputs]],
+        # counted with the numbers in front
+        input_output_aliases={i + 1: i for i in range(fused.outputs * fused.in_place)},
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         interpret=interpret,
         name=f"odeopt_{fused.name}",
-    )(jnp.stack(scalars), *(a.reshape(rows, columns) for a in arrays))
-    outputs = results[: len(fused.dtypes)]
-    one_each = [r[::_SUBLANES, ::_LANES] for r in results[len(fused.dtypes) :]]
-    return _gathered(fused, [*outputs, *one_each], shape)
+    )(numbers, *(a.reshape(rows, columns) for a in arrays))
+    return tuple(r.reshape(shape) for r in results)
+
+
+def suits_gpu(fused: Fused, arrays: Sequence[Array]) -> bool:
+    """Whether a leaf fills a block, and this version of jax has what the formula needs."""
+    return arrays[0].size >= GPU_BLOCK and (_COMPLETE or not fused.roots)
 
 
 def suits_tpu(arrays: Sequence[Array]) -> bool:
     """Whether a leaf lies in the tiles of a TPU; flat ones would be padded, at a cost."""
     native = all(a.dtype in (jnp.float32, jnp.bfloat16) for a in arrays)
     return native and arrays[0].ndim > 1 and arrays[0].shape[-1] >= _LANES
-
-
-def _aliases(fused: Fused, arrays: Sequence[Array]) -> dict[int, int]:
-    # counted with the scalars in front
-    return {i + 1: o for i, o in fused.aliases if arrays[i].dtype == fused.dtypes[o]}
-
-
-def _gathered(fused: Fused, results: Sequence[Array], shape: tuple[int, ...]) -> Outputs:
-    count = len(fused.dtypes)
-    return *(r.reshape(shape) for r in results[:count]), *(jnp.sum(r) for r in results[count:])

@@ -1,12 +1,16 @@
 """Which form of a fused update runs where. May use: nothing."""
 
-from typing import Literal, TypeAlias, get_args
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Literal, TypeAlias, get_args
 
 Kernel: TypeAlias = Literal["auto", "jnp", "pallas"]
-"""`"jnp"`: XLA fuses the update. `"pallas"`: a Pallas kernel, on GPU (Triton) and TPU only.
+"""`"jnp"`: XLA fuses the update. `"pallas"`: a Pallas kernel, on NVIDIA GPUs and TPUs.
 `"auto"`: the Pallas kernel on a platform where it was measured to be faster, else `"jnp"`."""
 
-PLATFORMS = ("cuda", "rocm", "tpu")
+PLATFORMS = ("cuda", "tpu")
 
 MEASURED: dict[str, frozenset[str]] = {}
 """Platform -> names of the kernels that `"auto"` runs there: those whose paired timing on that
@@ -14,6 +18,63 @@ platform (`python -m benchmarks --gpu`) was at most 0.95 of the reference's. Non
 
 # For tests: the GPU or the TPU form in Pallas' interpreter, on any platform.
 INTERPRETED = {"interpret": "cuda", "interpret_tpu": "tpu"}
+
+_current: contextvars.ContextVar[str] = contextvars.ContextVar("kernel", default="auto")
+
+
+def current() -> str:
+    """The choice of the optimizer whose update is being traced; `"auto"` outside of any."""
+    return _current.get()
+
+
+@contextlib.contextmanager
+def chosen(kind: str) -> Iterator[None]:
+    """The choice of an optimizer, for the duration of its update.
+
+    Not for users: JAX does not know of the choice, so a program that it has already traced keeps
+    the choice of then. An optimizer made by `using` is another optimizer, traced for itself.
+
+    Raises:
+      ValueError: a name that there is not.
+    """
+    check_kernel(kind)
+    token = _current.set(kind)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def using(kind: Kernel, opt: Any) -> Any:
+    """The optimizer, its updates computed by kernels of this kind. The state stays the same.
+
+    Args:
+      kind: `"auto"`, `"jnp"` or `"pallas"`, see `Kernel`.
+      opt: an optimizer of odeopt.
+
+    Raises:
+      ValueError: a name that there is not.
+      TypeError: something else than an optimizer of odeopt, such as a chain.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> opt = odeopt.kernels.using("jnp", odeopt.heavy_ball(0.5, momentum=0.9))
+      >>> params = jnp.ones(2)
+      >>> opt.update(params, opt.init(params), params)[0]
+      Array([-0.5, -0.5], dtype=float32)
+    """
+    check_kernel(kind)
+    design = getattr(opt, "design", None)
+    if design is None:
+        raise TypeError(
+            f"using() takes an optimizer of odeopt, not a {type(opt).__name__}. In a chain write "
+            f"optax.chain(..., odeopt.kernels.using({kind!r}, opt))."
+        )
+    design = dataclasses.replace(design, kernel=kind)
+    return opt._replace(
+        init=dataclasses.replace(opt.init, design=design),
+        update=dataclasses.replace(opt.update, design=design),
+    )
 
 
 def check_kernel(kernel: str) -> None:
@@ -34,20 +95,8 @@ def where(kernel: str, name: str) -> tuple[str, ...]:
       kernel: what the user chose.
       name: of the fused update, as in `MEASURED`.
     """
-    check_kernel(kernel)
     if kernel == "auto":
         return tuple(p for p in PLATFORMS if name in MEASURED.get(p, ()))
     if kernel == "jnp":
         return ()
     return PLATFORMS if kernel == "pallas" else (kernel,)
-
-
-import contextlib, contextvars, dataclasses
-_CHOICE = contextvars.ContextVar("kernel", default="auto")
-@contextlib.contextmanager
-def chosen(kind):
-    token = _CHOICE.set(kind or "auto")
-    try:
-        yield
-    finally:
-        _CHOICE.reset(token)

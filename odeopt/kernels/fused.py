@@ -1,7 +1,7 @@
 """One pass over a leaf, from one formula: by XLA, by a GPU kernel and by a TPU kernel.
 
 A fused update is a formula in `jax.numpy` for whole arrays (the reference). The kernels run the
-same formula on blocks, so there is nothing else to get wrong than blocking, masking and dtypes.
+same formula on blocks, so there is nothing else to get wrong than blocking, tails and dtypes.
 
 May use: `.choice`.
 """
@@ -15,131 +15,188 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .choice import INTERPRETED, PLATFORMS
+from .choice import INTERPRETED, PLATFORMS, current, where
+
+Number = float | Array
+Outputs = tuple[Array, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Fused:
-    """A fused update of one leaf.
+    """A fused update of trees.
 
     Attributes:
+      formula: `formula(numbers, *arrays) -> outputs`, elementwise, in `jax.numpy`. Output number i
+        is rounded to the dtype of array number i.
       name: its name in `choice.MEASURED`.
-      formula: `formula(scalars, arrays, index) -> (outputs, summands)`, elementwise, in
-        `jax.numpy`. Arrays come in at least float32; outputs are cast to `dtypes`, summands are
-        summed over the leaf. `index` is the flat index of each element, uint32, where asked for.
-        Compared by value: a function of a module, or a `functools.partial` is not.
-      static: coefficients that the formula is given first.
-      dtypes: of the outputs.
-      aliases: (array, output) pairs that share a buffer where XLA may.
-      sums: number of summands.
-      indexed: whether the formula looks at the index.
+      outputs: how many there are.
+      in_place: whether a kernel writes output i where array i was.
+      indexed: whether the formula's last array is the flat index of each element, uint32.
+      roots: whether it takes square roots, which the GPU form has from jax 0.12 on.
+      as_optax: whether the reference computes in bfloat16 where the leaves are, as optax does.
     """
 
+    formula: Callable[..., Sequence[Array]]
     name: str
-    formula: Callable[..., tuple[Sequence[Array], Sequence[Array]]]
-    static: tuple[Any, ...]
-    dtypes: tuple[Any, ...]
-    aliases: tuple[tuple[int, int], ...] = ()
-    sums: int = 0
-    indexed: bool = False
+    outputs: int
+    in_place: bool
+    indexed: bool
+    roots: bool
+    as_optax: bool
 
     def __call__(
-        self, scalars: Sequence[Array], arrays: Sequence[Array], index: Array | None
-    ) -> tuple[list[Array], list[Array]]:
-        """The formula on arrays or blocks of any shape; outputs in their dtypes."""
+        self, numbers: Sequence[Number], *trees: PyTree[Array], own: Sequence[PyTree[Number]] = ()
+    ) -> tuple[PyTree[Array], ...]:
+        """Trees of outputs.
+
+        Args:
+          numbers: step size and the like.
+          trees: of one structure.
+          own: trees with one number for each leaf; the formula gets it after the other numbers.
+        """
+        platforms = where(current(), self.name)  # read outside of every jit of our own
+        structure: Any = jax.tree.structure(trees[0])
+        columns = [structure.flatten_up_to(tree) for tree in (*trees, *own)]
+        results = []
+        for leaf in zip(*columns, strict=True):
+            arrays, given = leaf[: len(trees)], (*numbers, *leaf[len(trees) :])
+            floats = tuple(float(n) if isinstance(n, int | float) else None for n in given)
+            others = tuple(n for n, known in zip(given, floats, strict=True) if known is None)
+            results.append(_leaf(self, platforms, floats, others, *arrays))
+        return tuple(structure.unflatten(r[i] for r in results) for i in range(self.outputs))
+
+    def reference(self, numbers: Sequence[Number], *arrays: Array) -> Outputs:
+        """The formula as XLA compiles it.
+
+        On leaves below 32 bits in float32, rounded once; see `as_optax` for bfloat16. (float16 has
+        not the range for squares.) Else on the arrays as they are, so that a moment in half the
+        precision of its gradient is treated as optax does.
+        """
+        index = None
+        if self.indexed:
+            index = jnp.arange(arrays[0].size, dtype=jnp.uint32).reshape(arrays[0].shape)
+        dtype = arrays[0].dtype
+        if jnp.finfo(dtype).bits < 32 and not (self.as_optax and dtype == jnp.bfloat16):
+            return self.widened(numbers, arrays, index)
+        return self._evaluated(numbers, arrays, arrays, index)
+
+    def widened(
+        self, numbers: Sequence[Number], arrays: Sequence[Array], index: Array | None
+    ) -> Outputs:
+        """The formula on arrays or blocks of any shape, in at least float32, rounded once."""
         wide = [a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in arrays]
-        outputs, summands = self.formula(self.static, scalars, wide, index)
-        return [o.astype(d) for o, d in zip(outputs, self.dtypes, strict=True)], list(summands)
+        return self._evaluated(numbers, wide, arrays, index)
+
+    def _evaluated(
+        self,
+        numbers: Sequence[Number],
+        arrays: Sequence[Array],
+        like: Sequence[Array],
+        index: Array | None,
+    ) -> Outputs:
+        outputs = self.formula(numbers, *arrays, *(() if index is None else (index,)))
+        return tuple(
+            o if o.dtype == x.dtype else o.astype(x.dtype)
+            for o, x in zip(outputs, like, strict=False)
+        )
 
 
-Scalars = tuple[Array, ...]
-Outputs = tuple[Array, ...]
+def fused(
+    name: str,
+    *,
+    outputs: int = 1,
+    in_place: bool = True,
+    indexed: bool = False,
+    roots: bool = False,
+    as_optax: bool = False,
+) -> Callable[[Callable[..., Sequence[Array]]], Fused]:
+    """A decorator: of a formula, a fused update; see `Fused`."""
+    return lambda formula: Fused(formula, name, outputs, in_place, indexed, roots, as_optax)
 
 
-def apply(fused: Fused, platforms: tuple[str, ...], scalars: Scalars, *arrays: Array) -> Outputs:
-    """Outputs, then sums, of a fused update of one leaf.
-
-    Args:
-      fused: the update.
-      platforms: where its Pallas form runs, from `choice.where`.
-      scalars: step size and the like, all of one dtype.
-      arrays: the leaves, of one shape.
-    """
-    fits = arrays[0].size > 0 and all(jnp.isrealobj(a) for a in arrays)
-    if not platforms or not fits:
-        return reference(fused, scalars, *arrays)
-    return _kernel(fused, platforms, scalars, *arrays)
+def rounded(number: Number, array: Array) -> Number:
+    """A number in the dtype of what it multiplies or divides, as optax rounds it."""
+    return number if isinstance(number, float) else number.astype(jnp.finfo(array.dtype).dtype)
 
 
-def real_scalars(numbers: Sequence[Any], arrays: Sequence[Array]) -> Scalars:
-    """Numbers in the real dtype that an update of these arrays is computed in."""
-    reals = [jnp.finfo(a.dtype).dtype for a in arrays]
-    wide = functools.reduce(jnp.promote_types, reals, jnp.dtype(jnp.float32))
-    return tuple(jnp.asarray(n, wide) for n in numbers)
-
-
-def unzip(tree: PyTree, like: PyTree[Array], count: int) -> tuple[PyTree[Array], ...]:
-    """`count` trees from a tree whose leaves are tuples of so many."""
-    return tuple(
-        jax.tree.transpose(jax.tree.structure(like), jax.tree.structure((0,) * count), tree)
+def _real(*arrays: Array) -> Any:
+    """The real dtype that an update of these arrays is computed in."""
+    return functools.reduce(
+        jnp.promote_types, (jnp.finfo(a.dtype).dtype for a in arrays), jnp.dtype(jnp.float32)
     )
 
 
-def reference(fused: Fused, scalars: Scalars, *arrays: Array) -> Outputs:
-    """The formula as XLA compiles it."""
-    index = None
-    if fused.indexed:
-        index = jnp.arange(arrays[0].size, dtype=jnp.uint32).reshape(arrays[0].shape)
-    outputs, summands = fused(scalars, arrays, index)
-    return *outputs, *(jnp.sum(s) for s in summands)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))  # leaves of equal shape are traced once
+def _leaf(
+    fused: Fused,
+    platforms: tuple[str, ...],
+    floats: tuple[float | None, ...],
+    others: tuple[Array, ...],
+    *arrays: Array,
+) -> Outputs:
+    """One leaf. A float stays one: it keeps its digits and widens nothing."""
+    takes = platforms and arrays[0].size > 0 and all(map(jnp.isrealobj, arrays))
+    dtype = _real(*arrays) if takes else _real(arrays[0])
+    rest = iter(n if n.dtype == jnp.uint32 else n.astype(dtype) for n in others)
+    numbers = [next(rest) if known is None else known for known in floats]
+    if not takes:
+        return fused.reference(numbers, *arrays)
+    stacked = jnp.stack(
+        [
+            n if known is None else jnp.asarray(n, dtype)
+            for n, known in zip(numbers, floats, strict=True)
+        ]
+    )
+    return _kernel(fused, platforms, stacked, *arrays)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))  # leaves of equal shape lower once
-def _kernel(fused: Fused, platforms: tuple[str, ...], scalars: Scalars, *arrays: Array) -> Outputs:
+def _kernel(fused: Fused, platforms: tuple[str, ...], numbers: Array, *arrays: Array) -> Outputs:
     from .parts import partitioned  # noqa: PLC0415 (which imports this module)
 
+    def reference(numbers: Array, *arrays: Array) -> Outputs:
+        return fused.reference(tuple(numbers), *arrays)
+
     @jax.custom_jvp
-    def differentiable(scalars: Scalars, *arrays: Array) -> Outputs:
-        return batchable(scalars, *arrays)
+    def differentiable(numbers: Array, *arrays: Array) -> Outputs:
+        return batchable(numbers, *arrays)
 
     @differentiable.defjvp
     def _(primals: tuple, tangents: tuple) -> tuple[Outputs, Outputs]:
-        _, tangent = jax.jvp(functools.partial(reference, fused), primals, tangents)
-        return differentiable(*primals), tangent
+        return differentiable(*primals), jax.jvp(reference, primals, tangents)[1]
 
     @jax.custom_batching.custom_vmap
-    def batchable(scalars: Scalars, *arrays: Array) -> Outputs:
-        placed = functools.partial(_placed, platforms)
-        return partitioned(fused, placed, scalars, *arrays)
+    def batchable(numbers: Array, *arrays: Array) -> Outputs:
+        run = functools.partial(_placed, platforms)
+        if platforms == ("interpret",):  # whose ordered effects the partitioner refuses
+            return run(fused, numbers, *arrays)
+        return partitioned(fused, run, numbers, *arrays)
 
     @batchable.def_vmap
-    def _(size: int, batched: list, scalars: Scalars, *arrays: Array) -> tuple:
-        outputs = len(fused.dtypes) + fused.sums
-        if any(batched[0]) or fused.sums or fused.indexed:
-            axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))
-            form = jax.vmap(functools.partial(reference, fused), in_axes=axes)
-            return form(scalars, *arrays), (True,) * outputs
-        # elementwise: a batch is a larger leaf
-        arrays = tuple(
-            a if b else jnp.broadcast_to(a, (size, *a.shape))
-            for a, b in zip(arrays, batched[1:], strict=True)
-        )
-        return _kernel(fused, platforms, scalars, *arrays), (True,) * outputs
+    def _(size: int, batched: Sequence[bool], *operands: Array) -> tuple[Outputs, Any]:
+        axes = tuple(0 if b else None for b in batched)
+        return jax.vmap(reference, in_axes=axes)(*operands), (True,) * fused.outputs
 
-    return differentiable(scalars, *arrays)
+    return differentiable(numbers, *arrays)
 
 
-def _placed(platforms: tuple[str, ...], fused: Fused, scalars: Scalars, *arrays: Array) -> Outputs:
+def _placed(platforms: tuple[str, ...], fused: Fused, numbers: Array, *arrays: Array) -> Outputs:
     """The form that each platform runs; what it has no kernel for runs the reference there."""
-    from .blocks import on_gpu, on_tpu, suits_tpu  # noqa: PLC0415 (Pallas takes time to import)
+    from . import blocks  # noqa: PLC0415 (Pallas takes time to import)
 
-    plain = functools.partial(reference, fused)
-    gpu, tpu = functools.partial(on_gpu, fused), functools.partial(on_tpu, fused)
-    forms = {"cuda": gpu, "rocm": gpu, "tpu": tpu if suits_tpu(arrays) else plain}
+    def plain(numbers: Array, *arrays: Array) -> Outputs:
+        return fused.reference(tuple(numbers), *arrays)
+
+    forms = {"cuda": plain, "rocm": plain, "tpu": plain}
+    if blocks.suits_gpu(fused, arrays):
+        forms["cuda"] = functools.partial(blocks.on_gpu, fused)
+    if blocks.suits_tpu(arrays):
+        forms["tpu"] = functools.partial(blocks.on_tpu, fused)
     if platforms[0] in INTERPRETED:
         form = forms[INTERPRETED[platforms[0]]]
-        return form(scalars, *arrays, **({} if form is plain else {"interpret": True}))
+        return form(numbers, *arrays, **({} if form is plain else {"interpret": True}))
+    if platforms != PLATFORMS:
+        chosen = {platform: forms[platform] for platform in platforms}
+        return jax.lax.platform_dependent(numbers, *arrays, **chosen, default=plain)
     # Asked for everywhere: on a CPU Pallas itself refuses, when that is compiled.
-    other = gpu if platforms == PLATFORMS else plain
-    chosen = {platform: forms[platform] for platform in platforms}
-    return jax.lax.platform_dependent(scalars, *arrays, **chosen, default=other)
+    other = forms["tpu"] if forms["cuda"] is plain else forms["cuda"]
+    return jax.lax.platform_dependent(numbers, *arrays, **forms, default=other)

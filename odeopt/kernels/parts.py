@@ -16,12 +16,12 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
-from .fused import Fused, Outputs, Scalars
+from .fused import Fused, Outputs
 
-Run = Callable[..., Outputs]  # run(fused, scalars, *arrays)
+Run = Callable[..., Outputs]  # run(fused, numbers, *arrays)
 
 
-def partitioned(fused: Fused, run: Run, scalars: Scalars, *arrays: Array) -> Outputs:
+def partitioned(fused: Fused, run: Run, numbers: Array, *arrays: Array) -> Outputs:
     """`run`, without gathering leaves that are split.
 
     A kernel is a call that XLA cannot cut. Where the sharding is part of the type (explicit axes)
@@ -33,11 +33,11 @@ def partitioned(fused: Fused, run: Run, scalars: Scalars, *arrays: Array) -> Out
         part = functools.partial(_part, fused, run, arrays[0].shape, sharding.mesh, sharding.spec)
         ins, outs = _specs(fused, arrays, sharding.spec)
         mapped = jax.shard_map(part, in_specs=ins, out_specs=outs, check_vma=False)
-        return mapped(jnp.stack(scalars), *arrays)
+        return mapped(numbers, *arrays)
 
     @custom_partitioning
-    def cut(scalars: Array, *arrays: Array) -> Outputs:
-        return run(fused, tuple(scalars), *arrays)
+    def cut(numbers: Array, *arrays: Array) -> Outputs:
+        return run(fused, numbers, *arrays)
 
     def partition(mesh: Any, arguments: Any, results: Any) -> tuple[Any, ...]:
         spec = _even(arguments[1].sharding.spec, arguments[1].shape, mesh)
@@ -49,9 +49,9 @@ def partitioned(fused: Fused, run: Run, scalars: Scalars, *arrays: Array) -> Out
 
     leaf = " ".join(f"d{i}" for i in range(arrays[0].ndim))
     given = ", ".join(["number", *[leaf] * len(arrays)])
-    results = ", ".join([*[leaf] * len(fused.dtypes), *[""] * fused.sums])
+    results = ", ".join([leaf] * fused.outputs)
     cut.def_partition(partition, sharding_rule=f"{given} -> {results}")
-    return cut(jnp.stack(scalars), *arrays)
+    return cut(numbers, *arrays)
 
 
 def _part(
@@ -60,43 +60,44 @@ def _part(
     shape: tuple[int, ...],
     mesh: Any,
     spec: P,
-    scalars: Array,
+    numbers: Array,
     *arrays: Array,
 ) -> Outputs:
     """The update of one device's part of a leaf of this shape, on that device."""
-    given, part = tuple(scalars), arrays[0].shape
-    names = [_names(entry) for entry in _padded(spec, len(shape))]
+    part = arrays[0].shape
     if fused.indexed and part != shape:
+        axes = [_names(entry) for entry in _padded(spec, len(shape))]
         offsets = [
-            jax.lax.axis_index(axes) * size if axes else 0
-            for axes, size in zip(names, part, strict=True)
+            jax.lax.axis_index(names) * size if names else 0
+            for names, size in zip(axes, part, strict=True)
         ]
-        given += tuple(jnp.asarray(offset, scalars.dtype) for offset in offsets)
-        static = fused.formula, fused.static, part, shape
-        fused = dataclasses.replace(fused, formula=_relocated, static=static)
-    results = run(fused, given, *arrays)
-    count, axes = len(fused.dtypes), sum(names, ())
-    sums = results[count:]
-    return *results[:count], *(jax.lax.psum(sums, axes) if axes and sums else sums)
+        numbers = jnp.stack([*numbers, *(jnp.asarray(o, numbers.dtype) for o in offsets)])
+        formula = functools.partial(_relocated, fused.formula, part, shape)
+        fused = dataclasses.replace(fused, formula=formula)
+    return run(fused, numbers, *arrays)
 
 
 def _relocated(
-    static: tuple[Any, ...], scalars: Scalars, arrays: Sequence[Array], index: Array
-) -> tuple[Sequence[Array], Sequence[Array]]:
+    formula: Callable[..., Sequence[Array]],
+    part: tuple[int, ...],
+    whole: tuple[int, ...],
+    numbers: Sequence[Any],
+    *arrays: Array,
+) -> Sequence[Array]:
     """A formula that looks at the index, with that of the whole leaf instead of the part's."""
-    formula, inner, part, whole = static
-    given, offsets = scalars[: -len(whole)], scalars[-len(whole) :]
+    *arrays, index = arrays  # type: ignore[assignment]
+    offsets = numbers[-len(whole) :]
     flat = jnp.zeros_like(index)
     for axis in reversed(range(len(whole))):
         size = jnp.full_like(index, part[axis])
-        place = jax.lax.rem(index, size) + offsets[axis].astype(index.dtype)
+        place = jax.lax.rem(index, size) + offsets[axis]
         flat = flat + place * jnp.full_like(index, math.prod(whole[axis + 1 :]))
         index = jax.lax.div(index, size)
-    return formula(inner, given, arrays, flat)
+    return formula(numbers[: -len(whole)], *arrays, flat)
 
 
 def _specs(fused: Fused, arrays: Sequence[Array], spec: P) -> tuple[tuple[P, ...], tuple[P, ...]]:
-    return (P(), *[spec] * len(arrays)), (*[spec] * len(fused.dtypes), *[P()] * fused.sums)
+    return (P(), *[spec] * len(arrays)), (spec,) * fused.outputs
 
 
 def _even(spec: P, shape: tuple[int, ...], mesh: Any) -> P:

@@ -1,19 +1,19 @@
-r"""Adding an update to low-precision parameters, rounded at random. May use: `.fused`, `.choice`.
+r"""Adding an update to low-precision parameters, rounded at random. May use: `.fused`.
 
 The random numbers are a hash of the element's flat index, the leaf's number, the step and the
 seed, in integer arithmetic only: the same bits on every backend, under any sharding.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree, UInt32
 
-from .choice import where
-from .fused import Fused, apply
+from .fused import Outputs, fused
 
-NAME = "rounding"
+_EXPONENT = 0x7F800000  # of a float32
 
 
 def add_rounded(
@@ -21,23 +21,19 @@ def add_rounded(
     updates: PyTree[Array],
     step: int | Int[Array, ""],
     seed: int | UInt32[Array, ""] = 0,
-    *,
-    kernel: str = "auto",
 ) -> PyTree[Array]:
     r"""`params + updates`, bfloat16 leaves rounded up or down at random, right in the mean.
 
     The sum is formed in float32, 16 random bits are added to its own and the low 16 dropped: a sum
     that lies a fraction $p$ of the way between two neighbours in bfloat16 becomes the upper one
     with probability $p$ (to $2^{-16}$). Other dtypes are added and rounded as usual. Derivatives
-    are those of the sum.
+    are those of the sum. The Pallas form writes the sum where the parameters were.
 
     Args:
       params: the parameters.
       updates: a tree like the parameters; best in float32.
       step: the number of the step: other steps round with other random numbers.
       seed: a 32-bit integer; other seeds give other random numbers.
-      kernel: `"auto"`, `"jnp"` or `"pallas"`, see `kernels.Kernel`. The Pallas form writes the sum
-        where the parameters were.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -49,39 +45,33 @@ def add_rounded(
       >>> abs(float(jnp.mean(rounded.astype(jnp.float32))) - 1 - 1 / 1024) < 1e-4
       True
     """
-    platforms = where(kernel, NAME)
-    leaves, structure = jax.tree.flatten(params)
-
-    def leaf(number: int, p: Array, u: Array) -> Array:
-        if p.dtype != jnp.bfloat16:
-            return jnp.asarray(p + u).astype(p.dtype)
-        first = _mix(_word(seed) ^ _mix(_word(step) ^ _mix(_word(number))))
-        fused = Fused(NAME, _add, (), (p.dtype,), ((0, 0),), indexed=True)
-        return apply(fused, platforms, (first, _mix(first + _word(1))), p, u)[0]
-
-    numbers = jax.tree.unflatten(structure, list(range(len(leaves))))
-    return jax.tree.map(leaf, numbers, params, updates)
-
-
-def _add(
-    static: tuple[()], scalars: Sequence[Array], arrays: Sequence[Array], index: Array
-) -> tuple[list[Array], list[Array]]:
-    first, second = scalars
-    p, u = arrays
-    return [_rounded(p.astype(jnp.float32) + u.astype(jnp.float32), first, second, index)], []
+    structure: Any = jax.tree.structure(params)
+    pairs = list(zip(jax.tree.leaves(params), structure.flatten_up_to(updates), strict=True))
+    low = [i for i, (p, _) in enumerate(pairs) if p.dtype == jnp.bfloat16]
+    first = [_mix(_word(seed) ^ _mix(_word(step) ^ _mix(_word(i)))) for i in low]
+    second = [_mix(word + _word(1)) for word in first]
+    (sums,) = _add((), *([pairs[i][side] for i in low] for side in (0, 1)), own=(first, second))
+    rounded = dict(zip(low, sums, strict=True))
+    return structure.unflatten(
+        rounded[i] if i in rounded else jnp.asarray(p + u).astype(p.dtype)
+        for i, (p, u) in enumerate(pairs)
+    )
 
 
-@jax.custom_jvp
+@fused("rounding", indexed=True)
+def _add(words: Sequence[Any], p: Array, u: Array, index: Array) -> Outputs:
+    first, second = words
+    return (_rounded(p.astype(jnp.float32) + u.astype(jnp.float32), first, second, index),)
+
+
 def _rounded(total: Array, first: Array, second: Array, index: Array) -> Array:
-    """`total` at random up or down to 16 bits, still in float32."""
-    bits = jax.lax.bitcast_convert_type(total, jnp.uint32) + _noise(index, first, second)
-    high = jax.lax.bitcast_convert_type((bits >> 16) << 16, jnp.float32)
-    return jnp.where(jnp.isfinite(total), high, total)  # infinity plus a bit is not a number
-
-
-@_rounded.defjvp
-def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    return _rounded(*primals), tangents[0]
+    """`total` at random up or down to 16 bits, still in float32; its derivatives are `total`'s."""
+    bits = jax.lax.bitcast_convert_type(total, jnp.uint32)
+    drawn = ((bits + _noise(index, first, second)) >> 16) << 16
+    high, same = (jax.lax.bitcast_convert_type(b, jnp.float32) for b in (drawn, bits))
+    # Bits have no derivatives: the difference is 0 and has those of `total`.
+    finite = (bits & _EXPONENT) != _EXPONENT  # infinity plus a bit is not a number
+    return jnp.where(finite, high + (total - same), total)
 
 
 def _noise(index: Array, first: Array, second: Array) -> Array:

@@ -4,45 +4,52 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas import mosaic_gpu
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from odeopt import kernels
 
 H = jnp.float32(0.1)
-NUMBERS = kernels.AdamNumbers(0.9, 0.999, 1 / 0.1, 0.0, 1 / 0.001, 1e-8, 0.0)
-LOOKING = NUMBERS._replace(look=0.5)
+NUMBERS = kernels.AdamNumbers(0.9, 0.999, 0.1, 0.001, 1e-8, 0.0)
+LOOKING = NUMBERS._replace(ahead=(0.9, 0.19))
 
 
-def _adam(step, arrays, kernel, numbers=NUMBERS, **decay):
-    g, m, v, _ = arrays
+def _adam(arrays, numbers=NUMBERS, **decay):
+    g, m, v, x = arrays
     # a size that bfloat16 holds exactly: XLA may leave out the rounding of a square
-    return step(H, g, m, jax.tree.map(jnp.abs, v), numbers, kernel=kernel, **decay)
+    v = jax.tree.map(jnp.abs, v)
+    return kernels.adam_step(H, g, m, v, numbers, params=x if decay else None, **decay)
 
 
-UPDATES = {
-    "combination": lambda k, kernel: kernels.combination(
-        H, [1 / 6, 1 / 3, 0.0, 1 / 6], k, kernel=kernel
-    ),
-    "combination_with_error": lambda k, kernel: kernels.combination_with_error(
-        H, [0.5, 0.5, 0.0], [0.5, -0.25, -0.25], k[1:], k[0], rtol=1e-2, atol=1e-3, kernel=kernel
-    ),
-    "heavy_ball": lambda k, kernel: kernels.momentum_step(H, k[0], k[1], 0.9, kernel=kernel),
-    "nesterov": lambda k, kernel: kernels.momentum_step(
-        H, k[0], k[1], 0.9, nesterov=True, kernel=kernel
-    ),
-    "adam": lambda k, kernel: _adam(kernels.adam_step, k, kernel),
-    "nadam": lambda k, kernel: _adam(kernels.adam_step, k, kernel, LOOKING),
-    "adamw": lambda k, kernel: _adam(kernels.adam_step, k, kernel, params=k[3], decay=0.1),
-    "exponential_adam": lambda k, kernel: _adam(
-        kernels.exponential_adam_step, k, kernel, params=k[3], decay=0.1
-    ),
-    "rounding": lambda k, kernel: kernels.add_rounded(k[0], k[1], 3, kernel=kernel),
+FORMULAS = {
+    "combination": lambda k: kernels.combination([1 / 6, 1 / 3, 0.0, H], k),
+    "heavy_ball": lambda k: kernels.momentum_step(H, k[0], k[1], 0.9),
+    "nesterov": lambda k: kernels.momentum_step(H, k[0], k[1], 0.9, nesterov=True),
+    "adam": _adam,
+    "nadam": lambda k: _adam(k, LOOKING),
+    "adamw": lambda k: _adam(k, decay=0.1),
+    "exponential_adam": lambda k: _adam(k, decay=0.1, exact_decay=True),
+    "rounding": lambda k: kernels.add_rounded(k[0], k[1], 3),
 }
-# one with a sum, a plain one, one of many arrays, one with an index: used where a test is slow
-FEW = ["combination_with_error", "nesterov", "adamw", "rounding"]
+
+
+def _by(formula):
+    def update(k, kernel):
+        with kernels.chosen(kernel):
+            return formula(k)
+
+    return update
+
+
+UPDATES = {name: _by(formula) for name, formula in FORMULAS.items()}
+# one of many slopes, a plain one, one of many arrays, one with an index: where a test is slow
+FEW = ["combination", "nesterov", "adamw", "rounding"]
+# Pallas' interpreters: that of the GPU form came with jax 0.12, as did all that the form needs.
+COMPLETE = hasattr(mosaic_gpu, "InterpretGPUParams")
+FORMS = ["interpret", "interpret_tpu"] if COMPLETE else ["interpret_tpu"]
 LEAF, TILES = (1025,), (33, 130)
-SIZES = [(0,), (), (1,), (7,), (1000,), LEAF, (5000,), (3, 300), TILES]
+SIZES = [(0,), (), (1,), (7,), (1000,), (1024,), LEAF, (5000,), (3, 300), TILES]
 
 
 def arrays(shape, dtype, count=4):

@@ -3,8 +3,6 @@
 Not part of the usual run. Needs wheels that the package does not (`docs/kernels.md`).
 """
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,8 +44,7 @@ TOPOLOGIES = {
     "tpu": {"topology_name": "v5e:2x2"},
     "cuda": {"topology_name": "h100", "topology": "1x4x1", "target_config": H100},
 }
-SUMS = ["combination_with_error"]  # one sum over devices
-CALL = {"tpu": "tpu_custom_call", "cuda": "xla.gpu.triton"}
+CALL = {"tpu": "tpu_custom_call", "cuda": "mosaic_gpu"}
 
 
 @pytest.fixture(scope="module", params=TOPOLOGIES)
@@ -71,12 +68,12 @@ def test_every_kernel_compiles(name, dtype, mesh):
     single = mesh[0], Mesh(mesh[1].devices[:1], ("a",))
     for shape in (LEAF, TILES, (1000, 512), ()):
         text = program(name, shape, dtype, single, P())
-        fits = len(shape) == 2 and dtype != jnp.float16 if mesh[0] == "tpu" else True
+        fits = len(shape) == 2 and dtype != jnp.float16 if mesh[0] == "tpu" else shape != ()
         fits &= name != "rounding" or dtype == jnp.bfloat16
         assert (CALL[mesh[0]] in text) == fits
 
 
-@pytest.mark.parametrize("name", ["combination_with_error", "adam", "rounding"])
+@pytest.mark.parametrize("name", ["combination", "adam", "rounding"])
 def test_every_kernel_compiles_on_parts_of_a_split_leaf(name, mesh):
     platform, devices = mesh[0], mesh[1].devices
     # JAX tells the TPU compiler how to cut (automatic axes) only where there is a TPU
@@ -86,4 +83,4 @@ def test_every_kernel_compiles_on_parts_of_a_split_leaf(name, mesh):
             text = program(name, (64, 1024), jnp.bfloat16, cut, spec)
             assert CALL[platform] in text
             assert "all-gather" not in text
-            assert len(re.findall(r"all-reduce(?:-start)?\(", text)) == (name in SUMS)
+            assert "all-reduce" not in text

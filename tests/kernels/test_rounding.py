@@ -6,22 +6,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odeopt.kernels import add_rounded
+from odeopt.kernels import add_rounded, chosen
 from odeopt.kernels.rounding import _noise
 
-from .cases import SIZES, trees
+from .cases import FORMS, SIZES, trees
 
 SPACING = 2.0**-7  # of bfloat16 in [1, 2)
 MANY = 1_000_000
 
 
-@pytest.mark.parametrize("form", ["interpret", "interpret_tpu"])
+def add_by(kernel, *arguments):
+    with chosen(kernel):
+        return add_rounded(*arguments)
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_bits_are_those_of_the_reference(form):
     params, updates, *_ = trees(SIZES, jnp.bfloat16)
-    run = jax.jit(add_rounded, static_argnames="kernel")
-    expected = run(params, updates, 7, 11)
+    run = jax.jit(add_by, static_argnums=0)
+    expected = run("jnp", params, updates, 7, 11)
     assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(expected))
-    chex.assert_trees_all_equal(run(params, updates, 7, 11, kernel=form), expected)
+    chex.assert_trees_all_equal(run(form, params, updates, 7, 11), expected)
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 0.9])
@@ -77,8 +82,8 @@ def test_negative_numbers_round_both_ways():
 
 
 def test_derivatives_are_those_of_the_sum():
-    x, along = jnp.ones(5, jnp.bfloat16), jnp.full(5, 2, jnp.bfloat16)
-    for kernel in ("jnp", "interpret"):
-        step = lambda x, u, kernel=kernel: add_rounded(x, u, 0, kernel=kernel)
+    x, along = jnp.ones((8, 130), jnp.bfloat16), jnp.full((8, 130), 2, jnp.bfloat16)
+    for kernel in ("jnp", *FORMS):
+        step = lambda x, u, kernel=kernel: add_by(kernel, x, u, 0)
         assert jnp.all(jax.jvp(step, (x, x), (along, along))[1] == 4)
         assert jnp.all(jax.grad(lambda u, s=step: jnp.sum(s(x, u)))(x) == 1)
