@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from ..checks import is_zero
-from ..kernels import AdamNumbers, adam_step, decaying_time, exponential_adam_step
+from ..kernels import AdamNumbers, adam_step, decaying_time
 from ..objective import Objective, over_own
 from ..sums import scaled
 from .clock import Decay, as_decay, check_decay, moment_like, real
@@ -190,21 +190,17 @@ class AdamFlow(AbstractFlow):
         h = sum(fraction for _, fraction in drifts) * h
         params, aux = z
         age = aux.age + 1
-        mean, look = 1 / self.b1.weight(age), jnp.zeros([])
-        if self.nesterov:
-            kept = self.b1.retained(age)
-            mean, look = kept / self.b1.weight(age + 1), (1 - kept) * mean
+        b1, b2 = self.b1, self.b2
         numbers = AdamNumbers(
-            self.b1.retained(aux.age),
-            self.b2.retained(aux.age),
-            mean,
-            look,
-            1 / self.b2.weight(age),
+            b1.retained(aux.age),
+            b2.retained(aux.age),
+            b1.weight(age),
+            b2.weight(age),
             self.eps,
             self.eps_root,
+            (b1.retained(age), b1.weight(age + 1)) if self.nesterov else None,
         )
-        step = exponential_adam_step if self.exact_decay else adam_step
-        update, mu, nu = step(
+        update, mu, nu = adam_step(
             h,
             objective.here(params),
             aux.mu,
@@ -212,6 +208,7 @@ class AdamFlow(AbstractFlow):
             numbers,
             params=params if self.needs_params else None,
             decay=self._decays(params, aux.age),
+            exact_decay=self.exact_decay,
         )
         return update, Moments(mu, nu, age)
 
