@@ -1,7 +1,7 @@
 """Curvature: products with it, and linear systems of it. May use: `odeopt.flows`, `odeopt.split`.
 
-Hessian products are `Gradient.jvp`, or `Gradient.linearized` for many at one point. No matrix of
-the parameters' size is ever formed, but for the rows of `gauss_newton_rows`, which are asked for.
+Hessian products are `Objective.product`. No matrix of the parameters' size is ever formed, but for
+the rows of `gauss_newton_rows`, which are asked for.
 """
 
 import functools
@@ -31,8 +31,8 @@ def gauss_newton(split: Split, params: PyTree[Array]) -> LinearMap:
     """
     outputs, push = jax.linearize(split.predict, params)
     pull = jax.linear_transpose(push, params)
-    bend = jax.linearize(jax.grad(split.loss), outputs)[1]
-    return lambda v: jax.tree.map(jnp.conj, pull(bend(push(v)))[0])
+    outer = jax.linearize(jax.grad(split.loss), outputs)[1]
+    return lambda v: jax.tree.map(jnp.conj, pull(outer(push(v)))[0])
 
 
 class Solution(NamedTuple):
@@ -238,9 +238,9 @@ def gauss_newton_rows(split: Split, params: PyTree[Array]) -> Rows:
         ]
         return split.loss(jax.tree.unflatten(structure, back))
 
-    slope, bend = jax.linearize(jax.grad(loss), jnp.concatenate(blocks, axis=1))
+    slope, outer = jax.linearize(jax.grad(loss), jnp.concatenate(blocks, axis=1))
     # The samples do not interact, so one product with all of them together is one with each.
-    columns = jax.vmap(lambda e: bend(jnp.broadcast_to(e, slope.shape)))
+    columns = jax.vmap(lambda e: outer(jnp.broadcast_to(e, slope.shape)))
     hessians = jnp.moveaxis(columns(jnp.eye(width, dtype=slope.dtype)), 0, -1)
     values, vectors = jnp.linalg.eigh(0.5 * (hessians + jnp.swapaxes(hessians, 1, 2)))
     rounding = width * jnp.finfo(values.dtype).eps * values[:, -1:]

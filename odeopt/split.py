@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .objective import Gradient, checked_loss, filled, forwarded
+from .objective import Objective, checked_loss, forwarded, unmasked
 
 _HOW = """
     loss = odeopt.composite(loss_fn, predict_fn)
@@ -84,7 +84,7 @@ class Composite:
             }
 
         def predict(params: PyTree[Array], **some: Any) -> PyTree[Array]:
-            return self._predict_fn(filled(params, full_params), **{**of_model, **some})
+            return self._predict_fn(unmasked(params, full_params), **{**of_model, **some})
 
         def predict_one(params: PyTree[Array], sample: dict[str, PyTree[Array]]) -> PyTree[Array]:
             outputs = predict(params, **jax.tree.map(lambda x: x[None], sample))
@@ -122,8 +122,10 @@ def composite(
 
     The generalized Gauss-Newton matrix $J^T\,\nabla^2\ell\,J$ needs no more. Its *exact*
     solution takes the Jacobian of each sample by itself, so there the outputs of `predict_fn` must
-    depend on their own sample only (no batch normalization), and `loss_fn` must be a sum or a
-    mean, weighted or not, over the leading axis of the outputs.
+    depend on their own sample only, and `loss_fn` must be a sum or a mean, weighted or not, over
+    the leading axis of the outputs. That is not checked: of a model whose samples interact, such as
+    one with batch normalization in training mode, write `samples=()`, or pass `solve="cg"` to the
+    optimizer.
 
     Args:
       loss_fn: the loss of the whole batch, `loss_fn(outputs, ...)`, a scalar or `(scalar, aux)`.
@@ -153,22 +155,20 @@ def composite(
     return Composite(loss_fn, predict_fn, samples)
 
 
-def split(gradient: Gradient, fraction: float = 1.0) -> Split:
-    """Model and loss of the step that `gradient` belongs to, on its first samples if asked.
+def split(objective: Objective, fraction: float = 1.0) -> Split:
+    """Model and loss of an objective, on its first samples if asked.
 
     Raises:
-      ValueError: a `value_fn` that is no `composite`, with the two lines to write; or a
-        `stage_transform`.
+      ValueError: a `value_fn` that is no `composite`, with the two lines to write.
     """
-    extra_args = gradient.objective().extra_args
-    value_fn = extra_args.get("value_fn")
-    if not isinstance(value_fn, Composite):
+    if not objective.splits:
         raise ValueError(
             'curvature="ggn", or a fraction of the samples, must know where the model ends and the '
             f"loss begins. Write\n{_HOW}\nwith predict_fn(params, inputs) and loss_fn(outputs, "
             'targets); or build the optimizer with curvature="hessian".'
         )
-    return value_fn.split(extra_args, extra_args.get("full_params"), fraction)
+    args = objective.args
+    return args["value_fn"].split(args, args.get("full_params"), fraction)
 
 
 def _joint_signature(*functions: Callable) -> inspect.Signature:

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 import odeopt
 from odeopt import curvature
-from odeopt.objective import Gradient, Objective
+from odeopt.objective import Objective
 from odeopt.split import split
 
 from .table import gradient, mixed_loss, mixed_params
@@ -72,15 +72,14 @@ def value(loss, params, data):
     return Objective({"value_fn": loss, **data}).value(params)
 
 
-def counted(loss, params, data):
-    objective = Objective({"value_fn": loss, **data})
-    return Gradient(jax.grad(objective.value)(params), objective)
+def bound(loss, data):
+    return Objective({"value_fn": loss, **data})
 
 
 def dense(loss, params, data):
     """The Gauss-Newton matrix of the definition, by dense Jacobian and Hessian."""
     vector, unravel = ravel_pytree(params)
-    parts = split(counted(loss, params, data))
+    parts = split(bound(loss, data))
     flat, unravel_outputs = ravel_pytree(parts.predict(params))
 
     @jax.jit
@@ -95,7 +94,7 @@ def dense(loss, params, data):
 def rows_of(loss, params, data):
     """Compiled: eager operations compile one by one, which takes longer."""
     unravel = ravel_pytree(params)[1]
-    make = lambda p: curvature.gauss_newton_rows(split(counted(loss, p, data)), p)[:2]
+    make = lambda p: curvature.gauss_newton_rows(split(bound(loss, data)), p)[:2]
     return curvature.Rows(*jax.jit(make)(params), unravel)
 
 
@@ -103,7 +102,7 @@ def rows_of(loss, params, data):
 def test_gauss_newton_products_are_those_of_the_definition(name, x64):
     params, data = problem()
     vector, unravel = ravel_pytree(params)
-    product = curvature.gauss_newton(split(counted(LOSSES[name], params, data)), params)
+    product = curvature.gauss_newton(split(bound(LOSSES[name], data)), params)
     columns = jax.jit(jax.vmap(lambda e: ravel_pytree(product(unravel(e)))[0]))(
         jnp.eye(vector.size)
     )
@@ -116,7 +115,7 @@ def test_rows_make_the_same_matrix_and_the_gradient(name, x64):
     rows = rows_of(LOSSES[name], params, data)
     matrix = dense(LOSSES[name], params, data)
     np.testing.assert_allclose(rows.matrix.T @ rows.matrix, matrix, atol=1e-12)
-    grads = ravel_pytree(counted(LOSSES[name], params, data).here(params))[0]
+    grads = ravel_pytree(bound(LOSSES[name], data).here(params))[0]
     np.testing.assert_allclose(rows.matrix.T @ rows.image, grads, atol=1e-11)
     assert not np.any(rows.remainder(grads))
     beside = rows.remainder(grads + 1e-3)  # such as of a weight decay before the optimizer
@@ -251,7 +250,7 @@ def test_mixed_trees_keep_their_types():
 
     @jax.jit
     def solve(params):
-        product = Gradient(grads, objective).linearized(params)
+        product = objective.product(params)
         shifted = lambda t: jax.tree.map(lambda x, b: 9 * x + b, t, product(t))
         start = jax.tree.map(jnp.zeros_like, params)
         return curvature.conjugate_gradients(shifted, grads, start, products=10, tolerance=1e-2)
@@ -273,7 +272,7 @@ def test_a_composite_is_an_ordinary_value_function(x64):
         )),
     ]:  # fmt: skip
         for opt in (odeopt.rk4(0.1), odeopt.euler(odeopt.stepsize.gain_ratio())):
-            grads = counted(loss, params, data).here(params)
+            grads = bound(loss, data).here(params)
             state = opt.init(params)
             ours, _ = opt.update(grads, state, params, value_fn=loss, **data)
             theirs, _ = opt.update(grads, state, params, value_fn=plain, **data)
@@ -299,7 +298,7 @@ def test_arguments_that_carry_no_samples(x64):
     np.testing.assert_allclose(rows.matrix.T @ rows.matrix, matrix, atol=1e-12)
     unsaid = odeopt.composite(squares, lambda p, inputs, scale: scale * model(p, inputs))
     with pytest.raises(ValueError, match=r"inputs: \[5\], scale: \[3\].*samples=\(\"inputs\",\)"):
-        split(counted(unsaid, params, data))
+        split(bound(unsaid, data))
 
 
 def test_what_cannot_be_taken_apart_is_refused():
@@ -311,16 +310,16 @@ def test_what_cannot_be_taken_apart_is_refused():
     with pytest.raises(ValueError, match=r"samples names.*tuple"):
         odeopt.composite(squares, model, samples="inputs")
     pool = odeopt.composite(lambda outputs: jnp.sum(outputs**2), lambda p, inputs: p @ inputs.T)
-    pooled = split(counted(pool, jnp.ones((2, 3)), data))
+    pooled = split(bound(pool, data))
     with pytest.raises(ValueError, match=r"5 samples into outputs of shape \(2, 5\)"):
         curvature.gauss_newton_rows(pooled, jnp.ones((2, 3)))
     plain = lambda p: jnp.sum(p["in"] ** 2)
     still = odeopt.composite(lambda out: jnp.sum(out**2), lambda p, inputs: p * inputs[0])
-    alone = split(counted(still, jnp.ones(5), {"inputs": jnp.ones((5, 5))}))
+    alone = split(bound(still, {"inputs": jnp.ones((5, 5))}))
     with pytest.raises(ValueError, match=r"one sample of inputs into outputs of shape \(5,\)"):
         curvature.gauss_newton_rows(alone, jnp.ones(5))
     with pytest.raises(ValueError, match=r"(?s)odeopt\.composite\(.*opt\.update\(.*value_fn=loss"):
-        split(counted(plain, params, {}))
+        split(bound(plain, {}))
 
 
 # a diagonal, and a fraction

@@ -6,7 +6,7 @@ May use: `odeopt.flows`, `odeopt.lanczos`, `odeopt.sums`, `.linear`, `.linearize
 import importlib
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import diffrax
 import equinox as eqx
@@ -15,13 +15,23 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from ..checks import check
 from ..flows import AbstractFlow, State
 from ..lanczos import combined, dimension, flatten, lanczos, unflatten
-from ..objective import Gradient, LinearMap
-from ..sums import finite, inner, norm, scaled, widened
-from .linear import Curvature, LinearSolve, check_curvature, curvature_product
+from ..objective import LinearMap, Objective
+from ..sums import add, finite, inner, norm, scaled, widened
+from .linear import (
+    Curvature,
+    LinearSolve,
+    check_curvature,
+    curvature_product,
+    is_gauss_newton,
+    known_count,
+    known_numbers,
+    product_cost,
+)
 from .linearized import AbstractLinearized, only_gradient_flow
-from .method import AbstractMethod, Step
+from .method import AbstractMethod, Model, Step, field_cost
 
 
 class Exponential(AbstractMethod):
@@ -38,9 +48,9 @@ class Exponential(AbstractMethod):
     below the tolerance, the last one to the end.
 
     Args:
-      curvature: B, "ggn" or "hessian", as for `LinearSolver`. Directions of negative curvature grow
-        as they do in the flow.
-      products: the most curvature products of a step.
+      curvature: B, "auto", "ggn" or "hessian", as for `LinearSolver`. Directions of negative
+        curvature grow as they do in the flow.
+      products: the most curvature products of a step; None for 10.
       basis: Krylov vectors that are kept at once, for the memory; None for as many as products.
       tolerance: error of a step, relative to its length, that a restart may leave.
       fraction: of the samples that curvature is taken on, as for `LinearSolver`.
@@ -50,25 +60,41 @@ class Exponential(AbstractMethod):
         negative tolerance, a fraction that is none.
     """
 
-    curvature: Curvature = eqx.field(static=True, default="ggn")
-    products: int = eqx.field(static=True, default=10)
-    basis: int | None = eqx.field(static=True, default=None)
-    tolerance: float = 1e-3
-    fraction: float = eqx.field(static=True, default=1.0)
+    curvature: Curvature = eqx.field(static=True)
+    products: int = eqx.field(static=True)
+    basis: int | None = eqx.field(static=True)
+    tolerance: float | Float[Array, ""]
+    fraction: float = eqx.field(static=True)
 
-    def __check_init__(self) -> None:
+    options: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(
+        self,
+        curvature: Curvature = "auto",
+        products: int | None = None,
+        basis: int | None = None,
+        tolerance: float | Float[Array, ""] = 1e-3,
+        fraction: float | None = None,
+    ) -> None:
+        self.products, self.fraction = known_numbers(products, fraction)
+        self.basis = None if basis is None else known_count("basis", basis, self.products)
+        self.curvature, self.tolerance = curvature, tolerance
         check_curvature(self.curvature, self.products, self.fraction)
         if self.basis is not None and not (self.basis >= 1 and self.products % self.basis == 0):
             raise ValueError(
                 f"basis is {self.basis}; it must divide products, {self.products}, which are spent "
                 "in as many restarts."
             )
-        if isinstance(self.tolerance, int | float) and not self.tolerance >= 0:
-            raise ValueError(f"tolerance is {self.tolerance}; it must not be negative.")
+        check(lambda x: x >= 0, "tolerance", tolerance, "at least 0")
+
+    @property
+    def counter_term(self) -> Literal["penalty"] | None:  # type: ignore[override]
+        """The penalty, where the curvature is the Hessian of the whole loss."""
+        return "penalty" if (self.curvature, self.fraction) == ("hessian", 1) else None
 
     @property
     def order(self) -> int:
-        """2 with the Hessian, of which the error is of third order; 1 with another matrix."""
+        """2 with the Hessian, of which the error is of third order; 1 with any other matrix."""
         return 2 if self.curvature == "hessian" else 1
 
     @property
@@ -85,7 +111,7 @@ class Exponential(AbstractMethod):
         """Gradient flow only."""
         only_gradient_flow(flow, "The exponential Euler method")
 
-    def init(self, z: State) -> LinearSolve:
+    def init(self, flow: AbstractFlow, z: State) -> LinearSolve:
         """Nothing is carried over but what the last step took."""
         none = jnp.zeros([], jnp.int32)
         return LinearSolve((), none, jnp.zeros([], float), jnp.zeros([], float))
@@ -93,16 +119,17 @@ class Exponential(AbstractMethod):
     def step(
         self,
         flow: AbstractFlow,
-        gradient: Gradient,
+        objective: Objective,
         z: State,
         h: Float[Array, ""],
         memory: LinearSolve,
     ) -> Step:
         """One step of size `h`."""
         params, aux = z
-        gradient = flow.potential(gradient, h)
-        product = curvature_product(gradient.stage(0), params, self.curvature, self.fraction)
-        slope = widened(gradient.stage(0).here(params))
+        solved = flow.potential(objective, h)
+        product = curvature_product(solved, params, self.curvature, self.fraction)
+        convex = is_gauss_newton(solved, self.curvature)
+        slope = widened(solved.here(params))
         size = min(self.basis or self.products, dimension(params))
 
         def goes_on(carry: tuple) -> Array:
@@ -110,14 +137,14 @@ class Exponential(AbstractMethod):
             return (rest > 0) & (taken + size <= self.products)
 
         def restarted(carry: tuple) -> tuple:
-            way, image, bend, rest, _, taken = carry
+            moved, image, form, rest, _, taken = carry
             left = jax.tree.map(lambda g, b: -(g + b), slope, image)
             length = norm(left)
             start = jax.tree.map(lambda x: jnp.where(length > 0, x, 1), left)
             ritz = lanczos(product, start, params, size)
             along = length * ritz.vectors[0]  # the start of the space, in Ritz vectors
             values = ritz.values
-            if self.curvature == "ggn":  # below 0 by rounding only, which time would blow up
+            if convex:  # below 0 by rounding only, which time would blow up
                 values = jnp.maximum(values, 0.0)
             last_one = taken + 2 * size > self.products
             # Halves of the rest, down to where the error stays below the tolerance.
@@ -130,29 +157,32 @@ class Exponential(AbstractMethod):
             index = jnp.where(last_one | ~jnp.any(fits), 0, jnp.argmax(fits))
             found = coefficients[index]
             inside = ritz.vectors @ found
-            moved = combined(inside, ritz.basis)
+            further = combined(inside, ritz.basis)
             turned = combined(ritz.vectors @ (values * found), ritz.basis)
-            bend = bend + 2 * inner(moved, image) + jnp.sum(values * found**2)
+            form = form + 2 * inner(further, image) + jnp.sum(values * found**2)
             tiny = jnp.finfo(length.dtype).tiny
             error = errors[index] / jnp.maximum(jnp.linalg.norm(found), tiny)
             rest = jnp.where(index == 0, 0.0, rest - times[index])
-            way = jax.tree.map(jnp.add, way, moved)
+            moved = add(moved, further)
             image = jax.tree.map(
                 lambda b, inner, outer: b + inner + scaled(inside[-1], outer),
                 image,
                 turned,
                 ritz.beyond,
             )
-            return way, image, bend, rest, error, taken + size
+            return moved, image, form, rest, error, taken + size
 
         zero = jax.tree.map(jnp.zeros_like, slope)
         nothing = jnp.zeros([], float)
         begin = zero, zero, nothing, h.astype(float), nothing, jnp.int32(0)
-        way, _, bend, _, error, taken = jax.lax.while_loop(goes_on, restarted, begin)
-        gradient.spend(gradient.product_cost * taken)
-        update = optax.tree.cast_like(way, params)
-        memory = LinearSolve((), taken, error, bend)
-        return Step(update, aux, None, memory, finite(update, memory))
+        moved, _, form, _, error, taken = jax.lax.while_loop(goes_on, restarted, begin)
+        update = optax.tree.cast_like(moved, params)
+        memory = LinearSolve((), taken, error, form)
+        own = solved is objective  # the model is that of the caller's loss
+        model = Model(inner(slope, update), 0.5 * form) if own else None
+        cost = product_cost(solved, self.curvature, self.fraction, field_cost(flow, z, h))
+        spent = field_cost(flow, z, h, given=True) + cost * taken
+        return Step(update, aux, memory, None, model, spent, finite(update, memory))
 
 
 def _followed(curvature: Float[Array, " m"], time: Float[Array, ""]) -> Float[Array, " m"]:

@@ -10,8 +10,8 @@ import optimistix as optx
 from jaxtyping import Array, Float
 
 from ..flows import AbstractFlow, State
-from ..objective import Objective
 from ..information import Information
+from ..objective import Objective
 from ..sums import add
 from .method import AbstractMethod, Step
 

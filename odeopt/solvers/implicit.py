@@ -4,23 +4,32 @@ May use: `odeopt.flows`, `.linear`, `.linearized`.
 """
 
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ..checks import check
 from ..flows import AbstractFlow, State
-from ..objective import Gradient
-from ..sums import finite, inner, scaled
-from .linear import LinearSolve, LinearSolver
+from ..objective import Objective
+from ..sums import add, finite, inner, norm, scaled
+from .linear import LinearSolve, LinearSolver, known_count
 from .linearized import only_gradient_flow
-from .method import AbstractMethod, Step
+from .method import AbstractMethod, Step, field_cost
 
 Kind = Literal["euler", "midpoint", "trapezoidal"]
 
 _ORDERS: dict[str, int] = {"euler": 1, "midpoint": 2, "trapezoidal": 2}
+_HALF = Fraction(1, 2)
+_TABLEAUS: Mapping[str, tuple[Sequence[Sequence[Any]], Sequence[Any]]] = {
+    "euler": ([[1]], [1]),
+    "midpoint": ([[_HALF]], [1]),
+    "trapezoidal": ([[0, 0], [_HALF, _HALF]], [_HALF, _HALF]),
+}
 _SUFFICIENT = 1e-4  # of the decrease that the slope promises, which a trial must bring (Armijo)
 _SHORTEST, _LONGEST = 0.1, 0.5  # what a refused trial is shortened by
 _TRIALS = 30
@@ -66,25 +75,36 @@ class Implicit(AbstractMethod):
     Args:
       kind: "euler", "midpoint" or "trapezoidal".
       solver: which curvature B, and how the systems of Newton's method are solved.
-      iterations: the most Newton steps.
+      iterations: the most Newton steps; None for 5.
       tolerance: of the gradient of P, relative to that at its start, at which they end.
 
     Raises:
       ValueError: an unknown kind, fewer than 1 iteration, a negative tolerance.
     """
 
-    kind: Kind = eqx.field(static=True, default="euler")
-    solver: LinearSolver = LinearSolver()
-    iterations: int = eqx.field(static=True, default=5)
-    tolerance: float = 1e-2
+    kind: Kind = eqx.field(static=True)
+    solver: LinearSolver
+    iterations: int = eqx.field(static=True)
+    tolerance: float | Float[Array, ""]
 
-    def __check_init__(self) -> None:
-        if self.kind not in _ORDERS:
-            raise ValueError(f"kind is {self.kind!r}; pass one of {', '.join(_ORDERS)}.")
-        if not isinstance(self.iterations, int) or self.iterations < 1:
-            raise ValueError(f"iterations is {self.iterations}; a step needs at least 1.")
-        if isinstance(self.tolerance, int | float) and not self.tolerance >= 0:
-            raise ValueError(f"tolerance is {self.tolerance}; it must not be negative.")
+    counter_term: ClassVar[Literal["series", "memory", "penalty"] | None] = "penalty"
+    options: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(
+        self,
+        kind: Kind = "euler",
+        solver: LinearSolver | None = None,
+        iterations: int | None = None,
+        tolerance: float | Float[Array, ""] = 1e-2,
+    ) -> None:
+        if kind not in _ORDERS:
+            raise ValueError(f"kind is {kind!r}; pass one of {', '.join(_ORDERS)}.")
+        self.kind, self.tolerance = kind, tolerance
+        self.solver = LinearSolver() if solver is None else solver
+        self.iterations = known_count("iterations", iterations, 5)
+        if self.iterations < 1:
+            raise ValueError(f"iterations is {iterations}; a step needs at least 1.")
+        check(lambda x: x >= 0, "tolerance", tolerance, "at least 0")
 
     @property
     def order(self) -> int:
@@ -104,11 +124,15 @@ class Implicit(AbstractMethod):
         """
         return 1 + self.iterations * (1 + self.solver.gradients)
 
+    def butcher(self) -> tuple[Sequence[Sequence[Any]], Sequence[Any]]:
+        """`(A, b)`, exact."""
+        return _TABLEAUS[self.kind]
+
     def check(self, flow: AbstractFlow) -> None:
         """Gradient flow only."""
         only_gradient_flow(flow, "An implicit method")
 
-    def init(self, z: State) -> Proximal:
+    def init(self, flow: AbstractFlow, z: State) -> Proximal:
         """No solve yet."""
         none = jnp.zeros([], jnp.int32)
         return Proximal(
@@ -118,34 +142,40 @@ class Implicit(AbstractMethod):
     def step(
         self,
         flow: AbstractFlow,
-        gradient: Gradient,
+        objective: Objective,
         z: State,
         h: Float[Array, ""],
         memory: Proximal,
     ) -> Step:
         """One step of size `h`."""
         params, aux = z
-        gradient = flow.potential(gradient, h)
-        slope = gradient.stage(0).here(params)
+        objective = flow.potential(objective, h)
+        cost = field_cost(flow, z, h)
+        slope = objective.here(params)
         length = h if self.kind == "euler" else 0.5 * h
         ahead = length if self.kind == "trapezoidal" else jnp.zeros_like(h)
         center = jax.tree.map(lambda g: scaled(-ahead, g), slope)
-        update, memory = self._proximal(gradient.stage(1), params, slope, length, center, memory)
+        update, memory, spent = self._proximal(
+            objective.at(1), params, slope, length, center, memory, cost
+        )
         if self.kind == "midpoint":
             update = jax.tree.map(lambda u: 2 * u, update)
-        return Step(update, aux, None, memory, finite(update))
+        spent += field_cost(flow, z, h, given=True)
+        return Step(update, aux, memory, gradients=spent, finite=finite(update))
 
     def _proximal(
         self,
-        gradient: Gradient,
+        objective: Objective,
         params: PyTree[Array],
         slope: PyTree[Array],
         h: Float[Array, ""],
         center: PyTree[Array],
         memory: Proximal,
-    ) -> tuple[PyTree[Array], Proximal]:
+        cost: int,
+    ) -> tuple[PyTree[Array], Proximal, Int[Array, ""]]:
         r"""The increment u to the minimum of $E(x + u) + \|u - c\|^2/(2h)$, from $u = 0$ on.
 
+        `cost` is that of a gradient, or of the loss; the last result is what all has cost.
         Everything is divided by $(1 + h)/h$, so that no step size is too large or too small.
         """
         shift, weight = 1 / (1 + h), h / (1 + h)
@@ -155,40 +185,41 @@ class Implicit(AbstractMethod):
             return jax.tree.map(lambda u, c: scaled(shift, u - c), u, center)
 
         def evaluated(u: PyTree[Array]) -> "_Point":
-            point = jax.tree.map(jnp.add, params, u)
-            value, slope = gradient.with_value(point)
+            value, slope = objective.value_and_gradient(add(params, u))
             return _Point.of(u, value, slope, bound(u), shift, weight, center)
 
         zero = jax.tree.map(jnp.zeros_like, slope)
-        given = gradient.given_value()
-        value = gradient.value(params) if given is None else given
+        given = objective.given_value()
+        value = objective.value(params) if given is None else given
         start = _Point.of(zero, value, slope, bound(zero), shift, weight, center)
         rounding = _ROUNDINGS * jnp.finfo(value.dtype).eps
 
         def unfinished(carry: tuple) -> Bool[Array, ""]:
-            here, memory, moved = carry
+            here, memory, moved, _ = carry
             left = here.norm > self.tolerance * start.norm
             return moved & left & (memory.iterations < self.iterations)
 
         def newton(carry: tuple) -> tuple:
-            here, memory, _ = carry
-            point = jax.tree.map(jnp.add, params, here.way)
-            system, _ = self.solver.system(gradient, point, h)
-            minus = jax.tree.map(jnp.negative, bound(here.way))
-            direction, solve = system.downhill(weight, here.slope, memory.solve, minus)
+            here, memory, _, spent = carry
+            point = add(params, here.displacement)
+            system, _ = self.solver.system(objective, point, h, cost)
+            minus = jax.tree.map(jnp.negative, bound(here.displacement))
+            direction, solve = system.solve_for_step(weight, here.slope, memory.solve, minus)
             promised = inner(here.descent, direction)
             # What cannot be seen in the loss can be in its gradient.
             unseen = jnp.abs(promised) <= rounding * jnp.abs(here.value)
 
             def shorter(search: "_Search") -> "_Search":
                 trial = evaluated(
-                    jax.tree.map(lambda u, d: u + scaled(search.length, d), here.way, direction)
+                    jax.tree.map(
+                        lambda u, d: u + scaled(search.length, d), here.displacement, direction
+                    )
                 )
                 rise = trial.value - here.value
                 enough = rise <= _SUFFICIENT * search.length * promised
                 enough |= unseen & (trial.norm < 0.5 * here.norm)
-                bend = rise / search.length - promised
-                least = jnp.where(bend > 0, -0.5 * promised / bend, 0.0) * jnp.ones_like(rise)
+                curved = rise / search.length - promised
+                least = jnp.where(curved > 0, -0.5 * promised / curved, 0.0) * jnp.ones_like(rise)
                 ratio = jnp.clip(jnp.nan_to_num(least), _SHORTEST, _LONGEST)
                 length = jnp.where(enough, search.length, search.length * ratio)
                 return _Search(length, trial, enough, search.trials + 1)
@@ -197,7 +228,7 @@ class Implicit(AbstractMethod):
                 return ~search.enough & (search.trials < _TRIALS)
 
             begin = _Search(jnp.ones([], float), here, ~(promised < 0), jnp.int32(0))
-            search = gradient.while_loop(refused, shorter, begin)
+            search = jax.lax.while_loop(refused, shorter, begin)
             moved = search.enough & (promised < 0)
             after = jax.tree.map(lambda new, old: jnp.where(moved, new, old), search.point, here)
             return (
@@ -209,21 +240,24 @@ class Implicit(AbstractMethod):
                     solve._replace(products=memory.solve.products + solve.products),
                 ),
                 moved,
+                spent + system.setup + system.cost(solve) + cost * search.trials,
             )
 
         none = memory.solve._replace(products=jnp.zeros([], jnp.int32))
         zero_count = jnp.zeros([], jnp.int32)
         fresh = Proximal(zero_count, jnp.zeros([], jnp.int32), jnp.ones([], float), none)
-        carry = start, fresh, jnp.isfinite(start.value) & jnp.isfinite(h)
-        here, memory, _ = gradient.while_loop(unfinished, newton, carry)
+        spent = jnp.int32(cost if given is None else 0)
+        carry = start, fresh, jnp.isfinite(start.value) & jnp.isfinite(h), spent
+        here, memory, _, spent = jax.lax.while_loop(unfinished, newton, carry)
         fell = here.value <= start.value  # by rounding alone it may not have
-        return jax.tree.map(lambda u: jnp.where(fell, u, jnp.zeros_like(u)), here.way), memory
+        update = jax.tree.map(lambda u: jnp.where(fell, u, jnp.zeros_like(u)), here.displacement)
+        return update, memory, spent
 
 
 class _Point(NamedTuple):
     """A point of the proximal minimization."""
 
-    way: PyTree[Array]
+    displacement: PyTree[Array]
     value: Float[Array, ""]
     slope: PyTree[Array]
     descent: PyTree[Array]
@@ -232,7 +266,7 @@ class _Point(NamedTuple):
     @classmethod
     def of(
         cls,
-        way: PyTree[Array],
+        displacement: PyTree[Array],
         loss: Float[Array, ""],
         slope: PyTree[Array],
         bound: PyTree[Array],
@@ -242,9 +276,9 @@ class _Point(NamedTuple):
     ) -> "_Point":
         """`value` and `descent`: the objective and its gradient, over $(1 + h)/h$."""
         descent = jax.tree.map(lambda g, b: scaled(weight, g) + b, slope, bound)
-        apart = jax.tree.map(jnp.subtract, way, center)
+        apart = jax.tree.map(jnp.subtract, displacement, center)
         value = weight * loss.astype(float) + 0.5 * shift * inner(apart, apart)
-        return cls(way, value, slope, descent, jnp.sqrt(inner(descent, descent)))
+        return cls(displacement, value, slope, descent, norm(descent))
 
 
 class _Search(NamedTuple):

@@ -4,6 +4,7 @@ May use: `odeopt.flows`, `odeopt.curvature`, `odeopt.split`.
 """
 
 import abc
+import numbers
 from typing import Literal, NamedTuple
 
 import equinox as eqx
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
+from ..checks import check
 from ..curvature import (
     Diagonal,
     Rows,
@@ -21,14 +23,16 @@ from ..curvature import (
     no_diagonal,
     outputs_per_sample,
     refined,
-    widened,
 )
-from ..objective import Gradient, LinearMap
+from ..objective import LinearMap, Objective, conjugate
 from ..split import Split, split
-from ..sums import inner, is_split, scaled
+from ..sums import add, inner, is_split, scaled, widened
 
-Curvature = Literal["ggn", "hessian"]
+Curvature = Literal["auto", "ggn", "hessian"]
 Solve = Literal["auto", "exact", "cg"]
+
+PRODUCTS = 10
+"""The most curvature products of a solve, where nothing else is said."""
 
 _DENSE = 1000  # the largest matrix that "auto" decomposes
 _ENTRIES = 2**24  # the most entries of a Jacobian that "auto" forms
@@ -39,24 +43,30 @@ class LinearSolve(NamedTuple):
 
     Attributes:
       direction: its solution, where the next one starts; `()` where none does.
-      products: curvature products that it took; 0 for the exact one.
+      products: curvature products that it took; 0 where it was exact.
       residual: what is left of its right-hand side, relative.
-      bend: `d.Bd` of the solution d, with the curvature B.
+      quadratic_form: `d.Bd` of the solution d, with the curvature B.
       diagonal: the estimate of the diagonal of B that preconditions; `()` where none does.
     """
 
     direction: PyTree[Array]
     products: Int[Array, ""]
     residual: Float[Array, ""]
-    bend: Float[Array, ""]
+    quadratic_form: Float[Array, ""]
     diagonal: Diagonal | tuple[()] = ()
 
 
 class AbstractSystem(abc.ABC):
-    r"""$(\text{shift} + \text{weight}\,B)\,x = r$ at one point, prepared for several r."""
+    r"""$(\text{shift} + \text{weight}\,B)\,x = r$ at one point, prepared for several r.
+
+    Attributes:
+      setup: gradients that its preparation has cost.
+    """
+
+    setup: int = 0
 
     @abc.abstractmethod
-    def downhill(
+    def solve_for_step(
         self,
         amount: Float[Array, ""],
         slope: PyTree[Array],
@@ -69,6 +79,10 @@ class AbstractSystem(abc.ABC):
     def solve(self, right: PyTree[Array], last: LinearSolve) -> tuple[PyTree[Array], LinearSolve]:
         """The solution for `right`."""
 
+    @abc.abstractmethod
+    def cost(self, found: LinearSolve) -> int | Int[Array, ""]:
+        """Gradients that a solve has cost."""
+
 
 class LinearSolver(eqx.Module):
     r"""How the linear systems of a step are solved.
@@ -76,33 +90,48 @@ class LinearSolver(eqx.Module):
     Args:
       curvature: B. "ggn": the generalized Gauss-Newton matrix, positive semi-definite where the
         loss is convex in the outputs; `value_fn` must be an `odeopt.composite`. "hessian": of any
-        loss; where it is indefinite conjugate gradients stop when they see it.
+        loss; where it is indefinite conjugate gradients stop when they see it. "auto": "ggn" where
+        `value_fn` is a `composite`, else "hessian".
       solve: "exact": Cholesky's decomposition in the space of outputs or of parameters, whichever
         is smaller, by the Jacobian of every sample ("ggn" only). "cg": conjugate gradients, which
         start at the last solution. "auto": the exact one where its matrix has at most 1,000 rows
         and the Jacobian at most 16 million entries and no more gradients than `products` cost, and
         neither samples nor parameters are known to be split over devices (explicitly, or inside
-        `shard_map`).
-      products: the most curvature products of one solve, beside one for its start.
+        `shard_map`). It takes every sample by itself: of a model whose samples interact (batch
+        normalization) write `composite(..., samples=())`, or pass "cg".
+      products: the most curvature products of one solve, beside one for its start; None for 10.
       tolerance: the relative residual at which conjugate gradients stop.
       fraction: take the curvature on the first of the samples only, this share of them (products
-        then cost less than is counted). `value_fn` must be a `composite` whose loss is a mean.
+        then cost less than is counted). `value_fn` must be a `composite` whose loss is a mean. None
+        for all of them.
       precondition: conjugate gradients in the metric of shift + weight |diag B|, the diagonal
         estimated by one product more in each solve.
 
     Raises:
       ValueError: an unknown name, the Hessian with `solve="exact"`, fewer than 1 product, a
         negative tolerance, or a fraction that is none.
+      TypeError: `products` or `fraction` that are known at run time only.
     """
 
-    curvature: Curvature = eqx.field(static=True, default="ggn")
-    solve: Solve = eqx.field(static=True, default="auto")
-    products: int = eqx.field(static=True, default=10)
-    tolerance: float = 1e-3
-    fraction: float = eqx.field(static=True, default=1.0)
-    precondition: bool = eqx.field(static=True, default=False)
+    curvature: Curvature = eqx.field(static=True)
+    solve: Solve = eqx.field(static=True)
+    products: int = eqx.field(static=True)
+    tolerance: float | Float[Array, ""]
+    fraction: float = eqx.field(static=True)
+    precondition: bool = eqx.field(static=True)
 
-    def __check_init__(self) -> None:
+    def __init__(
+        self,
+        curvature: Curvature = "auto",
+        solve: Solve = "auto",
+        products: int | None = None,
+        tolerance: float | Float[Array, ""] = 1e-3,
+        fraction: float | None = None,
+        precondition: bool = False,
+    ) -> None:
+        self.curvature, self.solve, self.precondition = curvature, solve, precondition
+        self.products, self.fraction = known_numbers(products, fraction)
+        self.tolerance = tolerance
         check_curvature(self.curvature, self.products, self.fraction)
         if self.solve not in ("auto", "exact", "cg"):
             raise ValueError(f'solve is {self.solve!r}; pass "auto", "exact" or "cg".')
@@ -111,8 +140,7 @@ class LinearSolver(eqx.Module):
                 'solve="exact" goes through the Jacobian of every sample, of which the '
                 'Gauss-Newton matrix is made: pass curvature="ggn", or solve="cg".'
             )
-        if isinstance(self.tolerance, int | float) and not self.tolerance >= 0:
-            raise ValueError(f"tolerance is {self.tolerance}; it must not be negative.")
+        check(lambda x: x >= 0, "tolerance", tolerance, "at least 0")
 
     @property
     def gradients(self) -> int:
@@ -127,20 +155,27 @@ class LinearSolver(eqx.Module):
         return LinearSolve(direction, none, jnp.zeros([], float), jnp.zeros([], float), diagonal)
 
     def system(
-        self, gradient: Gradient, params: PyTree[Array], h: Float[Array, ""]
+        self, objective: Objective, params: PyTree[Array], h: Float[Array, ""], gradient_cost: int
     ) -> tuple[AbstractSystem, Float[Array, ""]]:
         r"""$I + hB$ at `params`, divided by 1 + h so that a large step overflows nothing.
+
+        Args:
+          objective: whose curvature is taken.
+          params: the point.
+          h: the step size.
+          gradient_cost: gradients of the loss that one gradient of `objective` costs.
 
         Returns:
           The system, and what it was divided by to be multiplied with: 1 / (1 + h).
         """
         shift, weight = 1 / (1 + h), h / (1 + h)
-        if self.curvature == "ggn":
-            parts = split(gradient, self.fraction)
+        if is_gauss_newton(objective, self.curvature) or self.solve == "exact":
+            parts = split(objective, self.fraction)
             if self.solve == "exact" or (self.solve == "auto" and self._exact(parts, params)):
-                return _Exact(parts, shift, weight, gradient, params), shift
-        product = curvature_product(gradient, params, self.curvature, self.fraction)
-        return _Iterative(product, shift, weight, gradient, params, self), shift
+                return _Exact(parts, shift, weight, params), shift
+        product = curvature_product(objective, params, self.curvature, self.fraction)
+        cost = product_cost(objective, self.curvature, self.fraction, gradient_cost)
+        return _Iterative(product, shift, weight, params, self, cost), shift
 
     def _exact(self, parts: Split, params: PyTree[Array]) -> bool:
         """Whether "auto" is exact."""
@@ -154,53 +189,98 @@ class LinearSolver(eqx.Module):
         return small and width <= 2 * self.products
 
 
+def known_count(name: str, number: int | None, default: int) -> int:
+    """A number that decides on loops and shapes, `default` for None.
+
+    None is what `optax.inject_hyperparams` leaves alone: it would trace a number.
+
+    Raises:
+      TypeError: a number that is traced, or no whole number.
+    """
+    if number is None:
+        return default
+    if isinstance(number, bool) or not isinstance(number, numbers.Integral):
+        raise TypeError(
+            _RUN_TIME.format(name=name, kind=type(number).__name__, wanted="an integer")
+        )
+    return int(number)
+
+
+def known_numbers(products: int | None, fraction: float | None) -> tuple[int, float]:
+    """`products` and `fraction`, which must be known when the optimizer is built."""
+    if fraction is not None and not isinstance(fraction, numbers.Real):
+        kind = type(fraction).__name__
+        raise TypeError(_RUN_TIME.format(name="fraction", kind=kind, wanted="a number"))
+    return known_count("products", products, PRODUCTS), 1.0 if fraction is None else float(fraction)
+
+
+_RUN_TIME = (
+    "{name} is a {kind}; it must be {wanted} that is known when the optimizer is built. Inside "
+    '`optax.inject_hyperparams` name it in `static_args=("{name}",)`, or leave it at its default.'
+)
+
+
 def check_curvature(curvature: str, products: int, fraction: float) -> None:
     """Refuse what no curvature product can be taken with."""
-    if curvature not in ("ggn", "hessian"):
-        raise ValueError(f'curvature is {curvature!r}; pass "ggn" or "hessian".')
-    if not isinstance(products, int) or products < 1:
+    if curvature not in ("auto", "ggn", "hessian"):
+        raise ValueError(f'curvature is {curvature!r}; pass "auto", "ggn" or "hessian".')
+    if products < 1:
         raise ValueError(f"products is {products}; a step needs at least 1 curvature product.")
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction is {fraction}; it must be in (0, 1]: 1 takes every sample.")
 
 
 def curvature_product(
-    gradient: Gradient, params: PyTree[Array], curvature: Curvature, fraction: float
+    objective: Objective, params: PyTree[Array], curvature: Curvature, fraction: float
 ) -> LinearMap:
-    """`v -> B v` at `params`; nothing is counted."""
-    if curvature == "ggn":
-        return gauss_newton(split(gradient, fraction), params)
+    """`v -> B v` at `params`, linearized once."""
+    if is_gauss_newton(objective, curvature):
+        return gauss_newton(split(objective, fraction), params)
     if fraction == 1:
-        return gradient.linearized(params)
-    parts = split(gradient, fraction)
+        return objective.product(params)
+    parts = split(objective, fraction)
 
     def slope(params: PyTree[Array]) -> PyTree[Array]:
-        grads = jax.grad(lambda p: parts.loss(parts.predict(p)))(params)
-        return jax.tree.map(jnp.conj, grads)
+        return conjugate(jax.grad(lambda p: parts.loss(parts.predict(p)))(params))
 
     return jax.linearize(slope, params)[1]
 
 
+def is_gauss_newton(objective: Objective, curvature: Curvature) -> bool:
+    """Whether B is the Gauss-Newton matrix."""
+    return curvature == "ggn" or (curvature == "auto" and objective.splits)
+
+
+def product_cost(
+    objective: Objective, curvature: Curvature, fraction: float, gradient_cost: int
+) -> int:
+    """Gradients that a product counts as: 2 for each gradient that it differentiates.
+
+    A Gauss-Newton matrix, and the Hessian of a part of the samples, are those of the plain loss.
+    """
+    plain = is_gauss_newton(objective, curvature) or fraction < 1
+    return 2 if plain else 2 * gradient_cost
+
+
 class _Iterative(AbstractSystem):
-    """By conjugate gradients. 2 gradients a product of the loss itself."""
+    """By conjugate gradients."""
 
     def __init__(
         self,
         product: LinearMap,
         shift: Float[Array, ""],
         weight: Float[Array, ""],
-        gradient: Gradient,
         params: PyTree[Array],
         solver: LinearSolver,
+        cost: int,
     ) -> None:
         self._product, self._shift, self._weight = product, shift, weight
-        self._gradient, self._params, self._solver = gradient, params, solver
-        self._cost = gradient.product_cost if solver.curvature == "hessian" else 2
+        self._params, self._solver, self._cost = params, solver, cost
         self._map = lambda v: jax.tree.map(
             lambda x, b: scaled(shift, x) + scaled(weight, b), v, product(v)
         )
 
-    def downhill(
+    def solve_for_step(
         self,
         amount: Float[Array, ""],
         slope: PyTree[Array],
@@ -208,14 +288,13 @@ class _Iterative(AbstractSystem):
         beside: PyTree[Array] | None = None,
     ) -> tuple[PyTree[Array], LinearSolve]:
         right = jax.tree.map(lambda g: scaled(-amount, g), slope)
-        return self.solve(right if beside is None else jax.tree.map(jnp.add, right, beside), last)
+        return self.solve(right if beside is None else add(right, beside), last)
 
     def solve(self, right: PyTree[Array], last: LinearSolve) -> tuple[PyTree[Array], LinearSolve]:
         diagonal = last.diagonal
         metric = {}
         if isinstance(diagonal, Diagonal):
             diagonal = refined(diagonal, self._product, self._params)
-            self._gradient.spend(self._cost)
             value = diagonal.value
             metric["preconditioner"] = lambda r: jax.tree.map(self._divided, r, value)
         found = conjugate_gradients(
@@ -226,11 +305,13 @@ class _Iterative(AbstractSystem):
             tolerance=self._solver.tolerance,
             **metric,
         )
-        self._gradient.spend(self._cost * found.products)
         x = found.value
-        bend = inner(x, found.image) - self._shift * inner(x, x)
-        bend = jnp.where(self._weight > 0, bend / self._weight, 0.0)
-        return x, LinearSolve(x, found.products, found.residual, bend, diagonal)
+        form = inner(x, found.image) - self._shift * inner(x, x)
+        form = jnp.where(self._weight > 0, form / self._weight, 0.0)
+        return x, LinearSolve(x, found.products, found.residual, form, diagonal)
+
+    def cost(self, found: LinearSolve) -> Int[Array, ""]:
+        return self._cost * (found.products + self._solver.precondition)
 
     def _divided(self, residual: Array, diagonal: Array) -> Array:
         return residual / (self._shift + self._weight * jnp.abs(diagonal)).astype(diagonal.dtype)
@@ -248,7 +329,6 @@ class _Exact(AbstractSystem):
         parts: Split,
         shift: Float[Array, ""],
         weight: Float[Array, ""],
-        gradient: Gradient,
         params: PyTree[Array],
     ) -> None:
         if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
@@ -261,9 +341,9 @@ class _Exact(AbstractSystem):
         self._rows: Rows = gauss_newton_rows(parts, params)
         self._shift, self._weight = shift, weight
         self._invert = self._rows.factored(shift, weight)
-        gradient.spend(outputs_per_sample(parts, params)[1])
+        self.setup = outputs_per_sample(parts, params)[1]
 
-    def downhill(
+    def solve_for_step(
         self,
         amount: Float[Array, ""],
         slope: PyTree[Array],
@@ -293,5 +373,8 @@ class _Exact(AbstractSystem):
             direction=() if isinstance(last.direction, tuple) and not last.direction else tree,
             products=jnp.zeros([], jnp.int32),
             residual=(left / jnp.where(norm > 0, norm, 1.0)).astype(float),
-            bend=jnp.sum(image**2).astype(float),
+            quadratic_form=jnp.sum(image**2).astype(float),
         )
+
+    def cost(self, found: LinearSolve) -> int:
+        return 0

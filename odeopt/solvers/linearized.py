@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..flows import AbstractFlow
+from ..information import Information
 from ..objective import LinearMap
 from .face import AbstractFace
 from .method import AbstractMethod
@@ -66,7 +67,7 @@ class AbstractLinearized(AbstractFace):
 
 def only_gradient_flow(flow: AbstractFlow, method: str) -> None:
     """Refuse another flow."""
-    if not flow.has_potential:
+    if Information.POTENTIAL not in flow.has:
         raise ValueError(
             f"{method} goes by the curvature of the loss, which is the Jacobian of gradient flow "
             f"and not that of {type(flow).__name__}: use `odeopt.flows.GradientFlow()`, or a "

@@ -5,22 +5,21 @@ May use: `odeopt.flows`, `.linear`, `.linearized`.
 
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import diffrax
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import lineax
 import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
 from ..flows import AbstractFlow, State
-from ..objective import Gradient, LinearMap
-from ..sums import finite, scaled
+from ..objective import LinearMap, Objective
+from ..sums import add, finite, inner, scaled
 from .linear import LinearSolve, LinearSolver
 from .linearized import AbstractLinearized, only_gradient_flow
-from .method import AbstractMethod, Step
+from .method import AbstractMethod, Model, Step, field_cost
 
 _GAMMA = 1 - 1 / math.sqrt(2)  # makes the method of order 2 L-stable
 
@@ -51,11 +50,20 @@ class Rosenbrock(AbstractMethod):
     accuracy: int = eqx.field(static=True)
     solver: LinearSolver
 
+    options: ClassVar[frozenset[str]] = frozenset()
+
     def __init__(self, order: int = 1, solver: LinearSolver | None = None) -> None:
         if order not in (1, 2):
             raise ValueError(f"order is {order}; there are Rosenbrock methods of order 1 and 2.")
         self.accuracy = order
         self.solver = LinearSolver() if solver is None else solver
+
+    @property
+    def counter_term(self) -> Literal["penalty"] | None:  # type: ignore[override]
+        """The penalty, where the curvature is the Hessian of the whole loss."""
+        return (
+            "penalty" if (self.solver.curvature, self.solver.fraction) == ("hessian", 1) else None
+        )
 
     @property
     def order(self) -> int:
@@ -79,7 +87,7 @@ class Rosenbrock(AbstractMethod):
         """Gradient flow only."""
         only_gradient_flow(flow, "A Rosenbrock method")
 
-    def init(self, z: State) -> LinearSolve | tuple[LinearSolve, LinearSolve]:
+    def init(self, flow: AbstractFlow, z: State) -> LinearSolve | tuple[LinearSolve, LinearSolve]:
         """No solve yet; one for each system."""
         first = self.solver.init(z[0])
         return first if self.accuracy == 1 else (first, self.solver.init(z[0]))
@@ -87,27 +95,34 @@ class Rosenbrock(AbstractMethod):
     def step(
         self,
         flow: AbstractFlow,
-        gradient: Gradient,
+        objective: Objective,
         z: State,
         h: Float[Array, ""],
         memory: LinearSolve | tuple[LinearSolve, LinearSolve],
     ) -> Step:
         """One step of size `h`; what is solved for is $hk_1$ and $hk_2$, of the size of a step."""
         params, aux = z
-        gradient = flow.potential(gradient, h)
-        system, scale = self.solver.system(gradient.stage(0), params, self.diagonal * h)
-        slope = gradient.stage(0).here(params)
-        if isinstance(memory, LinearSolve):
-            update, memory = system.downhill(scale * h, slope, memory)
+        solved = flow.potential(objective, h)
+        cost = field_cost(flow, z, h)
+        system, scale = self.solver.system(solved, params, self.diagonal * h, cost)
+        slope = solved.here(params)
+        spent = field_cost(flow, z, h, given=True) + system.setup
+        model = None
+        if self.accuracy == 1:
+            update, memory = system.solve_for_step(scale * h, slope, memory)
+            spent += system.cost(memory)
+            if solved is objective:
+                model = Model(inner(slope, update), 0.5 * memory.quadratic_form)
         else:
-            one, first = system.downhill(scale * h, slope, memory[0])
-            there = gradient.stage(1)(jax.tree.map(jnp.add, params, one))
+            one, first = system.solve_for_step(scale * h, slope, memory[0])
+            there = solved.at(1).gradient(add(params, one))
             right = jax.tree.map(
                 lambda g, u: scaled(-scale * h, g) - scaled(2 * scale, u), there, one
             )
             two, second = system.solve(right, memory[1])
             update, memory = _combined(one, two), (first, second)
-        return Step(update, aux, None, memory, finite(update, memory))
+            spent += cost + system.cost(first) + system.cost(second)
+        return Step(update, aux, memory, None, model, spent, finite(update, memory))
 
     @property
     def diagonal(self) -> float:

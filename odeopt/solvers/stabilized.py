@@ -7,21 +7,21 @@ import functools
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..flows import AbstractFlow, GradientFlow, State
-from ..objective import Gradient
-from ..sums import inner, noise
-from .explicit import _accumulator, _real, _scaled
+from ..flows import AbstractFlow, State
+from ..information import Information
+from ..objective import Objective
+from ..sums import add, noise, norm, real_dtype, scaled, wide_dtype
 from .face import AbstractFace
-from .method import AbstractMethod, Step
+from .method import AbstractMethod, Step, field_cost
 
 _MARGIN = 1.2  # stages are chosen for so much more curvature than was found (the RKC code's own)
 _FIRST = 24  # Hessian products of the first estimate, which starts from the gradient
@@ -49,7 +49,7 @@ def coefficients(stages: int, order: int, damping: float) -> Coefficients:
 
     Order 1: $b_j = 1/T_j(w_0)$, $w_1 = T_s/T_s'$, $w_0 = 1 + \eta/s^2$. Order 2:
     $b_j = T_j''/T_j'^2$, $w_1 = T_s'/T_s''$, $w_0 = 1 + \tfrac{40}{13}\eta/s^2$, so that at
-    $\eta = .05$ it is the method of Sommeijer, Shampine and Verwer (J. Comput. Appl. Math. 88,
+    $\eta = 0.05$ it is the method of Sommeijer, Shampine and Verwer (J. Comput. Appl. Math. 88,
     1998). In both $a_j = 1 - b_jT_j(w_0)$.
     """
     w0 = 1 + (damping if order == 1 else damping * 40 / 13) / stages**2
@@ -104,7 +104,7 @@ class Sharpest(NamedTuple):
 class RungeKuttaChebyshev(AbstractMethod):
     r"""Runge-Kutta-Chebyshev: the stability limit grows with the square of the stages.
 
-    With $f$ the field and $\delta_j$ the way from the start to stage j,
+    With $f$ the field and $\delta_j$ the displacement from the start to stage j,
     $\delta_0 = 0$, $\delta_1 = \tilde\mu_1hf_0$,
     $\delta_j = \mu_j\delta_{j-1} + \nu_j\delta_{j-2} + \tilde\mu_jhf_{j-1} + \tilde\gamma_jhf_0$:
     one gradient a stage, the given one first. Each stage looks back on two, so that the loop keeps
@@ -137,6 +137,8 @@ class RungeKuttaChebyshev(AbstractMethod):
     accuracy: int = eqx.field(static=True)
     damping: float = eqx.field(static=True)
     max_stages: int = eqx.field(static=True)
+
+    options: ClassVar[frozenset[str]] = frozenset({"stage_transform"})
 
     def __init__(
         self,
@@ -178,13 +180,13 @@ class RungeKuttaChebyshev(AbstractMethod):
 
     def check(self, flow: AbstractFlow) -> None:
         """Any flow that has a field, where the number of stages is given."""
-        if self.stages is None and not isinstance(flow, GradientFlow):
+        if self.stages is None and Information.POTENTIAL not in flow.has:
             raise ValueError(
                 "RungeKuttaChebyshev(stages=None) chooses its stages by the curvature of the loss, "
                 f"which says nothing of {type(flow).__name__}: give a number, `stages=10`."
             )
 
-    def init(self, z: State) -> Sharpest | tuple[()]:
+    def init(self, flow: AbstractFlow, z: State) -> Sharpest | tuple[()]:
         """No estimate yet. A copy of the parameters where stages are chosen, else nothing."""
         if self.stages is not None:
             return ()
@@ -193,47 +195,44 @@ class RungeKuttaChebyshev(AbstractMethod):
     def step(
         self,
         flow: AbstractFlow,
-        gradient: Gradient,
+        objective: Objective,
         z: State,
         h: Float[Array, ""],
         memory: Sharpest | tuple[()],
     ) -> Step:
-        """One step of size `h`."""
-        success: Any = True
-        first = flow.field(z, gradient.stage(0), h)
+        """One step of size `h`; the slopes are increments, which carry it."""
+        first = flow.increment(z, objective, h)
+        cost, spent = field_cost(flow, z, h), field_cost(flow, z, h, given=True)
+        ok: bool | Bool[Array, ""] = True
 
         def slope(stage: Array, time: Array, point: State) -> State:
-            return flow.field(point, gradient.stage(stage), h)
+            return flow.increment(point, objective.at(stage), h)
 
-        if isinstance(memory, Sharpest):
-            memory = _sharpest(gradient.stage(0), z[0], memory)
+        if self.stages is None:
+            memory, products = _sharpest(flow.potential(objective, h), z[0], memory)
             weight, table, stages = self._chosen(h * memory.value)
-            success = stages <= self.max_stages
+            ok = stages <= self.max_stages
             # Not a number, so that a step-size rule sees it too, and at once.
-            weight = jnp.where(success, weight, jnp.nan)
-            stages = jnp.where(success, stages, 2)
+            weight = jnp.where(ok, weight, jnp.nan)
+            stages = jnp.where(ok, stages, 2)
+            spent += 2 * cost * products + cost * (stages - 1)
 
             def loop(body: Callable, carry: PyTree) -> PyTree:
-                def counted() -> PyTree:
-                    rows = table[stages - 2]
-                    return jax.lax.fori_loop(
-                        1, stages, lambda j, carry: body(carry, (j, rows[j - 1]))[0], carry
-                    )
-
-                gradient.spend(stages - 1)
-                return gradient.charged(0, counted)
+                rows = table[stages - 2]
+                run = lambda j, carry: body(carry, (j, rows[j - 1]))[0]  # noqa: E731
+                return jax.lax.fori_loop(1, stages, run, carry)
         else:
-            assert self.stages is not None
             first_weight, rows, _ = self._coefficients(self.stages)
             weight = jnp.asarray(first_weight, float)
+            spent += cost * (self.stages - 1)
 
             def loop(body: Callable, carry: PyTree) -> PyTree:
                 xs = jnp.arange(1, len(rows) + 1), jnp.asarray(rows, float)
-                return gradient.scan(body, carry, xs, length=len(rows))
+                return jax.lax.scan(body, carry, xs)[0]
 
-        way = self.recurrence(slope, z, first, h, weight, loop)
-        update, moved = jax.tree.map(lambda e, k: _scaled(h, e, k.dtype), way, first)
-        return Step(update, jax.tree.map(jnp.add, z[1], moved), None, memory, success)
+        moved = self.recurrence(slope, z, first, jnp.ones_like(h), weight, loop)
+        update, change = jax.tree.map(lambda e, k: e.astype(k.dtype), moved, first)
+        return Step(update, add(z[1], change), memory, None, None, spent, ok)
 
     def recurrence(
         self,
@@ -244,20 +243,19 @@ class RungeKuttaChebyshev(AbstractMethod):
         weight: Float[Array, ""],
         loop: Callable[[Callable, PyTree], PyTree],
     ) -> PyTree[Array]:
-        r"""$\delta_s/h$, in float32 at least. Both faces are this.
+        r"""$\delta_s/h$, in float32 at least; of optimizers and of the diffrax class.
 
         Args:
           slope: `(stage, time, point) -> f`, with the time in units of `h` from the start.
           start: where the step starts.
           first: the slope there.
-          h: the step size.
+          h: the step size; 1 where the slopes are increments, which carry it.
           weight: of the first slope in the first stage.
           loop: `(body, carry) -> carry`: runs `body(carry, (stage, row))` over the other stages.
         """
 
         def widened(k: Array) -> Array:
-            wide = _accumulator(k.dtype)
-            return weight.astype(_real(wide)) * k.astype(wide)
+            return scaled(weight, k.astype(wide_dtype(k.dtype)))
 
         def body(carry: tuple, x: tuple) -> tuple:
             latest, before = carry
@@ -266,14 +264,14 @@ class RungeKuttaChebyshev(AbstractMethod):
             slopes = slope(stage, row[4], point)
 
             def leaf(e1: Array, e0: Array, k: Array, k0: Array) -> Array:
-                mu, nu, at, at_start = row[:4].astype(_real(e1.dtype))
+                mu, nu, at, at_start = row[:4].astype(real_dtype(e1.dtype))
                 total = mu * e1 + nu * e0 + at * k.astype(e1.dtype)
                 return total if self.accuracy == 1 else total + at_start * k0.astype(e1.dtype)
 
             return (jax.tree.map(leaf, latest, before, slopes, first), latest), None
 
-        way = jax.tree.map(widened, first)
-        return loop(body, (way, jax.tree.map(jnp.zeros_like, way)))[0]
+        moved = jax.tree.map(widened, first)
+        return loop(body, (moved, jax.tree.map(jnp.zeros_like, moved)))[0]
 
     def butcher(self) -> tuple[list[list[float]], list[float]]:
         """The method as a Butcher tableau `(A, b)`, for a given number of stages.
@@ -284,13 +282,13 @@ class RungeKuttaChebyshev(AbstractMethod):
         if self.stages is None:
             raise ValueError("RungeKuttaChebyshev(stages=None) has no tableau: give a number.")
         first, rows, _ = self._coefficients(self.stages)
-        ways = np.zeros((self.stages + 1, self.stages))
-        ways[1, 0] = first
+        moved = np.zeros((self.stages + 1, self.stages))
+        moved[1, 0] = first
         for j, (mu, nu, at, at_start, _) in enumerate(rows, start=1):
-            ways[j + 1] = mu * ways[j] + nu * ways[j - 1]
-            ways[j + 1, j] += at
-            ways[j + 1, 0] += at_start if self.accuracy == 2 else 0.0
-        return ways[:-1].tolist(), ways[-1].tolist()
+            moved[j + 1] = mu * moved[j] + nu * moved[j - 1]
+            moved[j + 1, j] += at
+            moved[j + 1, 0] += at_start if self.accuracy == 2 else 0.0
+        return moved[:-1].tolist(), moved[-1].tolist()
 
     def _coefficients(self, stages: int) -> Coefficients:
         return coefficients(stages, self.accuracy, self.damping)
@@ -310,42 +308,49 @@ class RungeKuttaChebyshev(AbstractMethod):
         return first[jnp.minimum(stages, self.max_stages) - 2], jnp.asarray(table, float), stages
 
 
-def _sharpest(gradient: Gradient, params: PyTree[Array], last: Sharpest) -> Sharpest:
-    """The estimate after one product more, `_FIRST` where there is none; the last if that fails."""
+def _sharpest(
+    objective: Objective, params: PyTree[Array], last: Sharpest
+) -> tuple[Sharpest, Int[Array, ""]]:
+    """The estimate after one product more, `_FIRST` where there is none, and how many it took.
 
-    def after(products: int, start: PyTree[Array]) -> Sharpest:
-        def again(_: Any, found: Sharpest) -> Sharpest:
-            image = gradient.jvp(params, found.vector)
-            return Sharpest(*_normalized(image))
+    Where the products are of no use the last estimate stays.
+    """
 
-        def run() -> Sharpest:
-            mixed = jax.tree.map(
-                lambda v, random: v + _MIXED * random, _normalized(start)[1], _noise(params)
-            )
-            first = Sharpest(jnp.zeros([], float), _normalized(mixed)[1])
-            return jax.lax.fori_loop(0, products, again, first)
-
-        new = gradient.charged(2 * products, run)
+    def after(products: int, start: PyTree[Array]) -> tuple[Sharpest, Array]:
+        product = objective.product(params)
+        mixed = jax.tree.map(
+            lambda v, random: v + _MIXED * random, _normalized(start)[1], _noise(params)
+        )
+        first = Sharpest(jnp.zeros([], float), _normalized(mixed)[1])
+        new = jax.lax.fori_loop(
+            0, products, lambda _, found: Sharpest(*_normalized(product(found.vector))), first
+        )
         good = (new.value > 0) & jnp.isfinite(new.value)
-        return jax.tree.map(lambda new, old: jnp.where(good, new, old), new, last)
+        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, last)
+        return kept, jnp.int32(products)
 
-    return gradient.cond(
+    return jax.lax.cond(
         last.value > 0,
         lambda: after(1, last.vector),
-        lambda: after(_FIRST, gradient.here(params)),
+        lambda: after(_FIRST, objective.here(params)),
     )
 
 
 def _normalized(tree: PyTree[Array]) -> tuple[Float[Array, ""], PyTree[Array]]:
     """The norm of a tree, and the tree divided by it; 0 stays."""
-    norm = jnp.sqrt(inner(tree, tree))
-    scale = jnp.where(norm > 0, 1 / norm, 0.0)
-    return norm, jax.tree.map(lambda leaf: scale.astype(_real(leaf.dtype)) * leaf, tree)
+    size = norm(tree)
+    scale = jnp.where(size > 0, 1 / size, 0.0)
+    return size, jax.tree.map(lambda leaf: scaled(scale, leaf), tree)
 
 
 def _noise(like: PyTree[Array]) -> PyTree[Array]:
     """A fixed pseudo-random direction of norm 1."""
     return _normalized(noise(jax.random.normal, like))[1]
+
+
+def _scaled(h: Float[Array, ""], total: Array, dtype: Any) -> Array:
+    """`h * total` rounded once, to `dtype`."""
+    return scaled(h.astype(real_dtype(dtype)), total).astype(dtype)
 
 
 def _check_known(**numbers_: Any) -> None:

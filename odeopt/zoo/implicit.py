@@ -1,25 +1,32 @@
-"""Gradient flow by implicit methods: any step size, for the price of a minimization."""
+"""Gradient flow by implicit methods: any step size, for the price of a minimization.
 
-import optax
+May use: `odeopt.solvers`, `odeopt.optimizer`, `.linearized`.
+"""
+
+from typing import Unpack
+
+from jaxtyping import Array, Float
 
 from .. import solvers
-from ..optimizer import LearningRate
+from ..optimizer import LearningRate, Optimizer
 from ..solvers.linear import Curvature, Solve
 from .linearized import controlled
+from .options import Options, named
 
 
+@named
 def implicit_euler(
     learning_rate: LearningRate | None = None,
-    curvature: Curvature = "ggn",
+    curvature: Curvature = "auto",
     solve: Solve = "auto",
     *,
-    iterations: int = 5,
-    products: int = 10,
-    tolerance: float = 1e-2,
-    fraction: float = 1.0,
+    iterations: int | None = None,
+    products: int | None = None,
+    tolerance: float | Float[Array, ""] = 1e-2,
+    fraction: float | None = None,
     precondition: bool = False,
-    correction: int | None = None,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Optimizer:
     r"""Implicit Euler, the proximal point method: the loss never rises, at any learning rate.
 
     Step: $x^+ = \arg\min_y E(y) + \|y - x\|^2/(2h)$, so that $x^+ = x - h\nabla E(x^+)$. Order 1 on
@@ -37,17 +44,17 @@ def implicit_euler(
     Args:
       learning_rate: $h$: None for `stepsize.gain_ratio()`; or a number, a schedule of the number of
         steps, or another rule.
-      curvature: "ggn", for which `value_fn` must be an `odeopt.composite`; or "hessian".
+      curvature: "auto": "ggn" where `value_fn` is an `odeopt.composite`, else "hessian".
       solve: how linear systems are solved; see `linearly_implicit_euler`.
-      iterations: the most Newton steps.
-      products: the most curvature products of each, beside one for the start.
+      iterations: the most Newton steps; None for 5.
+      products: the most curvature products of each, beside one for the start; None for 10.
       tolerance: the gradient of the proximal objective, relative to that at the start, at which
         Newton's method ends, and so do the conjugate gradients in it.
       fraction: see `linearly_implicit_euler`.
       precondition: see `linearly_implicit_euler`.
-      correction: 2 cancels the drift (`drift.corrected`): the step is that of the loss
+      **options: `correction=2` cancels the drift: the step is that of the loss
         $E + \tfrac h4\|\nabla E\|^2$, has order 2, and stays L-stable. Gradients cost 3, Hessian
-        products 6.
+        products 6. Of `ode_optimizer`'s other options there is no use.
 
     Returns:
       An optax transformation; its state is that of `linearly_implicit_euler`. A step by conjugate
@@ -59,7 +66,7 @@ def implicit_euler(
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
       >>> loss, params = lambda x: jnp.sum(jnp.cosh(x)), jnp.array([1.0, 5.0])
-      >>> opt = odeopt.implicit_euler(1e6, "hessian", iterations=20, tolerance=1e-4)
+      >>> opt = odeopt.implicit_euler(1e6, iterations=20, tolerance=1e-4)
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
       >>> float(loss(params + updates).round(3))  # the minimum
@@ -67,63 +74,65 @@ def implicit_euler(
     """
     solver = solvers.LinearSolver(curvature, solve, products, tolerance, fraction, precondition)
     method = solvers.Implicit("euler", solver, iterations, tolerance)
-    return controlled(method, learning_rate, correction)
+    return controlled(method, learning_rate, **options)
 
 
+@named
 def implicit_midpoint(
     learning_rate: LearningRate | None = None,
-    curvature: Curvature = "ggn",
+    curvature: Curvature = "auto",
     solve: Solve = "auto",
     *,
-    iterations: int = 5,
-    products: int = 10,
-    tolerance: float = 1e-2,
-    fraction: float = 1.0,
+    iterations: int | None = None,
+    products: int | None = None,
+    tolerance: float | Float[Array, ""] = 1e-2,
+    fraction: float | None = None,
     precondition: bool = False,
-    correction: int | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    r"""The implicit midpoint rule: half a step of `implicit_euler`, and as far again.
+    **options: Unpack[Options],
+) -> Optimizer:
+    r"""The implicit midpoint rule: half an implicit Euler step, extrapolated to the full step.
 
     Step: $x^+ = x - h\nabla E(\tfrac12(x + x^+)) = 2\,\mathrm{prox}_{h/2}(x) - x$. Order 2 on
     gradient flow, stability function $(1 - z/2)/(1 + z/2)$ at $z = h\lambda$: A-stable, but a mode
-    of large z is not damped, only turned over. Costs as `implicit_euler`.
+    of large z is not damped, only its sign changes. Costs as `implicit_euler`.
 
     Args:
-      learning_rate: $h$; None for `stepsize.gain_ratio()`.
-      curvature: as for `implicit_euler`.
-      solve: as for `implicit_euler`.
-      iterations: as for `implicit_euler`.
-      products: as for `implicit_euler`.
-      tolerance: as for `implicit_euler`; order 2 is seen as far as the minimization is carried.
-      fraction: as for `implicit_euler`.
-      precondition: as for `implicit_euler`.
-      correction: up to 2 there is nothing to cancel.
+      learning_rate: as for `implicit_euler`, and so are all others.
+      curvature: "auto", "ggn" or "hessian".
+      solve: "auto", "exact" or "cg".
+      iterations: the most Newton steps.
+      products: the most curvature products of each.
+      tolerance: at which the minimization ends; order 2 is seen as far as it is carried.
+      fraction: of the samples that curvature is taken on.
+      precondition: conjugate gradients by an estimate of the diagonal.
+      **options: up to `correction=2` there is nothing to cancel.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
       >>> loss, params = lambda x: 0.5 * jnp.sum(x**2), jnp.ones(2)
-      >>> opt = odeopt.implicit_midpoint(2.0, "hessian")
+      >>> opt = odeopt.implicit_midpoint(2.0)
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> opt.update(grads, state, params, value_fn=loss)[0]
       Array([-1., -1.], dtype=float32)
     """
     solver = solvers.LinearSolver(curvature, solve, products, tolerance, fraction, precondition)
     method = solvers.Implicit("midpoint", solver, iterations, tolerance)
-    return controlled(method, learning_rate, correction)
+    return controlled(method, learning_rate, **options)
 
 
+@named
 def trapezoidal(
     learning_rate: LearningRate | None = None,
-    curvature: Curvature = "ggn",
+    curvature: Curvature = "auto",
     solve: Solve = "auto",
     *,
-    iterations: int = 5,
-    products: int = 10,
-    tolerance: float = 1e-2,
-    fraction: float = 1.0,
+    iterations: int | None = None,
+    products: int | None = None,
+    tolerance: float | Float[Array, ""] = 1e-2,
+    fraction: float | None = None,
     precondition: bool = False,
-    correction: int | None = None,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Optimizer:
     r"""The trapezoidal rule: half a step of gradient descent, half a step of `implicit_euler`.
 
     Step: $x^+ = x - \tfrac h2(\nabla E(x) + \nabla E(x^+))
@@ -131,24 +140,24 @@ def trapezoidal(
     that of `implicit_midpoint`. Costs as `implicit_euler`.
 
     Args:
-      learning_rate: $h$; None for `stepsize.gain_ratio()`.
-      curvature: as for `implicit_euler`.
-      solve: as for `implicit_euler`.
-      iterations: as for `implicit_euler`.
-      products: as for `implicit_euler`.
-      tolerance: as for `implicit_euler`; order 2 is seen as far as the minimization is carried.
-      fraction: as for `implicit_euler`.
-      precondition: as for `implicit_euler`.
-      correction: up to 2 there is nothing to cancel.
+      learning_rate: as for `implicit_euler`, and so are all others.
+      curvature: "auto", "ggn" or "hessian".
+      solve: "auto", "exact" or "cg".
+      iterations: the most Newton steps.
+      products: the most curvature products of each.
+      tolerance: at which the minimization ends; order 2 is seen as far as it is carried.
+      fraction: of the samples that curvature is taken on.
+      precondition: conjugate gradients by an estimate of the diagonal.
+      **options: up to `correction=2` there is nothing to cancel.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
       >>> loss, params = lambda x: 0.5 * jnp.sum(x**2), jnp.ones(2)
-      >>> opt = odeopt.trapezoidal(1.0, "hessian")
+      >>> opt = odeopt.trapezoidal(1.0)
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> params + opt.update(grads, state, params, value_fn=loss)[0]
       Array([0.3333333, 0.3333333], dtype=float32)
     """
     solver = solvers.LinearSolver(curvature, solve, products, tolerance, fraction, precondition)
     method = solvers.Implicit("trapezoidal", solver, iterations, tolerance)
-    return controlled(method, learning_rate, correction)
+    return controlled(method, learning_rate, **options)

@@ -1,71 +1,76 @@
-"""Gradient flow by methods that linearize it: large steps where the loss is stiff."""
+"""Gradient flow by methods that linearize it: large steps where the loss is stiff.
 
-import optax
+May use: `odeopt.solvers`, `odeopt.stepsize`, `odeopt.optimizer`.
+"""
+
+from typing import Any, Unpack
+
+from jaxtyping import Array, Float
 
 from .. import solvers
-from ..drift import corrected
-from ..flows import AbstractFlow, GradientFlow
-from ..optimizer import LearningRate, ode_optimizer
+from ..flows import GradientFlow
+from ..optimizer import LearningRate, Optimizer, ode_optimizer
 from ..solvers.linear import Curvature, Solve
 from ..stepsize import gain_ratio
+from .options import Options, named
 
 
+@named
 def linearly_implicit_euler(
     learning_rate: LearningRate | None = None,
-    curvature: Curvature = "ggn",
+    curvature: Curvature = "auto",
     solve: Solve = "auto",
     *,
-    products: int = 10,
-    tolerance: float = 1e-3,
-    fraction: float = 1.0,
+    products: int | None = None,
+    tolerance: float | Float[Array, ""] = 1e-3,
+    fraction: float | None = None,
     precondition: bool = False,
-    correction: int | None = None,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Optimizer:
     r"""Linearly implicit Euler, by default with nothing to tune: Levenberg and Marquardt as an ODE.
 
     Step: $x^+ = x + d$, $(I + hB)\,d = -h\nabla E(x)$ with B the Gauss-Newton matrix or the
     Hessian. Order 1 on gradient flow, stability function $1/(1 + h\lambda)$: stable for any step
     where B is the Hessian and the loss convex. For $h \to \infty$ it is the Newton or Gauss-Newton
-    step, for $h \to 0$ gradient descent. It descends to first order, but nothing bounds a large
-    step on a loss that is not quadratic: a fixed learning rate may diverge (on cross-entropy it
-    does: softmax saturates, B vanishes, and what is left is gradient descent with step $h$). So the
-    default is `stepsize.gain_ratio()`, with which the loss never rises.
+    step, for $h \to 0$ gradient descent. Nothing bounds a large step on a loss that is not
+    quadratic, so a fixed learning rate may diverge (on cross-entropy it does, since B vanishes
+    where softmax saturates); with `stepsize.gain_ratio()`, the default, the loss never rises.
 
     Costs, in gradients a step: 1; the exact solve as many as a sample has outputs, and a Cholesky
     decomposition of at most 1,000 rows; or conjugate gradients 2 a product; `gain_ratio` 1, and 1
     for the loss at the start unless `update` gets `value=`. The quadratic model of `gain_ratio` is
     that of the linear system, so it takes no product of its own.
 
-    The state's `memory` holds the products, the relative residual and the curvature of the last
-    accepted step.
-
     Args:
       learning_rate: $h$: None for `stepsize.gain_ratio()`; or a number, a schedule of the number of
         steps, or another rule.
-      curvature: "ggn", for which `value_fn` must be an `odeopt.composite`; or "hessian", for any
+      curvature: "auto": "ggn" where `value_fn` is an `odeopt.composite`, else "hessian", of any
         loss. Where that is indefinite, conjugate gradients stop at the last direction before they
         saw it.
-      solve: "exact", for "ggn": by Cholesky's decomposition and the Jacobian of every sample;
-        "cg": conjugate gradients, from the last step's direction on; "auto": exact where that is
-        small (see `solvers.LinearSolver`).
-      products: the most curvature products of a step, beside one for the start.
+      solve: "exact", for "ggn": by Cholesky's decomposition and the Jacobian of every sample, which
+        must not depend on the others (with batch normalization pass "cg"); "cg": conjugate
+        gradients, from the last step's direction on; "auto": exact where that is small (see
+        `solvers.LinearSolver`).
+      products: the most curvature products of a step, beside one for the start; None for 10.
       tolerance: the relative residual at which conjugate gradients stop.
-      fraction: take the curvature on the first samples only, this share of them.
+      fraction: take the curvature on the first samples only, this share of them; None for all.
       precondition: conjugate gradients by an estimate of the diagonal of B, which takes a product
         a step and one more copy of the parameters in the state.
-      correction: 2 cancels the drift (`drift.corrected`), with "hessian": the step is that of the
-        loss $E + \tfrac h4\|\nabla E\|^2$, has order 2, and stays L-stable on a convex quadratic.
-        Gradients cost 3, Hessian products 6.
+      **options: `correction=2`, with "hessian", cancels the drift: the step is that of the loss
+        $E + \tfrac h4\|\nabla E\|^2$, has order 2, and stays L-stable on a convex quadratic.
+        Gradients cost 3, Hessian products 6. Of `ode_optimizer`'s other options there is no use.
 
     Returns:
       An optax transformation; its state holds one copy of the parameters (none with
-      `solve="exact"`). Conjugate gradients take five more within a step, eight with `gain_ratio`;
-      the exact solve the Jacobian: samples times outputs times parameters.
+      `solve="exact"`), and in `memory` (`solvers.LinearSolve`) the products, 0 where the solve was
+      exact, the residual and the curvature of the last accepted step. Conjugate gradients take five
+      copies within a step, eight with `gain_ratio`; the exact solve the Jacobian: samples times
+      outputs times parameters.
 
     Raises:
       ValueError: an unknown `curvature` or `solve`, `products` below 1, a negative `tolerance`, a
-        `fraction` that is none; in `update`, "ggn" or a fraction without a `composite`, or a
-        `stage_transform`.
+        `fraction` that is none; in `update`, "ggn" or a fraction without a `composite`.
+      TypeError: `products` or `fraction` that are known at run time only.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -86,59 +91,61 @@ def linearly_implicit_euler(
       True
     """
     solver = solvers.LinearSolver(curvature, solve, products, tolerance, fraction, precondition)
-    return controlled(solvers.Rosenbrock(1, solver), learning_rate, correction)
+    return controlled(solvers.Rosenbrock(1, solver), learning_rate, **options)
 
 
+@named
 def rosenbrock2(
     learning_rate: LearningRate | None = None,
-    curvature: Curvature = "ggn",
+    curvature: Curvature = "auto",
     solve: Solve = "auto",
     *,
-    products: int = 10,
-    tolerance: float = 1e-3,
-    fraction: float = 1.0,
+    products: int | None = None,
+    tolerance: float | Float[Array, ""] = 1e-3,
+    fraction: float | None = None,
     precondition: bool = False,
-    correction: int | None = None,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Optimizer:
     r"""ROS2, a Rosenbrock method of order 2 that is L-stable.
 
     Step, with $W = I + \gamma hB$ and $\gamma = 1 - 1/\sqrt2$: $Wk_1 = -\nabla E(x)$,
     $Wk_2 = -\nabla E(x + hk_1) - 2k_1$, $x^+ = x + \tfrac32hk_1 + \tfrac12hk_2$ (Verwer, Spee, Blom
     and Hundsdorfer, SIAM J. Sci. Comput. 20, 1999). Order 2 with either curvature, as far as the
-    linear systems are solved. Against `linearly_implicit_euler`, which lists memory and errors:
-    one gradient more, and with `solve="cg"` a second solve; `gain_ratio` takes a Hessian product.
+    linear systems are solved. One gradient more than `linearly_implicit_euler`, with `solve="cg"` a
+    second solve; `gain_ratio` takes a Hessian product.
 
     Args:
-      learning_rate: $h$; None for `stepsize.gain_ratio()`.
-      curvature: "ggn" or "hessian"; see `linearly_implicit_euler`.
-      solve: "auto", "exact" or "cg"; see `linearly_implicit_euler`.
+      learning_rate: as for `linearly_implicit_euler`, and so are all others.
+      curvature: "auto", "ggn" or "hessian".
+      solve: "auto", "exact" or "cg".
       products: the most curvature products of each of two solves, beside one for its start.
       tolerance: the relative residual at which conjugate gradients stop.
-      fraction: see `linearly_implicit_euler`.
-      precondition: see `linearly_implicit_euler`; for both solves.
-      correction: up to 2 there is nothing to cancel.
+      fraction: of the samples that curvature is taken on.
+      precondition: for both solves.
+      **options: up to `correction=2` there is nothing to cancel.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
       >>> loss, params = lambda x: jnp.sum(jnp.cosh(x)), jnp.array([1.0, 2.0])
-      >>> opt = odeopt.rosenbrock2(0.1, "hessian")
+      >>> opt = odeopt.rosenbrock2(0.1)
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     solver = solvers.LinearSolver(curvature, solve, products, tolerance, fraction, precondition)
-    return controlled(solvers.Rosenbrock(2, solver), learning_rate, correction)
+    return controlled(solvers.Rosenbrock(2, solver), learning_rate, **options)
 
 
+@named
 def exponential_euler(
     learning_rate: LearningRate | None = None,
-    curvature: Curvature = "ggn",
+    curvature: Curvature = "auto",
     *,
-    products: int = 10,
+    products: int | None = None,
     basis: int | None = None,
-    tolerance: float = 1e-3,
-    fraction: float = 1.0,
-    correction: int | None = None,
-) -> optax.GradientTransformationExtraArgs:
+    tolerance: float | Float[Array, ""] = 1e-3,
+    fraction: float | None = None,
+    **options: Unpack[Options],
+) -> Optimizer:
     r"""Exponential Euler: follows the flow of the quadratic model exactly.
 
     Step: $x^+ = x - h\varphi_1(-hB)\nabla E(x)$, $\varphi_1(z) = (e^z - 1)/z$, with B the
@@ -146,52 +153,46 @@ def exponential_euler(
     algorithm; Hochbruck and Ostermann, Acta Numerica 19, 2010). Exact on quadratics at
     any $h$ where the space is large enough; gradient descent for $h \to 0$, Newton's or Gauss and
     Newton's step for $h \to \infty$. Order 2 on gradient flow with the Hessian, 1 with the
-    Gauss-Newton matrix. As for `linearly_implicit_euler` the default step size is
-    `stepsize.gain_ratio()`, with which the loss never rises.
-
-    Costs, in gradients a step: 1 and 2 a product; `gain_ratio` 1, and 1 for the loss at the start
-    unless `update` gets `value=`. The state's `memory` holds the products, an estimate of the
-    relative error of the Krylov space and the curvature of the last accepted step.
+    Gauss-Newton matrix. Costs, in gradients a step: 1 and 2 a product; `gain_ratio`, the default,
+    1, and 1 for the loss at the start unless `update` gets `value=`.
 
     Args:
-      learning_rate: $h$; None for `stepsize.gain_ratio()`.
-      curvature: "ggn" or "hessian"; see `linearly_implicit_euler`. Along directions of negative
-        curvature the step grows exponentially, as the flow does.
-      products: the most curvature products of a step.
+      learning_rate: as for `linearly_implicit_euler`.
+      curvature: "auto", "ggn" or "hessian"; see `linearly_implicit_euler`. Along directions of
+        negative curvature the step grows exponentially, as the flow does.
+      products: the most curvature products of a step; None for 10.
       basis: Krylov vectors that are kept at once, for the memory; it divides `products`, and
-        Lanczos' algorithm is restarted on the rest of the flow.
+        Lanczos' algorithm is restarted on the rest of the flow. None for as many as products.
       tolerance: relative error of a step that a restart may leave.
       fraction: see `linearly_implicit_euler`.
-      correction: up to 2 with "hessian" there is nothing to cancel.
+      **options: with "hessian" there is nothing to cancel up to `correction=2`.
 
     Returns:
-      An optax transformation whose state holds a few scalars. A step takes `basis` copies of the
-      parameters and about 7 more (17 in all at the defaults, 9 with `basis=2`).
+      An optax transformation whose state holds a few scalars, of which `memory` has the products,
+      an estimate of the relative error of the Krylov space and the curvature of the last accepted
+      step. A step takes `basis` copies of the parameters and about 7 more (17 in all at the
+      defaults, 9 with `basis=2`).
 
     Raises:
-      ValueError: an unknown `curvature`, `products` below 1, a `basis` that does not divide them, a
-        negative `tolerance`, a `fraction` that is none; in `update`, "ggn" or a fraction without a
-        `composite`, or a `stage_transform`.
+      ValueError: as `linearly_implicit_euler`; a `basis` that does not divide `products`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
       >>> curvatures = jnp.array([1.0, 100.0])
       >>> loss, params = lambda x: 0.5 * jnp.sum(curvatures * x**2), jnp.ones(2)
-      >>> opt = odeopt.exponential_euler(0.5, "hessian")
+      >>> opt = odeopt.exponential_euler(0.5)
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
       >>> updates, state = opt.update(grads, state, params, value_fn=loss)
       >>> bool(jnp.allclose(params + updates, jnp.exp(-0.5 * curvatures), atol=1e-6))
       True
     """
     method = solvers.Exponential(curvature, products, basis, tolerance, fraction)
-    return controlled(method, learning_rate, correction)
+    return controlled(method, learning_rate, **options)
 
 
 def controlled(
-    method: solvers.AbstractMethod, learning_rate: LearningRate | None, correction: int | None
-) -> optax.GradientTransformationExtraArgs:
-    """A method of gradient flow, its drift cancelled; by default controlled by the gain ratio."""
-    flow: AbstractFlow = GradientFlow()
-    if correction is not None:
-        flow = corrected(flow, method, correction)
-    return ode_optimizer(flow, method, gain_ratio() if learning_rate is None else learning_rate)
+    method: solvers.AbstractMethod, learning_rate: LearningRate | None, **options: Any
+) -> Optimizer:
+    """A method of gradient flow, by default controlled by the gain ratio."""
+    rule = gain_ratio() if learning_rate is None else learning_rate
+    return ode_optimizer(GradientFlow(), method, rule, **options)

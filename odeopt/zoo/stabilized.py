@@ -1,13 +1,14 @@
-"""Gradient flow by stabilized methods."""
+"""Gradient flow by stabilized methods. May use: `odeopt.solvers`, `odeopt.optimizer`."""
 
-import optax
+from typing import Unpack
 
 from .. import solvers
-from ..drift import corrected
-from ..flows import AbstractFlow, GradientFlow
-from ..optimizer import LearningRate, ode_optimizer
+from ..flows import GradientFlow
+from ..optimizer import LearningRate, Optimizer, ode_optimizer
+from .options import Options, named
 
 
+@named
 def rkc(
     learning_rate: LearningRate,
     stages: int | None = 10,
@@ -15,9 +16,8 @@ def rkc(
     damping: float = 0.05,
     *,
     max_stages: int = 100,
-    stage_transform: optax.GradientTransformation | None = None,
-    correction: int | None = None,
-) -> optax.GradientTransformationExtraArgs:
+    **options: Unpack[Options],
+) -> Optimizer:
     r"""Runge-Kutta-Chebyshev: steps that are stable far beyond those of any other explicit method.
 
     Step, at order 1: $x_1 = x - h\tfrac{w_1}{w_0}\nabla E(x)$, $x_j = \nu_jx_{j-1} +
@@ -44,17 +44,15 @@ def rkc(
       damping: modes that the step could only just keep are damped by about this fraction; it costs
         3 % of the limit at the default.
       max_stages: the most that `stages=None` takes.
-      stage_transform: an optax transformation applied to every stage's gradient; `stages=None`
-        expects one that only scales.
-      correction: cancel the method's drift, so that it follows the flow to this order
-        (`drift.corrected`, by Hessian products in each stage); not with `stages=None`. The
-        counter-term is unstable well below the limit of the method, since it grows with the square
-        of $h\lambda$: for accuracy at small steps. For order 2 at large ones take `order=2`.
+      **options: `stage_transform`; with `stages=None` one that only scales. `correction`, not with
+        `stages=None`: the counter-term is unstable well below the limit of the method, since it
+        grows with the square of $h\lambda$: for accuracy at small steps. For order 2 at large ones
+        take `order=2`. No staged mode, and the stages are looped over in any case.
 
     Returns:
       An optax transformation. It stores four scalars, with `stages=None` also a copy of the
       parameters. Within a step three vectors are alive, four at order 2. A `grad_fn` sees a traced
-      stage. No staged mode. Inside `optax.inject_hyperparams` name the other numbers in
+      stage. Inside `optax.inject_hyperparams` name the other numbers in
       `static_args=("stages", "order", "damping", "max_stages")`.
 
     Raises:
@@ -73,7 +71,4 @@ def rkc(
       (True, 10)
     """
     method = solvers.RungeKuttaChebyshev(stages, order, damping, max_stages)
-    flow: AbstractFlow = GradientFlow()
-    if correction is not None:
-        flow = corrected(flow, method, correction)
-    return ode_optimizer(flow, method, learning_rate, stage_transform=stage_transform)
+    return ode_optimizer(GradientFlow(), method, learning_rate, **options)

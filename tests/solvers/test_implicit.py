@@ -302,14 +302,14 @@ def test_restarts_follow_the_flow_with_little_memory(x64):
 
 
 @pytest.mark.parametrize("basis", [None, 5])
-def test_the_bend_is_that_of_the_step(basis, x64):
+def test_the_quadratic_form_is_that_of_the_step(basis, x64):
     """`gain_ratio` takes its model from it, without a product of its own."""
     value, *_ = quadratic()
     x = jnp.ones(30)
     opt = odeopt.exponential_euler(0.5, "hessian", products=20, basis=basis)
     updates, state = once(opt, value, x, {}, jax.grad(value)(x))
-    bend = updates @ jax.grad(value)(updates)
-    np.testing.assert_allclose(state.memory.bend, bend, rtol=1e-9)
+    form = updates @ jax.grad(value)(updates)
+    np.testing.assert_allclose(state.memory.quadratic_form, form, rtol=1e-9)
     assert int(state.gradients) == 1 + 2 * 20
 
 
