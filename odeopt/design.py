@@ -127,7 +127,7 @@ class Init:
             memory=design.solver.init(design.flow, z),
             rule=design.rule.init(params),
             transform=_init_transform(design, params),
-            progress=init_progress(design.solver, z, _init_transform(design, params))
+            progress=init_progress(design.flow, design.solver, z, _init_transform(design, params))
             if design.staged
             else (),
         )

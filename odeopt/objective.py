@@ -337,9 +337,9 @@ def check_params(params: PyTree[Array]) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         dtype = getattr(leaf, "dtype", None)
         if not (type(leaf) is float if dtype is None else jnp.issubdtype(dtype, jnp.inexact)):
-            kind = f"a {type(leaf).__name__}" if dtype is None else f"of dtype {dtype}"
+            kind = f"is a {type(leaf).__name__}" if dtype is None else f"has dtype {dtype}"
             raise TypeError(
-                f"params{jax.tree_util.keystr(path)} is {kind}, but only floating-point "
+                f"params{jax.tree_util.keystr(path)} {kind}, but only floating-point "
                 "parameters can follow a flow. Leave it out with `optax.masked` or "
                 "`optax.partition`, or keep it outside params (of an Equinox model pass "
                 "`eqx.filter(model, eqx.is_inexact_array)`)."

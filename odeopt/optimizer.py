@@ -142,15 +142,14 @@ def ode_optimizer(
     given = {"stage_transform": stage_transform, "scan_stages": scan_stages, "staged": staged}
     for name, value in given.items():
         if value not in (None, False) and name not in method.options:
+            hint = (
+                " staged=True cuts a step at its gradients, which needs an explicit Runge-Kutta "
+                "method; with others pass `value_fn=` to update."
+            )
             raise ValueError(
                 f"{name}= has no effect with {type(method).__name__}, which can use "
-                f"{', '.join(sorted(method.options)) or 'no option'}: drop it"
-                + (
-                    ". A step is cut into stages where it is explicit; else pass `value_fn=` to "
-                    "update."
-                    if name == "staged"
-                    else "."
-                )
+                f"{', '.join(sorted(method.options)) or 'no option'}: drop it."
+                + (hint if name == "staged" else "")
             )
     if scan_stages is not None:
         method = method.with_options(scan_stages=scan_stages)

@@ -12,14 +12,23 @@ from jaxtyping import Array, PyTree
 
 from .flows import State
 from .objective import transformed
-from .solvers import Step
+from .solvers import Step, field_cost
 from .state import ODEState, Progress, counted, select
 from .stepsize import StepInfo
 from .sums import add, finite
 
 
-def init_progress(solver: Any, z: State, transform: PyTree[Array]) -> Progress:
-    """Between two steps. The start of the step and the slopes of all stages but the last."""
+def init_progress(flow: Any, solver: Any, z: State, transform: PyTree[Array]) -> Progress:
+    """Between two steps. The start of the step and the slopes of all stages but the last.
+
+    Raises:
+      ValueError: a flow that takes gradients elsewhere than at the point it is handed.
+    """
+    if field_cost(flow, z, jnp.zeros([], float), given=True):
+        raise ValueError(
+            f"{type(flow).__name__} takes its gradient at a point of its own choosing, which "
+            "staged mode cannot offer: drop staged=True and pass `value_fn=` to update."
+        )
 
     def zeros() -> State:
         return jax.tree.map(jnp.zeros_like, z)
@@ -47,7 +56,6 @@ def staged_update(
     _check_position(method, progress, params)
     first, last = progress.stage == 0, progress.stage == stages - 1
     frozen = select(first, state.transform, progress.transform)
-    # Nothing can be evaluated here: a flow that looks elsewhere finds no `value_fn`.
     objective, advanced = transformed(design.stage_transform, grads, frozen, params, extra)
     value = objective.given_value()
     info = StepInfo(state.steps, (params, state.aux), objective, value, flow, method)

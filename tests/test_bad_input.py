@@ -171,9 +171,9 @@ def test_step_params_of_a_foreign_state():
 
 def test_a_flow_that_looks_elsewhere_cannot_be_staged():
     class LookAhead(odeopt.flows.GradientFlow):
-        def field(self, z, gradient, h):
-            ahead = gradient(jax.tree.map(lambda x: x + 1.0, z[0]))
-            return jax.tree.map(jnp.negative, ahead), z[1]
+        def increment(self, z, objective, h):
+            ahead = objective.gradient(jax.tree.map(lambda x: x + 1.0, z[0]))
+            return jax.tree.map(lambda g: -h * g, ahead), z[1]
 
     opt = odeopt.ode_optimizer(LookAhead(), odeopt.solvers.RK4(), 0.1, staged=True)
     with pytest.raises(ValueError, match="staged mode cannot"):
