@@ -55,7 +55,7 @@ def test_kernels_are_timed_on_a_gpu_only(capsys):
 
 
 def test_every_kernel_has_a_timing():
-    rows = kernels.timings(1, "interpret", dtypes=[jnp.bfloat16], leaves=[1], rows=2)
+    rows = kernels.timings(1, "interpret_tpu", dtypes=[jnp.bfloat16], leaves=[1], rows=2)
     assert [row.name.split(",")[0] for row in rows] == list(kernels.SIDES)
 
 
