@@ -45,7 +45,7 @@ def on_gpu(fused: Fused, numbers: Array, *arrays: Array, interpret: bool = False
             inner = plgpu.broadcasted_iota(jnp.int32, (GPU_BLOCK,), 0, layout=layout)
             index = (inner + start).astype(jnp.uint32)
         values = [load(ref, place) for ref in refs[: len(flat)]]
-        outputs = fused.widened([given[i] for i in range(numbers.size)], values, index)
+        outputs = fused.on([given[i] for i in range(numbers.size)], values, index)
         into = refs if in_place else refs[len(flat) :]
         for ref, value in zip(into, outputs, strict=False):
             ref[place] = value
@@ -69,7 +69,7 @@ def on_gpu(fused: Fused, numbers: Array, *arrays: Array, interpret: bool = False
     if tail:
         ends = [a[-tail:] for a in flat]
         index = jnp.arange(size - tail, size, dtype=jnp.uint32) if fused.indexed else None
-        last = fused.widened(tuple(numbers), ends, index)
+        last = fused.on(tuple(numbers), ends, index)
         results = [r.at[-tail:].set(end) for r, end in zip(results, last, strict=True)]
     return tuple(r.reshape(shape) for r in results)
 
@@ -90,7 +90,7 @@ def on_tpu(fused: Fused, numbers: Array, *arrays: Array, interpret: bool = False
             )
             index = (row * columns + column).astype(jnp.uint32)
         values = [ref[...] for ref in refs[: len(arrays)]]
-        outputs = fused.widened([given[i] for i in range(numbers.size)], values, index)
+        outputs = fused.on([given[i] for i in range(numbers.size)], values, index)
         for ref, value in zip(refs[len(arrays) :], outputs, strict=True):
             ref[...] = value
 

@@ -38,11 +38,11 @@ class Fused:
 
     formula: Callable[..., Sequence[Array]]
     name: str
-    outputs: int
-    in_place: bool
-    indexed: bool
-    roots: bool
-    as_optax: bool
+    outputs: int = 1
+    in_place: bool = True
+    indexed: bool = False
+    roots: bool = False
+    as_optax: bool = False
 
     def __call__(
         self, numbers: Sequence[Number], *trees: PyTree[Array], own: Sequence[PyTree[Number]] = ()
@@ -76,42 +76,28 @@ class Fused:
         if self.indexed:
             index = jnp.arange(arrays[0].size, dtype=jnp.uint32).reshape(arrays[0].shape)
         dtype = arrays[0].dtype
-        if jnp.finfo(dtype).bits < 32 and not (self.as_optax and dtype == jnp.bfloat16):
-            return self.widened(numbers, arrays, index)
-        return self._evaluated(numbers, arrays, arrays, index)
+        half = jnp.finfo(dtype).bits < 32 and not (self.as_optax and dtype == jnp.bfloat16)
+        return self.on(numbers, arrays, index, wide=half)
 
-    def widened(
-        self, numbers: Sequence[Number], arrays: Sequence[Array], index: Array | None
-    ) -> Outputs:
-        """The formula on arrays or blocks of any shape, in at least float32, rounded once."""
-        wide = [a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in arrays]
-        return self._evaluated(numbers, wide, arrays, index)
-
-    def _evaluated(
+    def on(
         self,
         numbers: Sequence[Number],
         arrays: Sequence[Array],
-        like: Sequence[Array],
         index: Array | None,
+        *,
+        wide: bool = True,
     ) -> Outputs:
-        outputs = self.formula(numbers, *arrays, *(() if index is None else (index,)))
-        return tuple(
-            o if o.dtype == x.dtype else o.astype(x.dtype)
-            for o, x in zip(outputs, like, strict=False)
-        )
+        """The formula on arrays or blocks of any shape; `wide`: in at least float32."""
+        given = arrays
+        if wide:
+            given = [a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in arrays]
+        outputs = self.formula(numbers, *given, *(() if index is None else (index,)))
+        return tuple(o.astype(a.dtype) for o, a in zip(outputs, arrays, strict=False))
 
 
-def fused(
-    name: str,
-    *,
-    outputs: int = 1,
-    in_place: bool = True,
-    indexed: bool = False,
-    roots: bool = False,
-    as_optax: bool = False,
-) -> Callable[[Callable[..., Sequence[Array]]], Fused]:
-    """A decorator: of a formula, a fused update; see `Fused`."""
-    return lambda formula: Fused(formula, name, outputs, in_place, indexed, roots, as_optax)
+def fused(name: str, **options: Any) -> Callable[[Callable[..., Sequence[Array]]], Fused]:
+    """A decorator: of a formula, a fused update; options as in `Fused`."""
+    return functools.partial(Fused, name=name, **options)
 
 
 def rounded(number: Number, array: Array) -> Number:
