@@ -6,7 +6,7 @@ import diffrax
 import optax
 
 from ..kernels import Kernel
-from .classes import Euler
+from .classes import Euler, Explicit
 from .explicit import ExplicitRungeKutta
 from .foreign import DiffraxMethod
 from .method import AbstractMethod
@@ -53,6 +53,8 @@ def as_method(
 
 
 def _tableau(solver: Any) -> Tableau | None:
+    if isinstance(solver, Explicit):
+        return solver.coefficients
     # diffrax lets a wrapped solver pass for an instance of what it wraps
     wrapped = isinstance(solver, diffrax.AbstractWrappedSolver)
     if isinstance(solver, diffrax.Euler) and not wrapped:

@@ -1,6 +1,7 @@
 """Stabilized methods: Chebyshev polynomials buy stability, not order.
 
-A pure step function and its diffrax class. May use: `odeopt.flows`, `.explicit`, `.face`.
+A pure step function and its diffrax class. May use: `odeopt.flows`, `odeopt.lanczos`,
+`.explicit`, `.face`.
 """
 
 import functools
@@ -17,10 +18,11 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ..flows import AbstractFlow, GradientFlow, State
+from ..lanczos import unflatten
 from ..objective import Gradient
 from ..sums import inner, noise
-from .explicit import _accumulator, _real, _scaled
-from .face import AbstractFace
+from .explicit import _real, _scaled
+from .face import AbstractFace, FlatTerm, flatten
 from .method import AbstractMethod, Step
 
 _MARGIN = 1.2  # stages are chosen for so much more curvature than was found (the RKC code's own)
@@ -256,7 +258,7 @@ class RungeKuttaChebyshev(AbstractMethod):
         """
 
         def widened(k: Array) -> Array:
-            wide = _accumulator(k.dtype)
+            wide = k.dtype if jnp.finfo(k.dtype).bits >= 32 else jnp.dtype(jnp.float32)
             return weight.astype(_real(wide)) * k.astype(wide)
 
         def body(carry: tuple, x: tuple) -> tuple:
@@ -404,14 +406,15 @@ class RKC(AbstractFace):
         h = jnp.asarray(t1 - t0)
         weight, rows, _ = coefficients(self.method.stages, self.method.order, self.method.damping)
         xs = jnp.arange(1, len(rows) + 1), jnp.asarray(rows, h.dtype)
-        first = terms.vf(t0, y0, args)
+        forwards = terms.contr(jnp.zeros_like(h), jnp.ones_like(h))
+        flat, start = FlatTerm(terms, y0), flatten(y0)
         way = self.method.recurrence(
-            lambda stage, time, y: terms.vf(t0 + time * h, y, args),
-            y0,
-            first,
+            lambda stage, time, y: flat.vf_prod(t0 + time * h, y, args, forwards),
+            start,
+            flat.vf_prod(t0, start, args, forwards),
             h,
             jnp.asarray(weight, h.dtype),
             lambda body, carry: jax.lax.scan(body, carry, xs)[0],
         )
-        y1 = jax.tree.map(lambda y, e: y + _scaled(h, e, y.dtype), y0, way)
+        y1 = unflatten(start + _scaled(h, way, start.dtype), y0)
         return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful  # type: ignore[return-value]
