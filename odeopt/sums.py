@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
@@ -151,7 +152,7 @@ def real_dtype(dtype: Any) -> Any:
 
 def wide_dtype(dtype: Any) -> Any:
     """At least single precision."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
 def scaled(h: Float[Array, ""], leaf: Array) -> Array:
@@ -196,7 +197,7 @@ def inner(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
 
     # A sum of products: `jnp.vdot` contracts, which explicit sharding refuses.
     def leaf(x: Array, y: Array) -> Array:
-        wide = wide_dtype(jnp.promote_types(x.dtype, y.dtype))
+        wide = np.promote_types(wide_dtype(x.dtype), wide_dtype(y.dtype))
         return jnp.sum(jnp.real(jnp.conj(x.astype(wide)) * y.astype(wide)))
 
     return total(jax.tree.leaves(jax.tree.map(leaf, a, b)))

@@ -1,16 +1,21 @@
 """The named explicit methods as diffrax solver classes: the second face of `ExplicitRungeKutta`.
 
 Where diffrax has a method, its own class is subclassed and its tableau used, so that dense output,
-adaptive steps and `diffrax.diffeqsolve` behave as users of diffrax know them. May use: diffrax.
+adaptive steps and `diffrax.diffeqsolve` behave as users of diffrax know them.
+
+May use: diffrax, `.face`.
 """
 
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import diffrax
+import jax
 import numpy as np
+from jaxtyping import Array, PyTree
 
 from .explicit import ExplicitRungeKutta
+from .face import AbstractFace
 from .tableau import Tableau
 
 
@@ -74,33 +79,58 @@ class Tsit5(Explicit, diffrax.Tsit5):
     """Tsitouras' 5(4) pair. Order 5, 6 gradients a step."""
 
 
-class _OwnTableau(Explicit, diffrax.AbstractERK):
-    """A method that diffrax lacks, without an error estimate."""
+class AbstractUnpaired(Explicit, AbstractFace):
+    """A tableau that diffrax lacks, without an error estimate: no adaptive solver.
+
+    diffrax's own Runge-Kutta base says that all of its subclasses estimate their error.
+    """
+
+    tableau: ClassVar[diffrax.ButcherTableau]
+    term_structure: ClassVar = diffrax.AbstractTerm
+
+    @staticmethod
+    def interpolation_cls(*, k0: Any, k1: Any, **ends: Any) -> diffrax.LocalLinearInterpolation:
+        """Dense output between the ends of a step, where no stage is at the end of it."""
+        return diffrax.LocalLinearInterpolation(**ends)
 
     def order(self, terms: Any) -> int:
+        """By the order conditions."""
         return self.coefficients.order
 
-    def step(self, *args: Any, **kwargs: Any) -> tuple:
-        y1, _, dense_info, state, result = super().step(*args, **kwargs)
-        # The zeros in the tableau's b_error mean "no estimate", not "no error": None makes diffrax
-        # refuse adaptive steps instead of accepting every one of them.
-        return y1, None, dense_info, state, result
+    def step(
+        self,
+        terms: diffrax.AbstractTerm,
+        t0: Any,
+        t1: Any,
+        y0: PyTree[Array],
+        args: Any,
+        solver_state: None,
+        made_jump: Any,
+    ) -> tuple[PyTree[Array], None, dict[str, PyTree[Array]], None, diffrax.RESULTS]:
+        """One step, without an error estimate."""
+        tableau, control = self.coefficients, terms.contr(t0, t1)
+        slopes: list[PyTree[Array]] = []
+
+        def point(weights: tuple[float, ...]) -> PyTree[Array]:
+            used = [i for i, weight in enumerate(weights) if weight != 0]
+            return jax.tree.map(lambda y, *k: y + sum(weights[i] * k[i] for i in used), y0, *slopes)
+
+        for row, node in zip(tableau.a, tableau.c, strict=True):
+            slopes.append(terms.vf_prod(t0 + node * (t1 - t0), point(row), args, control))
+        y1 = point(tableau.b)
+        dense = {"y0": y0, "y1": y1, "k0": slopes[0], "k1": slopes[-1]}
+        return y1, None, dense, None, diffrax.RESULTS.successful  # type: ignore[return-value]
 
 
-class SSPRK3(_OwnTableau):
+class SSPRK3(AbstractUnpaired):
     """Shu and Osher's strong-stability-preserving method. Order 3, 3 gradients a step."""
 
     tableau: ClassVar[diffrax.ButcherTableau] = Tableau(
         a=[[1.0], [1 / 4, 1 / 4]], b=[1 / 6, 1 / 6, 2 / 3]
     ).to_diffrax()
 
-    @staticmethod
-    def interpolation_cls(*, k: Any, **ends: Any) -> diffrax.LocalLinearInterpolation:
-        """Dense output between the ends of a step; no stage is at the end of it."""
-        return diffrax.LocalLinearInterpolation(**ends)
 
-
-class LowStorage4(_OwnTableau):
+class LowStorage4(AbstractUnpaired):
     r"""Order 4 with one vector beside the point of a stage: 6 gradients a step, R = 4.36.
 
     $\delta_{i+1} = \gamma_i\delta_i + \alpha_ihk_i$, $k_i = f(z + \delta_i)$, $z^+ = z + \delta_6$:
@@ -122,17 +152,12 @@ class LowStorage4(_OwnTableau):
         ),
     ).to_diffrax()
 
-    @staticmethod
-    def interpolation_cls(*, k: Any, **ends: Any) -> diffrax.LocalLinearInterpolation:
-        """Dense output between the ends of a step; no stage is at the end of it."""
-        return diffrax.LocalLinearInterpolation(**ends)
 
-
-class RK4(_OwnTableau):
+class RK4(AbstractUnpaired):
     """The classical Runge-Kutta method. Order 4, 4 gradients a step."""
 
     tableau: ClassVar[diffrax.ButcherTableau] = Tableau(
         a=[[1 / 2], [0.0, 1 / 2], [0.0, 0.0, 1.0]], b=[1 / 6, 1 / 3, 1 / 3, 1 / 6]
     ).to_diffrax()
     # The last stage is taken at the end of the step up to O(h^3): its slope is good enough.
-    interpolation_cls: ClassVar[Callable] = diffrax.ThirdOrderHermitePolynomialInterpolation.from_k
+    interpolation_cls: ClassVar[Callable] = diffrax.ThirdOrderHermitePolynomialInterpolation

@@ -3,7 +3,6 @@
 May use: `odeopt.flows`, `odeopt.lanczos`, `odeopt.sums`, `.linear`, `.linearized`.
 """
 
-import importlib
 import math
 from collections.abc import Callable
 from typing import ClassVar, Literal
@@ -13,11 +12,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from ..checks import check
 from ..flows import AbstractFlow, State
-from ..lanczos import combined, dimension, flatten, lanczos, unflatten
+from ..lanczos import combined, dimension, lanczos
 from ..objective import LinearMap, Objective
 from ..sums import add, finite, inner, norm, scaled, widened
 from .linear import (
@@ -193,11 +192,39 @@ def _followed(curvature: Float[Array, " m"], time: Float[Array, ""]) -> Float[Ar
     return jnp.where(flat, time * (1 - 0.5 * exponent), -jnp.expm1(-exponent) / safe)
 
 
+def _arnoldi(
+    product: LinearMap, start: Float[Array, " n"], size: int
+) -> tuple[Float[Array, "m n"], Float[Array, "m m"]]:
+    """An orthonormal basis of the Krylov space, and the map in it.
+
+    Where the space is exhausted early the rest of both is 0. (matfree's algorithm divides by 0.)
+    """
+    tolerance = 100 * jnp.finfo(start.dtype).eps
+
+    def step(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        basis, projected = carry
+        image = product(basis[k])
+        once = basis @ image
+        rest = image - once @ basis
+        again = basis @ rest
+        rest = rest - again @ basis
+        squared = rest @ rest
+        goes_on = squared > tolerance**2 * (image @ image)
+        length = jnp.sqrt(jnp.where(goes_on, squared, 1.0))
+        basis = basis.at[k + 1].set(jnp.where(goes_on, rest / length, 0.0), mode="drop")
+        projected = projected.at[:, k].set(once + again)
+        below = jnp.where(goes_on, length, 0.0)
+        return basis, projected.at[k + 1, k].set(below, mode="drop")
+
+    basis = jnp.zeros((size, start.size), start.dtype).at[0].set(start / jnp.linalg.norm(start))
+    return jax.lax.fori_loop(0, size, step, (basis, jnp.zeros((size, size), start.dtype)))
+
+
 class ExponentialEuler(AbstractLinearized):
     r"""The exponential Euler method for any ODE: $y^+ = y + h\varphi_1(hJ)f$.
 
     Order 2, exact where the field is linear. J is the Jacobian of the field in time and state
-    together, on the Krylov space that Arnoldi's algorithm (matfree's) spans.
+    together, on the Krylov space that Arnoldi's algorithm spans.
 
     Args:
       products: products with the Jacobian in a step.
@@ -212,19 +239,14 @@ class ExponentialEuler(AbstractLinearized):
         return 1
 
     def move(
-        self, h: Array, f: PyTree, jacobian: LinearMap, field: Callable[[PyTree], PyTree]
-    ) -> tuple[PyTree, diffrax.RESULTS]:
+        self, h: Array, f: Array, jacobian: LinearMap, field: Callable[[Array], Array]
+    ) -> tuple[Array, diffrax.RESULTS]:
         """By the exponential of one matrix that holds the projected Jacobian and the start."""
-        decomp = importlib.import_module("matfree.decomp")  # few need it, and it takes a while
-
-        start = flatten(f)
-        size = min(self.products, start.size)
-        basis, projected, *_ = decomp.hessenberg(size, reortho="full")(
-            lambda v: flatten(jacobian(unflatten(v, f))), start
-        )
-        step = h.astype(start.dtype)
-        whole = jnp.zeros((size + 1, size + 1), start.dtype)
+        size = min(self.products, f.size)
+        basis, projected = _arnoldi(jacobian, f, size)
+        step = h.astype(f.dtype)
+        whole = jnp.zeros((size + 1, size + 1), f.dtype)
         whole = whole.at[:size, :size].set(step * projected)
-        whole = whole.at[0, size].set(step * jnp.linalg.norm(start))
+        whole = whole.at[0, size].set(step * jnp.linalg.norm(f))
         followed = jax.scipy.linalg.expm(whole)[:size, size] @ basis
-        return unflatten(followed, f), diffrax.RESULTS.successful  # type: ignore[return-value]
+        return followed, diffrax.RESULTS.successful  # type: ignore[return-value]

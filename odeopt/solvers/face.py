@@ -1,10 +1,50 @@
-"""What a method's diffrax class has in common with every other. May use: diffrax."""
+"""What a method's diffrax class has in common with every other.
+
+May use: diffrax, `odeopt.lanczos`.
+"""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import diffrax
+import jax
 from jaxtyping import Array, PyTree
+
+from .. import lanczos
+from ..lanczos import unflatten
+
+
+def flatten(tree: PyTree[Array]) -> Array:
+    """`lanczos.flatten`, also where promotion is strict: the leaves may differ in their dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        return lanczos.flatten(tree)
+
+
+class FlatTerm(diffrax.AbstractTerm):
+    """A term whose state is one real vector, for what takes neither complex nor mixed dtypes.
+
+    Linear solvers do not promote, and a field need not be holomorphic: its Jacobian is a linear map
+    of real and imaginary parts.
+
+    Args:
+      term: the term of trees.
+      like: a tree with their shapes and dtypes.
+    """
+
+    term: diffrax.AbstractTerm
+    like: PyTree[Array]
+
+    def vf(self, t: Any, y: Array, args: Any) -> PyTree[Array]:
+        """That of the term, a tree."""
+        return self.term.vf(t, unflatten(y, self.like), args)
+
+    def contr(self, t0: Any, t1: Any, **kwargs: Any) -> PyTree[Array]:
+        """That of the term: where diffrax integrates backwards, it carries the sign."""
+        return self.term.contr(t0, t1, **kwargs)
+
+    def prod(self, vf: PyTree[Array], control: PyTree[Array]) -> Array:
+        """A flat vector."""
+        return flatten(self.term.prod(vf, control))
 
 
 class AbstractFace(diffrax.AbstractSolver):

@@ -1,4 +1,7 @@
-"""What the methods that linearize the field share. May use: diffrax, `.face`, `.method`."""
+"""What the methods that linearize the field share.
+
+May use: diffrax, `odeopt.lanczos`, `.face`, `.method`.
+"""
 
 import abc
 from collections.abc import Callable
@@ -11,8 +14,9 @@ from jaxtyping import Array, PyTree
 
 from ..flows import AbstractFlow
 from ..information import Information
+from ..lanczos import unflatten
 from ..objective import LinearMap
-from .face import AbstractFace
+from .face import AbstractFace, flatten
 from .method import AbstractMethod
 
 
@@ -31,9 +35,9 @@ class AbstractLinearized(AbstractFace):
 
     @abc.abstractmethod
     def move(
-        self, h: Array, f: PyTree, jacobian: LinearMap, field: Callable[[PyTree], PyTree]
-    ) -> tuple[PyTree, diffrax.RESULTS]:
-        """The increment of (time, state), and whether it was found.
+        self, h: Array, f: Array, jacobian: LinearMap, field: Callable[[Array], Array]
+    ) -> tuple[Array, diffrax.RESULTS]:
+        """The increment of (time, state) as one real vector, and whether it was found.
 
         Args:
           h: the step size.
@@ -53,14 +57,18 @@ class AbstractLinearized(AbstractFace):
         made_jump: Any,
     ) -> tuple[PyTree[Array], None, dict[str, PyTree[Array]], None, diffrax.RESULTS]:
         """One step, without an error estimate."""
-        start = jnp.asarray(t0), y0
+        time = jnp.asarray(t0)
+        like = time, y0
+        start = flatten(like)
+        forwards = terms.contr(jnp.zeros_like(time), jnp.ones_like(time))
 
-        def field(increment: PyTree) -> PyTree:
-            time, y = jax.tree.map(jnp.add, start, increment)
-            return jnp.ones_like(time), terms.vf(time, y, args)
+        def field(increment: Array) -> Array:
+            now, y = unflatten(start + increment, like)
+            return flatten((jnp.ones_like(now), terms.vf_prod(now, y, args, forwards)))
 
-        f, jacobian = jax.linearize(field, jax.tree.map(jnp.zeros_like, start))
-        (_, update), result = self.move(jnp.asarray(t1 - t0), f, jacobian, field)
+        f, jacobian = jax.linearize(field, jnp.zeros_like(start))
+        moved, result = self.move(jnp.asarray(t1 - t0), f, jacobian, field)
+        _, update = unflatten(moved, like)
         y1 = jax.tree.map(jnp.add, y0, update)
         return y1, None, {"y0": y0, "y1": y1}, None, result
 

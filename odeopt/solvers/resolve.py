@@ -5,7 +5,7 @@ from typing import Any
 import diffrax
 import optax
 
-from .classes import Euler
+from .classes import Euler, Explicit
 from .explicit import ExplicitRungeKutta
 from .foreign import DiffraxMethod
 from .method import AbstractMethod
@@ -48,6 +48,8 @@ def as_method(solver: Solver, *, error: bool = False) -> AbstractMethod:
 
 
 def _tableau(solver: Any) -> Tableau | None:
+    if isinstance(solver, Explicit):
+        return solver.coefficients
     # diffrax lets a wrapped solver pass for an instance of what it wraps
     wrapped = isinstance(solver, diffrax.AbstractWrappedSolver)
     if isinstance(solver, diffrax.Euler) and not wrapped:

@@ -153,26 +153,25 @@ class LinearlyImplicitEuler(AbstractLinearized):
         return self.method.order
 
     def move(
-        self, h: Array, f: PyTree, jacobian: LinearMap, field: Callable[[PyTree], PyTree]
-    ) -> tuple[PyTree, diffrax.RESULTS]:
+        self, h: Array, f: Array, jacobian: LinearMap, field: Callable[[Array], Array]
+    ) -> tuple[Array, diffrax.RESULTS]:
         """One system, or the second from where the first led."""
         order, gamma = self.method.order, self.method.diagonal
 
-        def matrix(v: PyTree) -> PyTree:
-            return jax.tree.map(lambda x, jx: x - scaled(gamma * h, jx), v, jacobian(v))
+        def matrix(v: Array) -> Array:
+            return v - scaled(gamma * h, jacobian(v))
 
         structure = jax.eval_shape(lambda: f)
         operator = lineax.FunctionLinearOperator(matrix, structure)
 
-        def solved(right: PyTree) -> tuple[PyTree, lineax.RESULTS]:
+        def solved(right: Array) -> tuple[Array, lineax.RESULTS]:
             found = lineax.linear_solve(operator, right, self.linear_solver, throw=False)
             return found.value, found.result
 
-        one, result = solved(jax.tree.map(lambda k: scaled(h, k), f))
+        one, result = solved(scaled(h, f))
         update = one
         if order == 2:
-            right = jax.tree.map(lambda k, u: scaled(h, k) - 2 * u, field(one), one)
-            two, second = solved(right)
+            two, second = solved(scaled(h, field(one)) - 2 * one)
             result = lineax.RESULTS.where(result == lineax.RESULTS.successful, second, result)
             update = _combined(one, two)
         return update, diffrax.RESULTS.promote(optx.RESULTS.promote(result))

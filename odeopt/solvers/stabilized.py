@@ -1,6 +1,7 @@
 """Stabilized methods: Chebyshev polynomials buy stability, not order.
 
-A pure step function and its diffrax class. May use: `odeopt.flows`, `.explicit`, `.face`.
+A pure step function and its diffrax class. May use: `odeopt.flows`, `odeopt.lanczos`,
+`.explicit`, `.face`.
 """
 
 import functools
@@ -18,9 +19,10 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..flows import AbstractFlow, State
 from ..information import Information
+from ..lanczos import unflatten
 from ..objective import Objective
 from ..sums import add, noise, norm, real_dtype, scaled, wide_dtype
-from .face import AbstractFace
+from .face import AbstractFace, FlatTerm, flatten
 from .method import AbstractMethod, Step, field_cost
 
 _MARGIN = 1.2  # stages are chosen for so much more curvature than was found (the RKC code's own)
@@ -409,14 +411,15 @@ class RKC(AbstractFace):
         h = jnp.asarray(t1 - t0)
         weight, rows, _ = coefficients(self.method.stages, self.method.order, self.method.damping)
         xs = jnp.arange(1, len(rows) + 1), jnp.asarray(rows, h.dtype)
-        first = terms.vf(t0, y0, args)
+        forwards = terms.contr(jnp.zeros_like(h), jnp.ones_like(h))
+        flat, start = FlatTerm(terms, y0), flatten(y0)
         way = self.method.recurrence(
-            lambda stage, time, y: terms.vf(t0 + time * h, y, args),
-            y0,
-            first,
+            lambda stage, time, y: flat.vf_prod(t0 + time * h, y, args, forwards),
+            start,
+            flat.vf_prod(t0, start, args, forwards),
             h,
             jnp.asarray(weight, h.dtype),
             lambda body, carry: jax.lax.scan(body, carry, xs)[0],
         )
-        y1 = jax.tree.map(lambda y, e: y + _scaled(h, e, y.dtype), y0, way)
+        y1 = unflatten(start + _scaled(h, way, start.dtype), y0)
         return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful  # type: ignore[return-value]

@@ -33,7 +33,7 @@ class AbstractConformal(diffrax.AbstractSolver):
 
     friction: float
 
-    term_structure: ClassVar = (diffrax.AbstractTerm, diffrax.AbstractTerm)
+    term_structure: ClassVar = (diffrax.ODETerm, diffrax.ODETerm)
     interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation
 
     @property
@@ -70,8 +70,9 @@ class AbstractConformal(diffrax.AbstractSolver):
         for part, fraction in self.substeps:
             length = fraction * (t1 - t0)
             if part == "friction":
-                kept = jnp.exp(-self.friction * length)
-                v = jax.tree.map(lambda leaf, kept=kept: kept * leaf, v)
+                # by the control, which carries the sign where diffrax integrates backwards
+                kept = jnp.exp(-self.friction * kick.contr(t0, t0 + length))
+                v = jax.tree.map(lambda leaf, kept=kept: kept.astype(leaf.dtype) * leaf, v)
             elif part == "kick":
                 moved = kick.vf_prod(time_x, x, args, kick.contr(time_v, time_v + length))
                 v, time_v = jax.tree.map(jnp.add, v, moved), time_v + length

@@ -1,0 +1,110 @@
+"""What every diffrax class promises, whatever the dtype of its field: the laws of diffrax's own."""
+
+import warnings
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from odeopt import solvers
+
+CLASSES = {
+    name: cls
+    for name, cls in vars(solvers).items()
+    if isinstance(cls, type) and issubclass(cls, diffrax.AbstractSolver)
+}
+PAIRS = {"ConformalEuler", "ConformalLeapfrog", "SuzukiYoshida"}  # of position and velocity
+MATRIX = np.array([[-0.3, 1.0], [-1.0, -0.2]])
+CASES = {  # dtype, from, to
+    "float32 backwards": (jnp.float32, 1.0, 0.0),
+    "float64 forwards": (jnp.float64, 0.0, 1.0),
+    "complex64 backwards": (jnp.complex64, 1.0, 0.0),
+}
+TURN = 0.5j  # what complex leaves turn by, and real ones do not
+
+
+@pytest.fixture(autouse=True)
+def strict():
+    with (
+        jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", message="Complex dtype")
+        yield
+
+
+def rate(leaf):
+    return jnp.asarray(TURN if jnp.iscomplexobj(leaf) else -1.0, leaf.dtype)
+
+
+def field(t, y, args):
+    """A rotation, decay or a turn, and a leaf without entries."""
+    return {
+        "matrix": jnp.asarray(MATRIX, y["matrix"].dtype) @ y["matrix"],
+        "scalar": rate(y["scalar"]) * y["scalar"],
+        "empty": y["empty"],
+    }
+
+
+def start(name, dtype):
+    # diffrax's own Runge-Kutta step takes no mixed dtypes where promotion is strict
+    other = dtype if issubclass(CLASSES[name], diffrax.AbstractERK) else jnp.float32
+    return {
+        "matrix": jnp.array([1.0, -2.0], other),
+        "scalar": jnp.asarray(1.5, dtype),
+        "empty": jnp.zeros((0, 3), other),
+    }
+
+
+def solve(name, y0, t0, t1):
+    """20 steps; of a pair, from equal positions and velocities."""
+    times = [jnp.float32(t) for t in (t0, t1, (t1 - t0) / 20)]
+    if name not in PAIRS:
+        return diffrax.diffeqsolve(diffrax.ODETerm(field), CLASSES[name](), *times, y0).ys
+    term = diffrax.ODETerm(lambda t, v, args: v)
+    kick = diffrax.ODETerm(lambda t, x, args: jax.tree.map(lambda leaf: -leaf, x))
+    solver = CLASSES[name](friction=0.5)
+    return diffrax.diffeqsolve((term, kick), solver, *times, (y0, y0)).ys
+
+
+def exact(name, y0, time):
+    """By the exponential of each leaf's matrix."""
+    expm = lambda matrix: jax.scipy.linalg.expm(time * jnp.asarray(matrix))
+    if name in PAIRS:
+        along = expm(np.array([[0.0, 1.0], [-1.0, -0.5]])).sum(axis=1)
+        return tuple(
+            jax.tree.map(lambda leaf, f=f: np.asarray(leaf) * f, y0) for f in np.array(along)
+        )
+    factor = np.exp(time * np.asarray(rate(y0["scalar"])))
+    ends = {"matrix": np.asarray(expm(MATRIX)) @ np.asarray(y0["matrix"])}
+    return ends | {"scalar": factor * np.asarray(y0["scalar"]), "empty": np.zeros((0, 3))}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", CLASSES)
+def test_any_tree_is_followed_in_both_directions_of_time(name, case, x64):
+    dtype, *ends = CASES[case]
+    y0 = start(name, dtype)
+    found = jax.jit(lambda y: solve(name, y, *ends))(y0)
+    assert jax.tree.map(lambda y: y.dtype, found) == jax.tree.map(
+        lambda y: y.dtype, (y0, y0) if name in PAIRS else y0
+    )
+    # a method of order 1 is off by h/2 = 0.025 for every unit of time, and of growth by e
+    for one, other in zip(
+        jax.tree.leaves(found), jax.tree.leaves(exact(name, y0, ends[1] - ends[0])), strict=True
+    ):
+        np.testing.assert_allclose(one[0], other, atol=0.25)
+    if dtype == jnp.complex64:  # a batch is its members
+        batch = jax.tree.map(lambda y: jnp.stack([y, -y]), y0)
+        both = jax.vmap(lambda y: solve(name, y, *ends))(batch)
+        for many, one in zip(jax.tree.leaves(both), jax.tree.leaves(found), strict=True):
+            np.testing.assert_allclose(many, np.stack([one, -one]), rtol=1e-4, atol=1e-4)
+
+
+def test_adaptive_are_exactly_those_with_an_estimate():
+    estimates = {n for n, c in CLASSES.items() if hasattr(c, "tableau") and any(c.tableau.b_error)}
+    adaptive = {n for n, c in CLASSES.items() if issubclass(c, diffrax.AbstractAdaptiveSolver)}
+    assert adaptive == estimates | {"ImplicitEuler"}  # which takes Heun's method for its estimate
