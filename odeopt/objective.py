@@ -114,7 +114,13 @@ class Objective:
 
     def product(self, params: PyTree[Array]) -> LinearMap:
         """`v -> H v` with the Hessian at `params`. Every product counts as 2 gradients."""
-        return jax.linearize(self.elsewhere().gradient, params)[1]
+        return self.linearized(self.elsewhere().gradient, params, 2)
+
+    def linearized(
+        self, gradient: Callable[[PyTree[Array]], PyTree[Array]], params: PyTree[Array], cost: int
+    ) -> LinearMap:
+        """The derivative of `gradient`; an application of it counts as `cost` gradients."""
+        return jax.linearize(gradient, params)[1]
 
     def _value(self, params: PyTree[Array]) -> Float[Array, ""]:
         value_fn, fill = self._bind("value_fn", params)
@@ -183,6 +189,12 @@ class Penalized:
     with_given = Objective.with_given
     product = Objective.product
 
+    def linearized(
+        self, gradient: Callable[[PyTree[Array]], PyTree[Array]], params: PyTree[Array], cost: int
+    ) -> LinearMap:
+        """As of `base`, for 3 times as much: every gradient is one with a product."""
+        return self.base.linearized(gradient, params, 3 * cost)
+
     def here(self, params: PyTree[Array]) -> PyTree[Array]:
         """The gradient at the point of the stage."""
         if self.given is not None:
@@ -245,7 +257,7 @@ class Tally:
         @identity.defjvp
         def derivative(x: tuple, tangents: tuple) -> tuple:
             self._count[0] += 1
-            return x[0], tangents[0]
+            return identity(x[0]), identity(tangents[0])  # which the next derivative counts
 
         return identity(params)
 
@@ -263,9 +275,15 @@ class Tally:
 
     def product(self, params: PyTree[Array]) -> LinearMap:
         """2 for every product."""
+        return self.linearized(self.gradient, params, 2)
+
+    def linearized(
+        self, gradient: Callable[[PyTree[Array]], PyTree[Array]], params: PyTree[Array], cost: int
+    ) -> LinearMap:
+        """`cost` for every application."""
 
         def product(tangent: PyTree[Array]) -> PyTree[Array]:
-            self._count[0] += 2
+            self._count[0] += cost
             return tangent
 
         return product

@@ -159,7 +159,12 @@ def ode_optimizer(
                 "correction= and error control exclude each other: the estimate is that of the "
                 "plain method. Drop one of them."
             )
-        flow = corrected(flow, method, correction)
+        plain, flow = flow, corrected(flow, method, correction)
+        if staged and flow is not plain:
+            raise ValueError(
+                "correction= takes gradients beside those of the stages, which staged mode does "
+                "not have: drop one of them."
+            )
     method.check(flow)
     staged = staged and method.gradients_per_step != 1
     has = flow.has | method.has | _MODES

@@ -1,24 +1,30 @@
 """A first learning rate. May use: `odeopt.diagnostics`, `odeopt.solvers`, `odeopt.flows`."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .diagnostics import sharpness
 from .flows import AbstractFlow, GradientFlow
+from .objective import Objective
 from .solvers import Solver, as_method, stability_limit
+
+if TYPE_CHECKING:
+    from .optimizer import Optimizer
 
 
 def suggest_learning_rate(
-    solver: Solver,
+    opt: "Optimizer | Solver",
     value_fn: Callable[..., Any],
     params: PyTree[Array],
+    /,
     *,
     flow: AbstractFlow | None = None,
     products: int = 24,
-    **arguments: Any,
+    arguments: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> Float[Array, ""]:
     r"""The largest stable step at `params`: $R/\lambda_{max}$, limit over sharpness.
 
@@ -35,31 +41,42 @@ def suggest_learning_rate(
     so with too few products too much is suggested.
 
     Args:
-      solver: a method, a `Tableau`, or an instance of a diffrax solver class, as for
+      opt: an optimizer, of which flow and solver are taken: `odeopt.rk4(1.0)`; or a solver, as for
         `ode_optimizer`: `solvers.RK4()`.
       value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`.
       params: where the curvature is taken.
-      flow: the flow to follow, where that is not gradient flow: `flows.HeavyBallFlow(0.9)`.
+      flow: of a solver, the flow to follow where that is not gradient flow:
+        `flows.HeavyBallFlow(0.9)`.
       products: Hessian products.
-      arguments: forwarded to `value_fn` by name, as `update` does. The larger the batch, the less
-        its own noise adds to the sharpness.
+      arguments: forwarded to `value_fn` by name: here those that are called `flow`, `products` or
+        `arguments`.
+      more: forwarded likewise, as `update` does. The larger the batch, the less its own noise adds
+        to the sharpness.
 
     Returns:
       The step size, in flow time; infinity where no curvature is positive, NaN where the loss is
       not finite.
 
     Raises:
-      ValueError: a flow that normalizes its gradient (RMSprop, Adam), a method that has no limit.
+      ValueError: an optimizer with a flow beside its own; a flow that normalizes its gradient
+        (RMSprop, Adam), a method that has no limit.
       TypeError: something that is not a solver; an argument of `value_fn` that is missing.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
       >>> loss = lambda x: 0.5 * jnp.sum(jnp.array([1.0, 10.0]) * x**2)
-      >>> rate = odeopt.suggest_learning_rate(odeopt.solvers.RK4(), loss, jnp.ones(2))
+      >>> rate = odeopt.suggest_learning_rate(odeopt.rk4(1.0), loss, jnp.ones(2))
       >>> rate.round(4)
       Array(0.2785, dtype=float32)
       >>> opt = odeopt.rk4(0.5 * rate)
     """
-    limit = stability_limit(GradientFlow() if flow is None else flow, as_method(solver))
-    curvature = sharpness(value_fn, params, products=products, **arguments).value
+    if hasattr(opt, "design"):
+        if flow is not None:
+            raise ValueError("The optimizer has a flow: drop flow=, or pass a solver.")
+        flow, method = opt.design.flow, opt.design.solver
+    else:
+        method = as_method(opt)
+    limit = stability_limit(GradientFlow() if flow is None else flow, method)
+    objective = Objective({**(arguments or {}), **more, "value_fn": value_fn})
+    curvature = sharpness(objective.value, params, products=products).value
     return jnp.where(curvature <= 0, jnp.inf, limit / curvature)

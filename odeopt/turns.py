@@ -63,7 +63,7 @@ class Turns(NamedTuple):
         return cls(
             rows,
             counts.pop()[0] if each else 1,
-            lambda params, row: objective(row)(params, 0),
+            lambda params, row: objective(row).gradient(params),
             lambda params, row: objective(row).value(params),
         )
 
@@ -75,7 +75,7 @@ class Turns(NamedTuple):
             raise ValueError("There is no loss: pass one, or a list of at least one.")
         losses = [Objective({**arguments, "value_fn": value_fn}) for value_fn in value_fns]
 
-        gradients = [lambda p, loss=loss: loss(p, 0) for loss in losses]
+        gradients = [loss.gradient for loss in losses]
         return cls(
             jnp.arange(len(losses)),
             len(losses),

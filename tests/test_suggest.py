@@ -99,4 +99,23 @@ def test_what_has_no_limit_is_refused():
     with pytest.raises(ValueError, match="divides by the size of the gradient"):
         suggest_learning_rate(solvers.Lie(), jnp.sum, jnp.ones(2), flow=flows.AdamFlow(0.9, 0.99))
     with pytest.raises(TypeError, match="is an optax optimizer"):
-        suggest_learning_rate(odeopt.rk4(0.1), jnp.sum, jnp.ones(2))
+        suggest_learning_rate(optax.sgd(0.1), jnp.sum, jnp.ones(2))
+    with pytest.raises(ValueError, match="has a flow: drop flow="):
+        suggest_learning_rate(odeopt.rk4(0.1), jnp.sum, jnp.ones(2), flow=BALL)
+
+
+def test_of_an_optimizer_it_is_that_of_its_flow_and_solver():
+    loss = lambda x: 0.5 * jnp.sum(jnp.array([1.0, 10.0]) * x**2)
+    ours = suggest_learning_rate(odeopt.heavy_ball(1.0, 0.9), loss, jnp.ones(2))
+    theirs = suggest_learning_rate(solvers.Lie(), loss, jnp.ones(2), flow=BALL)
+    assert ours == theirs
+    assert float(ours) == pytest.approx(0.38, rel=1e-4)
+
+
+def test_no_name_of_an_argument_of_the_loss_is_taken():
+    loss = lambda x, opt, params, flow, products: 0.5 * opt * params * flow * products * x @ x
+    taken = {"flow": 2.0, "products": 5.0}
+    rate = suggest_learning_rate(
+        odeopt.euler(1.0), loss, jnp.ones(2), arguments=taken, opt=1.0, params=1.0
+    )
+    assert float(rate) == pytest.approx(0.2)

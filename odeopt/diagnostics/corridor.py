@@ -4,15 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PyTree
 
 from ..objective import Objective
+from ..sums import norm
+from .drift import ratio
 
 
 def corridor(
-    value_fn: Callable[..., Any], params: PyTree[Array], **arguments: Any
+    value_fn: Callable[..., Any], params: PyTree[Array], /, **arguments: Any
 ) -> Float[Array, ""]:
     r"""The corridor measure $\|Hg\|/\|g\|$: 0 where gradient flow runs straight.
 
@@ -38,12 +38,5 @@ def corridor(
       >>> bool(measure < 1e-6)
       True
     """
-    evaluate = Objective({**arguments, "value_fn": value_fn})
-
-    def gradient(point: PyTree[Array]) -> PyTree[Array]:
-        return evaluate(point, 0)
-
-    g = gradient(params)
-    norm = optax.tree.norm(g)
-    drift = optax.tree.norm(jax.jvp(gradient, (params,), (g,))[1])
-    return jnp.where(norm > 0, drift / jnp.where(norm > 0, norm, 1.0), 0.0)
+    g, product = jax.linearize(Objective({**arguments, "value_fn": value_fn}).gradient, params)
+    return ratio(norm(product(g)), norm(g))

@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PyTree
 
-from ..sums import inner, scaled
+from ..sums import inner, norm, scaled
 from ..turns import Losses, Turns
 
 
@@ -56,6 +55,7 @@ def drift_terms(
     value_fn: Losses,
     params: PyTree[Array],
     learning_rate: float | Float[Array, ""],
+    /,
     *,
     in_turn: bool = False,
     each: Sequence[str] = (),
@@ -105,6 +105,7 @@ def drift(
     value_fn: Losses,
     params: PyTree[Array],
     learning_rate: float | Float[Array, ""],
+    /,
     *,
     in_turn: bool = False,
     each: Sequence[str] = (),
@@ -151,11 +152,11 @@ def drift(
     g, *three = terms
     total = jax.tree.map(lambda a, b, c: a + b + c, *three)
     square = inner(total, total)
-    size, norm = jnp.sqrt(square), optax.tree.norm(g)
+    size, length = jnp.sqrt(square), norm(g)
     return Drift(
         jnp.asarray(learning_rate, float) * size,
-        ratio(size, norm),
-        ratio(inner(total, g), size * norm),
+        ratio(size, length),
+        ratio(inner(total, g), size * length),
         *(ratio(inner(term, total), square) for term in three),
     )
 

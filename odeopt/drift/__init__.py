@@ -25,7 +25,6 @@ from .principal import Directions as Directions
 from .principal import PrincipalFlow as PrincipalFlow
 from .principal import principal_flow as principal_flow
 from .regularized import RegularizedFlow as RegularizedFlow
-from .regularized import RegularizedSplitFlow as RegularizedSplitFlow
 from .regularized import gradient_penalty as gradient_penalty
 from .regularized import regularized as regularized
 from .stepmap import modified_field as modified_field

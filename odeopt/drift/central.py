@@ -58,14 +58,14 @@ class CentralFlow:
         return Oscillation(flow.eigenvalues, flow.vectors, flow.covariance, loss)
 
     def _at(self, params: PyTree[Array], h: float | Float[Array, ""]) -> "_Edge":
-        grad, product = jax.linearize(lambda p: self._objective(p, 0), params)
+        grad, product = jax.linearize(self._objective.gradient, params)
         values, vectors = jnp.linalg.eigh(hessian_matrix(product, params))
         top, basis = values[-self._directions :], vectors[:, -self._directions :]
 
         def projected(point: Array) -> Array:  # the Hessian in that basis
             def along(u: Array) -> Array:
                 primal, tangent = unflatten(point, params), unflatten(u, params)
-                return flatten(jax.jvp(lambda p: self._objective(p, 0), (primal,), (tangent,))[1])
+                return flatten(jax.jvp(self._objective.gradient, (primal,), (tangent,))[1])
 
             return basis.T @ jax.vmap(along, in_axes=1, out_axes=1)(basis)
 

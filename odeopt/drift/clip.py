@@ -1,11 +1,15 @@
-"""A counter-term that is not small is no correction: its size is limited. May use: jax."""
+"""What all corrected flows share: the clip of their counter-terms. May use: `odeopt.flows`."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from ..flows import AbstractFlow
+from ..flows.wrapper import AbstractWrapper
 from ..sums import inner
 
 
@@ -20,6 +24,55 @@ class Corrected(NamedTuple):
 
     aux: PyTree[Array]
     clipped: Float[Array, ""]
+
+
+class AbstractCorrected(AbstractWrapper):
+    """A flow with counter-terms, and the number of steps in which they were clipped.
+
+    Attributes:
+      base: the flow that the steps are to follow.
+      clip: the largest counter-term, relative to what it corrects; None for no limit.
+    """
+
+    clip: eqx.AbstractVar[float | None]
+
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        """Where `base` is; a clip compares sizes."""
+        return self.base.linear and self.clip is None
+
+    @property
+    def needs_params(self) -> bool:
+        """True: gradients are taken elsewhere."""
+        return True
+
+    def init(self, params: PyTree[Array]) -> PyTree[Array]:
+        """That of `base`, and a counter of clipped steps where there is a clip."""
+        aux = self.base.init(params)
+        return aux if self.clip is None else Corrected(aux, jnp.zeros([], float))
+
+    def inner(self, aux: PyTree[Array]) -> PyTree[Array]:
+        """Without the counter."""
+        return aux if self.clip is None else aux.aux
+
+    def outer(self, aux: PyTree[Array], inner: PyTree[Array], short: Any = False) -> PyTree[Array]:
+        """`inner`, with 1 more in the counter where the counter-term was `short`."""
+        if self.clip is None:
+            return inner
+        return Corrected(inner, aux.clipped + jnp.where(short, 1.0, 0.0).astype(float))
+
+    def moved(self, inner: PyTree[Array], short: Any = False) -> PyTree[Array]:
+        """The increment of `outer`."""
+        if self.clip is None:
+            return inner
+        return Corrected(inner, jnp.where(short, 1.0, 0.0).astype(float))
+
+    def around(self, change: Callable[[AbstractFlow], AbstractFlow]) -> NoReturn:
+        """Refused: a second counter-term would cancel what the first has cancelled."""
+        raise ValueError(
+            f"This {type(self.base).__name__} cannot be corrected: it is corrected already. "
+            "Correct the flow that it is made of."
+        )
 
 
 def check_clip(clip: Any) -> None:

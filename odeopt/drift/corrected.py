@@ -3,7 +3,9 @@
 May use: `odeopt.solvers`, `odeopt.flows`, `.trees`, `.differentials`, `.memory`, `.regularized`.
 """
 
-from typing import Any, Literal, TypeAlias
+import functools
+import math
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import equinox as eqx
 import jax
@@ -12,20 +14,12 @@ from jaxtyping import Array, Float, PyTree
 
 from ..flows import AbstractFlow, State
 from ..kernels import combination
-from ..objective import Gradient
-from ..solvers import (
-    AbstractMethod,
-    Exponential,
-    Implicit,
-    Lie,
-    Rosenbrock,
-    Solver,
-    Tableau,
-    as_method,
-)
-from .clip import Corrected, check_clip, clipped
-from .differentials import VectorField, cost, series
-from .memory import Remembering, with_memory
+from ..objective import Objective
+from ..solvers import AbstractMethod, Solver, Tableau, as_method
+from ..sums import add
+from .clip import AbstractCorrected, check_clip, clipped
+from .differentials import VectorField, series
+from .memory import with_memory
 from .regularized import regularized
 from .trees import Pair, butcher, check_order, modifying_integrator, tree
 
@@ -113,16 +107,20 @@ def corrected(
     check_clip(clip)
     if form not in (None, "difference", "derivatives"):
         raise ValueError(f'form is {form!r}; it is "difference", "derivatives" or None.')
-    if type(flow).readout is not AbstractFlow.readout or isinstance(flow, (Series, Remembering)):
-        raise ValueError(
-            f"{type(flow).__name__} cannot be corrected: its parameters are an average, or it is "
-            "corrected already. Correct the flow that it is made of."
-        )
-    if isinstance(solver, Lie):
-        return flow if order == 1 else with_memory(flow, order, form or "difference", clip)
-    method = solver if isinstance(solver, tuple) else as_method(solver)
-    if isinstance(method, Implicit | Rosenbrock | Exponential):
-        return _by_potential(flow, method, order)
+    change = functools.partial(_counter, solver=solver, order=order, form=form, clip=clip)
+    return flow.around(change)
+
+
+def _counter(
+    flow: AbstractFlow, solver: Solver | Pair, order: int, form: Form | None, clip: float | None
+) -> AbstractFlow:
+    """The flow with the counter-terms that its solver asks for."""
+    if not isinstance(solver, tuple):
+        method = as_method(solver)
+        if method.counter_term == "memory":
+            return flow if order == 1 else with_memory(flow, order, form or "difference", clip)
+        if method.counter_term != "series":
+            return _by_potential(flow, method, order)
     pair = butcher(solver)
     coefficients = modifying_integrator(solver, order)
     if all(value == 0 for t, value in coefficients.items() if t.nodes() > 1):
@@ -144,109 +142,66 @@ def _by_potential(flow: AbstractFlow, method: AbstractMethod, order: int) -> Abs
     """For methods that descend a loss: the counter-term must be the gradient of one."""
     if order <= (method.order or 1):
         return flow
-    name = type(method).__name__
-    matrix: Any = method.solver if isinstance(method, Rosenbrock) else method
-    if not isinstance(method, Implicit) and (matrix.curvature, matrix.fraction) != ("hessian", 1):
+    if method.counter_term is None:
         raise ValueError(
-            f"The drift of {name} is known with the Hessian of the whole loss only: pass "
-            'curvature="hessian", fraction=1.0.'
+            f"The drift of {type(method).__name__} is known with the Hessian of the whole loss "
+            'only: pass curvature="hessian", fraction=1.0.'
         )
     if order > 2:
         raise ValueError(
-            f"{name} descends a loss, and its counter-terms beyond order 2 are not the gradient "
-            f"of one: order is {order}."
+            f"{type(method).__name__} descends a loss, and its counter-terms beyond order 2 are "
+            f"not the gradient of one: order is {order}."
         )
     return regularized(flow, lambda h: h / 4)
 
 
-class Series(AbstractFlow):
+class Series(AbstractCorrected):
     """A flow with the counter-terms of a Runge-Kutta method; built by `corrected`.
 
+    The counter-terms are those of the field $hF$ at the step size 1: no power of h enters.
+
     Args:
-      flow: the flow that the steps are to follow.
+      base: the flow that the steps are to follow.
       clip: see `corrected`.
       tableau: the counter-terms as the mean slope of this method.
       taylor: the counter-terms as the total derivatives of the field up to this order.
       coefficients: the counter-terms as a sum over trees.
     """
 
-    flow: AbstractFlow
+    base: AbstractFlow
     clip: float | None
     tableau: Tableau | None = eqx.field(static=True, default=None)
     taylor: int = eqx.field(static=True, default=0)
     coefficients: tuple[tuple[Any, Any], ...] = eqx.field(static=True, default=())
 
-    @property
-    def linear(self) -> bool:  # type: ignore[override]
-        """Where the flow is; a clip compares sizes."""
-        return self.flow.linear and self.clip is None
+    parts: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]
+    gradient_part: ClassVar[str | None] = None  # type: ignore[misc]
 
-    @property
-    def needs_params(self) -> bool:
-        """True: gradients are taken elsewhere."""
-        return True
-
-    def init(self, params: PyTree[Array]) -> PyTree[Array]:
-        """That of the flow, and a counter of clipped steps."""
-        aux = self.flow.init(params)
-        return aux if self.clip is None else Corrected(aux, jnp.zeros([], float))
-
-    def field(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> State:
-        """The flow's field and the counter-terms of a step of size `h`."""
-        params, aux = z
-        inner_z = params, (aux if self.clip is None else aux.aux)
-        plain = self.flow.field(inner_z, gradient, h)
-        elsewhere = Gradient(None, lambda point, stage: gradient(point)).stage(1)
+    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+        """That of `base` and the counter-terms of a step of size `h`."""
+        inside = z[0], self.inner(z[1])
+        plain = self.base.increment(inside, objective, h)
+        elsewhere = objective.elsewhere()
 
         def field(point: State) -> State:
-            return self.flow.field(point, elsewhere, h)
+            return self.base.increment(point, elsewhere, h)
 
-        slope = self._slope(field, inner_z, plain, gradient, h)
-        term = jax.tree.map(jnp.subtract, slope, plain)
+        term = jax.tree.map(jnp.subtract, self._slope(field, inside, plain), plain)
         term, short = clipped(term, term[0], plain[0], self.clip)
-        moved, changed = jax.tree.map(jnp.add, plain, term)
-        if self.clip is not None:
-            changed = Corrected(changed, jnp.where(short, 1 / h, 0.0).astype(float))
-        return moved, changed
+        update, aux = jax.tree.map(jnp.add, plain, term)
+        return update, self.moved(aux, short)
 
-    def _slope(
-        self,
-        field: VectorField,
-        z: State,
-        plain: State,
-        gradient: Gradient,
-        h: Float[Array, ""],
-    ) -> State:
-        one = jnp.ones([], float)
+    def _slope(self, field: VectorField, z: State, plain: State) -> State:
         if self.tableau is not None:
             slopes = [plain]
             for row in self.tableau.a[1:]:
-                point = jax.tree.map(jnp.add, z, combination(h, row, slopes))
-                slopes.append(field(point))
-            return combination(one, self.tableau.b, slopes)
+                slopes.append(field(add(z, combination(row, slopes))))
+            return combination(self.tableau.b, slopes)
         if self.taylor:
-            order = self.taylor
-            terms = gradient.charged(2**order - 2, lambda: _total(field, z, plain, order))
-            weights = [one]
-            for n in range(2, order + 1):
-                weights.append(weights[-1] * h / n)
-            return combination(one, weights, [plain, *terms[1:]])
-        coefficients = dict(self.coefficients)
-        known = {tree("1"): plain}
-        return gradient.charged(
-            cost(coefficients) - 1, lambda: series(coefficients, field, z, h, known)
-        )
-
-    def descent(self, z: State, gradient: Gradient, *, seen: bool = False) -> PyTree[Array]:
-        """That of the flow."""
-        return self.flow.descent(self._inner(z), gradient, seen=seen)
-
-    def heading(self, z: State) -> PyTree[Array]:
-        """That of the flow."""
-        return self.flow.heading(self._inner(z))
-
-    def _inner(self, z: State) -> State:
-        return z if self.clip is None else (z[0], z[1].aux)
+            weights = [1 / math.factorial(n) for n in range(1, self.taylor + 1)]
+            terms = _total(field, z, plain, self.taylor)
+            return combination(weights, [plain, *terms[1:]])
+        return series(dict(self.coefficients), field, z, 1.0, {tree("1"): plain})
 
 
 def _total(field: VectorField, z: State, along: State | None, order: int) -> list[State]:
@@ -257,5 +212,12 @@ def _total(field: VectorField, z: State, along: State | None, order: int) -> lis
     if order == 1:
         return [field(z)]
     direction = field(z) if along is None else along
-    lower, tangents = jax.jvp(lambda y: _total(field, y, None, order - 1), (z,), (direction,))
+    lower, tangents = jax.jvp(
+        lambda y: _total(field, y, None, order - 1), (z,), (_like(direction, z),)
+    )
     return [*lower, tangents[-1]]
+
+
+def _like(tangent: PyTree[Array], z: PyTree[Array]) -> PyTree[Array]:
+    """In the dtypes of `z`, of which it is a tangent."""
+    return jax.tree.map(lambda t, x: t.astype(x.dtype), tangent, z)

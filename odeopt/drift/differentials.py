@@ -82,14 +82,13 @@ def series(
     coefficients: Coefficients,
     field: VectorField,
     y: PyTree[Array],
-    h: Float[Array, ""],
+    h: Float[Array, ""] | float,
     known: dict[kauri.Tree, PyTree[Array]],
 ) -> PyTree[Array]:
     """The sum of `b_series` at `y`; `known` holds differentials that are known already."""
     # children of the root but the last -> (weight, last child)
-    groups: dict[tuple[kauri.Tree, ...], list[tuple[Array, kauri.Tree]]] = {}
-    total: list[tuple[Array, PyTree[Array]]] = []
-    one = jnp.ones([], float)
+    groups: dict[tuple[kauri.Tree, ...], list[tuple[float | Array, kauri.Tree]]] = {}
+    total: list[tuple[float | Array, PyTree[Array]]] = []
     for tree, coefficient in coefficients.items():
         if coefficient == 0:
             continue
@@ -98,13 +97,13 @@ def series(
         if below:
             groups.setdefault(tuple(below[:-1]), []).append((weight, below[-1]))
         else:
-            total.append((one * float(coefficient), _differential(field, y, tree, known)))
+            total.append((float(coefficient), _differential(field, y, tree, known)))
     for shared, ends in groups.items():
         directions = [_differential(field, y, child, known) for child in shared]
         last = [_differential(field, y, child, known) for _, child in ends]
-        directions.append(combination(one, [weight for weight, _ in ends], last))
-        total.append((one, _derivative(field, directions)(y)))
-    return combination(one, [weight for weight, _ in total], [term for _, term in total])
+        directions.append(combination([weight for weight, _ in ends], last))
+        total.append((1.0, _derivative(field, directions)(y)))
+    return combination([weight for weight, _ in total], [term for _, term in total])
 
 
 def cost(coefficients: Mapping[kauri.Tree, object]) -> int:
@@ -150,8 +149,3 @@ def _constant(value: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
 def directional(field: VectorField, along: VectorField) -> VectorField:
     """`y -> field'(y) along(y)`: the derivative of a field along another."""
     return lambda y: jax.jvp(field, (y,), (along(y),))[1]
-
-
-def real_dtype(leaf: Array) -> jnp.dtype:
-    """The dtype of real factors of a leaf."""
-    return jnp.finfo(leaf.dtype).dtype

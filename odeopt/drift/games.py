@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..flows import AbstractSplitFlow, GameFlow, Players, State
-from ..flows.game import alone  # TODO convert
-from ..objective import Gradient
-from ..sums import scaled
-from .clip import Corrected, check_clip, clipped
+from ..flows import GameFlow, Players, State
+from ..flows.game import alone
+from ..objective import Objective
+from ..sums import add, scaled
+from .clip import AbstractCorrected, check_clip, clipped
 from .corrected import CLIP, Form
 
 GameTerms: TypeAlias = Literal["joint", "interaction", "self", "published"]
@@ -80,93 +80,73 @@ def corrected_game(
     return CorrectedGame(flow, terms, form, clip)
 
 
-class CorrectedGame(AbstractSplitFlow):
+class CorrectedGame(AbstractCorrected):
     """What `corrected_game` returns.
 
     Attributes:
-      flow: the game.
+      base: the game.
       terms: the counter-terms.
       form: how they are taken.
       clip: their largest size.
     """
 
-    flow: GameFlow
+    base: GameFlow
     terms: GameTerms = eqx.field(static=True)
     form: Form = eqx.field(static=True)
     clip: float | None
 
-    gradient_part: ClassVar[str | None] = None
+    gradient_part: ClassVar[str | None] = None  # type: ignore[misc]
 
-    @property
-    def linear(self) -> bool:  # type: ignore[override]
-        """Without a clip, which compares sizes."""
-        return self.clip is None
-
-    @property
-    def parts(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Those of the game."""
-        return self.flow.parts
-
-    @property
-    def needs_params(self) -> bool:
-        """True: gradients are taken elsewhere."""
-        return True
-
-    def looks_again(self, name: str) -> bool:
-        """As in the game."""
-        return self.flow.looks_again(name)
-
-    def init(self, params: PyTree[Array]) -> PyTree[Array]:
-        """A counter of clipped steps."""
-        aux = self.flow.init(params)
-        return aux if self.clip is None else Corrected(aux, jnp.zeros([], float))
-
-    def field(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> State:
+    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
         """That of the game, with the counter-terms of simultaneous steps."""
         params, aux = z
-        velocity = self.flow.velocity(gradient.here(params))
-        players = Players.of(velocity)
+        plain = self.base.moved(objective.here(params), h)
+        players = Players.of(plain)
         weights = [self._weights(i, players, None) for i in range(len(players.names))]
         if self.terms == "joint":  # one shift for all
-            term = self._shifted(params, players, weights[0], gradient, h)
+            term = self._shifted(params, players, weights[0], objective, h)
         else:
             trees = [
-                Players.of(self._shifted(params, players, w, gradient, h)).trees[i]
+                Players.of(self._shifted(params, players, w, objective, h)).trees[i]
                 for i, w in enumerate(weights)
             ]
             term = players.rebuild(trees)
-        term, short = clipped(term, term, velocity, self.clip)
-        total = jax.tree.map(jnp.add, velocity, term)
-        if self.clip is None:
-            return total, aux
-        return total, Corrected(aux.aux, jnp.where(short, 1 / h, 0.0).astype(float))
+        term, short = clipped(term, term, plain, self.clip)
+        return jax.tree.map(jnp.add, plain, term), self.moved(self.inner(aux), short)
 
     def part(
-        self, name: str, z: State, gradient: Gradient, h: Float[Array, ""], fraction: float
+        self,
+        name: str,
+        z: State,
+        objective: Objective,
+        h: Float[Array, ""],
+        fraction: float | Array,
     ) -> tuple[PyTree[Array], PyTree[Array]]:
         """The move of one player, with the counter-terms of alternating steps."""
         params, aux = z
-        velocity = self.flow.velocity(gradient.here(params))
-        players = Players.of(velocity)
-        index, times = self.flow.mover(name, players)
+        plain = self.base.moved(objective.here(params), h)
+        players = Players.of(plain)
+        index, times = self.base.mover(name, players)
         weights = self._weights(index, players, self._order(players))
-        term = Players.of(self._shifted(params, players, weights, gradient, h)).trees[index]
-        term, short = clipped(term, term, velocity, self.clip)
-        total = jax.tree.map(jnp.add, players.trees[index], term)
-        if self.clip is not None:
-            aux = Corrected(aux.aux, aux.clipped + jnp.where(short, 1.0, 0.0).astype(float))
-        return moved(players, index, total, fraction * h / times), aux
+        term = Players.of(self._shifted(params, players, weights, objective, h)).trees[index]
+        term, short = clipped(term, term, plain, self.clip)
+        part = jnp.asarray(fraction / times, float)
+        total = jax.tree.map(lambda v, t: scaled(part, v + t), players.trees[index], term)
+        trees = [total if i == index else tree for i, tree in enumerate(players.trees)]
+        return alone(Players.of(players.rebuild(trees)), index), self.outer(
+            aux, self.inner(aux), short
+        )
 
     def _order(self, players: Players) -> dict[int, tuple[int, int]]:
         """When each player moves in a round, and how often."""
-        assert self.flow.updates is not None
-        return {players.at(p): (turn, k) for turn, (p, k) in enumerate(self.flow.updates)}
+        assert self.base.updates is not None
+        return {players.at(p): (turn, k) for turn, (p, k) in enumerate(self.base.updates)}
 
     def _weights(
         self, index: int, players: Players, order: dict[int, tuple[int, int]] | None
     ) -> list[Any]:
         """`w_ij` of one player; `order` where they alternate."""
-        speeds = self.flow.speeds_of(players)
+        speeds = self.base.speeds_of(players)
 
         def weight(j: int) -> Any:
             own, past = j == index, order is not None and order[j][0] < order[index][0]
@@ -185,18 +165,21 @@ class CorrectedGame(AbstractSplitFlow):
         params: PyTree[Array],
         players: Players,
         weights: Sequence[Any],
-        gradient: Gradient,
+        objective: Objective,
         h: Float[Array, ""],
     ) -> PyTree[Array]:
-        """The counter-terms of these weights for all players, by differences or derivatives."""
+        """The counter-terms of these weights for all players, by differences or derivatives.
+
+        The players' trees are the increments of the plain step.
+        """
         tangent = players.rebuild(
             [
-                jax.tree.map(lambda v, w=w: scaled(0.5 * h * w, v), tree)
+                jax.tree.map(lambda v, w=w: scaled(0.5 * w, v), tree)
                 for w, tree in zip(weights, players.trees, strict=True)
             ]
         )
         if self.form == "derivatives":
-            # The given gradient is not differentiated, so neither is `velocity`: it is linear.
-            return self.flow.velocity(gradient.jvp(params, tangent))
-        there = self.flow.velocity(gradient(jax.tree.map(jnp.add, params, tangent)))
+            # The given gradient is not differentiated, so neither is `moved`: it is linear.
+            return self.base.moved(objective.product(params)(tangent), h)
+        there = self.base.moved(objective.gradient(add(params, tangent)), h)
         return jax.tree.map(jnp.subtract, there, players.rebuild(players.trees))

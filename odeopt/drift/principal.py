@@ -38,7 +38,7 @@ class PrincipalFlow:
     ) -> None:
         if products is not None:
             check_products(products)
-        self._gradient = Objective({**arguments, "value_fn": value_fn})
+        self._objective = Objective({**arguments, "value_fn": value_fn})
         self._products = products
 
     def __call__(self, y: PyTree[Array], h: float | Float[Array, ""]) -> PyTree[Array]:
@@ -71,7 +71,7 @@ class PrincipalFlow:
         return Directions(ritz.values, principal_coefficients(h, ritz.values), components)
 
     def _linearized(self, point: PyTree[Array]) -> tuple[PyTree[Array], LinearMap]:
-        return jax.linearize(lambda p: self._gradient(p, 0), point)
+        return jax.linearize(self._objective.gradient, point)
 
     def _apply(
         self,

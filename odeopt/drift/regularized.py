@@ -5,18 +5,19 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from ..flows import AbstractFlow, AbstractSplitFlow, State
+from ..flows import AbstractFlow
 from ..flows.clock import real
-from ..objective import Gradient, LinearMap, Objective
-from ..sums import inner, scaled
+from ..flows.wrapper import AbstractObjectiveWrapper
+from ..objective import Objective, Penalized
+from ..sums import inner
 
 Strength: TypeAlias = float | Float[Array, ""] | Callable[[Float[Array, ""]], Float[Array, ""]]
 """A number, or a function of the step size."""
 
 
-class RegularizedFlow(AbstractFlow):
+class RegularizedFlow(AbstractObjectiveWrapper):
     """What `regularized` returns: `base`, of a loss with a gradient penalty.
 
     Attributes:
@@ -34,142 +35,13 @@ class RegularizedFlow(AbstractFlow):
 
     @property
     def needs_params(self) -> bool:
-        """Yes, for the Hessian product."""
+        """True, for the Hessian product."""
         return True
 
-    def init(self, params: PyTree[Array]) -> PyTree[Array]:
-        """That of `base`."""
-        return self.base.init(params)
-
-    def field(self, z: State, gradient: Gradient, h: Float[Array, ""]) -> State:
-        """That of `base` with `g + 2 strength Hg` for g."""
-        return self.base.field(z, self._penalized(gradient, h), h)
-
-    def descent(self, z: State, gradient: Gradient, *, seen: bool = False) -> PyTree[Array]:
-        """That of `base`, of the loss without penalty."""
-        return self.base.descent(z, gradient, seen=seen)
-
-    def heading(self, z: State) -> PyTree[Array]:
-        """That of `base`."""
-        return self.base.heading(z)
-
-    def readout(self, z: State) -> PyTree[Array]:
-        """That of `base`."""
-        return self.base.readout(z)
-
-    @property
-    def has_readout(self) -> bool:
-        """Where `base` has."""
-        return self.base.has_readout
-
-    def potential(self, gradient: Gradient, h: Float[Array, ""]) -> Gradient:
-        """That of `base`, with the penalty."""
-        return self.base.potential(self._penalized(gradient, h), h)
-
-    @property
-    def has_potential(self) -> bool:
-        """Where `base` has."""
-        return self.base.has_potential
-
-    def _penalized(self, gradient: Gradient, h: Float[Array, ""]) -> Gradient:
+    def seen(self, objective: Any, h: Float[Array, ""]) -> Penalized:
+        """With `g + 2 strength Hg` for g."""
         strength = self.strength(h) if callable(self.strength) else self.strength
-        return _Penalized(gradient, 2 * jnp.asarray(strength, float))
-
-
-class RegularizedSplitFlow(RegularizedFlow, AbstractSplitFlow):
-    """The same of a flow with parts."""
-
-    base: AbstractSplitFlow
-
-    @property
-    def parts(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Those of `base`."""
-        return self.base.parts
-
-    @property
-    def gradient_part(self) -> str | None:  # type: ignore[override]
-        """That of `base`."""
-        return self.base.gradient_part
-
-    def looks_again(self, name: str) -> bool:
-        """As in `base`."""
-        return self.base.looks_again(name)
-
-    def part(
-        self, name: str, z: State, gradient: Gradient, h: Float[Array, ""], fraction: float
-    ) -> tuple[PyTree[Array] | None, PyTree[Array]]:
-        """That of `base` with `g + 2 strength Hg` for g."""
-        return self.base.part(name, z, self._penalized(gradient, h), h, fraction)
-
-
-class _Penalized(Gradient):
-    """`g + factor H g` wherever the flow asks for g."""
-
-    def __init__(self, base: Gradient, factor: Float[Array, ""]) -> None:
-        self._base, self._factor = base, factor
-
-    @property
-    def count(self) -> int | Int[Array, ""]:
-        return self._base.count
-
-    @property
-    def by_stage(self) -> bool:
-        return self._base.by_stage
-
-    def spend(self, gradients: int | Int[Array, ""]) -> None:
-        self._base.spend(gradients)
-
-    def stage(self, index: int | Array) -> "Gradient":
-        return _Penalized(self._base.stage(index), self._factor)
-
-    def here(self, params: PyTree[Array]) -> PyTree[Array]:
-        return self._add(params, self._base.here(params))
-
-    def __call__(self, params: PyTree[Array]) -> PyTree[Array]:
-        return self._add(params, self._base(params))
-
-    def jvp(self, params: PyTree[Array], tangent: PyTree[Array]) -> PyTree[Array]:
-        run = lambda: jax.jvp(self, (params,), (tangent,))[1]  # noqa: E731
-        return self._base.charged(self.product_cost, run)
-
-    @property
-    def product_cost(self) -> int:
-        return 6  # 2 for each gradient that the differentiated function takes
-
-    def linearized(self, params: PyTree[Array]) -> LinearMap:
-        return self._base.charged(0, lambda: jax.linearize(self, params)[1])
-
-    def objective(self) -> Objective:
-        return self._base.objective()
-
-    def given_value(self) -> None:
-        return None  # what the caller gave has no penalty
-
-    def value(self, params: PyTree[Array]) -> Float[Array, ""]:
-        return self._value(*self._base.with_value(params))
-
-    def with_value(self, params: PyTree[Array]) -> tuple[Float[Array, ""], PyTree[Array]]:
-        value, g = self._base.with_value(params)
-        return self._value(value, g), self._add(params, g)
-
-    def scan(self, body: Callable, init: PyTree, xs: PyTree[Array], length: int) -> PyTree:
-        return self._base.scan(body, init, xs, length)
-
-    def cond(self, condition: Array, true_branch: Callable, false_branch: Callable) -> Any:
-        return self._base.cond(condition, true_branch, false_branch)
-
-    def while_loop(self, goes_on: Callable, body: Callable, init: Any) -> Any:
-        return self._base.while_loop(goes_on, body, init)
-
-    def charged(self, gradients: int, run: Callable) -> Any:
-        return self._base.charged(gradients, run)
-
-    def _value(self, value: Float[Array, ""], g: PyTree[Array]) -> Float[Array, ""]:
-        return value + 0.5 * self._factor.astype(value.dtype) * inner(g, g).astype(value.dtype)
-
-    def _add(self, params: PyTree[Array], g: PyTree[Array]) -> PyTree[Array]:
-        bent = self._base.jvp(params, g)
-        return jax.tree.map(lambda g, b: g + scaled(self._factor, b), g, bent)
+        return Penalized(objective, 2 * jnp.asarray(strength, float))
 
 
 def regularized(flow: AbstractFlow, strength: Strength) -> RegularizedFlow:
@@ -210,15 +82,13 @@ def regularized(flow: AbstractFlow, strength: Strength) -> RegularizedFlow:
     """
     if not isinstance(flow, AbstractFlow):
         raise TypeError(f"flow is a {type(flow).__name__}; pass e.g. odeopt.flows.GradientFlow().")
-    strength = strength if callable(strength) else real(strength)
-    if isinstance(flow, AbstractSplitFlow):
-        return RegularizedSplitFlow(flow, strength)
-    return RegularizedFlow(flow, strength)
+    return RegularizedFlow(flow, strength if callable(strength) else real(strength))
 
 
 def gradient_penalty(
     value_fn: Callable[..., Any],
     params: PyTree[Array],
+    /,
     *,
     batch_size: float | None = None,
     **batch: Any,
@@ -272,7 +142,7 @@ def gradient_penalty(
     def gradient(first: bool) -> PyTree[Array]:
         rows = slice(half) if first else slice(half, None)
         part = jax.tree.map(lambda leaf: leaf[rows], batch)
-        return Objective({**part, "value_fn": value_fn})(params, 0)
+        return Objective({**part, "value_fn": value_fn}).gradient(params)
 
     a, b = gradient(True), gradient(False)
     weight = 0.0 if batch_size is None else half / batch_size

@@ -13,9 +13,10 @@ from jaxtyping import Array, Float, PyTree
 
 from ..flows import GradientFlow
 from ..kernels import combination
-from ..objective import Gradient
+from ..objective import Objective
 from ..solvers import AbstractMethod, Solver, as_method
-from .differentials import SteppedField, VectorField, b_series, real_dtype
+from ..sums import add, multiple, scaled
+from .differentials import SteppedField, VectorField, b_series
 from .trees import Pair, butcher, check_order, modified_equation
 
 StepMap: TypeAlias = Callable[[PyTree[Array], Float[Array, ""]], PyTree[Array]]
@@ -103,6 +104,8 @@ def step_map(solver: Solver | Pair, field: VectorField, *, iterations: int = 1) 
 
     Raises:
       TypeError: something that is not a solver.
+      ValueError: a method that carries parameters or slopes from step to step: its step map is not
+        one of `y` alone.
 
     Examples:
       >>> import odeopt
@@ -112,10 +115,10 @@ def step_map(solver: Solver | Pair, field: VectorField, *, iterations: int = 1) 
     """
     if _is_implicit(solver):
         return _implicit_step(butcher(solver), field, iterations)
-    method = None if _has_tableau(solver) else getattr(solver, "method", None)
-    if not isinstance(method, AbstractMethod):
-        # Scanned, since nested derivatives repeat whatever is unrolled.
-        method = as_method(solver, scan=True)  # type: ignore[arg-type]
+    # Scanned, since nested derivatives repeat whatever is unrolled.
+    method = as_method(solver).with_options(scan_stages=True)  # type: ignore[arg-type]
+
+    _check_memory(method)
 
     def step(y: PyTree[Array], h: Float[Array, ""]) -> PyTree[Array]:
         y = jax.tree.map(jnp.asarray, y)
@@ -123,17 +126,23 @@ def step_map(solver: Solver | Pair, field: VectorField, *, iterations: int = 1) 
         def gradient(point: PyTree[Array], stage: int | Array = 0) -> PyTree[Array]:
             return jax.tree.map(jnp.negative, field(point))
 
-        z = y, ()
-        taken = method.step(
-            GradientFlow(),
-            Gradient(gradient(y), gradient),
-            z,
-            jnp.asarray(h, float),
-            method.init(z),
-        )
-        return jax.tree.map(jnp.add, y, taken.update)
+        flow, z = GradientFlow(), (y, ())
+        memory = method.init(flow, z)
+        objective = Objective({"grad_fn": gradient}, gradient(y))
+        return add(y, method.step(flow, objective, z, jnp.asarray(h, float), memory).update)
 
     return step
+
+
+def _check_memory(method: AbstractMethod) -> None:
+    """Refuse a step that depends on more than `y`; a method may keep numbers, of its last solve."""
+    memory = jax.eval_shape(lambda y: method.init(GradientFlow(), (y, ())), jnp.ones(2))
+    if any(leaf.shape for leaf in jax.tree.leaves(memory)):
+        raise ValueError(
+            f"{type(method).__name__} remembers ({type(memory).__name__}), so its step depends on "
+            "more than y: pass a step map `(y, h) -> y` in which its memory is part of y, "
+            "`drift.modified_field(step, None, order)`."
+        )
 
 
 def _implicit_step(pair: Pair, field: VectorField, iterations: int) -> StepMap:
@@ -143,7 +152,8 @@ def _implicit_step(pair: Pair, field: VectorField, iterations: int) -> StepMap:
         y, h = jax.tree.map(jnp.asarray, y), jnp.asarray(h, float)
 
         def moved(weights: list[float], slopes: list[PyTree[Array]]) -> PyTree[Array]:
-            return jax.tree.map(jnp.add, y, combination(h, weights, slopes))
+            increments = [multiple(h, slope) for slope in slopes]
+            return add(y, combination(weights, increments))
 
         def improved(slopes: list[PyTree[Array]], _: None) -> tuple[list[PyTree[Array]], None]:
             return [field(moved(row, slopes)) for row in a], None
@@ -163,9 +173,7 @@ def _from_step(step: StepMap, order: int) -> SteppedField:
         def body(carry: tuple, weight: Array) -> tuple[tuple, None]:
             point, total = carry
             point = step(point, h)
-            total = jax.tree.map(
-                lambda t, x, start: t + weight.astype(real_dtype(t)) * (x - start), total, point, y
-            )
+            total = jax.tree.map(lambda t, x, start: t + scaled(weight, x - start), total, point, y)
             return (point, total), None
 
         zero = jax.tree.map(jnp.zeros_like, y)
@@ -177,7 +185,7 @@ def _from_step(step: StepMap, order: int) -> SteppedField:
         h = jnp.asarray(h, float)
         derivatives = _derivatives(lambda k: interpolated(y, k), jnp.zeros_like(h), order)
         powers = [h ** (j - 1) / math.factorial(j) for j in range(1, order + 1)]
-        return combination(jnp.ones([], float), powers, derivatives[1:])
+        return combination(powers, derivatives[1:])
 
     return modified
 

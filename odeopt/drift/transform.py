@@ -12,8 +12,9 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from ..flows import GradientFlow
-from ..objective import Gradient, Objective, check_gradient
+from ..objective import Objective, check_gradient
 from ..solvers import Euler
+from ..sums import add, scaled
 from .corrected import CLIP, Form, corrected
 
 
@@ -96,10 +97,11 @@ def counter_term(
             )
         rate = learning_rate(state.steps) if callable(learning_rate) else learning_rate
         h = jnp.asarray(rate, float)
-        gradient = Gradient(check_gradient(grads, params), Objective(extra_args))
-        velocity, slope = flow.field((params, state.aux), gradient, h)
-        aux = jax.tree.map(lambda count, rise: count + h * rise, state.aux, slope)
-        corrected_grads = jax.tree.map(jnp.negative, velocity)
-        return corrected_grads, CounterTermState(optax.safe_increment(state.steps), aux)
+        objective = Objective(extra_args, check_gradient(grads, params))
+        update, counted = flow.increment((params, state.aux), objective, h)
+        state = CounterTermState(optax.safe_increment(state.steps), add(state.aux, counted))
+        return jax.tree.map(
+            lambda u, g: jnp.where(h > 0, scaled(-1 / h, u), g), update, grads
+        ), state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import diffrax
 import numpy as np
 
-from ..solvers import ExplicitRungeKutta, Implicit, RungeKuttaChebyshev, Solver, as_method
+from ..solvers import Solver, as_method
 
 if TYPE_CHECKING:
     import kauri
@@ -28,11 +28,6 @@ Coefficients: TypeAlias = "Mapping[kauri.Tree, Fraction | float]"
 
 MAX_ORDER = 6  # 37 trees; the derivatives that they stand for are nested five deep
 _LARGEST_DENOMINATOR = 10**6
-_IMPLICIT: Mapping[str, Pair] = {
-    "euler": ([[1]], [1]),
-    "midpoint": ([[Fraction(1, 2)]], [1]),
-    "trapezoidal": ([[0, 0], [Fraction(1, 2), Fraction(1, 2)]], [Fraction(1, 2), Fraction(1, 2)]),
-}
 _ROUNDING = 1e-12  # of sums of products of some ten coefficients of size 1 to 30
 
 
@@ -163,24 +158,12 @@ def butcher(solver: Solver | Pair) -> Pair:
     """
     if type(solver) is tuple and len(solver) == 2:
         return _checked(solver)
-    implicit = getattr(solver, "method", solver)
-    if isinstance(implicit, Implicit):
-        return _checked(_IMPLICIT[implicit.kind])
     if isinstance(solver, diffrax.ImplicitEuler):
-        return _checked(_IMPLICIT["euler"])
+        return _checked(([[1]], [1]))
     tableau = getattr(solver, "tableau", solver)
     if isinstance(tableau, diffrax.ButcherTableau) and tableau.implicit:
         return _checked((_implicit_matrix(tableau), tableau.b_sol.tolist()))
-    method = as_method(solver)  # type: ignore[arg-type]
-    if isinstance(method, RungeKuttaChebyshev):
-        return _checked(method.butcher())
-    if not isinstance(method, ExplicitRungeKutta):
-        raise ValueError(
-            f"{type(solver).__name__} is no Runge-Kutta method with a tableau, so there are no "
-            "tree coefficients of it: pass a pair (A, b), or its step map to "
-            "`drift.modified_field(step, None, order)`."
-        )
-    return _checked((method.tableau.matrix.tolist(), list(method.tableau.b)))
+    return _checked(as_method(solver).butcher())  # type: ignore[arg-type]
 
 
 def check_order(order: int, most: int = MAX_ORDER) -> int:

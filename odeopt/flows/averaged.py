@@ -1,6 +1,7 @@
 r"""Primal averaging: follow one point, look at another, keep their average. May use: `.flow`."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn
 
 import equinox as eqx
 import jax
@@ -112,6 +113,13 @@ class AveragedFlow(AbstractFlow):
     @property
     def _adapts(self) -> bool:
         return self.beta is None or self.power is None
+
+    def around(self, change: Callable[[AbstractFlow], AbstractFlow]) -> NoReturn:
+        """Refused: its parameters are an average."""
+        raise ValueError(
+            "AveragedFlow cannot be corrected: its parameters are an average. Correct the flow "
+            "that it is made of."
+        )
 
     def init(self, params: PyTree[Array]) -> Average:
         """Nothing lags. One copy of the parameters, a sixteenth to adapt, and those of `base`."""

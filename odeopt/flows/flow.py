@@ -101,7 +101,7 @@ class AbstractFlow(eqx.Module):
         $\sum_kw_kg_k$ of the gradients of $k$ steps ago changes by $\sum_kw_k(k + \tfrac12)\delta$.
 
         Args:
-          aux: the auxiliary variables before the step.
+          aux: the auxiliary variables as the last part finds them.
           grads: the gradient.
           back: $\delta$, what a gradient was more one step ago.
 

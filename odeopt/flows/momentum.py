@@ -159,9 +159,7 @@ class Resting(NamedTuple):
 
     def readout(self, params: PyTree[Array], aux: Momentum) -> PyTree[Array]:
         """The parameters at the end of the step."""
-        return over_own(
-            lambda p, m: p + scaled(self.time, m).astype(p.dtype), params, aux.momentum
-        )
+        return over_own(lambda p, m: p + scaled(self.time, m).astype(p.dtype), params, aux.momentum)
 
 
 class NesterovFlow(HeavyBallFlow):
@@ -210,6 +208,10 @@ class RelativisticFlow(HeavyBallFlow):
     def __check_init__(self) -> None:
         must = "at least 0: it is one over a squared length"
         check(lambda delta: delta >= 0, "delta", self.delta, must)
+
+    def aged(self, aux: Momentum, grads: PyTree[Array], back: PyTree[Array]) -> Momentum:
+        """Not known: how long a step lasts at the ball's clock depends on all of its momentum."""
+        return AbstractFlow.aged(self, aux, grads, back)
 
     def speed(self, momentum: PyTree[Array], h: Float[Array, ""]) -> Float[Array, ""]:
         """`1 / sqrt(1 + delta h^2 |m|^2)`."""

@@ -86,6 +86,10 @@ class ExplicitRungeKutta(AbstractMethod):
         """One for each stage."""
         return self.tableau.stages
 
+    def butcher(self) -> tuple[list[list[float]], list[float]]:
+        """`(A, b)`."""
+        return self.tableau.matrix.tolist(), list(self.tableau.b)
+
     def step(
         self,
         flow: AbstractFlow,
@@ -196,11 +200,3 @@ def _add_scaled(total: PyTree[Array], weight: Array, tree: PyTree[Array]) -> PyT
 def _as(total: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:
     """Rounded once to the dtypes of `like`."""
     return jax.tree.map(lambda t, k: t.astype(k.dtype), total, like)
-
-
-# SHIMS
-_accumulator, _real = wide_dtype, real_dtype
-
-
-def _scaled(h: Array, total: Array, dtype: Any) -> Array:
-    return (h.astype(_real(dtype)).astype(_real(total.dtype)) * total).astype(dtype)

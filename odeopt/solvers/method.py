@@ -1,7 +1,8 @@
 """What a method (a one-step solver) is. May use: `odeopt.flows`."""
 
 import abc
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int, PyTree
@@ -54,10 +55,14 @@ class AbstractMethod(eqx.Module):
     Attributes:
       options: the options of `ode_optimizer` that it can use; others are refused.
       has: what it can say of a step (`Information`).
+      counter_term: what cancels its drift (`drift.corrected`): a B-series, by its tableau
+        (`butcher`); the age of the flow's memory (`AbstractFlow.aged`); or the gradient penalty
+        $+\tfrac h4\|\nabla E\|^2$. None where it is not known.
     """
 
     options: ClassVar[frozenset[str]] = frozenset({"stage_transform"})
     has: ClassVar[Information] = Information.NONE
+    counter_term: ClassVar[Literal["series", "memory", "penalty"] | None] = "series"
 
     @property
     @abc.abstractmethod
@@ -77,6 +82,18 @@ class AbstractMethod(eqx.Module):
     @abc.abstractmethod
     def gradients_per_step(self) -> int | None:
         """Gradients of a step along gradient flow, the given one included; None: not known."""
+
+    def butcher(self) -> tuple[Sequence[Sequence[Any]], Sequence[Any]]:
+        """The Butcher tableau `(A, b)`, the whole matrix.
+
+        Raises:
+          ValueError: no Runge-Kutta method.
+        """
+        raise ValueError(
+            f"{type(self).__name__} is no Runge-Kutta method with a tableau, so there are no "
+            "tree coefficients of it: pass a pair (A, b), or its step map to "
+            "`drift.modified_field(step, None, order)`."
+        )
 
     def check(self, flow: AbstractFlow) -> None:
         """Refuse a flow that the method cannot step: a `ValueError` that names both."""

@@ -3,7 +3,7 @@
 May use: `odeopt.flows`, `odeopt.kernels`.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -28,6 +28,8 @@ class Lie(AbstractMethod):
     conformal symplectic Euler method, optax's `sgd` with momentum; of Adam's flow, Adam; of a game,
     alternating gradient descent. Needs a flow with parts.
     """
+
+    counter_term: ClassVar[Literal["series", "memory", "penalty"] | None] = "memory"
 
     @property
     def order(self) -> int:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import odeopt
@@ -33,7 +34,7 @@ def test_it_is_how_far_the_first_step_leaves_the_flow(name, x64):
         updates, _ = opt(h).update(grads, opt(h).init(start()), start(), value_fn=loss)
         end = jax.tree.map(jnp.add, start(), updates)
         away = difference(end, flow(field, start(), h, 50))
-        return away, drift.step_drift(base, solver, loss, start(), h).size
+        return away, drift.step_drift(opt(h), opt(h).init(start()), start(), value_fn=loss).size
 
     for h, tolerance in ((0.02, 0.1), (0.005, 0.025)):  # what is left is of one order more
         away, predicted = errors(h)
@@ -42,7 +43,8 @@ def test_it_is_how_far_the_first_step_leaves_the_flow(name, x64):
 
 
 def test_of_gradient_descent_it_is_the_leading_term(x64):
-    found = drift.step_drift(PLAIN, solvers.Euler(), loss, start(), 1e-4)
+    opt = odeopt.euler(1e-4)
+    found = drift.step_drift(opt, opt.init(start()), start(), value_fn=loss)
     expected = diagnostics.drift(loss, start(), 1e-4)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-12)
 
@@ -60,13 +62,30 @@ def test_memory_makes_it_larger_as_training_goes_on(x64):
         return jax.tree.map(jnp.add, x, updates), state
 
     x, state = jax.lax.fori_loop(0, 300, step, (x, state))
-    found = drift.step_drift(base, LIE, loss, x, h, state.aux)
+    found = drift.step_drift(opt, state, x, value_fn=loss)
     expected = diagnostics.drift(loss, x, h * 1.9 / 0.01)
     np.testing.assert_allclose(found.relative, expected.relative, rtol=0.02)
     np.testing.assert_allclose(found.cosine, expected.cosine, rtol=0.02)
     assert found.relative > 100 * diagnostics.drift(loss, x, h).relative
 
 
+def test_the_step_is_the_one_that_the_optimizer_would_take(x64):
+    """The step size of a schedule; the loss's own arguments by name, whatever they are called."""
+    scaled = lambda y, opt, state, params: opt * state * params * loss(y)
+    opt = odeopt.euler(optax.linear_schedule(0.1, 0.2, 1))
+    state = opt.init(start())._replace(steps=jnp.array(1))
+    names = {"opt": 0.5, "state": 2.0, "params": 1.0}
+    found = drift.step_drift(opt, state, start(), value_fn=scaled, **names)
+    grads = jax.grad(loss)(start())
+    half = jax.tree.map(lambda y, g: y - 0.1 * g, start(), grads)
+    moved = difference(grads, jax.grad(loss)(half))
+    assert float(found.size) == pytest.approx(0.2 * float(moved), rel=1e-10)
+
+
 def test_a_solver_without_known_drift_is_refused():
-    with pytest.raises(ValueError, match="No counter-term is known"):
-        drift.step_drift(flows.RelativisticFlow(0.9), LIE, loss, start(), 0.1)
+    for opt, match in (
+        (odeopt.relativistic(0.1, 0.9, 1.0), "No counter-term is known"),
+        (odeopt.adam(0.1, correction=2), "corrected already"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            drift.step_drift(opt, opt.init(start()), start(), value_fn=loss)

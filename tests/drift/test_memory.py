@@ -8,7 +8,6 @@ import pytest
 
 import odeopt
 from odeopt import drift, flows, solvers
-from odeopt.drift import memory
 
 from .cases import descent, difference, flow, follow, loss, rates, start
 
@@ -93,19 +92,20 @@ def test_order_from_the_first_step_on(name, correction, order, x64):
 
 
 @pytest.mark.parametrize(
-    ("name", "factor", "steps"),
+    ("name", "flow", "steps"),
     [
-        ("heavy_ball", "_ball", STEPS),
-        ("nesterov", "_ball", STEPS),
-        ("adam", "_average", 8 * STEPS),
-        ("adamw", "_average", 8 * STEPS),
-        ("rmsprop", "_average", 8 * STEPS),
+        ("heavy_ball", flows.HeavyBallFlow, STEPS),
+        ("nesterov", flows.HeavyBallFlow, STEPS),
+        ("adam", flows.AdamFlow, 8 * STEPS),
+        ("adamw", flows.AdamFlow, 8 * STEPS),
+        ("rmsprop", flows.RMSpropFlow, 8 * STEPS),
     ],
 )
-def test_a_wrong_factor_costs_the_order(name, factor, steps, x64, monkeypatch):
+def test_a_wrong_factor_costs_the_order(name, flow, steps, x64, monkeypatch):
     """Moments aged twice as much. Adam's term of order 2 then is large, so that it takes longer."""
-    right = getattr(memory, factor)
-    monkeypatch.setattr(memory, factor, lambda *args: 2 * right(*args))
+    right = flow.aged
+    wrong = lambda *args: jax.tree.map(lambda x: 2 * x, right(*args))
+    monkeypatch.setattr(flow, "aged", wrong)
     make, field, rate = CASES[name]
     assert abs(order_of(lambda h: make(h, 2), field, rate, steps) - 1) < 0.1
 
@@ -146,13 +146,20 @@ def quadratic_factors(name, mu):
     }[name] / (1 - mu)
 
 
+def aged(flow, age):
+    """How much more its moments were, for a gradient that was 1 more each step ago."""
+    one = jnp.ones([])
+    aux = flow.init(one)._replace(age=jnp.asarray(age, float))
+    return flow.aged(aux, one, one)
+
+
 @pytest.mark.parametrize("mu", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize("name", ["heavy_ball", "nesterov"])
 def test_the_settled_factor_is_the_closed_form(name, mu, x64):
     """`h c = h k H g / (1 - mu)`, k = (1 + mu) / (2 (1 - mu)^2) for the heavy ball."""
     cls = {"heavy_ball": flows.HeavyBallFlow, "nesterov": flows.NesterovFlow}[name]
     settled = jnp.array(2000.0)
-    found = memory._ball(cls(mu), settled)
+    found = aged(cls(mu), settled).momentum
     # a difference of gradients is w h g here, w = 1 / (1 - mu) the weight of all of them
     in_update = found / (1 - mu) if name == "heavy_ball" else (0.5 + mu * found) / (1 - mu)
     assert float(in_update) == pytest.approx(quadratic_factors(name, mu), rel=1e-12)
@@ -163,13 +170,13 @@ def test_the_settled_factor_is_the_closed_form(name, mu, x64):
 def test_ages_are_sums_over_what_was_seen(decay, age, x64):
     k = np.arange(age)
     weights = decay**k
-    found = memory._average(decay, jnp.array(float(age)))
+    found = aged(flows.AdamFlow(decay, 0.9), age).mu
     assert float(found) == pytest.approx(np.sum((1 - decay) * weights * (k + 0.5)), rel=1e-12)
     for cls, ahead in ((flows.HeavyBallFlow, 0), (flows.NesterovFlow, 1)):
         steps = (1 - decay ** (np.arange(age) + 1 + ahead)) / (1 - decay)  # of time, step 0 first
         ago = np.array([np.sum(steps[age - 1 - j : age - 1]) for j in k])
         expected = np.sum(weights * (ago / steps[-1] + 0.5))
-        assert float(memory._ball(cls(decay), jnp.array(float(age)))) == pytest.approx(expected)
+        assert float(aged(cls(decay), age).momentum) == pytest.approx(expected)
 
 
 def test_momentum_and_moments_are_those_of_the_plain_method():
@@ -237,19 +244,62 @@ def test_the_clip_keeps_large_rates_stable():
 @pytest.mark.parametrize(
     ("base", "message"),
     [
-        (flows.GradientFlow(), r"GradientFlow. Known: HeavyBallFlow.*`solvers.Euler\(\)`"),
+        (flows.GradientFlow(), r"Lie\(\)` on GradientFlow.*`aged`.*`solvers.Euler\(\)`"),
         (flows.RelativisticFlow(0.9), "No counter-term is known"),
-        (flows.HeavyBallFlow(flows.LogTime()), "momentum is a clock"),
-        (flows.AdamFlow(b2=flows.LogTime()), "b2 is a clock"),
-        (flows.AdamFlow(nesterov=True), "with nesterov is not known"),
-        (flows.AdamFlow(exact_decay=True), "with exact_decay"),
-        (flows.RMSpropFlow(centered=True), "with centered"),
-        (flows.RMSpropFlow(momentum=0.9), "with momentum"),
+        (flows.HeavyBallFlow(flows.LogTime()), "decay is a clock"),
+        (flows.AdamFlow(b2=flows.LogTime()), "decay is a clock"),
+        (flows.AdamFlow(nesterov=True), "nesterov or exact_decay is not known"),
+        (flows.AdamFlow(exact_decay=True), "exact_decay is not known"),
+        (flows.RMSpropFlow(centered=True), "centered or momentum is not known"),
+        (flows.RMSpropFlow(momentum=0.9), "centered or momentum is not known"),
     ],
 )
 def test_what_has_no_known_counter_term_is_refused(base, message):
     with pytest.raises(ValueError, match=message):
         drift.corrected(base, solvers.Lie(), 2)
+
+
+class SignFlow(flows.AbstractFlow):
+    """A user's flow with memory: along a smooth sign of the running average of the gradient."""
+
+    parts = ("average", "move")
+
+    def init(self, params):
+        return optax.tree.zeros_like(params), jnp.zeros([], float)
+
+    def part(self, name, z, objective, h, fraction):
+        params, (mean, age) = z
+        if name == "average":
+            grads = objective.here(params)
+            return None, (jax.tree.map(lambda m, g: MU * m + (1 - MU) * g, mean, grads), age + 1)
+        weight = 1 - MU**age
+        return jax.tree.map(lambda m: -h * jnp.tanh(m / weight), mean), (mean, age)
+
+    def aged(self, aux, grads, back):
+        k = jnp.arange(STEPS[-1])
+        seen = jnp.where(k < aux[1], (1 - MU) * MU**k * (k + 0.5), 0.0)
+        return jax.tree.map(lambda d: jnp.sum(seen) * d, back), jnp.zeros_like(aux[1])
+
+
+@pytest.mark.parametrize(("correction", "order"), [(2, 2), (None, 1)])
+def test_a_flow_of_a_user_that_knows_its_ages_is_corrected(correction, order, x64):
+    make = lambda h: odeopt.ode_optimizer(SignFlow(), solvers.Lie(), h, correction=correction)
+    field = lambda y: jax.tree.map(jnp.tanh, descent(y))
+    assert abs(order_of(make, field, lambda n: TIME / n) - order) < 0.1
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop", "heavy_ball"])
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_a_zero_gradient_below_32_bits_moves_nothing_and_spoils_nothing(name, dtype):
+    flat = lambda y: jnp.sum(y["wide"] ** 2) + 0.0 * jnp.sum(y["idle"].astype(jnp.float32))
+    y = {"wide": jnp.ones(2), "idle": jnp.ones(3, dtype)}
+    opt = {"heavy_ball": lambda: odeopt.heavy_ball(0.01, 0.9, correction=2)}.get(
+        name, lambda: getattr(odeopt, name)(0.01, correction=2)
+    )()
+    updates, state = opt.update(jax.grad(flat)(y), opt.init(y), y, value_fn=flat)
+    assert jnp.all(updates["idle"] == 0)
+    assert jnp.all(jnp.isfinite(updates["wide"]) & (updates["wide"] < 0))
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state))
 
 
 def test_orders_and_solvers_that_do_not_fit_are_refused():
