@@ -5,14 +5,14 @@ May use: `odeopt.flows`, `.linear`, `.linearized`.
 
 import math
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import diffrax
 import equinox as eqx
 import jax
 import lineax
 import optimistix as optx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from ..flows import AbstractFlow, State
 from ..objective import LinearMap, Objective
@@ -98,7 +98,7 @@ class Rosenbrock(AbstractMethod):
         objective: Objective,
         z: State,
         h: Float[Array, ""],
-        memory: LinearSolve | tuple[LinearSolve, LinearSolve],
+        memory: Any,
     ) -> Step:
         """One step of size `h`; what is solved for is $hk_1$ and $hk_2$, of the size of a step."""
         params, aux = z
@@ -106,7 +106,7 @@ class Rosenbrock(AbstractMethod):
         cost = field_cost(flow, z, h)
         system, scale = self.solver.system(solved, params, self.diagonal * h, cost)
         slope = solved.here(params)
-        spent = field_cost(flow, z, h, given=True) + system.setup
+        spent: int | Int[Array, ""] = field_cost(flow, z, h, given=True) + system.setup
         model = None
         if self.accuracy == 1:
             update, memory = system.solve_for_step(scale * h, slope, memory)

@@ -200,11 +200,12 @@ class RungeKuttaChebyshev(AbstractMethod):
         objective: Objective,
         z: State,
         h: Float[Array, ""],
-        memory: Sharpest | tuple[()],
+        memory: Any,
     ) -> Step:
         """One step of size `h`; the slopes are increments, which carry it."""
         first = flow.increment(z, objective, h)
-        cost, spent = field_cost(flow, z, h), field_cost(flow, z, h, given=True)
+        cost = field_cost(flow, z, h)
+        spent: int | Int[Array, ""] = field_cost(flow, z, h, given=True)
         ok: bool | Bool[Array, ""] = True
 
         def slope(stage: Array, time: Array, point: State) -> State:

@@ -413,7 +413,7 @@ def test_bad_input():
         with pytest.raises(ValueError, match="not that of HeavyBallFlow"):
             odeopt.ode_optimizer(heavy, method, 0.1)
     for make in MAKERS.values():
-        opt, x = make(0.1), jnp.ones(2)
+        opt, x = make(0.1, "ggn"), jnp.ones(2)
         with pytest.raises(ValueError, match=r"(?s)odeopt\.composite\(.*opt\.update\("):
             opt.update(x, opt.init(x), x, value_fn=lambda x: jnp.sum(x**2))
 

@@ -10,6 +10,7 @@ import pytest
 import odeopt
 from odeopt import flows, solvers
 from odeopt.solvers import as_method, stability_limit
+from odeopt.zoo.registry import REGISTRY
 
 CLOSED = {
     "euler": (flows.GradientFlow(), as_method(solvers.Euler()), 2.0),
@@ -80,6 +81,39 @@ def test_runs_diverge_where_the_limit_says(name):
 
     assert size(limit * 0.99) < 1.0
     assert size(limit * 1.01) > 1e3
+
+
+class AdamsBashforth(solvers.AbstractMethod):
+    """Two steps back: x + h (3 f - f of the step before) / 2, its first step Euler's."""
+
+    order = 2
+    gradients_per_step = 1
+
+    def init(self, flow, z):
+        return jax.tree.map(jnp.zeros_like, z[0]), jnp.zeros([], bool)
+
+    def step(self, flow, objective, z, h, memory):
+        (before, begun), (now, aux) = memory, flow.increment(z, objective, h)
+        update = jax.tree.map(lambda k, old: jnp.where(begun, 1.5 * k - 0.5 * old, k), now, before)
+        return solvers.Step(update, aux, (now, jnp.ones([], bool)), gradients=0)
+
+
+def test_a_method_that_remembers_is_stepped_with_its_memory():
+    """Without it this would be Euler's method, whose limit is 2."""
+    limit = stability_limit(flows.GradientFlow(), AdamsBashforth())
+    assert limit == pytest.approx(1.0, rel=1e-6)
+    opt = odeopt.ode_optimizer(flows.GradientFlow(), AdamsBashforth(), 0.1)
+    assert opt.stability_limit == pytest.approx(1.0, rel=1e-6)
+
+
+MOMENTUM = [name for name, entry in REGISTRY.items() if entry.family == "momentum" and entry.limit]
+
+
+@pytest.mark.parametrize("name", MOMENTUM)
+def test_every_method_with_momentum_has_the_limit_that_it_states(name):
+    assert REGISTRY[name].build(0.1).stability_limit == pytest.approx(
+        REGISTRY[name].limit, rel=1e-3
+    )
 
 
 def test_a_flow_that_normalizes_has_none():

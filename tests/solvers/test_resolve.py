@@ -13,17 +13,16 @@ from .cases import CLASSES
 HEUN = Tableau(a=[[1.0]], b=[0.5, 0.5])
 
 
-@pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("name", CLASSES)
-def test_every_spelling_of_a_solver_is_the_same_method(name, scan):
+def test_every_spelling_of_a_solver_is_the_same_method(name):
     cls = CLASSES[name]
     spellings = [cls(), cls().coefficients]
     if hasattr(cls, "tableau"):
         spellings.append(cls.tableau)
     if hasattr(diffrax, cls.__name__):
         spellings.append(getattr(diffrax, cls.__name__)())
-    expected = ExplicitRungeKutta(cls().coefficients, scan=scan)
-    assert all(as_method(solver, scan=scan) == expected for solver in spellings)
+    expected = ExplicitRungeKutta(cls().coefficients)
+    assert all(as_method(solver) == expected for solver in spellings)
 
 
 def test_a_method_is_taken_as_it_is():
