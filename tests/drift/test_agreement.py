@@ -122,3 +122,23 @@ def test_what_cannot_be_derived_is_refused():
         drift.modified_field(odeopt.solvers.Euler, rotation, 2)
     with pytest.raises(TypeError, match="no solver"):
         drift.modified_field("euler", rotation, 2)
+
+
+class AdamsBashforth(odeopt.solvers.AbstractMethod):
+    """A user's two-step method, which remembers the last increment."""
+
+    order = gradients_per_step = 2
+
+    def init(self, flow, z):
+        return jax.tree.map(jnp.zeros_like, z[0])
+
+    def step(self, flow, objective, z, h, memory):
+        slope, _ = flow.increment(z, objective, h)
+        update = jax.tree.map(lambda k, last: 1.5 * k - 0.5 * last, slope, memory)
+        return odeopt.solvers.Step(update, z[1], slope)
+
+
+def test_a_method_that_remembers_is_refused():
+    for make in (drift.step_map, lambda m, f: drift.modified_field(m, f, 2)):
+        with pytest.raises(ValueError, match=r"AdamsBashforth remembers.*memory is part of y"):
+            make(AdamsBashforth(), lambda y: -y)

@@ -156,6 +156,47 @@ def test_up_to_its_own_order_there_is_nothing_to_cancel():
         assert drift.corrected(base, solver, order) is base
 
 
+def test_a_correction_commutes_with_a_penalty(x64):
+    """Euler's steps then follow the flow of the penalized loss with order 2."""
+    penalized = drift.regularized(flows.GradientFlow(), 0.05)
+
+    @jax.jit
+    def error(n):
+        opt = odeopt.ode_optimizer(penalized, EULER, TIME / n, correction=2)
+
+        def step(_, carry):
+            y, state = carry
+            updates, state = opt.update(jax.grad(loss)(y), state, y, value_fn=loss)
+            return optax.apply_updates(y, updates), state
+
+        end, _ = jax.lax.fori_loop(0, n, step, (start(), opt.init(start())))
+        total = lambda y: loss(y) + 0.05 * sum(jnp.sum(g**2) for g in jax.tree.leaves(descent(y)))
+        field = lambda y: jax.tree.map(jnp.negative, jax.grad(total)(y))
+        return difference(end, flow(field, start(), TIME, 1000))
+
+    assert abs(rates([error(n) for n in np.array([256, 512])])[0] - 2) < 0.1
+
+
+def test_a_corrected_flow_may_be_judged_by_its_gain():
+    opt = odeopt.euler(stepsize.gain_ratio(), correction=2)
+    updates, state = one_step(opt, start())
+    assert int(state.rejected) == 0
+    assert (
+        sum(
+            jnp.vdot(u, f)
+            for u, f in zip(*map(jax.tree.leaves, (updates, descent(start()))), strict=True)
+        )
+        > 0
+    )
+
+
+@pytest.mark.parametrize("make", [odeopt.euler, odeopt.midpoint, odeopt.adam])
+def test_a_step_of_size_zero_moves_nothing(make):
+    updates, state = one_step(make(lambda n: 0.0, correction=2), start())
+    assert all(jnp.all(u == 0) for u in jax.tree.leaves(updates))
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state))
+
+
 # cost
 
 

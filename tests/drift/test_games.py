@@ -12,7 +12,7 @@ import pytest
 import odeopt
 from odeopt import drift, solvers
 from odeopt.flows import GameFlow
-from odeopt.objective import Gradient
+from odeopt.objective import Objective
 
 from .cases import difference, flow, rates
 
@@ -54,8 +54,8 @@ def step_map(flow_, method, grad_fn):
     """One step as a function of the point and h, through flow and method alone."""
 
     def step(z, h):
-        gradient = Gradient(grad_fn(z), grad_fn)
-        taken = method.step(flow_, gradient, (z, flow_.init(z)), jnp.asarray(h, float), ())
+        objective = Objective({"grad_fn": grad_fn}, grad_fn(z))
+        taken = method.step(flow_, objective, (z, flow_.init(z)), jnp.asarray(h, float), ())
         return jax.tree.map(jnp.add, z, taken.update)
 
     return step
@@ -250,10 +250,9 @@ def test_penalties_with_these_weights_are_the_counter_terms():
         losses = drift.penalized_game(LOSSES, own=own, interaction=interaction)
         plain = field(z, SPEEDS, odeopt.game_gradient(losses))
         game = drift.corrected_game(GameFlow(SPEEDS), terms, form="derivatives", clip=None)
-        gradient = Gradient(GRADIENT(z), GRADIENT)
-        chex.assert_trees_all_close(
-            plain, game.field((z, ()), gradient, jnp.array(h))[0], rtol=1e-12
-        )
+        objective = Objective({"grad_fn": GRADIENT}, GRADIENT(z))
+        moved = game.increment((z, ()), objective, jnp.array(h))[0]
+        chex.assert_trees_all_close(plain, jax.tree.map(lambda u: u / h, moved), rtol=1e-12)
 
 
 def test_in_turn_the_second_players_interaction_has_the_other_sign():
