@@ -1,0 +1,280 @@
+"""The laws. Each takes what a run has left behind, and raises AssertionError where it is broken."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import odeopt
+from odeopt.state import states
+
+from .cases import BAD, CALLS, PARTIAL, Configuration, Fault, loss, params_of
+
+
+class History(NamedTuple):
+    """Parameters, updates and states: entry 0 is before the first call, entry n after the n-th."""
+
+    params: Any
+    updates: Any
+    state: Any
+
+    def ode(self) -> Any:
+        """The state of the optimizer under test, whatever it is wrapped in."""
+        found = dict(states(self.state))
+        return next(iter(found.values())) if len(found) == 1 else next(
+            node for path, node in found.items() if "own" in path
+        )
+
+    def own(self, tree: Any, configuration: Configuration) -> list[np.ndarray]:
+        """The leaves that are the optimizer's."""
+        leaves = [np.asarray(x) for x in jax.tree.leaves(tree)]
+        return leaves[:1] if configuration.wrapper in PARTIAL else leaves
+
+
+class Run:
+    """A configuration, compiled once for all faults."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        self.params = params_of(configuration.tree, configuration.dtype)
+        self.size = configuration.size
+        ones = jnp.full(CALLS, self.size, float)
+        self.state = configuration.build(ones).init(self.params)
+        self._compiled = jax.jit(self._train).lower(*self._arguments(None, None, None)).compile()
+
+    def _arguments(self, fault: Fault | None, params: Any, state: Any) -> tuple:
+        if fault is None:
+            factors = [jnp.ones(CALLS, jnp.float32)] * 4
+            sizes, scale = jnp.ones(CALLS, float), jnp.asarray(1.0, jnp.float32)
+        else:
+            factors = [jnp.asarray(f) for f in (fault.gradient, fault.value, fault.inside)]
+            sizes, scale = self.size * jnp.asarray(fault.sizes, float), fault.scale
+            scale = jnp.asarray(scale, jnp.float32)
+        start = self.params if params is None else params
+        return start, self.state if state is None else state, tuple(factors[:3]), sizes, scale
+
+    def _train(self, params: Any, state: Any, factors: tuple, sizes: Any, scale: Any) -> Any:
+        opt = optax.with_extra_args_support(self.configuration.build(sizes))
+        plain = lambda p: scale * loss(p)
+
+        def call(carry: Any, factors: tuple) -> Any:
+            params, state = carry
+            gradient, value, inside = factors
+            now, grads = jax.value_and_grad(plain)(params)
+            leaves, structure = jax.tree.flatten(jax.tree.map(jnp.conj, grads))
+            flat = jnp.ravel(leaves[0])
+            flat = flat.at[0].multiply(gradient.astype(flat.real.dtype))
+            grads = jax.tree.unflatten(structure, [flat.reshape(leaves[0].shape), *leaves[1:]])
+            within = lambda p: inside * plain(p)
+            args = {"value_fn": within, "value": value * now}
+            if self.configuration.wrapper in PARTIAL:
+                args["full_params"] = params
+            if self.configuration.optimizer == "alternating":
+                args["grad_fn"] = lambda p, stage: jax.tree.map(jnp.conj, jax.grad(within)(p))
+            updates, state = opt.update(grads, state, params, **args)
+            params = optax.apply_updates(params, updates)
+            return (params, state), (params, updates, state)
+
+        return jax.lax.scan(call, (params, state), factors)[1]
+
+    def __call__(self, fault: Fault, params: Any = None, state: Any = None) -> History:
+        """What happens, with everything before the first call in front."""
+        arguments = self._arguments(fault, params, state)
+        start, first = arguments[:2]
+        zeros = jax.tree.map(np.zeros_like, start)
+        after = self._compiled(*arguments)
+        return History(
+            *jax.tree.map(
+                lambda a, b: np.concatenate([np.asarray(a)[None], np.asarray(b)]),
+                (start, zeros, first),
+                tuple(after),
+            )
+        )
+
+
+def _check(holds: Any, message: str) -> None:
+    if not holds:
+        raise AssertionError(message)
+
+
+def _broken(tree: Any) -> list[str]:
+    """Paths of leaves with entries that are not finite."""
+    return [
+        jax.tree_util.keystr(path)
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+        if jnp.issubdtype(x.dtype, jnp.inexact) and not np.all(np.isfinite(x.astype(_wide(x))))
+    ]
+
+
+def _wide(x: np.ndarray) -> Any:
+    return np.complex128 if np.iscomplexobj(x) else np.float64
+
+
+def _at(tree: Any, n: int) -> Any:
+    return jax.tree.map(lambda x: x[n], tree)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return all(
+        np.array_equal(np.asarray(x), np.asarray(y), equal_nan=True)
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def keeps_types(run: Run, history: History) -> None:
+    """Shapes, dtypes and structure of the state never change; updates have the leaves' dtypes."""
+    for name, before, after in (
+        ("state", run.state, history.state),
+        ("updates", run.params, history.updates),
+        ("params", run.params, history.params),
+    ):
+        _check(jax.tree.structure(before) == jax.tree.structure(after), f"{name}: structure")
+        for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+            _check(x.dtype == y.dtype and x.shape == y.shape[1:], f"{name}: {x.dtype} to {y.dtype}")
+    _check(not any(x.weak_type for x in jax.tree.leaves(run.state)), "a weak type in the state")
+
+
+def stays_finite(history: History) -> None:
+    """Where nothing bad comes in, nothing bad comes out, in the state neither."""
+    found = _broken((history.params, history.updates, history.state))
+    _check(not found, f"not finite: {found}")
+
+
+def descends(run: Run, history: History) -> None:
+    """The optimizer does what it is for."""
+    start, end = excess(history, 0), excess(history, CALLS)
+    _check(end < 0.95 * start, f"the loss went from {start:.3g} to {end:.3g}")
+
+
+def excess(history: History, n: int) -> float:
+    """The loss after `n` calls, above its minimum; in 64 bits."""
+    wide = lambda x: np.asarray(x).astype(_wide(x))
+    return float(_loss64(jax.tree.map(wide, _at(history.params, n))))
+
+
+def _loss64(params: Any) -> float:
+    flat = [np.ravel(x) for x in jax.tree.leaves(params)]
+    squares = [np.abs(x) ** 2 for x in flat]
+    own = sum(np.sum((0.5 + 0.25 * (i % 2)) * s + 0.02 * s**2) for i, s in enumerate(squares))
+    return own + 0.05 * sum(np.sum(np.real(x)) for x in flat) ** 2
+
+
+def zero_size_is_the_identity(run: Run, history: History, fault: Fault) -> None:
+    """A step of size 0 moves nothing, and everything stays finite."""
+    stays_finite(history)
+    ode = history.ode()
+    leaves = history.own(history.params, run.configuration)
+    for n in range(CALLS):
+        step = min(int(ode.steps[n]), CALLS - 1)
+        if fault.sizes[step] == 0 and not _rounds(run.configuration):
+            for x in leaves:
+                _check(np.array_equal(x[n + 1], x[n]), f"step {step} of size 0 moved: call {n}")
+
+
+def _rounds(configuration: Configuration) -> bool:
+    """Whether what rounding has kept back may still arrive."""
+    return configuration.wrapper == "compensated"
+
+
+def zero_gradient_moves_nothing(run: Run, history: History) -> None:
+    """Where the loss is flat nothing moves, and everything stays finite."""
+    stays_finite(history)
+    if run.configuration.optimizer == "adamw":  # which decays the parameters all the same
+        return
+    for x in history.own(history.params, run.configuration):
+        _check(np.all(x == x[:1]), "moved without a gradient")
+
+
+def can_reject(configuration: Configuration) -> bool:
+    """Whether a bad step is rejected: by rules that look at steps, and by `guard`."""
+    return configuration.rule not in ("fixed", "schedule") or configuration.wrapper == "guard"
+
+
+def one_bad_batch_costs_one_step(
+    run: Run, history: History, undisturbed: History, fault: Fault
+) -> None:
+    """Everything stays finite, a rejected step leaves no trace, and training catches up."""
+    stays_finite(history)
+    ode = history.ode()
+    rejected = np.asarray(ode.rejected)
+    for n in np.flatnonzero(np.diff(rejected)):
+        _check(rejected[n + 1] == rejected[n] + 1, "a step is rejected once")
+        for name in ("aux", "memory", "transform", "time", "step_size"):
+            was, now = (_at(getattr(ode, name), i) for i in (n, n + 1))
+            _check(_same(was, now), f"{name} changed in the rejected call {n}")
+        if ode.progress == () and not _rounds(run.configuration):
+            for u in history.own(history.updates, run.configuration):
+                _check(not np.any(u[n + 1]), f"the rejected call {n} moved")
+    caught_up(run, history, undisturbed)
+
+
+def caught_up(run: Run, history: History, undisturbed: History) -> None:
+    """The loss is within a factor 2 of that of the undisturbed run, which has a few steps less.
+
+    Sizes that were cut at a bad stage need a few steps to grow again.
+    """
+    lag = 12 if run.configuration.rule in ("angle", "embedded_error", "gain_ratio") else 4
+    lag *= 1 + calls_of_a_step(run)
+    ends = [excess(undisturbed, n) for n in range(CALLS - lag, CALLS + 1)]
+    eps = max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(run.params))
+    allowed = 2 * max(ends) + 8 * eps * excess(undisturbed, 0)
+    end = excess(history, CALLS)
+    _check(end <= allowed, f"loss {end:.3g} in place of {allowed:.3g}")
+
+
+def calls_of_a_step(run: Run) -> int:
+    """Calls of `update` for one step."""
+    staged = next(iter(states(run.state)))[1].progress != ()
+    every = 2 if run.configuration.wrapper == "multi_steps" else 1
+    from odeopt.zoo import REGISTRY
+
+    return every * (REGISTRY[run.configuration.optimizer].gradients or 1 if staged else 1)
+
+
+def bad_batches_are_not_silent(run: Run, history: History) -> None:
+    """Without a rule that rejects, as in optax: what is not finite shows in the parameters."""
+    broken = _broken(_at(history.state, CALLS))
+    shows = _broken(history.own(_at(history.params, CALLS), run.configuration))
+    _check(not broken or shows, f"finite parameters, but not {broken}")
+
+
+def nobody_looked(history: History, undisturbed: History) -> bool:
+    """Whether a fault was not seen at all."""
+    return _same(history, undisturbed)
+
+
+def summary_is_true(run: Run, history: History) -> None:
+    """`summary` and `step_params` read the state through every wrapper, and agree with the run."""
+    ode = history.ode()
+    end = _at(history.state, CALLS)
+    told = odeopt.summary(end)
+    if "steps" not in told:
+        told = next(about for path, about in told.items() if "own" in path)
+    _check(told["accepted"] + told["rejected"] == told["steps"], "accepted + rejected != steps")
+    moved = np.flatnonzero(np.diff(np.asarray(ode.time)) > 0)
+    if len(moved):
+        n = moved[-1]
+        size = float(ode.time[n + 1] - ode.time[n])
+        slack = 4 * float(np.finfo(np.asarray(ode.time).dtype).eps) * float(ode.time[-1])
+        found = float(ode.step_size[n + 1])
+        _check(abs(found - size) <= slack, f"step_size {found}, but the time grew by {size}")
+    params = odeopt.step_params(end, _at(history.params, CALLS))
+    _check(jax.tree.structure(params) == jax.tree.structure(run.params), "step_params: structure")
+    for x, y in zip(jax.tree.leaves(params), jax.tree.leaves(run.params), strict=True):
+        _check(x.dtype == y.dtype and x.shape == y.shape, "step_params: dtype or shape")
+
+
+def continues_after(run: Run, history: History, good: Fault, store: Any) -> None:
+    """A state that was stored in the middle continues bit for bit."""
+    half = CALLS // 2
+    params, state = _at(history.params, half), _at(history.state, half)
+    state = jax.tree.map(jnp.asarray, state)
+    params = jax.tree.map(jnp.asarray, params)
+    stored = jax.tree.map(jnp.asarray, store(state, run.state))
+    expected, found = run(good, params, state), run(good, params, stored)
+    _check(_same(expected, found), "a restored state continues otherwise")
+
+
+__all__ = ["BAD", "History", "Run"]
