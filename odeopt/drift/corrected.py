@@ -174,8 +174,8 @@ class Series(AbstractCorrected):
     taylor: int = eqx.field(static=True, default=0)
     coefficients: tuple[tuple[Any, Any], ...] = eqx.field(static=True, default=())
 
-    parts: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]
-    gradient_part: ClassVar[str | None] = None  # type: ignore[misc]
+    parts: ClassVar[tuple[str, ...]] = ()
+    gradient_part: ClassVar[str | None] = None
 
     def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
         """That of `base` and the counter-terms of a step of size `h`."""

@@ -77,7 +77,7 @@ def corrected_game(
     if form not in get_args(Form):
         raise ValueError(f'form is {form!r}; it is "difference" or "derivatives".')
     check_clip(clip)
-    return CorrectedGame(flow, terms, form, clip)
+    return CorrectedGame(base=flow, terms=terms, form=form, clip=clip)
 
 
 class CorrectedGame(AbstractCorrected):
@@ -95,7 +95,7 @@ class CorrectedGame(AbstractCorrected):
     form: Form = eqx.field(static=True)
     clip: float | None
 
-    gradient_part: ClassVar[str | None] = None  # type: ignore[misc]
+    gradient_part: ClassVar[str | None] = None
 
     def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
         """That of the game, with the counter-terms of simultaneous steps."""

@@ -40,8 +40,8 @@ class Remembering(AbstractCorrected):
     clip: float | None
     derivatives: bool = eqx.field(static=True, default=False)
 
-    linear: ClassVar[bool] = False  # type: ignore[misc]
-    gradient_part: ClassVar[str | None] = None  # type: ignore[misc]
+    linear: ClassVar[bool] = False
+    gradient_part: ClassVar[str | None] = None
 
     def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
         """None: the counter-term is that of a splitting."""
