@@ -92,8 +92,9 @@ def conformal_leapfrog(
     $x^+ = \hat x - \tfrac h2\hat m$, $m^+ = \sqrt\mu\,\hat m$: half of friction and drift on either
     side of the kick. Order 2 in $\sqrt h$, 1 in $h$ (see `heavy_ball`).
     Conformally symplectic, stable to $h\lambda \le 4$ (arXiv:1903.04100). Needs no
-    `value_fn`: between calls the parameters rest at the point $\hat x$ of the next gradient, and `odeopt.step_params(state, params)` gives $x^+$. A step size that
-    changes moves that point by half of the change.
+    `value_fn`: between calls the parameters rest at the point $\hat x$ of the next gradient, and
+    `odeopt.step_params(state, params)` gives $x^+$. A step size that changes moves that point by
+    half of the change.
 
     Args:
       learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.
