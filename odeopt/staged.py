@@ -102,7 +102,7 @@ def staged_update(
             stage=jnp.where(ended, 0, progress.stage + 1),
             step_size=h,
             start=start,
-            slopes=slopes,
+            slopes=select(accept, slopes, progress.slopes),
             transform=frozen,
         ),
     )

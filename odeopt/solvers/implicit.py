@@ -161,7 +161,7 @@ class Implicit(AbstractMethod):
         if self.kind == "midpoint":
             update = jax.tree.map(lambda u: 2 * u, update)
         spent += field_cost(flow, z, h, given=True)
-        return Step(update, aux, memory, gradients=spent, finite=finite(update))
+        return Step(update, aux, memory, gradients=spent, finite=finite(update, memory))
 
     def _proximal(
         self,
