@@ -77,9 +77,11 @@ class HeavyBallFlow(AbstractFlow):
         )
         return self.moved(momentum, h), Momentum(slope, jnp.ones_like(age))
 
-    def moved(self, momentum: PyTree[Array], h: Float[Array, ""]) -> PyTree[Array]:
-        """`h dx/dt`, which is `-h m` here."""
-        return multiple(-h * self.speed(momentum, h), momentum)
+    def moved(
+        self, momentum: PyTree[Array], h: Float[Array, ""], fraction: float | Array = 1.0
+    ) -> PyTree[Array]:
+        """`fraction * h dx/dt`: `-fraction h m`, times the speed."""
+        return multiple(-fraction * h * self.speed(momentum, h), momentum)
 
     def part(
         self,
@@ -101,7 +103,7 @@ class HeavyBallFlow(AbstractFlow):
                 lambda g, m: (g if fraction == 1 else fraction * g) + m, grads, momentum
             )
             return None, aux._replace(momentum=kicked)
-        return self.drift(z, objective, fraction * h), aux
+        return self.drift(z, objective, h, fraction), aux
 
     def fused(
         self, substeps: Substeps, z: State, objective: Objective, h: Float[Array, ""]
@@ -117,9 +119,11 @@ class HeavyBallFlow(AbstractFlow):
         )
         return update, Momentum(momentum, age + 1)
 
-    def drift(self, z: State, objective: Objective, h: Float[Array, ""]) -> PyTree[Array]:
-        """How far the part `drift` moves in a time `h`, during which its velocity is constant."""
-        return self.moved(z[1].momentum, h)
+    def drift(
+        self, z: State, objective: Objective, h: Float[Array, ""], fraction: float | Array
+    ) -> PyTree[Array]:
+        """How far the part `drift` moves, during which its velocity is constant."""
+        return self.moved(z[1].momentum, h, fraction)
 
     def aged(self, aux: Momentum, grads: PyTree[Array], back: PyTree[Array]) -> Momentum:
         r"""The momentum changes by $\sum_{k<n}\mu^k(t_k/w + \tfrac12)\delta$.
@@ -178,11 +182,14 @@ class NesterovFlow(HeavyBallFlow):
     gradient_part: ClassVar[str | None] = None
     look_ahead: ClassVar[bool | None] = True
 
-    def drift(self, z: State, objective: Objective, h: Float[Array, ""]) -> PyTree[Array]:
-        """`-h (g + mu m)`."""
+    def drift(
+        self, z: State, objective: Objective, h: Float[Array, ""], fraction: float | Array
+    ) -> PyTree[Array]:
+        """`-fraction h (g + mu m)`."""
         params, (momentum, age) = z
         kept = self.momentum.retained(age - 1)  # of this step, which friction has counted
-        return jax.tree.map(lambda g, m: scaled(-h, g + kept * m), objective.here(params), momentum)
+        ahead = jax.tree.map(lambda g, m: g + kept * m, objective.here(params), momentum)
+        return multiple(-fraction * h, ahead)
 
 
 class RelativisticFlow(HeavyBallFlow):
