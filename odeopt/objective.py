@@ -479,9 +479,3 @@ def over_own(
     """`leaf(p, *leaves)` for the parameters that the trees hold; the others as they are."""
     own = masked_as(params, trees[0])
     return unmasked(jax.tree.map(leaf, own, *trees), params)
-
-
-# SHIMS while the rest is converted
-Gradient = Objective
-GradientFunction = Callable
-filled, punched, is_hole = unmasked, masked_as, is_masked

@@ -233,8 +233,3 @@ def _is_variable(node: Any) -> bool:
 
 def _value(leaf: Any) -> Any:
     return leaf.get_value() if _is_variable(leaf) else leaf
-
-
-def has_staged(node: Any) -> bool:
-    """Whether there is a staged optimizer in a state."""
-    return any(ode.progress != () for _, ode in states(node))

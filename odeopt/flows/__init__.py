@@ -12,7 +12,6 @@ from .clock import friction as friction
 from .clock import momentum_of as momentum_of
 from .clock import time_constant as time_constant
 from .flow import AbstractFlow as AbstractFlow
-from .flow import AbstractSplitFlow as AbstractSplitFlow
 from .flow import State as State
 from .flow import Substeps as Substeps
 from .game import GameFlow as GameFlow

@@ -133,6 +133,3 @@ class AbstractFlow(eqx.Module):
           suffice, and a copy of the move is kept.
         """
         return None
-
-
-AbstractSplitFlow = AbstractFlow  # SHIM
