@@ -47,7 +47,7 @@ def _loop(step: Callable[..., Any], carry: Carry, rest: tuple[Any, ...]) -> Loop
 
 
 def _optimizer(factory: Callable[..., Any], **kwargs: Any) -> Callable[[Any, str], Side]:
-    def side(tree: Any, kernel: str) -> Side:
+    def side(tree: Any, kernel: Any) -> Side:
         optimizer = kernels.using(kernel, factory(RATE, **kwargs))
         return update_step(optimizer), (tree, optimizer.init(tree)), (_half(tree), None)
 

@@ -323,6 +323,8 @@ def check_gradient(
       ValueError: another tree structure, or a leaf of another shape.
       TypeError: a complex gradient of a real parameter.
     """
+    given: Any
+    expected: Any
     leaves, given = jax.tree.flatten(grads)
     own, expected = jax.tree.flatten(params)
     if given == expected and _kinds(leaves) == _kinds(own) is not None:

@@ -35,7 +35,7 @@ class Optimizer(optax.GradientTransformationExtraArgs):
     def design(self) -> Design:
         """Flow, solver, step-size rule and options."""
         try:
-            return self.update.design  # type: ignore[attr-defined]
+            return self.update.design
         except AttributeError:
             raise TypeError(
                 "The update of this optimizer was replaced by another function, so its design is "

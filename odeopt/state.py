@@ -189,13 +189,14 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
             params = node.readout(params, ode.aux)
         for node in _readouts(ode.aux):
             params = node.readout(params)
-        if ode.progress != ():
-            between = ode.progress.stage == 0
+        progress: Any = ode.progress
+        if progress != ():
+            between = progress.stage == 0
             params = jax.tree.map(
                 lambda start, p, between=between: (
                     p if is_masked(start) else jnp.where(between, p, start)
                 ),
-                ode.progress.start[0],
+                progress.start[0],
                 params,
                 is_leaf=is_masked,
             )

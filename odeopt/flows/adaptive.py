@@ -84,8 +84,8 @@ class AdamFlow(AbstractFlow):
       ValueError: `b1` or `b2` outside [0, 1).
     """
 
-    b1: Decay = eqx.field(converter=as_decay, default=0.9)
-    b2: Decay = eqx.field(converter=as_decay, default=0.999)
+    b1: Any = eqx.field(converter=as_decay, default=0.9)
+    b2: Any = eqx.field(converter=as_decay, default=0.999)
     eps: float = eqx.field(converter=real, default=1e-8)
     eps_root: float = eqx.field(converter=real, default=0.0)
     weight_decay: Any = eqx.field(converter=real, default=0.0)
@@ -312,12 +312,12 @@ class RMSpropFlow(AbstractFlow):
       ValueError: `decay` or `momentum` outside [0, 1).
     """
 
-    decay: Decay = eqx.field(converter=as_decay, default=0.9)
+    decay: Any = eqx.field(converter=as_decay, default=0.9)
     eps: float = eqx.field(converter=real, default=1e-8)
     initial_scale: float = eqx.field(converter=real, default=0.0)
     eps_in_sqrt: bool = eqx.field(static=True, default=True)
     centered: bool = eqx.field(static=True, default=False)
-    momentum: Decay | None = eqx.field(converter=as_decay, default=None)
+    momentum: Any = eqx.field(converter=as_decay, default=None)
     nesterov: bool = eqx.field(static=True, default=False)
     bias_correction: bool = eqx.field(static=True, default=False)
 

@@ -148,9 +148,10 @@ class AveragedFlow(AbstractFlow):
             moved,
             aux.lag,
         )
-        still = jax.tree.map(jnp.zeros_like, (aux.previous, aux.predictability))
+        previous, predictability = jax.tree.map(jnp.zeros_like, (aux.previous, aux.predictability))
         away = (1 - beta) - aux.away
-        return update, Average(lag, base, jnp.ones_like(aux.age), *still, away)
+        age = jnp.ones_like(aux.age)
+        return update, Average(lag, base, age, previous, predictability, away)
 
     def part(
         self,

@@ -17,7 +17,7 @@ from ..checks import check
 from ..kernels import momentum_step
 from ..objective import Objective, over_own
 from ..sums import inner, multiple, scaled
-from .clock import Decay, as_decay, check_decay, moment_like, real
+from .clock import as_decay, check_decay, moment_like, real
 from .flow import AbstractFlow, State, Substeps
 
 
@@ -53,7 +53,7 @@ class HeavyBallFlow(AbstractFlow):
       ValueError: a momentum outside [0, 1).
     """
 
-    momentum: Decay = eqx.field(converter=as_decay)
+    momentum: Any = eqx.field(converter=as_decay)
     dtype: Any = eqx.field(static=True, default=None)
 
     parts: ClassVar[tuple[str, ...]] = ("friction", "kick", "drift")

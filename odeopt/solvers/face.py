@@ -50,7 +50,7 @@ class FlatTerm(diffrax.AbstractTerm):
 class AbstractFace(diffrax.AbstractSolver):
     """A diffrax solver that steps as its `method` does: no error estimate, linear dense output."""
 
-    term_structure: ClassVar = diffrax.ODETerm
+    term_structure: ClassVar[Any] = diffrax.ODETerm
     interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation
 
     @property

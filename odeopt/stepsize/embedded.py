@@ -1,6 +1,6 @@
 """Step sizes by the embedded error estimate. May use: diffrax's PID control, `.rule`."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import diffrax
 import jax
@@ -40,10 +40,11 @@ class EmbeddedError(AbstractRule):
 
     def judge(self, state: _Memory, info: StepInfo, h: Float[Array, ""], step: Step) -> Verdict:
         """Accepted if the scaled error is at most 1; a rejected step is tried smaller."""
-        new = add(info.z[0], step.update), step.aux
-        order: Any = info.method.order
+        # The parameters alone: the error of a moment, which forgets by steps, does not fall with h.
+        params, error = info.z[0], step.error[0]
+        new, order = add(params, step.update), cast(Any, info.method.order)
         accept, start, end, _, memory, _ = self.controller.adapt_step_size(
-            jnp.zeros_like(h), h, info.z, new, None, step.error, order, state[1]
+            jnp.zeros_like(h), h, params, new, None, error, order, state[1]
         )
         size = jnp.clip(jnp.asarray(end - start, float), _floor(h.dtype), self.limit)
         memory = jax.tree.map(lambda m, old: jnp.asarray(m, old.dtype), memory, state[1])
@@ -55,7 +56,7 @@ class EmbeddedError(AbstractRule):
 
 
 def _floor(dtype: Any) -> float:
-    return 1e3 * jnp.finfo(dtype).tiny  # below it the ratio of two sizes is noise
+    return 1e3 * float(jnp.finfo(dtype).tiny)  # below it the ratio of two sizes is noise
 
 
 def embedded_error(
@@ -64,7 +65,7 @@ def embedded_error(
     r"""Error control with an embedded pair, as in an ODE code.
 
     A step is accepted if $\|e / (atol + rtol\max(|z|, |z^+|))\|_{rms} \le 1$ for the estimated
-    local error $e$; the next size is the current one times $0.9\|\cdot\|^{-1/p}$, within 0.2 to 10
+    local error $e$ of the parameters $z$; the next size is the current one times $0.9\|\cdot\|^{-1/p}$, within 0.2 to 10
     (`diffrax.PIDController`; there is no controller of our own). A rejected step returns zero
     updates, counts in `state.rejected` and is followed by a smaller one. A loss that is not finite
     at a stage is an infinite error, so the rule recovers from any first step.
