@@ -6,6 +6,7 @@ the rows of `gauss_newton_rows`, which are asked for.
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .objective import LinearMap
 from .split import Split
-from .sums import inner, noise, scaled, widened
+from .sums import inner, multiple, noise, scaled, widened
 
 _times = functools.partial(jnp.matmul, precision="highest")  # an accelerator's default is less
 _einsum = functools.partial(jnp.einsum, precision="highest")
@@ -58,7 +59,7 @@ def conjugate_gradients(
     *,
     products: int,
     tolerance: float | Float[Array, ""],
-    preconditioner: LinearMap = lambda residual: residual,
+    preconditioner: LinearMap | None = None,
 ) -> Solution:
     r"""`A x = right` for a symmetric A on trees, by at most `products` products.
 
@@ -76,11 +77,19 @@ def conjugate_gradients(
     along = jnp.where(bent > 0, inner(start, right) / jnp.where(bent > 0, bent, 1.0), 0.0)
     usable = (bent > 0) & jnp.isfinite(along)  # else all zero: 0 times infinity would be NaN
 
-    def first(tree: PyTree[Array]) -> PyTree[Array]:
-        return jax.tree.map(lambda x: jnp.where(usable, scaled(along, x), jnp.zeros_like(x)), tree)
+    def steepened(residual: PyTree[Array]) -> tuple[PyTree[Array], Array, Array]:
+        square = inner(residual, residual)
+        if preconditioner is None:
+            return residual, square, square
+        direction = preconditioner(residual)
+        return direction, inner(residual, direction), square
 
-    x = first(start)
-    residual = jax.tree.map(jnp.subtract, right, first(image))
+    def first(tree: PyTree[Array]) -> PyTree[Array]:
+        zero = jax.tree.map(jnp.zeros_like, tree)
+        return jax.tree.map(functools.partial(jnp.where, usable), multiple(along, tree), zero)
+
+    x, image = first((start, image))
+    residual = jax.tree.map(operator.sub, right, image)
     Carry = tuple[PyTree, PyTree, PyTree, Array, Array, Array, Array]
 
     def unfinished(carry: Carry) -> Bool[Array, ""]:
@@ -93,17 +102,16 @@ def conjugate_gradients(
         bent = inner(direction, image)
         definite = bent > 0
         # NaN counts as indefinite, and ends the loop
-        only = (taken == 0) & ~(inner(direction, right) < 0)
+        only = (taken == 0) & ~against
         size = jnp.where(definite | only, weight / jnp.abs(bent), 0.0)
-        x = jax.tree.map(lambda x, d: x + scaled(size, d), x, direction)
-        residual = jax.tree.map(lambda r, a: r - scaled(size, a), residual, image)
-        steepest = preconditioner(residual)
-        new = inner(residual, steepest)
-        direction = jax.tree.map(lambda r, d: r + scaled(new / weight, d), steepest, direction)
-        return x, residual, direction, new, inner(residual, residual), taken + 1, definite
+        x = jax.tree.map(operator.add, x, multiple(size, direction))
+        residual = jax.tree.map(operator.sub, residual, multiple(size, image))
+        steepest, new, square = steepened(residual)
+        direction = jax.tree.map(operator.add, steepest, multiple(new / weight, direction))
+        return x, residual, direction, new, square, taken + 1, definite
 
-    direction = preconditioner(residual)
-    weight, square = inner(residual, direction), inner(residual, residual)
+    direction, weight, square = steepened(residual)
+    against = inner(direction, right) < 0
     begin = x, residual, direction, weight, square, jnp.int32(0), jnp.asarray(True)
     x, residual, _, _, square, taken, _ = jax.lax.while_loop(unfinished, iterate, begin)
     relative = jnp.sqrt(square / jnp.where(norm > 0, norm, 1.0))

@@ -410,7 +410,7 @@ def forwarded(
         for p in parameters[positional:]
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
     }
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+    if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
         return {name: value for name, value in extra_args.items() if name not in _OWN}
     kwargs = {name: value for name, value in extra_args.items() if name in named}
     missing = [n for n, p in named.items() if p.default is p.empty and n not in kwargs]

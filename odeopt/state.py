@@ -3,6 +3,7 @@
 May use: `odeopt.flows`, `odeopt.objective`, `odeopt.sums`.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -77,7 +78,7 @@ def select(accept: bool | Bool[Array, ""], moved: PyTree, stayed: PyTree) -> PyT
     """`moved` where the step is accepted; a Python True costs nothing."""
     if accept is True:
         return moved
-    return jax.tree.map(lambda new, old: jnp.where(accept, new, old), moved, stayed)
+    return jax.tree.map(functools.partial(jnp.where, accept), moved, stayed)
 
 
 def add_count(count: Int[Array, ""], more: int | Int[Array, ""]) -> Int[Array, ""]:

@@ -7,7 +7,9 @@ all-reduce to a sum. Inside `shard_map` a function sees its own part only; `acro
 import contextlib
 import contextvars
 import functools
+import itertools
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, PyTree
+
+# Leaves are run through by `map` with functions of jax: the same as in a function of a leaf, which
+# would be called for each of them whenever a program is traced.
+_DTYPE = operator.attrgetter("dtype")
+_CAST = jax.lax.convert_element_type
+_flatten: Callable[[PyTree[Array]], tuple[list[Array], Any]] = jax.tree.flatten
 
 _axes: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("axes", default=())
 
@@ -135,43 +143,54 @@ def is_split(leaf: Array, axis: int | None = None) -> bool:
 
 def total(parts: Sequence[Array], dtype: Any = float) -> Array:
     """The sum of what each leaf contributes; one all-reduce for each way of being split."""
-    groups: dict[tuple[str, ...], list[Array]] = {}
-    for part in parts:
-        groups.setdefault(split_over(part), []).append(part.astype(dtype))
-    sums = [
-        jax.lax.psum(sum(group[1:], group[0]), over) if over else sum(group[1:], group[0])
-        for over, group in groups.items()
-    ]
-    return sum(sums[1:], sums[0]) if sums else jnp.zeros([], dtype)
+    parts = [*map(operator.methodcaller("astype", dtype), parts)]
+    if _axes.get():
+        groups: dict[tuple[str, ...], list[Array]] = {}
+        for part in parts:
+            groups.setdefault(split_over(part), []).append(part)
+        parts = [
+            jax.lax.psum(functools.reduce(operator.add, group), over)
+            if over
+            else functools.reduce(operator.add, group)
+            for over, group in groups.items()
+        ]
+    return functools.reduce(operator.add, parts) if parts else jnp.zeros([], dtype)
 
 
+@functools.cache
 def real_dtype(dtype: Any) -> Any:
     """The dtype of the real part."""
     return jnp.finfo(dtype).dtype
 
 
+@functools.cache
 def wide_dtype(dtype: Any) -> Any:
     """At least single precision."""
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
+@functools.cache
+def _widest(a: Any, b: Any) -> Any:
+    return np.promote_types(wide_dtype(a), wide_dtype(b))
+
+
 def scaled(h: Float[Array, ""], leaf: Array) -> Array:
     """`h * leaf`; the step size is rounded to the leaf's dtype first, as optax does."""
-    return jnp.asarray(h, jnp.finfo(leaf.dtype).dtype) * leaf
+    return jnp.asarray(h, real_dtype(leaf.dtype)) * leaf
 
 
 def multiple(h: Float[Array, ""], tree: PyTree[Array]) -> PyTree[Array]:
     """`h * tree`, as `scaled`."""
-    return jax.tree.map(functools.partial(scaled, h), tree)
+    leaves, structure = _flatten(tree)
+    numbers = map(jnp.asarray, itertools.repeat(h), map(real_dtype, map(_DTYPE, leaves)))
+    return structure.unflatten(map(operator.mul, numbers, leaves))
 
 
 def add(a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
     """The sum of two trees, in the dtypes of the first."""
-    return jax.tree.map(_sum, a, b)
-
-
-def _sum(x: Array, y: Array) -> Array:
-    return x + y if x.dtype == y.dtype else x + y.astype(x.dtype)
+    x, structure = _flatten(a)
+    y = map(_CAST, structure.flatten_up_to(b), map(_DTYPE, x))
+    return structure.unflatten(map(operator.add, x, y))
 
 
 def widened(tree: PyTree[Array]) -> PyTree[Array]:
@@ -194,13 +213,12 @@ def inner(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
       >>> float(odeopt.sums.inner({"w": jnp.ones(3)}, {"w": jnp.full(3, 2.0)}))
       6.0
     """
-
+    x, structure = _flatten(a)
+    y = structure.flatten_up_to(b)
+    wide = [*map(_widest, map(_DTYPE, x), map(_DTYPE, y))]
+    products = map(operator.mul, map(jnp.conj, map(_CAST, x, wide)), map(_CAST, y, wide))
     # A sum of products: `jnp.vdot` contracts, which explicit sharding refuses.
-    def leaf(x: Array, y: Array) -> Array:
-        wide = np.promote_types(wide_dtype(x.dtype), wide_dtype(y.dtype))
-        return jnp.sum(jnp.real(jnp.conj(x.astype(wide)) * y.astype(wide)))
-
-    return total(jax.tree.leaves(jax.tree.map(leaf, a, b)))
+    return total([*map(jnp.sum, map(jnp.real, products))])
 
 
 def norm(tree: PyTree[Array]) -> Float[Array, ""]:

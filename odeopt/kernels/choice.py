@@ -96,7 +96,7 @@ def where(kernel: str, name: str) -> tuple[str, ...]:
       name: of the fused update, as in `MEASURED`.
     """
     if kernel == "auto":
-        return tuple(p for p in PLATFORMS if name in MEASURED.get(p, ()))
+        return tuple([p for p in PLATFORMS if name in MEASURED.get(p, ())]) if MEASURED else ()
     if kernel == "jnp":
         return ()
     return PLATFORMS if kernel == "pallas" else (kernel,)

@@ -30,7 +30,8 @@ def combination(weights: Sequence[Number], slopes: Sequence[PyTree[Array]]) -> P
     ]
     if not terms:
         return jax.tree.map(jnp.zeros_like, slopes[0])
-    return _combined([w for w, _ in terms], *(k for _, k in terms))[0]
+    weights, slopes = zip(*terms, strict=True)
+    return _combined(weights, *slopes)[0]
 
 
 @fused("combination", in_place=False)

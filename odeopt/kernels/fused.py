@@ -56,14 +56,15 @@ class Fused:
         """
         platforms = where(current(), self.name)  # read outside of every jit of our own
         structure: Any = jax.tree.structure(trees[0])
-        columns = [structure.flatten_up_to(tree) for tree in (*trees, *own)]
+        columns = [*map(structure.flatten_up_to, (*trees, *own))]
+        shared = _parted(numbers)
         results = []
         for leaf in zip(*columns, strict=True):
-            arrays, given = leaf[: len(trees)], (*numbers, *leaf[len(trees) :])
-            floats = tuple(float(n) if isinstance(n, int | float) else None for n in given)
-            others = tuple(n for n, known in zip(given, floats, strict=True) if known is None)
+            arrays = leaf[: len(trees)]
+            floats, others = _parted((*numbers, *leaf[len(trees) :])) if own else shared
             results.append(_leaf(self, platforms, floats, others, *arrays))
-        return tuple(structure.unflatten(r[i] for r in results) for i in range(self.outputs))
+        outputs = zip(*results, strict=True) if results else [()] * self.outputs
+        return tuple(map(structure.unflatten, outputs))
 
     def reference(self, numbers: Sequence[Number], *arrays: Array) -> Outputs:
         """The formula as XLA compiles it.
@@ -103,6 +104,13 @@ def fused(name: str, **options: Any) -> Callable[[Callable[..., Sequence[Array]]
 def rounded(number: Number, array: Array) -> Number:
     """A number in the dtype of what it multiplies or divides, as optax rounds it."""
     return number if isinstance(number, float) else number.astype(jnp.finfo(array.dtype).dtype)
+
+
+def _parted(numbers: Sequence[Any]) -> tuple[tuple[float | None, ...], tuple[Array, ...]]:
+    """The floats, None in the place of others, and the others."""
+    floats = [float(n) if isinstance(n, int | float) else None for n in numbers]
+    others = [n for n, known in zip(numbers, floats, strict=True) if known is None]
+    return tuple(floats), tuple(others)
 
 
 def _real(*arrays: Array) -> Any:

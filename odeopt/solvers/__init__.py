@@ -21,7 +21,6 @@ from .halved import Trapezoidal as Trapezoidal
 from .implicit import Implicit as Implicit
 from .implicit import Proximal as Proximal
 from .limits import stability_limit as stability_limit
-from .linear import LinearSolve as LinearSolve
 from .linear import LinearSolver as LinearSolver
 from .method import AbstractMethod as AbstractMethod
 from .method import Model as Model
@@ -40,4 +39,5 @@ from .stabilized import RungeKuttaChebyshev as RungeKuttaChebyshev
 from .symplectic import ConformalEuler as ConformalEuler
 from .symplectic import ConformalLeapfrog as ConformalLeapfrog
 from .symplectic import SuzukiYoshida as SuzukiYoshida
+from .systems import LinearSolve as LinearSolve
 from .tableau import Tableau as Tableau

@@ -1,32 +1,21 @@
 """Linear systems of the curvature, as an implicit step meets them: exact, or matrix-free.
 
-May use: `odeopt.flows`, `odeopt.curvature`, `odeopt.split`.
+May use: `odeopt.curvature`, `odeopt.split`, `.systems`.
 """
 
-import abc
 import numbers
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ..checks import check
-from ..curvature import (
-    Diagonal,
-    Rows,
-    conjugate_gradients,
-    gauss_newton,
-    gauss_newton_rows,
-    no_diagonal,
-    outputs_per_sample,
-    refined,
-)
+from ..curvature import gauss_newton, no_diagonal, outputs_per_sample
 from ..objective import LinearMap, Objective, conjugate
 from ..split import Split, split
-from ..sums import add, inner, is_split, scaled, widened
+from .systems import AbstractSystem, Exact, Iterative, LinearSolve, split_parts
 
 Curvature = Literal["auto", "ggn", "hessian"]
 Solve = Literal["auto", "exact", "cg"]
@@ -36,52 +25,6 @@ PRODUCTS = 10
 
 _DENSE = 1000  # the largest matrix that "auto" decomposes
 _ENTRIES = 2**24  # the most entries of a Jacobian that "auto" forms
-
-
-class LinearSolve(NamedTuple):
-    """What a linear solve left behind.
-
-    Attributes:
-      direction: its solution, where the next one starts; `()` where none does.
-      products: curvature products that it took; 0 where it was exact.
-      residual: what is left of its right-hand side, relative.
-      quadratic_form: `d.Bd` of the solution d, with the curvature B.
-      diagonal: the estimate of the diagonal of B that preconditions; `()` where none does.
-    """
-
-    direction: PyTree[Array]
-    products: Int[Array, ""]
-    residual: Float[Array, ""]
-    quadratic_form: Float[Array, ""]
-    diagonal: Diagonal | tuple[()] = ()
-
-
-class AbstractSystem(abc.ABC):
-    r"""$(\text{shift} + \text{weight}\,B)\,x = r$ at one point, prepared for several r.
-
-    Attributes:
-      setup: gradients that its preparation has cost.
-    """
-
-    setup: int = 0
-
-    @abc.abstractmethod
-    def solve_for_step(
-        self,
-        amount: Float[Array, ""],
-        slope: PyTree[Array],
-        last: LinearSolve,
-        beside: PyTree[Array] | None = None,
-    ) -> tuple[PyTree[Array], LinearSolve]:
-        """The solution for `beside - amount * slope`, with `slope` the gradient at the point."""
-
-    @abc.abstractmethod
-    def solve(self, right: PyTree[Array], last: LinearSolve) -> tuple[PyTree[Array], LinearSolve]:
-        """The solution for `right`."""
-
-    @abc.abstractmethod
-    def cost(self, found: LinearSolve) -> int | Int[Array, ""]:
-        """Gradients that a solve has cost."""
 
 
 class LinearSolver(eqx.Module):
@@ -169,19 +112,21 @@ class LinearSolver(eqx.Module):
           The system, and what it was divided by to be multiplied with: 1 / (1 + h).
         """
         shift, weight = 1 / (1 + h), h / (1 + h)
-        if is_gauss_newton(objective, self.curvature) or self.solve == "exact":
+        kind: Curvature = "ggn" if is_gauss_newton(objective, self.curvature) else "hessian"
+        if kind == "ggn" or self.solve == "exact":
             parts = split(objective, self.fraction)
             if self.solve == "exact" or (self.solve == "auto" and self._exact(parts, params)):
-                return _Exact(parts, shift, weight, params), shift
-        product = curvature_product(objective, params, self.curvature, self.fraction)
-        cost = product_cost(objective, self.curvature, self.fraction, gradient_cost)
-        return _Iterative(product, shift, weight, params, self, cost), shift
+                return Exact(parts, shift, weight, params), shift
+        product = curvature_product(objective, params, kind, self.fraction)
+        cost = product_cost(objective, kind, self.fraction, gradient_cost)
+        system = product, shift, weight, params, cost
+        return Iterative(*system, self.products, self.tolerance, self.precondition), shift
 
     def _exact(self, parts: Split, params: PyTree[Array]) -> bool:
         """Whether "auto" is exact."""
         leaves = jax.tree.leaves(params)
         size = sum(leaf.size for leaf in leaves)
-        if any(jnp.iscomplexobj(leaf) for leaf in leaves) or _split(parts, params):
+        if any(jnp.iscomplexobj(leaf) for leaf in leaves) or split_parts(parts, params):
             return False
         samples, width = outputs_per_sample(parts, params)
         rows = samples * width
@@ -260,121 +205,3 @@ def product_cost(
     """
     plain = is_gauss_newton(objective, curvature) or fraction < 1
     return 2 if plain else 2 * gradient_cost
-
-
-class _Iterative(AbstractSystem):
-    """By conjugate gradients."""
-
-    def __init__(
-        self,
-        product: LinearMap,
-        shift: Float[Array, ""],
-        weight: Float[Array, ""],
-        params: PyTree[Array],
-        solver: LinearSolver,
-        cost: int,
-    ) -> None:
-        self._product, self._shift, self._weight = product, shift, weight
-        self._params, self._solver, self._cost = params, solver, cost
-        self._map = lambda v: jax.tree.map(
-            lambda x, b: scaled(shift, x) + scaled(weight, b), v, product(v)
-        )
-
-    def solve_for_step(
-        self,
-        amount: Float[Array, ""],
-        slope: PyTree[Array],
-        last: LinearSolve,
-        beside: PyTree[Array] | None = None,
-    ) -> tuple[PyTree[Array], LinearSolve]:
-        right = jax.tree.map(lambda g: scaled(-amount, g), slope)
-        return self.solve(right if beside is None else add(right, beside), last)
-
-    def solve(self, right: PyTree[Array], last: LinearSolve) -> tuple[PyTree[Array], LinearSolve]:
-        diagonal = last.diagonal
-        metric = {}
-        if isinstance(diagonal, Diagonal):
-            diagonal = refined(diagonal, self._product, self._params)
-            value = diagonal.value
-            metric["preconditioner"] = lambda r: jax.tree.map(self._divided, r, value)
-        found = conjugate_gradients(
-            self._map,
-            right,
-            last.direction,
-            products=self._solver.products,
-            tolerance=self._solver.tolerance,
-            **metric,
-        )
-        x = found.value
-        form = inner(x, found.image) - self._shift * inner(x, x)
-        form = jnp.where(self._weight > 0, form / self._weight, 0.0)
-        return x, LinearSolve(x, found.products, found.residual, form, diagonal)
-
-    def cost(self, found: LinearSolve) -> Int[Array, ""]:
-        return self._cost * (found.products + self._solver.precondition)
-
-    def _divided(self, residual: Array, diagonal: Array) -> Array:
-        return residual / (self._shift + self._weight * jnp.abs(diagonal)).astype(diagonal.dtype)
-
-
-def _split(parts: Split, params: PyTree[Array]) -> bool:
-    return any(is_split(jnp.asarray(leaf)) for leaf in jax.tree.leaves((parts.samples, params)))
-
-
-class _Exact(AbstractSystem):
-    """By Cholesky's decomposition. As many gradients as a sample has outputs, for all solves."""
-
-    def __init__(
-        self,
-        parts: Split,
-        shift: Float[Array, ""],
-        weight: Float[Array, ""],
-        params: PyTree[Array],
-    ) -> None:
-        if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
-            raise TypeError('solve="exact" takes real parameters only: pass solve="cg".')
-        if _split(parts, params):
-            raise ValueError(
-                'solve="exact" forms one matrix of all samples and parameters, which are split '
-                'over devices here: pass solve="cg", or "auto", which then is the same.'
-            )
-        self._rows: Rows = gauss_newton_rows(parts, params)
-        self._shift, self._weight = shift, weight
-        self._invert = self._rows.factored(shift, weight)
-        self.setup = outputs_per_sample(parts, params)[1]
-
-    def solve_for_step(
-        self,
-        amount: Float[Array, ""],
-        slope: PyTree[Array],
-        last: LinearSolve,
-        beside: PyTree[Array] | None = None,
-    ) -> tuple[PyTree[Array], LinearSolve]:
-        g = ravel_pytree(widened(slope))[0]
-        amount = -amount.astype(g.dtype)
-        other = jnp.zeros_like(g) if beside is None else ravel_pytree(widened(beside))[0]
-        x = self._invert(amount * self._rows.remainder(g) + other, amount * self._rows.image)
-        return self._solved(x, amount * g + other, last)
-
-    def solve(self, right: PyTree[Array], last: LinearSolve) -> tuple[PyTree[Array], LinearSolve]:
-        flat = ravel_pytree(widened(right))[0]
-        return self._solved(self._invert(flat, jnp.zeros_like(self._rows.image)), flat, last)
-
-    def _solved(
-        self, x: Float[Array, " n"], right: Float[Array, " n"], last: LinearSolve
-    ) -> tuple[PyTree[Array], LinearSolve]:
-        a = self._rows.matrix
-        image = a @ x
-        shift, weight = self._shift.astype(x.dtype), self._weight.astype(x.dtype)
-        norm = jnp.linalg.norm(right)
-        left = jnp.linalg.norm(shift * x + weight * (image @ a) - right)
-        tree = self._rows.unravel(x)
-        return tree, last._replace(
-            direction=() if isinstance(last.direction, tuple) and not last.direction else tree,
-            products=jnp.zeros([], jnp.int32),
-            residual=(left / jnp.where(norm > 0, norm, 1.0)).astype(float),
-            quadratic_form=jnp.sum(image**2).astype(float),
-        )
-
-    def cost(self, found: LinearSolve) -> int:
-        return 0

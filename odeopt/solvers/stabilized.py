@@ -1,14 +1,13 @@
 """Stabilized methods: Chebyshev polynomials buy stability, not order.
 
 A pure step function and its diffrax class. May use: `odeopt.flows`, `odeopt.lanczos`,
-`.explicit`, `.face`.
+`.chebyshev`, `.face`, `.power`.
 """
 
-import functools
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
@@ -21,86 +20,13 @@ from ..flows import AbstractFlow, State
 from ..information import Information
 from ..lanczos import unflatten
 from ..objective import Objective
-from ..sums import add, noise, norm, real_dtype, scaled, wide_dtype
+from ..sums import add, real_dtype, scaled, wide_dtype
+from .chebyshev import Coefficients, coefficients
 from .face import AbstractFace, FlatTerm, flatten
 from .method import AbstractMethod, Step, field_cost
+from .power import FIRST, Sharpest, sharpest
 
 _MARGIN = 1.2  # stages are chosen for so much more curvature than was found (the RKC code's own)
-_FIRST = 24  # Hessian products of the first estimate, which starts from the gradient
-_MIXED = 0.1  # of a random direction in every start, so that one which was not there can be found
-
-
-class Coefficients(NamedTuple):
-    r"""The coefficients of one Runge-Kutta-Chebyshev method, in float64.
-
-    Attributes:
-      first: $\tilde\mu_1$.
-      rows: `(stages - 1, 5)`: $\mu_j, \nu_j, \tilde\mu_j, \tilde\gamma_j$ of stage $j = 2 \ldots s$
-        and $c_{j-1}$, the time at which it looks at the field.
-      limit: the stability limit R on the real axis.
-    """
-
-    first: float
-    rows: np.ndarray
-    limit: float
-
-
-@functools.lru_cache(maxsize=1024)
-def coefficients(stages: int, order: int, damping: float) -> Coefficients:
-    r"""The coefficients whose stage polynomials are $a_j + b_jT_j(w_0 - w_1z)$, $z = h\lambda$.
-
-    Order 1: $b_j = 1/T_j(w_0)$, $w_1 = T_s/T_s'$, $w_0 = 1 + \eta/s^2$. Order 2:
-    $b_j = T_j''/T_j'^2$, $w_1 = T_s'/T_s''$, $w_0 = 1 + \tfrac{40}{13}\eta/s^2$, so that at
-    $\eta = 0.05$ it is the method of Sommeijer, Shampine and Verwer (J. Comput. Appl. Math. 88,
-    1998). In both $a_j = 1 - b_jT_j(w_0)$.
-    """
-    w0 = 1 + (damping if order == 1 else damping * 40 / 13) / stages**2
-    t, dt, ddt = _chebyshev(stages, w0)
-    j = np.arange(stages + 1)
-    if order == 1:
-        w1 = t[-1] / dt[-1]
-        b, a = 1 / t, np.zeros(stages + 1)
-    else:
-        w1 = dt[-1] / ddt[-1]
-        b = np.where(j >= 2, ddt, 1.0) / np.where(j >= 2, dt, 1.0) ** 2
-        b[0], b[1] = b[2], 1 / w0
-        a = 1 - b * t
-    mu, nu = 2 * w0 * b[2:] / b[1:-1], -b[2:] / b[:-2]
-    slope = 2 * w1 * b[2:] / b[1:-1]
-    start = -a[1:-1] * slope
-    times = [0.0, b[1] * w1]
-    for row in zip(mu, nu, slope, start, strict=True):
-        times.append(row[0] * times[-1] + row[1] * times[-2] + row[2] + row[3])
-    # The polynomial leaves [-1, 1] beyond w0 - w1 z = -edge.
-    edge = w0
-    if stages % 2 and order == 2:
-        edge = math.cosh(math.acosh((1 + a[-1]) / b[-1]) / stages)
-    rows = np.stack([mu, nu, slope, start, times[1:-1]], axis=1)
-    rows.setflags(write=False)
-    return Coefficients(float(b[1] * w1), rows, float((w0 + edge) / w1))
-
-
-def _chebyshev(degree: int, x: float) -> np.ndarray:
-    """Chebyshev polynomials at `x` and their first two derivatives, degrees 0 to `degree`."""
-    table = np.zeros((3, degree + 1))
-    table[:, 0], table[:, 1] = (1, 0, 0), (x, 1, 0)
-    for j in range(2, degree + 1):
-        table[:, j] = 2 * x * table[:, j - 1] - table[:, j - 2]
-        table[1, j] += 2 * table[0, j - 1]
-        table[2, j] += 4 * table[1, j - 1]
-    return table
-
-
-class Sharpest(NamedTuple):
-    """What is known of the curvature, where it decides on the number of stages.
-
-    Attributes:
-      value: the spectral radius of the Hessian, an estimate from below; 0 before the first.
-      vector: its direction, a tree like the parameters.
-    """
-
-    value: Float[Array, ""]
-    vector: PyTree[Array]
 
 
 class RungeKuttaChebyshev(AbstractMethod):
@@ -178,7 +104,7 @@ class RungeKuttaChebyshev(AbstractMethod):
     @property
     def gradients_per_step(self) -> int:
         """One for each stage; of `stages=None`, at most: the state counts what was spent."""
-        return self.max_stages + 2 * _FIRST if self.stages is None else self.stages
+        return self.max_stages + 2 * FIRST if self.stages is None else self.stages
 
     def check(self, flow: AbstractFlow) -> None:
         """Any flow that has a field, where the number of stages is given."""
@@ -212,7 +138,7 @@ class RungeKuttaChebyshev(AbstractMethod):
             return flow.increment(point, objective.at(stage), h)
 
         if self.stages is None:
-            memory, products = _sharpest(flow.potential(objective, h), z[0], memory)
+            memory, products = sharpest(flow.potential(objective, h), z[0], memory)
             weight, table, stages = self._chosen(h * memory.value)
             ok = stages <= self.max_stages
             # Not a number, so that a step-size rule sees it too, and at once.
@@ -309,46 +235,6 @@ class RungeKuttaChebyshev(AbstractMethod):
         stages = 2 + jnp.searchsorted(limits, _MARGIN * product)
         first = jnp.asarray([scheme.first for scheme in known], float)
         return first[jnp.minimum(stages, self.max_stages) - 2], jnp.asarray(table, float), stages
-
-
-def _sharpest(
-    objective: Objective, params: PyTree[Array], last: Sharpest
-) -> tuple[Sharpest, Int[Array, ""]]:
-    """The estimate after one product more, `_FIRST` where there is none, and how many it took.
-
-    Where the products are of no use the last estimate stays.
-    """
-
-    def after(products: int, start: PyTree[Array]) -> tuple[Sharpest, Array]:
-        product = objective.product(params)
-        mixed = jax.tree.map(
-            lambda v, random: v + _MIXED * random, _normalized(start)[1], _noise(params)
-        )
-        first = Sharpest(jnp.zeros([], float), _normalized(mixed)[1])
-        new = jax.lax.fori_loop(
-            0, products, lambda _, found: Sharpest(*_normalized(product(found.vector))), first
-        )
-        good = (new.value > 0) & jnp.isfinite(new.value)
-        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, last)
-        return kept, jnp.int32(products)
-
-    return jax.lax.cond(
-        last.value > 0,
-        lambda: after(1, last.vector),
-        lambda: after(_FIRST, objective.here(params)),
-    )
-
-
-def _normalized(tree: PyTree[Array]) -> tuple[Float[Array, ""], PyTree[Array]]:
-    """The norm of a tree, and the tree divided by it; 0 stays."""
-    size = norm(tree)
-    scale = jnp.where(size > 0, 1 / size, 0.0)
-    return size, jax.tree.map(lambda leaf: scaled(scale, leaf), tree)
-
-
-def _noise(like: PyTree[Array]) -> PyTree[Array]:
-    """A fixed pseudo-random direction of norm 1."""
-    return _normalized(noise(jax.random.normal, like))[1]
 
 
 def _scaled(h: Float[Array, ""], total: Array, dtype: Any) -> Array:

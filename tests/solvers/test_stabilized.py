@@ -14,7 +14,8 @@ from numpy.polynomial import Chebyshev
 import odeopt
 from odeopt import flows, solvers
 from odeopt.solvers import RungeKuttaChebyshev, Tableau
-from odeopt.solvers.stabilized import RKC, coefficients
+from odeopt.solvers.chebyshev import coefficients
+from odeopt.solvers.stabilized import RKC
 
 from ..table import gradient, mixed_loss, mixed_params
 from ..test_orders import TIME, observed, optimizer_end, term
