@@ -11,6 +11,7 @@ from .tables import TUNING_SEED
 TARGET = 0.95
 """The share of the way down that counts as arrived: see `targets`."""
 PAIR = ["problem", "optimizer"]
+ROUNDING = 1e-6
 _NUMBERS = (
     *("learning_rate", "relative_rate", "R", "order", "sharpness"),
     *("seconds", "gradients", "initial_loss", "final_loss"),
@@ -92,19 +93,38 @@ def performance_profile(cost: pd.DataFrame) -> pd.DataFrame:
 
 
 def largest_stable(runs: pd.DataFrame) -> pd.DataFrame:
-    """The largest rate up to which no seed diverged, one row a problem and optimizer.
+    """Between which rates of the grid the stability limit lies, one row a problem and optimizer.
 
     Returns:
-      Columns `rate` (NaN where the lowest rate diverged), `per_gradient` (rate over gradients per
-      step) and `bracketed`: whether a larger rate diverged. If none did, `rate` is a lower bound.
+      Columns `rate`, the largest rate up to which no seed diverged (NaN where the lowest rate
+      diverged), `unstable`, the smallest rate at which a seed diverged (infinite where none did),
+      and `gradients_per_step`.
     """
     made = runs[runs.status != "time-out"]
     diverged = (made.status == "diverged").groupby([*(made[c] for c in PAIR), made.learning_rate])
     ever = diverged.any().groupby(PAIR).cummax().reset_index(name="diverged")
     found = made.drop_duplicates(PAIR).set_index(PAIR)[["gradients_per_step"]]
     found["rate"] = ever[~ever.diverged].groupby(PAIR).learning_rate.max()
-    found["per_gradient"] = found.rate / found.gradients_per_step
-    found["bracketed"] = ever.groupby(PAIR).diverged.any()
+    found["unstable"] = ever[ever.diverged].groupby(PAIR).learning_rate.min()
+    return found.assign(unstable=found.unstable.fillna(np.inf))
+
+
+def _against(mine: pd.DataFrame, other: pd.DataFrame) -> dict[str, float]:
+    """The bracket of a ratio of stability limits, from two tables of `largest_stable`, by problem.
+
+    A limit lies between its `rate` and its `unstable`, so the ratio of two limits lies between the
+    first `rate` over the second `unstable`, and the first `unstable` over the second `rate`.
+    """
+    pair = mine.join(other.add_suffix("_0"), how="inner").dropna()
+    pair = pair[np.isfinite(pair.unstable_0)]
+    found: dict[str, float] = {"problems": len(pair)}
+    per_gradient = pair.gradients_per_step_0 / pair.gradients_per_step
+    for key, weight in (("step", 1.0), ("gradient", per_gradient)):
+        low, high = weight * pair.rate / pair.unstable_0, weight * pair.unstable / pair.rate_0
+        found |= {f"{key}_low": low.median(), f"{key}_high": high.median()}
+        # Equal rates of two grids may differ by rounding.
+        found |= {f"{key}_larger": (low > 1 - ROUNDING).sum()}
+        found |= {f"{key}_smaller": (high < 1 + ROUNDING).sum()}
     return found
 
 
@@ -112,35 +132,23 @@ def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Every optimizer against a baseline, one row an optimizer.
 
     Returns:
-      Columns `solver` (whether it has an order as an ODE solver); `step`, `step_low`, `step_high`
-      and the same with `gradient`: the largest stable rate over the baseline's, per step and per
-      gradient, median and range over the problems on which the baseline's own is bracketed;
-      `bound`: whether one of these is only a lower bound; `problems`: their number; `lowest`: on
-      how many problems its tuned median loss is the lowest (ties count for each); `below`: on how
-      many it is below the baseline's; `reached` of `pairs`: (problem, seed) pairs at the target;
-      `diverged` of `runs`: over all rates and seeds.
+      Columns `solver` (whether it has an order as an ODE solver); `step_low` and `step_high`, the
+      bracket of its stability limit over the baseline's, each end the median over the `problems` on
+      which some rate of the baseline diverged; `step_larger` and `step_smaller`: on how many of
+      these the whole bracket is above or below 1; the same with `gradient`, the limits divided by
+      the gradients of a step; `lowest`: on how many problems its tuned median loss is the lowest
+      (ties count for each); `below`: on how many it is below the baseline's; `reached` of `pairs`:
+      (problem, seed) pairs at the target; `diverged` of `runs`: over all rates and seeds.
     """
     stable, losses, cost = largest_stable(runs), tuned_losses(runs), gradients_to_target(runs)
     finite = losses.where(np.isfinite(losses))
     lowest = finite.eq(finite.min(axis=1), axis=0)
+    known = stable.index.get_level_values("optimizer")
     rows = {}
     for name, mine in runs.groupby("optimizer", sort=False):
-        pair = pd.DataFrame(
-            {
-                f"{quantity}{suffix}": stable[quantity].xs(who, level="optimizer")
-                for quantity in ("rate", "per_gradient", "bracketed")
-                for who, suffix in ((name, ""), (baseline, "_0"))
-                if who in stable.index.get_level_values("optimizer")
-            }
-        )
         row: dict[str, float | bool] = {"solver": bool(mine.order.notna().any())}
-        if {"rate", "rate_0"} <= set(pair):
-            pair = pair.dropna()
-            pair = pair[pair.bracketed_0.astype(bool)]
-            for key, quantity in (("step", "rate"), ("gradient", "per_gradient")):
-                ratio = (pair[quantity] / pair[f"{quantity}_0"]).astype(float)
-                row |= {key: ratio.median(), f"{key}_low": ratio.min(), f"{key}_high": ratio.max()}
-            row |= {"bound": not pair.bracketed.all(), "problems": len(pair)}
+        if {name, baseline} <= set(known) and name != baseline:
+            row |= _against(*(stable.xs(who, level="optimizer") for who in (name, baseline)))
         row |= {
             "lowest": lowest[name].sum(),
             "below": (losses[name] < losses[baseline]).sum() if baseline in losses else 0,

@@ -13,6 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.transforms import ScaledTranslation
 from numpy.polynomial import polynomial
 
 from .. import solvers
@@ -208,8 +209,11 @@ def _regions(records: Records, runs: pd.DataFrame) -> Figure | None:
     problems = [p for p in spectra if p in set(best.problem)]
     for run in best.itertuples():
         z, i = -run.learning_rate * spectra[run.problem], problems.index(run.problem)
-        row = np.full(len(z), 0.4 * ((len(problems) - 1) / 2 - i))
-        axes[run.optimizer].plot(z, row, MARKERS[i % 7], ms=3.5, mfc="none", mec="0.15", mew=0.7)
+        # The rows of the strip are points of the page apart: Im z is 0 in all of them.
+        rise = 2.5 / 72 * ((len(problems) - 1) / 2 - i)
+        row = axes[run.optimizer].transData + ScaledTranslation(0, rise, figure.dpi_scale_trans)
+        style: Any = {"ms": 2.5, "mfc": "none", "mec": "0.15", "mew": 0.6}
+        axes[run.optimizer].plot(z, 0 * z, MARKERS[i % 7], transform=row, **style)
     for name, ax in axes.items():
         size, colour = abs(polynomial.polyval(x + 1j * y, methods[name])), styles[name]["color"]
         ax.contourf(x, y, size, levels=[0, 1], colors=[colour], alpha=0.15)

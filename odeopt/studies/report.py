@@ -15,7 +15,6 @@ from .records import Record
 from .tables import GOOD
 
 BASELINES = ("sgd", "euler")  # the first that takes part; they are the same method
-SAME = 0.01  # ratios of rates within this of 1 are called equal
 
 CAPTIONS = {
     "loss_rate": (
@@ -48,8 +47,8 @@ CAPTIONS = {
     ),
     "regions": (
         "Where |R(z)| ≤ 1 (shaded), with z = −h λ for the Hessian's eigenvalues λ at the initial "
-        "point and the tuned rate h. All z are real; problems are set apart vertically only to be "
-        "told apart. Points outside the shade are directions that grow at first."
+        "point and the tuned rate h. All z are real: they lie in a strip on the real axis, a row a "
+        "problem. Points outside the shade are directions that grow at first."
     ),
     "profile": (
         "Performance profile: the share of (problem, seed) pairs in which an optimizer at its "
@@ -94,12 +93,18 @@ def text(value: Any, digits: int = 3) -> str:
     return str(value)
 
 
+def _bracket(row: Any, key: str) -> str:
+    """Between which numbers a ratio of stability limits lies."""
+    low, high = row[f"{key}_low"], row[f"{key}_high"]
+    return f"{low:.2f} or more" if np.isinf(high) else f"{low:.2f} to {high:.2f}"
+
+
 def _ratio(row: Any, key: str) -> str:
-    """Median and range of a ratio of rates, marked where it is only a lower bound."""
-    if not row.get("problems") or np.isnan(row[key]):
+    """The bracket, and on how many problems it leaves no doubt."""
+    if not row.get("problems", 0) > 0:
         return "–"
-    bound = "≥ " if row["bound"] else ""
-    return f"{bound}{row[key]:.2f} ({row[f'{key}_low']:.2f} to {row[f'{key}_high']:.2f})"
+    sides = ", ".join(f"{side} on {row[f'{key}_{side}']:.0f}" for side in ("larger", "smaller"))
+    return f"{_bracket(row, key)} ({sides} of {row['problems']:.0f})"
 
 
 def comparison(table: pd.DataFrame) -> list[dict[str, str]]:
@@ -107,7 +112,7 @@ def comparison(table: pd.DataFrame) -> list[dict[str, str]]:
     return [
         {
             "optimizer": str(name),
-            "largest stable rate, per step": _ratio(row, "step"),
+            "stability limit, per step": _ratio(row, "step"),
             "per gradient": _ratio(row, "gradient"),
             "lowest loss on": f"{row['lowest']} problems",
             "below the baseline on": f"{row['below']} problems",
@@ -125,8 +130,8 @@ def answer(records: Sequence[Record], runs: pd.DataFrame) -> list[str]:
     baseline = next((b for b in BASELINES if b in set(runs.optimizer)), "")
     table = measures.compare(runs, baseline)
     sentences = []
-    if baseline and "step" in table:
-        solvers = table[table.solver & (table.index != baseline) & table.step.notna()]
+    if baseline and "problems" in table:
+        solvers = table[table.solver & (table.problems > 0)]
         for key, word in (("step", "per step"), ("gradient", "per gradient")):
             if len(solvers):
                 sentences.append(_verdict(solvers, key, word, baseline))
@@ -138,16 +143,15 @@ def answer(records: Sequence[Record], runs: pd.DataFrame) -> list[str]:
 
 
 def _verdict(solvers: pd.DataFrame, key: str, word: str, baseline: str) -> str:
-    larger = int((solvers[key] > 1 + SAME).sum())
-    smaller = int((solvers[key] < 1 - SAME).sum())
-    each = ", ".join(
-        f"{name} {'at least ' if row['bound'] else ''}{row[key]:.2f}"
-        for name, row in solvers.iterrows()
-    )
+    larger = int((solvers[f"{key}_low"] > 1 - measures.ROUNDING).sum())
+    smaller = int((solvers[f"{key}_high"] < 1 + measures.ROUNDING).sum())
+    each = ", ".join(f"{name} {_bracket(row, key)}" for name, row in solvers.iterrows())
     return (
-        f"{word.capitalize()}, {larger} of {len(solvers)} solvers stay stable at a larger learning "
-        f"rate than {baseline}, {smaller} only at smaller ones (largest stable rate over "
-        f"{baseline}'s, median over problems: {each})."
+        f"{word.capitalize()}, the stability limit of {larger} of {len(solvers)} solvers is above "
+        f"{baseline}'s, that of {smaller} is not, and for {len(solvers) - larger - smaller} the "
+        "grid of rates is too coarse to tell (limit over "
+        f"{baseline}'s, from the largest stable and the smallest diverged rates, median over "
+        f"problems: {each})."
     )
 
 

@@ -111,10 +111,8 @@ def test_largest_stable_rate_is_the_last_below_the_limit(runs):
     stable = measures.largest_stable(runs)
     for (problem, optimizer), row in stable.iterrows():
         mine = runs[(runs.problem == problem) & (runs.optimizer == optimizer)]
-        below = mine[mine.relative_rate <= 1].learning_rate.max()
-        assert row.rate == below
-        assert row.per_gradient == below / mine.gradients_per_step.iloc[0]
-        assert row.bracketed
+        assert row.rate == mine[mine.relative_rate <= 1].learning_rate.max()
+        assert row.unstable == mine[mine.relative_rate > 1].learning_rate.min()
 
 
 def test_a_rate_above_a_divergence_is_not_stable(runs):
@@ -124,3 +122,10 @@ def test_a_rate_above_a_divergence_is_not_stable(runs):
     assert measures.largest_stable(mine).rate.item() == rates[2]
     mine.loc[mine.learning_rate == rates[3], "status"] = "time-out"
     assert measures.largest_stable(mine).rate.item() > rates[3]
+
+
+def test_real_eigenvalues_lie_on_the_real_axis(result, runs):
+    figure = plots.DRAWINGS["regions"](result.records, runs)
+    lines = [line for ax in figure.axes for line in ax.lines]
+    assert len(lines) == 3 * 4  # problems times methods
+    assert not any(line.get_ydata().any() for line in lines)

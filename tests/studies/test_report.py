@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from odeopt import solvers
 from odeopt.studies import measures, plots, report
 
 
@@ -74,11 +75,12 @@ def test_hostile_text_is_escaped(result, from_records, tmp_path):
 def test_answer_says_what_the_data_say(result):
     runs = measures.table_of(result.records)
     sentences = report.answer(result.records, runs)
-    # Rates are octaves of R/sharpness, so ratios of largest stable rates are ratios of R.
-    assert "heun 1.00, bosh3 1.26, rk4 1.39" in sentences[0]
-    assert "Per step, 2 of 3 solvers stay stable at a larger" in sentences[0]
-    assert "heun 0.50, bosh3 0.42, rk4 0.35" in sentences[1]
-    assert "Per gradient, 0 of 3 solvers stay stable at a larger" in sentences[1]
+    # Rates are half octaves of R/sharpness, so a ratio is known to R over sgd's, times or divided
+    # by the root of 2.
+    assert "heun 0.71 to 1.41, bosh3 0.89 to 1.78, rk4 0.98 to 1.97" in sentences[0]
+    assert "of 0 of 3 solvers is above sgd's, that of 0 is not, and for 3 the grid" in sentences[0]
+    assert "heun 0.35 to 0.71, bosh3 0.30 to 0.59, rk4 0.25 to 0.49" in sentences[1]
+    assert "of 0 of 3 solvers is above sgd's, that of 3 is not, and for 0 the grid" in sentences[1]
     assert "heun 1.00 (0.50), bosh3 1.26 (0.42), rk4 1.39 (0.35)" in sentences[2]
     assert "sgd on 3 of 3 problems" in sentences[3]
     lost = (runs.status == "diverged").sum()
@@ -91,20 +93,28 @@ def test_answer_turns_with_the_data(make_result):
         if record["kind"] == "run" and record["optimizer"] in ("rk4", "sgd"):
             record["optimizer"] = {"rk4": "sgd", "sgd": "rk4"}[record["optimizer"]]
     sentences = report.answer(records, measures.table_of(records))
-    assert "Per step, 0 of 3 solvers stay stable at a larger" in sentences[0]
-    assert "rk4 0.72" in sentences[0]
+    assert "rk4 0.51 to 1.02, heun 0.51 to 1.02, bosh3 0.64 to 1.28" in sentences[0]
     assert "rk4 on 3 of 3 problems" in " ".join(sentences)
 
 
-def test_a_rate_that_never_diverged_is_a_lower_bound(result, from_records):
+def test_where_no_rate_diverged_the_bracket_is_open(result):
     gentle = [
         r
         for r in result.records
         if r["kind"] == "run" and (r["optimizer"] != "rk4" or r["relative_rate"] < 1)
     ]
     runs = measures.table_of(gentle)
-    assert measures.compare(runs, "sgd").loc["rk4", "bound"]
-    assert "rk4 at least 1.39" in report.answer(gentle, runs)[0]
+    row = measures.compare(runs, "sgd").loc["rk4"]
+    assert row.step_high == float("inf")
+    assert "rk4 0.98 or more" in report.answer(gentle, runs)[0]
+
+
+def test_a_bracket_holds_the_ratio_of_the_limits(result):
+    table = measures.compare(measures.table_of(result.records), "sgd")
+    for name, solver in (("heun", solvers.Heun()), ("rk4", solvers.RK4())):
+        row = table.loc[name]
+        assert row.step_low < solver.stability_limit / 2 < row.step_high
+        assert row.gradient_smaller == row.problems == 3
 
 
 def test_missing_runs_are_announced(result, from_records, tmp_path):
