@@ -1,0 +1,290 @@
+"""The laws that need no run with faults: one test each, on every optimizer it holds for."""
+
+import functools
+import pickle
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import odeopt
+from odeopt import stepsize
+from odeopt.information import Information
+from odeopt.zoo import REGISTRY
+
+from .cases import FAULTS, RATE, RULES, Configuration, loss, params_of, refusal
+from .laws import Run
+
+LINEAR = [name for name, entry in REGISTRY.items() if entry.family == "linearized"]
+
+
+def update(opt, params, loss=loss, **extra):
+    """One step, without `jit`."""
+    value, grads = jax.value_and_grad(loss)(params)
+    args = {"value_fn": loss, "value": value, "grad_fn": lambda p, stage: jax.grad(loss)(p)}
+    if not extra.pop("by_stage", False):
+        del args["grad_fn"]
+    return opt.update(grads, opt.init(params), params, **args, **extra)
+
+
+def built(name, rate=RATE, **options):
+    return REGISTRY[name].build(rate, **options)
+
+
+def in_turn(name):
+    return {"by_stage": name == "alternating"}
+
+
+TWINS = {
+    "euler": (odeopt.euler(RATE), optax.sgd(RATE)),
+    "heavy_ball": (odeopt.heavy_ball(RATE, 0.9), optax.sgd(RATE, 0.9)),
+    "nesterov": (odeopt.nesterov(RATE, 0.9), optax.sgd(RATE, 0.9, nesterov=True)),
+    "adam": (odeopt.adam(RATE), optax.adam(RATE)),
+    "adamw": (odeopt.adamw(RATE), optax.adamw(RATE)),
+    "rmsprop": (odeopt.rmsprop(RATE), optax.rmsprop(RATE)),
+}
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_at_a_fixed_rate_a_bad_batch_does_what_it_does_in_optax(name):
+    """A2. NaN and inf at the same places, and the same numbers elsewhere, after every fault."""
+    kinds = [
+        type("Twin", (Configuration,), {"build": lambda self, sizes, opt=opt: opt})
+        for opt in TWINS[name]
+    ]
+    runs = [_Twin(kind(name, "fixed", "f32", "plain", "dict")) for kind in kinds]
+    for fault in FAULTS:
+        if fault.kind in ("none", "flat", "bad gradient"):
+            ours, theirs = (run(fault) for run in runs)
+            for x, y in zip(*map(jax.tree.leaves, (ours.params, theirs.params)), strict=True):
+                np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6, err_msg=fault.name)
+
+
+class _Twin(Run):
+    def _train(self, params, state, factors, sizes, scale):
+        build = self.configuration.build
+        extended = lambda *_: optax.with_extra_args_support(build(sizes))
+        object.__setattr__(self, "configuration", _With(self.configuration, extended))
+        return super()._train(params, state, factors, sizes, scale)
+
+
+class _With:
+    def __init__(self, configuration, build):
+        self._configuration, self.build = configuration, build
+
+    def __getattr__(self, name):
+        return getattr(self._configuration, name)
+
+
+@pytest.mark.parametrize("correction", [None, 2])
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_rule_judges_the_step_that_was_made(name, correction):
+    """A3. On a quadratic the model is exact, so the size grows threefold at every step."""
+    try:
+        opt = built(name, stepsize.gain_ratio(first=0.5), correction=correction)
+    except ValueError as error:
+        assert correction is not None
+        assert "correction" in str(error)  # noqa: PT017
+        return
+    curved = jnp.array([1.0, 2.0, 5.0])
+    quadratic = lambda x: 0.5 * jnp.sum(curved * x**2)
+    params = jnp.ones(3)
+    state, sizes = opt.init(params), []
+    for _ in range(3):
+        value, grads = jax.value_and_grad(quadratic)(params)
+        updates, state = opt.update(grads, state, params, value=value, value_fn=quadratic)
+        params, sizes = params + updates, [*sizes, float(state.step_size)]
+    assert sizes == pytest.approx([0.5, 1.5, 4.5])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_that_needs_the_point_refuses_a_call_without_it(rule):
+    """A4."""
+    made = RULES[rule](RATE, jnp.ones(4))
+    if Information.POINT not in getattr(made, "needs", Information.NONE):
+        return
+    opt = odeopt.heun(made) if rule == "embedded_error" else odeopt.euler(made)
+    params = params_of("dict", "f32")
+    with pytest.raises(ValueError, match=r"needs the parameters: `opt\.update\(grads, state, par"):
+        opt.update(jax.grad(loss)(params), opt.init(params), value_fn=loss)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("scale", [3e-4, 1.0, 300.0])
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "schedule"])
+@pytest.mark.parametrize("name", REGISTRY)
+def test_norms_of_narrow_leaves_are_those_of_wide_ones(name, rule, scale, dtype):
+    """A5. A step in 16 bits is that in 32 bits, rounded, at every scale of the gradient."""
+    where = np.array([0.75, -0.5])
+    tilted = lambda p: jnp.sum(jnp.array([3.0, -4.0]) * scale * p["x"].astype(jnp.float32))
+    found = []
+    for kind in (dtype, jnp.float32):
+        params = {"x": jnp.asarray(where, kind)}
+        try:
+            opt = built(name, RULES[rule](RATE, None))
+            updates, state = update(opt, params, tilted, **in_turn(name))
+        except ValueError as error:
+            refusal(error)
+            return
+        found.append((np.asarray(updates["x"], float), float(state.step_size)))
+    (narrow, size), (wide, expected) = found
+    eps = float(jnp.finfo(dtype).eps)
+    assert size == pytest.approx(expected, rel=16 * eps)
+    slack = 32 * eps * np.abs(wide).max() + float(jnp.finfo(dtype).tiny)
+    np.testing.assert_allclose(narrow, wide, atol=slack)
+
+
+def test_options_without_effect_are_refused_when_the_optimizer_is_built():
+    """A8."""
+    for name, entry in REGISTRY.items():
+        method = built(name).design.solver
+        for option, value in {"staged": True, "scan_stages": True}.items():
+            if option in method.options or entry.family == "game" or "staged" in name:
+                continue
+            with pytest.raises(ValueError, match=f"{option}= has no effect"):
+                built(name, **{option: value})
+
+
+def test_a_defaulted_argument_beside_an_unknown_keyword_is_warned_of():
+    """A9."""
+    params = params_of("dict", "f32")
+    plain = lambda p, key=None: loss(p)
+    for name, entry in REGISTRY.items():
+        if entry.gradients == 1 or "staged" in name or name == "alternating":
+            continue
+        with pytest.warns(UserWarning, match="rng.*key keeps the default"):
+            update(built(name), params, plain, rng=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        update(odeopt.rk4(RATE), params, loss, rng=1)
+
+
+def counted(calls):
+    """The gradient of `loss`; it and every tangent of it, a product, are counted where they run."""
+
+    def gradient(params):
+        return jax.tree.map(lambda g, _: g, tap(jax.grad(loss)(params)), params)
+
+    @jax.custom_jvp
+    def tap(grads):
+        jax.debug.callback(lambda: calls.append(1))
+        return grads
+
+    @tap.defjvp
+    def tangent(primals, tangents):
+        def seen(_, t):
+            jax.debug.callback(lambda: calls.append(2))
+            return t
+
+        moved = jax.custom_derivatives.linear_call(seen, lambda _, t: t, (), tangents[0])
+        return tap(primals[0]), moved
+
+    return gradient
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_counts_are_those_of_evaluations_inside_jit(name):
+    """A10. A product counts as 2."""
+    calls = []
+    gradient = counted(calls)
+    opt, params = built(name), params_of("dict", "f32")
+
+    @jax.jit
+    def step(params, state):
+        grads = jax.grad(loss)(params)
+        fn = lambda p, stage: gradient(p)
+        updates, state = opt.update(grads, state, params, value_fn=loss, grad_fn=fn)
+        return optax.apply_updates(params, updates), state
+
+    state = opt.init(params)
+    for _ in range(3):
+        params, state = step(params, state)
+    jax.block_until_ready(params)
+    jax.effects_barrier()
+    assert int(state.gradients) == 3 + sum(calls)
+    expected = REGISTRY[name].gradients
+    if expected is not None and "staged" not in name:
+        assert int(state.gradients) == 3 * expected
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_a_rate_that_the_dtype_cannot_hold_is_refused_or_rejected(name):
+    """A13. A number is refused; what a schedule says is rejected or moves nothing."""
+    for dtype, rate in [(jnp.float32, 1e39), (jnp.float32, 1e-46), (jnp.float16, 1e-9)]:
+        with pytest.raises(ValueError, match="learning_rate is"):
+            built(name, rate).init({"a": jnp.ones(2, dtype), "b": jnp.ones(1, dtype)})
+    params = params_of("dict", "f16")
+    for rate in (jnp.inf, jnp.nan, -1.0):
+        opt = built(name, lambda n, rate=rate: jnp.asarray(rate))
+        updates, state = update(opt, params, **in_turn(name))
+        assert int(state.rejected) == 1
+        assert not any(np.any(np.asarray(u)) for u in jax.tree.leaves(updates))
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_python_floats_train_as_arrays(name):
+    """Odd leaves."""
+    own = lambda p: 0.5 * (p["a"] - 1.0) ** 2 + 0.5 * p["b"] ** 2
+    ends = []
+    for params in ({"a": 0.5, "b": 2.0}, {"a": jnp.array(0.5), "b": jnp.array(2.0)}):
+        updates, _ = update(built(name), params, own, **in_turn(name))
+        ends.append(optax.apply_updates(params, updates))
+    for x, y in zip(*map(jax.tree.leaves, ends), strict=True):
+        assert jnp.shape(x) == ()
+        np.testing.assert_allclose(x, y, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_integer_leaves_are_refused_by_name(name):
+    """Odd leaves."""
+    with pytest.raises(TypeError, match=r"params\['count'\] has dtype int32.*optax\.masked"):
+        built(name).init({"w": jnp.ones(2), "count": jnp.zeros([], jnp.int32)})
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_holes_are_filled_from_the_whole_tree(name):
+    """None of `eqx.filter`, and `optax.MaskedNode`."""
+    full = params_of("dict", "f32")
+    ends = []
+    for hole in (None, optax.MaskedNode(), jnp.zeros(0)):
+        params = {"a": full["a"], "b": hole}
+        opt = built(name)
+        grads = {"a": jax.grad(loss)(full)["a"], "b": hole}
+        whole = (lambda p: loss({**p, "b": full["b"]})) if hole is not None else loss
+        whole = loss if isinstance(hole, optax.MaskedNode) else whole
+        args = {"value_fn": whole, "full_params": full if whole is loss else None}
+        if name == "alternating":
+            return  # its players are the top level, holes included
+        updates, _ = opt.update(grads, opt.init(params), params, **args)
+        ends.append(updates["a"])
+    for other in ends[1:]:
+        np.testing.assert_allclose(other, ends[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["rk4-staged", "strang_adam", "conformal_leapfrog", "euler"])
+def test_step_params_reads_the_state_of_an_nnx_optimizer(name):
+    """State."""
+    nnx = pytest.importorskip("flax.nnx")
+    model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, built(name), wrt=nnx.Param)
+    graph, params = nnx.split(model)
+    square = lambda p: jnp.mean(nnx.merge(graph, p)(jnp.ones((3, 2))) ** 2)
+    extra = {} if "staged" in name else {"value_fn": square}
+    optimizer.update(model, jax.grad(square)(params), **extra)
+    found = odeopt.step_params(optimizer.opt_state, nnx.state(model, nnx.Param))
+    assert jax.tree.structure(found) == jax.tree.structure(params)
+    assert odeopt.summary(optimizer.opt_state)["gradients"] >= 1
+    if "staged" in name:
+        same = functools.partial(np.testing.assert_allclose, rtol=1e-6)
+        jax.tree.map(same, nnx.to_pure_dict(found), nnx.to_pure_dict(params))
+
+
+def test_states_are_made_of_arrays_only():
+    """So that anything can store them."""
+    for name in REGISTRY:
+        state = built(name).init(params_of("dict", "f32"))
+        assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(state))
+        assert pickle.dumps(state)
