@@ -53,7 +53,7 @@ class Angle(AbstractRule):
         return Heading(first, jnp.zeros([], float), update)
 
     def propose(self, state: Heading, info: StepInfo) -> tuple[Float[Array, ""], Heading]:
-        """`h exp(gain k cos)`."""
+        """`h exp(gain k c)`, `c` the cosine, times `shrink` where it is negative."""
         heading = state.update if self.remembers else info.flow.heading(info.z)
         descent = info.flow.descent(info.z, info.objective)
         steps = info.steps.astype(float)
@@ -95,13 +95,14 @@ def angle(
 ) -> Angle:
     r"""The step size grows while gradients agree with where the run is going.
 
-    $\ln h \leftarrow \ln h + \kappa\cos\theta$ before each step, $\theta$ the angle between the
-    descent direction $u = -Dg$ (in the metric $D$ of the flow: Adam's divides by the root of the
-    second moment) and the update before, in Euclidean inner products over all leaves. The cosine
-    is taken with the *running mean* of $\|u\|^2$ in place of its present value: where gradients
-    fade faster than the metric forgets them, a step that hardly moves must not count as agreement.
-    It is counted by `shrink` where it is negative, which offsets that the noise of mini-batches
-    alone turns it negative. A line search on average, at no cost in gradients.
+    $\ln h \leftarrow \ln h + \kappa c$ before each step, $c = \cos\theta$ (times `shrink` where it
+    is negative), $\theta$ the angle between the descent direction $u = -Dg$ (in the metric $D$ of
+    the flow: Adam's divides by the root of the second moment) and the update before, in Euclidean
+    inner products over all leaves. The cosine is taken with the *running mean* of $\|u\|^2$ in
+    place of its present value: where gradients fade faster than the metric forgets them, a step
+    that hardly moves must not count as agreement. It is counted by `shrink` where it is negative,
+    which offsets that the noise of mini-batches alone turns it negative. A line search on average,
+    at no cost in gradients.
 
     The multiplicative form on the last direction of Adam is Martínez-Rubio's (thesis, Oxford,
     2017), after Almeida (1998) and Baydin et al. (arXiv:1703.04782). The running mean, the

@@ -44,8 +44,9 @@ def drift_adjusted(power: float = 1.0, *, cap: float = 5.0, smooth: bool = False
     and Dherin, arXiv:2302.01952, where $\tfrac h2 Hg$ is the drift of gradient descent); or, with
     `smooth`, $1/h = 1/\text{cap} + r/2$ (the capped form of arXiv:2505.13397). Both tend to `cap`
     as the drift vanishes, never exceed it, and are `cap` at a zero gradient. As $\|Hg\| \le
-    \lambda_{max}\|g\|$, DAL-1 is at least $2/\lambda_{max}$: at or above the limit of Euler's
-    method. It keeps training alive without a sweep; it need not beat a tuned rate.
+    \max|\lambda|\,\|g\|$, DAL-1 without cap is at least $2/\max|\lambda|$. For a positive definite
+    Hessian that is $2/\lambda_{max}$, the limit of Euler's method. It keeps training alive without
+    a sweep; it need not beat a tuned rate.
 
     Costs one Hessian product a step, counted as 2 gradients. A power other than 1 is not
     scale-free.
