@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
@@ -30,6 +31,7 @@ class Sharpness(NamedTuple):
 def sharpness(
     value_fn: Callable[..., Any],
     params: PyTree[Array],
+    /,
     *,
     products: int = 24,
     start: PyTree[Array] | None = None,
@@ -116,8 +118,13 @@ def compiled(function: Callable[..., Result], *operands: Any) -> Result:
     """`function(*operands)` as one program, which later calls like it use again.
 
     Arrays are arguments of the program; all else among the leaves is a part of it, functions by
-    identity. So a new batch does not compile again, and a new function does.
+    identity. So a new batch does not compile again, and a new function does. What cannot be hashed
+    is run as it is.
     """
+    try:
+        hash(tuple(jax.tree.leaves(eqx.filter(operands, eqx.is_array, inverse=True))))
+    except TypeError:
+        return function(*operands)
     return eqx.filter_jit(function)(*operands)
 
 

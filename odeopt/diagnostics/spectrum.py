@@ -30,7 +30,7 @@ class Spectrum(NamedTuple):
 
 
 def spectrum(
-    value_fn: Callable[..., Any], params: PyTree[Array], *, products: int = 24, **arguments: Any
+    value_fn: Callable[..., Any], params: PyTree[Array], /, *, products: int = 24, **arguments: Any
 ) -> Spectrum:
     """The spectral density of the Hessian of a loss, by Lanczos quadrature with one random vector.
 
@@ -66,6 +66,7 @@ def gauss_newton_spectrum(
     loss_fn: Callable[..., Any],
     predict_fn: Callable[..., Any],
     params: PyTree[Array],
+    /,
     *,
     products: int = 24,
     **arguments: Any,

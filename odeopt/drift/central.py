@@ -88,7 +88,7 @@ class _Edge(NamedTuple):
 
 
 def central_flow(
-    value_fn: Callable[..., Any], *, directions: int = 1, **arguments: Any
+    value_fn: Callable[..., Any], /, *, directions: int = 1, **arguments: Any
 ) -> CentralFlow:
     r"""The central flow: the time average of gradient descent that oscillates at the edge.
 

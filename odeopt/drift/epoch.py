@@ -14,7 +14,7 @@ FieldOfStep = Callable[[PyTree[Array], float | Float[Array, ""]], PyTree[Array]]
 """`(y, h) -> dy/dt`, a vector field that models steps of size h."""
 
 
-def epoch_flow(value_fn: Losses, *, ordered: bool = True, **batches: Any) -> FieldOfStep:
+def epoch_flow(value_fn: Losses, /, *, ordered: bool = True, **batches: Any) -> FieldOfStep:
     r"""The flow that an epoch of stochastic gradient descent follows, to one more order.
 
     For m batches, $g = \tfrac1m\sum_kg_k$, and j before k:
@@ -107,7 +107,7 @@ def epoch_loss(
       1.125
     """
 
-    def loss(params: PyTree[Array], **batches: Any) -> Float[Array, ""]:
+    def loss(params: PyTree[Array], /, **batches: Any) -> Float[Array, ""]:
         turns = _turns(value_fn, batches)
 
         def body(sum_: Array, row: PyTree[Array]) -> Array:

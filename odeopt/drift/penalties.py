@@ -62,7 +62,7 @@ def penalized_game(
     names = list(losses) if isinstance(losses, Mapping) else range(len(losses))
 
     def penalized(name: Any) -> Loss:
-        def loss(players: PyTree[Array], **arguments: Any) -> Float[Array, ""]:
+        def loss(players: PyTree[Array], /, **arguments: Any) -> Float[Array, ""]:
             everyone = Players.of(players)
             every = everyone.each(losses, "losses")
             i = everyone.at(name)
@@ -117,7 +117,7 @@ def ode_gan_penalty(
       0.0
     """
 
-    def penalized(players: PyTree[Array], **arguments: Any) -> Float[Array, ""]:
+    def penalized(players: PyTree[Array], /, **arguments: Any) -> Float[Array, ""]:
         everyone = Players.of(players)
         every = everyone.each(losses, "losses")
         g, d = everyone.at(generator), everyone.at(discriminator)

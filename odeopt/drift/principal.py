@@ -90,7 +90,7 @@ class PrincipalFlow:
 
 
 def principal_flow(
-    value_fn: Callable[..., Any], *, products: int | None = None, **arguments: Any
+    value_fn: Callable[..., Any], /, *, products: int | None = None, **arguments: Any
 ) -> PrincipalFlow:
     r"""The principal flow: what gradient descent of step size h follows where it oscillates too.
 

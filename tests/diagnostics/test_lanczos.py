@@ -250,6 +250,14 @@ def test_what_cannot_be_hashed_is_run_as_it_is():
     np.testing.assert_allclose(found.value, 6.0, rtol=1e-6)
 
 
+def test_arguments_of_the_loss_may_be_called_as_ours():
+    loss = lambda x, params: 0.5 * params * jnp.sum(x**2)
+    found = diagnostics.sharpness(loss, jnp.ones(2), params=jnp.float32(3.0))
+    np.testing.assert_allclose(found.value, 3.0, rtol=1e-6)
+    density = diagnostics.spectrum(loss, jnp.ones(2), params=jnp.float32(3.0))
+    np.testing.assert_allclose(density.values, 3.0, rtol=1e-6)
+
+
 def test_strict_promotion_changes_nothing():
     loss = lambda p, x: jnp.mean(jnp.tanh(x @ p["w"]) ** 2) + jnp.sum(p["b"] ** 2)
     outputs = lambda p, x: x @ p["w"]
