@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 # Leaves are run through by `map` with functions of jax: the same as in a function of a leaf, which
 # would be called for each of them whenever a program is traced.
 _DTYPE = operator.attrgetter("dtype")
+_FLOAT = operator.methodcaller("astype", float)
 _CAST = jax.lax.convert_element_type
 _flatten: Callable[[PyTree[Array]], tuple[list[Array], Any]] = jax.tree.flatten
 
@@ -218,7 +219,8 @@ def inner(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
     wide = [*map(_widest, map(_DTYPE, x), map(_DTYPE, y))]
     products = map(operator.mul, map(jnp.conj, map(_CAST, x, wide)), map(_CAST, y, wide))
     # A sum of products: `jnp.vdot` contracts, which explicit sharding refuses.
-    return total([*map(jnp.sum, map(jnp.real, products))])
+    parts = [*map(_FLOAT, map(jnp.sum, map(jnp.real, products)))]
+    return functools.reduce(operator.add, parts) if parts and not _axes.get() else total(parts)
 
 
 def norm(tree: PyTree[Array]) -> Float[Array, ""]:
