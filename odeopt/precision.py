@@ -167,4 +167,5 @@ def _rounded(x: Array, dtype: Any) -> Array:
 
 
 def _is_low(leaf: Array) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.finfo(leaf.dtype).bits < 32
+    dtype = jnp.result_type(leaf)  # also of Python's floats
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32

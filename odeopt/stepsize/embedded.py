@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..checks import check_positive
+from ..flows import State
 from ..information import Information
 from ..solvers import Step
 from ..sums import add, entries, total
@@ -41,7 +42,7 @@ class EmbeddedError(AbstractRule):
     def judge(self, state: _Memory, info: StepInfo, h: Float[Array, ""], step: Step) -> Verdict:
         """Accepted if the scaled error is at most 1; a rejected step is tried smaller."""
         # The parameters alone: the error of a moment, which forgets by steps, does not fall with h.
-        params, error = info.z[0], step.error[0]
+        params, (error, _) = info.z[0], cast(State, step.error)
         new, order = add(params, step.update), cast(Any, info.method.order)
         accept, start, end, _, memory, _ = self.controller.adapt_step_size(
             jnp.zeros_like(h), h, params, new, None, error, order, state[1]
