@@ -22,7 +22,7 @@ STORES = {
 }
 
 
-def tested(configuration: Configuration):
+def laws_of(configuration: Configuration):
     """The cases of a configuration, and what breaks a law."""
     with jax.enable_x64(configuration.x64):
         try:
@@ -61,14 +61,21 @@ def tested(configuration: Configuration):
         return cases, broken, None
 
 
-@pytest.mark.parametrize(
-    "group",
-    [pytest.param(n, marks=pytest.mark.slow if n >= FAST else ()) for n in range(FULL)],
-)
-def test_laws(group):
+@pytest.mark.parametrize("group", range(FAST))
+def test_a_sample(group):
+    check_group(group)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", range(FAST, FULL))
+def test_the_rest(group):
+    check_group(group)
+
+
+def check_group(group):
     broken, refused, number = [], [], 0
     for configuration in configurations(GROUP * FULL)[group::FULL]:
-        cases, found, reason = tested(configuration)
+        cases, found, reason = laws_of(configuration)
         broken += found
         number += len(cases)
         refused += [f"{configuration}: {reason}"] * (reason is not None)
