@@ -216,6 +216,7 @@ REFUSALS: dict[str, str] = {
     r"no error estimate": "a rule without what it looks at",
     r"largest stable step is not a multiple": NORMALIZED,
     r"limit needs hyper-parameters that are known": "they are traced in inject_hyperparams",
+    r"has no stability limit": "sharpness needs a limit to take a fraction of",
     r"but the players are": "players are the top level of a tree, and take turns",
     r"correction= and error control exclude each other": "the estimate is that of the plain method",
 }

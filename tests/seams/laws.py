@@ -224,7 +224,7 @@ def caught_up(run: Run, history: History, undisturbed: History) -> None:
     """
     lag = 12 if run.configuration.rule in ("angle", "embedded_error", "gain_ratio") else 4
     lag *= 1 + calls_of_a_step(run)
-    ends = [excess(undisturbed, n) for n in range(CALLS - lag, CALLS + 1)]
+    ends = [excess(undisturbed, n) for n in range(max(0, CALLS - lag), CALLS + 1)]
     eps = max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(run.params))
     allowed = 2 * max(ends) + 8 * eps * excess(undisturbed, 0)
     end = excess(history, CALLS)
