@@ -190,7 +190,9 @@ def _update(
         failed = select(given, rule.failed(state.rule), state.rule)
         rule_state = select(ok, verdict.state, failed)
         transform = select(ok, advanced, state.transform)
-        accept = ok & accept
+        # XLA on CPU would work out a cheap scalar again in every leaf that it enters, sums over all
+        # leaves included: compile time goes as the square of their number. It repeats no root.
+        accept = jnp.sqrt((ok & accept).astype(float)) > 0
     elif step.finite is not True:
         accept = step.finite & accept
     stayed = jax.tree.map(jnp.zeros_like, update) if accept is not True else update

@@ -4,7 +4,6 @@ import math
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
@@ -13,7 +12,7 @@ from ..checks import check_positive
 from ..flows import LogTime
 from ..information import Information
 from ..solvers import Step
-from ..sums import inner, norm
+from ..sums import inner
 from .rule import AbstractRule, StepInfo, Verdict
 
 
@@ -62,7 +61,8 @@ class Angle(AbstractRule):
         # The first length stands for all before it.
         fresh = (state.square == 0) | (rate >= 1)
         square = jnp.where(fresh, length, state.square + rate * (length - state.square))
-        agreement = -_cosine(descent, heading, jnp.sqrt(square))
+        product, ahead = inner(descent, heading), inner(heading, heading)
+        agreement = -_cosine(product, square, ahead)
         turned = jnp.where(agreement < 0, self.shrink * agreement, agreement)
         change = turned * self.gain * (1.0 if self.clock is None else rate)
         # A gradient whose square overflows says nothing of the angle.
@@ -134,16 +134,10 @@ def angle(
 
 
 def _cosine(
-    direction: PyTree[Array], heading: PyTree[Array], usual: Float[Array, ""]
+    product: Float[Array, ""], square: Float[Array, ""], ahead: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """Of `direction` at its `usual` length with `heading`, at most 1; 0 where either vanishes."""
-    lengths = usual, norm(heading)
-    # Each is scaled by itself: the product of two small lengths underflows.
-    units = (
-        jax.tree.map(lambda leaf, s=size: leaf / s.astype(leaf.real.dtype), tree)
-        for tree, size in zip(
-            (direction, heading), (jnp.where(s > 0, s, 1.0) for s in lengths), strict=True
-        )
-    )
-    product = inner(*units)
-    return jnp.where((lengths[0] > 0) & (lengths[1] > 0), jnp.clip(product, -1.0, 1.0), 0.0)
+    """Of two vectors with this inner product and these squares; 0 where either vanishes."""
+    known = (square > 0) & (ahead > 0)
+    # One root after the other: the product of two small squares underflows.
+    first, second = (jnp.sqrt(jnp.where(known, s, 1.0)) for s in (square, ahead))
+    return jnp.where(known, jnp.clip(product / first / second, -1.0, 1.0), 0.0)
