@@ -107,7 +107,8 @@ class Fixed(AbstractRule):
         """
         dtypes = {jnp.finfo(leaf.dtype).dtype for leaf in jax.tree.leaves(params)}
         for dtype in (*dtypes, jnp.zeros([]).dtype):
-            rounded = float(jnp.finfo(dtype).dtype.type(self.step_size))
+            with np.errstate(over="ignore"):
+                rounded = float(jnp.finfo(dtype).dtype.type(self.step_size))
             if not 0 < rounded < math.inf:
                 raise ValueError(
                     f"learning_rate is {self.step_size}, which is {rounded} in {dtype}: give one "
