@@ -410,9 +410,9 @@ class RMSpropFlow(AbstractFlow):
             nu = jax.tree.map(lambda v, m: v - _square(m), nu, mu)
 
         def leaf(v: Array, g: Array) -> Array:
-            if self.eps_in_sqrt:
-                return jax.lax.rsqrt(v + self.eps) * g
-            return 1 / (jnp.sqrt(v) + self.eps) * g
+            below = v + self.eps if self.eps_in_sqrt else jnp.sqrt(v) + self.eps
+            below = jnp.where(below == 0, 1, below)  # float16 rounds eps to 0
+            return (jax.lax.rsqrt(below) if self.eps_in_sqrt else 1 / below) * g
 
         return jax.tree.map(leaf, nu, grads)
 
