@@ -196,6 +196,9 @@ def guard(opt: Optimizer) -> Optimizer:
     In a chain, a transformation *before* this one keeps a NaN of its own: put it into
     `stage_transform=`, or use `optax.apply_if_finite` around the chain.
 
+    Args:
+      opt: an optimizer of odeopt.
+
     Raises:
       TypeError: an optimizer that is not one of odeopt's.
 
@@ -219,6 +222,9 @@ def guard(opt: Optimizer) -> Optimizer:
 def stability_limit(opt: Optimizer) -> float:
     r"""The largest stable $h\lambda$ of an optimizer, $R$; see `solvers.stability_limit`.
 
+    Args:
+      opt: an optimizer of odeopt.
+
     Raises:
       TypeError: an optimizer that is not one of odeopt's.
       ValueError: a flow that normalizes its gradient, or a step without limit.
@@ -234,6 +240,9 @@ def stability_limit(opt: Optimizer) -> float:
 
 def describe(opt: Optimizer) -> dict[str, Any]:
     """What an optimizer is made of and what theory says of it.
+
+    Args:
+      opt: an optimizer of odeopt.
 
     Returns:
       A dict: `flow`, `solver`, `step_size` (the rule), `mode` and `options`, as text; `order`,

@@ -1,12 +1,14 @@
 """Every public name is documented, and the library never imports its studies."""
 
+import ast
 import inspect
 import pathlib
-import re
+from typing import get_type_hints
 
 import pytest
 
 import odeopt
+from odeopt.zoo.options import Options
 
 MODULES = [
     odeopt,
@@ -24,6 +26,7 @@ NAMES = [
     for name in vars(module)
     if not name.startswith("_") and not inspect.ismodule(getattr(module, name))
 ]
+SHARED = {*get_type_hints(Options)}  # documented once, for all
 SOURCE = pathlib.Path(odeopt.__file__).parent
 
 
@@ -47,12 +50,20 @@ def test_every_optimizer_shows_an_example_and_documents_its_arguments(optimizer)
     parameters = inspect.signature(optimizer).parameters
     if "learning_rate" in parameters:
         assert ">>> " in optimizer.__doc__
-    for parameter in parameters:
+    for parameter in set(parameters) - SHARED:
         assert f"{parameter}:" in optimizer.__doc__
+
+
+def test_options_that_all_share_are_documented_once():
+    for option in SHARED:
+        assert f"{option}:" in Options.__doc__
+        assert option in inspect.signature(odeopt.rk4).parameters
 
 
 # who may import what, from the bottom: `objective <- flows <- solvers <- diagnostics <- ...`
 LAYERS = [
+    "checks",
+    "information",
     "kernels",
     "precision",
     "sums",
@@ -64,11 +75,12 @@ LAYERS = [
     "curvature",
     "solvers",
     "diagnostics",
-    "drift",
-    "suggest",
     "stepsize",
     "state",
+    "drift",
+    "suggest",
     "staged",
+    "design",
     "optimizer",
     "ordering",
     "zoo",
@@ -81,8 +93,24 @@ def test_dependencies_point_one_way(layer):
     files = sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
     above = {*LAYERS[LAYERS.index(layer) + 1 :], "studies", "cli"}
     for file in files:
-        up = ".." if place.is_dir() else "."
-        imported = set(
-            re.findall(rf"^\s*from {re.escape(up)}(\w+)", file.read_text(), re.MULTILINE)
-        )
-        assert not imported & above, file
+        assert not imported(file, level=2 if place.is_dir() else 1) & above, file
+
+
+def imported(file, level):
+    """What a module imports from the package, `from .. import name` included, when it runs."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):  # what only a type checker reads is no dependency
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body = []
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == level:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found |= {name.split(".")[0] for name in names}
+    return found
+
+
+def test_an_import_of_a_whole_layer_is_seen(tmp_path):
+    file = tmp_path / "module.py"
+    file.write_text("from .. import zoo\nfrom ..state import ODEState\nfrom . import other\n")
+    assert imported(file, level=2) == {"zoo", "state"}

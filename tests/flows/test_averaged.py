@@ -158,5 +158,5 @@ def test_moments_on_a_clock_go_on_learning_in_bfloat16(make):
 
 @pytest.mark.parametrize("kwargs", [{"beta": 1.5}, {"power": -1.0}])
 def test_bad_arguments(kwargs):
-    with pytest.raises(ValueError, match=r"it interpolates|power >= 0"):
+    with pytest.raises(ValueError, match=r"between 0|at least 0"):
         flows.AveragedFlow(flows.GradientFlow(), **kwargs)
