@@ -94,9 +94,10 @@ VARIANTS = {
 # however many leaves there are; a loop over products has those of its body. Of embedded_error one
 # is diffrax's question whether anything is NaN.
 REDUCTIONS = {
-    **dict.fromkeys(("relativistic", "log_time_adam", "euler-drift_adjusted", "euler-corridor"), 1),
+    **dict.fromkeys(("relativistic", "log_time_adam"), 1),
     **dict.fromkeys(("euler-corrected", "heavy_ball-corrected", "adam-corrected"), 1),
-    **dict.fromkeys(("heun-gain_ratio",), 1),
+    # a rule that can reject a step asks besides whether all of it is finite
+    **dict.fromkeys(("euler-drift_adjusted", "euler-corridor", "heun-gain_ratio"), 2),
     "bosh3-embedded_error": 2,
     "rk4-corrected": 2,
     "adam-angle": 3,
@@ -104,7 +105,7 @@ REDUCTIONS = {
     "linearly_implicit_euler": 6,
     "exponential_euler": 8,
     "implicit_euler": 8,
-    "euler-sharpness": 10,
+    "euler-sharpness": 11,
 }
 START = {"a": jnp.linspace(-1.0, 1.0, 64).reshape(16, 4), "b": jnp.linspace(-2.0, 1.0, 8)}
 

@@ -250,16 +250,16 @@ def log_time_adam(
     r"""Adam's flow in logarithmic time, with a step size that finds itself: nothing to tune.
 
     One clock, $k_n = r/(n + r)$, runs everything: $v \leftarrow v + k(g^2 - v)$, $D = 1/(\sqrt v +
-    \epsilon)$; $\ln h \leftarrow \ln h + 2kc$, where $c$ is the cosine of the angle between $Dg$ and
-    the lag of the path behind its average, with the length of $Dg$ taken from a running mean, and
+    \epsilon)$; $\ln h \leftarrow \ln h + 2kc$, where $c$ is the cosine of the angle between $Dg$
+    and the lag of the path behind its average, with the length of $Dg$ from a running mean, and
     times 0.7 where it is negative (`stepsize.angle`); $z \leftarrow z - h(Dg + wy)$; gradients are
     taken at $y$ and the result is the average $a$, both set by how predictable the gradient is
     (`flows.AveragedFlow`). One gradient a step, the same form for full batches and mini-batches.
 
     **Evaluate and keep `odeopt.step_params(state, params)`**, the average: `params` is where the
-    next gradient is taken. At equal gradients it ends ahead of tuned rivals of constant rate that are
-    read at their last iterate. Ahead of rivals with a decaying rate, an average of their own or the
-    metric of matrices (Muon) it is not, on fresh problems: `odeopt untuned`.
+    next gradient is taken. At equal gradients it ends ahead of tuned rivals of constant rate that
+    are read at their last iterate. Ahead of rivals with a decaying rate, an average of their own or
+    the metric of matrices (Muon) it is not, on fresh problems: `odeopt untuned`.
 
     What it comes from: the clock on both moments is ADANA's (arXiv:2602.05298, with a tuned rate);
     the controller on the angle is Martínez-Rubio's (thesis, Oxford, 2017), after Almeida (1998) and
