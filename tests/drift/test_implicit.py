@@ -74,6 +74,7 @@ def test_it_stays_l_stable(make, z, x64):
     np.testing.assert_allclose(x + updates, 1 / (1 + z + z**2 / 2), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("curvature", ["hessian", "ggn"])
 def test_the_loss_with_its_penalty_never_rises(curvature, x64):
     x, y = jax.random.normal(jax.random.key(0), (2, 20, 3))

@@ -94,6 +94,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(plane, "METHODS", {"rk4": plane.METHODS["rk4"]})
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_files_and_a_page_and_goes_on(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     call = lambda *words: CliRunner(env={"COLUMNS": "200"}).invoke(app, ["games", *words])

@@ -80,6 +80,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(rest, "METHODS", {**kept, "averaged, equal gradients": long})
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_files_and_a_page_and_goes_on(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     call = lambda *words: CliRunner(env={"COLUMNS": "250"}).invoke(app, ["order", *words])

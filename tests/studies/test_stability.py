@@ -72,6 +72,7 @@ def copy(finished, tmp_path):
     return out
 
 
+@pytest.mark.slow
 def test_ten_kills_change_no_byte_of_the_summary(tmp_path):
     command = [sys.executable, "-c", KILLS, str(tmp_path), "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -206,6 +207,7 @@ def test_no_time_gives_time_outs_that_a_resume_makes(finished, tmp_path):
     assert (out / "summary.csv").read_bytes() == (finished[1] / "summary.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_sharpness_and_orders_come_with_digits_mse(tmp_path, monkeypatch):
     monkeypatch.setattr("odeopt.studies.extras.TRACE_STEPS", 20)
     options = {"problems": ["digits-mse"], "seeds": 1, "gradients": 8, "rates": [0.05]}

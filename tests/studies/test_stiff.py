@@ -430,6 +430,7 @@ def test_descent_is_the_worst_of_all_seeds():
     assert tables.descent(rows).rise.iloc[0] == np.inf
 
 
+@pytest.mark.slow
 @x64
 def test_conjugate_gradients_beat_adam_on_the_poisson_network():
     """At 6,000 gradients, to a quarter of the loss at the best of Adam's rates."""
