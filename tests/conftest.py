@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items):
     """Of a test's product of parameters the fast tier runs a sample, always the same one."""
     products = defaultdict(list)
     for item in items:
-        if hasattr(item, "callspec"):
+        if hasattr(item, "callspec") and not item.get_closest_marker("aot"):
             products[item.path, item.parent.name, item.originalname].append(item)
     for cases in products.values():
         cases.sort(key=lambda item: zlib.crc32(item.name.encode()))
