@@ -179,7 +179,7 @@ class AdamFlow(AbstractFlow):
     def fused(
         self, substeps: Substeps, z: State, objective: Objective, h: Float[Array, ""]
     ) -> tuple[PyTree[Array], Moments] | None:
-        """A step of moments and drift: `kernels.adam_step`, or `exponential_adam_step`.
+        """A step of moments and drift: `kernels.adam_step`.
 
         Drifts in a row are one, where there is no decay or it is solved exactly.
         """
