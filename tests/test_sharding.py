@@ -78,7 +78,9 @@ VARIANTS = {
     "relativistic": {"delta": 1.0},
     "rk4-rms": {"stage_transform": optax.scale_by_rms()},
     "rk4-rms-scan": {"stage_transform": optax.scale_by_rms(), "scan_stages": True},
-    "rk4-corrected": {"correction": 4},
+    "rk4-corrected": {"correction": 5},  # up to 4 it has nothing to cancel
+    "heun-corrected": {"correction": 4},
+    "log_time_adam": {"learning_rate": None},
     "bosh3-embedded_error": {"learning_rate": stepsize.embedded_error(rtol=1e-2, atol=1e-3)},
     "euler-drift_adjusted": {"learning_rate": stepsize.drift_adjusted()},
     "euler-corridor": {"learning_rate": stepsize.corridor()},
@@ -94,18 +96,19 @@ VARIANTS = {
 # however many leaves there are; a loop over products has those of its body. Of embedded_error one
 # is diffrax's question whether anything is NaN.
 REDUCTIONS = {
-    **dict.fromkeys(("relativistic", "log_time_adam"), 1),
-    **dict.fromkeys(("euler-corrected", "heavy_ball-corrected", "adam-corrected"), 1),
+    **dict.fromkeys(("relativistic", "euler-corrected"), 1),
+    **dict.fromkeys(("heavy_ball-corrected", "adam-corrected"), 1),
     # a rule that can reject a step asks besides whether all of it is finite
     **dict.fromkeys(("euler-drift_adjusted", "euler-corridor", "heun-gain_ratio"), 2),
+    **dict.fromkeys(("adam-angle", "log_time_adam"), 2),
     "bosh3-embedded_error": 2,
-    "rk4-corrected": 2,
-    "adam-angle": 3,
+    "heun-corrected": 2,
+    "rk4-corrected": 4,
     "rkc-auto": 6,
     "linearly_implicit_euler": 6,
     "exponential_euler": 8,
     "implicit_euler": 8,
-    "euler-sharpness": 11,
+    "euler-sharpness": 12,
 }
 START = {"a": jnp.linspace(-1.0, 1.0, 64).reshape(16, 4), "b": jnp.linspace(-2.0, 1.0, 8)}
 
