@@ -82,6 +82,7 @@ from .zoo.linearized import linearly_implicit_euler as linearly_implicit_euler
 from .zoo.linearized import rosenbrock2 as rosenbrock2
 
 # flows with momentum
+from .zoo.matrix import muon as muon
 from .zoo.momentum import chained_momentum as chained_momentum
 from .zoo.momentum import conformal_leapfrog as conformal_leapfrog
 from .zoo.momentum import heavy_ball as heavy_ball

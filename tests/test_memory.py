@@ -51,6 +51,7 @@ def test_momentum_and_adam_need_what_optax_needs():
         ("adam", optax.adam(0.1)),
         ("adamw", optax.adamw(0.1)),
         ("rmsprop", optax.rmsprop(0.1)),
+        ("muon", optax.contrib.muon(0.1)),
     ):
         ours, optaxs = update_memory(OPTIMIZERS[name]), update_memory(theirs)
         assert ours[0] <= optaxs[0] + 1e-4  # counters

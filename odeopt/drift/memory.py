@@ -102,6 +102,6 @@ def with_memory(flow: AbstractFlow, order: int, form: str, clip: float | None) -
         raise ValueError(
             f"order is {order}: counter-terms of steps with memory are known to order 2."
         )
-    one = jnp.ones([], float)
+    one = jnp.ones([1, 1], float)  # some flows move matrices only
     jax.eval_shape(lambda x: flow.aged(flow.init(x), x, x), one)  # refused now, not in a step
     return Remembering(flow, clip, form == "derivatives")

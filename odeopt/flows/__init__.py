@@ -18,6 +18,9 @@ from .game import GameFlow as GameFlow
 from .game import Players as Players
 from .game import game_gradient as game_gradient
 from .gradient import GradientFlow as GradientFlow
+from .grouped import GroupedFlow as GroupedFlow
+from .grouped import Groups as Groups
+from .matrix import SpectralFlow as SpectralFlow
 from .momentum import HeavyBallFlow as HeavyBallFlow
 from .momentum import Momentum as Momentum
 from .momentum import NesterovFlow as NesterovFlow

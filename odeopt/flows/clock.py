@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..checks import check, check_positive, is_known
+from ..checks import check, check_positive, is_known, is_zero
 
 
 class Constant(eqx.Module):
@@ -31,7 +31,16 @@ class Constant(eqx.Module):
         return self.decay if whole else self.decay**fraction
 
     def forgetting(self, age: Float[Array, ""]) -> Array:
-        """The rate at which a moment forgets, per step: -ln b."""
+        """The rate at which a moment forgets, per step: -ln b.
+
+        Raises:
+          ValueError: b = 0, which is no rate.
+        """
+        if is_zero(self.decay):
+            raise ValueError(
+                "A moment of which a step keeps nothing forgets at no finite rate, so this flow "
+                "has no field: use `odeopt.solvers.Lie()`, or a decay above 0."
+            )
         return -jnp.log(jnp.asarray(self.decay, float))
 
     def weight(self, age: Float[Array, ""]) -> Array:

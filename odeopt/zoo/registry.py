@@ -12,7 +12,7 @@ import diffrax
 
 from .. import solvers
 from ..optimizer import LearningRate, Optimizer
-from . import adaptive, explicit, game, implicit, linearized, momentum, stabilized
+from . import adaptive, explicit, game, implicit, linearized, matrix, momentum, stabilized
 
 _HEUN = solvers.Heun()
 _KUTTA3 = solvers.Tableau(a=[[1 / 2], [-1, 2]], b=[1 / 6, 2 / 3, 1 / 6])
@@ -27,7 +27,7 @@ class Entry(NamedTuple):
       family: "explicit", "stabilized", "linearized", "implicit", "momentum", "adaptive" or "game".
       follows: the flow that its steps follow: "gradient", "ball" (the heavy ball in its own time,
         in units of $\sqrt h$), "relativistic" (that with a speed limit), "adam", "rmsprop", "sign"
-        (that of Adam without memory), "averaged" or "game".
+        (that of Adam without memory), "spectral" (Muon's), "averaged" or "game".
       order: of accuracy along that flow, in its own time step.
       gradients: of a step, the given one included; None where a step decides that as it goes.
       limit: the largest stable $h\lambda$ on a quadratic, at the defaults; None where there is
@@ -156,6 +156,7 @@ _NAMED: dict[str, Entry] = {
     "log_time_adam": Entry(
         adaptive.log_time_adam, "adaptive", "averaged", 1, 1, memory=2.0625, rests=True
     ),
+    "muon": Entry(matrix.muon, "adaptive", "spectral", 1, 1, memory=2.0),
     "simultaneous": Entry(game.simultaneous, "game", "game", 1, 1, 2.0),
     "alternating": Entry(game.alternating, "game", "game", 1, 2, needs=frozenset({"players"})),
     "game_runge_kutta": Entry(

@@ -25,7 +25,7 @@ CALLS = 64  # of update, in every run
 BAD = {"start": 0, "middle": CALLS // 8, "end": CALLS - 2}  # calls at which something is not finite
 SEED = 0
 RATE = 0.05  # stable for every optimizer on the losses below
-SIZES = {"rmsprop": 0.01, "adam": 0.02, "log_time_adam": 0.02}
+SIZES = {"rmsprop": 0.01, "adam": 0.02, "log_time_adam": 0.02, "muon": 0.02}
 
 
 class Point(NamedTuple):
@@ -38,7 +38,7 @@ class Point(NamedTuple):
 # leaves by their shapes; None is a hole
 TREES: dict[str, Any] = {
     "dict": {"a": (2,), "b": (3,)},
-    "nested": {"x": (Point((2,), ()), None), "y": (0, 2), "z": [(3,)]},
+    "nested": {"x": (Point((2,), ()), None), "y": (0, 2), "z": [(3,), (2, 3)]},
     "single": (3,),
     "scalar": (),
 }
@@ -207,7 +207,8 @@ def _faults() -> list[Fault]:
 
 FAULTS = _faults()
 
-WITHOUT_LIMIT = ("adam", "averaged", "rmsprop", "sign")  # flows that normalize their gradient
+# flows that normalize their gradient
+WITHOUT_LIMIT = ("adam", "averaged", "rmsprop", "sign", "spectral")
 NORMALIZED = "sharpness says nothing of a normalized gradient"
 
 # What may be refused, as a pattern of the message, and why that is right.
@@ -240,12 +241,7 @@ def pairs() -> tuple[dict[tuple[str, str], str], list[tuple[str, str]]]:
     refused, built = {}, []
     for pair in itertools.product(REGISTRY, RULES):
         name, rule = pair
-        if rule == "sharpness" and REGISTRY[name].follows in (
-            "adam",
-            "averaged",
-            "rmsprop",
-            "sign",
-        ):
+        if rule == "sharpness" and REGISTRY[name].follows in WITHOUT_LIMIT:
             refused[pair] = NORMALIZED  # by the first update
             continue
         try:

@@ -1,0 +1,224 @@
+"""One flow for each group of leaves, all on one clock. May use: `.flow`, optax."""
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, PyTree
+
+from ..information import Information
+from ..objective import Objective
+from .flow import AbstractFlow, State
+
+
+class Groups(NamedTuple):
+    """What moves with the parameters of a grouped flow.
+
+    Attributes:
+      of: by label, the auxiliary variables of each group's flow.
+      age: steps since the start, as a real number.
+    """
+
+    of: dict[str, PyTree[Array]]
+    age: Float[Array, ""]
+
+
+class GroupedFlow(AbstractFlow):
+    r"""Every group of leaves follows a flow of its own, and all are stepped as one system.
+
+    As `optax.partition`, but a solver of several stages, a step-size rule or a counter-term sees
+    the whole system: all groups are at the same stage. One gradient of the whole loss a stage.
+
+    Args:
+      flows: by label, the flow of a group.
+      labels: a tree of labels like the parameters, or a function of the parameters that returns
+        one (which may look at shapes and names, not at values).
+      paces: by label, a group's own step size, a number or a schedule of the number of steps; the
+        other groups take that of the optimizer. Such a group has its own flow time.
+
+    Raises:
+      ValueError: flows that name different parts; in `init`, a label without a flow.
+    """
+
+    flows: dict[str, AbstractFlow]
+    labels: Any = eqx.field(static=True)
+    paces: dict[str, Any] = eqx.field(default_factory=dict)
+
+    def __check_init__(self) -> None:
+        if len({flow.parts for flow in self.flows.values()}) != 1:
+            raise ValueError(
+                "The flows of a GroupedFlow are composed part by part, so all must name the same "
+                f"parts: { {label: flow.parts for label, flow in self.flows.items()} }."
+            )
+
+    @property
+    def _all(self) -> list[AbstractFlow]:
+        return list(self.flows.values())
+
+    @property
+    def has(self) -> Information:  # type: ignore[override]
+        """What all flows have, without the potential."""
+        shared = (flow.has for flow in self._all)
+        return functools.reduce(Information.__and__, shared) & ~Information.POTENTIAL
+
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        """Where all flows are."""
+        return all(flow.linear for flow in self._all)
+
+    @property
+    def parts(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of every flow."""
+        return self._all[0].parts
+
+    @property
+    def gradient_part(self) -> str | None:  # type: ignore[override]
+        """Where it is the same in all flows."""
+        found = {flow.gradient_part for flow in self._all}
+        return found.pop() if len(found) == 1 else None
+
+    @property
+    def needs_params(self) -> bool:
+        """Where a flow does."""
+        return any(flow.needs_params for flow in self._all)
+
+    def looks_again(self, name: str) -> bool:
+        """Where a flow does."""
+        return any(flow.looks_again(name) for flow in self._all)
+
+    def init(self, params: PyTree[Array]) -> Groups:
+        """Those of the groups."""
+        groups = self._groups(params)
+        missing = {*jax.tree.leaves(groups)} - {*self.flows}
+        if missing:
+            raise ValueError(
+                f"A leaf has the label {sorted(map(str, missing))[0]!r}, and GroupedFlow has flows "
+                f"for {sorted(self.flows)}."
+            )
+        return Groups(
+            {label: flow.init(_only(params, groups, label)) for label, flow in self.flows.items()},
+            jnp.zeros([], float),
+        )
+
+    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+        """Those of the groups."""
+        moved = self._each(
+            lambda flow, z, objective, h: flow.increment(z, objective, h), z, objective, h
+        )
+        return moved[0], Groups(moved[1], jnp.ones_like(z[1].age))
+
+    def part(
+        self,
+        name: str,
+        z: State,
+        objective: Objective,
+        h: Float[Array, ""],
+        fraction: float | Array,
+    ) -> tuple[PyTree[Array] | None, Groups]:
+        """That part of every group."""
+
+        def one(flow: AbstractFlow, z: State, objective: Objective, h: Array) -> Any:
+            return flow.part(name, z, objective, h, fraction)
+
+        update, after = self._each(one, z, objective, h)
+        ends = fraction if name == self.parts[-1] else 0.0
+        return update, Groups(after, z[1].age + ends)
+
+    def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
+        """Those of the groups."""
+
+        def one(flow: AbstractFlow, z: State, objective: Objective, h: Array) -> Any:
+            return flow.descent(z, objective, seen=seen), z[1]
+
+        return self._each(one, z, objective, jnp.zeros([]))[0]
+
+    def owed(self, aux: Groups) -> Bool[Array, ""] | None:
+        """As in its flows."""
+        return next(
+            (o for k, f in self.flows.items() if (o := f.owed(aux.of[k])) is not None), None
+        )
+
+    def aged(self, aux: Groups, grads: PyTree[Array], back: PyTree[Array]) -> Groups:
+        """As in its flows."""
+        groups = self._groups(grads)
+        of = {
+            label: flow.aged(aux.of[label], _only(grads, groups, label), _only(back, groups, label))
+            for label, flow in self.flows.items()
+        }
+        return Groups(of, jnp.zeros_like(aux.age))
+
+    def _groups(self, params: PyTree[Array]) -> PyTree[str]:
+        labels = self.labels(params) if callable(self.labels) else self.labels
+        return jax.tree.broadcast(labels, params)
+
+    def _each(
+        self,
+        step: Callable[[AbstractFlow, State, Any, Array], tuple[Any, Any]],
+        z: State,
+        objective: Objective,
+        h: Float[Array, ""],
+    ) -> tuple[PyTree[Array] | None, dict[str, PyTree[Array]]]:
+        params, aux = z
+        groups, seen = self._groups(params), functools.cache(lambda: objective.here(params))
+        updates, after = [], {}
+        for label, flow in self.flows.items():
+            own = self.paces.get(label, h)
+            if callable(own):
+                own = own(jnp.floor(aux.age).astype(jnp.int32))
+            of_group: Any = _Group(objective, params, seen, groups, label)
+            here = _only(params, groups, label), aux.of[label]
+            update, after[label] = step(flow, here, of_group, jnp.asarray(own, float))
+            updates.append(update)
+        if all(update is None for update in updates):
+            return None, after
+        still = jax.tree.map(jnp.zeros_like, params)
+        updates = [still if update is None else update for update in updates]
+        place = {label: index for index, label in enumerate(self.flows)}
+        return jax.tree.map(lambda label, *of: of[place[label]], groups, *updates), after
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """The objective as a group sees it: all other leaves as they are.
+
+    Attributes:
+      whole: the objective.
+      params: all parameters.
+      seen: their gradient at the point of the stage; taken once for all groups.
+      groups: the label of each leaf.
+      label: of this group.
+    """
+
+    whole: Objective
+    params: PyTree[Array]
+    seen: Callable[[], PyTree[Array]]
+    groups: PyTree[str]
+    label: str
+
+    def here(self, params: PyTree[Array]) -> PyTree[Array]:
+        """The group's part of the gradient."""
+        same = all(map(operator.is_, jax.tree.leaves(params), jax.tree.leaves(self._own())))
+        grads = self.seen() if same else self.whole.here(self._with(params))
+        return _only(grads, self.groups, self.label)
+
+    def gradient(self, params: PyTree[Array]) -> PyTree[Array]:
+        """The group's part of the gradient, evaluated."""
+        return _only(self.whole.gradient(self._with(params)), self.groups, self.label)
+
+    def _own(self) -> PyTree[Array]:
+        return _only(self.params, self.groups, self.label)
+
+    def _with(self, own: PyTree[Array]) -> PyTree[Array]:
+        pick = lambda label, x, new: new if label == self.label else x  # noqa: E731
+        return jax.tree.map(pick, self.groups, self.params, own)
+
+
+def _only(tree: PyTree[Array], groups: PyTree[str], label: str) -> PyTree[Array]:
+    """The leaves of one group, and `optax.MaskedNode()` in the place of others."""
+    return jax.tree.map(lambda own, x: x if own == label else optax.MaskedNode(), groups, tree)

@@ -1,0 +1,284 @@
+r"""Flows that treat a matrix of weights as a matrix. May use: `.adaptive`, `.clock`, optax.
+
+Steepest descent in the spectral norm moves along the polar factor $UV^T$ of the gradient
+$G = USV^T$, as Adam's flow moves along its sign: at unit speed, whatever the size of $G$.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+from optax.contrib import MuonDimensionNumbers
+
+from ..checks import is_zero
+from ..objective import Objective
+from ..sums import scaled, wide_dtype
+from .adaptive import Moments, _aged, _divided, _relaxation
+from .clock import as_decay, check_decay, moment_like, real
+from .flow import AbstractFlow, State
+
+DION = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
+"""One polynomial for each Newton-Schulz step, in place of the same for all: optax's "dion"."""
+PRESETS: dict[Any, Any] = {"standard": (3.4445, -4.7750, 2.0315), "dion": DION}
+
+Preconditioning = Literal["frobenius", "spectral", "aol", "schatten"]
+
+
+class SpectralFlow(AbstractFlow):
+    r"""Muon's flow: $\dot W = -s\,\mathrm{polar}(\hat M) - wW$ for every leaf, a matrix $W$.
+
+    $\tau\dot M = G - M$ with $\tau = -h/\ln b$, $\hat M$ divided by the weight of what it has seen,
+    $s = \sqrt{\max(1, \text{outputs}/\text{inputs})}$. A learning rate is the spectral length of a
+    step. Once the moment has settled, $\dot W = -s\,\mathrm{polar}(G)$.
+
+    Its parts, each solved exactly: `moments` and `drift`, as of Adam's flow. Composed in this order
+    they are the part of `optax.contrib.muon` that moves matrices.
+
+    Args:
+      b1: what a step keeps of the moment, in [0, 1); or `LogTime(r)`.
+      ns_steps: Newton-Schulz steps that approximate the polar factor: singular values end between
+        about 0.7 and 1.2, not at 1. None for the polar factor itself, by an SVD, whose derivative
+        (which counter-terms need) is $U(A/(s_i + s_j))V^T$ with $A = U^TNV - V^TN^TU$; singular
+        values below `floor` times the largest are raised to that in it.
+      ns_coeffs: the coefficients of the steps, one triple or one a step; "standard" or "dion".
+      preconditioning: what a matrix is divided by before: see `optax.contrib.muon`.
+      eps: added to that.
+      weight_decay: $w$, decoupled: a number, or a schedule of the number of steps.
+      mask: a tree of booleans like the parameters, or a function of them: what to decay.
+      nesterov: look ahead in the moment. Then both parts see the gradient.
+      adaptive: times the dual norm $\langle\hat M, \mathrm{polar}(\hat M)\rangle$: the steepest
+        descent of a quadratic model, which slows down where the gradient fades.
+      consistent_rms: $c$ for $s = c\sqrt{\max(\text{inputs}, \text{outputs})}$, by which the update
+        of every matrix has the same root mean square.
+      dimensions: which axes of a leaf make the matrix (`optax.contrib.MuonDimensionNumbers`, one
+        for all leaves, a tree of them, or a function of the parameters); all others are batches of
+        matrices. A kernel of a convolution: `MuonDimensionNumbers((0, 1, 2), 3)`.
+      mu_dtype: dtype of the moment; None for that of the parameters.
+      floor: of the singular values, in the derivative of the exact polar factor.
+
+    Raises:
+      ValueError: `b1` outside [0, 1); in `init`, a leaf that is no matrix.
+    """
+
+    b1: Any = eqx.field(converter=as_decay, default=0.95)
+    ns_steps: int | None = eqx.field(static=True, default=5)
+    ns_coeffs: Any = eqx.field(static=True, default="standard")
+    preconditioning: Preconditioning = eqx.field(static=True, default="frobenius")
+    eps: float = eqx.field(converter=real, default=1e-8)
+    weight_decay: Any = eqx.field(converter=real, default=0.0)
+    mask: Any = eqx.field(static=True, default=None)
+    nesterov: bool = eqx.field(static=True, default=True)
+    adaptive: bool = eqx.field(static=True, default=False)
+    consistent_rms: float | None = eqx.field(converter=real, default=None)
+    dimensions: Any = eqx.field(static=True, default=MuonDimensionNumbers())
+    mu_dtype: Any = eqx.field(static=True, default=None)
+    floor: float = eqx.field(static=True, default=1e-3)
+
+    linear: ClassVar[bool] = False
+    parts: ClassVar[tuple[str, ...]] = ("moments", "drift")
+
+    def __check_init__(self) -> None:
+        check_decay(b1=self.b1)
+
+    @property
+    def gradient_part(self) -> str | None:  # type: ignore[override]
+        """`moments`; with `nesterov` the drift sees the gradient as well."""
+        return None if self.nesterov else "moments"
+
+    @property
+    def needs_params(self) -> bool:
+        """Where there is weight decay."""
+        return not is_zero(self.weight_decay)
+
+    def init(self, params: PyTree[Array]) -> Moments:
+        """A zero moment, one copy of the parameters; there is no second."""
+        self._each(_shapes, params)
+        return Moments(moment_like(params, self.b1, self.mu_dtype), (), jnp.zeros([], float))
+
+    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+        """`(-h (s polar(m) + w W), -(G - m) ln b)`; the age grows by 1."""
+        params, aux = z
+        grads = objective.here(params)
+        started = aux.age > 0
+        total = self.b1.weight(jnp.where(started, aux.age, 1.0))
+        settled = _divided(aux.mu, total)
+        mean = jax.tree.map(lambda m, g: jnp.where(started, m, g.astype(m.dtype)), settled, grads)
+        moment = _relaxation(aux.mu, grads, self.b1.forgetting(aux.age))
+        update = self._moved(mean, params, aux.age, h)
+        return update, Moments(moment, (), jnp.ones_like(aux.age))
+
+    def part(
+        self,
+        name: str,
+        z: State,
+        objective: Objective,
+        h: Float[Array, ""],
+        fraction: float | Array,
+    ) -> tuple[PyTree[Array] | None, Moments]:
+        """One of moments and drift."""
+        params, aux = z
+        if name == "moments":
+            kept = self.b1.retained(aux.age, fraction)
+            moment = optax.tree.update_moment(objective.here(params), aux.mu, kept, 1)
+            return None, Moments(moment, (), aux.age + fraction)
+        total = self.b1.weight(aux.age)
+        if self.nesterov:
+            kept = self.b1.retained(aux.age)
+            ahead = _divided(aux.mu, self.b1.weight(aux.age + 1))
+            now = _divided(objective.here(params), total)
+            mean = jax.tree.map(lambda m, g: kept * m + (1 - kept) * g, ahead, now)
+        else:
+            mean = _divided(aux.mu, total)
+        return self._moved(mean, params, aux.age - 1, fraction * h), aux
+
+    def owed(self, aux: Moments) -> Array:
+        """Before the first gradient the direction is not known: the first step cannot open."""
+        return aux.age == 0
+
+    def aged(self, aux: Moments, grads: PyTree[Array], back: PyTree[Array]) -> Moments:
+        """The moment changes by its mean age times the change of what it averages."""
+        if self.nesterov:
+            raise ValueError(
+                "The counter-term of SpectralFlow with nesterov is not known: pass nesterov=False."
+            )
+        return Moments(_aged(aux.mu, back, self.b1, aux.age), (), jnp.zeros_like(aux.age))
+
+    def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
+        """The polar factor of the gradient."""
+        return self._each(self._along, objective.here(z[0]))
+
+    def _moved(
+        self, mean: PyTree[Array], params: PyTree[Array], age: Array, time: Array
+    ) -> PyTree[Array]:
+        along = self._each(self._along, mean)
+        if self.needs_params:
+            decay = self.weight_decay
+            if callable(decay):  # a schedule counts whole steps
+                decay = decay(jnp.floor(age).astype(jnp.int32))
+            decaying = optax.add_decayed_weights(decay, self.mask)
+            along = decaying.update(along, decaying.init(params), params)[0]
+        return jax.tree.map(lambda u: scaled(-time, u), along)
+
+    def _each(
+        self, function: Callable[[Array, MuonDimensionNumbers], Any], tree: PyTree[Array]
+    ) -> PyTree[Any]:
+        axes = self.dimensions(tree) if callable(self.dimensions) else self.dimensions
+        axes = jax.tree.broadcast(axes, tree, is_leaf=_is_axes)
+        return jax.tree.map(function, tree, axes)
+
+    def _along(self, mean: Array, axes: MuonDimensionNumbers) -> Array:
+        """`s polar(mean)` of one leaf."""
+        shape = _shapes(mean, axes)
+        if not mean.size:
+            return mean
+        matrices = mean.transpose(shape.order).reshape(shape.batches, shape.inputs, shape.outputs)
+        if self.ns_steps is None:
+            found = jax.vmap(lambda m: polar(m, self.floor))(matrices)
+        else:
+            found = self._newton_schulz(matrices)
+        if self.adaptive:
+            found = jnp.sum(matrices.conj() * found) * found
+        if self.consistent_rms is None:
+            scale = jnp.sqrt(jnp.maximum(1, shape.outputs / shape.inputs))
+        else:
+            scale = jnp.sqrt(jnp.maximum(shape.inputs, shape.outputs)) * self.consistent_rms
+        found = found.reshape([mean.shape[axis] for axis in shape.order])
+        return scale * found.transpose(sorted(range(mean.ndim), key=shape.order.__getitem__))
+
+    def _newton_schulz(self, matrices: Array) -> Array:
+        coefficients = self.ns_coeffs
+        # optax's, of a moment without memory
+        steps = optax.contrib.scale_by_muon(
+            PRESETS.get(coefficients, coefficients),
+            self.ns_steps,
+            beta=0.0,
+            eps=self.eps,
+            nesterov=False,
+            preconditioning=self.preconditioning,
+            weight_dimension_numbers=MuonDimensionNumbers(1, 2),
+        )
+        return steps.update(matrices, steps.init(matrices))[0]
+
+
+class _Shapes(NamedTuple):
+    """A leaf as matrices: its axes in the order (batches, inputs, outputs), and their sizes."""
+
+    order: tuple[int, ...]
+    batches: int
+    inputs: int
+    outputs: int
+
+
+def _is_axes(node: Any) -> bool:
+    return type(node) is MuonDimensionNumbers
+
+
+def _shapes(leaf: Array, axes: MuonDimensionNumbers) -> _Shapes:
+    """How to read a leaf as matrices; `leaf` may be any array of the same shape.
+
+    Raises:
+      ValueError: fewer than two axes, or one axis on both sides.
+    """
+    if leaf.ndim < 2:
+        raise ValueError(
+            f"SpectralFlow moves matrices, and a leaf has the shape {leaf.shape}: use "
+            "`odeopt.muon`, which leaves it to Adam, or name the leaves with `flows.GroupedFlow`."
+        )
+    inputs, outputs = (tuple(axis % leaf.ndim for axis in jax.tree.leaves(side)) for side in axes)
+    if set(inputs) & set(outputs):
+        raise ValueError(
+            f"{axes} of a leaf of shape {leaf.shape}: an axis is of the inputs or of the outputs, "
+            "not of both."
+        )
+    rest = tuple(axis for axis in range(leaf.ndim) if axis not in inputs + outputs)
+    size = lambda chosen: math.prod(leaf.shape[axis] for axis in chosen)  # noqa: E731
+    return _Shapes(rest + inputs + outputs, size(rest), size(inputs), size(outputs))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def polar(matrix: Float[Array, "m n"], floor: float) -> Float[Array, "m n"]:
+    r"""The polar factor $UV^T$ of $USV^T$, the nearest matrix with orthonormal rows or columns.
+
+    Where singular values vanish it is not unique and its derivative is not bounded. Here a singular
+    value of 0 (to rounding) counts 0, so that the polar factor of 0 is 0, and the derivative takes
+    those below `floor` times the largest for that.
+
+    Args:
+      matrix: $m \times n$, real or complex.
+      floor: of the singular values, relative to the largest, in the derivative.
+    """
+    u, _, v, known = _factors(matrix)
+    return (u * known) @ v
+
+
+@polar.defjvp
+def _polar_derivative(floor: float, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    u, s, v, known = _factors(primals[0])
+    tangent = tangents[0]
+    s = jnp.maximum(s, floor * jnp.max(s, initial=0.0))
+    safe = jnp.where(s == 0, 1.0, s)
+    inner = u.conj().T @ tangent @ v.conj().T
+    turn = (inner - inner.conj().T) / (safe[:, None] + safe[None, :])
+    left = tangent @ v.conj().T - u @ inner  # what leaves the columns of u
+    right = u.conj().T @ tangent - inner @ v  # what leaves the rows of v
+    change = u @ turn @ v + (left / safe) @ v + (u / safe) @ right
+    return (u * known) @ v, jnp.where(jnp.any(known), change, 0.0)
+
+
+def _factors(matrix: Array) -> tuple[Array, Array, Array, Array]:
+    u, s, v = jnp.linalg.svd(matrix.astype(wide_dtype(matrix.dtype)), full_matrices=False)
+    tiny = max(matrix.shape) * jnp.finfo(s.dtype).eps * jnp.max(s, initial=0.0)
+    u, v = u.astype(matrix.dtype), v.astype(matrix.dtype)
+    return u, s.astype(jnp.finfo(matrix.dtype).dtype), v, (s > tiny).astype(matrix.dtype)
