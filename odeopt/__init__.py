@@ -7,6 +7,7 @@ solver; the learning rate is the step size.
 from . import diagnostics as diagnostics
 from . import drift as drift
 from . import flows as flows
+from . import growth as growth
 from . import kernels as kernels
 from . import ordering as ordering
 from . import solvers as solvers

@@ -5,6 +5,9 @@ from .drift import Drift as Drift
 from .drift import DriftTerms as DriftTerms
 from .drift import drift as drift
 from .drift import drift_terms as drift_terms
+from .geometry import class_distance as class_distance
+from .geometry import geometric_complexity as geometric_complexity
+from .geometry import margin as margin
 from .sharpness import Sharpness as Sharpness
 from .sharpness import sharpness as sharpness
 from .spectrum import Spectrum as Spectrum

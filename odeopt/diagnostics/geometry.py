@@ -1,0 +1,132 @@
+"""What a trained network looks like from outside: complexity, collapse, margin. May use: jax."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from ..sums import inner
+
+Model = Callable[[PyTree[Array], PyTree[Array]], Float[Array, "n ..."]]
+
+
+def geometric_complexity(
+    model: Model,
+    params: PyTree[Array],
+    inputs: PyTree[Float[Array, "n ..."]],
+    *,
+    probes: int | None = None,
+    key: Array | None = None,
+) -> Float[Array, ""]:
+    r"""How much the outputs change with the inputs: the Dirichlet energy over a sample.
+
+    $\frac1n\sum_i\|\partial f(x_i)/\partial x_i\|_F^2$ with the outputs $f$ before the softmax.
+
+    Args:
+      model: `model(params, inputs) -> outputs`, one output of any shape for each of $n$ inputs,
+        which depends on that input alone (no batch statistics).
+      params: handed to the model.
+      inputs: a tree of real arrays whose first axis are the $n$ samples.
+      probes: None for the exact value, which costs a gradient for each entry of an output. A
+        number for the mean over that many Gaussian probes $v$ of $\|J^Tv\|^2$, which is unbiased
+        and costs a gradient each; over many samples one is enough.
+      key: for the probes, such as `jax.random.key(0)`.
+
+    Returns:
+      The complexity, a scalar.
+
+    Raises:
+      ValueError: `probes` below 1 or without a key; outputs that are not one for each input.
+
+    References: Dherin, Munn, Rosca and Barrett, arXiv:2209.13083; the probe is Hutchinson's.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> model, w = lambda w, x: x @ w, jnp.array([[1.0, 2.0], [3.0, 4.0]])
+      >>> float(odeopt.diagnostics.geometric_complexity(model, w, jnp.ones((5, 2))))
+      30.0
+    """
+    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(inputs)}
+    outputs, back = jax.vjp(lambda x: model(params, x), inputs)
+    if sizes != {len(outputs)}:
+        raise ValueError(
+            f"The model must return one output for each input: {sorted(sizes)} inputs gave outputs "
+            f"of shape {outputs.shape}. Samples are the first axis."
+        )
+
+    def square(cotangent: Array) -> Float[Array, ""]:
+        pulled = back(cotangent)[0]
+        return inner(pulled, pulled) / len(outputs)
+
+    if probes is None:
+        entries = outputs[0].size
+        unit = jnp.eye(entries, dtype=outputs.dtype).reshape(entries, 1, *outputs.shape[1:])
+        return jnp.sum(jax.lax.map(lambda e: square(jnp.broadcast_to(e, outputs.shape)), unit))
+    if probes < 1 or key is None:
+        raise ValueError(
+            f"probes is {probes}, key is {key}: pass at least one probe and a key, "
+            "`probes=1, key=jax.random.key(0)`, or neither."
+        )
+    draw = lambda key: jax.random.normal(key, outputs.shape, outputs.dtype)  # noqa: E731
+    return jnp.mean(jax.lax.map(lambda key: square(draw(key)), jax.random.split(key, probes)))
+
+
+def class_distance(
+    embeddings: Float[Array, "n d"], labels: Int[Array, " n"], classes: int
+) -> Float[Array, ""]:
+    r"""How far classes are from collapse: the class-distance normalized variance.
+
+    The mean over pairs of classes of $(v_i + v_j)/(2\|\mu_i - \mu_j\|^2)$, with $\mu_i$ the mean of
+    the embeddings of a class and $v_i$ their mean squared distance from it; 0 where every class has
+    collapsed to a point of its own.
+
+    Args:
+      embeddings: a vector for each sample, such as the last hidden layer.
+      labels: the class of each, 0 to `classes - 1`.
+      classes: how many there are. One without a sample does not count.
+
+    Returns:
+      The mean over pairs, a scalar.
+
+    References: Galanti, György and Hutter, arXiv:2112.15121; Munn, Dherin and Gonzalvo,
+    arXiv:2405.15706.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> points, labels = jnp.array([[0.0], [2.0], [9.0], [11.0]]), jnp.array([0, 0, 1, 1])
+      >>> round(float(odeopt.diagnostics.class_distance(points, labels, 2)), 4)  # 1 / 81
+      0.0123
+    """
+    member = jax.nn.one_hot(labels, classes, dtype=embeddings.dtype)
+    count = jnp.sum(member, axis=0)
+    weights = member / jnp.maximum(count, 1)
+    mean = weights.T @ embeddings
+    square = jnp.sum((embeddings - mean[labels]) ** 2, axis=-1)
+    variance = weights.T @ square
+    apart = jnp.sum((mean[:, None] - mean[None, :]) ** 2, axis=-1)
+    seen = (count[:, None] > 0) & (count[None, :] > 0) & ~jnp.eye(classes, dtype=bool)
+    ratio = (variance[:, None] + variance[None, :]) / (2 * jnp.where(seen, apart, 1.0))
+    return jnp.sum(jnp.where(seen, ratio, 0.0)) / jnp.sum(seen)
+
+
+def margin(logits: Float[Array, "n k"], labels: Int[Array, " n"]) -> Float[Array, " n"]:
+    """By how much each sample is classified right: its own logit minus the largest other one.
+
+    Negative where it is classified wrong.
+
+    Args:
+      logits: a score for each sample and class.
+      labels: the class of each sample.
+
+    Returns:
+      A number for each sample.
+
+    Examples:
+      >>> import jax.numpy as jnp, odeopt
+      >>> odeopt.diagnostics.margin(jnp.array([[3.0, 1.0], [0.0, 4.0]]), jnp.array([0, 0])).tolist()
+      [2.0, -4.0]
+    """
+    own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    others = jnp.where(own, -jnp.inf, logits)
+    return jnp.sum(jnp.where(own, logits, 0.0), axis=-1) - jnp.max(others, axis=-1)
