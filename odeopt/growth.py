@@ -198,17 +198,14 @@ def _is_change(node: Any) -> bool:
 
 def _changes(params: PyTree[Array], units: Sequence[Units]) -> PyTree[_Change]:
     changes = jax.tree.map(lambda _: _Change(), params)
+
+    def changed(where: Callable, change: Callable[[_Change], _Change]) -> PyTree[_Change]:
+        chosen = lambda tree: jax.tree.leaves(where(tree), is_leaf=_is_change)  # noqa: E731
+        return eqx.tree_at(chosen, changes, replace_fn=change, is_leaf=_is_change)
+
     for layer in units:
-        for where, axis, side in (
-            (layer.into, layer.into_axis, _Change.into),
-            (layer.out, layer.out_axis, _Change.out),
-        ):
-            changes = eqx.tree_at(
-                lambda tree, where=where: jax.tree.leaves(where(tree), is_leaf=_is_change),
-                changes,
-                replace_fn=lambda c, axis=axis, side=side, k=layer.copies: side(c, axis, k),
-                is_leaf=_is_change,
-            )
+        changes = changed(layer.into, operator.methodcaller("into", layer.into_axis, layer.copies))
+        changes = changed(layer.out, operator.methodcaller("out", layer.out_axis, layer.copies))
     return changes
 
 
