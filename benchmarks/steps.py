@@ -122,7 +122,7 @@ def corrections(rounds: int) -> Iterator[Row]:
         ours = _repeated_training(optimizer(RATE, correction=2), params, batches)
         plain = _repeated_training(optimizer(RATE), params, batches)
         row = f"{optimizer.__name__}, order 2 / plain, {where}"
-        yield ratio("correction", row, paired(ours, plain, rounds), "2.35")
+        yield ratio("correction", row, paired(ours, plain, rounds), "2.20")
     begin = time.perf_counter()
     optimizer = _corrected(4, "derivatives")
     compile_program(training_step(optimizer), (params, optimizer.init(params)), _first(batches))

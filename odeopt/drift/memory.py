@@ -8,7 +8,6 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PyTree
 
 from ..flows import AbstractFlow, State
@@ -87,7 +86,11 @@ class Remembering(AbstractCorrected):
 
         primals = params, grads, aux
         tangents = half_step, half, self.base.aged(aux, grads, back)
-        _, term = jax.jvp(update, primals, optax.tree.cast_like(tangents, primals))
+        # a tangent of zeros would be multiplied with every leaf: what does not change has none
+        tangents = jax.tree.map(
+            lambda x, t: None if t is None else t.astype(x.dtype), primals, tangents
+        )
+        _, term = eqx.filter_jvp(update, primals, tangents)
         # 0/0 where a second moment is 0: such a parameter has not moved and has no drift.
         return jax.tree.map(lambda t: jnp.where(jnp.isfinite(t), t, 0), term)
 

@@ -225,7 +225,7 @@ class AdamFlow(AbstractFlow):
         numbers = (fraction * h, *weights, self.eps, self.eps_root)
         return AdamRest(*(jnp.array(n, float) for n in numbers))
 
-    def aged(self, aux: Moments, grads: PyTree[Array], back: PyTree[Array]) -> Moments:
+    def aged(self, aux: Moments, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
         """Both moments change by their mean age times the change of what they average."""
         if self.nesterov or self.exact_decay:
             raise ValueError(
@@ -235,7 +235,7 @@ class AdamFlow(AbstractFlow):
         return Moments(
             _aged(aux.mu, back, self.b1, aux.age),
             _aged(aux.nu, squares, self.b2, aux.age),
-            jnp.zeros_like(aux.age),
+            None,  # type: ignore[arg-type]
         )
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
@@ -389,16 +389,15 @@ class RMSpropFlow(AbstractFlow):
             _, aux = self.part("moments", z, objective, jnp.zeros([]), 1.0)
         return self.direction(objective.here(params), aux)
 
-    def aged(self, aux: Squares, grads: PyTree[Array], back: PyTree[Array]) -> Squares:
+    def aged(self, aux: Squares, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
         """The second moment changes by its mean age times the change of the square."""
         if self.centered or self.momentum is not None:
             raise ValueError(
                 "The counter-term of RMSpropFlow with centered or momentum is not known: drop it."
             )
         squares = jax.tree.map(_squares_change, grads, back)
-        return aux._replace(
-            nu=_aged(aux.nu, squares, self.decay, aux.age), age=jnp.zeros_like(aux.age)
-        )
+        nu = _aged(aux.nu, squares, self.decay, aux.age)
+        return aux._replace(nu=nu, age=None)  # type: ignore[arg-type]
 
     def direction(self, grads: PyTree[Array], aux: Squares) -> PyTree[Array]:
         """`g / sqrt(v + eps)` and its variants."""
@@ -449,11 +448,25 @@ def adam_direction(mean: Array, square: Array, eps: Any, eps_root: Any) -> Array
     """`mean / (sqrt(square + eps_root) + eps)`, 0 where the mean is.
 
     The real part of the square, floored at 0: a Runge-Kutta stage may leave the cone of averages.
-    In float16 eps may round to 0, so a mean of 0 is divided by 1.
     """
-    size = jnp.maximum(jnp.real(square), 0.0)
-    below = jnp.sqrt(size + eps_root) + eps
+    size = jnp.real(square)
+    return _over_root(mean, jnp.where(size < 0, 0, size) + eps_root, eps)
+
+
+@jax.custom_jvp  # the derivative from the quotient: half of the operations of a differentiated one
+def _over_root(mean: Array, size: Array, eps: Any) -> Array:
+    """`mean / (sqrt(size) + eps)`; in float16 eps may round to 0, so a mean of 0 is over 1."""
+    below = jnp.sqrt(size) + eps
     return mean / jnp.where(below == 0, 1, below).astype(mean.dtype)
+
+
+@_over_root.defjvp
+def _over_root_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (_, size, eps), (mean_dot, size_dot, eps_dot) = primals, tangents
+    quotient, root = _over_root(*primals), jnp.sqrt(size)
+    below_dot = size_dot / (2 * root) + eps_dot
+    below = (root + eps).astype(quotient.dtype)
+    return quotient, (mean_dot - quotient * below_dot.astype(quotient.dtype)) / below
 
 
 class AdamRest(NamedTuple):

@@ -105,6 +105,9 @@ class AbstractFlow(eqx.Module):
           grads: the gradient.
           back: $\delta$, what a gradient was more one step ago.
 
+        Returns:
+          A tree like `aux`, with None in place of what does not change.
+
         Raises:
           ValueError: a flow without known ages.
         """

@@ -125,7 +125,7 @@ class HeavyBallFlow(AbstractFlow):
         """How far the part `drift` moves, during which its velocity is constant."""
         return self.moved(z[1].momentum, h, fraction)
 
-    def aged(self, aux: Momentum, grads: PyTree[Array], back: PyTree[Array]) -> Momentum:
+    def aged(self, aux: Momentum, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
         r"""The momentum changes by $\sum_{k<n}\mu^k(t_k/w + \tfrac12)\delta$.
 
         $t_k$ is what $k$ steps are at the ball's own clock, on which a step lasts the weight of the
@@ -141,7 +141,7 @@ class HeavyBallFlow(AbstractFlow):
         early = mu * ahead * last * (age - total) / lost
         factor = (ages - early) / (lost * step) + total / 2
         changed = jax.tree.map(lambda d, m: scaled(factor, d).astype(m.dtype), back, aux.momentum)
-        return Momentum(changed, jnp.zeros_like(age))
+        return Momentum(changed, None)  # type: ignore[arg-type]
 
     def rest(self, z: State, h: Float[Array, ""], fraction: float) -> "Resting":
         """One scalar: the drift has moved the parameters by a multiple of the momentum."""
@@ -216,7 +216,7 @@ class RelativisticFlow(HeavyBallFlow):
         must = "at least 0: it is one over a squared length"
         check(lambda delta: delta >= 0, "delta", self.delta, must)
 
-    def aged(self, aux: Momentum, grads: PyTree[Array], back: PyTree[Array]) -> Momentum:
+    def aged(self, aux: Momentum, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
         """Not known: how long a step lasts at the ball's clock depends on all of its momentum."""
         return AbstractFlow.aged(self, aux, grads, back)
 
