@@ -4,12 +4,13 @@ Every optimizer is an `optax.GradientTransformationExtraArgs` whose update is on
 solver; the learning rate is the step size.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from . import diagnostics as diagnostics
-from . import drift as drift
 from . import flows as flows
 from . import growth as growth
 from . import kernels as kernels
-from . import ordering as ordering
 from . import solvers as solvers
 from . import stepsize as stepsize
 from . import sums as sums
@@ -95,4 +96,15 @@ from .zoo.momentum import suzuki_yoshida as suzuki_yoshida
 # gradient flow by stabilized methods
 from .zoo.stabilized import rkc as rkc
 
+if TYPE_CHECKING:
+    from . import drift as drift
+    from . import ordering as ordering
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`drift` and `ordering`, imported at their first use: many programs never come to it."""
+    if name not in ("drift", "ordering"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f".{name}", __name__)

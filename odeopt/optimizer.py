@@ -10,7 +10,6 @@ from typing import Any
 import optax
 
 from .design import Design, Init, LearningRate, Update
-from .drift import corrected
 from .flows import AbstractFlow
 from .information import Information, names
 from .solvers import Solver, as_method
@@ -159,6 +158,8 @@ def ode_optimizer(
                 "correction= and error control exclude each other: the estimate is that of the "
                 "plain method. Drop one of them."
             )
+        from .drift import corrected  # noqa: PLC0415  # a quarter of the import; few need it
+
         plain, flow = flow, corrected(flow, method, correction)
         if staged and flow is not plain:
             raise ValueError(

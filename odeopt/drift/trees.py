@@ -3,27 +3,22 @@ r"""Coefficients of modified equations and modifying integrators, one for each r
 The tree algebra is kauri's, run in exact arithmetic. May use: `odeopt.solvers`.
 """
 
-from __future__ import annotations
-
 import functools
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import diffrax
+import kauri
 import numpy as np
 
 from ..solvers import Solver, as_method
-
-if TYPE_CHECKING:
-    import kauri
 
 Number: TypeAlias = int | float | Fraction
 Pair: TypeAlias = tuple[Sequence[Sequence[Number]], Sequence[Number]]
 """A Butcher tableau `(A, b)`: the whole matrix and the weights, implicit methods included."""
 
-Coefficients: TypeAlias = "Mapping[kauri.Tree, Fraction | float]"
+Coefficients: TypeAlias = Mapping[kauri.Tree, Fraction | float]
 """A number for each rooted tree."""
 
 MAX_ORDER = 6  # 37 trees; the derivatives that they stand for are nested five deep
@@ -122,7 +117,7 @@ def tree(levels: str | Sequence[int]) -> kauri.Tree:
         nodes[level - 1 :] = [node]
     if not nodes:
         raise ValueError("An empty sequence is no tree with a root.")
-    return _kauri().Tree(nodes[0])
+    return kauri.Tree(nodes[0])
 
 
 def levels(tree: kauri.Tree) -> str:
@@ -177,18 +172,13 @@ def check_order(order: int, most: int = MAX_ORDER) -> int:
     return order
 
 
-def _kauri() -> Any:
-    """Imported at the first use, which most programs never come to: it takes a while."""
-    return importlib.import_module("kauri")
-
-
 def _modified(phi: kauri.Map, exact: kauri.Map) -> kauri.Map:
     # As kauri's `Map.modified_equation`, whose weights of the exact flow are floats.
-    return phi ^ (exact & _kauri().cem.antipode)
+    return phi ^ (exact & kauri.cem.antipode)
 
 
 def _modifying(phi: kauri.Map, exact: kauri.Map) -> kauri.Map:
-    return exact ^ (phi & _kauri().cem.antipode)
+    return exact ^ (phi & kauri.cem.antipode)
 
 
 def _table(solver: Solver | Pair, order: int, combine: Callable) -> dict:
@@ -199,7 +189,6 @@ def _table(solver: Solver | Pair, order: int, combine: Callable) -> dict:
 
 @functools.lru_cache(maxsize=256)
 def _computed(a: tuple, b: tuple, order: int, combine: Callable) -> dict:
-    kauri = _kauri()
     exact_a, exact_b = [[_rational(x) for x in row] for row in a], [_rational(x) for x in b]
     entries = [x for row in exact_a for x in row] + exact_b
     rational = None not in entries and sum(x for x in exact_b if x is not None) == 1

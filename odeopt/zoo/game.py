@@ -1,6 +1,7 @@
 """Games of several players, by simultaneous, alternating, Runge-Kutta and implicit steps."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import diffrax
 import jax.numpy as jnp
@@ -9,17 +10,19 @@ import optax
 import optimistix as optx
 
 from .. import solvers
-from ..drift.games import GameTerms, corrected_game
 from ..flows import AbstractFlow, GameFlow
 from ..flows.game import PerPlayer
 from ..optimizer import LearningRate, Optimizer, ode_optimizer
+
+if TYPE_CHECKING:
+    from ..drift.games import GameTerms
 
 
 def simultaneous(
     learning_rate: LearningRate,
     *,
     speeds: PerPlayer | None = None,
-    correction: GameTerms | None = None,
+    correction: "GameTerms | None" = None,
     stage_transform: optax.GradientTransformation | None = None,
 ) -> Optimizer:
     r"""Simultaneous gradient descent of all players: Euler's method on the game.
@@ -62,7 +65,7 @@ def alternating(
     updates: Mapping[str, int] | Sequence[int] = (1, 1),
     *,
     speeds: PerPlayer | None = None,
-    correction: GameTerms | None = None,
+    correction: "GameTerms | None" = None,
     stage_transform: optax.GradientTransformation | None = None,
 ) -> Optimizer:
     r"""Alternating gradient descent: the players move in turn, by Lie's splitting of the game.
@@ -193,5 +196,9 @@ def game_implicit_midpoint(
     return ode_optimizer(GameFlow(speeds), midpoint, learning_rate)
 
 
-def _game(flow: GameFlow, correction: GameTerms | None) -> AbstractFlow:
-    return flow if correction is None else corrected_game(flow, correction)
+def _game(flow: GameFlow, correction: "GameTerms | None") -> AbstractFlow:
+    if correction is None:
+        return flow
+    from ..drift.games import corrected_game  # noqa: PLC0415  # few need it
+
+    return corrected_game(flow, correction)
