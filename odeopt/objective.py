@@ -161,11 +161,13 @@ def transformed(
     """The objective with every gradient transformed in the state `frozen`, and the state after."""
     if stage_transform is None:
         return Objective(args, grads), frozen
-    update = optax.with_extra_args_support(stage_transform).update
-    grads, advanced = update(grads, frozen, params, **args)
+    # optax hands these on by position: arguments of the loss of the same name are its alone
+    others = {name: x for name, x in args.items() if name not in ("updates", "state")}
+    update = functools.partial(optax.with_extra_args_support(stage_transform).update, **others)
+    grads, advanced = update(grads, frozen, params)
 
     def transform(grads: PyTree[Array], point: PyTree[Array]) -> PyTree[Array]:
-        return update(grads, frozen, point, **args)[0]
+        return update(grads, frozen, point)[0]
 
     return Objective(args, grads, 0, transform), advanced
 

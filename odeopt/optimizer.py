@@ -182,6 +182,7 @@ def ode_optimizer(
             f"{'' if stage_transform is None else ' with a stage_transform'} does not have. Use "
             "another step-size rule, or a number or a schedule."
         )
+    rule.check(flow, method)
     design = Design(flow, method, rule, stage_transform, staged, correction)
     return Optimizer(Init(design), Update(design))
 

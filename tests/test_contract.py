@@ -298,6 +298,23 @@ def test_stage_transform_state_is_frozen_within_a_step_and_advanced_once(name, s
         assert int(state.transform) == n + 1
 
 
+@pytest.mark.parametrize("own", ["state", "updates"])
+@pytest.mark.parametrize("staged", [False, True])
+def test_arguments_of_the_loss_may_have_the_names_of_a_transformation(own, staged):
+    """A chain hands these on by position."""
+    through = optax.chain(optax.clip(1.0), optax.trace(0.9))
+    opt = odeopt.rk4(0.1, stage_transform=through, staged=staged)
+    x, shift = jnp.ones(2), jnp.zeros(2)
+    losses = {
+        "state": lambda x, state: jnp.sum((x - state) ** 2),
+        "updates": lambda x, updates: jnp.sum((x - updates) ** 2),
+    }
+    plain = lambda x, other: jnp.sum((x - other) ** 2)
+    found, _ = opt.update(2 * x, opt.init(x), x, value_fn=losses[own], **{own: shift})
+    expected, _ = opt.update(2 * x, opt.init(x), x, value_fn=plain, other=shift)
+    assert jnp.array_equal(found, expected)
+
+
 def test_weight_decay_as_stage_transform_is_the_flow_of_the_penalized_loss():
     params = jnp.array([1.0, -2.0])
     loss = lambda x: jnp.sum(jnp.cosh(x))
@@ -624,3 +641,19 @@ def test_counters_saturate_instead_of_wrapping():
     state = opt.init(params)._replace(gradients=jnp.int32(top - 2), steps=jnp.int32(top))
     _, state = opt.update(params, state, params, value_fn=lambda x: jnp.sum(x**2))
     assert (int(state.gradients), int(state.steps)) == (top, top)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bool_, jnp.int32])
+@pytest.mark.parametrize("name", STIFF)
+def test_under_strict_promotion_data_may_be_of_any_dtype(name, dtype):
+    """Counts and switches of an optimizer meet no dtype of the data."""
+    x, data = jnp.ones(3), jnp.array([1, 0, 1], dtype)
+    loss = lambda x, data: jnp.mean((x * data.astype(x.dtype) - 2.0) ** 2)
+    with jax.numpy_dtype_promotion("strict"):
+        grads = jax.grad(loss)(x, data)
+        opt = make(name, 0.1)
+        updates, state = opt.update(grads, opt.init(x), x, value_fn=loss, data=data)
+    assert jnp.all(jnp.isfinite(updates))
+    assert updates[0] > 0
+    assert updates[1] == 0
+    assert state.gradients > 1

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from ..flows import GradientFlow
-from ..objective import Objective, check_gradient
+from ..flows import AbstractFlow, State
+from ..objective import Objective, as_arrays, check_gradient
 from ..solvers import Euler
-from ..sums import add, scaled
+from ..sums import multiple
 from .corrected import CLIP, Form, corrected
 
 
@@ -28,6 +28,22 @@ class CounterTermState(NamedTuple):
 
     steps: Int[Array, ""]
     aux: PyTree[Array]
+
+
+class _Recorded(AbstractFlow):
+    """Gradient flow with the gradient beside its increment: what a step of size 1 adds to `aux`.
+
+    Corrected, `aux` moves by the gradient with its counter-terms, which no h has multiplied.
+    """
+
+    def init(self, params: PyTree[Array]) -> PyTree[Array]:
+        """A tree of zeros like the parameters."""
+        return jax.tree.map(jnp.zeros_like, params)
+
+    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+        """`(-h g, g)`."""
+        grads = objective.here(z[0])
+        return multiple(-h, grads), grads
 
 
 def counter_term(
@@ -80,10 +96,11 @@ def counter_term(
         )
     if known and not (math.isfinite(learning_rate) and learning_rate > 0):
         raise ValueError(f"learning_rate is {learning_rate}; it must be positive and finite.")
-    flow = corrected(GradientFlow(), Euler(), order, form=form, clip=clip)
+    flow = corrected(_Recorded(), Euler(), order, form=form, clip=clip)
+    counts = flow.init(()) != ()
 
     def init(params: PyTree[Array]) -> CounterTermState:
-        return CounterTermState(jnp.zeros([], jnp.int32), flow.init(params))
+        return CounterTermState(jnp.zeros([], jnp.int32), flow.init(()))
 
     def update(
         grads: PyTree[Array],
@@ -95,13 +112,15 @@ def counter_term(
             raise ValueError(
                 "A counter-term needs the parameters: `opt.update(grads, state, params, ...)`."
             )
+        params = as_arrays(params)
         rate = learning_rate(state.steps) if callable(learning_rate) else learning_rate
-        h = jnp.asarray(rate, float)
         objective = Objective(extra_args, check_gradient(grads, params))
-        update, counted = flow.increment((params, state.aux), objective, h)
-        state = CounterTermState(optax.safe_increment(state.steps), add(state.aux, counted))
-        return jax.tree.map(
-            lambda u, g: jnp.where(h > 0, scaled(-1 / h, u), g), update, grads
-        ), state
+        start = params, flow.init(params)
+        _, moved = flow.increment(start, objective, jnp.asarray(rate, float))
+        steps, aux = optax.safe_increment(state.steps), state.aux
+        if not counts:
+            return moved, CounterTermState(steps, aux)
+        aux = aux._replace(clipped=aux.clipped + moved.clipped)
+        return moved.aux, CounterTermState(steps, aux)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -123,7 +123,7 @@ class Iterative(AbstractSystem):
         return x, LinearSolve(x, found.products, found.residual, form, diagonal)
 
     def cost(self, found: LinearSolve) -> Int[Array, ""]:
-        return self._cost * (found.products + self._precondition)
+        return self._cost * (found.products + int(self._precondition))
 
     def _divided(self, residual: Array, diagonal: Array) -> Array:
         return residual / (self._shift + self._weight * jnp.abs(diagonal)).astype(diagonal.dtype)

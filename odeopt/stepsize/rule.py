@@ -67,6 +67,9 @@ class AbstractRule(eqx.Module):
     needs: ClassVar[Information] = Information.NONE
     rejects: ClassVar[bool] = True
 
+    def check(self, flow: AbstractFlow, method: AbstractMethod) -> None:
+        """Refuse what flags (`needs`) cannot say, when the optimizer is built: a `ValueError`."""
+
     @abc.abstractmethod
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
         """The state of the rule before the first step. Structural."""

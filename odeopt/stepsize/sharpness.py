@@ -1,5 +1,6 @@
 """Step sizes from the sharpness. May use: `odeopt.diagnostics`, `odeopt.solvers`, `.rule`."""
 
+import math
 from typing import ClassVar, NamedTuple
 
 import equinox as eqx
@@ -10,9 +11,10 @@ from jaxtyping import Array, Float, PyTree
 
 from ..checks import check_positive
 from ..diagnostics.sharpness import extreme
+from ..flows import AbstractFlow
 from ..information import Information
 from ..lanczos import dimension
-from ..solvers import Step, stability_limit
+from ..solvers import AbstractMethod, Step, stability_limit
 from .rule import AbstractRule, StepInfo, Verdict
 
 
@@ -38,6 +40,14 @@ class SharpnessRule(AbstractRule):
     products: int = eqx.field(static=True)
     first: int = eqx.field(static=True)
     cap: float
+
+    def check(self, flow: AbstractFlow, method: AbstractMethod) -> None:
+        """There must be a largest stable step."""
+        if math.isinf(stability_limit(flow, method)):
+            raise ValueError(
+                f"{type(method).__name__} is stable at any step size: it has no stability limit of "
+                "which `sharpness` could take a fraction. Use `stepsize.gain_ratio()`, or a number."
+            )
 
     def init(self, params: PyTree[Array]) -> LastEstimate:
         """No estimate yet. One copy of the parameters."""
@@ -108,7 +118,8 @@ def sharpness(
       cap: the largest size, in flow time.
 
     Raises:
-      ValueError: an argument that is not positive; in `update`, a solver or flow without a limit.
+      ValueError: an argument that is not positive; when the optimizer is built, a solver or flow
+        without a limit.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt

@@ -60,6 +60,27 @@ def test_it_is_called_like_any_odeopt_optimizer(x64):
     assert jnp.all(jnp.isfinite(by_mask["pair"]))
 
 
+@pytest.mark.parametrize("form", ["difference", "derivatives"])
+@pytest.mark.parametrize("rate", [0.0, 1e-7, 0.1])
+def test_nothing_is_divided_by_the_step_size(form, rate):
+    """1 / h is beyond float16: at such an h, and at 0, the gradient is left as it is."""
+    x = jnp.array([1.0, -2.0], jnp.float16)
+    opt = drift.counter_term(lambda _: rate, 2, form=form)
+    grads, _ = opt.update(x, opt.init(x), x, value_fn=lambda x: 0.5 * jnp.sum(x**2))
+    assert grads.dtype == jnp.float16
+    assert jnp.allclose(grads, (1 - rate / 2) * x, rtol=2e-3, atol=0)
+
+
+def test_python_floats_are_parameters_too():
+    params = {"a": 1.0, "b": 2.0}
+    loss = lambda p: 0.5 * p["a"] ** 2 + p["b"] ** 2
+    opt = drift.counter_term(0.1, 2)
+    with jax.numpy_dtype_promotion("strict"):
+        grads, _ = opt.update(jax.grad(loss)(params), opt.init(params), params, value_fn=loss)
+    assert jnp.allclose(grads["a"], 0.95 * 1.0)
+    assert jnp.allclose(grads["b"], 0.9 * 4.0)
+
+
 def test_what_does_not_fit_is_refused():
     opt = optax.chain(drift.counter_term(0.1, 2), optax.sgd(0.1))
     with pytest.raises(ValueError, match="value_fn=loss"):

@@ -209,13 +209,12 @@ FAULTS = _faults()
 
 # flows that normalize their gradient
 WITHOUT_LIMIT = ("adam", "averaged", "rmsprop", "sign", "spectral")
-NORMALIZED = "sharpness says nothing of a normalized gradient"
 
 # What may be refused, as a pattern of the message, and why that is right.
 REFUSALS: dict[str, str] = {
     r"needs .* does not have": "a rule without what it looks at",
     r"no error estimate": "a rule without what it looks at",
-    r"largest stable step is not a multiple": NORMALIZED,
+    r"largest stable step is not a multiple": "sharpness says nothing of a normalized gradient",
     r"limit needs hyper-parameters that are known": "they are traced in inject_hyperparams",
     r"has no stability limit": "sharpness needs a limit to take a fraction of",
     r"but the players are": "players are the top level of a tree, and take turns",
@@ -241,9 +240,6 @@ def pairs() -> tuple[dict[tuple[str, str], str], list[tuple[str, str]]]:
     refused, built = {}, []
     for pair in itertools.product(REGISTRY, RULES):
         name, rule = pair
-        if rule == "sharpness" and REGISTRY[name].follows in WITHOUT_LIMIT:
-            refused[pair] = NORMALIZED  # by the first update
-            continue
         try:
             _build(name, RULES[rule](RATE, jnp.ones(CALLS)))
         except (ValueError, TypeError) as error:

@@ -171,9 +171,26 @@ def test_what_cannot_work_is_refused():
     opt = odeopt.euler(sharpness())
     with pytest.raises(ValueError, match="value_fn=loss"):
         opt.update(x, opt.init(x), x)
-    adam = odeopt.adam(sharpness())
-    with pytest.raises(ValueError, match="divides by the size of the gradient"):
-        adam.update(x, adam.init(x), x, value_fn=bowl)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        odeopt.adam,
+        odeopt.rmsprop,
+        odeopt.strang_adam,
+        lambda rule: odeopt.euler(rule, correction=2),  # whose clip has a scale of its own
+    ],
+)
+def test_a_normalized_flow_is_refused_when_built(make):
+    with pytest.raises(ValueError, match=r"divides by the size of the gradient.*stepsize.angle"):
+        make(sharpness())
+
+
+@pytest.mark.parametrize("make", [odeopt.implicit_euler, odeopt.exponential_euler])
+def test_a_method_that_is_stable_at_any_step_is_refused_when_built(make):
+    with pytest.raises(ValueError, match=r"no stability limit.*gain_ratio"):
+        make(sharpness(cap=0.1))
 
 
 @pytest.mark.parametrize("name", ["safety", "every", "products", "first", "cap"])
