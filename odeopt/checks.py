@@ -10,6 +10,11 @@ def is_known(number: Any) -> bool:
     return isinstance(number, int | float | np.number)
 
 
+def is_whole(number: Any) -> bool:
+    """Whether a number is known and an integer."""
+    return isinstance(number, int | np.integer) and type(number) is not bool
+
+
 def is_zero(number: Any) -> bool:
     """Whether a hyper-parameter is known to be 0."""
     return is_known(number) and number == 0

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
@@ -356,9 +357,9 @@ def check_params(params: PyTree[Array]) -> None:
     Raises:
       TypeError: a leaf that is neither real nor complex floating point.
     """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(as_arrays(params)):
         dtype = getattr(leaf, "dtype", None)
-        if not (type(leaf) is float if dtype is None else jnp.issubdtype(dtype, jnp.inexact)):
+        if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
             kind = f"is a {type(leaf).__name__}" if dtype is None else f"has dtype {dtype}"
             raise TypeError(
                 f"params{jax.tree_util.keystr(path)} {kind}, but only floating-point "
@@ -371,7 +372,7 @@ def check_params(params: PyTree[Array]) -> None:
 def checked_loss(out: Any) -> Float[Array, ""]:
     """The loss in what a loss function returned: itself, or the first of `(loss, aux)`."""
     value = out[0] if isinstance(out, tuple) and len(out) == 2 else out
-    if not hasattr(value, "dtype") and not isinstance(value, int | float | complex):
+    if not isinstance(value, jax.Array | np.ndarray | np.generic | int | float | complex):
         raise TypeError(
             f"value_fn returned a {type(value).__name__}; it must return a scalar loss, or the "
             "pair (loss, aux)."

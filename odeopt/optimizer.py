@@ -11,6 +11,7 @@ import optax
 
 from .design import Design, Init, LearningRate, Update
 from .flows import AbstractFlow
+from .flows.flow import check_flow
 from .information import Information, names
 from .solvers import Solver, as_method
 from .solvers import stability_limit as limit_of
@@ -134,8 +135,7 @@ def ode_optimizer(
       >>> int(state.gradients), float(state.time)
       (4, 0.5)
     """
-    if not isinstance(flow, AbstractFlow):
-        raise TypeError(f"flow is a {type(flow).__name__}; pass e.g. odeopt.flows.GradientFlow().")
+    check_flow(flow)
     rule = as_rule(learning_rate)
     method = as_method(solver, error=Information.ERROR in rule.needs)
     given = {"stage_transform": stage_transform, "scan_stages": scan_stages, "staged": staged}
@@ -211,12 +211,7 @@ def guard(opt: Optimizer) -> Optimizer:
       >>> updates, int(state.rejected)
       (Array([0., 0.], dtype=float32), 1)
     """
-    if not hasattr(opt, "design"):
-        raise TypeError(
-            f"guard() takes an optimizer of odeopt, not a {type(opt).__name__}: guard it before it "
-            "goes into a chain, `optax.chain(..., odeopt.guard(opt))`, or use "
-            "`optax.apply_if_finite`."
-        )
+    _known(opt, " Write `optax.chain(..., odeopt.guard(opt))`, or use `optax.apply_if_finite`.")
     design = dataclasses.replace(opt.design, rule=Guarded(opt.design.rule))
     return Optimizer(Init(design), Update(design))
 
@@ -280,9 +275,10 @@ def describe(opt: Optimizer) -> dict[str, Any]:
     }
 
 
-def _known(opt: Any) -> None:
+def _known(opt: Any, instead: str = "") -> None:
+    """Refuse what is no optimizer of odeopt."""
     if not hasattr(opt, "design"):
         raise TypeError(
             f"This is a {type(opt).__name__}, whose design is hidden: pass the odeopt optimizer "
-            "itself, before it goes into a chain or `inject_hyperparams`."
+            "itself, before it goes into a chain or `inject_hyperparams`." + instead
         )

@@ -136,28 +136,24 @@ def compensated(
         if params is None:
             raise ValueError("compensated() needs the parameters: opt.update(grads, state, params)")
         updates, inner = extended.update(updates, state.inner, params, **extra_args)
-        both = jax.tree.map(_carried, updates, params, state.residue)
-        updates, residue = (
-            jax.tree.map(lambda c, i=i: c[i], both, is_leaf=lambda c: isinstance(c, _Carried))
-            for i in range(2)
-        )
+        structure: Any
+        leaves, structure = jax.tree.flatten(updates)
+        others = map(structure.flatten_up_to, (params, state.residue))
+        pairs = [*map(_carried, leaves, *others)]
+        updates, residue = (structure.unflatten(pair[i] for pair in pairs) for i in range(2))
         return updates, CompensatedState(inner, residue)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-class _Carried(NamedTuple):
-    update: Array  # to hand out
-    residue: Array | None  # what of it will be lost
-
-
-def _carried(update: Array, param: Array, residue: Array | None) -> _Carried:
+def _carried(update: Array, param: Array, residue: Array | None) -> tuple[Array, Array | None]:
+    """The update to hand out, and what of it will be lost."""
     if residue is None:
-        return _Carried(update, None)
+        return update, None
     x, owed = param.astype(jnp.float32), update.astype(jnp.float32) + residue.astype(jnp.float32)
     given = _rounded(owed, param.dtype)
     gained = _rounded(x + given, param.dtype) - x
-    return _Carried(given.astype(param.dtype), (owed - gained).astype(residue.dtype))
+    return given.astype(param.dtype), (owed - gained).astype(residue.dtype)
 
 
 def _rounded(x: Array, dtype: Any) -> Array:

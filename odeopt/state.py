@@ -154,8 +154,7 @@ _NONE = "There is no odeopt optimizer in this state: pass the state that `opt.in
 
 def states(state: PyTree[Array]) -> Iterator[tuple[str, ODEState]]:
     """Every odeopt optimizer in a state, with its path."""
-    stops = (ODEState, Checkpoint)
-    nodes, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=lambda n: isinstance(n, stops))
+    nodes, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=_is_end)
     for path, node in nodes:
         if isinstance(node, ODEState):
             yield jax.tree_util.keystr(path), jax.tree.map(_value, node, is_leaf=_is_variable)
@@ -223,9 +222,14 @@ def _check_chains(state: PyTree) -> None:
                 "changes its updates, and so the points at which its stages are evaluated. Put it "
                 "last, or pass the transformation as `stage_transform=`."
             )
-        return isinstance(node, ODEState | Checkpoint)
+        return _is_end(node)
 
     jax.tree.leaves(state, is_leaf=visit)
+
+
+def _is_end(node: Any) -> bool:
+    """Whether a search for optimizers looks no further down."""
+    return isinstance(node, ODEState | Checkpoint)
 
 
 def _is_variable(node: Any) -> bool:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from ..checks import check
 from ..flows import AbstractFlow
 from ..flows.wrapper import AbstractWrapper
 from ..sums import inner
@@ -81,11 +82,8 @@ def check_clip(clip: Any) -> None:
     Raises:
       ValueError: with what to write instead.
     """
-    if isinstance(clip, int | float) and not clip > 0:
-        raise ValueError(
-            f"clip is {clip}; it is the largest counter-term relative to what it corrects, a "
-            "positive number, or None for no limit."
-        )
+    must = "the largest counter-term relative to what it corrects, positive, or None for no limit"
+    check(lambda clip: clip > 0, "clip", clip, must)
 
 
 def clipped(

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..checks import is_zero
 from ..flows import Players
-from ..flows.game import PerPlayer, own_gradient
+from ..flows.game import PerPlayer, named, own_gradient
 from ..objective import checked_loss, forwarded
 from ..sums import inner
 
@@ -59,7 +60,7 @@ def penalized_game(
       >>> [round(float(loss((jnp.array(1.0), jnp.array(2.0)))), 2) for loss in calm]
       [2.05, -1.8]
     """
-    names = list(losses) if isinstance(losses, Mapping) else range(len(losses))
+    names = named(losses)
 
     def penalized(name: Any) -> Loss:
         def loss(players: PyTree[Array], /, **arguments: Any) -> Float[Array, ""]:
@@ -124,14 +125,13 @@ def ode_gan_penalty(
         push = own_gradient(every[g], everyone, g, arguments)
         return _value(every[d], players, arguments) + strength * inner(push, push)
 
-    if isinstance(losses, Mapping):
-        if not {generator, discriminator} <= set(losses):
-            raise ValueError(
-                f"The players are {list(losses)}: say which of them is which, `generator=...` and "
-                "`discriminator=...`."
-            )
-        return {**losses, discriminator: penalized}
-    return _like(losses, [penalized if i == discriminator else x for i, x in enumerate(losses)])
+    players = named(losses)
+    if not {generator, discriminator} <= set(players):
+        raise ValueError(
+            f"The players are {list(players)}: say which of them is which, `generator=...` and "
+            "`discriminator=...`."
+        )
+    return _like(losses, [*(players | {discriminator: penalized}).values()])
 
 
 def _like(losses: PerPlayer, new: list[Loss]) -> Any:
@@ -148,7 +148,7 @@ def _number(value: float | PerPlayer, players: Players, index: int, what: str) -
     """The player's own number; None where it is plainly 0, and costs nothing."""
     if isinstance(value, Mapping | Sequence):
         value = players.each(value, what)[index]
-    return None if isinstance(value, int | float) and value == 0 else value
+    return None if is_zero(value) else value
 
 
 def _halves(

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..flows import AbstractFlow
 from ..flows.clock import real
+from ..flows.flow import check_flow
 from ..flows.wrapper import AbstractObjectiveWrapper
 from ..objective import Objective, Penalized
 from ..sums import inner
@@ -80,8 +81,7 @@ def regularized(flow: AbstractFlow, strength: Strength) -> RegularizedFlow:
       >>> int(state.gradients)
       3
     """
-    if not isinstance(flow, AbstractFlow):
-        raise TypeError(f"flow is a {type(flow).__name__}; pass e.g. odeopt.flows.GradientFlow().")
+    check_flow(flow)
     return RegularizedFlow(flow, strength if callable(strength) else real(strength))
 
 

@@ -17,7 +17,7 @@ from ..objective import Objective
 from ..solvers import AbstractMethod, Solver, as_method
 from ..sums import add, multiple, scaled
 from .differentials import SteppedField, VectorField, b_series
-from .trees import Pair, butcher, check_order, modified_equation
+from .trees import Pair, butcher, check_order, is_pair, modified_equation
 
 StepMap: TypeAlias = Callable[[PyTree[Array], Float[Array, ""]], PyTree[Array]]
 r"""$\Phi$: `(y, h) -> y` one step of size `h` later, differentiable in both."""
@@ -218,8 +218,8 @@ def _is_solver(thing: Any) -> bool:
 
 
 def _is_implicit(solver: Any) -> bool:
-    if type(solver) is tuple or not _has_tableau(solver):
-        return type(solver) is tuple
+    if is_pair(solver) or not _has_tableau(solver):
+        return is_pair(solver)
     a, _ = butcher(solver)
     return any(x != 0 for i, row in enumerate(a) for x in row[i:])
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from ..checks import check, is_known
 from ..flows import AbstractFlow, State
 from ..objective import Objective, as_arrays, check_gradient
 from ..solvers import Euler
@@ -87,15 +88,14 @@ def counter_term(
       >>> x + updates  # 1 - h + h^2 / 2, as exp(-h)
       Array(0.905, dtype=float32)
     """
-    known = isinstance(learning_rate, int | float)
-    if not known and not callable(learning_rate) and not hasattr(learning_rate, "dtype"):
+    known = is_known(learning_rate) or hasattr(learning_rate, "dtype")
+    if not known and not callable(learning_rate):
         raise TypeError(
             f"learning_rate is a {type(learning_rate).__name__}; pass the number or the schedule "
             "of the optimizer that follows. A step-size rule works in odeopt's own optimizers: "
             "`odeopt.euler(rule, correction=2)`."
         )
-    if known and not (math.isfinite(learning_rate) and learning_rate > 0):
-        raise ValueError(f"learning_rate is {learning_rate}; it must be positive and finite.")
+    check(lambda h: 0 < h < math.inf, "learning_rate", learning_rate, "positive and finite")
     flow = corrected(_Recorded(), Euler(), order, form=form, clip=clip)
     counts = flow.init(()) != ()
 

@@ -144,6 +144,11 @@ def children(tree: kauri.Tree) -> list[kauri.Tree]:
     return [] if tree.nodes() == 1 else list(tree.unjoin())
 
 
+def is_pair(solver: Any) -> bool:
+    """Whether a solver is given by its coefficients `(A, b)`; a `Tableau` is no tuple."""
+    return type(solver) is tuple
+
+
 def butcher(solver: Solver | Pair) -> Pair:
     """The pair `(A, b)` of a Runge-Kutta method, checked.
 
@@ -151,7 +156,7 @@ def butcher(solver: Solver | Pair) -> Pair:
       ValueError: no Runge-Kutta method, or weights that do not sum to 1.
       TypeError: something that is not a solver.
     """
-    if type(solver) is tuple and len(solver) == 2:
+    if is_pair(solver):
         return _checked(solver)
     if isinstance(solver, diffrax.ImplicitEuler):
         return _checked(([[1]], [1]))
@@ -167,7 +172,7 @@ def check_order(order: int, most: int = MAX_ORDER) -> int:
     Raises:
       ValueError: with the range.
     """
-    if isinstance(order, bool) or not isinstance(order, int) or not 1 <= order <= most:
+    if type(order) is not int or not 1 <= order <= most:
         raise ValueError(f"order is {order!r}; it must be an integer from 1 to {most}.")
     return order
 

@@ -17,6 +17,16 @@ State = tuple[PyTree[Array], PyTree[Array]]
 """`z = (params, aux)`: the parameters, and whatever else moves with them."""
 
 
+def check_flow(flow: Any) -> None:
+    """Refuse what is no flow.
+
+    Raises:
+      TypeError: with what to write instead.
+    """
+    if not isinstance(flow, AbstractFlow):
+        raise TypeError(f"flow is a {type(flow).__name__}; pass e.g. odeopt.flows.GradientFlow().")
+
+
 class AbstractFlow(eqx.Module):
     r"""A vector field $\dot z = F(z)$ on `z = (params, aux)`, given as its increments $hF(z)$.
 

@@ -1,4 +1,7 @@
-"""Games: every player follows the gradient of its own loss. May use: `odeopt.objective`."""
+"""Games: every player follows the gradient of its own loss.
+
+May use: `odeopt.objective`, `odeopt.checks`.
+"""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..checks import is_whole
 from ..objective import Objective, checked_loss, conjugate, forwarded
 from ..sums import scaled
 from .clock import real
@@ -16,6 +20,11 @@ from .flow import AbstractFlow, State
 
 PerPlayer: TypeAlias = Sequence[Any] | Mapping[Any, Any]
 """One value for each player: by name (a mapping), or in the order of the players' tree."""
+
+
+def named(values: PerPlayer) -> dict[Any, Any]:
+    """By the players' names, or by their numbers where there are none."""
+    return dict(values) if isinstance(values, Mapping) else dict(enumerate(values))
 
 
 class Players(NamedTuple):
@@ -110,9 +119,8 @@ class GameFlow(AbstractFlow):
         if updates is None:
             self.updates = None
             return
-        pairs = updates.items() if isinstance(updates, Mapping) else enumerate(updates)
-        self.updates = tuple(pairs)
-        if not self.updates or any(type(k) is not int or k < 1 for _, k in self.updates):
+        self.updates = tuple(named(updates).items())
+        if not self.updates or not all(is_whole(k) and k >= 1 for _, k in self.updates):
             raise ValueError(
                 f"updates is {updates}; it says how often each player moves in a round, at least "
                 'once: `updates=(1, 1)`, or `updates={"critic": 5, "generator": 1}`.'

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..checks import is_zero
 from .fused import Number, Outputs, fused, rounded
 
 
@@ -127,7 +128,7 @@ def _moved(
     h: Number, decay: Number, known: Sequence[Number], g: Array, m: Array, v: Array, x: Array
 ) -> Outputs:
     direction, m, v = _direction(known, g, m, v)
-    if not (isinstance(decay, float) and decay == 0):  # what is masked does not see x
+    if not is_zero(decay):  # what is masked does not see x
         direction = direction + decay * x
     return -rounded(h, direction) * direction, m, v
 

@@ -3,7 +3,6 @@
 May use: `odeopt.curvature`, `odeopt.split`, `.systems`.
 """
 
-import numbers
 from typing import Literal
 
 import equinox as eqx
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..checks import check
+from ..checks import check, is_known, is_whole
 from ..curvature import gauss_newton, no_diagonal, outputs_per_sample
 from ..objective import LinearMap, Objective, conjugate
 from ..split import Split, split
@@ -144,7 +143,7 @@ def known_count(name: str, number: int | None, default: int) -> int:
     """
     if number is None:
         return default
-    if isinstance(number, bool) or not isinstance(number, numbers.Integral):
+    if not is_whole(number):
         raise TypeError(
             _RUN_TIME.format(name=name, kind=type(number).__name__, wanted="an integer")
         )
@@ -153,7 +152,7 @@ def known_count(name: str, number: int | None, default: int) -> int:
 
 def known_numbers(products: int | None, fraction: float | None) -> tuple[int, float]:
     """`products` and `fraction`, which must be known when the optimizer is built."""
-    if fraction is not None and not isinstance(fraction, numbers.Real):
+    if fraction is not None and not is_known(fraction):
         kind = type(fraction).__name__
         raise TypeError(_RUN_TIME.format(name="fraction", kind=kind, wanted="a number"))
     return known_count("products", products, PRODUCTS), 1.0 if fraction is None else float(fraction)

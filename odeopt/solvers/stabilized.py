@@ -5,7 +5,6 @@ A pure step function and its diffrax class. May use: `odeopt.flows`, `odeopt.lan
 """
 
 import math
-import numbers
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ..checks import is_known, is_whole
 from ..flows import AbstractFlow, State
 from ..information import Information
 from ..lanczos import unflatten
@@ -245,9 +245,9 @@ def _scaled(h: Float[Array, ""], total: Array, dtype: Any) -> Array:
 def _check_known(**numbers_: Any) -> None:
     """Refuse what decides on the loop and is not known when it is built."""
     for name, value in numbers_.items():
-        wanted = numbers.Real if name == "damping" else numbers.Integral
         optional = name == "stages" and value is None
-        if not optional and (isinstance(value, bool) or not isinstance(value, wanted)):
+        known = is_known(value) if name == "damping" else is_whole(value)
+        if not optional and not known:
             raise TypeError(
                 f"{name} is a {type(value).__name__}; it must be a Python number, known when the "
                 "optimizer is built (inside `optax.inject_hyperparams` name it in "

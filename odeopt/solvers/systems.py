@@ -5,7 +5,7 @@ May use: `odeopt.curvature`, `odeopt.split`.
 
 import abc
 import operator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -103,9 +103,9 @@ class Iterative(AbstractSystem):
         return self.solve(right if beside is None else add(right, beside), last)
 
     def solve(self, right: PyTree[Array], last: LinearSolve) -> tuple[PyTree[Array], LinearSolve]:
-        diagonal = last.diagonal
+        diagonal: Any = last.diagonal
         metric = None
-        if isinstance(diagonal, Diagonal):
+        if self._precondition:
             diagonal = refined(diagonal, self._product, self._params)
             value = diagonal.value
             metric = lambda r: jax.tree.map(self._divided, r, value)  # noqa: E731
@@ -183,7 +183,7 @@ class Exact(AbstractSystem):
         left = jnp.linalg.norm(shift * x + weight * (image @ a) - right)
         tree = self._rows.unravel(x)
         return tree, last._replace(
-            direction=() if isinstance(last.direction, tuple) and not last.direction else tree,
+            direction=tree if jax.tree.leaves(last.direction) else last.direction,
             products=jnp.zeros([], jnp.int32),
             residual=(left / jnp.where(norm > 0, norm, 1.0)).astype(float),
             quadratic_form=jnp.sum(image**2).astype(float),
