@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from .arguments import as_arrays, check_gradient, check_params
 from .flows import AbstractFlow
 from .information import Information
 from .kernels.choice import chosen
-from .objective import Objective, as_arrays, check_gradient, check_params, transformed
+from .objective import Objective, transformed
 from .solvers import AbstractMethod
 from .staged import init_progress, staged_update
 from .state import ODEState, counted, select

@@ -1,28 +1,32 @@
 """From optax's calling conventions to one objective: value, gradient, Hessian products.
 
-May use: jax, optax. Everything else in the library sees the loss only through an `Objective`.
+May use: `.arguments`, `.sums`. Everything else in the library sees the loss only through an
+`Objective`.
 """
 
 import dataclasses
 import functools
-import inspect
-import operator
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from .arguments import (
+    check_gradient,
+    checked_loss,
+    conjugate,
+    forwarded,
+    is_masked,
+    masked_as,
+    unmasked,
+)
 from .sums import inner, scaled
 
 LinearMap = Callable[[PyTree[Array]], PyTree[Array]]
 _Objective = TypeVar("_Objective", bound="Objective")
-
-_OWN = frozenset({"value", "grad", "value_fn", "grad_fn", "full_params"})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -307,180 +311,3 @@ def spent(function: Callable[..., Any], *args: Any, given: bool = False) -> int:
     count = [0]
     jax.eval_shape(lambda *args: function(Tally(count, given), *args), *args)
     return count[0]
-
-
-def _kinds(leaves: list[Any]) -> list[tuple] | None:
-    """Shapes and dtypes, where all leaves are arrays."""
-    try:
-        return [*map(operator.attrgetter("shape", "dtype"), leaves)]
-    except AttributeError:
-        return None
-
-
-def check_gradient(
-    grads: PyTree[Array], params: PyTree[Array], name: str = "grads"
-) -> PyTree[Array]:
-    """Refuse a gradient that does not fit the parameters; cast its leaves to their dtypes.
-
-    Raises:
-      ValueError: another tree structure, or a leaf of another shape.
-      TypeError: a complex gradient of a real parameter.
-    """
-    given: Any
-    expected: Any
-    leaves, given = jax.tree.flatten(grads)
-    own, expected = jax.tree.flatten(params)
-    if given == expected and _kinds(leaves) == _kinds(own) is not None:
-        return grads
-    if given != expected:
-        raise ValueError(
-            f"{name} and params must have the same tree structure. {name}: {given}; "
-            f"params: {expected}. Take both from "
-            "the same tree: `grads = jax.grad(loss)(params)`."
-        )
-
-    def leaf(path: tuple, g: Array, p: Array) -> Array:
-        where = f"{name}{jax.tree_util.keystr(path)}"
-        if jnp.shape(g) != jnp.shape(p):
-            raise ValueError(f"{where} has shape {jnp.shape(g)}, its parameter {jnp.shape(p)}.")
-        dtype = jnp.result_type(p)
-        if jnp.iscomplexobj(g) and not jnp.issubdtype(dtype, jnp.complexfloating):
-            raise TypeError(f"{where} is complex, its parameter is {dtype}: take the real part.")
-        return jnp.asarray(g, dtype)
-
-    return jax.tree_util.tree_map_with_path(leaf, grads, params)
-
-
-def check_params(params: PyTree[Array]) -> None:
-    """Refuse parameters that cannot follow a flow, naming the leaf.
-
-    Raises:
-      TypeError: a leaf that is neither real nor complex floating point.
-    """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(as_arrays(params)):
-        dtype = getattr(leaf, "dtype", None)
-        if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
-            kind = f"is a {type(leaf).__name__}" if dtype is None else f"has dtype {dtype}"
-            raise TypeError(
-                f"params{jax.tree_util.keystr(path)} {kind}, but only floating-point "
-                "parameters can follow a flow. Leave it out with `optax.masked` or "
-                "`optax.partition`, or keep it outside params (of an Equinox model pass "
-                "`eqx.filter(model, eqx.is_inexact_array)`)."
-            )
-
-
-def checked_loss(out: Any) -> Float[Array, ""]:
-    """The loss in what a loss function returned: itself, or the first of `(loss, aux)`."""
-    value = out[0] if isinstance(out, tuple) and len(out) == 2 else out
-    if not isinstance(value, jax.Array | np.ndarray | np.generic | int | float | complex):
-        raise TypeError(
-            f"value_fn returned a {type(value).__name__}; it must return a scalar loss, or the "
-            "pair (loss, aux)."
-        )
-    if jnp.shape(value) != ():
-        raise ValueError(
-            f"value_fn returned an array of shape {jnp.shape(value)}; it must return a scalar "
-            "loss: write `return jnp.mean(...)`."
-        )
-    if jnp.iscomplexobj(value):
-        raise TypeError("value_fn returned a complex number; return a real loss.")
-    return jnp.asarray(value)
-
-
-def forwarded(
-    function: Callable,
-    called_as: str,
-    positional: int,
-    extra_args: Mapping[str, Any],
-    *,
-    alone: bool = True,
-) -> dict[str, Any]:
-    """The extra arguments that `function` names, after its `positional` leading ones.
-
-    Warns where an argument keeps its default while a name that it does not know was passed: optax
-    asks us to ignore such names, and a misspelt random key would switch dropout off in silence.
-
-    Args:
-      function: whose arguments they are.
-      called_as: how it is called, for the message.
-      positional: its leading arguments.
-      extra_args: what the caller of `update` passed by name.
-      alone: whether it is the only function that they are meant for.
-    """
-    parameters = list(inspect.signature(function).parameters.values())
-    named = {
-        p.name: p
-        for p in parameters[positional:]
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    }
-    if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
-        return {name: value for name, value in extra_args.items() if name not in _OWN}
-    kwargs = {name: value for name, value in extra_args.items() if name in named}
-    missing = [n for n, p in named.items() if p.default is p.empty and n not in kwargs]
-    if missing:
-        passed = ", ".join(f"{name}={name}" for name in missing)
-        raise TypeError(
-            f"{called_as} also needs {', '.join(map(repr, missing))}: pass it by name, "
-            f"`{passed}` (to update: `opt.update(grads, state, params, ..., {passed})`)."
-        )
-    unknown = [name for name in extra_args if name not in named and name not in _OWN]
-    defaults = [name for name in named if name not in kwargs]
-    if alone and unknown and defaults:
-        warnings.warn(
-            f"update was given {', '.join(unknown)}, which the loss does not name, and its own "
-            f"{', '.join(defaults)} keeps the default. If one is meant for the other, bind it: "
-            f"`value_fn=lambda params: loss(params, {defaults[0]}={unknown[0]})`.",
-            stacklevel=2,
-        )
-    return kwargs
-
-
-def conjugate(tree: PyTree[Array]) -> PyTree[Array]:
-    """Complex gradients as optax wants them: the conjugate of `jax.grad`'s."""
-    return jax.tree.map(jnp.conj, tree)
-
-
-def as_arrays(tree: PyTree[Any]) -> PyTree[Array]:
-    """`tree` with its Python floats as arrays of the default float dtype; the rest as it is."""
-    if float not in map(type, jax.tree.leaves(tree)):
-        return tree
-    return jax.tree.map(lambda x: jnp.asarray(x, float) if type(x) is float else x, tree)
-
-
-def is_masked(node: Any) -> bool:
-    """Whether `node` stands for parameters that a wrapper keeps from the optimizer."""
-    return isinstance(node, optax.MaskedNode)
-
-
-def _is_absent(node: Any) -> bool:
-    return node is None or is_masked(node)
-
-
-def unmasked(params: PyTree[Array], full_params: PyTree[Array] | None) -> PyTree[Array]:
-    """`params`, what is masked (`optax.MaskedNode`, or None) filled from `full_params`."""
-    if full_params is not None:
-        return jax.tree.map(
-            lambda p, full: full if _is_absent(p) else p, params, full_params, is_leaf=_is_absent
-        )
-    if any(map(is_masked, jax.tree.leaves(params, is_leaf=is_masked))):
-        raise ValueError(
-            "This optimizer runs inside optax.masked, partition or multi_transform and sees only "
-            "its part of the parameters, but the loss needs all of them. Hand them over: "
-            "`opt.update(grads, state, params, value_fn=loss, full_params=params)`."
-        )
-    return params
-
-
-def masked_as(tree: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:
-    """`tree`, masked where `like` is."""
-    if not any(map(_is_absent, jax.tree.leaves(like, is_leaf=_is_absent))):
-        return tree
-    return jax.tree.map(lambda p, t: p if _is_absent(p) else t, like, tree, is_leaf=_is_absent)
-
-
-def over_own(
-    leaf: Callable[..., Array], params: PyTree[Array], *trees: PyTree[Array]
-) -> PyTree[Array]:
-    """`leaf(p, *leaves)` for the parameters that the trees hold; the others as they are."""
-    own = masked_as(params, trees[0])
-    return unmasked(jax.tree.map(leaf, own, *trees), params)

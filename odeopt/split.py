@@ -1,4 +1,7 @@
-"""A loss in two parts, the model and the loss of its outputs. May use: `odeopt.objective`."""
+"""A loss in two parts, the model and the loss of its outputs.
+
+May use: `odeopt.objective`, `odeopt.arguments`.
+"""
 
 import inspect
 import math
@@ -9,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .objective import Objective, checked_loss, forwarded, unmasked
+from .arguments import checked_loss, forwarded, unmasked
+from .objective import Objective
 
 _HOW = """
     loss = odeopt.composite(loss_fn, predict_fn)

@@ -1,6 +1,6 @@
 """The state of every odeopt optimizer, and what can be read from it.
 
-May use: `odeopt.flows`, `odeopt.objective`, `odeopt.sums`.
+May use: `odeopt.flows`, `odeopt.objective`, `odeopt.arguments`, `odeopt.sums`.
 """
 
 import functools
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .arguments import is_masked
 from .flows import State
-from .objective import is_masked
 
 
 class Progress(NamedTuple):

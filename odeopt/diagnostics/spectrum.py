@@ -1,6 +1,7 @@
 """Spectra of curvature matrices, and what they say of a step.
 
-May use: `odeopt.curvature`, `odeopt.lanczos`, `odeopt.objective`, `odeopt.split`, `.sharpness`.
+May use: `odeopt.curvature`, `odeopt.lanczos`, `odeopt.objective`, `odeopt.arguments`,
+`odeopt.split`, `.sharpness`.
 """
 
 from collections.abc import Callable
@@ -9,9 +10,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..arguments import forwarded
 from ..curvature import gauss_newton
 from ..lanczos import lanczos, start_vector
-from ..objective import LinearMap, forwarded
+from ..objective import LinearMap
 from ..split import Split
 from .sharpness import check_products, compiled, hessian
 

@@ -1,4 +1,7 @@
-"""Losses of players with gradient penalties. May use: `odeopt.flows`, `odeopt.objective`."""
+"""Losses of players with gradient penalties.
+
+May use: `odeopt.flows`, `odeopt.arguments`.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..arguments import checked_loss, forwarded
 from ..checks import is_zero
 from ..flows import Players
 from ..flows.game import PerPlayer, named, own_gradient
-from ..objective import checked_loss, forwarded
 from ..sums import inner
 
 Loss = Callable[..., Any]

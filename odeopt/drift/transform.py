@@ -1,6 +1,6 @@
 """The counter-terms of gradient descent as an optax transformation of the gradient.
 
-May use: `odeopt.solvers`, `odeopt.flows`, `odeopt.objective`, `.corrected`.
+May use: `odeopt.solvers`, `odeopt.flows`, `odeopt.objective`, `odeopt.arguments`, `.corrected`.
 """
 
 import math
@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from ..arguments import as_arrays, check_gradient
 from ..checks import check, is_known
 from ..flows import AbstractFlow, State
-from ..objective import Objective, as_arrays, check_gradient
+from ..objective import Objective
 from ..solvers import Euler
 from ..sums import multiple
 from .corrected import CLIP, Form, corrected

@@ -2,8 +2,6 @@
 
 from .adaptive import AdamFlow as AdamFlow
 from .adaptive import Moments as Moments
-from .adaptive import RMSpropFlow as RMSpropFlow
-from .adaptive import Squares as Squares
 from .averaged import Average as Average
 from .averaged import AveragedFlow as AveragedFlow
 from .clock import LogTime as LogTime
@@ -25,5 +23,7 @@ from .momentum import HeavyBallFlow as HeavyBallFlow
 from .momentum import Momentum as Momentum
 from .momentum import NesterovFlow as NesterovFlow
 from .momentum import RelativisticFlow as RelativisticFlow
+from .rmsprop import RMSpropFlow as RMSpropFlow
+from .rmsprop import Squares as Squares
 from .wrapper import AbstractObjectiveWrapper as AbstractObjectiveWrapper
 from .wrapper import AbstractWrapper as AbstractWrapper

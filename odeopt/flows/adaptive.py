@@ -1,5 +1,6 @@
-r"""RMSprop's and Adam's flows. May use: `odeopt.objective`, `odeopt.kernels`, `.clock`;
-moments are optax's.
+r"""Adam's flow.
+
+May use: `odeopt.objective`, `odeopt.arguments`, `odeopt.kernels`, `.clock`, `.moments`.
 
 Moments are running averages, $\tau\dot m = g - m$ with $\tau = -h/\ln b$ (`flows.time_constant`),
 so that a step of size $h$ with the gradient held fixed keeps the part $b$ of them: exactly what
@@ -15,12 +16,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from ..arguments import over_own
 from ..checks import is_zero
 from ..kernels import AdamNumbers, adam_step, decaying_time
-from ..objective import Objective, over_own
+from ..objective import Objective
 from ..sums import scaled
 from .clock import Decay, as_decay, check_decay, moment_like, real
 from .flow import AbstractFlow, State, Substeps
+from .moments import abs_square, aged, divided, relaxation, squares_change
 
 
 class Moments(NamedTuple):
@@ -35,22 +38,6 @@ class Moments(NamedTuple):
     mu: PyTree[Array]
     nu: PyTree[Array]
     age: Float[Array, ""]
-
-
-class Squares(NamedTuple):
-    """What moves with the parameters in RMSprop's flow.
-
-    Attributes:
-      nu: the second moment, a tree like the parameters.
-      age: steps since the start, as a real number.
-      mu: the first moment where the second is centered, else `()`.
-      trace: the momentum, in units of the parameters; `()` where there is none.
-    """
-
-    nu: PyTree[Array]
-    age: Float[Array, ""]
-    mu: PyTree[Array]
-    trace: PyTree[Array]
 
 
 class AdamFlow(AbstractFlow):
@@ -122,7 +109,7 @@ class AdamFlow(AbstractFlow):
         """`(-h (u + w x), -(g - m) ln b1, -(g^2 - v) ln b2)`; the age grows by 1."""
         params, aux = z
         grads = objective.here(params)
-        squares = jax.tree.map(_square, grads)
+        squares = jax.tree.map(abs_square, grads)
         started = aux.age > 0
         # 0/0 at the start, with derivatives too: both sides of a `where` must be finite
         age = jnp.where(started, aux.age, 1.0)
@@ -141,8 +128,8 @@ class AdamFlow(AbstractFlow):
         return (
             jax.tree.map(lambda u: scaled(-h, u), direction),
             Moments(
-                _relaxation(aux.mu, grads, self.b1.forgetting(aux.age)),
-                _relaxation(aux.nu, squares, self.b2.forgetting(aux.age)),
+                relaxation(aux.mu, grads, self.b1.forgetting(aux.age)),
+                relaxation(aux.nu, squares, self.b2.forgetting(aux.age)),
                 jnp.ones_like(aux.age),
             ),
         )
@@ -231,10 +218,10 @@ class AdamFlow(AbstractFlow):
             raise ValueError(
                 "The counter-term of AdamFlow with nesterov or exact_decay is not known: drop it."
             )
-        squares = jax.tree.map(_squares_change, grads, back)
+        squares = jax.tree.map(squares_change, grads, back)
         return Moments(
-            _aged(aux.mu, back, self.b1, aux.age),
-            _aged(aux.nu, squares, self.b2, aux.age),
+            aged(aux.mu, back, self.b1, aux.age),
+            aged(aux.nu, squares, self.b2, aux.age),
             None,  # type: ignore[arg-type]
         )
 
@@ -243,7 +230,7 @@ class AdamFlow(AbstractFlow):
         params, aux = z
         if not seen:
             _, aux = self.part("moments", z, objective, jnp.zeros([]), 1.0)
-        square = _divided(aux.nu, self.b2.weight(aux.age))
+        square = divided(aux.nu, self.b2.weight(aux.age))
         return jax.tree.map(self._direction, objective.here(params), square)
 
     def direction(self, params: PyTree[Array], aux: Moments, objective: Objective) -> PyTree[Array]:
@@ -260,8 +247,8 @@ class AdamFlow(AbstractFlow):
                 objective.here(params),
             )
         else:
-            mean = _divided(aux.mu, total)
-        return jax.tree.map(self._direction, mean, _divided(aux.nu, self.b2.weight(aux.age)))
+            mean = divided(aux.mu, total)
+        return jax.tree.map(self._direction, mean, divided(aux.nu, self.b2.weight(aux.age)))
 
     def _direction(self, mean: Array, square: Array) -> Array:
         return adam_direction(mean, square, self.eps, self.eps_root)
@@ -286,162 +273,6 @@ class AdamFlow(AbstractFlow):
             return direction
         adding = optax.add_decayed_weights(decay, self.mask)
         return adding.update(direction, adding.init(params), params)[0]
-
-
-class RMSpropFlow(AbstractFlow):
-    r"""RMSprop's flow: $\dot x = -g/\sqrt{v + \epsilon}$, $\tau\dot v = g^2 - v$.
-
-    $\tau = -h/\ln b$ for the decay $b$ per step. Centered: $v - |m|^2$ in place of $v$, with
-    $\tau\dot m = g - m$. With momentum $\mu$ the update itself is accumulated:
-    $h\dot x = p$, $h\dot p = p\ln\mu - hg/\sqrt{v + \epsilon}$.
-
-    Its parts: `moments`, solved exactly, and `descent`, a step of Euler's method; composed in this
-    order they are `optax.rmsprop`. Both look at the gradient: there is no symmetric splitting.
-
-    Args:
-      decay: $b$, in [0, 1), or `LogTime(r)`.
-      eps: $\epsilon$.
-      initial_scale: $v$ at the start.
-      eps_in_sqrt: False for $\sqrt v + \epsilon$.
-      centered: divide by the standard deviation.
-      momentum: $\mu$; None for none.
-      nesterov: look ahead in the momentum.
-      bias_correction: divide the moments by the weight of what they have seen.
-
-    Raises:
-      ValueError: `decay` or `momentum` outside [0, 1).
-    """
-
-    decay: Any = eqx.field(converter=as_decay, default=0.9)
-    eps: float = eqx.field(converter=real, default=1e-8)
-    initial_scale: float = eqx.field(converter=real, default=0.0)
-    eps_in_sqrt: bool = eqx.field(static=True, default=True)
-    centered: bool = eqx.field(static=True, default=False)
-    momentum: Any = eqx.field(converter=as_decay, default=None)
-    nesterov: bool = eqx.field(static=True, default=False)
-    bias_correction: bool = eqx.field(static=True, default=False)
-
-    linear: ClassVar[bool] = False
-    parts: ClassVar[tuple[str, ...]] = ("moments", "descent")
-    gradient_part: ClassVar[str | None] = None
-
-    def __check_init__(self) -> None:
-        check_decay(decay=self.decay)
-        if self.momentum is not None:
-            check_decay(momentum=self.momentum)
-
-    def init(self, params: PyTree[Array]) -> Squares:
-        """One copy of the parameters; one more each if `centered` and with momentum."""
-        return Squares(
-            optax.tree.full_like(moment_like(params, self.decay), self.initial_scale),
-            jnp.zeros([], float),
-            moment_like(params, self.decay) if self.centered else (),
-            optax.tree.zeros_like(params) if self.momentum is not None else (),
-        )
-
-    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
-        """`(-h g / sqrt(v + eps), -(g - m) ln b, -(g^2 - v) ln b)`, with momentum if there is."""
-        params, aux = z
-        grads = objective.here(params)
-        rate = self.decay.forgetting(aux.age)
-        mu = _relaxation(aux.mu, grads, rate) if self.centered else ()
-        nu = _relaxation(aux.nu, jax.tree.map(_square, grads), rate)
-        update = jax.tree.map(lambda u: scaled(-h, u), self.direction(grads, aux))
-        trace: PyTree[Array] = ()
-        if self.momentum is not None:
-            lost = self.momentum.forgetting(aux.age)
-            trace = jax.tree.map(lambda v, p: v - scaled(lost, p), update, aux.trace)
-            update = aux.trace
-        return update, Squares(nu, jnp.ones_like(aux.age), mu, trace)
-
-    def part(
-        self,
-        name: str,
-        z: State,
-        objective: Objective,
-        h: Float[Array, ""],
-        fraction: float | Array,
-    ) -> tuple[PyTree[Array] | None, Squares]:
-        """One of moments and descent."""
-        params, aux = z
-        grads = objective.here(params)
-        if name == "moments":
-            kept = self.decay.retained(aux.age, fraction)
-            return None, aux._replace(
-                mu=optax.tree.update_moment(grads, aux.mu, kept, 1) if self.centered else (),
-                nu=optax.tree.update_moment_per_elem_norm(grads, aux.nu, kept, 2),
-                age=aux.age + fraction,
-            )
-        direction = self.direction(grads, aux)
-        update = jax.tree.map(lambda u: scaled(-fraction * h, u), direction)
-        if self.momentum is None:
-            return update, aux
-        kept = self.momentum.retained(aux.age - 1, fraction)
-        trace = jax.tree.map(lambda u, p: u + kept * p, update, aux.trace)
-        if self.nesterov:
-            return jax.tree.map(lambda u, p: u + kept * p, update, trace), aux._replace(trace=trace)
-        return trace, aux._replace(trace=trace)
-
-    def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
-        """The gradient over the root of its second moment."""
-        params, aux = z
-        if not seen:
-            _, aux = self.part("moments", z, objective, jnp.zeros([]), 1.0)
-        return self.direction(objective.here(params), aux)
-
-    def aged(self, aux: Squares, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
-        """The second moment changes by its mean age times the change of the square."""
-        if self.centered or self.momentum is not None:
-            raise ValueError(
-                "The counter-term of RMSpropFlow with centered or momentum is not known: drop it."
-            )
-        squares = jax.tree.map(_squares_change, grads, back)
-        nu = _aged(aux.nu, squares, self.decay, aux.age)
-        return aux._replace(nu=nu, age=None)  # type: ignore[arg-type]
-
-    def direction(self, grads: PyTree[Array], aux: Squares) -> PyTree[Array]:
-        """`g / sqrt(v + eps)` and its variants."""
-        mu, nu = aux.mu, aux.nu
-        if self.bias_correction:
-            total = self.decay.weight(aux.age)
-            mu, nu = _divided(mu, total), _divided(nu, total)
-        if self.centered:
-            nu = jax.tree.map(lambda v, m: v - _square(m), nu, mu)
-
-        def leaf(v: Array, g: Array) -> Array:
-            below = v + self.eps if self.eps_in_sqrt else jnp.sqrt(v) + self.eps
-            below = jnp.where(below == 0, 1, below)  # float16 rounds eps to 0
-            return (jax.lax.rsqrt(below) if self.eps_in_sqrt else 1 / below) * g
-
-        return jax.tree.map(leaf, nu, grads)
-
-
-def _square(g: Array) -> Array:
-    return jnp.square(g) if jnp.isrealobj(g) else (g * jnp.conj(g)).real.astype(g.dtype)
-
-
-def _divided(moment: PyTree[Array], total: Array) -> PyTree[Array]:
-    """`moment / total`, and 0 where nothing has been seen."""
-    total = jnp.where(total == 0, 1.0, total)
-    return jax.tree.map(lambda m: m / total.astype(m.dtype), moment)
-
-
-def _relaxation(moment: PyTree[Array], target: PyTree[Array], rate: Array) -> PyTree[Array]:
-    return jax.tree.map(lambda m, g: scaled(rate, g.astype(m.dtype) - m), moment, target)
-
-
-def _squares_change(g: Array, change: Array) -> Array:
-    return 2 * jnp.real(jnp.conj(g) * change)
-
-
-def _aged(
-    moment: PyTree[Array], change: PyTree[Array], clock: Decay, age: Float[Array, ""]
-) -> PyTree[Array]:
-    r"""A running average, of weight times mean age $\sum_{k<n} (1-b)b^k(k + \tfrac12)$."""
-    decay = clock.fixed()
-    kept = decay**age
-    factor = decay * (1 - kept) / (1 - decay) - age * kept + 0.5 * (1 - kept)
-    return jax.tree.map(lambda m, d: scaled(factor, d).astype(m.dtype), moment, change)
 
 
 def adam_direction(mean: Array, square: Array, eps: Any, eps_root: Any) -> Array:

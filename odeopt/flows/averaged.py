@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from ..arguments import over_own
 from ..checks import check, is_zero
 from ..information import Information
-from ..objective import Objective, over_own
+from ..objective import Objective
 from ..sums import entries, inner, is_split, scaled
 from .clock import LogTime, moment_like, real
 from .flow import AbstractFlow, State

@@ -1,6 +1,6 @@
 """Games: every player follows the gradient of its own loss.
 
-May use: `odeopt.objective`, `odeopt.checks`.
+May use: `odeopt.objective`, `odeopt.arguments`, `odeopt.checks`.
 """
 
 import functools
@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..arguments import checked_loss, conjugate, forwarded
 from ..checks import is_whole
-from ..objective import Objective, checked_loss, conjugate, forwarded
+from ..objective import Objective
 from ..sums import scaled
 from .clock import real
 from .flow import AbstractFlow, State

@@ -19,9 +19,10 @@ from optax.contrib import MuonDimensionNumbers
 from ..checks import is_zero
 from ..objective import Objective
 from ..sums import scaled, wide_dtype
-from .adaptive import Moments, _aged, _divided, _relaxation
+from .adaptive import Moments
 from .clock import as_decay, check_decay, moment_like, real
 from .flow import AbstractFlow, State
+from .moments import aged, divided, relaxation
 
 DION = (
     (4.0848, -6.8946, 2.9270),
@@ -113,9 +114,9 @@ class SpectralFlow(AbstractFlow):
         grads = objective.here(params)
         started = aux.age > 0
         total = self.b1.weight(jnp.where(started, aux.age, 1.0))
-        settled = _divided(aux.mu, total)
+        settled = divided(aux.mu, total)
         mean = jax.tree.map(lambda m, g: jnp.where(started, m, g.astype(m.dtype)), settled, grads)
-        moment = _relaxation(aux.mu, grads, self.b1.forgetting(aux.age))
+        moment = relaxation(aux.mu, grads, self.b1.forgetting(aux.age))
         update = self._moved(mean, params, aux.age, h)
         return update, Moments(moment, (), jnp.ones_like(aux.age))
 
@@ -136,11 +137,11 @@ class SpectralFlow(AbstractFlow):
         total = self.b1.weight(aux.age)
         if self.nesterov:
             kept = self.b1.retained(aux.age)
-            ahead = _divided(aux.mu, self.b1.weight(aux.age + 1))
-            now = _divided(objective.here(params), total)
+            ahead = divided(aux.mu, self.b1.weight(aux.age + 1))
+            now = divided(objective.here(params), total)
             mean = jax.tree.map(lambda m, g: kept * m + (1 - kept) * g, ahead, now)
         else:
-            mean = _divided(aux.mu, total)
+            mean = divided(aux.mu, total)
         return self._moved(mean, params, aux.age - 1, fraction * h), aux
 
     def owed(self, aux: Moments) -> Array:
@@ -153,7 +154,7 @@ class SpectralFlow(AbstractFlow):
             raise ValueError(
                 "The counter-term of SpectralFlow with nesterov is not known: pass nesterov=False."
             )
-        return Moments(_aged(aux.mu, back, self.b1, aux.age), (), jnp.zeros_like(aux.age))
+        return Moments(aged(aux.mu, back, self.b1, aux.age), (), jnp.zeros_like(aux.age))
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
         """The polar factor of the gradient."""

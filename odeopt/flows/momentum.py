@@ -1,4 +1,4 @@
-r"""Heavy-ball, Nesterov and relativistic flows. May use: `odeopt.objective`,
+r"""Heavy-ball, Nesterov and relativistic flows. May use: `odeopt.objective`, `odeopt.arguments`,
 `odeopt.kernels`, `.clock`.
 
 All three keep their momentum in units of the gradient, as optax's `trace` does: with the learning
@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..arguments import over_own
 from ..checks import check
 from ..kernels import momentum_step
-from ..objective import Objective, over_own
+from ..objective import Objective
 from ..sums import inner, multiple, scaled
 from .clock import as_decay, check_decay, moment_like, real
 from .flow import AbstractFlow, State, Substeps

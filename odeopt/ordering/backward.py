@@ -1,6 +1,6 @@
 """Backward order: the newest batch acts first, from a checkpoint.
 
-May use: `odeopt.state`, `odeopt.objective`, `.methods`.
+May use: `odeopt.state`, `odeopt.objective`, `odeopt.arguments`, `.methods`.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from ..objective import check_gradient
+from ..arguments import check_gradient
 from ..state import Checkpoint, add_count, states
 from .methods import METHODS, Step, Window
 

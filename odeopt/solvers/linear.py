@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..arguments import conjugate
 from ..checks import check, is_known, is_whole
 from ..curvature import gauss_newton, no_diagonal, outputs_per_sample
-from ..objective import LinearMap, Objective, conjugate
+from ..objective import LinearMap, Objective
 from ..split import Split, split
 from .systems import AbstractSystem, Exact, Iterative, LinearSolve, split_parts
 

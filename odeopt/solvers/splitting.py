@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..arguments import over_own
 from ..flows import AbstractFlow, State, Substeps
-from ..objective import Objective, over_own, spent
+from ..objective import Objective, spent
 from ..sums import add
 from .method import AbstractMethod, Step
 
