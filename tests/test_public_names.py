@@ -67,6 +67,7 @@ LAYERS = [
     "kernels",
     "precision",
     "sums",
+    "arguments",
     "objective",
     "lanczos",
     "flows",
