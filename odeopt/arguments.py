@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
+
+from .arrays import Scalar
 
 _OWN = frozenset({"value", "grad", "value_fn", "grad_fn", "full_params"})
 
@@ -78,7 +80,7 @@ def check_params(params: PyTree[Array]) -> None:
             )
 
 
-def checked_loss(out: Any) -> Float[Array, ""]:
+def checked_loss(out: Any) -> Scalar:
     """The loss in what a loss function returned: itself, or the first of `(loss, aux)`."""
     value = out[0] if isinstance(out, tuple) and len(out) == 2 else out
     if not isinstance(value, jax.Array | np.ndarray | np.generic | int | float | complex):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from .arguments import (
     check_gradient,
@@ -23,6 +23,7 @@ from .arguments import (
     masked_as,
     unmasked,
 )
+from .arrays import Scalar
 from .sums import inner, scaled
 
 LinearMap = Callable[[PyTree[Array]], PyTree[Array]]
@@ -97,7 +98,7 @@ class Objective:
             grads = check_gradient(grads, params, name="grad_fn's result")
         return grads if self.transform is None else self.transform(grads, params)
 
-    def value(self, params: PyTree[Array]) -> Float[Array, ""]:
+    def value(self, params: PyTree[Array]) -> Scalar:
         """The loss at `params`. Counts as 1 gradient, though it costs about a third of one.
 
         Raises:
@@ -105,14 +106,14 @@ class Objective:
         """
         return self._value(params)
 
-    def value_and_gradient(self, params: PyTree[Array]) -> tuple[Float[Array, ""], PyTree[Array]]:
+    def value_and_gradient(self, params: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
         """Loss and gradient at `params`, for the cost of 1 gradient."""
         if self.by_stage or self.transform is not None:
             return self.value(params), self.gradient(params)
         value, grads = jax.value_and_grad(self._value)(params)
         return value, conjugate(grads)
 
-    def given_value(self) -> Float[Array, ""] | None:
+    def given_value(self) -> Scalar | None:
         """The loss at the start of the step, where the caller of `update` passed `value=`."""
         value = self.args.get("value")
         return None if value is None else jnp.asarray(value)
@@ -127,7 +128,7 @@ class Objective:
         """The derivative of `gradient`; an application of it counts as `cost` gradients."""
         return jax.linearize(gradient, params)[1]
 
-    def _value(self, params: PyTree[Array]) -> Float[Array, ""]:
+    def _value(self, params: PyTree[Array]) -> Scalar:
         value_fn, fill = self._bind("value_fn", params)
         return checked_loss(value_fn(fill(params)))
 
@@ -185,7 +186,7 @@ class Penalized:
     """
 
     base: Any
-    factor: Float[Array, ""]
+    factor: Scalar
     given: PyTree[Array] | None = None
 
     args = property(lambda self: self.base.args)
@@ -212,11 +213,11 @@ class Penalized:
         """`g + 2 mu H g`, evaluated."""
         return self._add(self.base.gradient(params), params)
 
-    def value(self, params: PyTree[Array]) -> Float[Array, ""]:
+    def value(self, params: PyTree[Array]) -> Scalar:
         """The loss with its penalty."""
         return self.value_and_gradient(params)[0]
 
-    def value_and_gradient(self, params: PyTree[Array]) -> tuple[Float[Array, ""], PyTree[Array]]:
+    def value_and_gradient(self, params: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
         """Both."""
         value, g = self.base.value_and_gradient(params)
         penalty = 0.5 * self.factor.astype(value.dtype) * inner(g, g).astype(value.dtype)
@@ -268,12 +269,12 @@ class Tally:
 
         return identity(params)
 
-    def value(self, params: PyTree[Array]) -> Float[Array, ""]:
+    def value(self, params: PyTree[Array]) -> Scalar:
         """1."""
         self._count[0] += 1
         return inner(params, params)
 
-    def value_and_gradient(self, params: PyTree[Array]) -> tuple[Float[Array, ""], PyTree[Array]]:
+    def value_and_gradient(self, params: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
         """1."""
         return inner(params, params), self.gradient(params)
 

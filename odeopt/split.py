@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from .arguments import checked_loss, forwarded, unmasked
+from .arrays import Scalar
 from .objective import Objective
 
 _HOW = """
@@ -32,7 +33,7 @@ class Split(NamedTuple):
     """
 
     predict: Callable[[PyTree[Array]], PyTree[Array]]
-    loss: Callable[[PyTree[Array]], Float[Array, ""]]
+    loss: Callable[[PyTree[Array]], Scalar]
     samples: dict[str, PyTree[Array]]
     predict_one: Callable[[PyTree[Array], dict[str, PyTree[Array]]], PyTree[Array]]
 
@@ -59,10 +60,7 @@ class Composite:
         return self._loss_fn(self._predict_fn(params, **of_model), **of_loss)
 
     def split(
-        self,
-        arguments: Mapping[str, Any],
-        full_params: PyTree[Array] | None,
-        fraction: float = 1.0,
+        self, arguments: Mapping[str, Any], full_params: PyTree[Array] | None, fraction: float = 1.0
     ) -> Split:
         """Both functions with `arguments` bound, to the first samples only if asked."""
         of_model, of_loss = self._arguments(arguments)
@@ -101,7 +99,7 @@ class Composite:
                 )
             return jax.tree.map(lambda x: x[0], outputs)
 
-        def loss(outputs: PyTree[Array]) -> Float[Array, ""]:
+        def loss(outputs: PyTree[Array]) -> Scalar:
             return checked_loss(self._loss_fn(outputs, **of_loss))
 
         return Split(predict, loss, samples, predict_one)

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from .arguments import is_masked
+from .arrays import Scalar
 from .flows import State
 
 
@@ -28,7 +29,7 @@ class Progress(NamedTuple):
     """
 
     stage: Int[Array, ""]
-    step_size: Float[Array, ""]
+    step_size: Scalar
     start: State
     slopes: tuple[State, ...]
     transform: PyTree[Array]
@@ -51,10 +52,10 @@ class ODEState(NamedTuple):
     """
 
     steps: Int[Array, ""]
-    time: Float[Array, ""]
+    time: Scalar
     gradients: Int[Array, ""]
     rejected: Int[Array, ""]
-    step_size: Float[Array, ""]
+    step_size: Scalar
     aux: PyTree[Array]
     memory: PyTree[Array]
     rule: PyTree[Array]
@@ -88,10 +89,7 @@ def add_count(count: Int[Array, ""], more: int | Int[Array, ""]) -> Int[Array, "
 
 
 def counted(
-    state: ODEState,
-    h: Float[Array, ""],
-    accept: bool | Bool[Array, ""],
-    gradients: int | Array | None,
+    state: ODEState, h: Scalar, accept: bool | Bool[Array, ""], gradients: int | Array | None
 ) -> ODEState:
     """The state with one more step of size `h` counted; `gradients=None`: not known."""
     if gradients is None:

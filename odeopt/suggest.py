@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from .arrays import Scalar
 from .diagnostics import sharpness
 from .flows import AbstractFlow, GradientFlow
 from .objective import Objective
@@ -25,7 +26,7 @@ def suggest_learning_rate(
     products: int = 24,
     arguments: Mapping[str, Any] | None = None,
     **more: Any,
-) -> Float[Array, ""]:
+) -> Scalar:
     r"""The largest stable step at `params`: $R/\lambda_{max}$, limit over sharpness.
 
     On a quadratic that is the boundary of divergence. On a network it is the boundary of *linear*

@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, PyTree
+
+from .arrays import Scalar
 
 # Leaves are run through by `map` with functions of jax: the same as in a function of a leaf, which
 # would be called for each of them whenever a program is traced.
@@ -175,12 +177,12 @@ def _widest(a: Any, b: Any) -> Any:
     return np.promote_types(wide_dtype(a), wide_dtype(b))
 
 
-def scaled(h: Float[Array, ""], leaf: Array) -> Array:
+def scaled(h: Scalar, leaf: Array) -> Array:
     """`h * leaf`; the step size is rounded to the leaf's dtype first, as optax does."""
     return jnp.asarray(h, real_dtype(leaf.dtype)) * leaf
 
 
-def multiple(h: Float[Array, ""], tree: PyTree[Array]) -> PyTree[Array]:
+def multiple(h: Scalar, tree: PyTree[Array]) -> PyTree[Array]:
     """`h * tree`, as `scaled`."""
     leaves, structure = _flatten(tree)
     numbers = map(jnp.asarray, itertools.repeat(h), map(real_dtype, map(_DTYPE, leaves)))
@@ -199,7 +201,7 @@ def widened(tree: PyTree[Array]) -> PyTree[Array]:
     return jax.tree.map(lambda x: x.astype(wide_dtype(x.dtype)), tree)
 
 
-def inner(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
+def inner(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
     r"""The real inner product of two trees, $\mathrm{Re}\sum\bar a_ib_i$.
 
     Inside `across` it is that of the whole trees, the same on every device. Products of 16-bit
@@ -223,7 +225,7 @@ def inner(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
     return functools.reduce(operator.add, parts) if parts and not _axes.get() else total(parts)
 
 
-def norm(tree: PyTree[Array]) -> Float[Array, ""]:
+def norm(tree: PyTree[Array]) -> Scalar:
     """The Euclidean norm of a tree; inside `across` that of the whole tree, as `inner`.
 
     Args:

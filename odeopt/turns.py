@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from .arrays import Scalar
 from .objective import Objective
 
 Losses = Callable[..., Any] | Sequence[Callable[..., Any]]
@@ -26,7 +27,7 @@ class Turns(NamedTuple):
     parts: PyTree[Array]
     number: int
     gradient: Callable[[PyTree[Array], PyTree[Array]], PyTree[Array]]
-    value: Callable[[PyTree[Array], PyTree[Array]], Float[Array, ""]]
+    value: Callable[[PyTree[Array], PyTree[Array]], Scalar]
 
     @classmethod
     def of(cls, value_fn: Losses, each: Sequence[str], arguments: Mapping[str, Any]) -> "Turns":

@@ -62,6 +62,7 @@ def test_options_that_all_share_are_documented_once():
 
 # who may import what, from the bottom: `objective <- flows <- solvers <- diagnostics <- ...`
 LAYERS = [
+    "arrays",
     "checks",
     "information",
     "kernels",

@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from ..sums import inner
 from ..turns import Losses, Turns
 
@@ -43,7 +44,7 @@ def lie_bracket(f: VectorField, g: VectorField) -> VectorField:
     return bracket
 
 
-def conflict(value_fn: Losses, *, each: Sequence[str] = ()) -> Callable[..., Float[Array, ""]]:
+def conflict(value_fn: Losses, *, each: Sequence[str] = ()) -> Callable[..., Scalar]:
     r"""The conflict term of several tasks, $\sum_{i<j}\langle\nabla E_i, \nabla E_j\rangle$.
 
     Gradient descent on $\sum_iE_i$ follows, to one more order, the gradient flow of
@@ -70,7 +71,7 @@ def conflict(value_fn: Losses, *, each: Sequence[str] = ()) -> Callable[..., Flo
       Array(-1., dtype=float32)
     """
 
-    def term(params: PyTree[Array], **arguments: Any) -> Float[Array, ""]:
+    def term(params: PyTree[Array], **arguments: Any) -> Scalar:
         turns = Turns.of(value_fn, each, arguments)
 
         def body(carry: tuple, row: PyTree[Array]) -> tuple:

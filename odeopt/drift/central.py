@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..arrays import Scalar
 from ..lanczos import flatten, unflatten
 from ..objective import Objective
 from .principal import hessian_matrix
@@ -30,7 +31,7 @@ class Oscillation(NamedTuple):
     eigenvalues: Float[Array, " k"]
     vectors: Float[Array, "n k"]
     covariance: Float[Array, "k k"]
-    loss: Float[Array, ""]
+    loss: Scalar
 
 
 class CentralFlow:
@@ -44,20 +45,20 @@ class CentralFlow:
         self._objective = Objective({**arguments, "value_fn": value_fn})
         self._directions = directions
 
-    def __call__(self, y: PyTree[Array], h: float | Float[Array, ""]) -> PyTree[Array]:
+    def __call__(self, y: PyTree[Array], h: float | Scalar) -> PyTree[Array]:
         """`dy/dt` for steps of size h."""
         flow = self._at(y, h)
         slope = flow.gradient + 0.5 * jnp.einsum("ij,ijn->n", flow.covariance, flow.bending)
         return unflatten(-slope, y)
 
-    def oscillation(self, params: PyTree[Array], h: float | Float[Array, ""]) -> Oscillation:
+    def oscillation(self, params: PyTree[Array], h: float | Scalar) -> Oscillation:
         """What the central flow leaves out."""
         flow = self._at(params, h)
         height = 0.5 * jnp.sum(flow.eigenvalues * jnp.diag(flow.covariance))
         loss = self._objective.value(params) + height
         return Oscillation(flow.eigenvalues, flow.vectors, flow.covariance, loss)
 
-    def _at(self, params: PyTree[Array], h: float | Float[Array, ""]) -> "_Edge":
+    def _at(self, params: PyTree[Array], h: float | Scalar) -> "_Edge":
         grad, product = jax.linearize(self._objective.gradient, params)
         values, vectors = jnp.linalg.eigh(hessian_matrix(product, params))
         top, basis = values[-self._directions :], vectors[:, -self._directions :]

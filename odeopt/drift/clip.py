@@ -6,8 +6,9 @@ from typing import Any, NamedTuple, NoReturn
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, PyTree
 
+from ..arrays import Scalar
 from ..checks import check
 from ..flows import AbstractFlow
 from ..flows.wrapper import AbstractWrapper
@@ -24,7 +25,7 @@ class Corrected(NamedTuple):
     """
 
     aux: PyTree[Array]
-    clipped: Float[Array, ""]
+    clipped: Scalar
 
 
 class AbstractCorrected(AbstractWrapper):
@@ -87,10 +88,7 @@ def check_clip(clip: Any) -> None:
 
 
 def clipped(
-    term: PyTree[Array],
-    params_term: PyTree[Array],
-    params_plain: PyTree[Array],
-    clip: float | None,
+    term: PyTree[Array], params_term: PyTree[Array], params_plain: PyTree[Array], clip: float | None
 ) -> tuple[PyTree[Array], Bool[Array, ""] | bool]:
     """`term`, made so short that its part of the parameters is at most `clip` times the plain one.
 

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from ..flows import AbstractFlow, State
 from ..kernels import combination
 from ..objective import Objective
@@ -177,7 +178,7 @@ class Series(AbstractCorrected):
     parts: ClassVar[tuple[str, ...]] = ()
     gradient_part: ClassVar[str | None] = None
 
-    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+    def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """That of `base` and the counter-terms of a step of size `h`."""
         inside = z[0], self.inner(z[1])
         plain = self.base.increment(inside, objective, h)

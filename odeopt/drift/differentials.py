@@ -10,15 +10,16 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import kauri
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from ..kernels import combination
 from .trees import Coefficients, children
 
 VectorField: TypeAlias = Callable[[PyTree[Array]], PyTree[Array]]
 """`y -> dy/dt`, a tree like `y`."""
 
-SteppedField: TypeAlias = Callable[[PyTree[Array], Float[Array, ""] | float], PyTree[Array]]
+SteppedField: TypeAlias = Callable[[PyTree[Array], Scalar | float], PyTree[Array]]
 """`(y, h) -> dy/dt`: a field that depends on the step size."""
 
 
@@ -71,7 +72,7 @@ def b_series(coefficients: Coefficients, field: VectorField) -> SteppedField:
       -1.0499999523162842
     """
 
-    def sum_at(y: PyTree[Array], h: Float[Array, ""] | float) -> PyTree[Array]:
+    def sum_at(y: PyTree[Array], h: Scalar | float) -> PyTree[Array]:
         y = jax.tree.map(jnp.asarray, y)
         return series(coefficients, field, y, jnp.asarray(h, float), {})
 
@@ -82,7 +83,7 @@ def series(
     coefficients: Coefficients,
     field: VectorField,
     y: PyTree[Array],
-    h: Float[Array, ""] | float,
+    h: Scalar | float,
     known: dict[kauri.Tree, PyTree[Array]],
 ) -> PyTree[Array]:
     """The sum of `b_series` at `y`; `known` holds differentials that are known already."""
@@ -124,10 +125,7 @@ def _subtrees(tree: kauri.Tree) -> set[kauri.Tree]:
 
 
 def _differential(
-    field: VectorField,
-    y: PyTree[Array],
-    tree: kauri.Tree,
-    known: dict[kauri.Tree, PyTree[Array]],
+    field: VectorField, y: PyTree[Array], tree: kauri.Tree, known: dict[kauri.Tree, PyTree[Array]]
 ) -> PyTree[Array]:
     if tree not in known:
         directions = [_differential(field, y, child, known) for child in children(tree)]

@@ -5,12 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from ..sums import inner, scaled
 from ..turns import Losses, Turns
 
-FieldOfStep = Callable[[PyTree[Array], float | Float[Array, ""]], PyTree[Array]]
+FieldOfStep = Callable[[PyTree[Array], float | Scalar], PyTree[Array]]
 """`(y, h) -> dy/dt`, a vector field that models steps of size h."""
 
 
@@ -51,7 +52,7 @@ def epoch_flow(value_fn: Losses, /, *, ordered: bool = True, **batches: Any) -> 
       Array(-2.25, dtype=float32)
     """
 
-    def field(y: PyTree[Array], h: float | Float[Array, ""]) -> PyTree[Array]:
+    def field(y: PyTree[Array], h: float | Scalar) -> PyTree[Array]:
         turns = _turns(value_fn, batches)
         zeros = jax.tree.map(jnp.zeros_like, y)
         total = turns.total(y) if ordered else zeros
@@ -77,9 +78,7 @@ def epoch_flow(value_fn: Losses, /, *, ordered: bool = True, **batches: Any) -> 
     return field
 
 
-def epoch_loss(
-    value_fn: Losses, learning_rate: float | Float[Array, ""]
-) -> Callable[..., Float[Array, ""]]:
+def epoch_loss(value_fn: Losses, learning_rate: float | Scalar) -> Callable[..., Scalar]:
     r"""The loss that an epoch of stochastic gradient descent lowers, in the mean over all orders.
 
     $\tfrac1m\sum_k\bigl(E_k + \tfrac h4\|\nabla E_k\|^2\bigr)$ over m batches
@@ -107,7 +106,7 @@ def epoch_loss(
       1.125
     """
 
-    def loss(params: PyTree[Array], /, **batches: Any) -> Float[Array, ""]:
+    def loss(params: PyTree[Array], /, **batches: Any) -> Scalar:
         turns = _turns(value_fn, batches)
 
         def body(sum_: Array, row: PyTree[Array]) -> Array:

@@ -6,8 +6,9 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from ..flows import GameFlow, Players, State
 from ..flows.game import alone
 from ..objective import Objective
@@ -97,7 +98,7 @@ class CorrectedGame(AbstractCorrected):
 
     gradient_part: ClassVar[str | None] = None
 
-    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+    def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """That of the game, with the counter-terms of simultaneous steps."""
         params, aux = z
         plain = self.base.moved(objective.here(params), h)
@@ -115,12 +116,7 @@ class CorrectedGame(AbstractCorrected):
         return jax.tree.map(jnp.add, plain, term), self.moved(self.inner(aux), short)
 
     def part(
-        self,
-        name: str,
-        z: State,
-        objective: Objective,
-        h: Float[Array, ""],
-        fraction: float | Array,
+        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array], PyTree[Array]]:
         """The move of one player, with the counter-terms of alternating steps."""
         params, aux = z
@@ -166,7 +162,7 @@ class CorrectedGame(AbstractCorrected):
         players: Players,
         weights: Sequence[Any],
         objective: Objective,
-        h: Float[Array, ""],
+        h: Scalar,
     ) -> PyTree[Array]:
         """The counter-terms of these weights for all players, by differences or derivatives.
 

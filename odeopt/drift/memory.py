@@ -8,8 +8,9 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from ..flows import AbstractFlow, State
 from ..objective import Objective
 from ..sums import add
@@ -42,7 +43,7 @@ class Remembering(AbstractCorrected):
     linear: ClassVar[bool] = False
     gradient_part: ClassVar[str | None] = None
 
-    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+    def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """None: the counter-term is that of a splitting."""
         raise ValueError(
             f"This {type(self.base).__name__} is corrected for `solvers.Lie()` and has no field "
@@ -50,12 +51,7 @@ class Remembering(AbstractCorrected):
         )
 
     def part(
-        self,
-        name: str,
-        z: State,
-        objective: Objective,
-        h: Float[Array, ""],
-        fraction: float | Array,
+        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, PyTree[Array]]:
         """One of the flow's parts, the last of them corrected."""
         before = self.inner(z[1])
@@ -67,7 +63,7 @@ class Remembering(AbstractCorrected):
         return jax.tree.map(jnp.subtract, moved, term), self.outer(z[1], after, short)
 
     def _counter_term(
-        self, z: State, moved: PyTree[Array], objective: Objective, h: Float[Array, ""]
+        self, z: State, moved: PyTree[Array], objective: Objective, h: Scalar
     ) -> PyTree[Array]:
         """`-h^2 c`, what the plain step moves too far."""
         params, aux = z

@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from ..arguments import checked_loss, forwarded
+from ..arrays import Scalar
 from ..checks import is_zero
 from ..flows import Players
 from ..flows.game import PerPlayer, named, own_gradient
@@ -66,7 +67,7 @@ def penalized_game(
     names = named(losses)
 
     def penalized(name: Any) -> Loss:
-        def loss(players: PyTree[Array], /, **arguments: Any) -> Float[Array, ""]:
+        def loss(players: PyTree[Array], /, **arguments: Any) -> Scalar:
             everyone = Players.of(players)
             every = everyone.each(losses, "losses")
             i = everyone.at(name)
@@ -121,7 +122,7 @@ def ode_gan_penalty(
       0.0
     """
 
-    def penalized(players: PyTree[Array], /, **arguments: Any) -> Float[Array, ""]:
+    def penalized(players: PyTree[Array], /, **arguments: Any) -> Scalar:
         everyone = Players.of(players)
         every = everyone.each(losses, "losses")
         g, d = everyone.at(generator), everyone.at(discriminator)
@@ -143,7 +144,7 @@ def _like(losses: PerPlayer, new: list[Loss]) -> Any:
     return tuple(new)
 
 
-def _value(loss: Loss, players: PyTree[Array], arguments: Mapping[str, Any]) -> Float[Array, ""]:
+def _value(loss: Loss, players: PyTree[Array], arguments: Mapping[str, Any]) -> Scalar:
     return checked_loss(loss(players, **forwarded(loss, "loss(players)", 1, arguments)))
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, PyTree
 
+from ..arrays import Scalar
 from ..diagnostics.sharpness import check_products
 from ..diagnostics.spectrum import stability_coefficients
 from ..lanczos import flatten, lanczos, unflatten
@@ -41,7 +42,7 @@ class PrincipalFlow:
         self._objective = Objective({**arguments, "value_fn": value_fn})
         self._products = products
 
-    def __call__(self, y: PyTree[Array], h: float | Float[Array, ""]) -> PyTree[Array]:
+    def __call__(self, y: PyTree[Array], h: float | Scalar) -> PyTree[Array]:
         """`dy/dt` for steps of size h."""
         is_complex = any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(y))
         point = jax.tree.map(jnp.real, y)
@@ -59,7 +60,7 @@ class PrincipalFlow:
             return jax.tree.map(jax.lax.complex, real, imag)
         return unflatten(slope, point)
 
-    def directions(self, params: PyTree[Array], h: float | Float[Array, ""]) -> Directions:
+    def directions(self, params: PyTree[Array], h: float | Scalar) -> Directions:
         """Eigenvalues, coefficients and gradient components at real parameters."""
         g, product = self._linearized(params)
         start = flatten(g)
@@ -144,7 +145,7 @@ def principal_flow(
 
 
 def principal_coefficients(
-    h: float | Float[Array, ""], eigenvalues: Float[Array, " m"]
+    h: float | Scalar, eigenvalues: Float[Array, " m"]
 ) -> Complex[Array, " m"]:
     r"""$\log(1 - h\lambda)/(h\lambda)$, the logarithm with imaginary part 0 or $\pi$."""
     z = h * eigenvalues

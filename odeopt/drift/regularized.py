@@ -5,8 +5,9 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from ..flows import AbstractFlow
 from ..flows.clock import real
 from ..flows.flow import check_flow
@@ -14,7 +15,7 @@ from ..flows.wrapper import AbstractObjectiveWrapper
 from ..objective import Objective, Penalized
 from ..sums import inner
 
-Strength: TypeAlias = float | Float[Array, ""] | Callable[[Float[Array, ""]], Float[Array, ""]]
+Strength: TypeAlias = float | Scalar | Callable[[Scalar], Scalar]
 """A number, or a function of the step size."""
 
 
@@ -39,7 +40,7 @@ class RegularizedFlow(AbstractObjectiveWrapper):
         """True, for the Hessian product."""
         return True
 
-    def seen(self, objective: Any, h: Float[Array, ""]) -> Penalized:
+    def seen(self, objective: Any, h: Scalar) -> Penalized:
         """With `g + 2 strength Hg` for g."""
         strength = self.strength(h) if callable(self.strength) else self.strength
         return Penalized(objective, 2 * jnp.asarray(strength, float))
@@ -92,7 +93,7 @@ def gradient_penalty(
     *,
     batch_size: float | None = None,
     **batch: Any,
-) -> Float[Array, ""]:
+) -> Scalar:
     r"""The squared gradient that batches of any size have in the mean, from one batch of any other.
 
     Cut the batch, of B samples, into halves with gradients a and b. In the mean over batches drawn

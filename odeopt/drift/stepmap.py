@@ -9,8 +9,9 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from ..flows import GradientFlow
 from ..kernels import combination
 from ..objective import Objective
@@ -19,7 +20,7 @@ from ..sums import add, multiple, scaled
 from .differentials import SteppedField, VectorField, b_series
 from .trees import Pair, butcher, check_order, is_pair, modified_equation
 
-StepMap: TypeAlias = Callable[[PyTree[Array], Float[Array, ""]], PyTree[Array]]
+StepMap: TypeAlias = Callable[[PyTree[Array], Scalar], PyTree[Array]]
 r"""$\Phi$: `(y, h) -> y` one step of size `h` later, differentiable in both."""
 
 
@@ -120,7 +121,7 @@ def step_map(solver: Solver | Pair, field: VectorField, *, iterations: int = 1) 
 
     _check_memory(method)
 
-    def step(y: PyTree[Array], h: Float[Array, ""]) -> PyTree[Array]:
+    def step(y: PyTree[Array], h: Scalar) -> PyTree[Array]:
         y = jax.tree.map(jnp.asarray, y)
 
         def gradient(point: PyTree[Array], stage: int | Array = 0) -> PyTree[Array]:
@@ -148,7 +149,7 @@ def _check_memory(method: AbstractMethod) -> None:
 def _implicit_step(pair: Pair, field: VectorField, iterations: int) -> StepMap:
     a, b = [[float(x) for x in row] for row in pair[0]], [float(x) for x in pair[1]]
 
-    def step(y: PyTree[Array], h: Float[Array, ""]) -> PyTree[Array]:
+    def step(y: PyTree[Array], h: Scalar) -> PyTree[Array]:
         y, h = jax.tree.map(jnp.asarray, y), jnp.asarray(h, float)
 
         def moved(weights: list[float], slopes: list[PyTree[Array]]) -> PyTree[Array]:
@@ -167,7 +168,7 @@ def _implicit_step(pair: Pair, field: VectorField, iterations: int) -> StepMap:
 def _from_step(step: StepMap, order: int) -> SteppedField:
     weights = _logarithm(order)
 
-    def interpolated(y: PyTree[Array], h: Float[Array, ""]) -> PyTree[Array]:
+    def interpolated(y: PyTree[Array], h: Scalar) -> PyTree[Array]:
         """`h f_h` up to `O(h^(p+1))`: the slope at 0 of the polynomial through p steps."""
 
         def body(carry: tuple, weight: Array) -> tuple[tuple, None]:
@@ -180,7 +181,7 @@ def _from_step(step: StepMap, order: int) -> SteppedField:
         (_, total), _ = jax.lax.scan(body, (y, zero), jnp.asarray(weights, float))
         return total
 
-    def modified(y: PyTree[Array], h: Float[Array, ""] | float) -> PyTree[Array]:
+    def modified(y: PyTree[Array], h: Scalar | float) -> PyTree[Array]:
         y = jax.tree.map(jnp.asarray, y)
         h = jnp.asarray(h, float)
         derivatives = _derivatives(lambda k: interpolated(y, k), jnp.zeros_like(h), order)

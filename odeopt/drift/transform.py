@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from ..arguments import as_arrays, check_gradient
+from ..arrays import Scalar
 from ..checks import check, is_known
 from ..flows import AbstractFlow, State
 from ..objective import Objective
@@ -42,7 +43,7 @@ class _Recorded(AbstractFlow):
         """A tree of zeros like the parameters."""
         return jax.tree.map(jnp.zeros_like, params)
 
-    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+    def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """`(-h g, g)`."""
         grads = objective.here(z[0])
         return multiple(-h, grads), grads

@@ -14,9 +14,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from ..arguments import over_own
+from ..arrays import Scalar
 from ..checks import is_zero
 from ..kernels import AdamNumbers, adam_step, decaying_time
 from ..objective import Objective
@@ -37,7 +38,7 @@ class Moments(NamedTuple):
 
     mu: PyTree[Array]
     nu: PyTree[Array]
-    age: Float[Array, ""]
+    age: Scalar
 
 
 class AdamFlow(AbstractFlow):
@@ -105,7 +106,7 @@ class AdamFlow(AbstractFlow):
             jnp.zeros([], float),
         )
 
-    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+    def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """`(-h (u + w x), -(g - m) ln b1, -(g^2 - v) ln b2)`; the age grows by 1."""
         params, aux = z
         grads = objective.here(params)
@@ -135,12 +136,7 @@ class AdamFlow(AbstractFlow):
         )
 
     def part(
-        self,
-        name: str,
-        z: State,
-        objective: Objective,
-        h: Float[Array, ""],
-        fraction: float | Array,
+        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, Moments]:
         """One of moments and drift."""
         params, aux = z
@@ -164,7 +160,7 @@ class AdamFlow(AbstractFlow):
         return jax.tree.map(lambda t, u: scaled(-t, u), times, direction), aux
 
     def fused(
-        self, substeps: Substeps, z: State, objective: Objective, h: Float[Array, ""]
+        self, substeps: Substeps, z: State, objective: Objective, h: Scalar
     ) -> tuple[PyTree[Array], Moments] | None:
         """A step of moments and drift: `kernels.adam_step`.
 
@@ -203,7 +199,7 @@ class AdamFlow(AbstractFlow):
         """Before the first gradient the direction is not known: the first step cannot open."""
         return aux.age == 0
 
-    def rest(self, z: State, h: Float[Array, ""], fraction: float) -> "AdamRest | None":
+    def rest(self, z: State, h: Scalar, fraction: float) -> "AdamRest | None":
         """Five scalars; None with weight decay, which must see the parameters."""
         if self.needs_params or self.nesterov:
             return None
@@ -311,11 +307,11 @@ class AdamRest(NamedTuple):
       eps_root: $\epsilon_r$.
     """
 
-    time: Float[Array, ""]
-    first: Float[Array, ""]
-    second: Float[Array, ""]
-    eps: Float[Array, ""]
-    eps_root: Float[Array, ""]
+    time: Scalar
+    first: Scalar
+    second: Scalar
+    eps: Scalar
+    eps_root: Scalar
 
     def readout(self, params: PyTree[Array], aux: Moments) -> PyTree[Array]:
         """The parameters at the end of the step."""

@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from ..checks import check, check_positive, is_known, is_zero
 
 
@@ -25,12 +26,12 @@ class Constant(eqx.Module):
 
     decay: Any
 
-    def retained(self, age: Float[Array, ""], fraction: float | Array = 1.0) -> Any:
+    def retained(self, age: Scalar, fraction: float | Array = 1.0) -> Any:
         """What is left of a moment after `fraction` of the step at `age`."""
         whole = is_known(fraction) and fraction == 1
         return self.decay if whole else self.decay**fraction
 
-    def forgetting(self, age: Float[Array, ""]) -> Array:
+    def forgetting(self, age: Scalar) -> Array:
         """The rate at which a moment forgets, per step: -ln b.
 
         Raises:
@@ -43,7 +44,7 @@ class Constant(eqx.Module):
             )
         return -jnp.log(jnp.asarray(self.decay, float))
 
-    def weight(self, age: Float[Array, ""]) -> Array:
+    def weight(self, age: Scalar) -> Array:
         """Total weight of the gradients in a moment that was zero `age` steps ago."""
         return 1 - self.decay**age
 
@@ -89,15 +90,15 @@ class LogTime(eqx.Module):
     def __check_init__(self) -> None:
         check_positive(rate=self.rate)
 
-    def retained(self, age: Float[Array, ""], fraction: float | Array = 1.0) -> Array:
+    def retained(self, age: Scalar, fraction: float | Array = 1.0) -> Array:
         """What is left of a moment after `fraction` of the step at `age`: n / (n + r)."""
         return (age / (age + self.rate)) ** fraction
 
-    def forgetting(self, age: Float[Array, ""]) -> Array:
+    def forgetting(self, age: Scalar) -> Array:
         """The rate at which a moment forgets, per step: r / (n + r)."""
         return self.rate / (age + self.rate)
 
-    def weight(self, age: Float[Array, ""]) -> Array:
+    def weight(self, age: Scalar) -> Array:
         """1: the first step keeps nothing of the zero."""
         return jnp.ones_like(age)
 

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import equinox as eqx
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, PyTree
 
+from ..arrays import Scalar
 from ..information import Information
 from ..objective import Objective
 
@@ -52,19 +53,14 @@ class AbstractFlow(eqx.Module):
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
         """The auxiliary variables at time 0. Structural: shapes and dtypes only, no values."""
 
-    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+    def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """`h dz/dt` at `z`, a tree like `z`; the gradient at its own point is `objective.here`."""
         raise ValueError(
             f"{type(self).__name__} has no field of its own, only parts: use `solvers.Lie()`."
         )
 
     def part(
-        self,
-        name: str,
-        z: State,
-        objective: Objective,
-        h: Float[Array, ""],
-        fraction: float | Array,
+        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, PyTree[Array]]:
         """Follow one part for `fraction` of a step of size `h`, from `z`.
 
@@ -79,7 +75,7 @@ class AbstractFlow(eqx.Module):
         return name == self.gradient_part
 
     def fused(
-        self, substeps: Substeps, z: State, objective: Objective, h: Float[Array, ""]
+        self, substeps: Substeps, z: State, objective: Objective, h: Scalar
     ) -> tuple[PyTree[Array], PyTree[Array]] | None:
         """All of `substeps` in one pass, where there is a formula for them; else None."""
         return None
@@ -100,7 +96,7 @@ class AbstractFlow(eqx.Module):
         """The direction that the parameters have been moving in (`Information.HEADING`)."""
         raise ValueError(f"{type(self).__name__} does not remember where it has been going.")
 
-    def potential(self, objective: Objective, h: Float[Array, ""]) -> Any:
+    def potential(self, objective: Objective, h: Scalar) -> Any:
         """The objective whose gradient flow this is (`Information.POTENTIAL`)."""
         raise ValueError(f"{type(self).__name__} is not the gradient flow of a loss.")
 
@@ -138,7 +134,7 @@ class AbstractFlow(eqx.Module):
         """
         return None
 
-    def rest(self, z: State, h: Float[Array, ""], fraction: float) -> Any:
+    def rest(self, z: State, h: Scalar, fraction: float) -> Any:
         """How to undo what `fraction` of a step, without its gradient part, moved from `z`.
 
         Returns:

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from ..arguments import checked_loss, conjugate, forwarded
+from ..arrays import Scalar
 from ..checks import is_whole
 from ..objective import Objective
 from ..sums import scaled
@@ -148,11 +149,11 @@ class GameFlow(AbstractFlow):
             players.each(list(mentioned) if by_place else mentioned, "updates")
         return ()
 
-    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+    def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """`(-h * speed * gradient, ())`."""
         return self.moved(objective.here(z[0]), h), z[1]
 
-    def moved(self, grads: PyTree[Array], h: Float[Array, ""]) -> PyTree[Array]:
+    def moved(self, grads: PyTree[Array], h: Scalar) -> PyTree[Array]:
         """How far all players move in a time h against these gradients, at their speeds."""
         if self.speeds is None:
             return jax.tree.map(lambda g: scaled(-h, g), grads)
@@ -181,12 +182,7 @@ class GameFlow(AbstractFlow):
         return players.at(player), times
 
     def part(
-        self,
-        name: str,
-        z: State,
-        objective: Objective,
-        h: Float[Array, ""],
-        fraction: float | Array,
+        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array], tuple[()]]:
         """The move of one player, all others frozen."""
         grads = objective.here(z[0])
@@ -256,7 +252,7 @@ def own_gradient(
     """The gradient of one loss in the parameters of the player at `index`, complex conjugated."""
     kwargs = forwarded(loss, "loss(players)", 1, arguments, alone=False)
 
-    def of_own(tree: PyTree[Array]) -> Float[Array, ""]:
+    def of_own(tree: PyTree[Array]) -> Scalar:
         trees = [*players.trees[:index], tree, *players.trees[index + 1 :]]
         return checked_loss(loss(players.rebuild(trees), **kwargs))
 

@@ -2,8 +2,9 @@
 
 from typing import ClassVar
 
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from ..information import Information
 from ..objective import Objective
 from ..sums import multiple
@@ -25,21 +26,16 @@ class GradientFlow(AbstractFlow):
         """There is nothing auxiliary."""
         return ()
 
-    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+    def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """`(-h grad E(params), ())`."""
         return multiple(-h, objective.here(z[0])), z[1]
 
     def part(
-        self,
-        name: str,
-        z: State,
-        objective: Objective,
-        h: Float[Array, ""],
-        fraction: float | Array,
+        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array], tuple[()]]:
         """`descent`."""
         return self.increment(z, objective, fraction * h)
 
-    def potential(self, objective: Objective, h: Float[Array, ""]) -> Objective:
+    def potential(self, objective: Objective, h: Scalar) -> Objective:
         """The loss itself."""
         return objective

@@ -2,8 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from ..sums import scaled
 from .clock import Decay
 
@@ -29,9 +30,7 @@ def squares_change(g: Array, change: Array) -> Array:
     return 2 * jnp.real(jnp.conj(g) * change)
 
 
-def aged(
-    moment: PyTree[Array], change: PyTree[Array], clock: Decay, age: Float[Array, ""]
-) -> PyTree[Array]:
+def aged(moment: PyTree[Array], change: PyTree[Array], clock: Decay, age: Scalar) -> PyTree[Array]:
     r"""The change of a running average, given that of what it averages in a step.
 
     That times weight times mean age, $\sum_{k<n} (1-b)b^k(k + \tfrac12)$.

@@ -11,9 +11,10 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from ..arguments import over_own
+from ..arrays import Scalar
 from ..checks import check
 from ..kernels import momentum_step
 from ..objective import Objective
@@ -31,7 +32,7 @@ class Momentum(NamedTuple):
     """
 
     momentum: PyTree[Array]
-    age: Float[Array, ""]
+    age: Scalar
 
 
 class HeavyBallFlow(AbstractFlow):
@@ -69,7 +70,7 @@ class HeavyBallFlow(AbstractFlow):
         momentum = moment_like(params, self.momentum, self.dtype)
         return Momentum(momentum, jnp.zeros([], float))
 
-    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+    def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """`(-h m, g + m ln mu)`; the age grows by 1."""
         params, (momentum, age) = z
         rate = self.momentum.forgetting(age)
@@ -79,18 +80,13 @@ class HeavyBallFlow(AbstractFlow):
         return self.moved(momentum, h), Momentum(slope, jnp.ones_like(age))
 
     def moved(
-        self, momentum: PyTree[Array], h: Float[Array, ""], fraction: float | Array = 1.0
+        self, momentum: PyTree[Array], h: Scalar, fraction: float | Array = 1.0
     ) -> PyTree[Array]:
         """`fraction * h dx/dt`: `-fraction h m`, times the speed."""
         return multiple(-fraction * h * self.speed(momentum, h), momentum)
 
     def part(
-        self,
-        name: str,
-        z: State,
-        objective: Objective,
-        h: Float[Array, ""],
-        fraction: float | Array,
+        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, Momentum]:
         """One of friction, kick and drift."""
         params, aux = z
@@ -107,7 +103,7 @@ class HeavyBallFlow(AbstractFlow):
         return self.drift(z, objective, h, fraction), aux
 
     def fused(
-        self, substeps: Substeps, z: State, objective: Objective, h: Float[Array, ""]
+        self, substeps: Substeps, z: State, objective: Objective, h: Scalar
     ) -> tuple[PyTree[Array], Momentum] | None:
         """The whole step: `kernels.momentum_step`."""
         whole = [(part, 1.0) for part in self.parts]
@@ -121,7 +117,7 @@ class HeavyBallFlow(AbstractFlow):
         return update, Momentum(momentum, age + 1)
 
     def drift(
-        self, z: State, objective: Objective, h: Float[Array, ""], fraction: float | Array
+        self, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> PyTree[Array]:
         """How far the part `drift` moves, during which its velocity is constant."""
         return self.moved(z[1].momentum, h, fraction)
@@ -144,11 +140,11 @@ class HeavyBallFlow(AbstractFlow):
         changed = jax.tree.map(lambda d, m: scaled(factor, d).astype(m.dtype), back, aux.momentum)
         return Momentum(changed, None)  # type: ignore[arg-type]
 
-    def rest(self, z: State, h: Float[Array, ""], fraction: float) -> "Resting":
+    def rest(self, z: State, h: Scalar, fraction: float) -> "Resting":
         """One scalar: the drift has moved the parameters by a multiple of the momentum."""
         return Resting(fraction * h * self.speed(z[1].momentum, h))
 
-    def speed(self, momentum: PyTree[Array], h: Float[Array, ""]) -> float | Array:
+    def speed(self, momentum: PyTree[Array], h: Scalar) -> float | Array:
         """What the momentum is multiplied with, beside -h."""
         return 1.0
 
@@ -160,7 +156,7 @@ class Resting(NamedTuple):
       time: what the momentum is multiplied with.
     """
 
-    time: Float[Array, ""]
+    time: Scalar
 
     def readout(self, params: PyTree[Array], aux: Momentum) -> PyTree[Array]:
         """The parameters at the end of the step."""
@@ -184,7 +180,7 @@ class NesterovFlow(HeavyBallFlow):
     look_ahead: ClassVar[bool | None] = True
 
     def drift(
-        self, z: State, objective: Objective, h: Float[Array, ""], fraction: float | Array
+        self, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> PyTree[Array]:
         """`-fraction h (g + mu m)`."""
         params, (momentum, age) = z
@@ -221,6 +217,6 @@ class RelativisticFlow(HeavyBallFlow):
         """Not known: how long a step lasts at the ball's clock depends on all of its momentum."""
         return AbstractFlow.aged(self, aux, grads, back)
 
-    def speed(self, momentum: PyTree[Array], h: Float[Array, ""]) -> Float[Array, ""]:
+    def speed(self, momentum: PyTree[Array], h: Scalar) -> Scalar:
         """`1 / sqrt(1 + delta h^2 |m|^2)`."""
         return jax.lax.rsqrt(1 + self.delta * inner(momentum, momentum) * h**2)

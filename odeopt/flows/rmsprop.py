@@ -6,8 +6,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from ..objective import Objective
 from ..sums import scaled
 from .clock import as_decay, check_decay, moment_like, real
@@ -26,7 +27,7 @@ class Squares(NamedTuple):
     """
 
     nu: PyTree[Array]
-    age: Float[Array, ""]
+    age: Scalar
     mu: PyTree[Array]
     trace: PyTree[Array]
 
@@ -82,7 +83,7 @@ class RMSpropFlow(AbstractFlow):
             optax.tree.zeros_like(params) if self.momentum is not None else (),
         )
 
-    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+    def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """`(-h g / sqrt(v + eps), -(g - m) ln b, -(g^2 - v) ln b)`, with momentum if there is."""
         params, aux = z
         grads = objective.here(params)
@@ -98,12 +99,7 @@ class RMSpropFlow(AbstractFlow):
         return update, Squares(nu, jnp.ones_like(aux.age), mu, trace)
 
     def part(
-        self,
-        name: str,
-        z: State,
-        objective: Objective,
-        h: Float[Array, ""],
-        fraction: float | Array,
+        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, Squares]:
         """One of moments and descent."""
         params, aux = z

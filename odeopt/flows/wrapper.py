@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, PyTree
 
+from ..arrays import Scalar
 from ..information import Information
 from ..objective import Objective
 from .flow import AbstractFlow, State, Substeps
@@ -62,7 +63,7 @@ class AbstractWrapper(AbstractFlow):
         """The increment of the auxiliary variables, given that of those of `base`."""
         return inner
 
-    def seen(self, objective: Any, h: Float[Array, ""]) -> Any:
+    def seen(self, objective: Any, h: Scalar) -> Any:
         """The objective as `base` sees it."""
         return objective
 
@@ -70,18 +71,13 @@ class AbstractWrapper(AbstractFlow):
         """That of `base`."""
         return self.base.init(params)
 
-    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+    def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """That of `base`."""
         update, aux = self.base.increment((z[0], self.inner(z[1])), self.seen(objective, h), h)
         return update, self.moved(aux)
 
     def part(
-        self,
-        name: str,
-        z: State,
-        objective: Objective,
-        h: Float[Array, ""],
-        fraction: float | Array,
+        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, PyTree[Array]]:
         """That of `base`."""
         inside = z[0], self.inner(z[1])
@@ -122,15 +118,15 @@ class AbstractObjectiveWrapper(AbstractWrapper):
         return type(self)(**fields)
 
     def fused(
-        self, substeps: Substeps, z: State, objective: Objective, h: Float[Array, ""]
+        self, substeps: Substeps, z: State, objective: Objective, h: Scalar
     ) -> tuple[PyTree[Array], PyTree[Array]] | None:
         """That of `base`."""
         return self.base.fused(substeps, z, self.seen(objective, h), h)
 
-    def potential(self, objective: Objective, h: Float[Array, ""]) -> Any:
+    def potential(self, objective: Objective, h: Scalar) -> Any:
         """That of `base`, of the objective that it sees."""
         return self.base.potential(self.seen(objective, h), h)
 
-    def rest(self, z: State, h: Float[Array, ""], fraction: float) -> Any:
+    def rest(self, z: State, h: Scalar, fraction: float) -> Any:
         """That of `base`."""
         return self.base.rest(z, h, fraction)

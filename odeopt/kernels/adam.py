@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from ..checks import is_zero
 from .fused import Number, Outputs, fused, rounded
 
@@ -38,7 +39,7 @@ class AdamNumbers(NamedTuple):
 
 
 def adam_step(
-    h: Float[Array, ""],
+    h: Scalar,
     grads: PyTree[Array],
     mu: PyTree[Array],
     nu: PyTree[Array],
@@ -93,7 +94,7 @@ def adam_step(
     return update, mu, nu
 
 
-def decaying_time(h: Float[Array, ""], decay: Number) -> Float[Array, ""]:
+def decaying_time(h: Scalar, decay: Number) -> Scalar:
     r"""$(1 - e^{-wh})/w$: what a velocity $-u - wx$ with $u$ fixed moves in the time $h$, over it.
 
     Args:

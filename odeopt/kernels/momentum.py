@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from .fused import Number, Outputs, fused, rounded
 
 
 def momentum_step(
-    h: Float[Array, ""],
+    h: Scalar,
     grads: PyTree[Array],
     momentum: PyTree[Array],
     decay: Number,

@@ -2,8 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from ..flows import AbstractFlow, GradientFlow, State
 from ..objective import Objective
 from ..sums import scaled
@@ -57,12 +58,7 @@ class Chained(AbstractMethod):
         return self.inner.init(GradientFlow(), (z[0], ())), self.outer.init(flow, z)
 
     def step(
-        self,
-        flow: AbstractFlow,
-        objective: Objective,
-        z: State,
-        h: Float[Array, ""],
-        memory: PyTree[Array],
+        self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: PyTree[Array]
     ) -> Step:
         """One step of size `h`."""
         inner = self.inner.step(GradientFlow(), objective, (z[0], ()), h, memory[0])

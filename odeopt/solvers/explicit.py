@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from ..flows import AbstractFlow, State
 from ..information import Information
 from ..kernels import combination
@@ -91,12 +92,7 @@ class ExplicitRungeKutta(AbstractMethod):
         return self.tableau.matrix.tolist(), list(self.tableau.b)
 
     def step(
-        self,
-        flow: AbstractFlow,
-        objective: Objective,
-        z: State,
-        h: Float[Array, ""],
-        memory: tuple[()],
+        self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: tuple[()]
     ) -> Step:
         """One step of size `h`."""
         first = flow.increment(z, objective, h)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from ..arrays import Scalar
 from ..checks import check
 from ..flows import AbstractFlow, State
 from ..lanczos import combined, dimension, lanczos
@@ -62,7 +63,7 @@ class Exponential(AbstractMethod):
     curvature: Curvature = eqx.field(static=True)
     products: int = eqx.field(static=True)
     basis: int | None = eqx.field(static=True)
-    tolerance: float | Float[Array, ""]
+    tolerance: float | Scalar
     fraction: float = eqx.field(static=True)
 
     options: ClassVar[frozenset[str]] = frozenset()
@@ -72,7 +73,7 @@ class Exponential(AbstractMethod):
         curvature: Curvature = "auto",
         products: int | None = None,
         basis: int | None = None,
-        tolerance: float | Float[Array, ""] = 1e-3,
+        tolerance: float | Scalar = 1e-3,
         fraction: float | None = None,
     ) -> None:
         self.products, self.fraction = known_numbers(products, fraction)
@@ -116,12 +117,7 @@ class Exponential(AbstractMethod):
         return LinearSolve((), none, jnp.zeros([], float), jnp.zeros([], float))
 
     def step(
-        self,
-        flow: AbstractFlow,
-        objective: Objective,
-        z: State,
-        h: Float[Array, ""],
-        memory: LinearSolve,
+        self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: LinearSolve
     ) -> Step:
         """One step of size `h`."""
         params, aux = z
@@ -184,7 +180,7 @@ class Exponential(AbstractMethod):
         return Step(update, aux, memory, None, model, spent, finite(update, memory))
 
 
-def _followed(curvature: Float[Array, " m"], time: Float[Array, ""]) -> Float[Array, " m"]:
+def _followed(curvature: Float[Array, " m"], time: Scalar) -> Float[Array, " m"]:
     r"""$t\varphi_1(-t\lambda) = (1 - e^{-t\lambda})/\lambda$."""
     exponent = time * curvature
     flat = jnp.abs(exponent) < jnp.sqrt(jnp.finfo(exponent.dtype).eps)

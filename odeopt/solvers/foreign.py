@@ -7,8 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix as optx
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
+from ..arrays import Scalar
 from ..flows import AbstractFlow, State
 from ..information import Information
 from ..objective import Objective
@@ -70,12 +71,7 @@ class DiffraxMethod(AbstractMethod):
         return None
 
     def step(
-        self,
-        flow: AbstractFlow,
-        objective: Objective,
-        z: State,
-        h: Float[Array, ""],
-        memory: tuple[()],
+        self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: tuple[()]
     ) -> Step:
         """One step of size `h`."""
         # Never the given gradient, which an implicit solver would differentiate.

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
+from ..arrays import Scalar
 from ..checks import check
 from ..flows import AbstractFlow, State
 from ..objective import Objective
@@ -48,7 +49,7 @@ class Proximal(NamedTuple):
 
     iterations: Int[Array, ""]
     evaluations: Int[Array, ""]
-    residual: Float[Array, ""]
+    residual: Scalar
     solve: LinearSolve
 
 
@@ -85,7 +86,7 @@ class Implicit(AbstractMethod):
     kind: Kind = eqx.field(static=True)
     solver: LinearSolver
     iterations: int = eqx.field(static=True)
-    tolerance: float | Float[Array, ""]
+    tolerance: float | Scalar
 
     counter_term: ClassVar[Literal["series", "memory", "penalty"] | None] = "penalty"
     options: ClassVar[frozenset[str]] = frozenset()
@@ -95,7 +96,7 @@ class Implicit(AbstractMethod):
         kind: Kind = "euler",
         solver: LinearSolver | None = None,
         iterations: int | None = None,
-        tolerance: float | Float[Array, ""] = 1e-2,
+        tolerance: float | Scalar = 1e-2,
     ) -> None:
         if kind not in _ORDERS:
             raise ValueError(f"kind is {kind!r}; pass one of {', '.join(_ORDERS)}.")
@@ -140,12 +141,7 @@ class Implicit(AbstractMethod):
         )
 
     def step(
-        self,
-        flow: AbstractFlow,
-        objective: Objective,
-        z: State,
-        h: Float[Array, ""],
-        memory: Proximal,
+        self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: Proximal
     ) -> Step:
         """One step of size `h`."""
         params, aux = z
@@ -168,7 +164,7 @@ class Implicit(AbstractMethod):
         objective: Objective,
         params: PyTree[Array],
         slope: PyTree[Array],
-        h: Float[Array, ""],
+        h: Scalar,
         center: PyTree[Array],
         memory: Proximal,
         cost: int,
@@ -258,20 +254,20 @@ class _Point(NamedTuple):
     """A point of the proximal minimization."""
 
     displacement: PyTree[Array]
-    value: Float[Array, ""]
+    value: Scalar
     slope: PyTree[Array]
     descent: PyTree[Array]
-    norm: Float[Array, ""]
+    norm: Scalar
 
     @classmethod
     def of(
         cls,
         displacement: PyTree[Array],
-        loss: Float[Array, ""],
+        loss: Scalar,
         slope: PyTree[Array],
         bound: PyTree[Array],
-        shift: Float[Array, ""],
-        weight: Float[Array, ""],
+        shift: Scalar,
+        weight: Scalar,
         center: PyTree[Array],
     ) -> "_Point":
         """`value` and `descent`: the objective and its gradient, over $(1 + h)/h$."""
@@ -284,7 +280,7 @@ class _Point(NamedTuple):
 class _Search(NamedTuple):
     """A line search."""
 
-    length: Float[Array, ""]
+    length: Scalar
     point: _Point
     enough: Bool[Array, ""]
     trials: Int[Array, ""]

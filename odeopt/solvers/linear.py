@@ -8,9 +8,10 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from ..arguments import conjugate
+from ..arrays import Scalar
 from ..checks import check, is_known, is_whole
 from ..curvature import gauss_newton, no_diagonal, outputs_per_sample
 from ..objective import LinearMap, Objective
@@ -59,7 +60,7 @@ class LinearSolver(eqx.Module):
     curvature: Curvature = eqx.field(static=True)
     solve: Solve = eqx.field(static=True)
     products: int = eqx.field(static=True)
-    tolerance: float | Float[Array, ""]
+    tolerance: float | Scalar
     fraction: float = eqx.field(static=True)
     precondition: bool = eqx.field(static=True)
 
@@ -68,7 +69,7 @@ class LinearSolver(eqx.Module):
         curvature: Curvature = "auto",
         solve: Solve = "auto",
         products: int | None = None,
-        tolerance: float | Float[Array, ""] = 1e-3,
+        tolerance: float | Scalar = 1e-3,
         fraction: float | None = None,
         precondition: bool = False,
     ) -> None:
@@ -98,8 +99,8 @@ class LinearSolver(eqx.Module):
         return LinearSolve(direction, none, jnp.zeros([], float), jnp.zeros([], float), diagonal)
 
     def system(
-        self, objective: Objective, params: PyTree[Array], h: Float[Array, ""], gradient_cost: int
-    ) -> tuple[AbstractSystem, Float[Array, ""]]:
+        self, objective: Objective, params: PyTree[Array], h: Scalar, gradient_cost: int
+    ) -> tuple[AbstractSystem, Scalar]:
         r"""$I + hB$ at `params`, divided by 1 + h so that a large step overflows nothing.
 
         Args:

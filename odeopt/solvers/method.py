@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
+from ..arrays import Scalar
 from ..flows import AbstractFlow, State
 from ..information import Information
 from ..objective import Objective, spent
@@ -20,8 +21,8 @@ class Model(NamedTuple):
       quadratic: $\tfrac12u\cdot Bu$ with the curvature B of the step.
     """
 
-    linear: Float[Array, ""]
-    quadratic: Float[Array, ""]
+    linear: Scalar
+    quadratic: Scalar
 
 
 class Step(NamedTuple):
@@ -108,16 +109,11 @@ class AbstractMethod(eqx.Module):
 
     @abc.abstractmethod
     def step(
-        self,
-        flow: AbstractFlow,
-        objective: Objective,
-        z: State,
-        h: Float[Array, ""],
-        memory: PyTree[Array],
+        self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: PyTree[Array]
     ) -> Step:
         """One step of size `h` (flow time) from `z`."""
 
 
-def field_cost(flow: AbstractFlow, z: State, h: Float[Array, ""], *, given: bool = False) -> int:
+def field_cost(flow: AbstractFlow, z: State, h: Scalar, *, given: bool = False) -> int:
     """Gradients that one evaluation of the field costs."""
     return spent(lambda objective, z, h: flow.increment(z, objective, h), z, h, given=given)

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int, PyTree
 
+from ..arrays import Scalar
 from ..objective import Objective
 from ..sums import multiple, noise, norm
 
@@ -21,7 +22,7 @@ class Sharpest(NamedTuple):
       vector: its direction, a tree like the parameters.
     """
 
-    value: Float[Array, ""]
+    value: Scalar
     vector: PyTree[Array]
 
 
@@ -53,7 +54,7 @@ def sharpest(
     )
 
 
-def _normalized(tree: PyTree[Array]) -> tuple[Float[Array, ""], PyTree[Array]]:
+def _normalized(tree: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
     """The norm of a tree, and the tree divided by it; 0 stays."""
     size = norm(tree)
     scale = jnp.where(size > 0, 1 / size, 0.0)

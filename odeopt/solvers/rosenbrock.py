@@ -12,8 +12,9 @@ import equinox as eqx
 import jax
 import lineax
 import optimistix as optx
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int, PyTree
 
+from ..arrays import Scalar
 from ..flows import AbstractFlow, State
 from ..objective import LinearMap, Objective
 from ..sums import add, finite, inner, scaled
@@ -93,12 +94,7 @@ class Rosenbrock(AbstractMethod):
         return first if self.accuracy == 1 else (first, self.solver.init(z[0]))
 
     def step(
-        self,
-        flow: AbstractFlow,
-        objective: Objective,
-        z: State,
-        h: Float[Array, ""],
-        memory: Any,
+        self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: Any
     ) -> Step:
         """One step of size `h`; what is solved for is $hk_1$ and $hk_2$, of the size of a step."""
         params, aux = z

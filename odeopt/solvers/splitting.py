@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from ..arguments import over_own
+from ..arrays import Scalar
 from ..flows import AbstractFlow, State, Substeps
 from ..objective import Objective, spent
 from ..sums import add
@@ -47,12 +48,7 @@ class Lie(AbstractMethod):
         _check_parts(flow, "Lie")
 
     def step(
-        self,
-        flow: AbstractFlow,
-        objective: Objective,
-        z: State,
-        h: Float[Array, ""],
-        memory: tuple[()],
+        self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: tuple[()]
     ) -> Step:
         """One step of size `h`."""
         whole = [(part, 1.0) for part in flow.parts]
@@ -130,12 +126,7 @@ class Strang(AbstractMethod):
         return Rest(jax.tree.map(jnp.zeros_like, z[0])) if rest is None else rest
 
     def step(
-        self,
-        flow: AbstractFlow,
-        objective: Objective,
-        z: State,
-        h: Float[Array, ""],
-        memory: PyTree[Array],
+        self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: PyTree[Array]
     ) -> Step:
         """From the middle of one step's first substep to the same place in the next step."""
         middle = str(flow.gradient_part)
@@ -169,7 +160,7 @@ def closing(flow: AbstractFlow | type[AbstractFlow], tau: float) -> list[tuple[s
 
 
 def compose(
-    flow: AbstractFlow, objective: Objective, z: State, h: Float[Array, ""], substeps: Substeps
+    flow: AbstractFlow, objective: Objective, z: State, h: Scalar, substeps: Substeps
 ) -> tuple[PyTree[Array], PyTree[Array]]:
     """Follow parts for fractions of `h`, one after the other.
 
@@ -195,7 +186,7 @@ def compose(
     return (jax.tree.map(jnp.zeros_like, start) if update is None else update), aux
 
 
-def _cost(flow: AbstractFlow, z: State, h: Float[Array, ""], substeps: Substeps) -> int:
+def _cost(flow: AbstractFlow, z: State, h: Scalar, substeps: Substeps) -> int:
     return spent(lambda o, z, h: compose(flow, o, z, h, substeps), z, h, given=True)
 
 

@@ -13,8 +13,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
+from ..arrays import Scalar
 from ..checks import is_known, is_whole
 from ..flows import AbstractFlow, State
 from ..information import Information
@@ -69,11 +70,7 @@ class RungeKuttaChebyshev(AbstractMethod):
     options: ClassVar[frozenset[str]] = frozenset({"stage_transform"})
 
     def __init__(
-        self,
-        stages: int | None = 10,
-        order: int = 1,
-        damping: float = 0.05,
-        max_stages: int = 100,
+        self, stages: int | None = 10, order: int = 1, damping: float = 0.05, max_stages: int = 100
     ) -> None:
         _check_known(stages=stages, order=order, damping=damping, max_stages=max_stages)
         for name, number in (("stages", stages), ("max_stages", max_stages)):
@@ -121,12 +118,7 @@ class RungeKuttaChebyshev(AbstractMethod):
         return Sharpest(jnp.zeros([], float), jax.tree.map(jnp.zeros_like, z[0]))
 
     def step(
-        self,
-        flow: AbstractFlow,
-        objective: Objective,
-        z: State,
-        h: Float[Array, ""],
-        memory: Any,
+        self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: Any
     ) -> Step:
         """One step of size `h`; the slopes are increments, which carry it."""
         first = flow.increment(z, objective, h)
@@ -168,8 +160,8 @@ class RungeKuttaChebyshev(AbstractMethod):
         slope: Callable[[Array, Array, PyTree[Array]], PyTree[Array]],
         start: PyTree[Array],
         first: PyTree[Array],
-        h: Float[Array, ""],
-        weight: Float[Array, ""],
+        h: Scalar,
+        weight: Scalar,
         loop: Callable[[Callable, PyTree], PyTree],
     ) -> PyTree[Array]:
         r"""$\delta_s/h$, in float32 at least; of optimizers and of the diffrax class.
@@ -222,7 +214,7 @@ class RungeKuttaChebyshev(AbstractMethod):
     def _coefficients(self, stages: int) -> Coefficients:
         return coefficients(stages, self.accuracy, self.damping)
 
-    def _chosen(self, product: Float[Array, ""]) -> tuple[Array, Array, Array]:
+    def _chosen(self, product: Scalar) -> tuple[Array, Array, Array]:
         """First weight, rows of every number of stages, and the number for `h * curvature`.
 
         The rows are a table since a recurrence for them in float32 would lose too many digits.
@@ -237,7 +229,7 @@ class RungeKuttaChebyshev(AbstractMethod):
         return first[jnp.minimum(stages, self.max_stages) - 2], jnp.asarray(table, float), stages
 
 
-def _scaled(h: Float[Array, ""], total: Array, dtype: Any) -> Array:
+def _scaled(h: Scalar, total: Array, dtype: Any) -> Array:
     """`h * total` rounded once, to `dtype`."""
     return scaled(h.astype(real_dtype(dtype)), total).astype(dtype)
 

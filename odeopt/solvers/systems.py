@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
+from ..arrays import Scalar
 from ..curvature import (
     Diagonal,
     Rows,
@@ -38,8 +39,8 @@ class LinearSolve(NamedTuple):
 
     direction: PyTree[Array]
     products: Int[Array, ""]
-    residual: Float[Array, ""]
-    quadratic_form: Float[Array, ""]
+    residual: Scalar
+    quadratic_form: Scalar
     diagonal: Diagonal | tuple[()] = ()
 
 
@@ -55,7 +56,7 @@ class AbstractSystem(abc.ABC):
     @abc.abstractmethod
     def solve_for_step(
         self,
-        amount: Float[Array, ""],
+        amount: Scalar,
         slope: PyTree[Array],
         last: LinearSolve,
         beside: PyTree[Array] | None = None,
@@ -77,12 +78,12 @@ class Iterative(AbstractSystem):
     def __init__(
         self,
         product: LinearMap,
-        shift: Float[Array, ""],
-        weight: Float[Array, ""],
+        shift: Scalar,
+        weight: Scalar,
         params: PyTree[Array],
         cost: int,
         most: int,
-        tolerance: float | Float[Array, ""],
+        tolerance: float | Scalar,
         precondition: bool,
     ) -> None:
         self._product, self._shift, self._weight = product, shift, weight
@@ -94,7 +95,7 @@ class Iterative(AbstractSystem):
 
     def solve_for_step(
         self,
-        amount: Float[Array, ""],
+        amount: Scalar,
         slope: PyTree[Array],
         last: LinearSolve,
         beside: PyTree[Array] | None = None,
@@ -137,13 +138,7 @@ def split_parts(parts: Split, params: PyTree[Array]) -> bool:
 class Exact(AbstractSystem):
     """By Cholesky's decomposition. As many gradients as a sample has outputs, for all solves."""
 
-    def __init__(
-        self,
-        parts: Split,
-        shift: Float[Array, ""],
-        weight: Float[Array, ""],
-        params: PyTree[Array],
-    ) -> None:
+    def __init__(self, parts: Split, shift: Scalar, weight: Scalar, params: PyTree[Array]) -> None:
         if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
             raise TypeError('solve="exact" takes real parameters only: pass solve="cg".')
         if split_parts(parts, params):
@@ -158,7 +153,7 @@ class Exact(AbstractSystem):
 
     def solve_for_step(
         self,
-        amount: Float[Array, ""],
+        amount: Scalar,
         slope: PyTree[Array],
         last: LinearSolve,
         beside: PyTree[Array] | None = None,

@@ -3,8 +3,8 @@
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
+from ..arrays import Scalar
 from ..checks import check_positive
 from ..information import Information
 from ..solvers import Step
@@ -21,7 +21,7 @@ class DriftAdjusted(AbstractLocalRule):
     cap: float
     smooth: bool
 
-    def size(self, info: StepInfo) -> Float[Array, ""]:
+    def size(self, info: StepInfo) -> Scalar:
         """`min(2 / r, cap)` or its smooth form, `r = (‖Hg‖ / ‖g‖)**power`."""
         params = info.z[0]
         g = info.objective.here(params)
@@ -32,7 +32,7 @@ class DriftAdjusted(AbstractLocalRule):
             return self.cap / (1.0 + 0.5 * self.cap * ratio)
         return self.cap / jnp.maximum(1.0, 0.5 * self.cap * ratio)
 
-    def judge(self, state: tuple[()], info: StepInfo, h: Float[Array, ""], step: Step) -> Verdict:
+    def judge(self, state: tuple[()], info: StepInfo, h: Scalar, step: Step) -> Verdict:
         """Accepted; a Hessian product was spent."""
         return Verdict(True, state, 2)
 
@@ -75,7 +75,7 @@ class Corridor(AbstractLocalRule):
     minimum: float
     cap: float
 
-    def size(self, info: StepInfo) -> Float[Array, ""]:
+    def size(self, info: StepInfo) -> Scalar:
         """`min((E - minimum) / ‖g‖^2, cap)`, 0 where the loss is at its minimum."""
         if info.value is None:
             raise ValueError(

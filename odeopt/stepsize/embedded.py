@@ -5,8 +5,9 @@ from typing import Any, ClassVar, cast
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from ..checks import check_positive
 from ..flows import State
 from ..information import Information
@@ -14,7 +15,7 @@ from ..solvers import Step
 from ..sums import add, entries, total
 from .rule import AbstractRule, StepInfo, Verdict
 
-_Memory = tuple[Float[Array, ""], PyTree[Array]]
+_Memory = tuple[Scalar, PyTree[Array]]
 
 
 class EmbeddedError(AbstractRule):
@@ -35,11 +36,11 @@ class EmbeddedError(AbstractRule):
         )
         return jnp.asarray(self.first, float), jax.tree.map(_strong, memory)
 
-    def propose(self, state: _Memory, info: StepInfo) -> tuple[Float[Array, ""], _Memory]:
+    def propose(self, state: _Memory, info: StepInfo) -> tuple[Scalar, _Memory]:
         """What the controller said after the step before."""
         return state[0], state
 
-    def judge(self, state: _Memory, info: StepInfo, h: Float[Array, ""], step: Step) -> Verdict:
+    def judge(self, state: _Memory, info: StepInfo, h: Scalar, step: Step) -> Verdict:
         """Accepted if the scaled error is at most 1; a rejected step is tried smaller."""
         # The parameters alone: the error of a moment, which forgets by steps, does not fall with h.
         params, (error, _) = info.z[0], cast(State, step.error)
@@ -95,7 +96,7 @@ def embedded_error(
     return EmbeddedError(controller, first, limit)
 
 
-def _rms(tree: PyTree[Array]) -> Float[Array, ""]:
+def _rms(tree: PyTree[Array]) -> Scalar:
     # Leaf by leaf: the default ravels the tree, which fails under explicit sharding.
     leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
     squares = [jnp.sum(jnp.square(jnp.abs(leaf).astype(float))) for leaf in leaves]

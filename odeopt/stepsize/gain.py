@@ -4,8 +4,9 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from ..checks import check_positive
 from ..information import Information
 from ..solvers import Model, Step
@@ -30,19 +31,15 @@ class GainRatio(AbstractRule):
     least: float
     limit: float
 
-    def init(self, params: PyTree[Array]) -> Float[Array, ""]:
+    def init(self, params: PyTree[Array]) -> Scalar:
         """The size to try next."""
         return jnp.asarray(self.first, float)
 
-    def propose(
-        self, state: Float[Array, ""], info: StepInfo
-    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def propose(self, state: Scalar, info: StepInfo) -> tuple[Scalar, Scalar]:
         """What the last step left."""
         return state, state
 
-    def judge(
-        self, state: Float[Array, ""], info: StepInfo, h: Float[Array, ""], step: Step
-    ) -> Verdict:
+    def judge(self, state: Scalar, info: StepInfo, h: Scalar, step: Step) -> Verdict:
         """Accepted if the loss is finite and does not rise."""
         params, objective = info.z[0], info.objective
         update = optax.tree.cast_like(step.update, params)
@@ -68,7 +65,7 @@ class GainRatio(AbstractRule):
         factor = jnp.where(unseen, trusted, factor)
         return Verdict(accept, jnp.clip(h * factor, self.least, self.limit), spent)
 
-    def failed(self, state: Float[Array, ""]) -> Float[Array, ""]:
+    def failed(self, state: Scalar) -> Scalar:
         """A quarter of the size, as after a rejection."""
         return jnp.maximum(_REJECT * state, self.least)
 

@@ -10,8 +10,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
+from ..arrays import Scalar
 from ..flows import AbstractFlow, State
 from ..information import Information
 from ..objective import Objective
@@ -33,7 +34,7 @@ class StepInfo(NamedTuple):
     steps: Int[Array, ""]
     z: State
     objective: Objective
-    value: Float[Array, ""] | None
+    value: Scalar | None
     flow: AbstractFlow
     method: AbstractMethod
 
@@ -75,14 +76,10 @@ class AbstractRule(eqx.Module):
         """The state of the rule before the first step. Structural."""
 
     @abc.abstractmethod
-    def propose(
-        self, state: PyTree[Array], info: StepInfo
-    ) -> tuple[Float[Array, ""], PyTree[Array]]:
+    def propose(self, state: PyTree[Array], info: StepInfo) -> tuple[Scalar, PyTree[Array]]:
         """The step size, in flow time, as a scalar of the default float dtype."""
 
-    def judge(
-        self, state: PyTree[Array], info: StepInfo, h: Float[Array, ""], step: Step
-    ) -> Verdict:
+    def judge(self, state: PyTree[Array], info: StepInfo, h: Scalar, step: Step) -> Verdict:
         """Whether the step of size `h` is accepted; every finite one, by default."""
         return Verdict(True, state)
 
@@ -120,7 +117,7 @@ class Fixed(AbstractRule):
                 )
         return ()
 
-    def propose(self, state: tuple[()], info: StepInfo) -> tuple[Float[Array, ""], tuple[()]]:
+    def propose(self, state: tuple[()], info: StepInfo) -> tuple[Scalar, tuple[()]]:
         """The step size."""
         return jnp.asarray(self.step_size, float), state
 
@@ -129,14 +126,14 @@ class AbstractLocalRule(AbstractRule):
     """A rule without memory: it reads the size off the start of the step."""
 
     @abc.abstractmethod
-    def size(self, info: StepInfo) -> Float[Array, ""]:
+    def size(self, info: StepInfo) -> Scalar:
         """The step size."""
 
     def init(self, params: PyTree[Array]) -> tuple[()]:
         """Nothing to remember."""
         return ()
 
-    def propose(self, state: tuple[()], info: StepInfo) -> tuple[Float[Array, ""], tuple[()]]:
+    def propose(self, state: tuple[()], info: StepInfo) -> tuple[Scalar, tuple[()]]:
         """What `size` says."""
         return self.size(info).astype(float), state
 
@@ -152,12 +149,12 @@ class Scheduled(AbstractLocalRule):
 
     rejects: ClassVar[bool] = False
 
-    def size(self, info: StepInfo) -> Float[Array, ""]:
+    def size(self, info: StepInfo) -> Scalar:
         """The schedule at the number of steps taken so far."""
         # inject_hyperparams makes the rate complex where the parameters are
         return jnp.real(jnp.asarray(self.schedule(info.steps)))
 
-    def judge(self, state: tuple[()], info: StepInfo, h: Float[Array, ""], step: Step) -> Verdict:
+    def judge(self, state: tuple[()], info: StepInfo, h: Scalar, step: Step) -> Verdict:
         """Accepted if the size is finite and not negative."""
         return Verdict(jnp.isfinite(h) & (h >= 0), state)
 
@@ -176,15 +173,11 @@ class Guarded(AbstractRule):
         """That of the rule."""
         return self.rule.init(params)
 
-    def propose(
-        self, state: PyTree[Array], info: StepInfo
-    ) -> tuple[Float[Array, ""], PyTree[Array]]:
+    def propose(self, state: PyTree[Array], info: StepInfo) -> tuple[Scalar, PyTree[Array]]:
         """That of the rule."""
         return self.rule.propose(state, info)
 
-    def judge(
-        self, state: PyTree[Array], info: StepInfo, h: Float[Array, ""], step: Step
-    ) -> Verdict:
+    def judge(self, state: PyTree[Array], info: StepInfo, h: Scalar, step: Step) -> Verdict:
         """That of the rule."""
         return self.rule.judge(state, info, h, step)
 

@@ -7,8 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from ..checks import check_positive
 from ..diagnostics.sharpness import extreme
 from ..flows import AbstractFlow
@@ -26,7 +27,7 @@ class LastEstimate(NamedTuple):
       vector: its Ritz vector, a tree like the parameters; zero before the first.
     """
 
-    size: Float[Array, ""]
+    size: Scalar
     vector: PyTree[Array]
 
 
@@ -53,7 +54,7 @@ class SharpnessRule(AbstractRule):
         """No estimate yet. One copy of the parameters."""
         return LastEstimate(jnp.asarray(self.cap, float), optax.tree.zeros_like(params))
 
-    def propose(self, state: LastEstimate, info: StepInfo) -> tuple[Float[Array, ""], LastEstimate]:
+    def propose(self, state: LastEstimate, info: StepInfo) -> tuple[Scalar, LastEstimate]:
         """`min(safety * R / sharpness, cap)`."""
         limit = stability_limit(info.flow, info.method)
         params = info.z[0]
@@ -70,9 +71,7 @@ class SharpnessRule(AbstractRule):
         state = jax.lax.switch(self._due(info), choices)
         return state.size, state
 
-    def judge(
-        self, state: LastEstimate, info: StepInfo, h: Float[Array, ""], step: Step
-    ) -> Verdict:
+    def judge(self, state: LastEstimate, info: StepInfo, h: Scalar, step: Step) -> Verdict:
         """Accepted, once there is a size; the products of an estimate were spent."""
         size = dimension(info.z[0])
         costs = jnp.array([0, *(2 * min(n, size) for n in (self.products, self.first))])

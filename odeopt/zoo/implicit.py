@@ -5,9 +5,8 @@ May use: `odeopt.solvers`, `odeopt.optimizer`, `.linearized`.
 
 from typing import Unpack
 
-from jaxtyping import Array, Float
-
 from .. import solvers
+from ..arrays import Scalar
 from ..optimizer import LearningRate, Optimizer
 from ..solvers.linear import Curvature, Solve
 from .linearized import controlled
@@ -22,7 +21,7 @@ def implicit_euler(
     *,
     iterations: int | None = None,
     products: int | None = None,
-    tolerance: float | Float[Array, ""] = 1e-2,
+    tolerance: float | Scalar = 1e-2,
     fraction: float | None = None,
     precondition: bool = False,
     **options: Unpack[Options],
@@ -85,7 +84,7 @@ def implicit_midpoint(
     *,
     iterations: int | None = None,
     products: int | None = None,
-    tolerance: float | Float[Array, ""] = 1e-2,
+    tolerance: float | Scalar = 1e-2,
     fraction: float | None = None,
     precondition: bool = False,
     **options: Unpack[Options],
@@ -128,7 +127,7 @@ def trapezoidal(
     *,
     iterations: int | None = None,
     products: int | None = None,
-    tolerance: float | Float[Array, ""] = 1e-2,
+    tolerance: float | Scalar = 1e-2,
     fraction: float | None = None,
     precondition: bool = False,
     **options: Unpack[Options],

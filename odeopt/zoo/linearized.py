@@ -5,9 +5,8 @@ May use: `odeopt.solvers`, `odeopt.stepsize`, `odeopt.optimizer`.
 
 from typing import Any, Unpack
 
-from jaxtyping import Array, Float
-
 from .. import solvers
+from ..arrays import Scalar
 from ..flows import GradientFlow
 from ..optimizer import LearningRate, Optimizer, ode_optimizer
 from ..solvers.linear import Curvature, Solve
@@ -22,7 +21,7 @@ def linearly_implicit_euler(
     solve: Solve = "auto",
     *,
     products: int | None = None,
-    tolerance: float | Float[Array, ""] = 1e-3,
+    tolerance: float | Scalar = 1e-3,
     fraction: float | None = None,
     precondition: bool = False,
     **options: Unpack[Options],
@@ -101,7 +100,7 @@ def rosenbrock2(
     solve: Solve = "auto",
     *,
     products: int | None = None,
-    tolerance: float | Float[Array, ""] = 1e-3,
+    tolerance: float | Scalar = 1e-3,
     fraction: float | None = None,
     precondition: bool = False,
     **options: Unpack[Options],
@@ -142,7 +141,7 @@ def exponential_euler(
     *,
     products: int | None = None,
     basis: int | None = None,
-    tolerance: float | Float[Array, ""] = 1e-3,
+    tolerance: float | Scalar = 1e-3,
     fraction: float | None = None,
     **options: Unpack[Options],
 ) -> Optimizer:
