@@ -11,7 +11,7 @@ from odeopt.flows import GradientFlow
 
 from . import laws
 from .cases import FAULTS, RATE, Configuration
-from .laws import Run
+from .runs import Run
 
 GOOD = FAULTS[0]
 SIZE_0 = next(f for f in FAULTS if f.name == "size 0 at the middle")

@@ -10,7 +10,7 @@ from flax import serialization
 
 from . import laws
 from .cases import FAULTS, Configuration, cases_of, configurations, pairs, refusal
-from .laws import Run
+from .runs import Run
 
 GROUP = 10  # configurations of one test
 FAST, FULL = 4, 43  # tests of the fast tier, and of all

@@ -17,7 +17,8 @@ from odeopt.zoo import REGISTRY
 
 from . import laws
 from .cases import FAULTS, RATE, RULES, WITHOUT_LIMIT, Configuration, loss, params_of, refusal
-from .laws import Run, update
+from .laws import update
+from .runs import Run
 
 LINEAR = [name for name, entry in REGISTRY.items() if entry.family == "linearized"]
 
