@@ -146,11 +146,6 @@ def forwarded(
     return kwargs
 
 
-def conjugate(tree: PyTree[Array]) -> PyTree[Array]:
-    """Complex gradients as optax wants them: the conjugate of `jax.grad`'s."""
-    return jax.tree.map(jnp.conj, tree)
-
-
 def as_arrays(tree: PyTree[Any]) -> PyTree[Array]:
     """`tree` with its Python floats as arrays of the default float dtype; the rest as it is."""
     if float not in map(type, jax.tree.leaves(tree)):

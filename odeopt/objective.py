@@ -17,7 +17,6 @@ from jaxtyping import Array, PyTree
 from .arguments import (
     check_gradient,
     checked_loss,
-    conjugate,
     forwarded,
     is_masked,
     masked_as,
@@ -91,7 +90,7 @@ class Objective:
     def gradient(self, params: PyTree[Array]) -> PyTree[Array]:
         """The gradient at `params`, evaluated. Costs 1 gradient."""
         if self.args.get("grad_fn") is None:
-            grads = conjugate(jax.grad(self._value)(params))
+            grads = optax.tree.conj(jax.grad(self._value)(params))
         else:
             grad_fn, fill = self._bind("grad_fn", params)
             grads = masked_as(grad_fn(fill(params), self.stage), params)
@@ -111,7 +110,7 @@ class Objective:
         if self.by_stage or self.transform is not None:
             return self.value(params), self.gradient(params)
         value, grads = jax.value_and_grad(self._value)(params)
-        return value, conjugate(grads)
+        return value, optax.tree.conj(grads)
 
     def given_value(self) -> Scalar | None:
         """The loss at the start of the step, where the caller of `update` passed `value=`."""

@@ -211,8 +211,9 @@ def guard(opt: Optimizer) -> Optimizer:
       >>> updates, int(state.rejected)
       (Array([0., 0.], dtype=float32), 1)
     """
-    _known(opt, " Write `optax.chain(..., odeopt.guard(opt))`, or use `optax.apply_if_finite`.")
-    design = dataclasses.replace(opt.design, rule=Guarded(opt.design.rule))
+    hint = " Write `optax.chain(..., odeopt.guard(opt))`, or use `optax.apply_if_finite`."
+    design = _design(opt, hint)
+    design = dataclasses.replace(design, rule=Guarded(design.rule))
     return Optimizer(Init(design), Update(design))
 
 
@@ -231,8 +232,8 @@ def stability_limit(opt: Optimizer) -> float:
       >>> round(odeopt.stability_limit(odeopt.heavy_ball(0.1, momentum=0.9)), 3)
       3.8
     """
-    _known(opt)
-    return limit_of(opt.design.flow, opt.design.solver)
+    design = _design(opt)
+    return limit_of(design.flow, design.solver)
 
 
 def describe(opt: Optimizer) -> dict[str, Any]:
@@ -255,8 +256,7 @@ def describe(opt: Optimizer) -> dict[str, Any]:
       >>> about["flow"], about["order"], about["gradients_per_step"], about["memory"]
       ('GradientFlow()', 4, 4, 0.0)
     """
-    _known(opt)
-    design = opt.design
+    design = _design(opt)
     options = {
         "stage_transform": design.stage_transform,
         "correction": design.correction,
@@ -275,10 +275,12 @@ def describe(opt: Optimizer) -> dict[str, Any]:
     }
 
 
-def _known(opt: Any, instead: str = "") -> None:
-    """Refuse what is no optimizer of odeopt."""
-    if not hasattr(opt, "design"):
+def _design(opt: Any, instead: str = "") -> Design:
+    """Of an optimizer of odeopt; anything else is refused."""
+    try:
+        return opt.design
+    except AttributeError:
         raise TypeError(
             f"This is a {type(opt).__name__}, whose design is hidden: pass the odeopt optimizer "
             "itself, before it goes into a chain or `inject_hyperparams`." + instead
-        )
+        ) from None

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+import optax
 
 from ..arrays import Scalar
 from ..flows import AbstractFlow, State
@@ -214,11 +214,6 @@ def _total(field: VectorField, z: State, along: State | None, order: int) -> lis
         return [field(z)]
     direction = field(z) if along is None else along
     lower, tangents = jax.jvp(
-        lambda y: _total(field, y, None, order - 1), (z,), (_like(direction, z),)
+        lambda y: _total(field, y, None, order - 1), (z,), (optax.tree.cast_like(direction, z),)
     )
     return [*lower, tangents[-1]]
-
-
-def _like(tangent: PyTree[Array], z: PyTree[Array]) -> PyTree[Array]:
-    """In the dtypes of `z`, of which it is a tangent."""
-    return jax.tree.map(lambda t, x: t.astype(x.dtype), tangent, z)

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, PyTree
 
-from ..arguments import checked_loss, conjugate, forwarded
+from ..arguments import checked_loss, forwarded
 from ..arrays import Scalar
 from ..checks import is_whole
 from ..objective import Objective
@@ -256,4 +257,4 @@ def own_gradient(
         trees = [*players.trees[:index], tree, *players.trees[index + 1 :]]
         return checked_loss(loss(players.rebuild(trees), **kwargs))
 
-    return conjugate(jax.grad(of_own)(players.trees[index]))
+    return optax.tree.conj(jax.grad(of_own)(players.trees[index]))

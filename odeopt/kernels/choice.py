@@ -64,13 +64,13 @@ def using(kind: Kernel, opt: Any) -> Any:
       Array([-0.5, -0.5], dtype=float32)
     """
     check_kernel(kind)
-    design = getattr(opt, "design", None)
-    if design is None:
+    try:
+        design = dataclasses.replace(opt.design, kernel=kind)
+    except AttributeError:
         raise TypeError(
             f"using() takes an optimizer of odeopt, not a {type(opt).__name__}. In a chain write "
             f"optax.chain(..., odeopt.kernels.using({kind!r}, opt))."
-        )
-    design = dataclasses.replace(design, kernel=kind)
+        ) from None
     return opt._replace(
         init=dataclasses.replace(opt.init, design=design),
         update=dataclasses.replace(opt.update, design=design),

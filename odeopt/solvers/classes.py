@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .explicit import ExplicitRungeKutta
-from .face import AbstractFace
+from .face import AbstractFace, Reached
 from .tableau import Tableau
 
 
@@ -97,17 +97,10 @@ class AbstractUnpaired(Explicit, AbstractFace):
         """By the order conditions."""
         return self.coefficients.order
 
-    def step(
-        self,
-        terms: diffrax.AbstractTerm,
-        t0: Any,
-        t1: Any,
-        y0: PyTree[Array],
-        args: Any,
-        solver_state: None,
-        made_jump: Any,
-    ) -> tuple[PyTree[Array], None, dict[str, PyTree[Array]], None, diffrax.RESULTS]:
-        """One step, without an error estimate."""
+    def reached(
+        self, terms: diffrax.AbstractTerm, t0: Any, t1: Any, y0: PyTree[Array], args: Any
+    ) -> Reached:
+        """By the stages."""
         tableau, control = self.coefficients, terms.contr(t0, t1)
         slopes: list[PyTree[Array]] = []
 
@@ -117,9 +110,7 @@ class AbstractUnpaired(Explicit, AbstractFace):
 
         for row, node in zip(tableau.a, tableau.c, strict=True):
             slopes.append(terms.vf_prod(t0 + node * (t1 - t0), point(row), args, control))
-        y1 = point(tableau.b)
-        dense = {"y0": y0, "y1": y1, "k0": slopes[0], "k1": slopes[-1]}
-        return y1, None, dense, None, diffrax.RESULTS.successful  # type: ignore[return-value]
+        return Reached(point(tableau.b), inside={"k0": slopes[0], "k1": slopes[-1]})
 
 
 class SSPRK3(AbstractUnpaired):

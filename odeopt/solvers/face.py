@@ -3,8 +3,9 @@
 May use: diffrax, `odeopt.lanczos`.
 """
 
+import abc
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import diffrax
 import jax
@@ -47,6 +48,20 @@ class FlatTerm(diffrax.AbstractTerm):
         return flatten(self.term.prod(vf, control))
 
 
+class Reached(NamedTuple):
+    """Where a step has led.
+
+    Attributes:
+      y1: its end.
+      result: whether it was found.
+      inside: what dense output needs beside both ends; None for nothing.
+    """
+
+    y1: PyTree[Array]
+    result: Any = diffrax.RESULTS.successful
+    inside: dict[str, PyTree[Array]] | None = None
+
+
 class AbstractFace(diffrax.AbstractSolver):
     """A diffrax solver that steps as its `method` does: no error estimate, linear dense output."""
 
@@ -64,6 +79,26 @@ class AbstractFace(diffrax.AbstractSolver):
 
     def init(self, *args: Any) -> None:
         """Nothing is carried over."""
+
+    @abc.abstractmethod
+    def reached(
+        self, terms: diffrax.AbstractTerm, t0: Any, t1: Any, y0: PyTree[Array], args: Any
+    ) -> Reached:
+        """The end of a step from `y0`."""
+
+    def step(
+        self,
+        terms: diffrax.AbstractTerm,
+        t0: Any,
+        t1: Any,
+        y0: PyTree[Array],
+        args: Any,
+        solver_state: None,
+        made_jump: Any,
+    ) -> tuple[PyTree[Array], None, dict[str, PyTree[Array]], None, diffrax.RESULTS]:
+        """One step, without an error estimate."""
+        y1, result, inside = self.reached(terms, t0, t1, y0, args)
+        return y1, None, {"y0": y0, "y1": y1, **(inside or {})}, None, result
 
     def func(self, terms: diffrax.ODETerm, t0: Any, y0: PyTree[Array], args: Any) -> PyTree[Array]:
         """The vector field."""

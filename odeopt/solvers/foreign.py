@@ -42,7 +42,7 @@ class DiffraxMethod(AbstractMethod):
     solver: diffrax.AbstractSolver
 
     def __init__(self, solver: diffrax.AbstractSolver) -> None:
-        structure = getattr(solver, "term_structure", None)
+        structure = solver.term_structure
         single = isinstance(structure, type) and issubclass(diffrax.ODETerm, structure)
         if not single or isinstance(solver, diffrax.LeapfrogMidpoint):
             why = "lives on its previous steps" if single else f"steps terms of type {structure}"

@@ -14,7 +14,7 @@ import optimistix as optx
 from jaxtyping import Array, PyTree
 
 from ..lanczos import unflatten
-from .face import AbstractFace, FlatTerm, flatten
+from .face import AbstractFace, FlatTerm, Reached, flatten
 from .implicit import Implicit
 
 
@@ -85,12 +85,12 @@ class AbstractHalved(AbstractFace, diffrax.AbstractImplicitSolver):
         return
 
     def half(
-        self, terms: diffrax.ODETerm, t0: Any, t1: Any, y0: PyTree[Array], args: Any
-    ) -> tuple[PyTree[Array], diffrax.RESULTS]:
+        self, terms: diffrax.AbstractTerm, t0: Any, t1: Any, y0: PyTree[Array], args: Any
+    ) -> Reached:
         """The implicit half."""
         solver = ImplicitEuler(self.root_finder, self.root_find_max_steps)
         y1, *_, result = solver.step(terms, t0, t1, y0, args, None, False)
-        return y1, result
+        return Reached(y1, result)
 
 
 class ImplicitMidpoint(AbstractHalved):
@@ -101,20 +101,12 @@ class ImplicitMidpoint(AbstractHalved):
 
     method: ClassVar[Implicit] = Implicit("midpoint")
 
-    def step(
-        self,
-        terms: diffrax.ODETerm,
-        t0: Any,
-        t1: Any,
-        y0: PyTree[Array],
-        args: Any,
-        solver_state: None,
-        made_jump: Any,
-    ) -> tuple[PyTree[Array], None, dict[str, PyTree[Array]], None, diffrax.RESULTS]:
-        """One step, without an error estimate."""
-        middle, result = self.half(terms, t0, t0 + (t1 - t0) / 2, y0, args)
-        y1 = jax.tree.map(lambda m, y: m + (m - y), middle, y0)
-        return y1, None, {"y0": y0, "y1": y1}, None, result
+    def reached(
+        self, terms: diffrax.AbstractTerm, t0: Any, t1: Any, y0: PyTree[Array], args: Any
+    ) -> Reached:
+        """The middle, and as far again."""
+        middle, result, _ = self.half(terms, t0, t0 + (t1 - t0) / 2, y0, args)
+        return Reached(jax.tree.map(lambda m, y: m + (m - y), middle, y0), result)
 
 
 class Trapezoidal(AbstractHalved):
@@ -125,19 +117,11 @@ class Trapezoidal(AbstractHalved):
 
     method: ClassVar[Implicit] = Implicit("trapezoidal")
 
-    def step(
-        self,
-        terms: diffrax.ODETerm,
-        t0: Any,
-        t1: Any,
-        y0: PyTree[Array],
-        args: Any,
-        solver_state: None,
-        made_jump: Any,
-    ) -> tuple[PyTree[Array], None, dict[str, PyTree[Array]], None, diffrax.RESULTS]:
-        """One step, without an error estimate."""
+    def reached(
+        self, terms: diffrax.AbstractTerm, t0: Any, t1: Any, y0: PyTree[Array], args: Any
+    ) -> Reached:
+        """Half a step of each."""
         between = t0 + (t1 - t0) / 2
         moved = terms.vf_prod(t0, y0, args, terms.contr(t0, between))
         middle = jax.tree.map(jnp.add, y0, moved)
-        y1, result = self.half(terms, between, t1, middle, args)
-        return y1, None, {"y0": y0, "y1": y1}, None, result
+        return self.half(terms, between, t1, middle, args)

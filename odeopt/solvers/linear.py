@@ -8,9 +8,9 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, PyTree
 
-from ..arguments import conjugate
 from ..arrays import Scalar
 from ..checks import check, is_known, is_whole
 from ..curvature import gauss_newton, no_diagonal, outputs_per_sample
@@ -187,7 +187,7 @@ def curvature_product(
     parts = split(objective, fraction)
 
     def slope(params: PyTree[Array]) -> PyTree[Array]:
-        return conjugate(jax.grad(lambda p: parts.loss(parts.predict(p)))(params))
+        return optax.tree.conj(jax.grad(lambda p: parts.loss(parts.predict(p)))(params))
 
     return jax.linearize(slope, params)[1]
 

@@ -16,7 +16,7 @@ from ..flows import AbstractFlow
 from ..information import Information
 from ..lanczos import unflatten
 from ..objective import LinearMap
-from .face import AbstractFace, flatten
+from .face import AbstractFace, Reached, flatten
 from .method import AbstractMethod
 
 
@@ -46,17 +46,10 @@ class AbstractLinearized(AbstractFace):
           field: `increment -> field` that far from the start.
         """
 
-    def step(
-        self,
-        terms: diffrax.ODETerm,
-        t0: Any,
-        t1: Any,
-        y0: PyTree[Array],
-        args: Any,
-        solver_state: None,
-        made_jump: Any,
-    ) -> tuple[PyTree[Array], None, dict[str, PyTree[Array]], None, diffrax.RESULTS]:
-        """One step, without an error estimate."""
+    def reached(
+        self, terms: diffrax.AbstractTerm, t0: Any, t1: Any, y0: PyTree[Array], args: Any
+    ) -> Reached:
+        """By `move`."""
         time = jnp.asarray(t0)
         like = time, y0
         start = flatten(like)
@@ -69,8 +62,7 @@ class AbstractLinearized(AbstractFace):
         f, jacobian = jax.linearize(field, jnp.zeros_like(start))
         moved, result = self.move(jnp.asarray(t1 - t0), f, jacobian, field)
         _, update = unflatten(moved, like)
-        y1 = jax.tree.map(jnp.add, y0, update)
-        return y1, None, {"y0": y0, "y1": y1}, None, result
+        return Reached(jax.tree.map(jnp.add, y0, update), result)
 
 
 def only_gradient_flow(flow: AbstractFlow, method: str) -> None:

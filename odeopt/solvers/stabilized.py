@@ -23,7 +23,7 @@ from ..lanczos import unflatten
 from ..objective import Objective
 from ..sums import add, real_dtype, scaled, wide_dtype
 from .chebyshev import Coefficients, coefficients
-from .face import AbstractFace, FlatTerm, flatten
+from .face import AbstractFace, FlatTerm, Reached, flatten
 from .method import AbstractMethod, Step, field_cost
 from .power import FIRST, Sharpest, sharpest
 
@@ -276,17 +276,10 @@ class RKC(AbstractFace):
         """One evaluation of the field a stage."""
         return self.method.gradients_per_step
 
-    def step(
-        self,
-        terms: diffrax.ODETerm,
-        t0: Any,
-        t1: Any,
-        y0: PyTree[Array],
-        args: Any,
-        solver_state: None,
-        made_jump: Any,
-    ) -> tuple[PyTree[Array], None, dict[str, PyTree[Array]], None, diffrax.RESULTS]:
-        """One step, without an error estimate."""
+    def reached(
+        self, terms: diffrax.AbstractTerm, t0: Any, t1: Any, y0: PyTree[Array], args: Any
+    ) -> Reached:
+        """By the recurrence."""
         h = jnp.asarray(t1 - t0)
         weight, rows, _ = coefficients(self.method.stages, self.method.order, self.method.damping)
         xs = jnp.arange(1, len(rows) + 1), jnp.asarray(rows, h.dtype)
@@ -300,5 +293,4 @@ class RKC(AbstractFace):
             jnp.asarray(weight, h.dtype),
             lambda body, carry: jax.lax.scan(body, carry, xs)[0],
         )
-        y1 = unflatten(start + _scaled(h, way, start.dtype), y0)
-        return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful  # type: ignore[return-value]
+        return Reached(unflatten(start + _scaled(h, way, start.dtype), y0))
