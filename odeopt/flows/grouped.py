@@ -144,14 +144,14 @@ class GroupedFlow(AbstractFlow):
             (o for k, f in self.flows.items() if (o := f.owed(aux.of[k])) is not None), None
         )
 
-    def aged(self, aux: Groups, grads: PyTree[Array], back: PyTree[Array]) -> Groups:
+    def aged(self, aux: Groups, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
         """As in its flows."""
         groups = self._groups(grads)
         of = {
             label: flow.aged(aux.of[label], _only(grads, groups, label), _only(back, groups, label))
             for label, flow in self.flows.items()
         }
-        return Groups(of, jnp.zeros_like(aux.age))
+        return Groups(of, None)  # type: ignore[arg-type]
 
     def _groups(self, params: PyTree[Array]) -> PyTree[str]:
         labels = self.labels(params) if callable(self.labels) else self.labels

@@ -148,13 +148,13 @@ class SpectralFlow(AbstractFlow):
         """Before the first gradient the direction is not known: the first step cannot open."""
         return aux.age == 0
 
-    def aged(self, aux: Moments, grads: PyTree[Array], back: PyTree[Array]) -> Moments:
+    def aged(self, aux: Moments, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
         """The moment changes by its mean age times the change of what it averages."""
         if self.nesterov:
             raise ValueError(
                 "The counter-term of SpectralFlow with nesterov is not known: pass nesterov=False."
             )
-        return Moments(aged(aux.mu, back, self.b1, aux.age), (), jnp.zeros_like(aux.age))
+        return Moments(aged(aux.mu, back, self.b1, aux.age), (), None)  # type: ignore[arg-type]
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
         """The polar factor of the gradient."""
