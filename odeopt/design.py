@@ -20,7 +20,7 @@ from .solvers import AbstractMethod
 from .staged import init_progress, staged_update
 from .state import ODEState, counted, select
 from .stepsize import AbstractRule, StepInfo
-from .sums import finite
+from .stepsize.rule import settled
 
 LearningRate: TypeAlias = optax.ScalarOrSchedule | AbstractRule
 """A number, an optax schedule (of the number of steps), or a step-size rule."""
@@ -41,6 +41,7 @@ class Design:
       stage_transform: what every stage's gradient goes through, or None.
       staged: whether every call of `update` is one stage.
       correction: the order that the counter-terms reach, or None.
+      guarded: whether a step that is not finite is rejected, whatever the rule.
       kernel: what runs the fused formulas (`odeopt.kernels.using`).
     """
 
@@ -50,6 +51,7 @@ class Design:
     stage_transform: optax.GradientTransformation | None = None
     staged: bool = False
     correction: int | None = None
+    guarded: bool = False
     kernel: str = "auto"
 
     @property
@@ -57,13 +59,18 @@ class Design:
         parts = self.flow, self.solver, self.rule, self.stage_transform
         leaves, structure = jax.tree.flatten(parts)
         known = tuple(id(x) if isinstance(x, jax.Array) else x for x in leaves)
-        return structure, known, self.staged, self.correction, self.kernel
+        return structure, known, self.staged, self.correction, self.guarded, self.kernel
 
     def __eq__(self, other: object) -> bool:
         return type(other) is Design and self._key == other._key
 
     def __hash__(self) -> int:
         return hash(self._key)
+
+    @property
+    def rejects(self) -> bool:
+        """Whether a step that is not finite is rejected."""
+        return self.guarded or self.rule.rejects
 
     @property
     def order(self) -> int | None:
@@ -184,12 +191,9 @@ def _update(
     update, aux = optax.tree.cast_like((step.update, step.aux), (z[0], state.aux))
 
     accept, rule_state, transform = verdict.accept, verdict.state, advanced
-    if rule.rejects:
-        given = finite(grads) if info.value is None else finite(grads, info.value)
-        ok = step.finite & given & finite(h, update, aux, verdict.state) & (h >= 0)
-        # A batch that is not finite is not the step size's fault.
-        failed = select(given, rule.failed(state.rule), state.rule)
-        rule_state = select(ok, verdict.state, failed)
+    if design.rejects:
+        given, made = (grads, info.value), (h, update, aux)
+        ok, rule_state = settled(rule, state.rule, verdict, given, made, step.finite & (h >= 0))
         transform = select(ok, advanced, state.transform)
         # XLA on CPU would work out a cheap scalar again in every leaf that it enters, sums over all
         # leaves included: compile time goes as the square of their number. It repeats no root.

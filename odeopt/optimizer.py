@@ -16,7 +16,6 @@ from .information import Information, names
 from .solvers import Solver, as_method
 from .solvers import stability_limit as limit_of
 from .stepsize import as_rule
-from .stepsize.rule import Guarded
 
 _MODES = Information.VALUE | Information.PRODUCT | Information.POINT
 
@@ -213,7 +212,7 @@ def guard(opt: Optimizer) -> Optimizer:
     """
     hint = " Write `optax.chain(..., odeopt.guard(opt))`, or use `optax.apply_if_finite`."
     design = _design(opt, hint)
-    design = dataclasses.replace(design, rule=Guarded(design.rule))
+    design = dataclasses.replace(design, guarded=True)
     return Optimizer(Init(design), Update(design))
 
 
@@ -260,6 +259,7 @@ def describe(opt: Optimizer) -> dict[str, Any]:
     options = {
         "stage_transform": design.stage_transform,
         "correction": design.correction,
+        "guarded": design.guarded or None,
         "kernel": None if design.kernel == "auto" else design.kernel,
     }
     return {

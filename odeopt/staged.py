@@ -15,7 +15,8 @@ from .objective import transformed
 from .solvers import Step, field_cost
 from .state import ODEState, Progress, counted, select
 from .stepsize import StepInfo
-from .sums import add, finite
+from .stepsize.rule import settled
+from .sums import add
 
 
 def init_progress(flow: Any, solver: Any, z: State, transform: PyTree[Array]) -> Progress:
@@ -59,7 +60,7 @@ def staged_update(
     objective, advanced = transformed(design.stage_transform, grads, frozen, params, extra)
     value = objective.given_value()
     info = StepInfo(state.steps, (params, state.aux), objective, value, flow, method)
-    proposed, rule_state = rule.propose(state.rule, info)
+    proposed, asked = rule.propose(state.rule, info)
     h = select(first, proposed, progress.step_size)
     start = select(first, (params, state.aux), progress.start)
 
@@ -79,21 +80,18 @@ def staged_update(
     # sum lands on the next point as if the step had been taken from `start` in one piece.
     target = add(start, increment)
     step = Step(increment[0], target[1])
-    verdict = rule.judge(rule_state, info, h, step)
+    verdict = rule.judge(asked, info, h, step)
     ok: Any = True
-    rule_state, restored = verdict.state, state.rule
-    if rule.rejects:
-        given = finite(grads) if value is None else finite(grads, value)
-        ok = given & finite(h, increment, verdict.state) & (h >= 0)
-        restored = select(given, rule.failed(state.rule), state.rule)
+    rule_state = verdict.state
+    if design.rejects:
+        given, made = (grads, value), (h, increment)
+        ok, rule_state = settled(rule, state.rule, verdict, given, made, h >= 0)
     accept = ok if verdict.accept is True else ok & verdict.accept
     # A step that cannot go on goes back to its start, at once.
     target = select(accept, target, start)
     ended = last if accept is True else last | ~accept
 
-    done = counted(state, h, accept, 1)._replace(
-        aux=target[1], rule=select(ok, rule_state, restored)
-    )
+    done = counted(state, h, accept, 1)._replace(aux=target[1], rule=rule_state)
     new = select(ended, done, state._replace(gradients=done.gradients))
     transform = select(first if ok is True else first & ok, advanced, state.transform)
     return jax.tree.map(jnp.subtract, target[0], params), new._replace(

@@ -1,6 +1,7 @@
 """What a step-size rule is, and the two that optax users know. May use: `odeopt.solvers`."""
 
 import abc
+import functools
 import math
 import numbers
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from ..flows import AbstractFlow, State
 from ..information import Information
 from ..objective import Objective
 from ..solvers import AbstractMethod, Step
+from ..sums import finite
 
 
 class StepInfo(NamedTuple):
@@ -62,7 +64,7 @@ class AbstractRule(eqx.Module):
     Attributes:
       needs: what a rule cannot do without, beside the gradient; compared with what flow, solver
         and mode have when the optimizer is built.
-      rejects: whether a step that is not finite is rejected, as `odeopt.guard` asks for.
+      rejects: whether a step that is not finite is rejected, as `odeopt.guard` asks of any.
     """
 
     needs: ClassVar[Information] = Information.NONE
@@ -159,31 +161,34 @@ class Scheduled(AbstractLocalRule):
         return Verdict(jnp.isfinite(h) & (h >= 0), state)
 
 
-class Guarded(AbstractRule):
-    """Another rule, with steps that are not finite rejected; built by `odeopt.guard`."""
+def settled(
+    rule: AbstractRule,
+    before: PyTree[Array],
+    verdict: Verdict,
+    given: PyTree,
+    made: PyTree,
+    sound: Bool[Array, ""],
+) -> tuple[Bool[Array, ""], PyTree[Array]]:
+    """The policy for what is not finite: whether a step can be kept, and the state of its rule.
 
-    rule: AbstractRule
+    A gradient or loss that is not finite is not the step size's fault: the rule is as it was. Where
+    only the step is not, the rule hears of it (`failed`).
 
-    @property
-    def needs(self) -> Information:  # type: ignore[override]
-        """As the rule."""
-        return self.rule.needs
+    Args:
+      rule: the rule.
+      before: its state before the step was proposed.
+      verdict: what it says of the step.
+      given: gradient and loss.
+      made: the step.
+      sound: False where the step could not be computed.
+    """
+    sane = finite(given)
+    kept = sane & sound & finite(made, verdict.state)
 
-    def init(self, params: PyTree[Array]) -> PyTree[Array]:
-        """That of the rule."""
-        return self.rule.init(params)
+    def either(ok: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
+        return jax.tree.map(functools.partial(jnp.where, ok), new, old)
 
-    def propose(self, state: PyTree[Array], info: StepInfo) -> tuple[Scalar, PyTree[Array]]:
-        """That of the rule."""
-        return self.rule.propose(state, info)
-
-    def judge(self, state: PyTree[Array], info: StepInfo, h: Scalar, step: Step) -> Verdict:
-        """That of the rule."""
-        return self.rule.judge(state, info, h, step)
-
-    def failed(self, state: PyTree[Array]) -> PyTree[Array]:
-        """That of the rule."""
-        return self.rule.failed(state)
+    return kept, either(kept, verdict.state, either(sane, rule.failed(before), before))
 
 
 def as_rule(learning_rate: Any) -> AbstractRule:
