@@ -71,7 +71,7 @@ def step_drift(
     design = opt.design
     method, rule = design.solver, design.rule
     params = step_params(state, params) if design.staged else params
-    objective = Objective({**arguments, "value_fn": value_fn})
+    objective = Objective.of(value_fn, arguments)
     grads = objective.gradient(params)
     objective, _ = transformed(
         design.stage_transform, grads, state.transform, params, objective.args
