@@ -161,8 +161,8 @@ class Objective:
 
 _CALLED = {"value_fn": (1, "value_fn(params)"), "grad_fn": (2, "grad_fn(params, stage)")}
 _TAKEN = (
-    "An argument of the loss is called `value_fn`, which is the name of the loss itself: rename it, "
-    "or bind it, `lambda params, batch: loss(params, batch, value_fn=...)`."
+    "An argument of the loss is called `value_fn`, which is the name of the loss itself: rename "
+    "it, or bind it, `lambda params, batch: loss(params, batch, value_fn=...)`."
 )
 _NOTHING = (
     "This optimizer evaluates the loss or its gradient at further points and was given nothing to "

@@ -239,9 +239,9 @@ OF_A_LOSS = {
 @pytest.mark.parametrize("name", OF_A_LOSS)
 def test_an_argument_of_the_loss_is_not_replaced_by_the_loss(name):
     named = lambda x, value_fn: value_fn * jnp.sum(x**2)
-    with pytest.raises(TypeError, match="called `value_fn`.*rename it"):
+    with pytest.raises(TypeError, match=r"called `value_fn`.*rename it"):
         OF_A_LOSS[name](named, jnp.ones(2))
     if name != "update":  # where `value_fn=` is the loss
         for loss in (named, lambda x, **more: more["value_fn"] * jnp.sum(x**2)):
-            with pytest.raises(TypeError, match="called `value_fn`.*rename it"):
+            with pytest.raises(TypeError, match=r"called `value_fn`.*rename it"):
                 OF_A_LOSS[name](loss, jnp.ones(2), value_fn=3.0)

@@ -110,14 +110,20 @@ def extreme(
 def hessian(
     value_fn: Callable[..., Any], params: PyTree[Array], arguments: dict[str, Any]
 ) -> LinearMap:
-    """`vector -> H vector` at `params`, forward over reverse, linearized once for many products.
+    """`vector -> H vector` at `params`."""
+    return linearized_gradient(Objective.of(value_fn, arguments), params)[1]
+
+
+def linearized_gradient(
+    objective: Objective, params: PyTree[Array]
+) -> tuple[PyTree[Array], LinearMap]:
+    """The gradient and `vector -> H vector`, linearized once for many products.
 
     Of the linearization only the results of matrix products and convolutions are kept. What is
     cheap to compute again would take longer to read from memory in every product.
     """
-    evaluate = Objective.of(value_fn, arguments)
     kept = jax.checkpoint_policies.dots_saveable
-    return evaluate.linearized(jax.checkpoint(evaluate.gradient, policy=kept), params, 2)
+    return jax.linearize(jax.checkpoint(objective.gradient, policy=kept), params)
 
 
 def compiled(function: Callable[..., Result], *operands: Any) -> Result:

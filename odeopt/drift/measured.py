@@ -12,13 +12,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..diagnostics.drift import Drift, ratio
-from ..objective import Objective, transformed
+from ..objective import Objective, spent, transformed
 from ..state import ODEState, step_params
 from ..stepsize.rule import StepInfo
 from ..sums import inner, norm
 from .corrected import corrected
 
 if TYPE_CHECKING:
+    from ..design import Design
     from ..optimizer import Optimizer
 
 
@@ -79,10 +80,7 @@ def step_drift(
     z = params, state.aux
     info = StepInfo(state.steps, z, objective, None, design.flow, method)
     h, _ = rule.propose(state.rule, info)
-    better = corrected(design.flow, method, (method.order or 1) + 1, clip=None)
-    step, follows = (
-        method.step(flow, objective, z, h, state.memory).update for flow in (design.flow, better)
-    )
+    step, follows = _steps(design, objective, z, h, state)
     drift = jax.tree.map(jnp.subtract, step, follows)
     size, length = norm(drift), norm(step)
     one = jnp.where(size > 0, 1.0, 0.0)
@@ -90,3 +88,21 @@ def step_drift(
     return Drift(
         size, ratio(size, length), ratio(inner(drift, step), size * length), one, none, none
     )
+
+
+def drift_cost(opt: "Optimizer", state: ODEState, params: PyTree[Array]) -> int | None:
+    """The gradients that `step_drift` evaluates; None where no counter-term is known."""
+    z, h = (params, state.aux), jnp.ones([], float)
+    try:
+        return 1 + spent(lambda loss: _steps(opt.design, loss, z, h, state), given=True)
+    except (ValueError, TypeError):
+        return None
+
+
+def _steps(design: "Design", objective: Any, z: tuple, h: Array, state: ODEState) -> list[PyTree]:
+    """The update of the next step, without and with its counter-term."""
+    method = design.solver
+    better = corrected(design.flow, method, (method.order or 1) + 1, clip=None)
+    return [
+        method.step(flow, objective, z, h, state.memory).update for flow in (design.flow, better)
+    ]
