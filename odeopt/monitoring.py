@@ -65,8 +65,8 @@ class Monitor:
           args: what the loss takes beside the parameters, as in the loop: the batch, a key.
           kwargs: likewise.
         """
-        self._calls += 1
-        if (self._calls - 1) % self._every:
+        if self._calls % self._every:
+            self._calls += 1
             return {}
         arrays, rest = eqx.partition(params, eqx.is_inexact_array)
         self._check(params, arrays, state, args, kwargs)
@@ -77,6 +77,7 @@ class Monitor:
         values = {name: float(value) for name, value in jax.device_get(found).items()}
         self._quotients.append(values.pop("quotient"))
         values["batch_sharpness"] = sum(self._quotients) / len(self._quotients)
+        self._calls += 1
         self.history.append({"step": float(self._calls), **values})
         return dict(self.history[-1])
 
@@ -251,7 +252,8 @@ def monitor(
 def _steps_taken(state: PyTree[Any]) -> dict[str, Any]:
     """`summary`, flat; of a state without an odeopt optimizer the learning rate, if it has one."""
     if not any(True for _ in states(state)):
-        rates = [rate for _, rate in optax.tree.get_all_with_path(state, "learning_rate")]
+        named = optax.tree.get_all_with_path(state, "learning_rate")
+        rates = [rate for _, rate in named if eqx.is_array(rate)]  # not the state of its schedule
         return {"step_size": rates[0]} if len(rates) == 1 else {}
     found = summary(state)
     if "step_size" in found:
