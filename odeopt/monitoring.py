@@ -5,7 +5,10 @@ its design.
 """
 
 import collections
+import importlib
 import inspect
+import math
+import statistics
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +50,12 @@ class Monitor:
         drift_gradients: int,
     ) -> None:
         self.history: list[dict[str, float]] = []
-        self._opt, self._loss = opt, loss
-        self._every, self._products, self._drift_gradients = every, products, drift_gradients
+        self._opt: Any = opt
+        self._loss, self._every, self._products = loss, every, products
+        design = getattr(opt.update, "design", None)  # of an optimizer of odeopt
+        self._limit = None if design is None else self._opt.stability_limit
+        cost = None if design is None else drift_cost(design)
+        self._with_drift = cost is not None and cost <= drift_gradients
         self._calls = 0
         self._vector: PyTree[Array] | None = None
         self._quotients: collections.deque[float] = collections.deque(maxlen=_BATCHES)
@@ -62,8 +69,8 @@ class Monitor:
         Args:
           params: the parameters after the step, or an Equinox model.
           state: the optimizer's state after the step.
-          args: what the loss takes beside the parameters, as in the loop: the batch, a key.
-          kwargs: likewise.
+          args: what the loss takes beside the parameters: the batch, a key, ...
+          kwargs: the same by name.
         """
         if self._calls % self._every:
             self._calls += 1
@@ -72,11 +79,13 @@ class Monitor:
         self._check(params, arrays, state, args, kwargs)
         products = _FIRST if self._vector is None else self._products
         vector, found = self._compiled(arrays, rest, state, self._vector, products, args, kwargs)
-        # A vector that is not finite is no start: the next measurement begins anew.
-        self._vector = vector if jnp.isfinite(found["sharpness"]) else None
         values = {name: float(value) for name, value in jax.device_get(found).items()}
-        self._quotients.append(values.pop("quotient"))
-        values["batch_sharpness"] = sum(self._quotients) / len(self._quotients)
+        # A vector that is not finite is no start: the next measurement begins anew.
+        self._vector = vector if math.isfinite(values["sharpness"]) else None
+        quotient = values["batch_sharpness"]
+        if math.isfinite(quotient):
+            self._quotients.append(quotient)
+            values["batch_sharpness"] = statistics.fmean(self._quotients)
         self._calls += 1
         self.history.append({"step": float(self._calls), **values})
         return dict(self.history[-1])
@@ -87,11 +96,7 @@ class Monitor:
         Raises:
           ImportError: pandas is not installed.
         """
-        try:
-            import pandas  # noqa: PLC0415
-        except ImportError:
-            raise ImportError("to_frame() needs pandas: `pip install pandas`.") from None
-        return pandas.DataFrame(self.history)
+        return _library("pandas").DataFrame(self.history)
 
     def plot(self) -> "Figure":
         """The history as a figure of matplotlib, one panel for each quantity.
@@ -100,14 +105,11 @@ class Monitor:
           ImportError: matplotlib is not installed.
           ValueError: nothing was recorded yet.
         """
-        try:
-            from matplotlib.figure import Figure  # noqa: PLC0415
-        except ImportError:
-            raise ImportError("plot() needs matplotlib: `pip install matplotlib`.") from None
+        drawing = _library("matplotlib.figure")
         names = [n for n in dict.fromkeys(n for r in self.history for n in r) if n not in _COUNTS]
         if not names:
             raise ValueError("Nothing was recorded yet: call the monitor in the loop first.")
-        figure = Figure(figsize=(7, 1.6 * len(names)), layout="constrained")
+        figure = drawing.Figure(figsize=(7, 1.6 * len(names)), layout="constrained")
         panels = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
         for axes, name in zip(panels, names, strict=True):
             points = [(record["step"], record[name]) for record in self.history if name in record]
@@ -137,15 +139,12 @@ class Monitor:
         top = extreme(product, arrays, products, start)
         found = _steps_taken(state)
         found["sharpness"] = top.value
-        found["quotient"] = inner(grads, product(grads)) / inner(grads, grads)
-        opt, own = self._opt, dict(states(state)).get("")  # the state itself, not one within
-        if own is None or not hasattr(opt, "design"):
-            return top.vector, found
-        if opt.stability_limit is not None:
-            found["stability_ratio"] = own.step_size * top.value / opt.stability_limit
-        cost = drift_cost(opt, own, arrays)
-        if cost is not None and cost <= self._drift_gradients:
-            drift = step_drift(opt, own, arrays, value_fn=value_fn)
+        found["batch_sharpness"] = inner(grads, product(grads)) / inner(grads, grads)
+        if self._limit is not None:
+            found["stability_ratio"] = found["step_size"] * top.value / self._limit
+        if self._with_drift:
+            ((_, own),) = states(state)
+            drift = step_drift(self._opt, own, arrays, value_fn=value_fn)
             found |= {"drift": drift.size, "drift_cosine": drift.cosine}
         return top.vector, found
 
@@ -209,7 +208,8 @@ def monitor(
     each, 3 for the batch sharpness, and 3 to 5 for the drift of Euler's method, momentum or Adam.
     At the defaults a loop of gradient descent takes at most 1.15 times as long
     (`python -m benchmarks --only monitor`). Two programs are compiled, and a record waits for the
-    device. Memory: a copy of the parameters; during a measurement one more for each product.
+    device. Hand over as arrays what changes: a new Python number compiles again. Memory: a copy of
+    the parameters; during a measurement one more for each product.
 
     Args:
       opt: any optax optimizer, the one whose state the loop holds.
@@ -247,6 +247,14 @@ def monitor(
         )
     check_positive(every=every, products=products)
     return Monitor(opt, loss, every, products, drift_gradients)
+
+
+def _library(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        name = module.partition(".")[0]
+        raise ImportError(f"This needs {name}: `pip install {name}`.") from None
 
 
 def _steps_taken(state: PyTree[Any]) -> dict[str, Any]:

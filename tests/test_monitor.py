@@ -191,8 +191,9 @@ def test_a_loss_that_is_not_finite_once_spoils_one_record():
     loss = lambda x, scale: 0.5 * scale * jnp.sum(x**2)
     opt, params = optax.sgd(0.1), jnp.ones(4)
     watch, state = odeopt.monitor(opt, loss, every=1), opt.init(params)
-    found = [watch(params, state, scale)["sharpness"] for scale in (1.0, jnp.nan, 2.0)]
-    np.testing.assert_allclose(found, [1.0, np.nan, 2.0], rtol=1e-5)
+    found = [watch(params, state, scale) for scale in (1.0, jnp.nan, 2.0)]
+    for name, values in [("sharpness", [1, np.nan, 2]), ("batch_sharpness", [1, np.nan, 1.5])]:
+        np.testing.assert_allclose([record[name] for record in found], values, rtol=1e-5)
 
 
 def test_the_history_as_a_frame_and_as_a_figure(monkeypatch):

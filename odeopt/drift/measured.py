@@ -80,7 +80,7 @@ def step_drift(
     z = params, state.aux
     info = StepInfo(state.steps, z, objective, None, design.flow, method)
     h, _ = rule.propose(state.rule, info)
-    step, follows = _steps(design, objective, z, h, state)
+    step, follows = _steps(design, objective, z, h, state.memory)
     drift = jax.tree.map(jnp.subtract, step, follows)
     size, length = norm(drift), norm(step)
     one = jnp.where(size > 0, 1.0, 0.0)
@@ -90,19 +90,22 @@ def step_drift(
     )
 
 
-def drift_cost(opt: "Optimizer", state: ODEState, params: PyTree[Array]) -> int | None:
+def drift_cost(design: "Design") -> int | None:
     """The gradients that `step_drift` evaluates; None where no counter-term is known."""
-    z, h = (params, state.aux), jnp.ones([], float)
+    x, h = jnp.zeros([]), jnp.ones([], float)
+
+    def steps(objective: Any) -> list[PyTree]:
+        z = x, design.flow.init(x)
+        return _steps(design, objective, z, h, design.solver.init(design.flow, z))
+
     try:
-        return 1 + spent(lambda loss: _steps(opt.design, loss, z, h, state), given=True)
-    except (ValueError, TypeError):
+        return 1 + spent(steps, given=True)
+    except (ValueError, TypeError, LookupError):  # also of a game, which needs players
         return None
 
 
-def _steps(design: "Design", objective: Any, z: tuple, h: Array, state: ODEState) -> list[PyTree]:
+def _steps(design: "Design", objective: Any, z: tuple, h: Array, memory: PyTree) -> list[PyTree]:
     """The update of the next step, without and with its counter-term."""
     method = design.solver
     better = corrected(design.flow, method, (method.order or 1) + 1, clip=None)
-    return [
-        method.step(flow, objective, z, h, state.memory).update for flow in (design.flow, better)
-    ]
+    return [method.step(flow, objective, z, h, memory).update for flow in (design.flow, better)]
