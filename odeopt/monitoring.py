@@ -20,7 +20,6 @@ from jaxtyping import Array, PyTree
 
 from .checks import check_positive
 from .diagnostics.sharpness import extreme, linearized_gradient
-from .drift.measured import drift_cost, step_drift
 from .objective import Objective
 from .state import states, summary
 from .sums import inner
@@ -28,6 +27,8 @@ from .sums import inner
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
+
+    from .design import Design
 
 _FIRST = 24  # Hessian products of the first measurement, which has no vector to start from
 _BATCHES = 10  # measured batches that the batch sharpness is the mean of
@@ -54,8 +55,7 @@ class Monitor:
         self._loss, self._every, self._products = loss, every, products
         design = getattr(opt.update, "design", None)  # of an optimizer of odeopt
         self._limit = None if design is None else self._opt.stability_limit
-        cost = None if design is None else drift_cost(design)
-        self._with_drift = cost is not None and cost <= drift_gradients
+        self._with_drift = design is not None and _drift_within(design, drift_gradients)
         self._calls = 0
         self._vector: PyTree[Array] | None = None
         self._quotients: collections.deque[float] = collections.deque(maxlen=_BATCHES)
@@ -143,6 +143,8 @@ class Monitor:
         if self._limit is not None:
             found["stability_ratio"] = found["step_size"] * top.value / self._limit
         if self._with_drift:
+            from .drift import step_drift  # noqa: PLC0415
+
             ((_, own),) = states(state)
             drift = step_drift(self._opt, own, arrays, value_fn=value_fn)
             found |= {"drift": drift.size, "drift_cosine": drift.cosine}
@@ -247,6 +249,13 @@ def monitor(
         )
     check_positive(every=every, products=products)
     return Monitor(opt, loss, every, products, drift_gradients)
+
+
+def _drift_within(design: "Design", gradients: int) -> bool:
+    from .drift.measured import drift_cost  # noqa: PLC0415  # a quarter of the import
+
+    cost = drift_cost(design)
+    return cost is not None and cost <= gradients
 
 
 def _library(module: str) -> Any:

@@ -6,6 +6,7 @@ May use: `.arguments`, `.sums`. Everything else in the library sees the loss onl
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
