@@ -16,6 +16,7 @@ import jax
 from . import kernels, reference, steps
 from .imports import imports
 from .memory import memory
+from .monitor import monitored_loop
 from .sharded import sharded
 from .sharpness import sharpness_calls
 from .sweep import sweep
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "diffrax": steps.foreign,
     "curvature": steps.curvature,
     "sharpness": sharpness_calls,
+    "monitor": monitored_loop,
     "import": imports,
     "sharded": sharded,
     "sweep": sweep,

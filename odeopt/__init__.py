@@ -20,6 +20,10 @@ from .flows import game_gradient as game_gradient
 
 # builder
 from .information import Information as Information
+
+# a training loop of your own
+from .monitoring import Monitor as Monitor
+from .monitoring import monitor as monitor
 from .optimizer import Optimizer as Optimizer
 from .optimizer import describe as describe
 from .optimizer import guard as guard

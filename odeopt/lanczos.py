@@ -95,7 +95,7 @@ def lanczos(product: LinearMap, start: PyTree[Array], like: PyTree[Array], produ
     # Row k: components of the k-th image within, and its length beyond, which belongs at k + 1.
     upper, lengths = jnp.diagonal(matrix[1:, :-1]), matrix[:-1, -1]
     diagonal = jnp.diagonal(matrix)
-    values, weights, vectors, found = _ritz(diagonal, 0.5 * (upper + lengths))
+    values, weights, vectors, found = _ritz(diagonal, upper, lengths)
     last = jnp.where(found[-1], last, 0.0)
 
     return Ritz(
@@ -109,16 +109,17 @@ def lanczos(product: LinearMap, start: PyTree[Array], like: PyTree[Array], produ
 
 
 @jax.jit
-def _ritz(diagonal: Array, beside: Array) -> tuple[Array, Array, Array, Array]:
+def _ritz(diagonal: Array, upper: Array, lengths: Array) -> tuple[Array, Array, Array, Array]:
     """Values, weights and vectors of the tridiagonal matrix, and which of its rows are good."""
-    # Entries count up to the first that is not finite, or comes after a breakdown.
-    before = jnp.append(jnp.zeros(1, beside.dtype), beside[:-1])
-    reach = jax.lax.cummax(jnp.maximum(jnp.abs(diagonal[:-1]), before[: len(beside)]))
-    linked = beside > _BREAKDOWN * jnp.finfo(diagonal.dtype).eps * reach
+    # Entries count up to the first that is not finite, or comes after a breakdown. There the length
+    # is rounding; the entry above the diagonal is anything, its vector being normalized rounding.
+    before = jnp.append(jnp.zeros(1, lengths.dtype), lengths[:-1])
+    reach = jax.lax.cummax(jnp.maximum(jnp.abs(diagonal[:-1]), before[: len(lengths)]))
+    linked = lengths > _BREAKDOWN * jnp.finfo(diagonal.dtype).eps * reach
     good = jnp.isfinite(diagonal) & jnp.append(jnp.ones(1, bool), linked)
     found = jax.lax.cummin(good.astype(jnp.int32)).astype(bool)
     diagonal = jnp.where(found, diagonal, 0.0)
-    beside = jnp.where(found[1:], beside, 0.0)
+    beside = jnp.where(found[1:], 0.5 * (upper + lengths), 0.0)
     # The rest is decoupled, and below everything that was found.
     floor = -2.0 * (jnp.max(jnp.abs(diagonal)) + 2.0 * jnp.max(beside, initial=0.0)) - 1.0
     matrix = jnp.diag(jnp.where(found, diagonal, floor))

@@ -6,6 +6,7 @@ May use: `.arguments`, `.sums`. Everything else in the library sees the loss onl
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -60,6 +61,17 @@ class Objective:
     stage: int | Array = 0
     transform: Callable[[PyTree[Array], PyTree[Array]], PyTree[Array]] | None = None
     _bound: dict[str, Any] = dataclasses.field(default_factory=dict)  # found once, for all stages
+
+    @classmethod
+    def of(cls, value_fn: Callable[..., Any], arguments: Mapping[str, Any]) -> "Objective":
+        """The objective of a loss and of its arguments by name.
+
+        Raises:
+          TypeError: an argument that is called `value_fn`.
+        """
+        if "value_fn" in arguments:
+            raise TypeError(_TAKEN)
+        return cls({**arguments, "value_fn": value_fn})
 
     def at(self: _Objective, stage: int | Array) -> _Objective:
         """The objective of another stage, where no gradient is given."""
@@ -138,6 +150,8 @@ class Objective:
             if function is None:
                 raise ValueError(_NOTHING)
             positional, called_as = _CALLED[name]
+            if "value_fn" in [*inspect.signature(function).parameters][positional:]:
+                raise TypeError(_TAKEN)
             kwargs = forwarded(function, called_as, positional, self.args)
             full = self.args.get("full_params")
             holes = [p for p in jax.tree.leaves(params, is_leaf=is_masked) if is_masked(p)]
@@ -147,6 +161,10 @@ class Objective:
 
 
 _CALLED = {"value_fn": (1, "value_fn(params)"), "grad_fn": (2, "grad_fn(params, stage)")}
+_TAKEN = (
+    "An argument of the loss is called `value_fn`, which is the name of the loss itself: rename "
+    "it, or bind it, `lambda params, batch: loss(params, batch, value_fn=...)`."
+)
 _NOTHING = (
     "This optimizer evaluates the loss or its gradient at further points and was given nothing to "
     "evaluate. Pass the loss to update:\n    updates, state = opt.update(grads, state, params, "

@@ -78,6 +78,6 @@ def suggest_learning_rate(
     else:
         method = as_method(opt)
     limit = stability_limit(GradientFlow() if flow is None else flow, method)
-    objective = Objective({**(arguments or {}), **more, "value_fn": value_fn})
+    objective = Objective.of(value_fn, {**(arguments or {}), **more})
     curvature = sharpness(objective.value, params, products=products).value
     return jnp.where(curvature <= 0, jnp.inf, limit / curvature)

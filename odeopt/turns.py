@@ -59,7 +59,7 @@ class Turns(NamedTuple):
             )
 
         def objective(row: dict[str, PyTree[Array]]) -> Objective:
-            return Objective({**rest, **row, "value_fn": value_fn})
+            return Objective.of(value_fn, {**rest, **row})
 
         return cls(
             rows,
@@ -74,7 +74,7 @@ class Turns(NamedTuple):
     ) -> "Turns":
         if not value_fns:
             raise ValueError("There is no loss: pass one, or a list of at least one.")
-        losses = [Objective({**arguments, "value_fn": value_fn}) for value_fn in value_fns]
+        losses = [Objective.of(value_fn, arguments) for value_fn in value_fns]
 
         gradients = [loss.gradient for loss in losses]
         return cls(

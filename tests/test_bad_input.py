@@ -223,3 +223,25 @@ def test_weight_decay_needs_the_parameters():
 def test_a_solver_in_place_of_a_rate():
     with pytest.raises(TypeError, match="is a class; pass an instance"):
         odeopt.rk_adam(0.1, odeopt.solvers.RK4)
+
+
+OF_A_LOSS = {
+    "sharpness": odeopt.diagnostics.sharpness,
+    "spectrum": odeopt.diagnostics.spectrum,
+    "principal flow": lambda loss, x, **more: odeopt.drift.principal_flow(loss, **more)(x, 0.1),
+    "central flow": lambda loss, x, **more: odeopt.drift.central_flow(loss, **more)(x, 0.1),
+    "update": lambda loss, x, **more: odeopt.heun(0.1).update(
+        x, odeopt.heun(0.1).init(x), x, **{"value_fn": loss, **more}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_A_LOSS)
+def test_an_argument_of_the_loss_is_not_replaced_by_the_loss(name):
+    named = lambda x, value_fn: value_fn * jnp.sum(x**2)
+    with pytest.raises(TypeError, match=r"called `value_fn`.*rename it"):
+        OF_A_LOSS[name](named, jnp.ones(2))
+    if name != "update":  # where `value_fn=` is the loss
+        for loss in (named, lambda x, **more: more["value_fn"] * jnp.sum(x**2)):
+            with pytest.raises(TypeError, match=r"called `value_fn`.*rename it"):
+                OF_A_LOSS[name](loss, jnp.ones(2), value_fn=3.0)

@@ -84,6 +84,7 @@ LAYERS = [
     "staged",
     "design",
     "optimizer",
+    "monitoring",
     "ordering",
     "zoo",
 ]

@@ -38,5 +38,5 @@ def corridor(
       >>> bool(measure < 1e-6)
       True
     """
-    g, product = jax.linearize(Objective({**arguments, "value_fn": value_fn}).gradient, params)
+    g, product = jax.linearize(Objective.of(value_fn, arguments).gradient, params)
     return ratio(norm(product(g)), norm(g))

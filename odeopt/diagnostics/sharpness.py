@@ -102,16 +102,28 @@ def extreme(
     """The largest eigenvalue of a symmetric linear map on trees like the parameters."""
     check_products(products)
     ritz = lanczos(product, start_vector(params, start), params, products)
-    index = jnp.argmax(jnp.abs(ritz.values)) if magnitude else -1
+    # The last of equal ones: values that are missing repeat the smallest, and have no vector.
+    index = -1 - jnp.argmax(jnp.abs(ritz.values[::-1])) if magnitude else -1
     return Sharpness(ritz.values[index], ritz.vector(index, params), ritz.residuals[index])
 
 
 def hessian(
     value_fn: Callable[..., Any], params: PyTree[Array], arguments: dict[str, Any]
 ) -> LinearMap:
-    """`vector -> H vector` at `params`, forward over reverse, linearized once for all products."""
-    evaluate = Objective({**arguments, "value_fn": value_fn})
-    return evaluate.product(params)
+    """`vector -> H vector` at `params`."""
+    return linearized_gradient(Objective.of(value_fn, arguments), params)[1]
+
+
+def linearized_gradient(
+    objective: Objective, params: PyTree[Array]
+) -> tuple[PyTree[Array], LinearMap]:
+    """The gradient and `vector -> H vector`, linearized once for many products.
+
+    Of the linearization only the results of matrix products and convolutions are kept. What is
+    cheap to compute again would take longer to read from memory in every product.
+    """
+    kept = jax.checkpoint_policies.dots_saveable
+    return jax.linearize(jax.checkpoint(objective.gradient, policy=kept), params)
 
 
 def compiled(function: Callable[..., Result], *operands: Any) -> Result:

@@ -42,7 +42,7 @@ class CentralFlow:
     ) -> None:
         if directions < 1:
             raise ValueError(f"directions is {directions}; at least 1 may reach the edge.")
-        self._objective = Objective({**arguments, "value_fn": value_fn})
+        self._objective = Objective.of(value_fn, arguments)
         self._directions = directions
 
     def __call__(self, y: PyTree[Array], h: float | Scalar) -> PyTree[Array]:

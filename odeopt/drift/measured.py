@@ -12,13 +12,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..diagnostics.drift import Drift, ratio
-from ..objective import Objective, transformed
+from ..objective import Objective, spent, transformed
 from ..state import ODEState, step_params
 from ..stepsize.rule import StepInfo
 from ..sums import inner, norm
 from .corrected import corrected
 
 if TYPE_CHECKING:
+    from ..design import Design
     from ..optimizer import Optimizer
 
 
@@ -71,7 +72,7 @@ def step_drift(
     design = opt.design
     method, rule = design.solver, design.rule
     params = step_params(state, params) if design.staged else params
-    objective = Objective({**arguments, "value_fn": value_fn})
+    objective = Objective.of(value_fn, arguments)
     grads = objective.gradient(params)
     objective, _ = transformed(
         design.stage_transform, grads, state.transform, params, objective.args
@@ -79,10 +80,7 @@ def step_drift(
     z = params, state.aux
     info = StepInfo(state.steps, z, objective, None, design.flow, method)
     h, _ = rule.propose(state.rule, info)
-    better = corrected(design.flow, method, (method.order or 1) + 1, clip=None)
-    step, follows = (
-        method.step(flow, objective, z, h, state.memory).update for flow in (design.flow, better)
-    )
+    step, follows = _steps(design, objective, z, h, state.memory)
     drift = jax.tree.map(jnp.subtract, step, follows)
     size, length = norm(drift), norm(step)
     one = jnp.where(size > 0, 1.0, 0.0)
@@ -90,3 +88,24 @@ def step_drift(
     return Drift(
         size, ratio(size, length), ratio(inner(drift, step), size * length), one, none, none
     )
+
+
+def drift_cost(design: "Design") -> int | None:
+    """The gradients that `step_drift` evaluates; None where no counter-term is known."""
+    x, h = jnp.zeros([]), jnp.ones([], float)
+
+    def steps(objective: Any) -> list[PyTree]:
+        z = x, design.flow.init(x)
+        return _steps(design, objective, z, h, design.solver.init(design.flow, z))
+
+    try:
+        return 1 + spent(steps, given=True)
+    except (ValueError, TypeError, LookupError):  # also of a game, which needs players
+        return None
+
+
+def _steps(design: "Design", objective: Any, z: tuple, h: Array, memory: PyTree) -> list[PyTree]:
+    """The update of the next step, without and with its counter-term."""
+    method = design.solver
+    better = corrected(design.flow, method, (method.order or 1) + 1, clip=None)
+    return [method.step(flow, objective, z, h, memory).update for flow in (design.flow, better)]

@@ -39,7 +39,7 @@ class PrincipalFlow:
     ) -> None:
         if products is not None:
             check_products(products)
-        self._objective = Objective({**arguments, "value_fn": value_fn})
+        self._objective = Objective.of(value_fn, arguments)
         self._products = products
 
     def __call__(self, y: PyTree[Array], h: float | Scalar) -> PyTree[Array]:

@@ -143,7 +143,7 @@ def gradient_penalty(
     def gradient(first: bool) -> PyTree[Array]:
         rows = slice(half) if first else slice(half, None)
         part = jax.tree.map(lambda leaf: leaf[rows], batch)
-        return Objective({**part, "value_fn": value_fn}).gradient(params)
+        return Objective.of(value_fn, part).gradient(params)
 
     a, b = gradient(True), gradient(False)
     weight = 0.0 if batch_size is None else half / batch_size

@@ -9,6 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from odeopt import diagnostics
+from odeopt.diagnostics.sharpness import extreme
 
 from ..table import mixed_loss, mixed_params
 
@@ -110,6 +111,34 @@ def test_an_exhausted_krylov_space_does_no_harm(dtype, x64):
         np.testing.assert_allclose(jnp.sum(weights), 1.0, rtol=1e-5, err_msg=name)
         assert jnp.min(values) >= eigenvalues.min() - error, name
         assert jnp.max(values) <= eigenvalues.max() + error, name
+
+
+@functools.partial(jax.jit, static_argnames="products")
+def extremes(eigenvalues, start, turned, products):
+    product = lambda v: turned @ (eigenvalues * (turned.T @ v))
+    return [
+        extreme(product, eigenvalues, products, turned @ start, magnitude)
+        for magnitude in (False, True)
+    ]
+
+
+@pytest.mark.parametrize("size", [2, 3, 5, 8, 13, 30])
+@pytest.mark.parametrize("products", [4, 8, 24])
+def test_no_quotient_of_a_unit_vector_is_beyond_the_spectrum(products, size):
+    """Few different eigenvalues and starts along one: the Krylov space is exhausted early."""
+    random = np.random.default_rng(size)
+    for trial in range(60):
+        few = random.choice([0.0, 1.0, -1.0, 0.5, -2.0, 1e-3, 1e-6, -0.3], size=random.integers(5))
+        eigenvalues = random.choice([*few, 2.0], size=size).astype(np.float32)
+        one = np.eye(size, dtype=np.float32)[random.integers(size)]
+        turned = np.linalg.qr(random.standard_normal((size, size)))[0].astype(np.float32)
+        turned = turned if trial % 2 else np.eye(size, dtype=np.float32)
+        for found in extremes(eigenvalues, one if trial % 3 else 0 * one, turned, products):
+            rounding = 3e-6 * max(np.abs(eigenvalues).max(), 1e-30)
+            assert eigenvalues.min() - rounding <= found.value <= eigenvalues.max() + rounding
+            along = turned.T @ found.vector
+            np.testing.assert_allclose(along @ along, 1.0, rtol=1e-5)
+            np.testing.assert_allclose(along @ (eigenvalues * along), found.value, atol=rounding)
 
 
 def test_a_single_parameter_has_one_curvature():

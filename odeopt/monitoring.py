@@ -1,0 +1,282 @@
+"""A monitor for a training loop of the user's own.
+
+May use: `odeopt.diagnostics`, `odeopt.drift`, `odeopt.state`, `odeopt.objective`; of an optimizer
+its design.
+"""
+
+import collections
+import importlib
+import inspect
+import math
+import statistics
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from .checks import check_positive
+from .diagnostics.sharpness import extreme, linearized_gradient
+from .objective import Objective
+from .state import states, summary
+from .sums import inner
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+    from .design import Design
+
+_FIRST = 24  # Hessian products of the first measurement, which has no vector to start from
+_BATCHES = 10  # measured batches that the batch sharpness is the mean of
+_COUNTS = ("step", "steps", "accepted")  # what a plot would show as a straight line
+
+
+class Monitor:
+    """What `monitor` returns: called in every step of the loop, it measures in some.
+
+    Attributes:
+      history: the records so far, as a list of dicts.
+    """
+
+    def __init__(
+        self,
+        opt: optax.GradientTransformation,
+        loss: Callable[..., Any],
+        every: int,
+        products: int,
+        drift_gradients: int,
+    ) -> None:
+        self.history: list[dict[str, float]] = []
+        self._opt: Any = opt
+        self._loss, self._every, self._products = loss, every, products
+        design = getattr(opt.update, "design", None)  # of an optimizer of odeopt
+        self._limit = None if design is None else self._opt.stability_limit
+        self._with_drift = design is not None and _drift_within(design, drift_gradients)
+        self._calls = 0
+        self._vector: PyTree[Array] | None = None
+        self._quotients: collections.deque[float] = collections.deque(maxlen=_BATCHES)
+        self._compiled = eqx.filter_jit(self._measure)
+
+    def __call__(
+        self, params: PyTree[Any], state: PyTree[Any], /, *args: Any, **kwargs: Any
+    ) -> dict[str, float]:
+        """The record of this step, empty in the steps between two measurements.
+
+        Args:
+          params: the parameters after the step, or an Equinox model.
+          state: the optimizer's state after the step.
+          args: what the loss takes beside the parameters: the batch, a key, ...
+          kwargs: the same by name.
+        """
+        if self._calls % self._every:
+            self._calls += 1
+            return {}
+        arrays, rest = eqx.partition(params, eqx.is_inexact_array)
+        self._check(params, arrays, state, args, kwargs)
+        products = _FIRST if self._vector is None else self._products
+        vector, found = self._compiled(arrays, rest, state, self._vector, products, args, kwargs)
+        values = {name: float(value) for name, value in jax.device_get(found).items()}
+        # A vector that is not finite is no start: the next measurement begins anew.
+        self._vector = vector if math.isfinite(values["sharpness"]) else None
+        quotient = values["batch_sharpness"]
+        if math.isfinite(quotient):
+            self._quotients.append(quotient)
+            values["batch_sharpness"] = statistics.fmean(self._quotients)
+        self._calls += 1
+        self.history.append({"step": float(self._calls), **values})
+        return dict(self.history[-1])
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """The history as a data frame, one row a record, NaN where a quantity is not known.
+
+        Raises:
+          ImportError: pandas is not installed.
+        """
+        return _library("pandas").DataFrame(self.history)
+
+    def plot(self) -> "Figure":
+        """The history as a figure of matplotlib, one panel for each quantity.
+
+        Raises:
+          ImportError: matplotlib is not installed.
+          ValueError: nothing was recorded yet.
+        """
+        drawing = _library("matplotlib.figure")
+        names = [n for n in dict.fromkeys(n for r in self.history for n in r) if n not in _COUNTS]
+        if not names:
+            raise ValueError("Nothing was recorded yet: call the monitor in the loop first.")
+        figure = drawing.Figure(figsize=(7, 1.6 * len(names)), layout="constrained")
+        panels = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
+        for axes, name in zip(panels, names, strict=True):
+            points = [(record["step"], record[name]) for record in self.history if name in record]
+            axes.plot(*zip(*points, strict=True), marker=".")
+            axes.set_ylabel(name.replace("_", "\n"), rotation=0, ha="right", va="center")
+            if name == "stability_ratio":
+                axes.axhline(1.0, linestyle="--", color="gray")
+        panels[-1].set_xlabel("step")
+        return figure
+
+    def _measure(
+        self,
+        arrays: PyTree[Array],
+        rest: PyTree[Any],
+        state: PyTree[Any],
+        start: PyTree[Array] | None,
+        products: int,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[PyTree[Array], dict[str, Array]]:
+        """The Ritz vector and all quantities, as one program."""
+
+        def value_fn(arrays: PyTree[Array]) -> Any:
+            return self._loss(eqx.combine(arrays, rest), *args, **kwargs)
+
+        grads, product = linearized_gradient(Objective.of(value_fn, {}), arrays)
+        top = extreme(product, arrays, products, start)
+        found = _steps_taken(state)
+        found["sharpness"] = top.value
+        found["batch_sharpness"] = inner(grads, product(grads)) / inner(grads, grads)
+        if self._limit is not None:
+            found["stability_ratio"] = found["step_size"] * top.value / self._limit
+        if self._with_drift:
+            from .drift import step_drift  # noqa: PLC0415
+
+            ((_, own),) = states(state)
+            drift = step_drift(self._opt, own, arrays, value_fn=value_fn)
+            found |= {"drift": drift.size, "drift_cosine": drift.cosine}
+        return top.vector, found
+
+    def _check(
+        self, params: PyTree[Any], arrays: PyTree[Array], state: PyTree[Any], args: Any, kwargs: Any
+    ) -> None:
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, state))):
+            raise TypeError(
+                "The monitor returns Python numbers, so call it after the compiled train step, not "
+                "within it: `params, state = train_step(...)`, then `watch(params, state, ...)`."
+            )
+        try:
+            inspect.signature(self._loss).bind(params, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(
+                f"The loss cannot be called with what the monitor was given, {error}: after params "
+                "and state hand over what the loss takes, `watch(params, state, batch)`."
+            ) from None
+        made = [eqx.filter(params, eqx.is_array), arrays]
+        if _shapes(state) not in [_shapes(jax.eval_shape(self._opt.init, tree)) for tree in made]:
+            raise ValueError(
+                "This is not a state of the optimizer that the monitor was built with: call "
+                "`watch(params, state, ...)` with the state of `opt.init(params)`, and build it "
+                "as `monitor(opt, loss)` with the whole optimizer, chain and wrappers included."
+            )
+
+
+def monitor(
+    opt: optax.GradientTransformation,
+    loss: Callable[..., Any],
+    /,
+    *,
+    every: int = 200,
+    products: int = 8,
+    drift_gradients: int = 40,
+) -> Monitor:
+    r"""A monitor for a training loop of your own, with any optax optimizer.
+
+    After `watch = odeopt.monitor(opt, loss)`, call `watch(params, state, ...)` at the end of every
+    step, with what the loss takes beside the parameters. In the first call, and in every `every`-th
+    one after it, it returns a record, a dict of Python floats for any logger; else an empty dict.
+    It only reads: training is the same with and without it. A record has
+
+    - `step`: calls of the monitor so far.
+    - `sharpness`: $\lambda$, the largest eigenvalue of the Hessian of the loss of this batch, by
+      Lanczos' algorithm, which starts from the vector of the last record.
+    - `batch_sharpness`: the mean over batches of $g\cdot Hg/\|g\|^2$, g and H of one batch: here
+      over the last 10 that were measured, each at the parameters of its own step. With small
+      batches it is this one that settles at the edge of stability (arXiv:2604.14108).
+    - `step_size`, `time`, `steps`, `accepted`, `rejected`, `gradients`, as `odeopt.summary` has
+      them, of an optimizer of odeopt, also inside `chain`, `inject_hyperparams`, `masked` or
+      `MultiSteps` (with the paths in the state if there are several). Of another one `step_size`
+      is the `learning_rate` that `inject_hyperparams` keeps, if it does.
+    - `stability_ratio`, where `opt` is of odeopt and has a `stability_limit` R: $h\lambda/R$ with
+      the last step size; 1 is the edge of stability.
+    - `drift`, `drift_cosine`, where `opt` is of odeopt and its counter-term known: `size` and
+      `cosine` of `drift.step_drift`, what the solver's error adds to the next step, in units of
+      the parameters, and its cosine with that step (for Euler's method with the gradient).
+
+    Costs, in gradients: a record takes `products` Hessian products (the first 24) of 2 gradients
+    each, 3 for the batch sharpness, and 3 to 5 for the drift of Euler's method, momentum or Adam.
+    At the defaults a loop of gradient descent takes at most 1.15 times as long
+    (`python -m benchmarks --only monitor`). Two programs are compiled, and a record waits for the
+    device. Hand over as arrays what changes: a new Python number compiles again. Memory: a copy of
+    the parameters; during a measurement one more for each product.
+
+    Args:
+      opt: any optax optimizer, the one whose state the loop holds.
+      loss: the loss that is trained, `loss(params, ...)`, a scalar or `(scalar, aux)`; `params` may
+        be an Equinox model.
+      every: calls from one record to the next.
+      products: Hessian products of a record after the first.
+      drift_gradients: the most that the drift may cost: it is left out of the record where it
+        costs more. Methods of order 1 to 3 are within the default, RK4 takes 145.
+
+    Raises:
+      TypeError: something that is no optimizer or no loss; in the loop, a loss that cannot be
+        called with what was handed over, or a call inside `jit`.
+      ValueError: a number that is not positive; in the loop, a loss that is no scalar, or the state
+        of another optimizer.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt, optax
+      >>> loss = lambda x, scale: 0.5 * scale * jnp.sum(jnp.array([1.0, 10.0]) * x**2)
+      >>> opt, params = odeopt.euler(0.1), jnp.ones(2)
+      >>> state, watch = opt.init(params), odeopt.monitor(opt, loss, every=2)
+      >>> for batch in [1.0, 1.0, 1.5]:
+      ...     updates, state = opt.update(jax.grad(loss)(params, batch), state, params)
+      ...     params = optax.apply_updates(params, updates)
+      ...     record = watch(params, state, batch)
+      >>> {name: round(record[name], 3) for name in ("step", "sharpness", "stability_ratio")}
+      {'step': 3.0, 'sharpness': 15.0, 'stability_ratio': 0.75}
+      >>> len(watch.history)
+      2
+    """
+    if not hasattr(opt, "init") or not callable(loss):
+        raise TypeError(
+            f"monitor(opt, loss) takes an optax optimizer and a loss function, not a "
+            f"{type(opt).__name__} and a {type(loss).__name__}."
+        )
+    check_positive(every=every, products=products)
+    return Monitor(opt, loss, every, products, drift_gradients)
+
+
+def _drift_within(design: "Design", gradients: int) -> bool:
+    from .drift.measured import drift_cost  # noqa: PLC0415  # a quarter of the import
+
+    cost = drift_cost(design)
+    return cost is not None and cost <= gradients
+
+
+def _library(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        name = module.partition(".")[0]
+        raise ImportError(f"This needs {name}: `pip install {name}`.") from None
+
+
+def _steps_taken(state: PyTree[Any]) -> dict[str, Any]:
+    """`summary`, flat; of a state without an odeopt optimizer the learning rate, if it has one."""
+    if not any(True for _ in states(state)):
+        named = optax.tree.get_all_with_path(state, "learning_rate")
+        rates = [rate for _, rate in named if eqx.is_array(rate)]  # not the state of its schedule
+        return {"step_size": rates[0]} if len(rates) == 1 else {}
+    found = summary(state)
+    if "step_size" in found:
+        return dict(found)
+    return {f"{name}{path}": value for path, s in found.items() for name, value in s.items()}
+
+
+def _shapes(tree: PyTree[Any]) -> list[tuple[int, ...]]:
+    return [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
