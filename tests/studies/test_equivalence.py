@@ -10,12 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from odeopt import flows, solvers
-from odeopt.cli import app
 from odeopt.studies import accuracy
+from odeopt.studies.engine.runner import POINTS
 from odeopt.studies.equivalence import claims, figures, methods, page, paths, study
 from odeopt.studies.equivalence.deviations import deviations, on_clock, relative
+from odeopt.studies.old_cli import app
 from odeopt.studies.problems import Problem
-from odeopt.studies.sweep import POINTS, Sweep
 
 EIGENVALUES = np.array([1.0, 0.3, 0.05])
 

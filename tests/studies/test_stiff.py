@@ -12,9 +12,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import odeopt
-from odeopt.cli import app
 from odeopt.studies import networks, problems, records, stiff
-from odeopt.studies.problem import BatchLoss, Problem
+from odeopt.studies.engine.problem import BatchLoss, Problem
+from odeopt.studies.old_cli import app
 from odeopt.studies.stiff import entries, figures, goals, report, runs, study, tables, work
 
 x64 = pytest.mark.usefixtures("x64")

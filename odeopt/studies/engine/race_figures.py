@@ -1,0 +1,121 @@
+"""Figures that every race has, from its runs. Uses matplotlib by way of `drawing`."""
+
+import numpy as np
+import pandas as pd
+
+from . import races
+from .drawing import INK, Plot, log_limits, plain_log
+from .races import PAIR
+
+
+def loss_against_rate(runs: pd.DataFrame, x: str, label: str) -> Plot | None:
+    """Final loss against a rate in column `x`; diverged rates are crosses on a strip above."""
+    shown = races.fresh(runs)
+    shown = shown[shown[x].notna()]
+    if shown.empty:
+        return None
+    names = list(runs.optimizer.unique())
+    plot = Plot(names)
+    best = races.tuned(runs).drop_duplicates(PAIR).set_index(PAIR).learning_rate
+    for (problem, name), mine in shown.groupby(PAIR, sort=False):
+        axes = plot.panel(problem, label, "final loss", rows=len(names))
+        finite = mine.final.where(np.isfinite(mine.final))
+        # In the median a run that diverged counts as infinity, so the line stops there.
+        losses = mine.final.groupby(mine[x]).median().replace(np.inf, np.nan)
+        spread = finite.groupby(mine[x]).agg(["min", "max"])
+        style = plot.style(name)
+        axes.plot(losses.index, losses, **style)
+        plot.band(axes, name, spread.index, spread["min"], spread["max"])
+        at = mine[mine.learning_rate == best.get((problem, name))][x]
+        if len(at):
+            axes.plot(at.iloc[:1], losses[at.iloc[:1]], "o", mfc="none", ms=10, c=style["color"])
+        lost = (mine.status == "diverged").groupby(mine[x]).any()
+        crosses = lost[lost].index
+        row = np.full(len(crosses), names.index(name))
+        plot.strip(problem).plot(crosses, row, "x", ms=4, c=style["color"])
+    for problem, mine in shown.groupby("problem", sort=False):
+        axes = plot.panel(problem, label, "final loss")
+        log_limits(axes, mine.final)
+        axes.set_xscale("log")
+        if x == "relative_rate":
+            axes.axvline(1, color=INK, linewidth=1, linestyle="--")
+    plot.key("diverged", marker="x")
+    plot.key("tuned", marker="o", mfc="none")
+    return plot
+
+
+def loss_against_cost(runs: pd.DataFrame, seconds: bool = False) -> Plot | None:
+    """Loss curves at the tuned rates: medians and ranges of the fresh seeds."""
+    best = races.tuned(runs)
+    if best.empty:
+        return None
+    plot, label = Plot(list(runs.optimizer.unique())), "seconds" if seconds else "gradients"
+    for problem, group in best.groupby("problem", sort=False):
+        axes, seen = plot.panel(problem, label, "loss"), list[float]()
+        for name, mine in group.groupby("optimizer", sort=False):
+            curves = [
+                pd.Series(np.array(run.loss, float), run.loss_gradients).groupby(level=0).last()
+                for run in mine.itertuples()
+            ]
+            table = pd.concat(curves, axis=1).fillna(np.inf).ffill()  # what has diverged stays so
+            scale = (mine.seconds / mine.gradients).median() if seconds else 1.0
+            finite = table.replace(np.inf, np.nan)
+            every = max(1, len(table) // 6)
+            axes.plot(
+                table.index * scale,
+                table.median(axis=1).replace(np.inf, np.nan),
+                **plot.style(name, markevery=every),
+            )
+            plot.band(axes, name, table.index * scale, finite.min(axis=1), finite.max(axis=1))
+            seen += list(finite.to_numpy().ravel())
+        ceiling = 3 * group.initial_loss.max()
+        log_limits(axes, [loss for loss in seen if loss <= ceiling])
+        axes.locator_params(axis="x", nbins=5)
+        axes.ticklabel_format(axis="x", scilimits=(-2, 4))
+    return plot
+
+
+def profile(runs: pd.DataFrame) -> Plot | None:
+    """Performance profile of gradients to the target."""
+    cost = races.gradients_to_target(runs)
+    if cost.empty:
+        return None
+    shares = races.performance_profile(cost)
+    plot = Plot(list(shares), width=6.5)
+    axes = plot.panel("gradients to the target", "τ", "share of (problem, seed) pairs")
+    end = max(2.0, shares.index[-1] * 1.1)
+    for name, share in shares.items():
+        style = plot.style(name, markevery=max(1, len(share) // 6))
+        axes.step([*share.index, end], [*share, share.iloc[-1]], where="post", **style)
+    axes.set(ylim=(-0.02, 1.02))
+    plain_log(axes, [tick for tick in (1, 1.5, 2, 3, 5, 10, 20, 50, 100) if tick <= end])
+    return plot
+
+
+def limits(table: pd.DataFrame, baseline: str) -> Plot | None:
+    """Brackets of stability limits over the baseline's, per step and per gradient."""
+    if "problems" not in table:
+        return None
+    known = table[(table.problems > 0).fillna(False)]
+    if known.empty:
+        return None
+    plot = Plot(list(table.index), width=8.6, height=0.7 + 0.36 * len(known))
+    axes = plot.panel(
+        f"stability limit over that of {baseline}: from the least to the most it can be",
+        "ratio",
+        "",
+    )
+    for row, (name, about) in enumerate(known.iterrows()):
+        style = plot.style(name)
+        for key, shift in (("step", -0.16), ("gradient", 0.16)):
+            low, high = about[f"{key}_low"], min(about[f"{key}_high"], 1e3)
+            dash = "-" if key == "step" else (0, (2, 1))
+            axes.plot(
+                [low, high], [row + shift] * 2, **{**style, "linestyle": dash, "linewidth": 3.0}
+            )
+    axes.axvline(1, color=INK, linewidth=1)
+    axes.set(ylim=(len(known) - 0.5, -0.5), xscale="log")
+    axes.set_yticks(range(len(known)), known.index)
+    plot.key("per step", linestyle="-")
+    plot.key("per gradient", linestyle="--")
+    return plot
