@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from odeopt.studies.sweep import Sweep, run_one_by_one, step_function
 
 from odeopt import flows, solvers
 from odeopt.studies import entries, extras, settings, stability
 from odeopt.studies.problems import build
-from odeopt.studies.sweep import Sweep, run_one_by_one, step_function
 
 pytestmark = pytest.mark.usefixtures("x64")
 

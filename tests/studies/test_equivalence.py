@@ -36,7 +36,9 @@ def swept(x64):
     flow = paths.flow_losses(problem)
 
     def follow(entry):
-        return paths.follow(Sweep(problem, entry, POINTS, [0], 20), flow, 1.0)
+        return paths.follow(
+            Runner(problem, entry, POINTS * entry.gradients_per_step, [0], 20), flow, 1.0
+        )
 
     return follow
 

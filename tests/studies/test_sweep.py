@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from odeopt.studies.sweep import Sweep, run_one_by_one
 
 from odeopt.studies import entries, extras, grid, problems, spectra
-from odeopt.studies.sweep import Sweep, run_one_by_one
 
 pytestmark = pytest.mark.usefixtures("x64")
 

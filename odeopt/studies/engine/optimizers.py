@@ -98,7 +98,7 @@ def _cost_of_a_step(optimizer: Optimizer) -> int:
     """Gradients of a step as the state counts them, those of its rule included."""
 
     def loss(x: jax.Array) -> jax.Array:
-        return 0.5 * jnp.sum(x**2)
+        return 0.5 * jnp.vdot(jnp.arange(1.0, 1 + len(x)), x**2)
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
         x, state = carry
@@ -106,7 +106,7 @@ def _cost_of_a_step(optimizer: Optimizer) -> int:
         updates, state = optimizer.update(grads, state, x, value=value, value_fn=loss)
         return (optax.apply_updates(x, updates), state), None
 
-    start = jnp.ones(1)
+    start = jnp.ones(2 * _STEPS)  # as many curvatures as a rule may ask for products
     (_, state), _ = jax.lax.scan(step, (start, optimizer.init(start)), None, _STEPS)
     return round(int(state.gradients) / _STEPS)
 
