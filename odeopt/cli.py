@@ -1,6 +1,5 @@
 """The `odeopt` command line: a command a study, made of its settings. Uses cyclopts."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import cyclopts
 
 from . import __version__
 from .studies import stability
-from .studies.engine.command import command, mistakes_told
+from .studies.engine import command as engine
 from .studies.engine.page import write_index
 
 DECLARED = (stability.STUDY,)
@@ -23,7 +22,7 @@ app = cyclopts.App(
     result_action="return_value",
 )
 for study in DECLARED:
-    app.command(command(study), name=study.name)
+    app.command(engine.command(study), name=study.name)
 
 
 @app.command
@@ -50,10 +49,6 @@ for old in OLD:
     _old(old)
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Parse the command line and do what it says; a mistake is one line and exit code 2."""
-    with mistakes_told():
-        try:
-            app(words, exit_on_error=False, print_error=False)
-        except cyclopts.CycloptsError as error:
-            raise ValueError(str(error)) from error
+def main() -> None:
+    """Do what the command line says."""
+    engine.main(app)

@@ -109,8 +109,8 @@ def tasks(settings: Settings) -> list[Task]:
             work = functools.partial(_race, settings, problem, entry)
             weight = 1 + 0.15 * entry.gradients_per_step
             found.append(Task(f"{problem.name}, {entry.name}", work, weight, problem.x64))
-        own = problem.batch_size is None and not problem.quadratic and problem.name not in PROBLEMS
-        if problem.name == DIGITS or own:
+        own = problem.name not in PROBLEMS and not (problem.quadratic or problem.takes_key)
+        if problem.name == DIGITS or (own and problem.batch_size is None):
             for entry in entries:
                 if entry.name in TRACED:
                     work = functools.partial(_trace, problem, entry)
@@ -323,9 +323,10 @@ CLAIMS = (
 
 
 def _regions(results: Results) -> Plot | None:
+    records = [record for record in results.records if record["kind"] == "spectrum"]
+    spectrum = {record["problem"]: np.array(record["eigenvalues"]) for record in records}
     best = races.tuned(runs_of(results)).drop_duplicates(races.PAIR)
-    spectrum = {r["problem"]: np.array(r["eigenvalues"]) for r in results.records
-                if r["kind"] == "spectrum"}  # fmt: skip
+    best = best[best.problem.isin(list(spectrum))]
     classes = {name.lower(): value for name, value in vars(methods).items()}
     names = ("euler" if n == "sgd" else n for n in best.optimizer.unique())
     known = {n: classes[n]() for n in names if hasattr(classes.get(n), "stability_polynomial")}

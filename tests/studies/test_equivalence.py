@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from odeopt import flows, solvers
 from odeopt.studies import accuracy
-from odeopt.studies.engine.runner import POINTS
+from odeopt.studies.engine.runner import POINTS, Runner
 from odeopt.studies.equivalence import claims, figures, methods, page, paths, study
 from odeopt.studies.equivalence.deviations import deviations, on_clock, relative
 from odeopt.studies.old_cli import app

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+import cyclopts
 import docstring_parser
 from cyclopts import Parameter
 from rich.console import Console
@@ -195,3 +196,12 @@ def mistakes_told() -> Iterator[None]:
         line = " ".join(str(error).split())
         Console(stderr=True).print(Text.assemble(("Error: ", "bold red"), line), soft_wrap=True)
         sys.exit(2)
+
+
+def main(app: cyclopts.App, words: Sequence[str] | None = None) -> None:
+    """Do what a command line says; a mistake is one line on standard error and exit code 2."""
+    with mistakes_told():
+        try:
+            app(words, exit_on_error=False, print_error=False)
+        except cyclopts.CycloptsError as error:
+            raise ValueError(str(error)) from error

@@ -27,7 +27,7 @@ def write(results: Results, out: Path) -> Path:
         The page's path.
     """
     figures = []
-    for figure in results.study.figures:
+    for figure in results.study.figures if results.records else ():
         plot = figure.draw(results)
         if plot is None:
             continue
@@ -50,7 +50,7 @@ def write(results: Results, out: Path) -> Path:
         study=study,
         verdict=results.verdict,
         notices=results.notices,
-        answer=list(study.answer(results)),
+        answer=list(study.answer(results)) if results.records else [],
         figures=figures,
         claims=rows(pd.DataFrame(verdict.row for verdict in results.claims), {}),
         tables=[

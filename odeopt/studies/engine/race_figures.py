@@ -93,29 +93,23 @@ def profile(runs: pd.DataFrame) -> Plot | None:
 
 
 def limits(table: pd.DataFrame, baseline: str) -> Plot | None:
-    """Brackets of stability limits over the baseline's, per step and per gradient."""
+    """Brackets of stability limits over the baseline's, of optimizers with a limit R."""
     if "problems" not in table:
         return None
-    known = table[(table.problems > 0).fillna(False)]
+    known = table[(table.problems > 0).fillna(False) & table.R.notna()]
     if known.empty:
         return None
-    plot = Plot(list(table.index), width=8.6, height=0.7 + 0.36 * len(known))
-    axes = plot.panel(
-        f"stability limit over that of {baseline}: from the least to the most it can be",
-        "ratio",
-        "",
-    )
-    for row, (name, about) in enumerate(known.iterrows()):
-        style = plot.style(name)
-        for key, shift in (("step", -0.16), ("gradient", 0.16)):
-            low, high = about[f"{key}_low"], min(about[f"{key}_high"], 1e3)
-            dash = "-" if key == "step" else (0, (2, 1))
-            axes.plot(
-                [low, high], [row + shift] * 2, **{**style, "linestyle": dash, "linewidth": 3.0}
-            )
-    axes.axvline(1, color=INK, linewidth=1)
-    axes.set(ylim=(len(known) - 0.5, -0.5), xscale="log")
-    axes.set_yticks(range(len(known)), known.index)
-    plot.key("per step", linestyle="-")
-    plot.key("per gradient", linestyle="--")
+    plot = Plot(list(table.index), height=0.6 + 0.3 * len(known))
+    for key in ("step", "gradient"):
+        axes = plot.panel(f"limit per {key}, over that of {baseline}", "", "")
+        for row, (name, about) in enumerate(known.iterrows()):
+            low, high = about[f"{key}_low"], about[f"{key}_high"]
+            style = plot.style(str(name), linestyle="-", linewidth=3)
+            axes.plot([low, high if np.isfinite(high) else 99 * low], [row] * 2, **style)
+        axes.axvline(1, color=INK, linewidth=1)
+        low, high = known[f"{key}_low"].min(), known[f"{key}_high"].replace(np.inf, np.nan).max()
+        ticks = [tick for tick in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30) if low / 2 < tick < 2 * high]
+        plain_log(axes, ticks or [1])
+        axes.set(ylim=(len(known) - 0.5, -0.5), xlim=(min(low, 1) / 1.3, max(high, 1) * 1.3))
+        axes.set_yticks(range(len(known)), known.index)
     return plot

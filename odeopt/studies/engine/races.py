@@ -270,20 +270,20 @@ def brackets(runs: pd.DataFrame) -> pd.DataFrame:
 def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Every optimizer against a baseline, one row an optimizer.
 
-    Columns: `solver` (whether it has an order as an ODE solver); `step_low` and `step_high`, the
-    bracket of its stability limit over the baseline's, each end the median over the `problems` on
-    which some rate of the baseline diverged; `step_larger` and `step_smaller`: on how many of these
-    the whole bracket is above or below 1; the same with `gradient`, the limits divided by the
-    gradients of a step; `lowest`: on how many problems its tuned median loss is the lowest;
-    `below`: on how many below the baseline's; `apart`: on how many of these that is significant
-    (Holm, 5 %); `reached` of `pairs` (problem, seed) at the target; `diverged` of `runs`.
+    Columns: `solver` (whether it has an order as an ODE solver); `R`; `step_low` and `step_high`,
+    the bracket of its stability limit over the baseline's, each end the median over the `problems`
+    on which some rate of the baseline diverged; `step_larger` and `step_smaller`: on how many the
+    whole bracket is above or below 1; the same with `gradient`, the limits divided by the gradients
+    of a step; `lowest`: on how many problems its tuned median loss is the lowest; `below`: on how
+    many below the baseline's; `apart`: on how many of these that is significant (Holm, 5 %);
+    `reached` of `pairs` (problem, seed) at the target; `diverged` of `runs`.
     """
     limits, losses, cost = brackets(runs), tuned_losses(runs), gradients_to_target(runs)
     finite, best = losses.where(np.isfinite(losses)), tuned(runs)
     lowest = finite.eq(finite.min(axis=1), axis=0)
     rows = {}
     for name, mine in runs.groupby("optimizer", sort=False):
-        row: dict[str, Any] = {"solver": bool(mine.order.notna().any())}
+        row: dict[str, Any] = {"solver": bool(mine.order.notna().any()), "R": mine.R.iloc[0]}
         if baseline in losses and name != baseline:
             row |= _against(limits, str(name), baseline)
             row["below"] = (losses[name] < losses[baseline]).sum()

@@ -73,6 +73,10 @@ def equivalent(
     margin = np.log(factor)
     if min(len(a), len(b)) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return Equivalence(0.0, np.inf, 1.0, False)
+    if np.ptp(a) == np.ptp(b) == 0:  # no spread to test against
+        gap = float(a[0] - b[0])
+        same = abs(gap) < margin
+        return Equivalence(np.exp(gap), np.exp(gap), float(not same), same)
     if paired:
         tests = [
             stats.ttest_1samp(a - b, bound, alternative=side)

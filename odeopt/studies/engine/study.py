@@ -374,13 +374,17 @@ class Results:
         """One of the study's tables."""
         if name not in self._tables:
             known = {table.name: table for table in self.study.tables}
-            self._tables[name] = lookup("table", name, known).make(self)
+            make = lookup("table", name, known).make
+            self._tables[name] = make(self) if self.records else pd.DataFrame()
         return self._tables[name]
 
     @functools.cached_property
     def claims(self) -> list[Verdict]:
         """The claims, judged."""
-        return [Verdict(claim, list(claim.checks(self))) for claim in self.study.claims]
+        return [
+            Verdict(claim, list(claim.checks(self)) if self.records else [])
+            for claim in self.study.claims
+        ]
 
     @property
     def verdict(self) -> str:
