@@ -18,6 +18,8 @@ from jax.flatten_util import ravel_pytree
 from .engine.optimizers import Entry
 from .engine.problem import Params, Problem
 from .engine.runner import step_function
+from .engine.store import Record
+from .engine.study import Check, Claim, Results
 from .problems import digits_data, mlp_init, squared_error
 
 PATH = "digits-path"
@@ -96,6 +98,14 @@ def observed_order(entry: Entry, coarsest: int, *, modified: bool = False) -> Or
     return Order(sizes, errors)
 
 
+def order_record(entry: Entry, nominal: int, coarsest: int, *, modified: bool = False) -> Record:
+    """`observed_order` as a record, with the order that is expected."""
+    seen = observed_order(entry, coarsest, modified=modified)
+    about = {"problem": PATH, "optimizer": entry.name, "nominal_order": nominal}
+    sizes = {"step_sizes": seen.step_sizes, "errors": seen.errors}
+    return {"kind": "order", **about, **sizes, "observed_order": seen.observed}
+
+
 def flow_of(problem: Problem, tolerance: float, *, modified: bool = False) -> Flow:
     """Full-batch gradient flow from seed 0, by a code that shares nothing with our steps.
 
@@ -148,3 +158,19 @@ def _path_flow(modified: bool) -> Flow:
         return flow
     path = flow([0.0, FLOW_TIME], 0.0)  # the same for every h: solved once
     return lambda times, h: path
+
+
+def _orders_hold(results: Results) -> list[Check]:
+    return [
+        Check(r.optimizer, r.observed_order, f"{r.nominal_order} or more", holds)
+        for r in results.of("order").itertuples()
+        for holds in [bool(r.observed_order > r.nominal_order - 0.2)]
+    ]
+
+
+ORDERS_HOLD = Claim(
+    "orders",
+    "A solver of order p follows gradient flow with an error of order h^p.",
+    "observed order above p - 0.2 over three halvings",
+    _orders_hold,
+)

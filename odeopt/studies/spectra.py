@@ -15,6 +15,8 @@ from ..diagnostics import spectrum
 from .engine.optimizers import Entry
 from .engine.problem import Params, Problem
 from .engine.runner import Runner, step_function
+from .engine.store import Record
+from .engine.study import Check, Claim, Results
 
 MATVECS = 24
 """Hessian-vector products of one Lanczos run (charged as 2 gradients each): the largest
@@ -23,6 +25,9 @@ eigenvalue of the digits networks then moves by less than 1e-4 of itself."""
 LIMIT_RUNS = 20
 LIMIT_STEPS = 600
 """Half a percent above its limit plain gradient descent grows by 1 % a step: 400 times in 600."""
+
+NEAR = 0.01
+"""How near a measured limit is to theory's, on a grid of 1 %."""
 
 TRACE_RATE = 1.3
 """A learning rate in units of R / initial sharpness: sharpness first falls below R/h, since the
@@ -109,3 +114,31 @@ def trace(
         spent.append(int(end) * entry.gradients_per_step)
         sharpness.append(largest)
     return spent, sharpness
+
+
+def trace_record(
+    problem: Problem, entry: Entry, sharpness: float, share: float = TRACE_RATE
+) -> Record:
+    """`trace` at `share` of the stability limit at the initial point, as a record."""
+    assert entry.limit is not None
+    rate = float(problem.dtype(share * entry.limit / sharpness))
+    spent, values = trace(problem, entry, rate, TRACE_STEPS)
+    about = {"problem": problem.name, "optimizer": entry.name, "R": entry.limit}
+    shown = {"learning_rate": rate, "gradients": spent, "sharpness": values}
+    return {"kind": "sharpness", **about, **shown}
+
+
+def _limits_hold(results: Results) -> list[Check]:
+    return [
+        Check(f"{r.problem}, {r.optimizer}", r.measured_limit, f"{r.R:.4g}", near)
+        for r in results.of("limit").itertuples()
+        for near in [bool(abs(r.measured_limit / r.R - 1) <= NEAR)]
+    ]
+
+
+LIMITS_HOLD = Claim(
+    "limits",
+    "On a quadratic a step is stable up to h·sharpness = R.",
+    f"measured within {NEAR:.0%} of R on a grid of 1 %",
+    _limits_hold,
+)

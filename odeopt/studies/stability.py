@@ -13,14 +13,7 @@ import pandas as pd
 
 from .. import solvers as methods
 from . import accuracy, spectra
-from .engine import race_figures, races
-from .engine.drawing import INK, MARKERS, Plot, plain_log
-from .engine.load import own_optimizers, own_problems
-from .engine.optimizers import Entry, contenders
-from .engine.problem import Problem
-from .engine.races import Race
-from .engine.store import Record
-from .engine.study import (
+from .engine import (
     Check,
     Claim,
     Figure,
@@ -30,8 +23,16 @@ from .engine.study import (
     Table,
     Task,
     at_least,
+    race_figures,
+    races,
     whole,
 )
+from .engine.drawing import INK, MARKERS, Plot
+from .engine.load import own_optimizers, own_problems
+from .engine.optimizers import Entry, contenders
+from .engine.problem import Problem
+from .engine.races import Race
+from .engine.store import Record
 from .engine.tuner import TUNING_SEED, first_grid
 from .problems import PROBLEMS, QUICK_PROBLEMS, SUITE, build
 
@@ -46,9 +47,6 @@ FULL_SOLVERS = (
     *("exponential_euler", "implicit_euler"),
 )
 BASELINES = ("sgd", "euler")  # the first that takes part; they are the same method
-
-NEAR = 0.01
-"""How near the measured limit is to theory's, on a grid of 1 %."""
 
 TRACED = ("sgd", "heun", "rk4")
 """Optimizers whose sharpness is traced, if they take part."""
@@ -157,27 +155,16 @@ def _limit(race: Race, limit: float, sharpness: float) -> list[Record]:
 
 
 def _trace(problem: Problem, entry: Entry, lab: Lab) -> list[Record]:
-    """Sharpness along training."""
-
     def make() -> list[Record]:
-        assert entry.limit is not None
         sharpness = float(_spectrum(lab, problem)[0]["eigenvalues"][-1])
-        rate = float(problem.dtype.type(spectra.TRACE_RATE * entry.limit / sharpness))
-        spent, values = spectra.trace(problem, entry, rate, spectra.TRACE_STEPS)
-        about = {"problem": problem.name, "optimizer": entry.name, "learning_rate": rate}
-        shown = {"R": entry.limit, "gradients": spent, "sharpness": values}
-        return [{"kind": "sharpness", **about, **shown}]
+        return [spectra.trace_record(problem, entry, sharpness)]
 
     return lab.once(f"sharpness/{problem.name}/{entry.name}", make)
 
 
 def _order(entry: Entry) -> list[Record]:
-    """Error against step size on a path of digits."""
     assert entry.order is not None
-    seen = accuracy.observed_order(entry, accuracy.COARSEST_STEPS[entry.order])
-    about = {"problem": accuracy.PATH, "optimizer": entry.name, "nominal_order": entry.order}
-    sizes = {"step_sizes": seen.step_sizes, "errors": seen.errors}
-    return [{"kind": "order", **about, **sizes, "observed_order": seen.observed}]
+    return [accuracy.order_record(entry, entry.order, accuracy.COARSEST_STEPS[entry.order])]
 
 
 def runs_of(results: Results) -> pd.DataFrame:
@@ -279,22 +266,6 @@ def _answer(results: Results) -> list[str]:
     return lines
 
 
-def _limits_hold(results: Results) -> list[Check]:
-    return [
-        Check(f"{r.problem}, {r.optimizer}", r.measured_limit, f"{r.R:.4g}", near)
-        for r in results.of("limit").itertuples()
-        for near in [bool(abs(r.measured_limit / r.R - 1) <= NEAR)]
-    ]
-
-
-def _orders_hold(results: Results) -> list[Check]:
-    return [
-        Check(r.optimizer, r.observed_order, f"{r.nominal_order} or more", holds)
-        for r in results.of("order").itertuples()
-        for holds in [bool(r.observed_order > r.nominal_order - 0.2)]
-    ]
-
-
 def _cheaper(results: Results) -> list[Check]:
     runs = runs_of(results)
     table = races.compare(runs, baseline_of(runs))
@@ -313,13 +284,15 @@ def _cheaper(results: Results) -> list[Check]:
 
 
 CLAIMS = (
-    Claim("limits", "On a quadratic a step is stable up to h·sharpness = R.",
-          f"measured within {NEAR:.0%} of R on a grid of 1 %", _limits_hold),
-    Claim("orders", "A solver of order p follows gradient flow with an error of order h^p.",
-          "observed order above p - 0.2 over three halvings", _orders_hold),
-    Claim("cheaper", "Per gradient, a solver's stability limit is above SGD's.",
-          "the whole bracket of the ratio, median over problems, above 1", _cheaper),
-)  # fmt: skip
+    spectra.LIMITS_HOLD,
+    accuracy.ORDERS_HOLD,
+    Claim(
+        "cheaper",
+        "Per gradient, a solver's stability limit is above SGD's.",
+        "the whole bracket of the ratio, median over problems, above 1",
+        _cheaper,
+    ),
+)
 
 
 def _regions(results: Results) -> Plot | None:
@@ -360,36 +333,6 @@ def _regions(results: Results) -> Plot | None:
     return plot
 
 
-def _sharpness(results: Results) -> Plot | None:
-    traces = [r for r in results.records if r["kind"] == "sharpness" and r["gradients"]]
-    if not traces:
-        return None
-    plot = Plot([r["optimizer"] for r in traces], width=6.5)
-    for r in traces:
-        axes = plot.panel(r["problem"], "gradients", "sharpness · h / R")
-        relative = np.array(r["sharpness"], float) * r["learning_rate"] / r["R"]
-        axes.plot(r["gradients"], np.minimum(relative, 3), **plot.style(r["optimizer"]))
-        axes.axhline(1, color=INK, linewidth=1, linestyle="--")
-    return plot
-
-
-def _orders(results: Results) -> Plot | None:
-    orders = [r for r in results.records if r["kind"] == "order"]
-    if not orders:
-        return None
-    plot = Plot([r["optimizer"] for r in orders], width=6.5)
-    axes = plot.panel(orders[0]["problem"], "step size h (flow time)", "error at the end")
-    for r in orders:
-        h, error = np.array(r["step_sizes"], float), np.array(r["errors"], float)
-        style = plot.style(r["optimizer"], linestyle="")
-        axes.loglog(h, error, **style)
-        slope = error[-1] * (h / h[-1]) ** r["nominal_order"]
-        axes.loglog(h, slope, "--", lw=1, c=style["color"])
-    plain_log(axes, sorted({h for r in orders for h in r["step_sizes"]})[::2])
-    plot.key("slope of the method's order", linestyle="--")
-    return plot
-
-
 def _found_limits(results: Results) -> str:
     table = _comparison(results)
     if "step" not in table:
@@ -401,100 +344,67 @@ def _found_limits(results: Results) -> str:
     return f"Limits over the baseline's, per step and per gradient: {each}."
 
 
-def _found_order(results: Results) -> str:
-    each = ", ".join(
-        f"{r.optimizer} {r.observed_order:.2f}" for r in results.of("order").itertuples()
-    )
-    return f"Observed orders: {each}."
-
-
 def _found_best(results: Results) -> str:
     return _answer(results)[0]
 
 
-FIGURES = (
-    Figure("limits", lambda r: race_figures.limits(_comparison(r).set_index("optimizer"),
-                                                   baseline_of(runs_of(r))),
-           "A limit is known to lie between the largest stable and the smallest diverged rate of "
-           "the grid, so a ratio of two is a bar: its ends are medians over problems. Only a bar "
-           "that is clear of 1 says that one limit is larger.", _found_limits),
-    Figure("loss_rate", lambda r: race_figures.loss_against_rate(
-               runs_of(r), "learning_rate", "learning rate h (flow time)"),
-           "Median over the fresh seeds (lines), their range (bands), the tuned rate (rings); a "
-           "cross in the strip on top marks a rate at which a seed diverged. Look at where each "
-           "line ends and how wide its valley is.",
-           lambda r: "Every optimizer has a valley of rates that ends where runs diverge."),
-    Figure("loss_relative", lambda r: race_figures.loss_against_rate(
-               runs_of(r), "relative_rate", "h · sharpness / R"),
-           "The same losses against the rate in units of each method's own linear stability limit "
-           "at the initial point. Look at whether the lines end at 1, where linear theory says so.",
-           lambda r: "On quadratics every line ends at 1; on networks they end near it."),
-    Figure("loss_gradients", lambda r: race_figures.loss_against_cost(runs_of(r)),
-           "Each optimizer at its tuned rate. Every stage of a solver is charged: this is the "
-           "comparison at equal cost, so look at which line is lowest on the right.", _found_best),
-    Figure("loss_seconds", lambda r: race_figures.loss_against_cost(runs_of(r), seconds=True),
-           "The same curves against seconds, each run's time spread evenly over its gradients. "
-           "Lines that change places show where a gradient is not the whole cost of a step.",
-           lambda r: "Seconds follow gradients wherever lines keep their places."),
-    Figure("profile", lambda r: race_figures.profile(runs_of(r)),
-           "The share of (problem, seed) pairs in which an optimizer at its tuned rate reaches the "
-           f"target within τ times the gradients of the fastest. The target is {races.TARGET:.0%} "
-           "of the way from the median initial loss to the best median final loss; a miss counts "
-           "as infinity. Left end: who is fastest. Right end: who arrives at all.", _found_best),
-    Figure("sharpness", _sharpness,
-           "Largest Hessian eigenvalue along training. A line that climbs to 1 and stays there "
-           "trains at the edge of stability of its own method.",
-           lambda r: "Sharpness times h / R along training, for " + ", ".join(
-               r.of("sharpness").optimizer.unique()) + "."),
-    Figure("regions", _regions,
-           "Where |R(z)| ≤ 1 (shaded). On the strip above, z = −h λ for the Hessian's eigenvalues "
-           "λ at the initial point and the tuned rate h, all of them real, a row a problem. Those "
-           "left of the shade are directions that grow at first.",
-           lambda r: "Regions of stability, with the eigenvalues of each problem on a strip."),
-    Figure("order", _orders,
-           "Error at a fixed flow time; dashed: the slope of the method's order. Look at whether "
-           "the points are parallel to it.", _found_order),
-)  # fmt: skip
+_LIMITS = Figure(
+    "limits",
+    lambda r: race_figures.limits(_comparison(r).set_index("optimizer"), baseline_of(runs_of(r))),
+    "A limit is known to lie between the largest stable and the smallest diverged rate tried. "
+    "So a ratio of two is a bar: its ends are medians over problems. Only a bar that is clear of 1 "
+    "says that one limit is larger.",
+    _found_limits,
+)
+_RELATIVE = Figure(
+    "loss_relative",
+    lambda r: race_figures.loss_against_rate(runs_of(r), "relative_rate", "h · sharpness / R"),
+    "Losses against the rate in units of each method's own linear stability limit at the initial "
+    "point. Look at whether the lines end at 1, where linear theory says so.",
+    lambda r: "On quadratics every line ends at 1; on networks they end near it.",
+)
+_REGIONS = Figure(
+    "regions",
+    _regions,
+    "Where |R(z)| ≤ 1 (shaded). On the strip above, z = −h λ for the Hessian's eigenvalues λ at "
+    "the initial point and the tuned rate h, all of them real, a row a problem. Those left of the "
+    "shade are directions that grow at first.",
+    lambda r: "Regions of stability, with the eigenvalues of each problem on a strip.",
+)
+_RACE = race_figures.standard(runs_of, _found_best)
+FIGURES = (_LIMITS, _RELATIVE, *_RACE, race_figures.SHARPNESS, _REGIONS, race_figures.ORDERS)
 
-_NAMED = {"optimizer": ("optimizer", "name"), "problem": ("problem", "name")}
 TABLES = (
-    Table("comparison", "Against the baseline", _comparison,
-          {"optimizer": _NAMED["optimizer"],
-           "step": ("limit, per step", "stability limit over the baseline's: from the least to the "
-                    "most it can be on the grid, medians over problems"),
-           "gradient": ("per gradient", "the same, divided by the gradients of a step"),
-           "lowest": ("lowest on", "problems on which its median final loss is the lowest"),
-           "below": ("below on", "problems on which it ends below the baseline"),
-           "apart": ("clearly", "of these, where that is significant: Mann-Whitney, 5 %, Holm"),
-           "reached of pairs": ("reached", "pairs of problem and seed at the target"),
-           "diverged of runs": ("diverged", "runs not finite or ended above their start")},
-          ("optimizer", "step", "gradient", "lowest", "below", "diverged of runs"),
-          "The rate of a method without R is no flow time, and its ratio says little."),
-    Table("summary", "All results", _summary,
-          _NAMED | {
-           "order": ("order", "of accuracy as a solver of gradient flow"),
-           "R": ("R", "largest stable h·sharpness in theory"),
-           "R_per_gradient": ("R per gradient", "R over the gradients of a step"),
-           "measured_limit": ("measured limit", "the largest stable h·sharpness, to 0.5 %"),
-           "best_rate": ("tuned h", "the learning rate that did best on seed 0"),
-           "best_relative_rate": ("h·sharpness/R", "the tuned rate over the limit in theory"),
-           "best_at": ("tuned at", "where in the grid the best rate lies"),
-           "loss_median": ("loss", "final loss on all data at the tuned rate: median of seeds"),
-           "loss_min": ("lowest", "of the fresh seeds"), "loss_max": ("highest", "of them"),
-           "stable": ("stable to", "largest rate up to which no seed diverged"),
-           "unstable": ("diverges at", "smallest rate at which a seed diverged"),
-           "sensitivity": ("sensitivity", "mean over log rates of min(loss, initial), minus best"),
-           "width_octaves": ("good octaves", "width of the rates that give up at most "
-                             f"{races.GOOD:.0%} of the best decrease"),
-           "diverged": ("diverged", "runs, over all rates and seeds"), "runs": ("of", "runs")},
-          ("problem", "optimizer", "best_rate", "best_relative_rate", "loss_median", "unstable")),
-    Table("timings", "Seconds", lambda r: races.seconds(runs_of(r)),
-          _NAMED | {
-           "compile_seconds": ("compilation", "of the one program of all its runs, in seconds"),
-           "seconds": ("all runs", "in seconds"),
-           "seconds_per_gradient": ("a gradient", "in seconds"),
-           "seconds_per_run": ("a run", "median of those not cut short, in seconds")}),
-)  # fmt: skip
+    Table(
+        "comparison",
+        "Against the baseline",
+        _comparison,
+        {
+            "optimizer": ("optimizer", "its name"),
+            "step": (
+                "limit, per step",
+                "stability limit over the baseline's: from the least to the most it can be on the "
+                "grid, medians over problems",
+            ),
+            "gradient": ("per gradient", "the same, divided by the gradients of a step"),
+            "lowest": ("lowest on", "problems on which its median final loss is the lowest"),
+            "below": ("below on", "problems on which it ends below the baseline"),
+            "apart": ("clearly", "of these, where that is significant: Mann-Whitney, 5 %, Holm"),
+            "reached of pairs": ("reached", "pairs of problem and seed at the target"),
+            "diverged of runs": ("diverged", "runs not finite or ended above their start"),
+        },
+        ("optimizer", "step", "gradient", "lowest", "below", "diverged of runs"),
+        "The rate of a method without R is no flow time, and its ratio says little.",
+    ),
+    Table(
+        "summary",
+        "All results",
+        _summary,
+        races.COLUMNS,
+        ("problem", "optimizer", "best_rate", "best_relative_rate", "loss_median", "unstable"),
+    ),
+    Table("timings", "Seconds", lambda r: races.seconds(runs_of(r)), races.SECONDS),
+)
 
 
 def _method(results: Results) -> Mapping[str, str]:

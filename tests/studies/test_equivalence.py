@@ -26,7 +26,7 @@ def modes(init=lambda seed: jnp.ones(3)):
     def loss(params, batch):
         return 0.5 * jnp.sum(batch[0] * params**2)
 
-    return Problem("modes", "three modes", loss, init, (EIGENVALUES,), np.float64, quadratic=True)
+    return Problem(loss, init, (EIGENVALUES,), name="modes", quadratic=True)
 
 
 @pytest.fixture

@@ -12,4 +12,5 @@ from .study import Results as Results
 from .study import Study as Study
 from .study import Table as Table
 from .study import Task as Task
+from .study import at_least as at_least
 from .study import whole as whole

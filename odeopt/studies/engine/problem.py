@@ -82,8 +82,8 @@ class Problem:
         ...     data=(x, 3 * x),
         ...     batch_size=8,
         ... )
-        >>> line.examples, line.dtype
-        (32, dtype('float32'))
+        >>> line.examples, line.dtype.__name__
+        (32, 'float32')
     """
 
     loss: Callable[..., Any]
@@ -200,9 +200,9 @@ class Problem:
 
     @functools.cached_property
     def dtype(self) -> Any:
-        """The dtype of learning rates and recorded losses: the parameters', float32 at least."""
+        """The type of learning rates and recorded losses: the parameters', float32 at least."""
         leaves = jax.tree.leaves(self.start(0))
-        return np.dtype(jnp.result_type(np.float32, *(leaf.dtype for leaf in leaves)))
+        return np.dtype(jnp.result_type(np.float32, *(leaf.dtype for leaf in leaves))).type
 
     @functools.cached_property
     def objective(self) -> Callable[..., Array]:

@@ -1,4 +1,6 @@
-"""Figures that every race has, from its runs. Uses matplotlib by way of `drawing`."""
+"""Figures that several studies have, from their records. Uses matplotlib by way of `drawing`."""
+
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -6,6 +8,7 @@ import pandas as pd
 from . import races
 from .drawing import INK, Plot, log_limits, plain_log
 from .races import PAIR
+from .study import Figure, Results
 
 
 def loss_against_rate(runs: pd.DataFrame, x: str, label: str) -> Plot | None:
@@ -113,3 +116,105 @@ def limits(table: pd.DataFrame, baseline: str) -> Plot | None:
         axes.set(ylim=(len(known) - 0.5, -0.5), xlim=(min(low, 1) / 1.3, max(high, 1) * 1.3))
         axes.set_yticks(range(len(known)), known.index)
     return plot
+
+
+def sharpness(results: Results) -> Plot | None:
+    """Sharpness along training in units of R / h, from records of the kind "sharpness"."""
+    traces = [r for r in results.records if r["kind"] == "sharpness" and r["gradients"]]
+    if not traces:
+        return None
+    plot = Plot([r["optimizer"] for r in traces], width=6.5)
+    for r in traces:
+        axes = plot.panel(r["problem"], "gradients", "sharpness · h / R")
+        relative = np.array(r["sharpness"], float) * r["learning_rate"] / r["R"]
+        axes.plot(r["gradients"], np.minimum(relative, 3), **plot.style(r["optimizer"]))
+        axes.axhline(1, color=INK, linewidth=1, linestyle="--")
+    return plot
+
+
+def orders(results: Results) -> Plot | None:
+    """Error against step size, from records of the kind "order"."""
+    orders = [r for r in results.records if r["kind"] == "order"]
+    if not orders:
+        return None
+    plot = Plot([r["optimizer"] for r in orders], width=6.5)
+    axes = plot.panel(orders[0]["problem"], "step size h (flow time)", "error at the end")
+    for r in orders:
+        h, error = np.array(r["step_sizes"], float), np.array(r["errors"], float)
+        style = plot.style(r["optimizer"], linestyle="")
+        axes.loglog(h, error, **style)
+        slope = error[-1] * (h / h[-1]) ** r["nominal_order"]
+        axes.loglog(h, slope, "--", lw=1, c=style["color"])
+    plain_log(axes, sorted({h for r in orders for h in r["step_sizes"]})[::2])
+    plot.key("slope of the method's order", linestyle="--")
+    return plot
+
+
+SHARPNESS = Figure(
+    "sharpness",
+    sharpness,
+    "Largest Hessian eigenvalue along training. A line that climbs to 1 and stays there trains at "
+    "the edge of stability of its own method.",
+    lambda results: (
+        "Sharpness times h / R along training, for "
+        + ", ".join(results.of("sharpness").optimizer.unique())
+        + "."
+    ),
+)
+ORDERS = Figure(
+    "order",
+    orders,
+    "Error at a fixed flow time; dashed: the slope of the method's order. Look at whether points "
+    "are parallel to it.",
+    lambda results: (
+        "Observed orders: "
+        + ", ".join(
+            f"{r.optimizer} {r.observed_order:.2f}" for r in results.of("order").itertuples()
+        )
+        + "."
+    ),
+)
+
+
+def standard(
+    runs_of: Callable[[Results], pd.DataFrame], finding: Callable[[Results], str]
+) -> tuple[Figure, ...]:
+    """The figures of every race at tuned rates.
+
+    Args:
+        runs_of: The runs of the results, as `races.frame` gives them.
+        finding: Who ends lowest, in one sentence.
+    """
+    return (
+        Figure(
+            "loss_rate",
+            lambda r: loss_against_rate(runs_of(r), "learning_rate", "learning rate h"),
+            "Median over the fresh seeds (lines), their range (bands), the tuned rate (rings); a "
+            "cross in the strip on top marks a rate at which a seed diverged. Look at where each "
+            "line ends and how wide its valley is.",
+            lambda r: "Every optimizer has a valley of rates that ends where runs diverge.",
+        ),
+        Figure(
+            "loss_gradients",
+            lambda r: loss_against_cost(runs_of(r)),
+            "Each optimizer at its tuned rate. Every gradient of a step is charged: this is the "
+            "comparison at equal cost, so look at which line is lowest on the right.",
+            finding,
+        ),
+        Figure(
+            "loss_seconds",
+            lambda r: loss_against_cost(runs_of(r), seconds=True),
+            "The same curves against seconds, each run's time spread evenly over its gradients. "
+            "Lines that change places show where a gradient is not the whole cost of a step.",
+            lambda r: "Seconds follow gradients wherever lines keep their places.",
+        ),
+        Figure(
+            "profile",
+            lambda r: profile(runs_of(r)),
+            "The share of (problem, seed) pairs in which an optimizer at its tuned rate "
+            "reaches the target within τ times the gradients of the fastest. The target is "
+            f"{races.TARGET:.0%} of the way from the median initial loss to the best median final "
+            "loss; a miss counts as infinity. Left end: who is fastest. Right end: who arrives at all.",
+            finding,
+        ),
+    )

@@ -426,3 +426,40 @@ def _row(runs: pd.DataFrame) -> dict[str, Any]:
         "stable": stable,
         "unstable": unstable,
     }
+
+
+_NAMED = {"problem": ("problem", "its name"), "optimizer": ("optimizer", "its name")}
+COLUMNS = {
+    **_NAMED,
+    "order": ("order", "of accuracy as a solver of gradient flow"),
+    "R": ("R", "largest stable h·sharpness in theory"),
+    "R_per_gradient": ("R per gradient", "R over the gradients of a step"),
+    "measured_limit": ("measured limit", "the largest stable h·sharpness, to 0.5 %"),
+    "best_rate": ("tuned h", "the learning rate that did best on seed 0"),
+    "best_relative_rate": ("h·sharpness/R", "the tuned rate over the limit in theory"),
+    "best_at": ("tuned at", "where in the grid the best rate lies"),
+    "loss_median": ("loss", "final loss on all data at the tuned rate: median of seeds"),
+    "loss_min": ("lowest", "of the fresh seeds"),
+    "loss_max": ("highest", "of the fresh seeds"),
+    "stable": ("stable to", "largest rate up to which no seed diverged"),
+    "unstable": ("diverges at", "smallest rate at which a seed diverged"),
+    "sensitivity": (
+        "sensitivity",
+        "mean over log rates of min(loss, initial loss), minus the best",
+    ),
+    "width_octaves": (
+        "good octaves",
+        f"width of the rates that give up at most {GOOD:.0%} of the best decrease",
+    ),
+    "diverged": ("diverged", "runs, over all rates and seeds"),
+    "runs": ("of", "runs"),
+}
+"""Headings and meanings of the columns of `summary`."""
+SECONDS = {
+    **_NAMED,
+    "compile_seconds": ("compilation", "of the one program of all its runs, in seconds"),
+    "seconds": ("all runs", "in seconds"),
+    "seconds_per_gradient": ("a gradient", "in seconds"),
+    "seconds_per_run": ("a run", "median of those not cut short, in seconds"),
+}
+"""Headings and meanings of the columns of `seconds`."""

@@ -41,7 +41,7 @@ class Grid:
     def rates(self, exponents: Sequence[int]) -> list[float]:
         """The rates of these exponents, or all that are fixed; each once, though they round."""
         scaled = (self.unit * self.ratio ** float(k) for k in exponents)
-        rounded = [float(np.dtype(self.dtype).type(rate)) for rate in self.fixed or scaled]
+        rounded = [float(self.dtype(rate)) for rate in self.fixed or scaled]
         return list(dict.fromkeys(rounded))
 
     @classmethod

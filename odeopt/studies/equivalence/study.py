@@ -206,33 +206,17 @@ class _Bench:
 
     def trace(self, entry: Entry) -> list[Record]:
         """Sharpness along training, which rises to the method's limit."""
-        assert entry.limit is not None
         share = TRACE_RATES.get(entry.name, spectra.TRACE_RATE)
-        rate = share * entry.limit / self.sharpness
-        spent, values = spectra.trace(self.problem, entry, rate, spectra.TRACE_STEPS)
-        record: Record = {
-            "kind": "sharpness",
-            "problem": self.problem.name,
-            "optimizer": entry.name,
-        }
-        record |= {"R": entry.limit, "learning_rate": rate}
-        return [{**record, "gradients": spent, "sharpness": values}]
+        return [spectra.trace_record(self.problem, entry, self.sharpness, share)]
 
 
 def _order(name: str) -> list[Record]:
     entries = {entry.name: entry for entry in [*map(find, SOLVERS), *map(heavy_ball, MOMENTA)]}
     entry = entries[name]
     nominal = entry.order or 1
-    return [_order_record(on_flow_time(entry), nominal, ORDERS[name])]
+    return [accuracy.order_record(on_flow_time(entry), nominal, ORDERS[name])]
 
 
 def _modified_order() -> list[Record]:
     entry = dataclasses.replace(find("euler"), name="euler, own flow")
-    return [_order_record(entry, 2, MODIFIED_STEPS, modified=True)]
-
-
-def _order_record(entry: Entry, nominal: int, coarsest: int, modified: bool = False) -> Record:
-    seen = accuracy.observed_order(entry, coarsest, modified=modified)
-    about = {"kind": "order", "problem": accuracy.PATH, "optimizer": entry.name}
-    sizes = {"step_sizes": seen.step_sizes, "errors": seen.errors}
-    return {**about, "nominal_order": nominal, **sizes, "observed_order": seen.observed}
+    return [accuracy.order_record(entry, 2, MODIFIED_STEPS, modified=True)]
