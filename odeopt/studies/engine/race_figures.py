@@ -214,7 +214,8 @@ def standard(
             "The share of (problem, seed) pairs in which an optimizer at its tuned rate "
             "reaches the target within τ times the gradients of the fastest. The target is "
             f"{races.TARGET:.0%} of the way from the median initial loss to the best median final "
-            "loss; a miss counts as infinity. Left end: who is fastest. Right end: who arrives at all.",
+            "loss; a miss counts as infinity. Left end: who is fastest. Right end: who arrives at "
+            "all.",
             finding,
         ),
     )
