@@ -6,6 +6,14 @@ import sys
 def main() -> None:
     """Run the command line, or say which packages it lacks."""
     try:
+        _run()
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run() -> None:
+    try:
         from .cli import main as run  # noqa: PLC0415 - its packages are an extra
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.startswith("odeopt"):

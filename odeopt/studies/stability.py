@@ -95,7 +95,7 @@ class Settings:
         at_least(self, seeds=1, batch_size=1)
 
 
-FULL = Settings(FULL_SOLVERS, tuple(PROBLEMS), (), 5, 1800)
+FULL = {"solvers": FULL_SOLVERS, "problems": tuple(PROBLEMS), "seeds": 5, "gradients": 1800}
 
 
 def tasks(settings: Settings) -> list[Task]:
@@ -229,8 +229,9 @@ def verdict(results: Results) -> str:
     solvers = table[table.solver & (table.index != baseline)]
     if not baseline or solvers.empty:
         return "There is no solver beside sgd or euler here, so there is nothing to compare."
-    problems, most = runs.problem.nunique(), int(solvers.below.max())
-    lead = "No." if not most else "Yes, mostly." if 2 * most > problems else "Seldom."
+    problems, most, clearly = runs.problem.nunique(), solvers.below.max(), solvers.apart.max()
+    lead = "Yes, mostly." if 2 * clearly > problems else "On some problems."
+    lead = "No." if not most else lead if clearly else "Not clearly."
     about = runs.drop_duplicates("optimizer").set_index("optimizer")
     name = about.R.reindex(solvers.index).idxmax()
     other, mine = about.loc[baseline], about.loc[name]
@@ -242,7 +243,7 @@ def verdict(results: Results) -> str:
     if not most:
         race = f"no solver ended below {baseline} at equal gradients on any of {problems} problems"
     else:
-        each = ", ".join(f"{n} on {row.below}" for n, row in solvers.iterrows() if row.below)
+        each = ", ".join(f"{n} on {row.below:.0f}" for n, row in solvers.iterrows() if row.below)
         race = (
             f"below {baseline} at equal gradients ended {each} of {problems} problems "
             f"({int(solvers.apart.sum())} of these differences are significant, Holm, 5 %)"

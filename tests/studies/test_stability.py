@@ -178,12 +178,20 @@ def rival(below, unstable):
     ]
 
 
-@pytest.mark.parametrize(("below", "lead"), [(False, "No."), (True, "Yes, mostly.")])
+@pytest.mark.parametrize(("below", "lead"), [(False, "No."), (True, "Not clearly.")])
 def test_the_verdict_says_what_the_data_say(below, lead):
     results = made(SGD + rival(below, 8.0))
     assert results.verdict.startswith(f"{lead} The step limit of rk9, R = 8, is 4 times that of")
     assert "pays 9 gradients" in results.verdict
     assert ("no solver ended below sgd" in results.verdict) == (not below)
+
+
+def test_a_gain_is_called_one_where_seeds_leave_no_doubt():
+    many = [
+        {**r, "seed": seed} for r in SGD + rival(True, 8.0) if r["seed"] for seed in range(1, 7)
+    ]
+    tuning = [r for r in SGD + rival(True, 8.0) if not r["seed"]]
+    assert made(tuning + many).verdict.startswith("Yes, mostly.")
 
 
 def test_a_ratio_of_limits_is_a_bracket_and_a_claim_is_open_where_that_holds_1():
@@ -195,6 +203,11 @@ def test_a_ratio_of_limits_is_a_bracket_and_a_claim_is_open_where_that_holds_1()
     assert row.step == "8.00 to 32.00"
     (cheaper,) = [v for v in results.claims if v.claim.name == "cheaper"]
     assert cheaper.word == "open"
+
+
+def test_limits_that_no_rate_reached_are_drawn_to_the_edge(tmp_path):
+    stable = [{**r, "status": "ok", "final_loss": 0.9} for r in rival(False, 8.0)]
+    assert page.write(made(SGD + stable), tmp_path).exists()
 
 
 @pytest.mark.parametrize("missing", ["sgd", "rk9"])

@@ -100,11 +100,11 @@ def _options(study: Study) -> type:
         p.arg_name: p.description
         for p in docstring_parser.parse(study.settings.__doc__ or "").params
     }
-    quick, fields = study.settings(), []
+    fields = []
     for field in dataclasses.fields(study.settings):
         kind, name = kinds[field.name], field.name.replace("_", "-")
-        default = _spoken(getattr(quick, field.name))
-        full = _spoken(getattr(study.full, field.name))
+        default = _spoken(field.default)
+        full = _spoken(study.full.get(field.name, field.default))
         shown = default if full == default else f"{default}; with --full {full}"
         text = " ".join((words.get(field.name) or "").split())
         about: dict[str, Any] = {"help": f"{text} [default: {shown}]" if shown else text}

@@ -1,5 +1,6 @@
 """One self-contained HTML page about a study, and an index of such pages. Uses jinja2."""
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
@@ -88,10 +89,10 @@ def _key(value: Any) -> str:
 
 def command(results: Results) -> str:
     """The command line that makes the same study."""
-    words, default = ["odeopt", results.study.name], results.study.settings()
-    for name in vars(default):
-        value = getattr(results.settings, name)
-        if value != getattr(default, name):
+    words = ["odeopt", results.study.name]
+    for field in dataclasses.fields(results.settings):
+        name, value = field.name, getattr(results.settings, field.name)
+        if value != field.default:
             text = spoken(value)
             joined = ",".join(map(str, text)) if isinstance(text, list) else str(text)
             words += [f"--{name.replace('_', '-')}", joined]

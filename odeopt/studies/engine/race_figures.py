@@ -110,7 +110,9 @@ def limits(table: pd.DataFrame, baseline: str) -> Plot | None:
             style = plot.style(str(name), linestyle="-", linewidth=3)
             axes.plot([low, high if np.isfinite(high) else 99 * low], [row] * 2, **style)
         axes.axvline(1, color=INK, linewidth=1)
-        low, high = known[f"{key}_low"].min(), known[f"{key}_high"].replace(np.inf, np.nan).max()
+        low = known[f"{key}_low"].min()
+        high = known[f"{key}_high"].replace(np.inf, np.nan).max(skipna=True)
+        high = high if np.isfinite(high) else 4 * low
         ticks = [tick for tick in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30) if low / 2 < tick < 2 * high]
         plain_log(axes, ticks or [1])
         axes.set(ylim=(len(known) - 0.5, -0.5), xlim=(min(low, 1) / 1.3, max(high, 1) * 1.3))

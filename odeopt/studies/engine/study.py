@@ -205,7 +205,7 @@ class Study:
         settings: A frozen dataclass of the choices that decide the results. Its defaults are those
             of a quick study; it raises `ValueError` for what makes no sense; its docstring says
             what each attribute is, and becomes the help of the command line.
-        full: The settings of a full study.
+        full: What a full study has other than a quick one.
         tasks: `tasks(settings)`: all steps of work.
         verdict: `verdict(results)`: the answer in one or two plain sentences.
         tables: In reading order.
@@ -221,7 +221,7 @@ class Study:
     question: str
     summary: str
     settings: type
-    full: Any
+    full: Mapping[str, Any]
     tasks: Callable[[Any], Sequence[Task]]
     verdict: "Callable[[Results], str]"
     tables: Sequence[Table] = ()
@@ -241,12 +241,11 @@ class Study:
         fields = {field.name: field for field in dataclasses.fields(self.settings)}
         for name in given:
             lookup("setting", name, fields)
-        base = self.full if full else self.settings()
         chosen = {name: value for name, value in given.items() if value is not None}
         for name, value in chosen.items():
-            if isinstance(getattr(base, name), tuple):
+            if isinstance(fields[name].default, tuple):
                 chosen[name] = _items(value)
-        return dataclasses.replace(base, **chosen)
+        return self.settings(**{**(self.full if full else {}), **chosen})
 
     def run(
         self,

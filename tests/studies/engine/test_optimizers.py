@@ -114,7 +114,7 @@ def test_the_zoo_and_the_baselines_are_one_method():
 def test_a_full_study_knows_all_its_solvers_and_spends_budgets_to_the_last_gradient():
     for budget, names in (
         (stability.Settings().gradients, stability.QUICK_SOLVERS),
-        (stability.FULL.gradients, stability.FULL_SOLVERS),
+        (stability.FULL["gradients"], stability.FULL_SOLVERS),
     ):
         for name in names:
             assert budget % find(name).gradients_per_step == 0, name

@@ -79,7 +79,7 @@ STUDY = Study(
     question="What is the root of a letter?",
     summary="Takes roots.",
     settings=Settings,
-    full=Settings(count=8),
+    full={"count": 8},
     tasks=tasks,
     verdict=lambda results: f"The largest root is {results.of('number').x.max():.3g} [/red] <i>.",
     tables=(
