@@ -115,7 +115,9 @@ def _options(study: Study) -> type:
             about["converter"] = _numbers if number else _words
             about["name"] = (f"--{name}", f"--{name.removesuffix('s')}")
         fields.append((field.name, Annotated[kind | None, Parameter(**about)], None))
-    return dataclasses.make_dataclass("Settings", fields, frozen=True, kw_only=True)
+    made = dataclasses.make_dataclass("Settings", fields, frozen=True, kw_only=True)
+    made.__module__ = __name__  # Python 3.11 says "types", where cyclopts finds no annotation
+    return made
 
 
 def _spoken(value: Any) -> str:

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import pandas as pd
 import pytest
 
@@ -30,11 +31,13 @@ def child(out):
             os._exit(status)
     return pid
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 folder, kind = pathlib.Path(sys.argv[1]), getattr(signal, sys.argv[2])
 random.seed(int(sys.argv[3]))
 assert os.waitpid(child(folder / "undisturbed"), 0)[1] == 0
 hits, tries = 0, 0
 while hits < 20:
+    assert tries < 200
     pid = child(folder / f"disturbed-{tries}")
     time.sleep(random.uniform(0.02, 0.6))
     os.kill(pid, kind)
@@ -153,6 +156,7 @@ def test_a_full_disk_in_the_middle_loses_nothing(tmp_path, monkeypatch):
     ],
 )
 def test_bad_options_are_refused_before_anything_runs(wrong, message):
+    jax.devices()  # JAX has started: it gives no more devices
     with pytest.raises(ValueError, match=message):
         STUDY.run(**wrong)
 
