@@ -194,6 +194,9 @@ def mistakes_told() -> Iterator[None]:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:  # before or after the work
+        Console(stderr=True).print("Interrupted.")
+        sys.exit(130)
     except ValueError as error:
         line = " ".join(str(error).split())
         Console(stderr=True).print(Text.assemble(("Error: ", "bold red"), line), soft_wrap=True)

@@ -116,7 +116,7 @@ class Store:
         notice: Callable[[str], None],
     ) -> None:
         path.mkdir(parents=True, exist_ok=True)
-        names = {file.name for file in path.iterdir() if not file.name.startswith(".lock")}
+        names = {file.name for file in path.iterdir() if not file.name.startswith(".")}
         if share is not None:  # what the others have there does not matter
             names &= {self._file, RUNS, "summary.csv"}
         if names and not resume:
@@ -129,6 +129,9 @@ class Store:
         self._lock(path / ".lock", fcntl.LOCK_EX if share is None else fcntl.LOCK_SH)
         if share is not None:
             self._lock(path / f".lock-{share[0]}-of-{share[1]}", fcntl.LOCK_EX)
+        if share is None:  # what a kill left in the middle of `write_text`
+            for part in path.glob("**/.*.part"):
+                part.unlink()
         if not (path / SETTINGS).exists():
             write_text(path / SETTINGS, json.dumps(settings, indent=2) + "\n")
         with (path / self._file).open("ab"):  # says now, not after the first run, if it cannot be

@@ -184,6 +184,19 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     assert (path.read_text(), list(tmp_path.iterdir())) == ("new", [path])
 
 
+def test_a_kill_in_the_middle_of_replacing_a_file_leaves_a_folder_that_resumes(tmp_path):
+    out = tmp_path / "out"
+    (out / "figures").mkdir(parents=True)
+    parts = [out / ".settings.json.1.part", out / "figures" / ".a.svg.1.part"]
+    for part in parts:
+        part.write_text("{")
+    (out / "figures").rename(tmp_path / "figures")  # a study that has just begun has none
+    assert len(reopened(out)) == 0
+    (tmp_path / "figures").rename(out / "figures")
+    reopened(out)
+    assert not any(part.exists() for part in parts)
+
+
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
