@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import jax
 
-from odeopt.studies.entries import find
-from odeopt.studies.grid import first_grid
+from odeopt.studies.engine.optimizers import find
+from odeopt.studies.engine.runner import Runner, run_one_by_one
+from odeopt.studies.engine.tuner import first_grid
 from odeopt.studies.problems import build
-from odeopt.studies.sweep import Sweep, run_one_by_one
 
 from .timing import Row, ratio
 
@@ -25,14 +25,15 @@ def sweep(rounds: int) -> Iterator[Row]:
         steps = GRADIENTS // entry.gradients_per_step
         with jax.enable_x64(True):
             (problem,) = build(["digits-mse-64"])
-            rates = first_grid(entry, SHARPNESS, problem.dtype, ()).rates
+            grid = first_grid(entry, SHARPNESS, problem.dtype)
+            rates = grid.rates(grid.first)
             runs = [(rate, seed) for rate in rates for seed in SEEDS]
             pairs = []
             for _ in range(1 if rounds < MOST_ROUNDS else min(rounds, MOST_ROUNDS)):
                 begin = time.perf_counter()
                 run_one_by_one(problem, entry, runs, steps)
                 between = time.perf_counter()
-                Sweep(problem, entry, steps, SEEDS, len(runs)).run(runs)
+                Runner(problem, entry, GRADIENTS, SEEDS, len(runs)).run(runs)
                 pairs.append((between - begin, time.perf_counter() - between))
         row = f"python loop / one program, {len(runs)} runs of {name}, compile included"
         yield ratio("sweep", row, pairs, "> 5")

@@ -6,7 +6,15 @@ import sys
 def main() -> None:
     """Run the command line, or say which packages it lacks."""
     try:
-        from .cli import app  # noqa: PLC0415 - its packages are an extra
+        _run()
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run() -> None:
+    try:
+        from .cli import main as run  # noqa: PLC0415 - its packages are an extra
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.startswith("odeopt"):
             raise
@@ -14,7 +22,7 @@ def main() -> None:
             f"odeopt's studies need the package {error.name!r}, which is not installed. "
             "Install them with: pip install 'odeopt-jax[studies]'"
         )
-    app()
+    run()
 
 
 if __name__ == "__main__":

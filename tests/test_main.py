@@ -6,9 +6,9 @@ import odeopt.__main__
 
 
 def test_without_the_studies_extra_the_command_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "typer", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "cyclopts", None)  # as if it were not installed
     monkeypatch.delitem(sys.modules, "odeopt.cli", raising=False)
-    with pytest.raises(SystemExit, match=r"'typer'.*pip install 'odeopt-jax\[studies\]'"):
+    with pytest.raises(SystemExit, match=r"'cyclopts'.*pip install 'odeopt-jax\[studies\]'"):
         odeopt.__main__.main()
 
 

@@ -6,8 +6,8 @@ import time
 import jax
 import jax.numpy as jnp
 
-from .entries import Entry
-from .problem import Problem
+from .engine.optimizers import Entry
+from .engine.problem import Problem
 
 # A sweep compiles loops around a step whose stages repeat the gradient's kernels, and some of its
 # runs stop early. Rough factors, read off quick studies: an estimate within a factor of 2 is meant.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .problem import Batch, BatchLoss, Params
+from .engine.problem import Batch, BatchLoss, Params
 
 VISCOSITY = 0.05
 """Of Burgers' equation: the front stays wide enough for 16 x 16 points."""

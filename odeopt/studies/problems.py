@@ -3,6 +3,7 @@
 Uses scikit-learn for data, JAX and optax for losses; knows nothing of optimizers.
 """
 
+import dataclasses
 import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import optax
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 from sklearn.preprocessing import PolynomialFeatures
 
+from .engine.problem import Batch, BatchLoss, Params, Problem
 from .names import lookup
 from .networks import (
     VISCOSITY,
@@ -27,7 +29,6 @@ from .networks import (
     poisson_points,
     squared_distance_of,
 )
-from .problem import Batch, BatchLoss, Params, Problem
 
 SUITE = "quick-1"
 """Version of the problems below. A change of data, initial point or loss needs a new one."""
@@ -63,7 +64,7 @@ def _quadratic(name: str, title: str, matrix: np.ndarray, solution: np.ndarray) 
 
     # The target is A x*, so that the loss is the excess over the optimum and goes to zero.
     data = (matrix, matrix @ solution)
-    return Problem(name, title, least_squares, init, data, np.float64, quadratic=True)
+    return Problem(least_squares, init, data, name=name, title=title, quadratic=True)
 
 
 def _diabetes(degree: int) -> Problem:
@@ -123,7 +124,6 @@ def _digits(loss: str, batch_size: int | None) -> Problem:
         loss=function,
         init=lambda seed: mlp_init(seed, np.float32),
         data=digits_data(np.float32),
-        dtype=np.float32,
         batch_size=batch_size,
     )
 
@@ -149,7 +149,6 @@ def _logistic() -> Problem:
         loss=BatchLoss(logistic_error_of, lambda params, batch: batch[0] @ params),
         init=init,
         data=(matrix, 2.0 * target - 1),
-        dtype=np.float64,
     )
 
 
@@ -160,7 +159,6 @@ def _poisson() -> Problem:
         loss=poisson_error,
         init=network_init((1, 24, 24, 1), np.float64),
         data=poisson_points(0.5),
-        dtype=np.float64,
     )
 
 
@@ -172,7 +170,6 @@ def _burgers() -> Problem:
         loss=burgers_rows_error,
         init=network_init((2, 20, 20, 1), np.float64),
         data=burgers_rows(*burgers_points(0.5)),
-        dtype=np.float64,
     )
 
 
@@ -191,7 +188,6 @@ def _mnist() -> Problem:
         loss=BatchLoss(cross_entropy_of, outputs_of),
         init=network_init((784, 128, 10), np.float32),
         data=((pixels / 255).astype(np.float32), np.eye(10, dtype=np.float32)[labels]),
-        dtype=np.float32,
     )
 
 
@@ -215,11 +211,11 @@ QUICK_PROBLEMS = tuple(PROBLEMS)[:7]
 """The problems of a quick study: quadratics and digits."""
 
 
-def build(names: Sequence[str], batch_size: int | None = None) -> list[Problem]:
+def build(names: Sequence[str | Problem], batch_size: int | None = None) -> list[Problem]:
     """Build problems by name; call it with x64 enabled, or the quadratics come out in float32.
 
     Args:
-        names: Keys of `PROBLEMS`.
+        names: Keys of `PROBLEMS`; a problem is taken as it is.
         batch_size: Size of the mini-batches of the problems that have them (default 64);
             such a problem is then named after its size, as in `digits-mse-16`.
 
@@ -227,11 +223,12 @@ def build(names: Sequence[str], batch_size: int | None = None) -> list[Problem]:
         ValueError: For a name that is not there, with the nearest ones, or a mini-batch larger
             than the data.
     """
-    problems = [lookup("problem", name, PROBLEMS)(batch_size or 64) for name in names]
-    for problem in problems:
-        if problem.batch_size and problem.batch_size > len(problem.data[0]):
-            raise ValueError(
-                f"--batch-size {problem.batch_size} is more than the {len(problem.data[0])} "
-                f"examples of {problem.name}; take the full-batch problem instead."
-            )
-    return problems
+
+    def made(name: str | Problem) -> Problem:
+        if not isinstance(name, Problem):
+            return lookup("problem", name, PROBLEMS)(batch_size or 64)
+        if batch_size is None or name.batch_size is None:
+            return name
+        return dataclasses.replace(name, batch_size=batch_size)
+
+    return [made(name) for name in names]

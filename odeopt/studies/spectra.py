@@ -1,4 +1,4 @@
-"""Eigenvalues of the Hessian: at the initial point, and the largest one along training.
+"""Eigenvalues of the Hessian: at the initial point, along training; the largest stable rate.
 
 Lanczos is that of `odeopt.diagnostics`; this module says when it is asked.
 """
@@ -12,13 +12,44 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..diagnostics import spectrum
-from .entries import Entry
-from .problem import Params, Problem
-from .sweep import step_function
+from .engine.optimizers import Entry
+from .engine.problem import Params, Problem
+from .engine.runner import Runner, step_function
+from .engine.store import Record
+from .engine.study import Check, Claim, Results
 
 MATVECS = 24
 """Hessian-vector products of one Lanczos run (charged as 2 gradients each): the largest
 eigenvalue of the digits networks then moves by less than 1e-4 of itself."""
+
+LIMIT_RUNS = 20
+LIMIT_STEPS = 600
+"""Half a percent above its limit plain gradient descent grows by 1 % a step: 400 times in 600."""
+
+NEAR = 0.01
+"""How near a measured limit is to theory's, on a grid of 1 %."""
+
+TRACE_RATE = 1.3
+"""A learning rate in units of R / initial sharpness: sharpness first falls below R/h, since the
+initial point is not typical, and then rises to it."""
+TRACE_STEPS = 800
+
+
+def measured_limit(runner: Runner, limit: float, sharpness: float) -> float:
+    """The largest stable h * lambda_max on a quadratic, from runs on a 1 % grid around `limit`.
+
+    The grid lies at half percents, 0.905 to 1.095 of `limit`; the middle between the last stable
+    rate below the first unstable one and that one is returned, so it is known to 0.5 %. NaN if
+    no rate or every rate is stable.
+    """
+    relative = 1 + (np.arange(LIMIT_RUNS) - LIMIT_RUNS / 2 + 0.5) / 100
+    gradients = LIMIT_STEPS * runner.entry.gradients_per_step
+    curves = runner.run([(x * limit / sharpness, 0) for x in relative], gradients)
+    unstable = np.array([curve.diverged for curve in curves])
+    first = int(np.argmax(unstable))
+    if not unstable.any() or first == 0:
+        return float("nan")
+    return float(limit * (relative[first - 1] + relative[first]) / 2)
 
 
 def eigenvalues(problem: Problem, seed: int) -> np.ndarray:
@@ -27,15 +58,19 @@ def eigenvalues(problem: Problem, seed: int) -> np.ndarray:
     All of them for quadratics (a dense Hessian), else `MATVECS` Ritz values, whose largest is
     the sharpness.
     """
-    params = problem.init(seed)
-    data = tuple(jnp.asarray(array) for array in problem.data)
+    params = problem.start(seed)
+    data = jax.tree.map(jnp.asarray, problem.data)
     if problem.quadratic:
-        return np.linalg.eigvalsh(np.asarray(jax.hessian(problem.loss)(params, data)))
-    return np.asarray(_ritz(problem.loss)(params, data))
+        return np.linalg.eigvalsh(np.asarray(jax.hessian(problem.full_loss)(params, data)))
+    return np.asarray(_ritz(problem)(params, data))
+
+
+def _ritz(problem: Problem) -> Callable[[Params, Any], jax.Array]:
+    return _ritz_of(problem.objective if not problem.takes_key else problem.full_loss)
 
 
 @functools.cache
-def _ritz(loss: Callable[..., jax.Array]) -> Callable[[Params, Any], jax.Array]:
+def _ritz_of(loss: Callable[..., jax.Array]) -> Callable[[Params, Any], jax.Array]:
     # One compilation a loss, shared by its full-batch and mini-batch problems.
     def values(params: Params, data: Any) -> jax.Array:
         return spectrum(lambda p: loss(p, data), params, products=MATVECS).values
@@ -59,23 +94,51 @@ def trace(
         Gradients spent, the Hessian-vector products of the observation aside, and the sharpness
         there, up to the first that is not finite.
     """
-    data = tuple(jnp.asarray(array) for array in problem.data)
+    data = jax.tree.map(jnp.asarray, problem.data)
     optimizer = entry.make(np.asarray(rate, problem.dtype)[()])
     step = step_function(problem, optimizer)
 
     @jax.jit
     def advance(params: Params, state: Any, steps: int) -> tuple[Params, Any]:
-        return jax.lax.fori_loop(0, steps, lambda _, carry: step(*carry, data), (params, state))
+        return jax.lax.fori_loop(0, steps, lambda _, carry: step(*carry, data)[:2], (params, state))
 
-    params = problem.init(0)
+    params = problem.start(0)
     state = optimizer.init(params)
     at = np.arange(points + 1) * steps // points
     spent, sharpness = [], []
     for begin, end in zip(np.concatenate([[0], at[:-1]]), at, strict=True):
         params, state = advance(params, state, int(end - begin))
-        largest = float(_ritz(problem.loss)(params, data)[-1])
+        largest = float(_ritz(problem)(params, data)[-1])
         if not np.isfinite(largest):
             break
         spent.append(int(end) * entry.gradients_per_step)
         sharpness.append(largest)
     return spent, sharpness
+
+
+def trace_record(
+    problem: Problem, entry: Entry, sharpness: float, share: float = TRACE_RATE
+) -> Record:
+    """`trace` at `share` of the stability limit at the initial point, as a record."""
+    assert entry.limit is not None
+    rate = float(problem.dtype(share * entry.limit / sharpness))
+    spent, values = trace(problem, entry, rate, TRACE_STEPS)
+    about = {"problem": problem.name, "optimizer": entry.name, "R": entry.limit}
+    shown = {"learning_rate": rate, "gradients": spent, "sharpness": values}
+    return {"kind": "sharpness", **about, **shown}
+
+
+def _limits_hold(results: Results) -> list[Check]:
+    return [
+        Check(f"{r.problem}, {r.optimizer}", r.measured_limit, f"{r.R:.4g}", near)
+        for r in results.of("limit").itertuples()
+        for near in [bool(abs(r.measured_limit / r.R - 1) <= NEAR)]
+    ]
+
+
+LIMITS_HOLD = Claim(
+    "limits",
+    "On a quadratic a step is stable up to h·sharpness = R.",
+    f"measured within {NEAR:.0%} of R on a grid of 1 %",
+    _limits_hold,
+)

@@ -5,328 +5,441 @@
 
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from . import estimate, extras
-from .devices import local_devices
-from .entries import Entry
-from .folder import Folder, Share
-from .grid import Grid, first_grid
-from .problem import Problem
-from .problems import SUITE, build
-from .records import Record, write_text
-from .settings import Settings, versions
-from .spectra import eigenvalues
-from .sweep import Curve, Sweep
-from .tables import LEGEND, TUNING_SEED, rich_table, summarize, time_table
+from .. import solvers as methods
+from . import accuracy, spectra
+from .engine import (
+    Check,
+    Claim,
+    Figure,
+    Lab,
+    Results,
+    Study,
+    Table,
+    Task,
+    at_least,
+    race_figures,
+    races,
+    whole,
+)
+from .engine.drawing import INK, MARKERS, Plot
+from .engine.load import own_optimizers, own_problems
+from .engine.optimizers import Entry, contenders
+from .engine.problem import Problem
+from .engine.races import Race
+from .engine.store import Record
+from .engine.tuner import TUNING_SEED, first_grid
+from .problems import PROBLEMS, QUICK_PROBLEMS, SUITE, build
+
+QUICK_SOLVERS = ("sgd", "momentum", "adam", "heun", "ssprk3", "rk4", "tsit5")
+FULL_SOLVERS = (
+    *("sgd", "momentum", "adam", "heun", "midpoint", "ralston"),
+    *("bosh3", "ssprk3", "rk4", "dopri5", "tsit5"),
+    *("nesterov", "conformal_leapfrog", "relativistic", "rk_momentum"),
+    *("rmsprop", "adamw", "rk_adam"),
+    *("euler@drift_adjusted", "euler@corridor", "bosh3@embedded_error"),
+    *("rkc", "rkc2", "linearly_implicit_euler", "rosenbrock2"),
+    *("exponential_euler", "implicit_euler"),
+)
+BASELINES = ("sgd", "euler")  # the first that takes part; they are the same method
+
+TRACED = ("sgd", "heun", "rk4")
+"""Optimizers whose sharpness is traced, if they take part."""
+DIGITS = "digits-mse"
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-    """What a study found.
+class Settings:
+    """The choices that decide the results.
 
     Attributes:
-        records: Every record, of the kinds "run", "limit", "order", "spectrum", "sharpness". Runs
-            that there was no time for are here with status "time-out", but not on disk.
-        settings: The choices it was made with.
-        seconds: Wall time of this call, compilation included.
-        titles: One line about each problem.
+        solvers: Optimizers, separated by commas: explicit solvers of the zoo, momentum and adaptive
+            optimizers, euler@sharpness and other rules, solvers for stiff losses; your own as
+            my_file.py:make, where make(h) returns an optax optimizer.
+        problems: Problems, separated by commas; your own as my_file.py:problem, made with
+            odeopt.studies.Problem. digits-mse brings sharpness traces and orders of accuracy.
+        rates: Learning rates, separated by commas, instead of the grid around each limit that
+            extends itself until the best rate is bracketed.
+        seeds: Fresh seeds to report; one more tunes the rate.
+        gradients: Gradients that each run may spend.
+        batch_size: Examples of a mini-batch, where a problem has mini-batches; 64 if not given.
     """
 
-    records: list[Record]
-    settings: dict[str, Any]
-    seconds: float
-    titles: dict[str, str]
+    solvers: tuple[Any, ...] = QUICK_SOLVERS
+    problems: tuple[Any, ...] = QUICK_PROBLEMS
+    rates: tuple[float, ...] = ()
+    seeds: int = 3
+    # A multiple of every solver's gradients per step, so that all spend the same to the last.
+    gradients: int = 120
+    batch_size: int | None = None
 
-    @property
-    def runs(self) -> pd.DataFrame:
-        """One row a run, columns as in the records."""
-        return pd.DataFrame([record for record in self.records if record["kind"] == "run"])
-
-    @property
-    def summary(self) -> pd.DataFrame:
-        """One row a problem and optimizer; columns as `tables.summarize` says."""
-        return summarize(self.records)
-
-    @property
-    def times(self) -> pd.DataFrame:
-        """Seconds, one row a problem and optimizer; columns as `tables.time_table` says."""
-        return time_table(self.records)
-
-    def loss_against_rate(self, problem: str, optimizer: str) -> tuple[np.ndarray, np.ndarray]:
-        """Rates, ascending, and final losses of shape (rates, seeds), infinite for a miss.
-
-        The first seed is the tuning seed.
-        """
-        runs = self.runs.query("problem == @problem and optimizer == @optimizer")
-        losses = runs.final_loss.where(runs.status == "ok", np.inf).astype(float)
-        table = losses.groupby([runs.learning_rate, runs.seed]).first().unstack()
-        return table.index.to_numpy(float), table.to_numpy()
-
-    def show(self, console: Console) -> None:
-        """Print one table a problem."""
-        summary, times = self.summary, self.times
-        for name in dict.fromkeys(summary.problem):
-            console.print(rich_table(name, self.titles[name], summary, times))
-        console.print(LEGEND, style="dim")
-
-
-def run(
-    *,
-    solvers: Sequence[str] | None = None,
-    problems: Sequence[str] | None = None,
-    rates: Sequence[float] | None = None,
-    seeds: int | None = None,
-    gradients: int | None = None,
-    batch_size: int | None = None,
-    out: Path | str | None = None,
-    full: bool = False,
-    max_minutes: float | None = None,
-    resume: bool = False,
-    devices: int = 1,
-    share: Share | None = None,
-    console: Console | None = None,
-) -> Result:
-    """Run solvers and baselines over learning rates and seeds at equal gradients.
-
-    The rates of an optimizer are chosen on seed 0 and reported on fresh seeds. All runs of one
-    optimizer on one problem are one compiled program. With `digits-mse` among the problems the
-    study also traces the sharpness along training and measures orders of accuracy. JAX's
-    configuration is as before when it returns; the study itself needs x64.
-
-    Args:
-        solvers: Names of zoo optimizers, `sgd`, `momentum`, `adam`.
-        problems: Names of `problems.PROBLEMS`; by default `QUICK_PROBLEMS`, or all in a full study.
-        rates: Learning rates to try instead of the automatic grid.
-        seeds: Fresh seeds that are reported: 3, or 5 in a full study.
-        gradients: Gradients each run may spend: 120, or 1800 in a full study.
-        batch_size: Examples of a mini-batch, default 64.
-        out: Folder for `runs.jsonl`, `summary.csv` and `timings.csv`; by default nothing is
-            written.
-        full: All explicit and stiff solvers, all problems, more seeds and more gradients.
-        max_minutes: Start nothing new after this time; `resume` makes the rest.
-        resume: Continue what a stopped or killed study left in `out`.
-        devices: Devices of this process that the runs are dealt out to. Changes no result.
-        share: `(i, n)`: of the pairs of problem and optimizer only every n-th, from the i-th on,
-            so that n processes make the study in one folder. No summary is written; `resume`
-            without a share puts all together when the shares are done, and makes what they lack.
-        console: Where to print the time estimate, progress and notices; silent by default.
-
-    Raises:
-        ValueError: For an option that makes no sense, or a folder that cannot be used.
-        records.CorruptRecordsError: If a stored record cannot be read.
-    """
-    begin = time.perf_counter()
-    console = console or Console(quiet=True)
-    if max_minutes is not None and not max_minutes > 0:
-        raise ValueError(f"--max-minutes must be positive, not {max_minutes:g}.")
-    if resume and out is None:
-        raise ValueError("resume=True needs out=, the folder to go on in.")
-    if share is not None and out is None:
-        raise ValueError("share= needs out=, the folder that the shares have in common.")
-    where = local_devices(devices)
-    settings = Settings.of(
-        solvers=solvers,
-        problems=problems,
-        rates=rates,
-        seeds=seeds,
-        gradients=gradients,
-        batch_size=batch_size,
-        full=full,
-    )
-    deadline = begin + 60 * max_minutes if max_minutes is not None else np.inf
-    with jax.enable_x64(True):
-        built = build(settings.problems, settings.batch_size)
-        path = None if out is None else Path(out)
-        folder = Folder(path, settings.as_dict(), resume, console.print, share)
-        study = _Study(settings, built, folder, deadline, where)
-        study.run(console)
-    seconds = time.perf_counter() - begin
-    titles = {problem.name: problem.title for problem in built}
-    result = Result([*folder.records, *study.late], settings.as_dict(), seconds, titles)
-    if path is not None and share is None:
-        write_text(path / "summary.csv", result.summary.to_csv(index=False, float_format="%.6g"))
-        write_text(path / "timings.csv", result.times.to_csv(index=False, float_format="%.6g"))
-    return result
-
-
-class _Study:
-    """The work of one call of `run`: what is to do, in which order, and until when."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        problems: list[Problem],
-        folder: Folder,
-        deadline: float,
-        devices: list[jax.Device],
-    ) -> None:
-        self.settings, self.problems, self.folder = settings, problems, folder
-        self.deadline, self.devices = deadline, devices
-        self.seeds = [TUNING_SEED, *range(1, settings.seeds + 1)]
-        self.late: list[Record] = []
-        self.versions = versions()
-
-    def run(self, console: Console) -> None:
-        for problem in self.problems:
-            self._spectrum(problem)
-        tasks: list[tuple[str, float, Callable[[], None]]] = []
-        entries = self.settings.entries()
-        for place, problem in enumerate(self.problems):
-            cost = estimate.calibrate(problem)
-            own = [e for i, e in enumerate(entries) if self.folder.mine(place * len(entries) + i)]
-            for entry in own:
-                sweep = _PairSweep(self, problem, entry)
-                tasks.append((sweep.name, sweep.estimate(cost), sweep.run))
-            if problem.name == "digits-mse":
-                for entry in own:
-                    tasks += extras.tasks(problem, entry, self.sharpness(problem), self.folder)
-        total = sum(seconds for _, seconds, _ in tasks)
-        console.print(
-            f"{len(tasks)} steps of work, estimated at {estimate.spoken(total)} on this machine "
-            "(measured on one gradient of each problem; figures and report come on top)."
-        )
-        columns = (TextColumn("{task.description:34}"), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-            bar = progress.add_task("", total=total)
-            for name, seconds, work in tasks:
-                progress.update(bar, description=name)
-                work()
-                progress.advance(bar, seconds)
-        if self.late:
-            console.print(
-                f"--max-minutes is over: {len(self.late)} runs were not made and count as "
-                "time-outs; --resume makes them."
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "problems", own_problems(self.problems, PROBLEMS))
+        object.__setattr__(self, "solvers", own_optimizers(self.solvers))
+        for rate in self.rates:
+            if not (rate > 0 and np.isfinite(rate)):
+                raise ValueError(f"--rates must be positive numbers, not {rate:g}.")
+        dearest = max(entry.gradients_per_step for entry in contenders(self.solvers))
+        if self.gradients < dearest:
+            raise ValueError(
+                f"--gradients must be at least {dearest}, the cost of one step of the dearest "
+                f"solver asked for, not {self.gradients}."
             )
-
-    def sharpness(self, problem: Problem) -> float:
-        spectra = [record for record in self.folder.records if record["kind"] == "spectrum"]
-        stored = {record["problem"]: record["eigenvalues"] for record in spectra}
-        return float(stored[problem.name][-1])
-
-    def _spectrum(self, problem: Problem) -> None:
-        about = {"kind": "spectrum", "suite": SUITE, "problem": problem.name}
-        if not any(about.items() <= record.items() for record in self.folder.records):
-            values = eigenvalues(problem, TUNING_SEED)
-            self.folder.add([{**about, "seed": TUNING_SEED, "eigenvalues": values}])
+        if self.gradients > 10**7:
+            raise ValueError(f"--gradients must be at most 10000000, not {self.gradients}.")
+        at_least(self, seeds=1, batch_size=1)
 
 
-class _PairSweep:
+FULL = {"solvers": FULL_SOLVERS, "problems": tuple(PROBLEMS), "seeds": 5, "gradients": 1800}
+
+
+def tasks(settings: Settings) -> list[Task]:
+    """Everything that is measured."""
+    entries, found = contenders(settings.solvers), list[Task]()
+    problems = build(settings.problems, settings.batch_size)
+    for problem in problems:
+        for entry in entries:
+            work = functools.partial(_race, settings, problem, entry)
+            weight = 1 + 0.15 * entry.gradients_per_step
+            found.append(Task(f"{problem.name}, {entry.name}", work, weight, problem.x64))
+        own = problem.name not in PROBLEMS and not (problem.quadratic or problem.takes_key)
+        if problem.name == DIGITS or (own and problem.batch_size is None):
+            for entry in entries:
+                if entry.name in TRACED:
+                    work = functools.partial(_trace, problem, entry)
+                    name = f"sharpness along training, {entry.name}"
+                    found.append(Task(name, work, 1.0, problem.x64))
+    if any(problem.name == DIGITS for problem in problems):
+        for entry in entries:
+            if entry.order is not None:
+                name = f"order of accuracy, {entry.name}"
+                found.append(whole(name, functools.partial(_order, entry)))
+    return found
+
+
+def _spectrum(lab: Lab, problem: Problem) -> list[Record]:
+    def make() -> list[Record]:
+        values = spectra.eigenvalues(problem, TUNING_SEED)
+        return [{"kind": "spectrum", "problem": problem.name, "eigenvalues": values}]
+
+    return lab.once(f"spectrum/{problem.name}", make)
+
+
+def _race(settings: Settings, problem: Problem, entry: Entry, lab: Lab) -> list[Record]:
     """All runs of one optimizer on one problem, and its limit where the problem is quadratic."""
+    spectrum = _spectrum(lab, problem)
+    sharpness = float(spectrum[0]["eigenvalues"][-1])
+    seeds = [TUNING_SEED, *range(1, settings.seeds + 1)]
+    grid = first_grid(entry, sharpness, problem.dtype, settings.rates)
+    slots = max(len(grid.rates(grid.first)) * len(seeds), spectra.LIMIT_RUNS)
+    about = {"sharpness": sharpness}
+    race = Race(lab, problem, entry, settings.gradients, seeds, slots=slots, about=about)
+    found = list(spectrum)
+    if problem.quadratic and entry.limit:
+        make = functools.partial(_limit, race, entry.limit, sharpness)
+        found += lab.once(f"limit/{problem.name}/{entry.name}", make)
+    tried = race.tune(grid, seeds).scores
+    return found + race.runs((rate, seed) for rate in tried for seed in seeds)
 
-    def __init__(self, study: _Study, problem: Problem, entry: Entry) -> None:
-        self.study, self.problem, self.entry = study, problem, entry
-        self.name = f"{problem.name}, {entry.name}"
-        self.gradients = study.settings.gradients
-        self.steps = self.gradients // entry.gradients_per_step
-        self.about = {"suite": SUITE, "problem": problem.name, "optimizer": entry.name}
-        self.sharpness = study.sharpness(problem)
-        stored = [r for r in study.folder.records if self.about.items() <= r.items()]
-        self.limit_known = any(record["kind"] == "limit" for record in stored)
-        self.done = {
-            (record["learning_rate"], record["seed"]): record
-            for record in stored
-            if record["kind"] == "run"
-        }
-        self.grid = first_grid(entry, self.sharpness, problem.dtype, study.settings.rates)
-        self._sweep: Sweep | None = None
 
-    def estimate(self, cost: estimate.Cost) -> float:
-        """Seconds that `run` is expected to take."""
-        return cost.sweep(len(self._missing(self.grid)) * self.gradients, self.entry)
+def _limit(race: Race, limit: float, sharpness: float) -> list[Record]:
+    """The largest stable h * lambda_max on a quadratic, known to 0.5 %."""
+    measured = spectra.measured_limit(race.runner, limit, sharpness)
+    about = {"problem": race.problem.name, "optimizer": race.entry.name, "R": limit}
+    return [{"kind": "limit", **about, "measured_limit": measured}]
 
-    def run(self) -> None:
-        """Make the runs that are missing until the best rate is bracketed or time is up."""
-        if self.problem.quadratic and self.entry.limit and not self.limit_known:
-            if time.perf_counter() > self.study.deadline:
-                self._give_up(self.grid)
-                return
-            limit = extras.measured_limit(self._compiled(), self.entry.limit, self.sharpness)
-            about = {"kind": "limit", **self.about, "R": self.entry.limit}
-            self.study.folder.add([{**about, "measured_limit": limit}])
-        grid: Grid | None = self.grid
-        while grid is not None:
-            missing = self._missing(grid)
-            if missing:
-                if time.perf_counter() > self.study.deadline:
-                    self._give_up(grid)
-                    return
-                self._compiled().run(missing, ended=functools.partial(self._keep, missing))
-                if self._missing(grid):
-                    self._give_up(grid)
-                    return
-            tuning = {rate: self._final(rate, TUNING_SEED) for rate in grid.rates}
-            grid = grid.next(tuning)
 
-    def _keep(self, runs: list[tuple[float, int]], index: int, curve: Curve) -> bool:
-        """Put a run on disk as it ends; False when there is no time for another one."""
-        record = self._record(*runs[index], curve)
-        self.study.folder.add([record])
-        self.done[runs[index]] = record
-        return time.perf_counter() <= self.study.deadline
+def _trace(problem: Problem, entry: Entry, lab: Lab) -> list[Record]:
+    def make() -> list[Record]:
+        sharpness = float(_spectrum(lab, problem)[0]["eigenvalues"][-1])
+        return [spectra.trace_record(problem, entry, sharpness)]
 
-    def _missing(self, grid: Grid) -> list[tuple[float, int]]:
-        runs = [(rate, seed) for rate in grid.rates for seed in self.study.seeds]
-        return [key for key in runs if key not in self.done]
+    return lab.once(f"sharpness/{problem.name}/{entry.name}", make)
 
-    def _final(self, rate: float, seed: int) -> float:
-        record = self.done[rate, seed]
-        return record["final_loss"] if record["status"] == "ok" else np.inf
 
-    def _compiled(self) -> Sweep:
-        if self._sweep is None:
-            seeds = self.study.seeds
-            slots = max(len(self.grid.rates) * len(seeds), extras.LIMIT_RUNS)
-            self._sweep = Sweep(
-                self.problem, self.entry, self.steps, seeds, slots, self.study.devices
-            )
-        return self._sweep
+def _order(entry: Entry) -> list[Record]:
+    assert entry.order is not None
+    return [accuracy.order_record(entry, entry.order, accuracy.COARSEST_STEPS[entry.order])]
 
-    def _give_up(self, grid: Grid) -> None:
-        self.study.late += [self._record(*key, None) for key in self._missing(grid)]
 
-    def _record(self, rate: float, seed: int, curve: Curve | None) -> Record:
-        limit, cost = self.entry.limit, self.entry.gradients_per_step
-        if self.entry.counted and curve is not None:
-            cost = round(curve.spent / max(1, curve.made))
-        hyperparameters = {**self.entry.hyperparameters, "batch_size": self.problem.batch_size}
-        record = {
-            "kind": "run",
-            **self.about,
-            "hyperparameters": hyperparameters,
-            "learning_rate": rate,
-            "relative_rate": rate * self.sharpness / limit if limit else None,
-            "seed": seed,
-            "R": limit,
-            "order": self.entry.order,
-            "gradients_per_step": cost,
-            "sharpness": self.sharpness,
-            "versions": self.study.versions,
-            "data_checksum": self.problem.checksum,
-        }
-        outcome: Record = dict.fromkeys(("initial_loss", "final_loss"), None)
-        outcome |= {"status": "time-out", "steps": 0, "gradients": 0, "seconds": 0.0}
-        outcome |= {"loss": [], "loss_gradients": [], "spikes": 0, "compile_seconds": 0.0}
-        if curve is not None:
-            outcome = {
-                "status": "diverged" if curve.diverged else "ok",
-                "steps": int(curve.made),
-                "gradients": curve.spent,
-                "seconds": curve.seconds,
-                "compile_seconds": self._compiled().compile_seconds,
-                "initial_loss": curve.loss[0],
-                "final_loss": curve.final,
-                "loss": curve.loss,
-                "loss_gradients": curve.gradients,
-                "spikes": curve.spikes,
+def runs_of(results: Results) -> pd.DataFrame:
+    """One row a run; `relative_rate` is h * sharpness / R."""
+    runs = races.frame(results.records)
+    return runs.assign(relative_rate=runs.learning_rate * runs.get("sharpness") / runs.R)
+
+
+def baseline_of(runs: pd.DataFrame) -> str:
+    """The optimizer that the others are compared with; empty where none takes part."""
+    return next((name for name in BASELINES if name in set(runs.optimizer)), "")
+
+
+def loss_against_rate(
+    results: Results, problem: str, optimizer: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rates, ascending, and final losses of shape (rates, seeds), infinite for a miss.
+
+    The first seed is the tuning seed.
+    """
+    runs = runs_of(results).query("problem == @problem and optimizer == @optimizer")
+    table = runs.pivot(index="learning_rate", columns="seed", values="final")
+    return table.index.to_numpy(float), table.to_numpy()
+
+
+def _summary(results: Results) -> pd.DataFrame:
+    table = races.summary(runs_of(results))
+    known = {(r["problem"], r["optimizer"]): r for r in results.records if r["kind"] == "limit"}
+    sharpness = {r["problem"]: r["eigenvalues"][-1] for r in results.records if "eigenvalues" in r}
+    pairs = list(zip(table.problem, table.optimizer, strict=True))
+    limits = [known.get(pair, {}).get("measured_limit") for pair in pairs]
+    table.insert(4, "measured_limit", pd.Series(limits, dtype=float))
+    table.insert(8, "sharpness", table.problem.map(sharpness))
+    relative = table.best_rate.astype(float) * table.sharpness / table.R
+    table.insert(10, "best_relative_rate", relative)
+    return table
+
+
+def _comparison(results: Results) -> pd.DataFrame:
+    runs = runs_of(results)
+    table = races.compare(runs, baseline_of(runs))
+    for key in ("step", "gradient"):
+        if f"{key}_low" in table:
+            table[key] = [_bracket(row, key) for _, row in table.iterrows()]
+    for part, whole_ in (("reached", "pairs"), ("diverged", "runs")):
+        table[f"{part} of {whole_}"] = [f"{r[part]} of {r[whole_]}" for _, r in table.iterrows()]
+    return table.reset_index(names="optimizer")
+
+
+def _bracket(row: pd.Series, key: str) -> str:
+    low, high = row[f"{key}_low"], row[f"{key}_high"]
+    if pd.isna(low):
+        return "–"
+    return f"{low:.2f} or more" if np.isinf(high) else f"{low:.2f} to {high:.2f}"
+
+
+def verdict(results: Results) -> str:
+    """The answer in a sentence: whether any solver gains, R of the most stable one, its price."""
+    runs = runs_of(results)
+    baseline = baseline_of(runs)
+    table = races.compare(runs, baseline)
+    solvers = table[table.solver & (table.index != baseline)]
+    if not baseline or solvers.empty:
+        return "There is no solver beside sgd or euler here, so there is nothing to compare."
+    problems, most, clearly = runs.problem.nunique(), solvers.below.max(), solvers.apart.max()
+    lead = "Yes, mostly." if 2 * clearly > problems else "On some problems."
+    lead = "No." if not most else lead if clearly else "Not clearly."
+    about = runs.drop_duplicates("optimizer").set_index("optimizer")
+    name = about.R.reindex(solvers.index).idxmax()
+    other, mine = about.loc[baseline], about.loc[name]
+    limit = (
+        f"The step limit of {name}, R = {mine.R:.3g}, is {mine.R / other.R:.3g} times that of "
+        f"{baseline}, and it pays {mine.gradients_per_step} gradients for a step, so that per "
+        f"gradient it is {mine.R / mine.gradients_per_step / other.R:.2g} times as large"
+    )
+    if not most:
+        race = f"no solver ended below {baseline} at equal gradients on any of {problems} problems"
+    else:
+        each = ", ".join(f"{n} on {row.below:.0f}" for n, row in solvers.iterrows() if row.below)
+        race = (
+            f"below {baseline} at equal gradients ended {each} of {problems} problems "
+            f"({int(solvers.apart.sum())} of these differences are significant, Holm, 5 %)"
+        )
+    return f"{lead} {limit}; {race}."
+
+
+def _answer(results: Results) -> list[str]:
+    runs = runs_of(results)
+    table = races.compare(runs, baseline_of(runs))
+    winners = table[table.lowest > 0].lowest.sort_values(ascending=False, kind="stable")
+    each = ", ".join(f"{name} on {count}" for name, count in winners.items()) or "no optimizer"
+    lost = int((runs.status == "diverged").sum())
+    lines = [
+        f"At {runs.gradients.max():.0f} gradients and tuned rates, the lowest median loss belongs "
+        f"to {each} of {runs.problem.nunique()} problems. {lost} of {len(runs)} runs diverged."
+    ]
+    stable = races.brackets(runs)
+    if unstable := [" / ".join(key) for key in stable.index[stable.stable.isna()]]:
+        lines.append(f"No stable rate was found for {', '.join(unstable)}.")
+    return lines
+
+
+def _cheaper(results: Results) -> list[Check]:
+    runs = runs_of(results)
+    table = races.compare(runs, baseline_of(runs))
+    if "problems" not in table:
+        return []
+    rows = table[table.solver & (table.problems > 0).fillna(False)]
+    return [
+        Check(
+            name,
+            row.gradient_high,
+            "above 1",
+            True if row.gradient_low > 1 else False if row.gradient_high <= 1 + 1e-6 else None,
+        )
+        for name, row in rows.iterrows()
+    ]
+
+
+CLAIMS = (
+    spectra.LIMITS_HOLD,
+    accuracy.ORDERS_HOLD,
+    Claim(
+        "cheaper",
+        "Per gradient, a solver's stability limit is above SGD's.",
+        "the whole bracket of the ratio, median over problems, above 1",
+        _cheaper,
+    ),
+)
+
+
+def _regions(results: Results) -> Plot | None:
+    records = [record for record in results.records if record["kind"] == "spectrum"]
+    spectrum = {record["problem"]: np.array(record["eigenvalues"]) for record in records}
+    best = races.tuned(runs_of(results)).drop_duplicates(races.PAIR)
+    best = best[best.problem.isin(list(spectrum))]
+    classes = {name.lower(): value for name, value in vars(methods).items()}
+    names = ("euler" if n == "sgd" else n for n in best.optimizer.unique())
+    known = {n: classes[n]() for n in names if hasattr(classes.get(n), "stability_polynomial")}
+    if not known:
+        return None
+    plot, problems = Plot(list(best.optimizer.unique()), height=2.6), list(spectrum)
+    reach = max(r.learning_rate * spectrum[r.problem].max() for r in best.itertuples())
+    left = -min(max(4.5, reach + 0.5), 10)
+    x, y = np.meshgrid(np.linspace(left, 1, 181), np.linspace(-4, 4, 161))
+    for name, mine in best.groupby("optimizer", sort=False):
+        method = known.get("euler" if name == "sgd" else name)
+        if method is None:
+            continue
+        axes = plot.panel(str(name), "Re z", "Im z", rows=len(problems))
+        colour = plot._styles[str(name)]["color"]
+        size = abs(np.polynomial.polynomial.polyval(x + 1j * y, method.stability_polynomial))
+        axes.contourf(x, y, size, levels=[0, 1], colors=[colour], alpha=0.2)
+        axes.contour(x, y, size, levels=[1], colors=[colour], linewidths=1.2)
+        axes.set(xlim=(left, 1), ylim=(-4, 4))
+        for run in mine.itertuples():
+            row = problems.index(run.problem)
+            z = np.clip(-run.learning_rate * spectrum[run.problem], left, 1)
+            marker: dict[str, Any] = {
+                "marker": MARKERS[row % 7],
+                "linestyle": "",
+                "ms": 3,
+                "mfc": "none",
             }
-        return {**record, **outcome}
+            plot.strip(str(name)).plot(z, np.full(len(z), row), color=INK, mew=0.6, **marker)
+            plot.key(str(run.problem), marker=MARKERS[row % 7], mfc="none")
+    return plot
+
+
+def _found_limits(results: Results) -> str:
+    table = _comparison(results)
+    if "step" not in table:
+        return "No two optimizers can be compared."
+    rows = table[table.solver & (table.problems > 0).fillna(False)]
+    each = "; ".join(
+        f"{r.optimizer} {r.step}, per gradient {r.gradient}" for r in rows.itertuples()
+    )
+    return f"Limits over the baseline's, per step and per gradient: {each}."
+
+
+def _found_best(results: Results) -> str:
+    return _answer(results)[0]
+
+
+_LIMITS = Figure(
+    "limits",
+    lambda r: race_figures.limits(_comparison(r).set_index("optimizer"), baseline_of(runs_of(r))),
+    "A limit is known to lie between the largest stable and the smallest diverged rate tried. "
+    "So a ratio of two is a bar: its ends are medians over problems. Only a bar that is clear of 1 "
+    "says that one limit is larger.",
+    _found_limits,
+)
+_RELATIVE = Figure(
+    "loss_relative",
+    lambda r: race_figures.loss_against_rate(runs_of(r), "relative_rate", "h · sharpness / R"),
+    "Losses against the rate in units of each method's own linear stability limit at the initial "
+    "point. Look at whether the lines end at 1, where linear theory says so.",
+    lambda r: "On quadratics every line ends at 1; on networks they end near it.",
+)
+_REGIONS = Figure(
+    "regions",
+    _regions,
+    "Where |R(z)| ≤ 1 (shaded). On the strip above, z = −h λ for the Hessian's eigenvalues λ at "
+    "the initial point and the tuned rate h, all of them real, a row a problem. Those left of the "
+    "shade are directions that grow at first.",
+    lambda r: "Regions of stability, with the eigenvalues of each problem on a strip.",
+)
+_RACE = race_figures.standard(runs_of, _found_best)
+FIGURES = (_LIMITS, _RELATIVE, *_RACE, race_figures.SHARPNESS, _REGIONS, race_figures.ORDERS)
+
+TABLES = (
+    Table(
+        "comparison",
+        "Against the baseline",
+        _comparison,
+        {
+            "optimizer": ("optimizer", "its name"),
+            "step": (
+                "limit, per step",
+                "stability limit over the baseline's: from the least to the most it can be on the "
+                "grid, medians over problems",
+            ),
+            "gradient": ("per gradient", "the same, divided by the gradients of a step"),
+            "lowest": ("lowest on", "problems on which its median final loss is the lowest"),
+            "below": ("below on", "problems on which it ends below the baseline"),
+            "apart": ("clearly", "of these, where that is significant: Mann-Whitney, 5 %, Holm"),
+            "reached of pairs": ("reached", "pairs of problem and seed at the target"),
+            "diverged of runs": ("diverged", "runs not finite or ended above their start"),
+        },
+        ("optimizer", "step", "gradient", "lowest", "below", "diverged of runs"),
+        "The rate of a method without R is no flow time, and its ratio says little.",
+    ),
+    Table(
+        "summary",
+        "All results",
+        _summary,
+        races.COLUMNS,
+        ("problem", "optimizer", "best_rate", "best_relative_rate", "loss_median", "unstable"),
+    ),
+    Table("timings", "Seconds", lambda r: races.seconds(runs_of(r)), races.SECONDS),
+)
+
+
+def _method(results: Results) -> Mapping[str, str]:
+    problems = build(results.settings.problems, results.settings.batch_size)
+    listed = "; ".join(f"{p.name}: {p.title} (data {p.checksum})" for p in problems)
+    return {
+        "Cost": f"Each run may spend {results.settings.gradients} gradients; a mini-batch gradient "
+        "counts as one, a Hessian product as two. Seconds are those of the compiled program.",
+        "Learning rates": "Octaves of R/sharpness where the method has a stability limit R "
+        "(sharpness: the largest Hessian eigenvalue at the tuning seed's initial point), half "
+        "decades for the others, extended until the best rate is inside the grid.",
+        "Seeds": f"Seed 0 chooses the rate. Medians and ranges are over the "
+        f"{results.settings.seeds} other seeds, which change initial point and batches.",
+        "Divergence": "A final loss that is not finite or above the initial one; it counts as "
+        "infinity in every median and ranking.",
+        "Problems": listed,
+    }
+
+
+STUDY = Study(
+    name="stability",
+    question="Is a solver more stable than SGD, and what does it cost?",
+    summary="Runs every solver over learning rates and seeds at an equal number of gradients, and "
+    "writes tables, figures and report.html. Two minutes; an hour or more with --full.",
+    settings=Settings,
+    full=FULL,
+    tasks=tasks,
+    verdict=verdict,
+    tables=TABLES,
+    figures=FIGURES,
+    claims=CLAIMS,
+    answer=_answer,
+    method=_method,
+    suite=SUITE,
+    page="docs/stability.md",
+)
+run = STUDY.run

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from odeopt.cli import app
 from odeopt.studies import drift
 from odeopt.studies.drift import beyond, paths, study, trends
+from odeopt.studies.old_cli import app
 from odeopt.studies.problems import build
 
 SLOPES = {

@@ -10,12 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from odeopt import flows, solvers
-from odeopt.cli import app
 from odeopt.studies import accuracy
+from odeopt.studies.engine.runner import POINTS, Runner
 from odeopt.studies.equivalence import claims, figures, methods, page, paths, study
 from odeopt.studies.equivalence.deviations import deviations, on_clock, relative
+from odeopt.studies.old_cli import app
 from odeopt.studies.problems import Problem
-from odeopt.studies.sweep import POINTS, Sweep
 
 EIGENVALUES = np.array([1.0, 0.3, 0.05])
 
@@ -26,7 +26,7 @@ def modes(init=lambda seed: jnp.ones(3)):
     def loss(params, batch):
         return 0.5 * jnp.sum(batch[0] * params**2)
 
-    return Problem("modes", "three modes", loss, init, (EIGENVALUES,), np.float64, quadratic=True)
+    return Problem(loss, init, (EIGENVALUES,), name="modes", quadratic=True)
 
 
 @pytest.fixture
@@ -36,7 +36,9 @@ def swept(x64):
     flow = paths.flow_losses(problem)
 
     def follow(entry):
-        return paths.follow(Sweep(problem, entry, POINTS, [0], 20), flow, 1.0)
+        return paths.follow(
+            Runner(problem, entry, POINTS * entry.gradients_per_step, [0], 20), flow, 1.0
+        )
 
     return follow
 

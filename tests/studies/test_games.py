@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from odeopt.cli import app
 from odeopt.studies import games
 from odeopt.studies.games import mixture, plane, study
+from odeopt.studies.old_cli import app
 
 
 @pytest.mark.parametrize("method", [m for m in plane.METHODS if m != "alternating"])

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from odeopt.cli import app
 from odeopt.studies import order
+from odeopt.studies.old_cli import app
 from odeopt.studies.order import epochs, rest
 
 

@@ -12,9 +12,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import odeopt
-from odeopt.cli import app
 from odeopt.studies import networks, problems, records, stiff
-from odeopt.studies.problem import BatchLoss, Problem
+from odeopt.studies.engine.problem import BatchLoss, Problem
+from odeopt.studies.old_cli import app
 from odeopt.studies.stiff import entries, figures, goals, report, runs, study, tables, work
 
 x64 = pytest.mark.usefixtures("x64")
@@ -129,7 +129,6 @@ def _line(loss=None, batch_size=None):
         loss=loss or square,
         init=lambda seed: jnp.ones(1),
         data=(np.ones((32, 1)),),
-        dtype=np.float64,
         batch_size=batch_size,
     )
 
@@ -194,7 +193,7 @@ def test_every_evaluation_of_lbfgs_is_charged(start):
         jax.debug.callback(lambda: calls.append(1))
         return (1 - params[0]) ** 2 + 100 * (params[1] - params[0] ** 2) ** 2
 
-    problem = Problem("v", "v", valley, lambda seed: jnp.array(start), (np.ones(1),), np.float64)
+    problem = Problem(valley, lambda seed: jnp.array(start), (np.ones(1),))
     made = runs.Runs(problem, entries.find("lbfgs"), 500, lambda i: 1e-8 + 0 * i, 10)
     jax.effects_barrier()
     calls.clear()

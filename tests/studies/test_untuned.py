@@ -12,8 +12,8 @@ from optax import contrib
 from rich.console import Console
 from typer.testing import CliRunner
 
-from odeopt.cli import app
 from odeopt.studies import networks, records, untuned
+from odeopt.studies.old_cli import app
 from odeopt.studies.untuned import figures, problems, report, rivals, runs, search, study, tables
 
 SMALL = {"problems": ["quadratic-kappa1e4"], "rivals": ["sgd"], "seeds": 2, "gradients": 30}

@@ -11,11 +11,11 @@ import jax
 import pandas as pd
 from rich.console import Console
 
+from ..engine.study import versions
 from ..folder import Folder
 from ..names import lookup
 from ..problems import SUITE, build
 from ..records import Record
-from ..settings import versions
 from ..tasks import Task, console_table, work, write_tables
 from . import beyond, paths, trends
 

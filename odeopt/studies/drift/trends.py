@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Array, Float, PyTree
 
 from ... import diagnostics, drift, flows, ode_optimizer, solvers
-from ..problem import Problem
+from ..engine.problem import Problem
 from ..problems import logits_of
 from ..records import Record
 

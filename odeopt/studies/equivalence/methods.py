@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import zoo
-from ..entries import Entry, find
+from ..engine.optimizers import Entry, find
 
 SOLVERS = ("euler", "heun", "rk4")
 MOMENTA = (0.5, 0.9, 0.99)

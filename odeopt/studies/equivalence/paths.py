@@ -14,10 +14,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from ..accuracy import flow_of
-from ..entries import Entry
-from ..problem import Problem
+from ..engine.optimizers import Entry
+from ..engine.problem import Problem
+from ..engine.runner import POINTS, Runner
 from ..records import Record
-from ..sweep import POINTS, Sweep
 from .methods import TAU1, TAU2, adam, decay, momentum_of
 
 INTERVAL = 3.2
@@ -59,7 +59,7 @@ def flow_losses(problem: Problem) -> FlowLosses:
     return lambda times: np.asarray(losses(points(list(times), 0.0)))
 
 
-def follow(sweep: Sweep, flow: FlowLosses, sharpness: float) -> list[Record]:
+def follow(sweep: Runner, flow: FlowLosses, sharpness: float) -> list[Record]:
     """One record for each step size: losses of the run and of the flow at `POINTS` flow times.
 
     A step of momentum counts as h / (1 - b) of flow time. `delayed_flow_loss` is the flow's loss
@@ -71,7 +71,8 @@ def follow(sweep: Sweep, flow: FlowLosses, sharpness: float) -> list[Record]:
     flow_loss, found = flow(times), []
     for per_interval in MOMENTUM_STEPS[b] if b else SOLVER_STEPS[entry.name]:
         step = INTERVAL / sharpness / per_interval
-        (curve,) = sweep.run([(step * (1 - b), 0)], per_interval * POINTS)
+        gradients = per_interval * POINTS * entry.gradients_per_step
+        (curve,) = sweep.run([(step * (1 - b), 0)], gradients)
         record = _about(sweep, "momentum" if b else "solver", step, sharpness)
         found.append({**record, "times": times, "loss": curve.loss, "flow_loss": flow_loss})
         if b:
@@ -80,20 +81,20 @@ def follow(sweep: Sweep, flow: FlowLosses, sharpness: float) -> list[Record]:
     return found
 
 
-def same_relative_steps(sweep: Sweep, sharpness: float) -> list[Record]:
+def same_relative_steps(sweep: Runner, sharpness: float) -> list[Record]:
     """Runs at common h * sharpness / R; point by point they have made equally many steps."""
     entry, b = sweep.entry, momentum_of(sweep.entry)
     assert entry.limit is not None
     found = []
     for share, count in RELATIVE_STEPS.items():
         rate = share * entry.limit / sharpness
-        (curve,) = sweep.run([(rate, 0)], count * POINTS)
+        (curve,) = sweep.run([(rate, 0)], count * POINTS * entry.gradients_per_step)
         record = _about(sweep, "relative", rate / (1 - b), sharpness)
         found.append({**record, "steps": curve.steps, "loss": curve.loss})
     return found
 
 
-def _about(sweep: Sweep, family: str, step: float, sharpness: float) -> Record:
+def _about(sweep: Runner, family: str, step: float, sharpness: float) -> Record:
     entry, b = sweep.entry, momentum_of(sweep.entry)
     assert entry.limit is not None
     return {
@@ -140,7 +141,7 @@ def _constant(beta: float, rate: Any) -> float:
 
 
 def _adam_paths(problem: Problem, entry: Entry, steps: tuple[int, ...]) -> list[Record]:
-    sweep = Sweep(problem, entry, POINTS, [0], 1)
+    sweep = Runner(problem, entry, POINTS, [0], 1)
     times = np.arange(POINTS + 1) * ADAM_INTERVAL
     found = []
     for per_interval in steps:

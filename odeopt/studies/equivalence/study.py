@@ -12,14 +12,14 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from .. import accuracy, extras, spectra
-from ..entries import Entry, find
+from .. import accuracy, spectra
+from ..engine.optimizers import Entry, find
+from ..engine.problem import Problem
+from ..engine.runner import POINTS, Runner
+from ..engine.study import versions
 from ..folder import Folder
-from ..problem import Problem
 from ..problems import SUITE, build
 from ..records import Record, clean, write_text
-from ..settings import versions
-from ..sweep import POINTS, Sweep
 from . import claims, paths
 from .deviations import deviations
 from .methods import MOMENTA, SOLVERS, heavy_ball, limited, momentum_of, on_flow_time
@@ -33,7 +33,7 @@ BOUNDARY_RATES = 2 ** np.arange(-0.25, 2.1, 0.25)
 """In units of R / initial sharpness."""
 
 TRACE_RATES = {"heavy ball 0.9": 0.9}
-"""Instead of `extras.TRACE_RATE`, for a method that does not survive a start above its limit."""
+"""Instead of `spectra.TRACE_RATE`, for a method that does not survive a start above its limit."""
 ORDERS = {"euler": 128, "heun": 128, "rk4": 64, "heavy ball 0.5": 128, "heavy ball 0.9": 256}
 """Steps over the path of `accuracy` from which a method is asymptotic."""
 MODIFIED_STEPS = 64
@@ -177,7 +177,8 @@ class _Bench:
 
     def measure(self, entry: Entry) -> list[Record]:
         """Everything about one method that one compiled program can tell."""
-        sweep = Sweep(self.problem, entry, POINTS, [0], extras.LIMIT_RUNS)
+        cost = entry.gradients_per_step
+        sweep = Runner(self.problem, entry, POINTS * cost, [0], spectra.LIMIT_RUNS)
         assert entry.limit is not None
         about = {
             "problem": self.problem.name,
@@ -187,11 +188,13 @@ class _Bench:
         }
         found = []
         if self.problem.quadratic:
-            limit = extras.measured_limit(sweep, entry.limit, self.sharpness)
+            limit = spectra.measured_limit(sweep, entry.limit, self.sharpness)
             found.append({"kind": "limit", **about, "measured_limit": limit})
         else:
             unit = entry.limit / self.sharpness
-            curves = sweep.run([(float(x * unit), 0) for x in BOUNDARY_RATES], BOUNDARY_STEPS)
+            curves = sweep.run(
+                [(float(x * unit), 0) for x in BOUNDARY_RATES], BOUNDARY_STEPS * cost
+            )
             diverged = [curve.diverged for curve in curves]
             rates = {"relative_rates": BOUNDARY_RATES, "diverged": diverged}
             found.append({"kind": "boundary", **about, **rates})
@@ -203,33 +206,17 @@ class _Bench:
 
     def trace(self, entry: Entry) -> list[Record]:
         """Sharpness along training, which rises to the method's limit."""
-        assert entry.limit is not None
-        share = TRACE_RATES.get(entry.name, extras.TRACE_RATE)
-        rate = share * entry.limit / self.sharpness
-        spent, values = spectra.trace(self.problem, entry, rate, extras.TRACE_STEPS)
-        record: Record = {
-            "kind": "sharpness",
-            "problem": self.problem.name,
-            "optimizer": entry.name,
-        }
-        record |= {"R": entry.limit, "learning_rate": rate}
-        return [{**record, "gradients": spent, "sharpness": values}]
+        share = TRACE_RATES.get(entry.name, spectra.TRACE_RATE)
+        return [spectra.trace_record(self.problem, entry, self.sharpness, share)]
 
 
 def _order(name: str) -> list[Record]:
     entries = {entry.name: entry for entry in [*map(find, SOLVERS), *map(heavy_ball, MOMENTA)]}
     entry = entries[name]
     nominal = entry.order or 1
-    return [_order_record(on_flow_time(entry), nominal, ORDERS[name])]
+    return [accuracy.order_record(on_flow_time(entry), nominal, ORDERS[name])]
 
 
 def _modified_order() -> list[Record]:
     entry = dataclasses.replace(find("euler"), name="euler, own flow")
-    return [_order_record(entry, 2, MODIFIED_STEPS, modified=True)]
-
-
-def _order_record(entry: Entry, nominal: int, coarsest: int, modified: bool = False) -> Record:
-    seen = accuracy.observed_order(entry, coarsest, modified=modified)
-    about = {"kind": "order", "problem": accuracy.PATH, "optimizer": entry.name}
-    sizes = {"step_sizes": seen.step_sizes, "errors": seen.errors}
-    return {**about, "nominal_order": nominal, **sizes, "observed_order": seen.observed}
+    return [accuracy.order_record(entry, 2, MODIFIED_STEPS, modified=True)]

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from ..engine.study import versions
 from ..folder import Folder
 from ..names import lookup
 from ..records import Record
-from ..settings import versions
 from ..tasks import console_table, doing, records_of, write_tables
 from . import mixture, plane
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ... import adam, euler, heavy_ball, heun, ordering
 from ..drift.trends import held_out
-from ..problem import Problem
+from ..engine.problem import Problem
 from ..problems import build, logits_of
 from ..records import Record
 from .rest import Convex

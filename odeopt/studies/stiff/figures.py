@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .. import drawing
-from ..measures import performance_profile
+from ..engine.races import performance_profile
 from ..records import Record
 from .tables import COSTS, costs, runs_of
 

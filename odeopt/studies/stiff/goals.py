@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from ..problem import Problem
+from ..engine.problem import Problem
 
 SUITE = "stiff-1"
 """Version of problems, targets and budgets. A change of any of them needs a new one."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..problem import Params, Problem
+from ..engine.problem import Params, Problem
 from .entries import Entry
 
 POINTS = 200

@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from threadpoolctl import threadpool_limits
 
 from .. import estimate
+from ..engine.problem import Problem
 from ..folder import Folder
-from ..problem import Problem
 from ..problems import build
 from ..records import Record, write_text
 from . import tables

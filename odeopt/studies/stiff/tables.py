@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
+from ..engine.races import width
+from ..engine.tuner import TUNING_SEED
 from ..records import Record
-from ..tables import TUNING_SEED, width
 from ..untuned.tables import plain_table
 from .work import SENSITIVE, STABLE_ON
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from .. import estimate
+from ..engine.problem import Problem
+from ..engine.study import versions
+from ..engine.tuner import TUNING_SEED
 from ..folder import Folder
-from ..problem import Problem
 from ..records import Record
-from ..settings import versions
-from ..tables import TUNING_SEED
 from ..untuned.search import rate_of, tune
 from .entries import FIXED, Entry
 from .goals import SUITE, Goal

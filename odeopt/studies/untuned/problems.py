@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.model_selection import train_test_split
 
+from ..engine.problem import Batch, BatchLoss, Params, Problem
 from ..names import lookup
 from ..networks import (
     VISCOSITY,
@@ -26,7 +27,6 @@ from ..networks import (
     poisson_points,
     squared_distance_of,
 )
-from ..problem import Batch, BatchLoss, Params, Problem
 from ..problems import (
     HIDDEN,
     digits_data,
@@ -67,7 +67,6 @@ def _digits(
         loss=loss,
         init=lambda seed: mlp_init(seed, np.float32),
         data=data,
-        dtype=np.float32,
         batch_size=batch_size,
         validation=validation,
     )
@@ -89,7 +88,6 @@ def _autoencoder() -> Problem:
         loss=network_error,
         init=network_init(sizes, np.float32),
         data=(train, train),
-        dtype=np.float32,
         validation=(held, held),
     )
 
@@ -104,7 +102,6 @@ def _diabetes() -> Problem:
         loss=network_error,
         init=network_init((10, 32, 1), np.float32),
         data=data,
-        dtype=np.float32,
         validation=validation,
     )
 
@@ -120,7 +117,6 @@ def _breast_cancer(batch_size: int = 32) -> Problem:
         loss=BatchLoss(cross_entropy_of, outputs_of),
         init=network_init((30, 16, 2), np.float32),
         data=data,
-        dtype=np.float32,
         batch_size=batch_size,
         validation=validation,
     )
@@ -145,7 +141,6 @@ def _poisson() -> Problem:
         loss=poisson_error,
         init=network_init((1, 24, 24, 1), np.float64),
         data=poisson_points(0.5),
-        dtype=np.float64,
         validation=poisson_points(0.0),
     )
 
@@ -158,7 +153,6 @@ def _burgers() -> Problem:
         loss=burgers_error,
         init=network_init((2, 20, 20, 1), np.float64),
         data=burgers_points(0.5),
-        dtype=np.float64,
         validation=burgers_points(0.0),
     )
 

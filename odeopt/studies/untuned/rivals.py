@@ -9,8 +9,8 @@ from optax import contrib
 
 from ... import stepsize, zoo
 from ...state import step_params
+from ..engine.problem import Params
 from ..names import lookup
-from ..problem import Params
 
 
 def _params(state: Any, params: Params) -> Params:

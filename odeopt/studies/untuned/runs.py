@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..problem import Problem
-from ..sweep import step_function
+from ..engine.problem import Problem
+from ..engine.runner import step_function
 from .rivals import Rival
 
 POINTS = 50
@@ -90,7 +90,7 @@ class Runs:
 
         def one_step(index, carry):  # type: ignore[no-untyped-def]
             batch = data if table is None else tuple(array[table[index]] for array in data)
-            return step(*carry, batch)
+            return step(*carry, batch)[:2]
 
         def losses(carry):  # type: ignore[no-untyped-def]
             params, state = carry

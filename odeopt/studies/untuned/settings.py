@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from ..engine.study import versions
 from ..names import lookup
-from ..settings import versions
 from .problems import PROBLEMS, SUITE
 from .rivals import TUNED, UNTUNED
 

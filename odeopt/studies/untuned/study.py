@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .. import estimate
+from ..engine.problem import Problem
+from ..engine.study import versions
+from ..engine.tuner import TUNING_SEED
 from ..folder import Folder
-from ..problem import Problem
 from ..records import Record, write_text
-from ..settings import versions
-from ..tables import TUNING_SEED
 from . import tables
 from .problems import SUITE, build
 from .rivals import Rival, find

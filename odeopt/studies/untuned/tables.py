@@ -11,8 +11,8 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
+from ..engine.tuner import TUNING_SEED
 from ..records import Record
-from ..tables import TUNING_SEED
 
 FACTOR = 10.0
 """The most that a first step may change a final loss by, to count as one that does not matter."""

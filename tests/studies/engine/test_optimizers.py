@@ -8,10 +8,13 @@ import numpy as np
 import optax
 import pytest
 
+import odeopt
 from odeopt import flows, solvers
-from odeopt.studies import entries, extras, settings, stability
+from odeopt.studies import spectra, stability
+from odeopt.studies.engine import optimizers
+from odeopt.studies.engine.optimizers import contenders, find
+from odeopt.studies.engine.runner import Runner, run_one_by_one, step_function
 from odeopt.studies.problems import build
-from odeopt.studies.sweep import Sweep, run_one_by_one, step_function
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -34,21 +37,22 @@ def program(make):
         optimizer = make(rate)
         step = step_function(problem, optimizer)
         carry = problem.init(0), optimizer.init(problem.init(0))
-        return jax.lax.fori_loop(0, STEPS, lambda _, carry: step(*carry, data), carry)
+        return jax.lax.fori_loop(0, STEPS, lambda _, carry: step(*carry, data)[:2], carry)
 
     return run
 
 
-@pytest.mark.parametrize("entry", entries.OTHERS.values(), ids=lambda entry: entry.name)
-def test_a_study_charges_what_the_state_counts(entry):
+@pytest.mark.parametrize("name", optimizers.OTHERS)
+def test_a_study_charges_what_the_state_counts(name):
+    entry = find(name)
     _, state = program(entry.make)(0.05)
     if not entry.counted:
         assert int(state.gradients) == STEPS * entry.gradients_per_step
 
 
 def test_what_is_evaluated_is_what_the_optimizer_hands_out(kappa):
-    entry = entries.find("log_time_adam")
-    (curve,) = Sweep(kappa, entry, STEPS, [0], 1).run([(0.05, 0)])
+    entry = find("log_time_adam")
+    (curve,) = Runner(kappa, entry, STEPS, [0], 1).run([(0.05, 0)])
     params, state = program(entry.make)(0.05)
     data = tuple(jnp.asarray(array) for array in kappa.data)
     at = [float(kappa.loss(point, data)) for point in (entry.read(state, params), params)]
@@ -56,8 +60,9 @@ def test_what_is_evaluated_is_what_the_optimizer_hands_out(kappa):
     assert curve.final != pytest.approx(at[1], rel=1e-3)
 
 
-@pytest.mark.parametrize("entry", entries.OTHERS.values(), ids=lambda entry: entry.name)
-def test_what_the_study_calls_a_rate_changes_the_run(entry):
+@pytest.mark.parametrize("name", optimizers.OTHERS)
+def test_what_the_study_calls_a_rate_changes_the_run(name):
+    entry = find(name)
     one, _ = program(entry.make)(0.01)
     other, _ = program(entry.make)(0.1)
     start = build(["quadratic-kappa1e6"])[0].init(0)
@@ -67,14 +72,14 @@ def test_what_the_study_calls_a_rate_changes_the_run(entry):
 
 def test_caps_are_caps():
     for name in ("euler@corridor", "euler@drift_adjusted"):
-        _, state = program(entries.find(name).make)(0.01)
+        _, state = program(find(name).make)(0.01)
         assert float(state.time) == pytest.approx(STEPS * 0.01)  # far below what the rule wants
 
 
 def test_a_tolerance_is_kept():
     ends = {}
     for rtol in (1e-2, 1e-4):
-        _, state = program(entries.find("bosh3@embedded_error").make)(rtol)
+        _, state = program(find("bosh3@embedded_error").make)(rtol)
         ends[rtol] = float(state.time)
     assert ends[1e-4] < ends[1e-2]
 
@@ -89,45 +94,46 @@ def test_a_tolerance_is_kept():
     ],
 )
 def test_limits_are_those_of_flow_and_solver_and_are_measured(name, flow, solver, kappa):
-    entry = entries.find(name)
-    limit = solvers.stability_limit(flow(entries.MOMENTUM), solver)
+    entry = find(name)
+    limit = solvers.stability_limit(flow(optimizers.MOMENTUM), solver)
     assert entry.limit == pytest.approx(limit, rel=1e-5)
-    sweep = Sweep(kappa, entry, 60, [0], extras.LIMIT_RUNS)
-    measured = extras.measured_limit(sweep, entry.limit, 1.0)
+    sweep = Runner(kappa, entry, 240, [0], spectra.LIMIT_RUNS)
+    measured = spectra.measured_limit(sweep, entry.limit, 1.0)
     assert measured == pytest.approx(limit, rel=0.01)
 
 
 def test_the_zoo_and_the_baselines_are_one_method():
     for ours, theirs in (("heavy_ball", "momentum"), ("euler", "sgd")):
-        a, b = (program(entries.find(name).make)(0.1)[0] for name in (ours, theirs))
+        a, b = (program(find(name).make)(0.1)[0] for name in (ours, theirs))
         np.testing.assert_allclose(a, b, rtol=1e-12)
-    a = program(entries.find("adamw").make)(0.1)[0]
+    a = program(find("adamw").make)(0.1)[0]
     b = program(optax.adamw)(0.1)[0]
     np.testing.assert_allclose(a, b, rtol=1e-9)
 
 
 def test_a_full_study_knows_all_its_solvers_and_spends_budgets_to_the_last_gradient():
     for budget, names in (
-        (settings.QUICK_GRADIENTS, settings.QUICK_SOLVERS),
-        (settings.FULL_GRADIENTS, settings.FULL_SOLVERS),
+        (stability.Settings().gradients, stability.QUICK_SOLVERS),
+        (stability.FULL["gradients"], stability.FULL_SOLVERS),
     ):
         for name in names:
-            assert budget % entries.find(name).gradients_per_step == 0, name
+            assert budget % find(name).gradients_per_step == 0, name
 
 
 def test_a_study_of_momentum_and_rules_spends_equal_gradients():
     names = ["conformal_leapfrog", "bosh3@embedded_error"]
     options = {"problems": ["quadratic-kappa1e6"], "seeds": 1, "gradients": 24}
     result = stability.run(solvers=names, **options)
-    whole = result.runs[result.runs.status == "ok"]
+    runs = result.of("run")
+    whole = runs[runs.status == "ok"]
     assert set(whole.optimizer) == set(names)
     assert set(whole.gradients) == {24}
-    assert set(result.summary.optimizer) == set(names)
+    assert set(result.table("summary").optimizer) == set(names)
 
 
 def test_what_a_step_costs_may_be_known_only_to_the_state(kappa):
-    entry = entries.find("linearly_implicit_euler")
-    (curve,) = Sweep(kappa, entry, 25, [0], 1).run([(1.0, 0)])
+    entry = find("linearly_implicit_euler")
+    (curve,) = Runner(kappa, entry, 25, [0], 1).run([(1.0, 0)])
     # A gradient, one output a sample, and the loss at the end of each step; 27 would be too many.
     assert (curve.made, curve.spent) == (8, 24)
     np.testing.assert_array_equal(curve.gradients, 3 * curve.steps)
@@ -135,6 +141,50 @@ def test_what_a_step_costs_may_be_known_only_to_the_state(kappa):
     result = stability.run(
         solvers=["linearly_implicit_euler"], problems=["quadratic-kappa1e6"], seeds=1, gradients=25
     )
-    assert set(result.runs.gradients) == {24}
-    assert set(result.runs.gradients_per_step) == {3}
-    assert {len(loss) for loss in result.runs.loss} == {26}
+    runs = result.of("run")
+    assert set(runs.gradients) == {24}
+    assert set(runs.gradients_per_step) == {3}
+    assert {len(loss) for loss in runs.loss} == {26}
+
+
+def test_every_explicit_solver_and_baseline_takes_part():
+    explicit = {"euler", "heun", "midpoint", "ralston", "bosh3", "ssprk3", "rk4", "low_storage4"}
+    explicit |= {"dopri5", "tsit5"}
+    known = optimizers.makers()
+    assert set(known) == {"sgd", "momentum", "adam", *explicit, *optimizers.OTHERS}
+    assert {find(name).name for name in known} == set(known)
+
+
+def test_theory_is_read_off_the_optimizer():
+    for name in ("rk4", "low_storage4", "rkc", "heavy_ball"):
+        entry = find(name)
+        about = odeopt.describe(entry.make(0.1))
+        assert (entry.limit, entry.gradients_per_step) == (
+            about["stability_limit"],
+            about["gradients_per_step"],
+        )
+    assert find("rk4").order == 4
+    assert find("heavy_ball").order is None  # it is one, but of another flow
+
+
+def test_own_optimizers_are_functions_of_the_rate():
+    own, twin = contenders([{"mine": lambda h: optax.chain(optax.scale(-h))}, "sgd"])
+    assert (own.name, own.limit, own.gradients_per_step, own.own) == ("mine", None, 1, True)
+    assert not twin.own
+    (ours,) = contenders({"mine": odeopt.midpoint})
+    assert (ours.order, ours.gradients_per_step, round(ours.limit, 6)) == (2, 2, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (["rk5"], "unknown solver 'rk5': did you mean rkc or rk4"),
+        ([3], "not a int"),
+        ({"mine": lambda: optax.sgd(0.1)}, "'mine': calling it with a learning rate fails"),
+        ({"mine": lambda h: h}, "'mine' returns a float, not an optax"),
+    ],
+)
+def test_what_is_no_optimizer_is_refused_in_one_line(bad, message):
+    with pytest.raises(ValueError, match=message) as error:
+        contenders(bad)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,184 @@
+"""One plotting style: panels as SVG whose ink is the page's own. Uses matplotlib."""
+
+import dataclasses
+import io
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+INK = "#010203"
+"""Stands for the colour of the page's text, whether that is dark or light."""
+# Okabe and Ito's colours without yellow and black, which are too pale on white and on black.
+COLOURS = (INK, "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#3B82C4")
+MARKERS = "os^DvPX"
+DASHES = ("-", "--", ":")
+FAMILY = (
+    *("sgd", "momentum", "adam", "heun", "ssprk3", "rk4", "tsit5"),
+    *("lbfgs", "nesterov", "adamw", "bosh3", "dopri5", "rkc", "linearly_implicit_euler"),
+    *("log_time_adam", "heavy_ball", "rmsprop", "midpoint", "ralston", "rk_momentum", "rk_adam"),
+)
+"""Optimizers with a colour and a marker of their own in every figure of every study."""
+_RC: Any = {
+    "font.size": 10, "axes.titlesize": 10, "axes.grid": True, "grid.alpha": 0.2,
+    "grid.color": INK, "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK,
+    "xtick.color": INK, "ytick.color": INK, "svg.fonttype": "none", "svg.hashsalt": "odeopt",
+    "axes.spines.top": False, "axes.spines.right": False, "lines.markersize": 4,
+    "font.family": "sans-serif",
+}  # fmt: skip
+
+
+def styles_of(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and dash of each name: always those of `FAMILY`, others after them."""
+    distinct = list(dict.fromkeys(names))
+    others = [name for name in distinct if name not in FAMILY]
+    known = {name: i for i, name in enumerate((*FAMILY, *others))}
+    return {name: _style(known[name]) for name in distinct}
+
+
+def _style(i: int) -> dict[str, Any]:
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "marker": MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
+        "linestyle": DASHES[i // len(COLOURS) % len(DASHES)],
+        "linewidth": 2.2 - 0.15 * (i % len(COLOURS)),  # thinner lines lie on thicker ones
+    }
+
+
+@dataclasses.dataclass
+class Plot:
+    """A figure: panels that a page sets side by side, or below each other where it is narrow.
+
+    Args:
+        names: Whose lines it shows; `style` gives each its colour and marker.
+        width: Of a panel, in inches.
+        height: Of a panel, in inches.
+    """
+
+    names: Sequence[str] = ()
+    width: float = 4.2
+    height: float = 2.8
+
+    def __post_init__(self) -> None:
+        self._styles = styles_of(self.names)
+        self._panels: dict[str, tuple[Canvas, Axes]] = {}
+        self._keys: dict[str, dict[str, Any]] = {}
+        self._used: set[str] = set()
+
+    def style(self, name: str, **changes: Any) -> dict[str, Any]:
+        """Keyword arguments of matplotlib's `plot` for that name, which the legend then shows."""
+        self._used.add(name)
+        return {**self._styles[name], **changes}
+
+    def key(self, label: str, **style: Any) -> None:
+        """A further entry of the legend."""
+        self._keys[label] = {"color": INK, "linestyle": "", "marker": "", **style}
+
+    def panel(self, title: str, x: str, y: str, rows: int = 0) -> Axes:
+        """The axes of that title. With `rows`, a strip of so many lines lies above: `strip`."""
+        if title not in self._panels:
+            with matplotlib.rc_context(_RC):
+                tall = 0.12 * rows + (0.1 if rows else 0)
+                canvas = Canvas(figsize=(self.width, self.height + tall), layout="constrained")
+                if rows:
+                    grid = {"height_ratios": [tall, self.height], "hspace": 0.02}
+                    strip, axes = canvas.subplots(2, 1, sharex=True, gridspec_kw=grid)
+                    strip.set(ylim=(rows - 0.5, -0.5), yticks=[])
+                    strip.tick_params(bottom=False, labelbottom=False)
+                    strip.grid(visible=False)
+                    strip.spines["bottom"].set_alpha(0.3)
+                    strip.set_title(title)
+                else:
+                    axes = canvas.add_subplot()
+                    axes.set_title(title)
+                axes.set(xlabel=x, ylabel=y)
+            self._panels[title] = canvas, axes
+        return self._panels[title][1]
+
+    def strip(self, title: str) -> Axes:
+        """The strip above a panel that was made with `rows`: for what has no value, as crosses."""
+        return self._panels[title][0].axes[0]
+
+    def band(self, axes: Axes, name: str, x: Any, low: Any, high: Any) -> None:
+        """The range of the line of that name."""
+        axes.fill_between(x, low, high, color=self._styles[name]["color"], alpha=0.15, lw=0)
+
+    def svgs(self, name: str) -> dict[str, str]:
+        """Every panel as the text of an SVG element, its ids beginning with `name`."""
+        found = {}
+        for number, (title, (canvas, _)) in enumerate(self._panels.items()):
+            text = io.StringIO()
+            with matplotlib.rc_context(_RC):
+                canvas.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+            found[title] = _for_pages(text.getvalue(), f"{name}-{number}")
+        return found
+
+    def legend(self) -> list[tuple[str, str]]:
+        """Labels and small SVG samples, in the order of `names`, then the keys."""
+        entries = {n: s for n, s in self._styles.items() if n in self._used}
+        return [(label, _sample(style)) for label, style in {**entries, **self._keys}.items()]
+
+
+def _for_pages(svg: str, name: str) -> str:
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", body)
+    body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body)
+    body = re.sub(
+        r'(<svg[^>]*?) width="[\d.]*pt"', r'\1 aria-hidden="true" focusable="false"', body
+    )
+    body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px sans-serif", body)
+    return body.replace(INK, "currentColor")
+
+
+def _sample(style: dict[str, Any]) -> str:
+    """A line with its marker, as a small SVG element."""
+    colour = style["color"].replace(INK, "currentColor")
+    dash = {"--": "5 2", ":": "1.5 2"}.get(style["linestyle"], "")
+    line = (
+        ""
+        if style["linestyle"] == ""
+        else (f'<path d="M1 7H25" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>')
+    )
+    shape = _SHAPES.get(style["marker"], "")
+    fill = style.get("mfc", colour)
+    return (
+        '<svg width="26" height="14" viewBox="0 0 26 14" aria-hidden="true">'
+        f'{line}<g stroke="{colour}" fill="{fill}">{shape}</g></svg>'
+    )
+
+
+_SHAPES = {
+    "o": '<circle cx="13" cy="7" r="3"/>',
+    "s": '<path d="M10 4h6v6h-6z"/>',
+    "^": '<path d="M13 3.5l3.5 6.5h-7z"/>',
+    "v": '<path d="M13 10.5l3.5-6.5h-7z"/>',
+    "D": '<path d="M13 3l4 4-4 4-4-4z"/>',
+    "P": '<path d="M12 3.5h2v2.500h2.500v2h-2.500v2.500h-2v-2.500h-2.500v-2h2.500z"/>',
+    "X": '<path d="M10 4l6 6M16 4l-6 6" stroke-width="3"/>',
+    "x": '<path d="M10 4l6 6M16 4l-6 6" stroke-width="1.5"/>',
+    "|": '<path d="M13 2v10" stroke-width="2"/>',
+}
+
+
+def log_limits(axes: Axes, values: Iterable[float]) -> None:
+    """A log axis from round-off up."""
+    found = np.array([v for v in values if v is not None and v > 0 and math.isfinite(v)])
+    if not len(found):
+        return
+    low, high = np.log10(max(found.min(), 1e-16 * found.max())), np.log10(found.max())
+    pad = max(0.05 * (high - low), 0.1)
+    axes.set(yscale="log", ylim=(10 ** (low - pad), 10 ** (high + pad)))
+
+
+def plain_log(axes: Axes, ticks: Sequence[float]) -> None:
+    """A log axis over less than two decades, with ticks that can be read."""
+    axes.set_xscale("log")
+    axes.set_xticks(list(ticks), [f"{tick:.3g}" for tick in ticks])
+    axes.set_xticks([], minor=True)

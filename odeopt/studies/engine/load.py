@@ -1,0 +1,78 @@
+"""A user's own problems and optimizers, from a Python file: `my_model.py:problem`."""
+
+import importlib.util
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..names import lookup
+from .problem import Problem
+
+
+def load(word: str) -> Any:
+    """The object of that name in that file, which is run once.
+
+    Raises:
+        ValueError: If file or name are not there, or the file fails: one line that says which.
+    """
+    file, _, name = word.rpartition(":")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise ValueError(f"{word}: there is no file {path}; write my_model.py:problem.")
+    module_name = f"_odeopt_own_{path.stem}_{abs(hash(path.resolve()))}"
+    module = sys.modules.get(module_name)
+    if module is None:
+        spec = importlib.util.spec_from_file_location(module_name, path.resolve())
+        assert spec is not None  # it ends in .py
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        sys.path.insert(0, str(path.resolve().parent))  # for its own imports
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[module_name]
+            raise ValueError(f"{path} fails: {type(error).__name__}: {error}") from error
+        finally:
+            sys.path.pop(0)
+    public = {key: value for key, value in vars(module).items() if not key.startswith("_")}
+    try:
+        return lookup("name", name, public)
+    except ValueError as error:
+        raise ValueError(f"{path} has no {name!r}: {error}") from None
+
+
+def is_own(word: Any) -> bool:
+    """Whether a word of the command line means an object in a file."""
+    return isinstance(word, str) and ".py:" in word
+
+
+def own_problems(asked: Iterable[Any], known: Iterable[str]) -> tuple[Any, ...]:
+    """Names that are known, and problems of the user's, loaded where they are in a file.
+
+    Raises:
+        ValueError: For anything else.
+    """
+    names, found = dict.fromkeys(known), []
+    for item in asked:
+        one = load(item) if is_own(item) else item
+        if isinstance(one, str):
+            lookup("problem", one, names)
+        elif not isinstance(one, Problem):
+            raise ValueError(
+                f"{item} is a {type(one).__name__}, not a problem: make it with "
+                "odeopt.studies.Problem(loss, init, data)."
+            )
+        found.append(one)
+    return tuple(found)
+
+
+def own_optimizers(asked: Iterable[Any]) -> tuple[Any, ...]:
+    """Names as they are, and optimizers of the user's as mappings from name to function."""
+
+    def loaded(word: str) -> Any:
+        found = load(word)
+        return found if isinstance(found, dict) else {word.rpartition(":")[2]: found}
+
+    return tuple(loaded(item) if is_own(item) else item for item in asked)

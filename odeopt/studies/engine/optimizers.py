@@ -1,0 +1,243 @@
+"""Who takes part in a study: the zoo, rules for its step sizes, and optax's own baselines.
+
+What theory says of an optimizer is read off the optimizer object. Uses optax and the library.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ... import solvers, stepsize, zoo
+from ...flows import GradientFlow
+from ...optimizer import Optimizer
+from ...state import step_params
+from ...stepsize.rule import Fixed
+from ..names import lookup
+
+Make = Callable[[Any], optax.GradientTransformation]
+MOMENTUM = 0.9
+_STEPS = 8
+"""Over which the cost of a step is a mean: rules may look at the curvature in every eighth."""
+
+
+def _charged(before: Any, after: Any) -> Any:
+    """What the state counts."""
+    return after.gradients - before.gradients
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """An optimizer with what theory says about it.
+
+    Attributes:
+        name: The name on the command line and in every record.
+        make: `make(learning_rate)`, an optax transformation; the rate may be traced.
+        limit: R, the largest stable h * lambda on the real axis; `None` where there is none.
+        order: Order of accuracy as a solver of gradient flow; `None` where it is not one.
+        gradients_per_step: Gradients that one step costs; the least where it is `counted`.
+        hyperparameters: Everything fixed besides the learning rate.
+        read: `read(state, params)`: the parameters to evaluate, which are not always where the
+            next gradient is taken.
+        counted: Whether what a step costs is known only when it is made.
+        cost: `cost(before, after)` of the states around a step: its gradients, if `counted`.
+        line_search: Whether value and gradient of the next step are in the state already.
+        tuned: Whether the learning rate is chosen on each problem; else it stays at `unit`.
+        unit: The middle of the first grid of rates where theory knows no limit.
+        own: Whether it is the user's.
+    """
+
+    name: str
+    make: Make
+    limit: float | None = None
+    order: int | None = None
+    gradients_per_step: int = 1
+    hyperparameters: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    read: Callable[[Any, Any], Any] = lambda state, params: params
+    counted: bool = False
+    cost: Callable[[Any, Any], Any] = _charged
+    line_search: bool = False
+    tuned: bool = True
+    unit: float = 1.0
+    own: bool = False
+
+
+def entry(name: str, make: Make, **known: Any) -> Entry:
+    """An entry whose theory is read off the optimizer that `make` returns.
+
+    Limit, order and cost of a step are those of an odeopt optimizer: the limit where the learning
+    rate is the step size, the order where the flow is gradient flow. Of any other transformation
+    nothing is known, and a step costs one gradient.
+
+    Args:
+        name: Its name.
+        make: `make(learning_rate)`.
+        **known: Fields of `Entry` that are to be other than that.
+    """
+    optimizer = make(0.1)
+    if not isinstance(optimizer, Optimizer):
+        return Entry(name, make, **known)
+    design = optimizer.design
+    theory: dict[str, Any] = {"read": step_params}
+    if isinstance(design.rule, Fixed):
+        theory["limit"] = optimizer.stability_limit
+        if type(design.flow) is GradientFlow:
+            theory["order"] = optimizer.order
+        theory["gradients_per_step"] = optimizer.gradients_per_step
+    elif not known.get("counted"):
+        theory["gradients_per_step"] = _cost_of_a_step(optimizer)
+    return Entry(name, make, **{**theory, **known})
+
+
+def _cost_of_a_step(optimizer: Optimizer) -> int:
+    """Gradients of a step as the state counts them, those of its rule included."""
+
+    def loss(x: jax.Array) -> jax.Array:
+        return 0.5 * jnp.vdot(jnp.arange(1.0, 1 + len(x)), x**2)
+
+    def step(carry: Any, _: None) -> tuple[Any, None]:
+        x, state = carry
+        value, grads = jax.value_and_grad(loss)(x)
+        updates, state = optimizer.update(grads, state, x, value=value, value_fn=loss)
+        return (optax.apply_updates(x, updates), state), None
+
+    start = jnp.ones(2 * _STEPS)  # as many curvatures as a rule may ask for products
+    (_, state), _ = jax.lax.scan(step, (start, optimizer.init(start)), None, _STEPS)
+    return round(int(state.gradients) / _STEPS)
+
+
+def _momentum(make: Callable[..., Any], name: str, **known: Any) -> Entry:
+    about = {"momentum": MOMENTUM}
+    return entry(name, lambda rate: make(rate, MOMENTUM), hyperparameters=about, **known)
+
+
+BASELINES: dict[str, Callable[[], Entry]] = {
+    "sgd": lambda: Entry("sgd", optax.sgd, 2.0, 1),
+    "momentum": lambda: Entry(
+        "momentum",
+        lambda learning_rate: optax.sgd(learning_rate, momentum=MOMENTUM),
+        2 * (1 + MOMENTUM),
+        hyperparameters={"momentum": MOMENTUM},
+    ),
+    "adam": lambda: Entry("adam", optax.adam, hyperparameters={"b1": 0.9, "b2": 0.999}),
+}
+"""Optax's own optimizers, under the names that studies give them."""
+
+
+def _controlled(make: Callable[..., Any]) -> Entry:
+    by_gain = lambda first: make(stepsize.gain_ratio(first=first))  # noqa: E731
+    return entry(make.__name__, by_gain, counted=True)
+
+
+_WITH_MOMENTUM: dict[str, Callable[..., Any]] = {
+    "heavy_ball": zoo.heavy_ball,
+    "nesterov": zoo.nesterov,
+    "conformal_leapfrog": zoo.conformal_leapfrog,
+    "rk_momentum": lambda rate, b: zoo.rk_momentum(rate, b, solvers.RK4()),
+}
+_OF_A_RATE: dict[str, Callable[..., Any]] = {
+    "rmsprop": zoo.rmsprop,
+    "adamw": zoo.adamw,
+    "strang_adam": zoo.strang_adam,
+    "rk_adam": lambda rate: zoo.rk_adam(rate, solvers.RK4()),
+    "euler@drift_adjusted": lambda cap: zoo.euler(stepsize.drift_adjusted(cap=cap)),
+    "euler@corridor": lambda cap: zoo.euler(stepsize.corridor(cap=cap)),
+    "bosh3@embedded_error": lambda rtol: zoo.bosh3(stepsize.embedded_error(rtol, 0.1 * rtol)),
+    "euler@sharpness": lambda safety: zoo.euler(
+        stepsize.sharpness(safety, every=_STEPS, products=4, first=4)
+    ),
+    "adam@angle": lambda first: zoo.adam(stepsize.angle(first=first)),
+    "log_time_adam": lambda first: zoo.log_time_adam(first=first),
+    "rkc": zoo.rkc,
+    "rkc2": lambda rate: zoo.rkc(rate, order=2),
+}
+_CONTROLLED: tuple[Callable[..., Any], ...] = (
+    zoo.linearly_implicit_euler,
+    zoo.rosenbrock2,
+    zoo.exponential_euler,
+    zoo.implicit_euler,
+)
+OTHERS: dict[str, Callable[[], Entry]] = {
+    **{n: functools.partial(_momentum, make, n) for n, make in _WITH_MOMENTUM.items()},
+    # Near a minimum its limit is the heavy ball's; far from one, steps are bounded anyhow.
+    "relativistic": functools.partial(_momentum, zoo.relativistic, "relativistic", limit=None),
+    **{n: functools.partial(entry, n, make) for n, make in _OF_A_RATE.items()},
+    **{make.__name__: functools.partial(_controlled, make) for make in _CONTROLLED},
+}
+"""The zoo's optimizers that are not explicit solvers of gradient flow, and `solver@rule`.
+
+What a study varies as the learning rate of a rule is one of its arguments: the cap of
+`drift_adjusted` and `corridor`, the tolerance of `embedded_error`, the safety of `sharpness`, the
+first step of `angle`, and of `gain_ratio` for the linearly implicit methods. The cost of a step is
+what the optimizer's state counts, Hessian products included.
+"""
+
+
+def makers() -> dict[str, Callable[[], Entry]]:
+    """Everything that `--solvers` knows: baselines, explicit solvers of gradient flow, `OTHERS`."""
+    explicit = {
+        name: functools.partial(entry, name, make)
+        for name, make in vars(zoo).items()
+        if _needs_only_a_rate(make) and make.__module__ == zoo.explicit.__name__
+    }
+    return {**BASELINES, **explicit, **OTHERS}
+
+
+@functools.cache
+def find(name: str) -> Entry:
+    """The entry of that name; a `ValueError` says the nearest names where there is none."""
+    return lookup("solver", name, makers())()
+
+
+def contenders(asked: Sequence[Any] | Mapping[str, Make]) -> list[Entry]:
+    """Entries from names, entries, and mappings `{"mine": lambda h: optax.chain(...)}`."""
+    found: dict[str, Entry] = {}
+    for item in [asked] if isinstance(asked, Mapping) else asked:
+        if isinstance(item, str):
+            new = [find(item)]
+        elif isinstance(item, Entry):
+            new = [item]
+        elif isinstance(item, Mapping):
+            new = [_own(name, make) for name, make in item.items()]
+        else:
+            raise ValueError(
+                f"an optimizer is a name or a mapping such as "
+                f'{{"mine": lambda h: optax.sgd(h)}}, not a {type(item).__name__}.'
+            )
+        found |= {one.name: one for one in new}
+    return list(found.values())
+
+
+def _own(name: str, make: Make) -> Entry:
+    if isinstance(make, Entry):
+        return dataclasses.replace(make, name=name)
+    try:
+        optimizer = make(0.1)
+    except Exception as error:
+        raise ValueError(
+            f"optimizer {name!r}: calling it with a learning rate fails: {error}. Write it as "
+            "lambda h: optax.sgd(h)."
+        ) from error
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError(
+            f"optimizer {name!r} returns a {type(optimizer).__name__}, not an optax "
+            "transformation: write it as lambda h: optax.sgd(h)."
+        )
+    return entry(name, make, own=True)
+
+
+def _needs_only_a_rate(make: object) -> bool:
+    if not inspect.isfunction(make):
+        return False
+    required = [
+        parameter.name
+        for parameter in inspect.signature(make).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    return required == ["learning_rate"]

@@ -1,0 +1,138 @@
+"""One self-contained HTML page about a study, and an index of such pages. Uses jinja2."""
+
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from .store import SETTINGS, StoreError, write_text
+from .study import Results, spoken, versions
+from .terminal import cell
+
+REPORT, VERDICT, INDEX = "report.html", "verdict.json", "index.html"
+_MARK = "<!-- an index of odeopt's reports -->"
+
+
+def write(results: Results, out: Path) -> Path:
+    """Write `report.html`, with everything inside it, and its figures as files.
+
+    Args:
+        results: What a study found.
+        out: An existing folder.
+
+    Returns:
+        The page's path.
+    """
+    figures = []
+    for figure in results.study.figures if results.records else ():
+        plot = figure.draw(results)
+        if plot is None:
+            continue
+        panels = plot.svgs(figure.name)
+        for number, svg in enumerate(panels.values()):
+            write_text(out / "figures" / f"{figure.name}-{number}.svg", svg)
+        figures.append(
+            {
+                "name": figure.name,
+                "caption": figure.caption,
+                "finding": figure.finding(results),
+                "panels": list(panels.values()),
+                "wide": plot.width > 5,
+                "legend": plot.legend(),
+            }
+        )
+    study = results.study
+    page = _render(
+        "page.html.jinja",
+        study=study,
+        verdict=results.verdict,
+        notices=results.notices,
+        answer=list(study.answer(results)) if results.records else [],
+        figures=figures,
+        claims=rows(pd.DataFrame(verdict.row for verdict in results.claims), {}),
+        tables=[
+            (table, rows(results.table(table.name), table.columns))
+            for table in study.tables
+            if len(results.table(table.name)) and table.columns
+        ],
+        method=study.method(results),
+        settings=study.about(results.settings)["settings"],
+        versions=versions(),
+        seconds=results.seconds,
+        command=command(results),
+    )
+    write_text(out / REPORT, page)
+    about = {"study": study.name, "question": study.question, "verdict": results.verdict}
+    write_text(out / VERDICT, json.dumps(about) + "\n")
+    return out / REPORT
+
+
+def rows(data: pd.DataFrame, columns: Any) -> dict[str, Any]:
+    """Headings with their meanings, and cells as (text, what it is sorted by)."""
+    names = [name for name in columns if name in data] if columns else list(data)
+    return {
+        "headings": [columns[name] if columns else (name, "") for name in names],
+        "rows": [
+            [(cell(row[name]), _key(row[name])) for name in names]
+            for row in data.to_dict(orient="records")
+        ],
+    }
+
+
+def _key(value: Any) -> str:
+    return "" if cell(value) == "–" else str(value)
+
+
+def command(results: Results) -> str:
+    """The command line that makes the same study."""
+    words = ["odeopt", results.study.name]
+    for field in dataclasses.fields(results.settings):
+        name, value = field.name, getattr(results.settings, field.name)
+        if value != field.default:
+            text = spoken(value)
+            joined = ",".join(map(str, text)) if isinstance(text, list) else str(text)
+            words += [f"--{name.replace('_', '-')}", joined]
+    return shlex.join(words)
+
+
+def write_index(folder: Path) -> Path:
+    """Write `index.html` with the verdict of every report in the folders of `folder`.
+
+    Raises:
+        ValueError: If there is none, or an `index.html` that is not of this kind.
+    """
+    found = []
+    for file in sorted(folder.glob(f"*/{VERDICT}")):
+        try:
+            about = json.loads(file.read_text(encoding="utf-8"))
+            made = json.loads((file.parent / SETTINGS).read_text(encoding="utf-8"))
+            found.append(
+                {**about, "made": made["versions"], "path": f"{file.parent.name}/{REPORT}"}
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{file} cannot be read: {error}. Make that report again.") from None
+    if not found:
+        raise StoreError(
+            f"no report in the folders of {folder}: make one with --out {folder}/NAME."
+        )
+    index = folder / INDEX
+    if index.exists() and _MARK not in index.read_text(encoding="utf-8", errors="replace"):
+        raise StoreError(f"{index} is not an index of reports; move it away first.")
+    write_text(index, _MARK + _render("index.html.jinja", reports=found))
+    return index
+
+
+def _render(template: str, **values: Any) -> str:
+    """A page from a template of this folder; everything in it is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("odeopt.studies.engine", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)

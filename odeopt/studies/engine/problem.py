@@ -1,0 +1,283 @@
+"""What a problem of a study is: a loss, its data, a random initial point. Knows no optimizer."""
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PyTree
+
+from ...split import Composite
+
+Params: TypeAlias = Any
+Batch: TypeAlias = tuple[Any, ...]
+
+
+class BatchLoss(Composite):
+    """A loss of one argument, the batch: `loss(params, batch)`, with the model kept apart.
+
+    An `odeopt.composite` whose samples are the rows of every array of the batch, so that
+    Gauss-Newton methods can run on it; other than one it takes the batch by position too.
+
+    Args:
+        loss: `loss(outputs, batch) -> scalar`, a mean over the leading axis of the outputs.
+        predict: `predict(params, batch) -> outputs`, those of a sample from its own row only.
+
+    Both name their argument `batch`.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[[Any, Batch], jax.Array],
+        predict: Callable[[Params, Batch], Any],
+    ) -> None:
+        super().__init__(loss, predict, ("batch",))
+        self.__signature__ = inspect.signature(self.__call__)
+
+    def __call__(self, params: Params, batch: Batch) -> jax.Array:  # type: ignore[override]
+        """The loss of the whole batch."""
+        return super().__call__(params, batch=batch)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """A loss, its data and a random initial point: what optimizers race on.
+
+    Attributes:
+        loss: `loss(params, batch)`, or `loss(params, batch, key)` where it is random (dropout);
+            a scalar, the mean over the examples of `batch`. Every step has a key of its own.
+        init: `init(seed)`, the initial parameters for an int `seed`: any tree of floating-point
+            arrays, or an Equinox model. For a Flax model: `lambda seed: model.init(
+            jax.random.key(seed), inputs)`.
+        data: A tree of arrays with one example a row; a batch is the same tree with fewer rows.
+        name: The name in tables and records.
+        title: One line for people.
+        batch_size: Examples a step sees; `None` is all of them.
+        validation: A tree like `data`, held out; `()` for none.
+        metric: `metric(params, validation)`, a scalar that is reported beside the loss; by default
+            the loss on `validation`.
+        has_aux: Whether `loss` returns `(loss, aux)`; `aux` is dropped.
+        weight_decay: w adds w/2 times the squared norm of the parameters to the loss.
+        quadratic: Whether the Hessian is constant, so that its spectrum is computed densely and
+            the stability limit is exact.
+        x64: Whether it runs with x64 enabled; by default as JAX is set when it is made.
+
+    Raises:
+        ValueError: For a loss that is not a scalar, an initial point that is not floating-point,
+            data that do not fit together, or a batch that is larger than the data.
+
+    Examples:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from odeopt.studies import Problem
+        >>> x = np.linspace(-1, 1, 32, dtype=np.float32)
+        >>> line = Problem(
+        ...     loss=lambda params, batch: jnp.mean((batch[0] * params - batch[1]) ** 2),
+        ...     init=lambda seed: jnp.zeros(()) + seed,
+        ...     data=(x, 3 * x),
+        ...     batch_size=8,
+        ... )
+        >>> line.examples, line.dtype.__name__
+        (32, 'float32')
+    """
+
+    loss: Callable[..., Any]
+    init: Callable[[int], Params]
+    data: PyTree
+    _: dataclasses.KW_ONLY
+    name: str = "my problem"
+    title: str = ""
+    batch_size: int | None = None
+    validation: PyTree = ()
+    metric: Callable[[Params, PyTree], Array] | None = None
+    has_aux: bool = False
+    weight_decay: float = 0.0
+    quadratic: bool = False
+    x64: bool = dataclasses.field(
+        default_factory=lambda: jax.dtypes.canonicalize_dtype(float) == np.float64
+    )
+
+    def __post_init__(self) -> None:
+        if not callable(self.loss) or not callable(self.init):
+            self._refuse("loss= and init= are functions: loss(params, batch) and init(seed).")
+        for leaf in jax.tree.leaves((self.data, self.validation)):
+            if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+                self._refuse(f"data hold a {type(leaf).__name__}: give arrays, np.asarray(...).")
+        self._check_batch()
+        self._check_start()
+        self._check_loss()
+
+    def _refuse(self, words: str) -> NoReturn:
+        raise ValueError(f"Problem {self.name!r}: {words}")
+
+    def _check_batch(self) -> None:
+        if self.batch_size is None:
+            return
+        lengths = sorted(
+            {leaf.shape[0] if leaf.shape else 0 for leaf in jax.tree.leaves(self.data)}
+        )
+        if len(lengths) != 1:
+            self._refuse(
+                f"its arrays have {' and '.join(map(str, lengths))} rows, but a mini-batch takes "
+                "the same rows of each: give every array one row an example."
+            )
+        if not 1 <= self.batch_size <= lengths[0]:
+            self._refuse(
+                f"batch_size is {self.batch_size}, which must be 1 to {lengths[0]}, the number of "
+                "examples; None takes all of them."
+            )
+
+    def _check_start(self) -> None:
+        try:
+            start = self.init(0)
+        except Exception as error:
+            raise ValueError(
+                f"Problem {self.name!r}: init(0) fails: {_line(error)}. init takes a seed, an int; "
+                "where a key is needed, write jax.random.key(seed)."
+            ) from error
+        in_model = any(
+            isinstance(x, eqx.Module) for x in jax.tree.leaves(start, is_leaf=_is_module)
+        )
+        for path, leaf in jax.tree.leaves_with_path(start):
+            whole = isinstance(leaf, int | np.integer) or getattr(leaf, "dtype", None) in _INTEGERS
+            if whole and not (in_model and isinstance(leaf, int)):
+                where = jax.tree_util.keystr(path)
+                self._refuse(
+                    f"init gives whole numbers{' at ' + where if where else ''}, which have no "
+                    "gradient: write 0.0 for 0, or jnp.zeros(shape), which is floating-point."
+                )
+        if not jax.tree.leaves(eqx.filter(start, eqx.is_inexact_array)):
+            self._refuse("init gives no floating-point array: return the parameters from it.")
+
+    def _check_loss(self) -> None:
+        key = {"key": jax.random.key(0)} if self.takes_key else {}
+        batch = jax.tree.map(lambda leaf: leaf[: self.batch_size], self.data)
+        try:
+            found = jax.eval_shape(
+                lambda params, batch: self.loss(self._whole(params), batch, **key),
+                self.start(0),
+                batch,
+            )
+        except Exception as error:
+            shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(batch))
+            raise ValueError(
+                f"Problem {self.name!r}: loss(params, batch) fails on arrays of shapes {shapes}: "
+                f"{_line(error)}. The batch is a tree like data= with fewer rows."
+            ) from error
+        if isinstance(found, tuple) and len(found) == 2 and not self.has_aux:
+            self._refuse("its loss returns a pair: if that is (loss, aux), say has_aux=True.")
+        if self.has_aux:
+            if not (isinstance(found, tuple) and len(found) == 2):
+                self._refuse("has_aux=True says that the loss returns (loss, aux); it does not.")
+            found = found[0]
+        if getattr(found, "shape", None) != () or not jnp.issubdtype(found.dtype, jnp.floating):
+            what = f"shape {found.shape}" if hasattr(found, "shape") else type(found).__name__
+            self._refuse(
+                f"its loss returns {what}, not one real number: write jnp.mean(...) around it."
+            )
+
+    @functools.cached_property
+    def _static(self) -> PyTree:
+        return eqx.partition(self.init(0), eqx.is_inexact_array)[1]
+
+    @functools.cached_property
+    def _plain(self) -> bool:
+        """Whether the parameters are arrays and nothing else."""
+        return not jax.tree.leaves(self._static)
+
+    def _whole(self, params: Params) -> PyTree:
+        return params if self._plain else eqx.combine(params, self._static)
+
+    @functools.cached_property
+    def takes_key(self) -> bool:
+        """Whether the loss is random."""
+        return "key" in inspect.signature(self.loss).parameters
+
+    @functools.cached_property
+    def dtype(self) -> Any:
+        """The type of learning rates and recorded losses: the parameters', float32 at least."""
+        leaves = jax.tree.leaves(self.start(0))
+        return np.dtype(jnp.result_type(np.float32, *(leaf.dtype for leaf in leaves))).type
+
+    @functools.cached_property
+    def objective(self) -> Callable[..., Array]:
+        """`objective(params, batch)`, with `key` too where the loss is random; decay included."""
+        names = list(inspect.signature(self.loss).parameters)
+        if (
+            names[:2] == ["params", "batch"]
+            and self._plain
+            and not (self.has_aux or self.weight_decay)
+        ):
+            return self.loss
+
+        def loss_of(params: Params, batch: PyTree, **key: Array) -> Array:
+            loss = self.loss(self._whole(params), batch, **key)
+            loss = loss[0] if self.has_aux else loss
+            if self.weight_decay:
+                squares = (jnp.vdot(leaf, leaf).real for leaf in jax.tree.leaves(params))
+                loss = loss + 0.5 * self.weight_decay * sum(squares)
+            return loss
+
+        if self.takes_key:
+            return lambda params, batch, key: loss_of(params, batch, key=key)
+        return loss_of
+
+    def start(self, seed: int) -> Params:
+        """The parameters of a seed: of an Equinox model its floating-point arrays."""
+        found = self.init(seed)
+        return found if self._plain else eqx.filter(found, eqx.is_inexact_array)
+
+    def held_out(self, params: Params, validation: PyTree) -> Array:
+        """The metric on data that are held out, by default the loss."""
+        if self.metric is not None:
+            return self.metric(self._whole(params), validation)
+        return self.full_loss(params, validation)
+
+    def full_loss(self, params: Params, data: PyTree) -> Array:
+        """The objective on all of `data`; of a random loss, with a key that is always the same."""
+        key = {"key": jax.random.key(0)} if self.takes_key else {}
+        return self.objective(params, data, **key)
+
+    @property
+    def examples(self) -> int:
+        """Rows of the data."""
+        return int(jax.tree.leaves(self.data)[0].shape[0])
+
+    @functools.cached_property
+    def checksum(self) -> str:
+        """The first 16 hexadecimal digits of the SHA-256 of the data."""
+        digest = hashlib.sha256()
+        for leaf in jax.tree.leaves(self.data):
+            array = np.asarray(leaf)
+            digest.update(f"{array.shape}{array.dtype}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+    def batches(self, seed: int, steps: int) -> Int[np.ndarray, "steps batch"] | None:
+        """The examples of each step: shuffled epochs; `None` for full-batch problems."""
+        if self.batch_size is None:
+            return None
+        per_epoch = self.examples // self.batch_size
+        random = np.random.default_rng(seed)
+        epochs = [
+            random.permutation(self.examples)[: per_epoch * self.batch_size]
+            for _ in range(-(-steps // per_epoch))
+        ]
+        return np.concatenate(epochs).reshape(-1, self.batch_size)[:steps].astype(np.int32)
+
+
+_INTEGERS = [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
+
+
+def _is_module(node: Any) -> bool:
+    return isinstance(node, eqx.Module)
+
+
+def _line(error: BaseException) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,0 +1,465 @@
+"""Races: runs of optimizers over rates and seeds, each made once, and what tables read off them.
+
+Uses pandas. The tables work on records only, so that a stored study gives the same ones.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from . import statistics
+from .optimizers import Entry
+from .problem import Problem
+from .runner import Curve, Runner
+from .store import Record
+from .study import Lab, TimeOver
+from .tuner import TUNING_SEED, Grid, Tuned, bracket, place, tune
+
+TARGET = 0.95
+"""The share of the way down that counts as arrived: see `targets`."""
+GOOD = 0.1
+"""A rate is good where the loss comes down by all but this share of the best decrease."""
+PAIR = ["problem", "optimizer"]
+ROUNDING = 1e-6
+
+
+class Race:
+    """All runs of one optimizer on one problem under one budget.
+
+    Args:
+        lab: Where they are kept.
+        problem: The problem.
+        entry: The optimizer.
+        gradients: What a run may spend.
+        seeds: Seeds that runs may ask for.
+        kind: What the records are called.
+        slots: Runs that one call of the compiled program can make.
+        about: What every record says besides.
+        **options: Of `Runner`: `points`, `target`, `most`.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        problem: Problem,
+        entry: Entry,
+        gradients: int,
+        seeds: Sequence[int],
+        *,
+        kind: str = "run",
+        slots: int = 28,
+        about: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        self.lab, self.problem, self.entry, self.kind = lab, problem, entry, kind
+        self.gradients, self.seeds, self.about = gradients, list(seeds), dict(about or {})
+        self._slots, self._options = slots, options
+        self._runner: Runner | None = None
+
+    @property
+    def runner(self) -> Runner:
+        """The compiled program, made when it is first needed."""
+        if self._runner is None:
+            if self.entry.own:
+                refuse_broken(self.problem, self.entry)
+            self._runner = Runner(
+                self.problem,
+                self.entry,
+                self.gradients,
+                self.seeds,
+                self._slots,
+                self.lab.devices,
+                **self._options,
+            )
+        return self._runner
+
+    def runs(self, wanted: Iterable[tuple[float, int]], **about: Any) -> list[Record]:
+        """The records of runs given as (learning rate, seed); those not kept already are made.
+
+        Args:
+            wanted: The runs.
+            **about: What new records say besides.
+
+        Raises:
+            TimeOver: If time is over before all are made.
+        """
+        ids = {run: f"{self.kind}/{self.problem.name}/{self.entry.name}/{run}" for run in wanted}
+        missing = [run for run, name in ids.items() if self.lab.store.get(name) is None]
+
+        def keep(index: int, curve: Curve) -> bool:
+            record = {**self._record(*missing[index], curve), **about}
+            self.lab.store.add(ids[missing[index]], [record])
+            return not self.lab.time_is_over
+
+        if missing:
+            if self.lab.time_is_over:
+                raise TimeOver
+            self.runner.run(missing, ended=keep)
+        found = [self.lab.store.get(name) for name in ids.values()]
+        if None in found:
+            raise TimeOver
+        return [records[0] for records in found if records]
+
+    def tune(self, grid: Grid, seeds: Sequence[int] = (TUNING_SEED,), **about: Any) -> Tuned:
+        """Tune the rate on the tuning seed; the other `seeds` are run at every rate too."""
+
+        def evaluate(rates: list[float]) -> list[float]:
+            records = self.runs([(rate, seed) for rate in rates for seed in seeds], **about)
+            losses = {(r["learning_rate"], r["seed"]): final(r) for r in records}
+            return [losses[rate, TUNING_SEED] for rate in rates]
+
+        return tune(evaluate, grid)
+
+    def _record(self, rate: float, seed: int, curve: Curve) -> Record:
+        entry, cost = self.entry, self.entry.gradients_per_step
+        if entry.counted:
+            cost = round(curve.spent / max(1, curve.made))
+        return {
+            "kind": self.kind,
+            "problem": self.problem.name,
+            "optimizer": entry.name,
+            "hyperparameters": {**entry.hyperparameters, "batch_size": self.problem.batch_size},
+            "learning_rate": rate,
+            "seed": seed,
+            "R": entry.limit,
+            "order": entry.order,
+            "gradients_per_step": cost,
+            **self.about,
+            "status": curve.status,
+            "steps": curve.made,
+            "gradients": curve.spent,
+            "reached": curve.reached,
+            "rise": curve.rise,
+            "seconds": curve.seconds,
+            "compile_seconds": self.runner.compile_seconds,
+            "initial_loss": curve.loss[0],
+            "final_loss": curve.final,
+            "loss": curve.loss,
+            "validation": curve.validation,
+            "loss_gradients": curve.gradients,
+            "spikes": curve.spikes,
+        }
+
+
+def final(record: Record) -> float:
+    """The last loss of a run, infinite for a miss."""
+    return float(record["final_loss"]) if record["status"] != "diverged" else float("inf")
+
+
+def refuse_broken(problem: Problem, entry: Entry, rate: float = 1e-6) -> None:
+    """Refuse an optimizer whose first step is not finite though it is tiny.
+
+    Raises:
+        ValueError: Saying so.
+    """
+    from .runner import step_function  # noqa: PLC0415
+
+    data = jax.tree.map(lambda leaf: leaf[: problem.batch_size], problem.data)
+    key = {"key": jax.random.key(0)} if problem.takes_key else {}
+    optimizer, start = entry.make(np.asarray(rate, problem.dtype)[()]), problem.start(0)
+    step = jax.jit(step_function(problem, optimizer))
+    params, _, loss = step(start, optimizer.init(start), data, **key)
+    if not np.isfinite(loss):
+        raise ValueError(
+            f"problem {problem.name!r} has a loss of {loss} at the initial point of seed 0: no "
+            "optimizer can start there; change init= or the data."
+        )
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        raise ValueError(
+            f"optimizer {entry.name!r} gives NaN or infinity in its first step on "
+            f"{problem.name!r}, even at a learning rate of {rate:g}: run its update() once on that "
+            "gradient and mend the transformation that does."
+        )
+
+
+def frame(records: Sequence[Record], kind: str = "run") -> pd.DataFrame:
+    """The runs, one a row, with `final`: the last loss, infinite for a miss."""
+    numbers = ["learning_rate", "R", "order", "seconds", "gradients", "initial_loss", "final_loss"]
+    rows = [record for record in records if record["kind"] == kind]
+    columns = [*PAIR, "seed", "status", "gradients_per_step", "loss", "loss_gradients", *numbers]
+    runs = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+    runs = runs.astype(dict.fromkeys(numbers, float))
+    runs["final"] = runs.final_loss.where(runs.status != "diverged", np.inf).astype(float)
+    return runs
+
+
+def fresh(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs on fresh seeds: the tuning seed only chooses the rate."""
+    return runs[runs.seed != TUNING_SEED]
+
+
+def tuned(runs: pd.DataFrame) -> pd.DataFrame:
+    """The fresh runs at the rate that did best on the tuning seed, per problem and optimizer."""
+    tuning = runs[(runs.seed == TUNING_SEED) & np.isfinite(runs.final)]
+    best = tuning.sort_values(["final", "learning_rate"]).drop_duplicates(PAIR)
+    return fresh(runs).merge(best[[*PAIR, "learning_rate"]])
+
+
+def tuned_losses(runs: pd.DataFrame) -> pd.DataFrame:
+    """Median final loss at the tuned rate, problems x optimizers; a miss counts as infinity."""
+    best = tuned(runs)
+    table = best.groupby(PAIR).final.median().unstack()
+    optimizers, problems = runs.optimizer.unique(), runs.problem.unique()
+    return table.reindex(index=problems, columns=optimizers).astype(float).fillna(np.inf)
+
+
+def targets(runs: pd.DataFrame) -> pd.Series:
+    """The loss that counts as arrived, per problem: `TARGET` of the way to the best one.
+
+    The way begins at the median initial loss and ends at the lowest median final loss that any
+    optimizer has at its tuned rate. A problem on which no optimizer improves has no target.
+    """
+    end = tuned_losses(runs).min(axis=1)
+    begin = fresh(runs).groupby("problem").initial_loss.median().reindex(end.index)
+    return (end + (1 - TARGET) * (begin - end))[end < begin]
+
+
+def gradients_to_target(runs: pd.DataFrame) -> pd.DataFrame:
+    """Gradients until the loss curve first reaches the target: (problem, seed) x optimizer.
+
+    Infinity for a run that never does, or that is missing.
+    """
+    goal, best = targets(runs), tuned(runs)
+    best = best[best.problem.isin(goal.index)]
+
+    def cost(run: pd.Series) -> float:
+        arrived = np.flatnonzero(np.array(run.loss, float) <= goal[run.problem])
+        return run.loss_gradients[arrived[0]] if len(arrived) else np.inf
+
+    costs = best.assign(cost=[cost(run) for _, run in best.iterrows()])
+    table = costs.pivot(index=["problem", "seed"], columns="optimizer", values="cost")
+    return table.reindex(columns=runs.optimizer.unique()).astype(float).fillna(np.inf)
+
+
+def performance_profile(cost: pd.DataFrame) -> pd.DataFrame:
+    """The share of rows in which a column is within a factor of that row's best.
+
+    Args:
+        cost: Instances x optimizers; infinity is a miss.
+
+    Returns:
+        Factors (index, from 1) x optimizers; every column is non-decreasing and at most 1.
+    """
+    # A row that everybody misses is infinity over infinity: a miss for everybody.
+    ratio = cost.div(cost.min(axis=1), axis=0).fillna(np.inf)
+    values = ratio.to_numpy()
+    factors = np.unique(np.append(values[np.isfinite(values)], 1.0))
+    shares = {name: [(ratio[name] <= f).mean() for f in factors] for name in ratio}
+    return pd.DataFrame(shares, index=factors)
+
+
+def brackets(runs: pd.DataFrame) -> pd.DataFrame:
+    """Between which rates of the grid the stability limit lies, one row a problem and optimizer.
+
+    Columns: `stable`, the largest rate up to which no seed diverged (NaN where the lowest rate
+    diverged); `unstable`, the smallest at which one did (infinite where none did);
+    `gradients_per_step`.
+    """
+    rows = {}
+    for pair, mine in runs.groupby(PAIR, sort=False):
+        lost = (mine.status == "diverged").groupby(mine.learning_rate).any()
+        stable, unstable = bracket(lost.to_dict())
+        cost = mine.gradients_per_step.iloc[0]
+        rows[pair] = {"stable": stable, "unstable": unstable, "gradients_per_step": cost}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Every optimizer against a baseline, one row an optimizer.
+
+    Columns: `solver` (whether it has an order as an ODE solver); `R`; `step_low` and `step_high`,
+    the bracket of its stability limit over the baseline's, each end the median over the `problems`
+    on which some rate of the baseline diverged; `step_larger` and `step_smaller`: on how many the
+    whole bracket is above or below 1; the same with `gradient`, the limits divided by the gradients
+    of a step; `lowest`: on how many problems its tuned median loss is the lowest; `below`: on how
+    many below the baseline's; `apart`: on how many of these that is significant (Holm, 5 %);
+    `reached` of `pairs` (problem, seed) at the target; `diverged` of `runs`.
+    """
+    limits, losses, cost = brackets(runs), tuned_losses(runs), gradients_to_target(runs)
+    finite, best = losses.where(np.isfinite(losses)), tuned(runs)
+    lowest = finite.eq(finite.min(axis=1), axis=0)
+    rows = {}
+    for name, mine in runs.groupby("optimizer", sort=False):
+        row: dict[str, Any] = {"solver": bool(mine.order.notna().any()), "R": mine.R.iloc[0]}
+        if baseline in losses and name != baseline:
+            row |= _against(limits, str(name), baseline)
+            row["below"] = (losses[name] < losses[baseline]).sum()
+            row["apart"] = _apart(best, str(name), baseline)
+        row |= {
+            "lowest": lowest[name].sum(),
+            "reached": np.isfinite(cost[name]).sum(),
+            "pairs": len(cost),
+            "diverged": (mine.status == "diverged").sum(),
+            "runs": len(mine),
+        }
+        rows[name] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _against(limits: pd.DataFrame, name: str, baseline: str) -> dict[str, Any]:
+    """The bracket of a ratio of stability limits: medians over problems, and how often it is
+    clear of 1.
+    """
+    found: dict[str, list[tuple[float, float]]] = {"step": [], "gradient": []}
+    for problem in dict.fromkeys(key[0] for key in limits.index):
+        if {(problem, name), (problem, baseline)} <= set(limits.index):
+            mine, other = limits.loc[(problem, name)], limits.loc[(problem, baseline)]
+            if np.isfinite([mine.stable, other.stable, other.unstable]).all():
+                low, high = statistics.ratio(
+                    (mine.stable, mine.unstable), (other.stable, other.unstable)
+                )
+                weight = other.gradients_per_step / mine.gradients_per_step
+                found["step"].append((low, high))
+                found["gradient"].append((weight * low, weight * high))
+    row: dict[str, Any] = {"problems": len(found["step"])}
+    for key, ratios in found.items():
+        lows, highs = np.array(ratios).reshape(-1, 2).T
+        if len(lows):
+            row |= {f"{key}_low": np.median(lows), f"{key}_high": np.median(highs)}
+        # Equal rates of two grids may differ by rounding.
+        row |= {f"{key}_larger": (lows > 1 - ROUNDING).sum()}
+        row |= {f"{key}_smaller": (highs < 1 + ROUNDING).sum()}
+    return row
+
+
+def _apart(best: pd.DataFrame, name: str, baseline: str) -> int:
+    """On how many problems final losses at tuned rates are lower, corrected for their number."""
+    found = [
+        statistics.pairs(mine[mine.optimizer == name].final, mine[mine.optimizer == baseline].final)
+        for _, mine in best.groupby("problem", sort=False)
+    ]
+    corrected = statistics.holm([pair.p for pair in found])
+    return sum(pair.share > 0.5 and p < 0.05 for pair, p in zip(found, corrected, strict=True))
+
+
+def width(loss: pd.Series, initial: float) -> dict[str, float]:
+    """Sensitivity to the learning rate, and the width of its good region in octaves.
+
+    The sensitivity is the mean over the rates of min(loss, initial loss), minus the lowest loss.
+
+    Args:
+        loss: Median final loss of each rate, ascending rates on a logarithmic grid.
+        initial: Loss at the start.
+    """
+    capped = loss.clip(upper=initial)
+    best = capped.min()
+    good = ((capped <= best + GOOD * (initial - best)) & (capped < initial)).to_numpy()
+    if not good.any():
+        return {"sensitivity": 0.0, "width_octaves": 0.0}
+    rates, middle = np.asarray(capped.index, float), int(np.argmin(capped.to_numpy()))
+    low = middle - int(np.argmin([*good[middle::-1], False])) + 1
+    high = middle + int(np.argmin([*good[middle:], False])) - 1
+    width = float(np.log2(rates[high] / rates[low]))
+    return {"sensitivity": float((capped - best).mean()), "width_octaves": width}
+
+
+def seconds(runs: pd.DataFrame) -> pd.DataFrame:
+    """Seconds, one row a problem and optimizer: `compile_seconds` of the one program of all runs,
+    `seconds` of the runs together, `seconds_per_gradient`, and `seconds_per_run`, the median of the
+    runs that were not cut short.
+    """
+    rows = []
+    for (problem, optimizer), mine in runs.groupby(PAIR, sort=False):
+        spent = mine.seconds.sum()
+        rows.append(
+            {
+                "problem": problem,
+                "optimizer": optimizer,
+                "compile_seconds": mine.compile_seconds.max(),
+                "seconds": spent,
+                "seconds_per_gradient": spent / max(1, mine.gradients.sum()),
+                "seconds_per_run": mine[mine.status == "ok"].seconds.median(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def summary(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a problem and optimizer.
+
+    Columns: `problem`, `optimizer`, `order`, `R`, `R_per_gradient`, `gradients_per_step`,
+    `gradients` (spent by a run at the best rate), `best_rate` (chosen on the tuning seed),
+    `best_rate_per_gradient`, `best_at` (as `tuner.place` says), `loss_median`, `loss_min`,
+    `loss_max` (of the fresh seeds at that rate, infinite for a miss), `initial_loss`,
+    `sensitivity`, `width_octaves`, `rates`, `runs`, `diverged` (the last three over all rates and
+    seeds), `stable` and `unstable` (as `brackets` says). No times: equal runs give equal tables.
+    """
+    return pd.DataFrame([_row(mine) for _, mine in runs.groupby(PAIR, sort=False)])
+
+
+def _row(runs: pd.DataFrame) -> dict[str, Any]:
+    about, by_rate = runs.iloc[0], runs.sort_values("learning_rate").groupby("learning_rate")
+    tuning = by_rate.apply(lambda mine: mine[mine.seed == TUNING_SEED].final.min()).fillna(np.inf)
+    medians = by_rate.apply(lambda mine: fresh(mine).final.median())
+    best = float(tuning.idxmin())
+    found = bool(np.isfinite(tuning[best]))
+    at_best = fresh(runs)[fresh(runs).learning_rate == best]
+    losses = at_best.final if found else pd.Series([np.inf])
+    cost, limit = int(about.gradients_per_step), about.R
+    spent = runs.gradients[(runs.learning_rate == best) & (runs.status != "diverged")]
+    stable, unstable = bracket(
+        (runs.status == "diverged").groupby(runs.learning_rate).any().to_dict()
+    )
+    initial = float(fresh(runs).initial_loss.median())
+    return {
+        "problem": about.problem,
+        "optimizer": about.optimizer,
+        "order": about.order,
+        "R": limit,
+        "R_per_gradient": limit / cost,
+        "gradients_per_step": cost,
+        "gradients": int(spent.max()) if found and len(spent) else None,
+        "best_rate": best if found else None,
+        "best_rate_per_gradient": best / cost if found else None,
+        "best_at": place(tuning.to_dict()) if found else "nowhere",
+        "loss_median": losses.median(),
+        "loss_min": losses.min(),
+        "loss_max": losses.max(),
+        "initial_loss": initial,
+        **width(medians, initial),
+        "rates": len(tuning),
+        "runs": len(runs),
+        "diverged": int((runs.status == "diverged").sum()),
+        "stable": stable,
+        "unstable": unstable,
+    }
+
+
+_NAMED = {"problem": ("problem", "its name"), "optimizer": ("optimizer", "its name")}
+COLUMNS = {
+    **_NAMED,
+    "order": ("order", "of accuracy as a solver of gradient flow"),
+    "R": ("R", "largest stable h·sharpness in theory"),
+    "R_per_gradient": ("R per gradient", "R over the gradients of a step"),
+    "measured_limit": ("measured limit", "the largest stable h·sharpness, to 0.5 %"),
+    "best_rate": ("tuned h", "the learning rate that did best on seed 0"),
+    "best_relative_rate": ("h·sharpness/R", "the tuned rate over the limit in theory"),
+    "best_at": ("tuned at", "where in the grid the best rate lies"),
+    "loss_median": ("loss", "final loss on all data at the tuned rate: median of seeds"),
+    "loss_min": ("lowest", "of the fresh seeds"),
+    "loss_max": ("highest", "of the fresh seeds"),
+    "stable": ("stable to", "largest rate up to which no seed diverged"),
+    "unstable": ("diverges at", "smallest rate at which a seed diverged"),
+    "sensitivity": (
+        "sensitivity",
+        "mean over log rates of min(loss, initial loss), minus the best",
+    ),
+    "width_octaves": (
+        "good octaves",
+        f"width of the rates that give up at most {GOOD:.0%} of the best decrease",
+    ),
+    "diverged": ("diverged", "runs, over all rates and seeds"),
+    "runs": ("of", "runs"),
+}
+"""Headings and meanings of the columns of `summary`."""
+SECONDS = {
+    **_NAMED,
+    "compile_seconds": ("compilation", "of the one program of all its runs, in seconds"),
+    "seconds": ("all runs", "in seconds"),
+    "seconds_per_gradient": ("a gradient", "in seconds"),
+    "seconds_per_run": ("a run", "median of those not cut short, in seconds"),
+}
+"""Headings and meanings of the columns of `seconds`."""

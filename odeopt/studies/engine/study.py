@@ -1,0 +1,452 @@
+"""A study as a declaration, and the engine that makes it: work, store, tables, claims, verdict.
+
+Uses pandas and rich; knows no problem and no optimizer.
+"""
+
+import dataclasses
+import functools
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ... import __version__
+from ..names import lookup
+from . import store as files
+from .drawing import Plot
+from .runner import local_devices
+from .store import FORMAT, Record, Store
+
+
+class TimeOver(Exception):
+    """There is no time for more work."""
+
+
+class Lab:
+    """Where a task makes its records, each piece of work once.
+
+    Args:
+        store: What is kept.
+        devices: Devices that runs may be dealt out to.
+        deadline: When no work is begun any more, on the clock of `time.perf_counter`.
+
+    """
+
+    def __init__(
+        self, store: Store, devices: Sequence[jax.Device] = (), deadline: float = float("inf")
+    ) -> None:
+        self.store, self.devices, self.deadline = store, devices, deadline
+
+    @property
+    def time_is_over(self) -> bool:
+        """Whether nothing new may be begun."""
+        return time.perf_counter() > self.deadline
+
+    def once(self, name: str, make: Callable[[], Sequence[Mapping[str, Any]]]) -> list[Record]:
+        """The records of a piece of work, which is made unless it is kept already.
+
+        Args:
+            name: Tells it from every other piece of work of the study.
+            make: Its records: mappings of plain values and arrays.
+
+        Raises:
+            TimeOver: If it is not there and time is over.
+        """
+        found = self.store.get(name)
+        if found is not None:
+            return found
+        if self.time_is_over:
+            raise TimeOver
+        return self.store.add(name, map(dict, make()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One step of work.
+
+    Attributes:
+        name: What the progress bar says; of different steps it differs.
+        work: Makes its records, or takes them from the lab where they are kept.
+        weight: How long it takes, relative to the others.
+        x64: Whether it runs with x64 enabled.
+    """
+
+    name: str
+    work: Callable[[Lab], Sequence[Record]]
+    weight: float = 1.0
+    x64: bool = True
+
+
+def whole(name: str, make: Callable[[], Sequence[Mapping[str, Any]]], weight: float = 1.0) -> Task:
+    """A task that is one piece of work: a kill loses all of it or nothing."""
+    return Task(name, lambda lab: lab.once(name, make), weight)
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One comparison of a claim.
+
+    Attributes:
+        where: The problem, method and setting.
+        value: What was measured.
+        wanted: What it should be, in words.
+        holds: Whether it is; `None` where the measurement leaves it open.
+    """
+
+    where: str
+    value: float
+    wanted: str
+    holds: bool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A sentence that a study can contradict, and what decides it, fixed beforehand.
+
+    Attributes:
+        name: Its short name.
+        says: The claim.
+        criterion: What a single comparison asks for.
+        checks: `checks(results)`, the comparisons; none where nothing was measured.
+        source: Where it comes from, if not from odeopt.
+    """
+
+    name: str
+    says: str
+    criterion: str
+    checks: "Callable[[Results], Sequence[Check]]"
+    source: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """A claim and its comparisons."""
+
+    claim: Claim
+    checks: Sequence[Check]
+
+    @property
+    def word(self) -> str:
+        """Whether all comparisons hold, none, some, or whether they leave it open."""
+        known = [check.holds for check in self.checks if check.holds is not None]
+        if not known:
+            return "open" if self.checks else "not measured"
+        if all(known):
+            return "holds" if len(known) == len(self.checks) else "holds where it was decided"
+        return "holds in part" if any(known) else "does not hold"
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """For the table of claims."""
+        held = sum(check.holds is True for check in self.checks)
+        return {
+            "claim": self.claim.says,
+            "verdict": self.word,
+            "holds": f"{held} of {len(self.checks)}",
+            "criterion": self.claim.criterion,
+            "source": self.claim.source,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of a study: a CSV file, and part of the report.
+
+    Attributes:
+        name: Of the file.
+        title: Its heading.
+        make: `make(results)`, a data frame; an empty one is left out of the report.
+        columns: Columns that people see: heading and meaning (shown on hover) of each.
+        terminal: Columns that the terminal shows, six at most; none leaves the table out there.
+        note: A paragraph below it.
+    """
+
+    name: str
+    title: str
+    make: "Callable[[Results], pd.DataFrame]"
+    columns: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    terminal: Sequence[str] = ()
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure of a study.
+
+    Attributes:
+        name: Of its files.
+        draw: `draw(results)`, or `None` where there is nothing to draw.
+        caption: What it shows and what to look at.
+        finding: `finding(results)`, one sentence with what is seen: its text for those who do not
+            see it.
+    """
+
+    name: str
+    draw: "Callable[[Results], Plot | None]"
+    caption: str
+    finding: "Callable[[Results], str]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A question and everything that answers it; `run` makes it.
+
+    Attributes:
+        name: Of the command.
+        question: The title of the report.
+        summary: What it does, in a sentence or two, for `--help`.
+        settings: A frozen dataclass of the choices that decide the results. Its defaults are those
+            of a quick study; it raises `ValueError` for what makes no sense; its docstring says
+            what each attribute is, and becomes the help of the command line.
+        full: What a full study has other than a quick one.
+        tasks: `tasks(settings)`: all steps of work.
+        verdict: `verdict(results)`: the answer in one or two plain sentences.
+        tables: In reading order.
+        figures: In reading order; the first one shows the verdict.
+        claims: What is judged.
+        answer: `answer(results)`: further sentences.
+        method: `method(results)`: how it was measured, paragraphs under their headings.
+        suite: Version of data and protocol; results of another one are not gone on with.
+        page: The page of the documentation.
+    """
+
+    name: str
+    question: str
+    summary: str
+    settings: type
+    full: Mapping[str, Any]
+    tasks: Callable[[Any], Sequence[Task]]
+    verdict: "Callable[[Results], str]"
+    tables: Sequence[Table] = ()
+    figures: Sequence[Figure] = ()
+    claims: Sequence[Claim] = ()
+    answer: "Callable[[Results], Sequence[str]]" = lambda results: ()
+    method: "Callable[[Results], Mapping[str, str]]" = lambda results: {}
+    suite: str = "1"
+    page: str = ""
+
+    def choose(self, full: bool = False, **given: Any) -> Any:
+        """The settings of a quick or full study, with what is given and not `None` instead.
+
+        Raises:
+            ValueError: For a setting that is not there or makes no sense.
+        """
+        fields = {field.name: field for field in dataclasses.fields(self.settings)}
+        for name in given:
+            lookup("setting", name, fields)
+        chosen = {name: value for name, value in given.items() if value is not None}
+        for name, value in chosen.items():
+            if isinstance(fields[name].default, tuple):
+                chosen[name] = _items(value)
+        return self.settings(**{**(self.full if full else {}), **chosen})
+
+    def run(
+        self,
+        *,
+        out: Path | str | None = None,
+        full: bool = False,
+        resume: bool = False,
+        share: tuple[int, int] | None = None,
+        devices: int = 1,
+        max_minutes: float | None = None,
+        console: Console | None = None,
+        **settings: Any,
+    ) -> "Results":
+        """Make the study. JAX's configuration is as before when it returns.
+
+        Args:
+            out: Folder for the records and tables; by default nothing is written.
+            full: Everything, for longer, or a quick first answer.
+            resume: Go on with what a stopped or killed study left in `out`.
+            share: `(i, n)`: only every n-th task from the i-th on, so that n processes make the
+                study in one folder. `resume` without a share then puts all together.
+            devices: Devices of this process that runs are dealt out to. Changes no result.
+            max_minutes: Start nothing new after this time; `resume` makes the rest.
+            console: Where to show progress and notices; silent by default.
+            **settings: The study's own, instead of its defaults.
+
+        Raises:
+            ValueError: For an option that makes no sense, or a folder that cannot be used.
+        """
+        begin = time.perf_counter()
+        console = console or Console(quiet=True)
+        if max_minutes is not None and not max_minutes > 0:
+            raise ValueError(f"--max-minutes must be positive, not {max_minutes:g}.")
+        for name, asked in (("resume=True", resume), ("share=", share)):
+            if asked and out is None:
+                raise ValueError(f"{name} needs out=, the folder of the study.")
+        where = local_devices(devices)
+        deadline = begin + 60 * max_minutes if max_minutes is not None else float("inf")
+        path = None if out is None else Path(out)
+        with jax.enable_x64(True):
+            chosen = self.choose(full, **settings)
+            about = self.about(chosen)
+            notice = functools.partial(console.print, markup=False, soft_wrap=True)
+            kept = Store(path, about, resume=resume, share=share, notice=notice)
+        try:
+            lab = Lab(kept, where, deadline)
+            records, unfinished = self._work(chosen, lab, share, console)
+            results = Results(self, chosen, records, unfinished, time.perf_counter() - begin, path)
+            if path is not None and share is None:
+                for table in self.tables:
+                    text = results.table(table.name).to_csv(index=False, float_format="%.6g")
+                    files.write_text(path / f"{table.name}.csv", text)
+                if self.claims:
+                    claims = pd.DataFrame(verdict.row for verdict in results.claims)
+                    files.write_text(path / "claims.csv", claims.to_csv(index=False))
+        finally:
+            kept.close()
+        return results
+
+    def about(self, settings: Any) -> Record:
+        """What is stored beside the results and compared on resume."""
+        return {
+            "format": FORMAT,
+            "study": self.name,
+            "suite": self.suite,
+            "settings": {
+                field.name: spoken(getattr(settings, field.name))
+                for field in dataclasses.fields(settings)
+            },
+            "versions": versions(),
+        }
+
+    def _work(
+        self, settings: Any, lab: Lab, share: tuple[int, int] | None, console: Console
+    ) -> tuple[list[Record], list[str]]:
+        with jax.enable_x64(True):
+            tasks = list(self.tasks(settings))
+        if share is not None:
+            tasks = tasks[share[0] - 1 :: share[1]]
+        records, unfinished = list[Record](), list[str]()
+        columns = (TextColumn("{task.description:36}", markup=False), BarColumn(bar_width=20))
+        bars = Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=console)
+        with bars as progress:
+            bar = progress.add_task("", total=sum(task.weight for task in tasks))
+            for task in tasks:
+                progress.update(bar, description=task.name[:36])
+                try:
+                    with jax.enable_x64(task.x64):
+                        records += task.work(lab)
+                except TimeOver:
+                    unfinished.append(task.name)
+                progress.advance(bar, task.weight)
+        return records, unfinished
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What a study found.
+
+    Attributes:
+        study: The study.
+        settings: The choices it was made with.
+        records: Every record of the tasks that are finished, in their order.
+        unfinished: Names of the tasks that there was no time for; what they have is kept.
+        seconds: Wall time of the call, compilation included.
+        out: Its folder.
+    """
+
+    study: Study
+    settings: Any
+    records: list[Record]
+    unfinished: list[str] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+    out: Path | None = None
+
+    def of(self, kind: str) -> pd.DataFrame:
+        """The records of a kind, one a row."""
+        return pd.DataFrame([record for record in self.records if record["kind"] == kind])
+
+    @functools.cached_property
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        return {}
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One of the study's tables."""
+        if name not in self._tables:
+            known = {table.name: table for table in self.study.tables}
+            make = lookup("table", name, known).make
+            self._tables[name] = make(self) if self.records else pd.DataFrame()
+        return self._tables[name]
+
+    @functools.cached_property
+    def claims(self) -> list[Verdict]:
+        """The claims, judged."""
+        return [
+            Verdict(claim, list(claim.checks(self)) if self.records else [])
+            for claim in self.study.claims
+        ]
+
+    @property
+    def verdict(self) -> str:
+        """The answer."""
+        return self.study.verdict(self) if self.records else "No run was made: nothing to compare."
+
+    @property
+    def notices(self) -> list[str]:
+        """What a reader must know before trusting a number."""
+        if not self.unfinished:
+            return []
+        return [
+            f"Time was over before {len(self.unfinished)} steps of work were done "
+            f"({', '.join(self.unfinished[:3])}{', ...' if len(self.unfinished) > 3 else ''}). "
+            "They are left out; --resume makes them."
+        ]
+
+
+def _items(value: Any) -> tuple:
+    """A tuple of one or several values, each once."""
+    alone = isinstance(value, str | Mapping) or not hasattr(value, "__iter__")
+    items = (value,) if alone else tuple(value)
+    unique: list[Any] = []
+    for item in items:
+        if not any(item is other or (_plain(item) and item == other) for other in unique):
+            unique.append(item)
+    return tuple(unique)
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, str | int | float)
+
+
+def spoken(value: Any) -> Any:
+    """A setting as it is stored: what has a name by that, and its checksum."""
+    if isinstance(value, tuple | list):
+        return [spoken(item) for item in value]
+    if isinstance(value, Mapping):
+        return ", ".join(map(str, value))
+    if hasattr(value, "checksum"):
+        return f"{value.name} ({value.checksum})"
+    if hasattr(value, "name"):
+        return value.name
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
+
+
+def at_least(settings: Any, **bounds: float) -> None:
+    """Refuse settings that are below a bound, by the name of their option."""
+    for name, bound in bounds.items():
+        value = getattr(settings, name)
+        if value is not None and not value >= bound:
+            raise ValueError(
+                f"--{name.replace('_', '-')} must be at least {bound:g}, not {value:g}."
+            )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the results."""
+    packages = ("jax", "jaxlib", "optax", "diffrax", "numpy")
+    return {
+        "odeopt": __version__,
+        **{name: metadata.version(name) for name in packages},
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,62 @@
+"""What a terminal of 80 columns shows of a study: the verdict, then its tables. Uses rich."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from .study import Results, Table
+
+MOST_COLUMNS = 6
+
+
+def show(results: Results, console: Console) -> None:
+    """Print the verdict, what must be known of it, claims and tables."""
+    for paragraph in (results.verdict, *results.notices):
+        console.print(Text(paragraph))
+    if results.claims:
+        rows = pd.DataFrame(verdict.row for verdict in results.claims)
+        console.print(grid(rows[["claim", "verdict", "holds"]]))
+    for table in results.study.tables:
+        data = results.table(table.name)
+        if table.terminal and len(data):
+            console.print(Text(f"\n{table.title}", style="bold"))
+            console.print(grid(_headed(table, data)))
+
+
+def _headed(table: Table, data: pd.DataFrame) -> pd.DataFrame:
+    names = [name for name in table.terminal if name in data][:MOST_COLUMNS]
+    return data[names].rename(columns={n: table.columns.get(n, (n, ""))[0] for n in names})
+
+
+def grid(data: pd.DataFrame) -> Grid:
+    """A table whose numbers are whole: only words may be folded."""
+    found = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for name in data:
+        numbers = pd.api.types.is_numeric_dtype(data[name])
+        found.add_column(
+            Text(str(name)),
+            justify="right" if numbers else "left",
+            no_wrap=numbers,
+            overflow="fold",
+        )
+    for row in data.itertuples(index=False):
+        found.add_row(*(Text(cell(value)) for value in row))
+    return found
+
+
+def cell(value: Any, digits: int = 3) -> str:
+    """A value as tables say it: three digits, a dash for nothing, "miss" for infinity."""
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+        return "–"
+    if isinstance(value, float | np.floating):
+        return "miss" if np.isinf(value) else f"{value:.{digits}g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(cell(item) for item in value)
+    return str(value)

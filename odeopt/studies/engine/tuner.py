@@ -1,0 +1,154 @@
+"""Which learning rates are tried on the tuning seed, and when enough have been."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .optimizers import Entry
+
+TUNING_SEED = 0
+"""The seed that chooses rates; it is never reported."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Learning rates `unit * ratio**k`, or a fixed list.
+
+    Attributes:
+        unit: The rate at k = 0.
+        ratio: Between neighbours of the finest grid.
+        first: The exponents to begin with, in this order, `stride` apart.
+        block: How many rates are added at a time beyond an end at which the best one lies.
+        most: Most blocks; a best rate that is still at an end is then reported as such.
+        stride: The distance of exponents while the grid grows.
+        refine: Whether the two neighbours beside the best rate, one exponent away, are tried last.
+        fixed: Rates given by the user, which are tried as they are.
+        dtype: Rates are rounded to it, so that a record holds the rate that was run.
+    """
+
+    unit: float
+    ratio: float
+    first: tuple[int, ...]
+    block: int = 3
+    most: int = 4
+    stride: int = 1
+    refine: bool = False
+    fixed: tuple[float, ...] = ()
+    dtype: Any = np.float64
+
+    def rates(self, exponents: Sequence[int]) -> list[float]:
+        """The rates of these exponents, or all that are fixed; each once, though they round."""
+        scaled = (self.unit * self.ratio ** float(k) for k in exponents)
+        rounded = [float(self.dtype(rate)) for rate in self.fixed or scaled]
+        return list(dict.fromkeys(rounded))
+
+    @classmethod
+    def octaves(cls, unit: float, **options: Any) -> "Grid":
+        """Seven octaves, 0.044 to 2.8 of `unit`, a stability limit."""
+        # Half octaves off, because a rate exactly at the limit is decided by rounding errors.
+        return cls(unit * 0.5**0.5, 2.0, tuple(range(-4, 3)), **options)
+
+    @classmethod
+    def half_decades(cls, top: float = 1.0, **options: Any) -> "Grid":
+        """Seven half decades that end at `top`."""
+        return cls(top, float(np.sqrt(10)), tuple(range(-6, 1)), **options)
+
+    @classmethod
+    def quarter_decades(cls, unit: float, **options: Any) -> "Grid":
+        """Half decades around `unit`, likely ones first, then the quarters beside the best."""
+        first = (0, 2, -2, 4, -4, 6, -6)
+        return cls(unit, 10**0.25, first, 1, 12, stride=2, refine=True, **options)
+
+
+def first_grid(entry: Entry, sharpness: float, dtype: Any, fixed: Sequence[float] = ()) -> Grid:
+    """Octaves around R/sharpness; half decades to 1 without R."""
+    options = {"fixed": tuple(fixed), "dtype": dtype}
+    if entry.limit is None or not np.isfinite(entry.limit):
+        return Grid.half_decades(entry.unit, **options)
+    return Grid.octaves(entry.limit / sharpness, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """What tuning found.
+
+    Attributes:
+        best: The rate of the lowest score; where every one missed, the smallest rate.
+        scores: The score of every rate that was tried, ascending rates; infinite for a miss.
+        place: Where the best one lies, as `place` says.
+    """
+
+    best: float
+    scores: dict[float, float]
+    place: str
+
+
+def tune(evaluate: Callable[[list[float]], Sequence[float]], grid: Grid) -> Tuned:
+    """Try rates until the best one has been tried with both its neighbours.
+
+    Args:
+        evaluate: The scores of rates that were not tried before, lower is better; infinity is a
+            miss, with which only smaller rates are tried on.
+        grid: The rates.
+    """
+    scores: dict[float, float] = {}
+    low, high = min(grid.first), max(grid.first)
+
+    def attempt(exponents: Sequence[int]) -> None:
+        new = [rate for rate in grid.rates(exponents) if rate not in scores]
+        scores.update(zip(new, map(float, evaluate(new)), strict=True) if new else ())
+
+    attempt(grid.first)
+    for _ in range(0 if grid.fixed else grid.most):
+        beyond = range(grid.stride, (grid.block + 1) * grid.stride, grid.stride)
+        at = place(scores)
+        if at in ("lower end", "none"):
+            attempt([low - k for k in beyond])
+            low -= beyond[-1]
+        elif at == "upper end":
+            attempt([high + k for k in beyond])
+            high += beyond[-1]
+        else:
+            break
+    if grid.refine and not grid.fixed:
+        middle = round(np.log(_best(scores) / grid.unit) / np.log(grid.ratio))
+        attempt([middle - 1, middle + 1])
+    return Tuned(_best(scores), dict(sorted(scores.items())), place(scores))
+
+
+def _best(scores: Mapping[float, float]) -> float:
+    return min(scores, key=lambda rate: (scores[rate], rate))
+
+
+def place(scores: Mapping[float, float]) -> str:
+    """Where the best of these rates lies.
+
+    Returns:
+        "interior", "next to divergence", "lower end", "upper end", or "none" where every rate
+        missed.
+    """
+    rates = sorted(scores)
+    losses = np.array([scores[rate] for rate in rates])
+    if not np.isfinite(losses).any():
+        return "none"
+    best = int(np.argmin(losses))
+    if best == 0:
+        return "lower end"
+    if best == len(rates) - 1:
+        return "upper end"
+    return "interior" if np.isfinite(losses[best + 1]) else "next to divergence"
+
+
+def bracket(diverged: Mapping[float, bool]) -> tuple[float, float]:
+    """The largest rate up to which none diverged and the smallest that did.
+
+    NaN where the smallest rate diverged, infinity where none did: the limit lies between.
+    """
+    stable = np.nan
+    for rate in sorted(diverged):
+        if diverged[rate]:
+            return stable, rate
+        stable = rate
+    return stable, np.inf

@@ -1,0 +1,151 @@
+"""Problems of a user: plain functions, Flax, Equinox; and what is no problem."""
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import odeopt
+from odeopt.studies import Problem, stability
+from odeopt.studies.engine.optimizers import contenders
+from odeopt.studies.engine.races import refuse_broken
+
+X = np.linspace(-1, 1, 24, dtype=np.float32)[:, None]
+Y = np.sin(3 * X)
+SMALL = {"solvers": ["sgd", "rk4"], "seeds": 1, "gradients": 24}
+
+
+def plain():
+    def loss(params, batch):
+        x, y = batch
+        return jnp.mean((jnp.tanh(x @ params["w"]) @ params["v"] - y) ** 2)
+
+    def init(seed):
+        a, b = jax.random.split(jax.random.key(seed))
+        return {"w": jax.random.normal(a, (1, 8)), "v": 0.1 * jax.random.normal(b, (8, 1))}
+
+    return Problem(loss, init, (X, Y), name="plain")
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(nn.tanh(nn.Dense(8)(x)))
+
+
+def with_flax():
+    model = Net()
+    return Problem(
+        lambda params, batch: jnp.mean((model.apply(params, batch["x"]) - batch["y"]) ** 2),
+        lambda seed: model.init(jax.random.key(seed), X[:1]),
+        {"x": X, "y": Y},
+        name="flax",
+        batch_size=8,
+    )
+
+
+def with_equinox():
+    def loss(model, batch, key):
+        x, y = batch
+        noise = 0.01 * jax.random.normal(key, x.shape)
+        return jnp.mean((jax.vmap(model)(x + noise) - y) ** 2), {"aux": 1}
+
+    return Problem(
+        loss,
+        lambda seed: eqx.nn.MLP(1, 1, 8, 1, activation=jax.nn.tanh, key=jax.random.key(seed)),
+        (X, Y),
+        name="equinox",
+        has_aux=True,
+        weight_decay=1e-3,
+        validation=(X, Y),
+        metric=lambda model, held: jnp.max(jnp.abs(jax.vmap(model)(held[0]) - held[1])),
+    )
+
+
+@pytest.mark.parametrize("make", [plain, with_flax, with_equinox])
+def test_a_model_of_ones_own_is_raced(make):
+    problem = make()
+    assert problem.dtype == np.float32
+    results = stability.run(problems=[problem], **SMALL)
+    runs = results.of("run")
+    assert set(runs.problem) == {problem.name}
+    assert (runs.status == "ok").any()
+    assert set(runs.gradients[runs.status == "ok"]) == {24}
+    assert "sgd" in results.verdict
+    assert bool(len(runs.validation.iloc[0])) == bool(problem.metric)
+
+
+def test_a_problem_runs_in_the_precision_it_was_made_in():
+    assert not plain().x64
+    with jax.enable_x64(True):
+        assert plain().x64
+        assert plain().dtype == np.float64
+
+
+def test_two_optimizers_of_ones_own_take_part_and_theory_is_read_off_them():
+    import optax
+
+    mine = {"mine": lambda h: optax.chain(optax.clip(1.0), optax.sgd(h)), "ours": odeopt.heun}
+    results = stability.run(problems=[plain()], solvers=["sgd", mine], seeds=1, gradients=12)
+    about = results.of("run").drop_duplicates("optimizer").set_index("optimizer")
+    assert list(about.gradients_per_step) == [1, 1, 2]
+    assert about.R.round(3).tolist()[2] == 2.0
+    assert np.isnan(about.R["mine"])
+
+
+def test_own_problems_are_resumed_and_others_are_not(tmp_path):
+    out = tmp_path / "out"
+    first = stability.run(problems=[plain()], out=out, **SMALL)
+    again = stability.run(problems=[plain()], out=out, resume=True, **SMALL)
+    assert again.records == first.records
+    other = Problem(plain().loss, plain().init, (X, 2 * Y), name="plain")
+    with pytest.raises(ValueError, match="other settings"):
+        stability.run(problems=[other], out=out, resume=True, **SMALL)
+
+
+def line(params, batch):
+    return jnp.mean((batch[0] * params - batch[1]) ** 2)
+
+
+def start(seed):
+    return jnp.zeros(())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": lambda p, b: (b[0] * p - b[1]) ** 2}, r"shape \(24, 1\).*jnp\.mean"),
+        ({"loss": lambda p, b: (line(p, b), 1)}, "has_aux=True"),
+        ({"has_aux": True}, r"returns \(loss, aux\); it does not"),
+        ({"loss": lambda p: p}, r"loss\(params, batch\) fails"),
+        ({"loss": 3}, "loss= and init= are functions"),
+        ({"init": lambda seed: jnp.zeros((), int)}, "init gives whole numbers.*write 0.0 for 0"),
+        ({"init": lambda seed: {"w": 0}}, r"whole numbers at \['w'\]"),
+        ({"init": lambda key: jax.random.normal(key, (2,))}, r"jax\.random\.key\(seed\)"),
+        ({"init": lambda seed: ()}, "init gives no floating-point array"),
+        ({"data": (X, Y[:20]), "batch_size": 4}, "20 and 24 rows.*one row an example"),
+        ({"data": (X, Y[:20])}, r"fails on arrays of shapes \(24, 1\), \(20, 1\)"),
+        ({"data": ([1.0], Y)}, r"data hold a float: give arrays"),
+        ({"batch_size": 25}, "batch_size is 25, which must be 1 to 24"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_what_is_no_problem_says_in_one_line_what_to_write(changes, message):
+    given = {"loss": line, "init": start, "data": (X, Y), "name": "mine", **changes}
+    with pytest.raises(ValueError, match=message) as error:
+        Problem(**given)
+    assert "'mine'" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_optimizer_that_gives_nan_at_once_is_refused():
+    import optax
+
+    broken = {"broken": lambda h: optax.chain(optax.scale(jnp.nan), optax.sgd(h))}
+    with pytest.raises(ValueError, match="'broken' gives NaN or infinity in its first step"):
+        stability.run(problems=[plain()], solvers=["sgd", broken], seeds=1, gradients=12)
+    lost = Problem(line, lambda seed: jnp.full((), jnp.nan), (X, Y))
+    with pytest.raises(ValueError, match="has a loss of nan at the initial point"):
+        refuse_broken(lost, contenders({"fine": odeopt.euler})[0])
