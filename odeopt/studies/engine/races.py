@@ -385,7 +385,8 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     `best_rate_per_gradient`, `best_at` (as `tuner.place` says), `loss_median`, `loss_min`,
     `loss_max` (of the fresh seeds at that rate, infinite for a miss), `initial_loss`,
     `sensitivity`, `width_octaves`, `rates`, `runs`, `diverged` (the last three over all rates and
-    seeds), `stable` and `unstable` (as `brackets` says). No times: equal runs give equal tables.
+    seeds), `stable` and `unstable` (as `brackets` says, None where none did). No times: equal runs
+    give equal tables.
     """
     return pd.DataFrame([_row(mine) for _, mine in runs.groupby(PAIR, sort=False)])
 
@@ -424,7 +425,7 @@ def _row(runs: pd.DataFrame) -> dict[str, Any]:
         "runs": len(runs),
         "diverged": int((runs.status == "diverged").sum()),
         "stable": stable,
-        "unstable": unstable,
+        "unstable": unstable if np.isfinite(unstable) else None,
     }
 
 
