@@ -5,9 +5,13 @@ from typing import Any
 import numpy as np
 
 
+KNOWN = (int, float, np.number)
+"""Types of numbers that are not traced. (Where there is one question a leaf, ask without a call.)"""
+
+
 def is_known(number: Any) -> bool:
     """Whether a hyper-parameter is a Python or NumPy number, not one that is traced."""
-    return isinstance(number, int | float | np.number)
+    return isinstance(number, KNOWN)
 
 
 def is_whole(number: Any) -> bool:

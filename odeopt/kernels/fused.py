@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..checks import is_known
+from ..checks import KNOWN
 from .choice import INTERPRETED, PLATFORMS, current, where
 
 Number = float | Array
@@ -109,7 +109,7 @@ def rounded(number: Number, array: Array) -> Number:
 
 def _parted(numbers: Sequence[Any]) -> tuple[tuple[float | None, ...], tuple[Array, ...]]:
     """The floats, None in the place of others, and the others."""
-    floats = [float(n) if is_known(n) else None for n in numbers]
+    floats = [float(n) if isinstance(n, KNOWN) else None for n in numbers]
     others = [n for n, known in zip(numbers, floats, strict=True) if known is None]
     return tuple(floats), tuple(others)
 
