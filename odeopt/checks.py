@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 
-
 KNOWN = (int, float, np.number)
-"""Types of numbers that are not traced. (Where there is one question a leaf, ask without a call.)"""
+"""Types of numbers that are not traced: for questions that are asked once a leaf."""
 
 
 def is_known(number: Any) -> bool:
