@@ -150,23 +150,26 @@ def _answer(results: Results) -> list[str]:
 
 def verdict(results: Results) -> str:
     """The answer in two sentences: what gradient descent follows, and what that does."""
-    orders, trends, words = results.of("order"), results.table("trends"), []
+    orders, words = results.of("order"), []
     if len(orders):
         miss = int((abs(orders.observed - orders.order) >= drift_orders.NEAR).sum())
         words.append(
             "Gradient descent follows the flow of E + (h/4)‖grad E‖² one order better than "
             f"gradient flow, and {len(orders) - miss} of {len(orders)} orders are theory's."
         )
-    if len(trends):
-        most = trends[trends["largest"] == trends.groupby("problem")["largest"].transform("max")]
-        words.append(
-            f"As the rate grows, gradient norm and sharpness fall in {most.falling.sum()} of "
-            f"{most.seeds.sum()} comparisons, by {_range(-100 * most.change)} % at the largest "
-            f"rate. Of that, cancelling the drift to order 2 removes {_range(100 * most.removed)} "
-            "% (below 0 the trend is turned around), to order 3 "
-            f"{_range(100 * most['by order 3'])} %."
-        )
+    words += [_falls_by(results)] if len(results.table("trends")) else []
     return " ".join(words) or "Nothing was measured yet."
+
+
+def _falls_by(results: Results) -> str:
+    trends = results.table("trends")
+    most = trends[trends["largest"] == trends.groupby("problem")["largest"].transform("max")]
+    return (
+        f"As the rate grows, gradient norm and sharpness fall in {most.falling.sum()} of "
+        f"{most.seeds.sum()} comparisons, by {_range(-100 * most.change)} % at the largest rate. "
+        f"Of that, cancelling the drift to order 2 removes {_range(100 * most.removed)} % (below "
+        f"0 the trend is turned around), to order 3 {_range(100 * most['by order 3'])} %."
+    )
 
 
 def _falls(results: Results) -> list[Check]:
@@ -233,7 +236,7 @@ def _draw_removed(results: Results) -> Plot | None:
     trends = results.table("trends")
     if trends.empty:
         return None
-    plot, dashes = Plot(), {"removed": "-", "by order 3": "-.", "restored": "--"}
+    plot, dashes = Plot(), {"removed": "-", "by order 3": ":", "restored": "--"}
     for (problem, quantity), mine in trends.groupby(["problem", "quantity"], sort=False):
         title = f"{problem}, {quantity}"
         axes = plot.panel(title, "largest h · first sharpness", "share of the trend")
@@ -243,11 +246,10 @@ def _draw_removed(results: Results) -> Plot | None:
                 axes.plot(here["edge"], here[share], **style)
             plot.key(f"flow time {number}", color=COLOURS[number], linestyle="-")
         plain_log(axes, list(mine["edge"].unique()))
-        axes.axhline(ENOUGH, color=INK, linewidth=1, linestyle=":")
+        axes.axhline(ENOUGH, color=INK, linewidth=1)
         axes.set_ylim(-0.6, 1.1)
     for share, dash in dashes.items():
         plot.key(share, linestyle=dash)
-    plot.key(f"{ENOUGH:.0%}", linestyle=":")
     return plot
 
 
@@ -272,15 +274,15 @@ FIGURES = (
         "What the rate changes at equal flow time: gradient norm and sharpness, in percent of "
         "where the counter-term leads at the smallest rate, paired by seed; mean and range of the "
         "seeds. Flat is what gradient flow would give.",
-        lambda r: (_answer(r)[-1:] or [""])[0],
+        _falls_by,
     ),
     Figure(
         "removed",
         _draw_removed,
         "The share of the trend that the counter-term removes, to its order 2 or 3, and that the "
         "explicit penalty at the smallest rate restores, when rates up to the one on the axis are "
-        "compared. All are terms of a series in h. What is below the frame is a trend turned "
-        "around.",
+        "compared. All are terms of a series in h. The line is at "
+        f"{ENOUGH:.0%}; what is below the frame is a trend turned around.",
         lambda r: "All shares get better to the left, where rates are small.",
     ),
     drift_orders.ERRORS,

@@ -36,28 +36,6 @@ def main() -> None:
 
 
 @app.command()
-def equivalence(
-    out: Annotated[Path | None, _folder("equivalence-report")] = None,
-    resume: Annotated[bool, RESUME] = False,
-) -> None:
-    """Is a learning rate a step size, and where does that stop?
-
-    Measures flow time, stability limits and orders of solvers, momentum and Adam, and writes
-    tables, plots and report.html with a verdict on every claim. Takes about two minutes.
-    """
-    console = Console()
-    from .equivalence import figures, page, run  # noqa: PLC0415
-    from .folder import default_path  # noqa: PLC0415
-
-    with _mistakes_told():
-        folder = out or default_path(resume, "equivalence-report")
-        result = run(out=folder, resume=resume, console=console)
-    result.show(console)
-    path = page.write(result, folder, figures.draw(result.records, folder))
-    console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
-
-
-@app.command()
 def untuned(
     problems: Annotated[
         list[str] | None,
