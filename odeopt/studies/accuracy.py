@@ -76,8 +76,8 @@ def observed_order(entry: Entry, coarsest: int, *, modified: bool = False) -> Or
             follows one order better, with the step size in it: see `flow_of`.
     """
     problem = path_problem()
-    data = tuple(jnp.asarray(array) for array in problem.data)
-    start = problem.init(0)
+    data = jax.tree.map(jnp.asarray, problem.data)
+    start = problem.start(0)
 
     @jax.jit
     def end(rate: jax.Array, steps: int) -> jax.Array:
@@ -120,12 +120,12 @@ def flow_of(problem: Problem, tolerance: float, *, modified: bool = False) -> Fl
         of which is the start; without `modified`, h is ignored. Calls with the same times and any
         h compile once.
     """
-    data = tuple(jnp.asarray(array) for array in problem.data)
-    start, unravel = ravel_pytree(problem.init(0))
+    data = jax.tree.map(jnp.asarray, problem.data)
+    start, unravel = ravel_pytree(problem.start(0))
 
     def field(_: Any, point: jax.Array, args: Any) -> jax.Array:
         data, h = args
-        gradient = jax.grad(lambda flat: problem.loss(unravel(flat), data))
+        gradient = jax.grad(lambda flat: problem.full_loss(unravel(flat), data))
         if not modified:
             return -gradient(point)
         slope = gradient(point)

@@ -36,28 +36,6 @@ def main() -> None:
 
 
 @app.command()
-def equivalence(
-    out: Annotated[Path | None, _folder("equivalence-report")] = None,
-    resume: Annotated[bool, RESUME] = False,
-) -> None:
-    """Is a learning rate a step size, and where does that stop?
-
-    Measures flow time, stability limits and orders of solvers, momentum and Adam, and writes
-    tables, plots and report.html with a verdict on every claim. Takes about two minutes.
-    """
-    console = Console()
-    from .equivalence import figures, page, run  # noqa: PLC0415
-    from .folder import default_path  # noqa: PLC0415
-
-    with _mistakes_told():
-        folder = out or default_path(resume, "equivalence-report")
-        result = run(out=folder, resume=resume, console=console)
-    result.show(console)
-    path = page.write(result, folder, figures.draw(result.records, folder))
-    console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
-
-
-@app.command()
 def untuned(
     problems: Annotated[
         list[str] | None,
@@ -197,55 +175,6 @@ def stiff(
         )
     result.show(console)
     path = report.write(result, folder, figures.draw(result, folder))
-    console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
-
-
-@app.command()
-def drift(
-    problems: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAMES",
-            help="Networks, separated by commas: digits-mse, digits-ce.",
-            show_default="both",
-        ),
-    ] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(help="Initial points of the networks.", show_default="3; 5 with --full"),
-    ] = None,
-    out: Annotated[Path | None, _folder("drift-report")] = None,
-    full: Annotated[
-        bool,
-        typer.Option(
-            "--full/--quick",
-            help="A smaller rate, longer runs and more seeds (about ten minutes on "
-            "two cores), or a first answer in two minutes.",
-        ),
-    ] = False,
-    resume: Annotated[bool, RESUME] = False,
-) -> None:
-    """What is the drift of gradient descent, and what does it do to a network?
-
-    Compares iterates with flows and modified flows, and trends of gradient norm and sharpness with
-    the rate, with the drift's counter-term and without, and writes tables, plots and report.html.
-    """
-    console = Console()
-    from .drift import figures, page, run  # noqa: PLC0415
-    from .folder import default_path  # noqa: PLC0415
-
-    with _mistakes_told():
-        folder = out or default_path(resume, "drift-report")
-        result = run(
-            problems=_split(problems, str, "--problems"),
-            seeds=seeds,
-            out=folder,
-            full=full,
-            resume=resume,
-            console=console,
-        )
-    result.show(console)
-    path = page.write(result, folder, figures.draw(result.records, folder))
     console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
 
 

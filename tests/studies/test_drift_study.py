@@ -1,14 +1,16 @@
-"""The drift study: how trends are read, how runs are paired, and what the command leaves."""
+"""The drift study: how trends are read, how runs are paired, and what the study leaves."""
 
-import jax
+import dataclasses
+import html
+
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from odeopt.studies import drift
-from odeopt.studies.drift import beyond, paths, study, trends
-from odeopt.studies.old_cli import app
+from odeopt.studies import Problem, drift, drift_orders, drift_pictures
+from odeopt.studies.drift_trends import Bench, held_out, judge
+from odeopt.studies.engine import Results, page
 from odeopt.studies.problems import build
 
 SLOPES = {
@@ -24,7 +26,7 @@ def known(bend=50.0):
     return [
         {
             "kind": "trend", "problem": "p", "variant": variant, "rate": rate, "time": 1.0,
-            "seed": seed, "first sharpness": 2.0, "loss": 1.0, "drift": 0.1, "test error": 0.1,
+            "seed": seed, "first sharpness": 2.0, "loss": 1.0, "drift": 0.1, "validation": 0.1,
             "gradient norm": seed * np.exp(slope * rate),
             "sharpness": seed * np.exp(-slope * rate + bend * max(rate - 0.2, 0)),
         }
@@ -35,7 +37,7 @@ def known(bend=50.0):
 
 
 def test_a_trend_that_is_known_is_read_as_it_is():
-    verdict = trends.judge(pd.DataFrame(known())).set_index(["quantity", "largest"])
+    verdict = judge(pd.DataFrame(known())).set_index(["quantity", "largest"])
     assert len(verdict) == 2 * 3
     for largest in (0.1, 0.2):
         for quantity, sign in [("gradient norm", 1), ("sharpness", -1)]:
@@ -54,33 +56,59 @@ def test_a_trend_turned_around_is_not_removed():
     table = pd.DataFrame(known(0.0))
     other = table["variant"] == "counter-term"
     table.loc[other, "gradient norm"] = np.exp(3.0 * table["rate"][other])
-    verdict = trends.judge(table)
+    verdict = judge(table)
     assert np.allclose(verdict[verdict["quantity"] == "gradient norm"]["removed"], -0.5)
 
 
-def test_the_answer_says_up_to_where_enough_is_removed():
-    result = study.Result(known(), {}, 1.0, {"p": "known"})
-    norm, sharpness = result.answer
+def results(records):
+    return Results(drift.STUDY, drift.Settings(), records)
+
+
+def test_the_answer_says_between_which_rates_enough_is_removed():
+    found = results(known())
+    norm, sharpness = found.study.answer(found)
     assert "falls with the rate in 3 of 3" in norm
     assert "removes 95 % of that trend (with its next term 100 %)" in norm
-    assert "up to h·sharpness = 0.8" in norm
+    assert "at every rate here, up to h·sharpness = 0.8" in norm
     assert "0 of 3" in sharpness
     weak = [
         {**r, "gradient norm": np.exp(-r["rate"])} if r["variant"] == "counter-term" else r
         for r in known()
     ]
-    answer = study.Result(weak, {}, 1.0, {"p": "known"}).answer[0]
-    assert "At no rate here is it 80 %" in answer
-    assert "closest is 50 %" in answer
+    assert "at no rate from h·sharpness = 0.2 on" in drift.STUDY.answer(results(weak))[0]
+    trends = pd.DataFrame(
+        {"edge": [0.1, 0.1, 0.2, 0.2, 0.4, 0.4], "removed": [0.9, 0.9, 0.9, 0.7, 0.9, 0.9]}
+    )
+    assert drift.reach(trends) == (0.1, 0.2)
+
+
+def test_claims_turn_with_what_was_measured():
+    words = {verdict.claim.name: verdict.word for verdict in results(known(0.0)).claims}
+    assert words == {
+        "orders": "not measured",
+        "falls": "holds in part",  # the sharpness of `known` rises
+        "removed": "holds",
+        "removed by order 3": "holds",
+        "restored": "holds",
+    }
+
+
+def test_what_is_not_finite_is_no_trend():
+    broken = [{**r, "sharpness": None} if r["rate"] == 0.4 else r for r in known()]
+    found = judge(drift.runs_of(results(broken))).set_index(["quantity", "largest"])
+    assert np.isnan(found.loc["sharpness", 0.4]["slope"])
+    assert found.loc["sharpness", 0.4]["falling"] == 0
+    assert found.loc["sharpness", 0.2]["slope"] == pytest.approx(2.0)
 
 
 @pytest.fixture(scope="module")
 def small():
-    problem = trends.held_out(build(["digits-ce"])[0], 1697)
-    bench = trends.Bench(problem, trends.Plan((0.1, 0.2), (0.4, 0.8)), 2)
-    wanted = [("gradient descent", 0.1), ("gradient descent", 0.2), ("explicit", 0.2)]
-    wanted += [("counter-term", 0.2), ("counter-term, order 3", 0.2)]
-    runs = {key: pd.DataFrame(bench.run(*key)) for key in wanted}
+    problem = dataclasses.replace(held_out(build(["digits-ce"])[0], 1697), name="100 digits")
+    bench = Bench(problem, seeds=2, halvings=1, times=2)
+    bench.plan = 0.2, (2, 4)
+    wanted = [("gradient descent", 1), ("gradient descent", 0), ("explicit", 0)]
+    wanted += [("counter-term", 0), ("counter-term, order 3", 0)]
+    runs = {(name, 0.2 / 2**k): pd.DataFrame(bench.run(name, k)) for name, k in wanted}
     return problem, runs
 
 
@@ -91,7 +119,7 @@ def test_runs_are_paired_and_end_at_equal_flow_times(small):
         assert list(zip(table["time"], table["seed"], strict=True)) == [
             (time, seed) for time in (0.4, 0.8) for seed in (1, 2)
         ]
-        assert np.all(table["test error"].between(0, 1))
+        assert np.all(table["validation"].between(0, 1))
     plain, far = (runs["gradient descent", rate]["loss"] for rate in (0.1, 0.2))
     assert np.all(abs(far - plain) < 0.05 * plain)  # the same flow time: they differ by drift
     near = runs["explicit", 0.2]["loss"]
@@ -107,87 +135,90 @@ def test_the_counter_terms_meet_beyond_gradient_descent(small):
         assert np.all(abs(runs[variant, 0.2]["loss"] - flow) < 0.2 * abs(fast - flow))
 
 
-def test_a_time_that_is_no_multiple_of_a_rate_is_refused():
-    with pytest.raises(ValueError, match=r"no multiple of the rate 0\.3"):
-        trends.Plan((0.1, 0.3), (1.0,))
+def cubic():
+    """A model of a user's own, in mini-batches, with data that are held out."""
+    x = np.linspace(-1, 1, 64)
 
+    def loss(params, batch):
+        hidden = jnp.tanh(batch[0][:, None] * params["w"] + params["b"])
+        return jnp.mean((hidden @ params["v"] - batch[1]) ** 2)
 
-@pytest.fixture
-def tiny(monkeypatch):
-    """Everything that the study does, in a few steps and from few examples."""
-    monkeypatch.setattr(trends, "HELD_OUT", 1697)
-    plan = trends.Plan((0.1, 0.2), (0.4,))
-    monkeypatch.setattr(trends, "QUICK", {"digits-ce": plan})
-    monkeypatch.setattr(paths, "PATHS", {"product": paths.product})
-    monkeypatch.setattr(trends.held_out, "__defaults__", (1697,))
+    def init(seed):
+        draw = np.random.default_rng(seed).standard_normal
+        return {name: jnp.asarray(draw(4)) for name in "wbv"}
+
+    data, kept = (x[::2], x[::2] ** 3), (x[1::2], x[1::2] ** 3)
+    return Problem(loss, init, data, name="cubic", batch_size=8, validation=kept)
 
 
 @pytest.mark.slow
-def test_the_command_ends_with_files_and_a_page_and_goes_on(tiny, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    call = lambda *words: CliRunner(env={"COLUMNS": "200"}).invoke(app, ["drift", *words])
-    first = call("--seeds", "1")
-    assert first.exit_code == 0, first.output
-    folder = tmp_path / "drift-report"
-    names = {path.name for path in folder.iterdir()}
-    tables = {"orders.csv", "trends.csv", "runs.csv"}
-    figures = {f"{name}.png" for name in drift.figures.CAPTIONS}
-    assert {"runs.jsonl", "settings.json", "report.html"} | tables | figures == names
-    orders = pd.read_csv(folder / "orders.csv")
-    assert len(orders) == len(paths.CLAIMS)
+def test_a_study_of_ones_own_problem_leaves_tables_and_a_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(drift_orders, "PATHS", {"product": drift_orders.product})
+    settings = {"problems": cubic(), "seeds": 2, "halvings": 1, "times": 1}
+    found = drift.run(**settings, out=tmp_path)
+    orders = pd.read_csv(tmp_path / "orders.csv")
+    assert len(orders) == len(drift_orders.COMPARED)
     assert np.all(abs(orders["observed"] - orders["order"]) < 0.1)
-    page = (folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == len(figures)
-    assert "http://" not in page
-    assert "https://" not in page
-    assert "orders in h, 6 were observed within 0.1" in page.replace("\n", " ")
-    assert not jax.config.jax_enable_x64  # as it was
+    runs = drift.runs_of(found)
+    assert len(runs) == 4 * 2 * 2
+    assert runs["validation"].gt(0).all()
+    assert runs["rate"].max() * runs["first sharpness"][0] == pytest.approx(1, rel=0.06)
+    ends = runs.pivot(index=["variant", "seed"], columns="rate", values="loss").diff(axis=1)
+    moved = abs(ends.iloc[:, -1]).unstack("seed")  # by the rate, which drift is the reason for
+    assert (moved.loc["counter-term, order 3"] < 0.5 * moved.loc["gradient descent"]).all()
+    text = html.unescape(page.write(found, tmp_path).read_text())
+    for figure in drift.FIGURES:
+        assert f'id="{figure.name}"' in text
+        assert list((tmp_path / "figures").glob(f"{figure.name}-*.svg"))
+    for words in (found.verdict, "Of 6 orders in h, 6 were observed within 0.1"):
+        assert words in text
+    again = drift.run(**settings, out=tmp_path, resume=True)
+    assert again.records == found.records
 
-    # a kill in the middle: what is there is kept, the rest is made again
-    lines = (folder / "runs.jsonl").read_text().splitlines(keepends=True)
-    (folder / "runs.jsonl").write_text("".join(lines[:-1]))
-    again = drift.run(seeds=1, out=folder, resume=True)
-    assert (folder / "runs.jsonl").read_text().splitlines(keepends=True)[:-1] == lines[:-1]
-    assert len(again.runs) == 4 * 2
 
-    with pytest.raises(ValueError, match="other settings"):
-        drift.run(seeds=2, out=folder, resume=True)
-    for words, message in [
-        (["--problems", "digits-c"], "unknown problem 'digits-c': did you mean digits-ce?"),
-        (["--seeds", "0"], "--seeds must be at least 1, not 0."),
-    ]:
-        wrong = call(*words)
-        assert wrong.exit_code == 2
-        assert message in wrong.stderr
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"problems": "digits-c"}, "unknown problem 'digits-c': did you mean digits-ce"),
+        ({"seeds": 0}, "--seeds must be at least 1, not 0."),
+        ({"times": 4}, "--times must be at most 3, not 4."),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        drift.run(**settings)
 
 
 def test_the_principal_flow_that_is_drawn_meets_every_iterate(x64):
-    records = beyond.directions()
+    records = drift_pictures.directions()
     for r in records:
         factor = 1 - r["curvature"]
         np.testing.assert_allclose(
-            r["iterates"], factor ** np.arange(beyond.STEPS + 1), rtol=1e-12, atol=1e-15
+            r["iterates"], factor ** np.arange(drift_pictures.STEPS + 1), rtol=1e-12, atol=1e-15
         )
         assert r["distance"] < 1e-6  # of solving to 1e-8, and growing
         np.testing.assert_allclose(
-            np.abs(r["envelope"][:: beyond.SEEN]), np.abs(r["iterates"]), rtol=1e-5, atol=1e-8
+            np.abs(r["envelope"][:: drift_pictures.SEEN]),
+            np.abs(r["iterates"]),
+            rtol=1e-5,
+            atol=1e-8,
         )
 
 
 def test_the_iterates_that_are_drawn_settle_where_the_central_flow_says(x64):
-    [record] = beyond.edge()
+    [record] = drift_pictures.edge()
     x, curvature = np.transpose(record["iterates"])
-    edge = 2 / beyond.EDGE_STEP
+    edge = 2 / drift_pictures.EDGE_STEP
     np.testing.assert_allclose(record["flow"][-100:], edge, rtol=1e-6)
-    np.testing.assert_allclose(record["variance"][-1], 2 * beyond.DRIVE, rtol=1e-6)
-    np.testing.assert_allclose(x[-100:] ** 2, 2 * beyond.DRIVE, rtol=1e-3)
+    np.testing.assert_allclose(record["variance"][-1], 2 * drift_pictures.DRIVE, rtol=1e-6)
+    np.testing.assert_allclose(x[-100:] ** 2, 2 * drift_pictures.DRIVE, rtol=1e-3)
     # by the fourth derivative, which the central flow does not see
-    settled = edge + 2 * beyond.SOFTNESS * beyond.DRIVE
+    settled = edge + 2 * drift_pictures.SOFTNESS * drift_pictures.DRIVE
     np.testing.assert_allclose(curvature[-100:], settled, rtol=1e-4)
     assert record["gradient flow"][-1] > 2 * edge
 
 
 def test_the_epoch_flow_of_the_order_is_the_closest_to_its_iterates(x64):
-    plain, any_order, this_order = (record["distance"][1:] for record in beyond.epochs())
+    plain, any_order, this_order = (record["distance"][1:] for record in drift_pictures.epochs())
     assert np.all(this_order < 0.5 * any_order)
     assert np.all(this_order < 0.5 * plain)

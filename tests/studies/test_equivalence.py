@@ -1,21 +1,18 @@
 """Laws of the study: flows against closed forms, verdicts that follow from the figures."""
 
-import functools
 import html
-import re
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from odeopt import flows, solvers
-from odeopt.studies import accuracy
+from odeopt.studies import accuracy, equivalence
+from odeopt.studies import equivalence_claims as claims
+from odeopt.studies import equivalence_paths as paths
+from odeopt.studies.engine import Problem, Results, page
+from odeopt.studies.engine.optimizers import find
 from odeopt.studies.engine.runner import POINTS, Runner
-from odeopt.studies.equivalence import claims, figures, methods, page, paths, study
-from odeopt.studies.equivalence.deviations import deviations, on_clock, relative
-from odeopt.studies.old_cli import app
-from odeopt.studies.problems import Problem
+from odeopt.studies.equivalence_paths import deviations, on_clock, relative
 
 EIGENVALUES = np.array([1.0, 0.3, 0.05])
 
@@ -67,21 +64,29 @@ def test_adams_flow_with_equal_moments_at_the_start_moves_like_the_sign(x64):
     np.testing.assert_allclose(losses, exact, rtol=1e-7)
 
 
-@pytest.mark.parametrize("entry", methods.limited(), ids=lambda entry: entry.name)
-def test_stated_limits_are_those_of_the_solvers(entry):
-    b = methods.momentum_of(entry)
-    if entry.name.startswith("heavy"):
-        limit = solvers.stability_limit(flows.HeavyBallFlow(b), solvers.Lie())
-    elif entry.name.startswith("nesterov"):
-        limit = solvers.stability_limit(flows.NesterovFlow(b), solvers.Lie())
-    else:
-        limit = entry.limit
-    assert entry.limit == pytest.approx(limit, rel=1e-5)
+def test_limits_are_those_of_theory():
+    limits = {entry.name: entry.limit for entry in paths.limited()}
+    for b in (0.5, 0.9, 0.99):
+        assert limits[f"heavy ball {b:g}"] == pytest.approx(2 * (1 + b), rel=1e-6)
+    assert limits["nesterov 0.9"] == pytest.approx(2 * 1.9 / 2.8, rel=1e-6)
+    assert limits["heun"] == pytest.approx(2)
+
+
+def test_the_flow_of_a_quadratic_with_another_minimum_is_solved(x64):
+    shifted = Problem(
+        lambda params, batch: modes().loss(params, batch) + 1.0,
+        lambda seed: jnp.ones(3),
+        (EIGENVALUES,),
+        quadratic=True,
+    )
+    times = np.linspace(0, 20, POINTS + 1)
+    there, here = paths.flow_losses(shifted)(times), paths.flow_losses(modes())(times)
+    np.testing.assert_allclose(there, here + 1, rtol=1e-8)
 
 
 def test_runs_on_flow_time_converge_with_the_order(swept):
     for name, order in {"euler": 1, "heun": 2, "rk4": 4}.items():
-        rows = deviations(swept(methods.find(name))).sort_values("step")
+        rows = deviations(swept(find(name))).sort_values("step")
         ends = rows.end.abs().to_numpy()[:2]  # the two smallest steps
         assert np.log2(ends[1] / ends[0]) == pytest.approx(order, abs=0.25), name
         above = rows[rows.relative_rate > 1]
@@ -90,16 +95,16 @@ def test_runs_on_flow_time_converge_with_the_order(swept):
 
 
 def test_momentum_errs_by_its_factor_on_the_delayed_clock(swept):
-    euler = {row.step: row.end for row in deviations(swept(methods.find("euler"))).itertuples()}
+    euler = {row.step: row.end for row in deviations(swept(find("euler"))).itertuples()}
     for b in (0.5, 0.9):
-        rows = deviations(swept(methods.heavy_ball(b)))
+        rows = deviations(swept(paths.heavy_ball(b)))
         row = rows[rows.step.isin(list(euler))].sort_values("step").iloc[0]
         factor = np.log1p(row.delayed_end) / np.log1p(euler[row.step])
         assert factor == pytest.approx((1 + b) / (1 - b), rel=claims.NEAR)
 
 
 def test_a_rate_is_the_share_of_the_step_that_momentum_takes(swept):
-    for record in swept(methods.heavy_ball(0.9)):
+    for record in swept(paths.heavy_ball(0.9)):
         assert record["learning_rate"] == pytest.approx(0.1 * record["step"])
         assert record["times"][1] * POINTS == pytest.approx(record["times"][-1])
 
@@ -129,40 +134,41 @@ def path(family, optimizer, relative_rate, off, **more):
     }  # fmt: skip
 
 
-def verdict(claim, records):
-    return claim(records).verdict
+def judged(records):
+    """The verdicts by the name of their claim."""
+    found = Results(equivalence.STUDY, equivalence.Settings(), records)
+    return {verdict.claim.name: verdict for verdict in found.claims}
 
 
 @pytest.mark.parametrize(
     ("off", "wanted"),
     [
-        ([0.001, 0.009], "held"),
-        ([0.001, 0.02], "held only in part"),
-        ([0.02, 0.03], "did not hold"),
-        ([0.001, np.nan], "held only in part"),
+        ([0.001, 0.009], "holds"),
+        ([0.001, 0.02], "holds in part"),
+        ([0.02, 0.03], "does not hold"),
+        ([0.001, np.nan], "holds in part"),
     ],
 )
 def test_the_verdict_turns_with_the_figures(off, wanted):
     runs = [path("solver", "euler", x, e) for x, e in zip((0.1, 0.5), off, strict=True)]
-    claim = claims.flow_time(runs)
-    assert claim.verdict == wanted
-    assert [check.holds for check in claim.checks] == [e <= claims.SAME for e in off]
-    if wanted == "held only in part":
-        assert "0.1 (euler)" in claim.range
+    verdict = judged(runs)["flow time"]
+    assert verdict.word == wanted
+    assert [check.holds for check in verdict.checks] == [e <= claims.SAME for e in off]
+    if wanted == "holds in part":
+        assert "euler: 0.1 to 0.5" in verdict.finding
 
 
 def test_a_reach_ends_at_the_first_larger_difference():
     runs = [path("solver", "rk4", x, e) for x, e in ((0.1, 0.0), (0.2, 0.5), (0.4, 0.0))]
-    assert "0.1 (rk4)" in claims.flow_time(runs).range
+    assert claims.reach(deviations(runs), "relative_rate") == (0.1, 0.2)
+    assert claims.reach(deviations(runs[:1]), "relative_rate") == (0.1, np.inf)
+    assert claims.reach(deviations(runs[1:2]), "relative_rate") == (0.0, 0.2)
 
 
 def test_runs_above_the_limit_belong_to_the_rival():
-    runs = [path("solver", "euler", 0.5, 0.0), path("solver", "euler", 1.5, 0.0)]
-    assert len(claims.flow_time(runs).checks) == len(claims.above_limit(runs).checks) == 1
-    assert claims.above_limit(runs).verdict == "held"  # a rival can win
-    assert "not refuted everywhere: above the limit" in " ".join(
-        page.answer([claims.flow_time(runs), claims.above_limit(runs)])
-    )
+    found = judged([path("solver", "euler", 0.5, 0.0), path("solver", "euler", 1.5, 0.0)])
+    assert len(found["flow time"].checks) == len(found["above the limit"].checks) == 1
+    assert found["above the limit"].word == "holds"  # a rival can win
 
 
 def order(name, seen, nominal):
@@ -176,9 +182,9 @@ def limit(name, measured):
 
 
 def boundary(name, first):
-    diverged = [x >= first for x in study.BOUNDARY_RATES]
+    rates = equivalence.BOUNDARY_RATES.tolist()
     return {"kind": "boundary", "problem": "p", "optimizer": name, "momentum": 0.0, "R": 2.0,
-            "relative_rates": study.BOUNDARY_RATES.tolist(), "diverged": diverged}  # fmt: skip
+            "relative_rates": rates, "diverged": [x >= first for x in rates]}  # fmt: skip
 
 
 def trace(name, late):
@@ -189,26 +195,26 @@ def trace(name, late):
 @pytest.mark.parametrize(
     ("claim", "good", "bad"),
     [
-        (claims.orders, order("rk4", 4.05, 4), order("rk4", 3.8, 4)),
-        (claims.modified, order("euler, own flow", 2.0, 2), order("euler, own flow", 1.0, 2)),
-        (claims.boundary, limit("euler", 2.01), limit("euler", 2.1)),
-        (claims.boundary, limit("euler", 1.99), limit("euler", None)),
-        (claims.network_boundary, boundary("euler", 1.1), boundary("euler", 2.0)),
-        (claims.network_boundary, boundary("euler", 1.0), boundary("euler", 0.8)),
-        (claims.edge, trace("euler", 1.05), trace("euler", 1.2)),
+        ("order", order("rk4", 4.05, 4), order("rk4", 3.8, 4)),
+        ("modified flow", order("euler, own flow", 2.0, 2), order("euler, own flow", 1.0, 2)),
+        ("boundary", limit("euler", 2.01), limit("euler", 2.1)),
+        ("boundary", limit("euler", 1.99), limit("euler", None)),
+        ("boundary of a network", boundary("euler", 1.1), boundary("euler", 2.0)),
+        ("boundary of a network", boundary("euler", 1.0), boundary("euler", 0.8)),
+        ("edge of stability", trace("euler", 1.05), trace("euler", 1.2)),
     ],
 )
 def test_thresholds_tell_good_from_bad(claim, good, bad):
-    assert verdict(claim, [good]) == "held"
-    assert verdict(claim, [bad]) == "did not hold"
-    assert verdict(claim, [good, bad]) == "held only in part"
-    assert verdict(claim, []) == "not measured"
+    assert judged([good])[claim].word == "holds"
+    assert judged([bad])[claim].word == "does not hold"
+    assert judged([good, bad])[claim].word == "holds in part"
+    assert judged([])[claim].word == "not measured"
 
 
 def test_a_trace_that_broke_off_is_not_at_the_edge():
     broken = trace("euler", 1.0)
     broken["gradients"], broken["sharpness"] = [0, 1, 2], [20.0, 20.0, 20.0]
-    assert verdict(claims.edge, [broken]) == "did not hold"
+    assert judged([broken])["edge of stability"].word == "does not hold"
 
 
 def everything():
@@ -219,7 +225,7 @@ def everything():
         more = {"momentum": b, "delayed_flow_loss": delayed.tolist()}
         records.append(path("momentum", f"heavy ball {b}", 0.5, 0.02, **more))
     steps = list(range(POINTS + 1))
-    records += [path("relative", name, 0.8, 0.0, steps=steps) for name in study.RELATIVE]
+    records += [path("relative", name, 0.8, 0.0, steps=steps) for name in equivalence.RELATIVE]
     records += [path("adam rate", "adam", 1e-3, 0.0, b1=b1) for b1 in paths.ADAM_B1]
     for family in ("adam constants", "adam betas"):
         records += [path(family, "adam", x, 5 * x) for x in (1e-3, 2e-3)]
@@ -227,79 +233,51 @@ def everything():
     return [*records, order("euler", 1.0, 1), order("euler, own flow", 2.0, 2)]
 
 
-@pytest.fixture
-def short(monkeypatch):
-    """The study with two small tasks, which count how often they are done."""
-    calls = []
-
-    def task(name):
-        calls.append(name)
-        return everything()[:6] if name == "paths" else everything()[6:]
-
-    names = ("paths", "rest")
-    work = [(name, functools.partial(task, name)) for name in names]
-    monkeypatch.setattr(study, "tasks", lambda problems: work)
-    return calls
+def test_every_claim_is_judged_and_the_verdict_counts_them():
+    found = Results(equivalence.STUDY, equivalence.Settings(), everything())
+    assert all(verdict.checks and verdict.finding for verdict in found.claims)
+    rows = found.table("checks")
+    assert len(rows) == sum(len(verdict.checks) for verdict in found.claims)
+    checks = next(v.checks for v in found.claims if v.claim.name == "flow time")
+    assert f"in {sum(c.holds for c in checks)} of {len(checks)} runs below it" in found.verdict
+    rivals = [v.word for v in found.claims if v.claim.says.startswith("Rival")]
+    assert f"of {len(rivals)} rival readings {rivals.count('does not hold')} do" in found.verdict
 
 
-def test_a_study_writes_its_tables_and_is_not_made_again(short, tmp_path):
-    found = study.run(out=tmp_path / "out")
-    assert all(claim.checks for claim in found.claims)
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    tables = {"claims.csv", "checks.csv", "deviations.csv"}
-    assert names == {"runs.jsonl", "settings.json", *tables}
-    assert len(found.checks) == sum(len(claim.checks) for claim in found.claims)
-    assert short == ["paths", "rest"]
-    before = {name: (tmp_path / "out" / name).read_bytes() for name in tables}
-    again = study.run(out=tmp_path / "out", resume=True)
-    assert short == ["paths", "rest"]
-    assert again.records == found.records
-    assert before == {name: (tmp_path / "out" / name).read_bytes() for name in tables}
+def test_figures_leave_out_what_was_not_measured(tmp_path):
+    def drawn(records):
+        found = Results(equivalence.STUDY, equivalence.Settings(), records)
+        text = html.unescape(page.write(found, tmp_path).read_text())
+        assert found.verdict in text
+        return [f.name for f in equivalence.FIGURES if f'<figure id="{f.name}"' in text]
 
-
-def test_a_task_that_was_cut_off_is_made_again(short, tmp_path):
-    study.run(out=tmp_path)
-    whole = (tmp_path / "claims.csv").read_bytes()
-    data = (tmp_path / "runs.jsonl").read_bytes()
-    (tmp_path / "runs.jsonl").write_bytes(data[:-100])
-    study.run(out=tmp_path, resume=True)
-    assert short == ["paths", "rest", "rest"]
-    assert (tmp_path / "claims.csv").read_bytes() == whole
+    assert drawn([order("euler", 1.0, 1)]) == ["order"]
+    assert drawn(everything()) == [figure.name for figure in equivalence.FIGURES]
+    assert drawn([]) == []
 
 
 def test_one_program_measures_a_method_on_a_quadratic(x64):
-    records = study._Bench(modes()).measure(methods.find("euler"))
+    records = equivalence.Bench(modes()).measure(find("euler"))
     kinds = [(record["kind"], record.get("family")) for record in records]
     assert kinds.count(("limit", None)) == 1
     assert kinds.count(("path", "solver")) == len(paths.SOLVER_STEPS["euler"])
     assert kinds.count(("path", "relative")) == len(paths.RELATIVE_STEPS)
-    assert claims.boundary(records).verdict == "held"
+    assert judged(records)["boundary"].word == "holds"
 
 
-def test_the_page_needs_nothing_outside_and_says_every_verdict(short, tmp_path):
-    found = study.run()
-    files = figures.draw(found.records, tmp_path)
-    assert list(files) == list(figures.DRAWINGS) == list(figures.CAPTIONS)
-    text = html.unescape(page.write(found, tmp_path, files).read_text())
-    assert text.count("data:image/png;base64,") == len(files)
-    assert not re.search(r"https?:|url\(|@import|<script|<link", text)
-    for claim in found.claims:
-        assert claim.says in text
-        assert claim.sentence in text
-    for sentence in page.answer(found.claims):
-        assert sentence in text
+@pytest.mark.slow
+def test_a_problem_of_ones_own_is_measured(tmp_path):
+    found = equivalence.run(problems=modes(), out=tmp_path)
+    words = {verdict.claim.name: verdict.word for verdict in found.claims}
+    assert words["boundary"] == "holds"
+    assert words["boundary of a network"] == "not measured"
+    assert set(found.table("deviations").problem) == {"modes"}
+    assert equivalence.run(problems=modes(), out=tmp_path, resume=True).records == found.records
 
 
-def test_figures_leave_out_what_was_not_measured(tmp_path):
-    assert set(figures.draw([order("euler", 1.0, 1)], tmp_path)) == {"order"}
-    assert figures.draw([], tmp_path) == {}
-
-
-def test_the_command_says_what_is_wrong_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "file").write_text("")
-    called = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["equivalence", "--out", "full"])
-    assert called.exit_code == 2
-    assert "full is not empty" in called.stderr
-    assert len(called.stderr.splitlines()) == 1
+def test_problems_that_have_no_flow_are_refused():
+    random = Problem(lambda params, batch, key: params**2, lambda seed: jnp.ones(()), np.ones(2))
+    with pytest.raises(ValueError, match="random loss, which has no gradient flow"):
+        equivalence.run(problems=random)
+    with pytest.raises(ValueError, match="unknown problem 'digits-pat': did you mean digits-path"):
+        equivalence.run(problems="digits-pat")

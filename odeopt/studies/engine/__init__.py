@@ -4,6 +4,7 @@ May use: everything in the library, and `odeopt.studies.names`.
 """
 
 from .problem import Problem as Problem
+from .study import CHECKS as CHECKS
 from .study import Check as Check
 from .study import Claim as Claim
 from .study import Figure as Figure

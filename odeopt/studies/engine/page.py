@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import jax
 import jinja2
 import pandas as pd
 
@@ -46,6 +47,9 @@ def write(results: Results, out: Path) -> Path:
             }
         )
     study = results.study
+    with jax.enable_x64(True):  # as its tasks have it
+        method = study.method(results)
+    claims = pd.DataFrame(verdict.row for verdict in results.claims)
     page = _render(
         "page.html.jinja",
         study=study,
@@ -53,13 +57,13 @@ def write(results: Results, out: Path) -> Path:
         notices=results.notices,
         answer=list(study.answer(results)) if results.records else [],
         figures=figures,
-        claims=rows(pd.DataFrame(verdict.row for verdict in results.claims), {}),
+        claims=rows(claims.loc[:, (claims != "").any()], {}),
         tables=[
             (table, rows(results.table(table.name), table.columns))
             for table in study.tables
             if len(results.table(table.name)) and table.columns
         ],
-        method=study.method(results),
+        method=method,
         settings=study.about(results.settings)["settings"],
         versions=versions(),
         seconds=results.seconds,

@@ -116,6 +116,7 @@ class Claim:
         criterion: What a single comparison asks for.
         checks: `checks(results)`, the comparisons; none where nothing was measured.
         source: Where it comes from, if not from odeopt.
+        finding: `finding(results)`, one or two sentences with what was measured.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Claim:
     criterion: str
     checks: "Callable[[Results], Sequence[Check]]"
     source: str = ""
+    finding: "Callable[[Results], str]" = lambda results: ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +133,7 @@ class Verdict:
 
     claim: Claim
     checks: Sequence[Check]
+    finding: str = ""
 
     @property
     def word(self) -> str:
@@ -150,6 +153,7 @@ class Verdict:
             "claim": self.claim.says,
             "verdict": self.word,
             "holds": f"{held} of {len(self.checks)}",
+            "found": self.finding,
             "criterion": self.claim.criterion,
             "source": self.claim.source,
         }
@@ -174,6 +178,25 @@ class Table:
     columns: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     terminal: Sequence[str] = ()
     note: str = ""
+
+
+CHECKS = Table(
+    "checks",
+    "Every comparison behind the claims",
+    lambda results: pd.DataFrame(
+        {"claim": verdict.claim.name, **dataclasses.asdict(check)}
+        for verdict in results.claims
+        for check in verdict.checks
+    ),
+    {
+        "claim": ("claim", "its short name"),
+        "where": ("where", "problem, method and setting"),
+        "value": ("value", "what was measured"),
+        "wanted": ("wanted", "what it should be"),
+        "holds": ("holds", "whether it is; a dash where the measurement leaves it open"),
+    },
+)
+"""A table for studies whose claims rest on many comparisons."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -380,10 +403,11 @@ class Results:
     @functools.cached_property
     def claims(self) -> list[Verdict]:
         """The claims, judged."""
-        return [
-            Verdict(claim, list(claim.checks(self)) if self.records else [])
-            for claim in self.study.claims
-        ]
+        found = []
+        for claim in self.study.claims:
+            checks = list(claim.checks(self)) if self.records else []
+            found.append(Verdict(claim, checks, claim.finding(self) if checks else ""))
+        return found
 
     @property
     def verdict(self) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Array, Float, Int, PyTree
 
 from ... import adam, euler, heavy_ball, heun, ordering
-from ..drift.trends import held_out
+from ..drift_trends import held_out
 from ..engine.problem import Problem
 from ..problems import build, logits_of
 from ..records import Record

@@ -14,10 +14,12 @@ import optax
 import pandas as pd
 from jaxtyping import Array, Float, PyTree
 
-from ... import diagnostics, drift, flows, ode_optimizer, solvers
-from ..engine.problem import Problem
-from ..problems import logits_of
-from ..records import Record
+from .. import diagnostics, drift, flows, ode_optimizer, solvers
+from . import spectra
+from .drift_orders import THIRD
+from .engine.problem import Problem
+from .engine.store import Record
+from .problems import logits_of
 
 QUANTITIES = ("gradient norm", "sharpness")
 
@@ -26,9 +28,6 @@ def penalized(strength: float) -> flows.AbstractFlow:
     """Gradient flow of E + strength ‖grad E‖^2."""
     return drift.regularized(flows.GradientFlow(), jnp.asarray(strength))
 
-
-THIRD = drift.corrected(flows.GradientFlow(), solvers.Euler(), 3, clip=None)
-"""Gradient flow with the counter-terms of Euler's method to order 3."""
 
 # What stands for a rate, where the smallest is another: a step size and a flow.
 VARIANTS: dict[str, Callable[[float, float], tuple[float, flows.AbstractFlow]]] = {
@@ -40,47 +39,28 @@ VARIANTS: dict[str, Callable[[float, float], tuple[float, flows.AbstractFlow]]] 
 """Plain; with g - (h/2) Hg; with the next term too; at the smallest rate, with the penalty that
 makes up for the rest."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is run on a problem.
-
-    Attributes:
-        rates: Learning rates, ascending.
-        times: Flow times at which to record, ascending multiples of every rate.
-    """
-
-    rates: tuple[float, ...]
-    times: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        for time in self.times:
-            for rate in self.rates:
-                if abs(time / rate - round(time / rate)) > 1e-6:
-                    raise ValueError(f"Flow time {time:g} is no multiple of the rate {rate:g}.")
-
-
-# At the largest rate, h times the initial sharpness is about 1.
-QUICK = {
-    "digits-mse": Plan((0.00625, 0.0125, 0.025, 0.05), (2.5, 10.0)),
-    "digits-ce": Plan((0.05, 0.1, 0.2, 0.4), (4.0, 20.0)),
-}
-FULL = {
-    "digits-mse": Plan((0.003125, 0.00625, 0.0125, 0.025, 0.05), (2.5, 10.0, 20.0)),
-    "digits-ce": Plan((0.025, 0.05, 0.1, 0.2, 0.4), (4.0, 20.0, 80.0)),
-}
+# The largest rate, at which h times the initial sharpness is about 1, and the numbers of its steps
+# at which to look. Smaller rates take more steps to the same flow times.
+PLANS = {"digits-mse": (0.05, (50, 200, 400)), "digits-ce": (0.4, (10, 50, 200))}
+OWN_STEPS = (50, 200, 400)
+"""The same of a user's problem."""
 HELD_OUT = 497
 
 
 def held_out(problem: Problem, examples: int = HELD_OUT) -> Problem:
-    """The full-batch problem without so many examples, which become its validation data."""
+    """The digits network without so many examples, on which its error is measured."""
+
+    def error(params: PyTree[Array], kept: PyTree) -> Array:
+        kept = tuple(map(jnp.asarray, kept))
+        return jnp.mean(logits_of(params, kept).argmax(axis=-1) != kept[1].argmax(axis=-1))
+
     order = np.random.default_rng(0).permutation(len(problem.data[0]))
     rest, kept = order[examples:], order[:examples]
     return dataclasses.replace(
         problem,
         data=tuple(array[rest] for array in problem.data),
         validation=tuple(array[kept] for array in problem.data),
-        batch_size=None,
+        metric=error,
     )
 
 
@@ -97,9 +77,9 @@ def train(
     def one(params: PyTree[Array]) -> PyTree[Array]:
         def step(_: Array, carry: tuple) -> tuple:
             params, state = carry
-            grads = jax.grad(problem.loss)(params, problem.data)
+            grads = jax.grad(problem.full_loss)(params, problem.data)
             updates, state = opt.update(
-                grads, state, params, value_fn=problem.loss, batch=problem.data
+                grads, state, params, value_fn=problem.full_loss, data=problem.data
             )
             return optax.apply_updates(params, updates), state
 
@@ -110,53 +90,65 @@ def train(
 
 def measure(problem: Problem, params: PyTree[Array]) -> dict[str, Float[Array, " seeds"]]:
     """What is recorded, of each seed."""
+    loss_of, data = problem.full_loss, {"data": problem.data}
 
     def one(params: PyTree[Array]) -> dict[str, Array]:
-        loss, grads = jax.value_and_grad(problem.loss)(params, problem.data)
-        sharpness = diagnostics.sharpness(problem.loss, params, products=32, batch=problem.data)
+        loss, grads = jax.value_and_grad(loss_of)(params, **data)
         found = {
             "loss": loss,
             "gradient norm": optax.tree.norm(grads),
-            "sharpness": sharpness.value,
-            "drift": diagnostics.drift(problem.loss, params, 1.0, batch=problem.data).relative,
+            "sharpness": diagnostics.sharpness(loss_of, params, products=32, **data).value,
+            "drift": diagnostics.drift(loss_of, params, 1.0, **data).relative,
         }
-        if problem.validation:
-            kept = tuple(map(jnp.asarray, problem.validation))
-            wrong = logits_of(params, kept).argmax(axis=-1) != kept[1].argmax(axis=-1)
-            found["test error"] = jnp.mean(wrong)
+        if jax.tree.leaves(problem.validation):
+            found["validation"] = problem.held_out(params, problem.validation)
         return found
 
     return jax.vmap(one)(params)
 
 
 class Bench:
-    """A full-batch digits network, compiled once, from the same points for every run.
+    """A network, compiled once, from the same points for every run.
 
     Args:
         problem: The network.
-        plan: Rates and times.
-        seeds: How many initial points: seeds 1 to that number.
+        seeds: Initial points: seeds 1 to that number.
+        halvings: How often the largest rate is halved.
+        times: Flow times at which to look.
     """
 
-    def __init__(self, problem: Problem, plan: Plan, seeds: int) -> None:
-        self.problem, self.plan, self.seeds = problem, plan, range(1, seeds + 1)
-        starts = [problem.init(seed) for seed in self.seeds]
-        self._start = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
-        self._train = jax.jit(functools.partial(train, problem))
-        self._measure = jax.jit(functools.partial(measure, problem))
+    def __init__(self, problem: Problem, seeds: int, halvings: int, times: int) -> None:
+        self._plan = PLANS.get(problem.name)
+        self.problem = held_out(problem) if self._plan else problem
+        self.seeds, self.halvings, self.times = range(1, seeds + 1), halvings, times
+        self._train = jax.jit(functools.partial(train, self.problem))
+        self._measure = jax.jit(functools.partial(measure, self.problem))
 
-    def run(self, variant: str, rate: float) -> list[Record]:
+    @functools.cached_property
+    def plan(self) -> tuple[float, tuple[int, ...]]:
+        """The largest rate and its steps; of a user's problem one over its first sharpness."""
+        if self._plan:
+            return self._plan
+        sharpness = float(spectra.eigenvalues(self.problem, 1)[-1])
+        return float(f"{1 / sharpness:.2g}"), OWN_STEPS
+
+    def run(self, variant: str, halving: int) -> list[Record]:
         """Train with what stands for a rate: one record for each time and seed.
 
-        A record has `loss`, `gradient norm`, `sharpness`, `test error`, `drift` (‖Hg‖/2‖g‖: times
-        the rate, the drift against the gradient), and `first sharpness`, that of its start.
+        A record has `loss`, `gradient norm`, `sharpness`, `drift` (‖Hg‖/2‖g‖: times the rate, the
+        drift against the gradient), `first sharpness`, that of its start, and `validation`, the
+        metric where examples are held out.
         """
-        step_size, flow = VARIANTS[variant](rate, self.plan.rates[0])
+        largest, counts = self.plan
+        rate = largest / 2**halving
+        step_size, flow = VARIANTS[variant](rate, largest / 2**self.halvings)
         # Of one dtype for all rates, or they would compile anew.
         h = jnp.asarray(step_size, self.problem.dtype)
-        params, before, records = self._start, 0.0, []
+        starts = [self.problem.start(seed) for seed in self.seeds]
+        params, before, records = jax.tree.map(lambda *x: jnp.stack(x), *starts), 0.0, []
         first = self._measure(params)["sharpness"]
-        for time in self.plan.times:
+        for count in counts[: self.times]:
+            time = largest * count
             params = self._train(params, flow, h, round((time - before) / step_size))
             before = time
             found = self._measure(params)
@@ -172,22 +164,21 @@ def slopes(runs: pd.DataFrame, largest: float = np.inf) -> pd.DataFrame:
     """How fast the logarithm of each quantity grows with the rate: least squares, seed by seed.
 
     Args:
-        runs: What `run` returned, of one or more problems.
+        runs: Runs of one or more problems.
         largest: Rates above are left out.
 
     Returns:
-        One row for each problem, time, quantity, variant and seed, with its `slope`.
+        One row for each problem, time, quantity, variant and seed, with its `slope`: NaN where a
+        quantity is not positive.
     """
-    runs = runs[runs["rate"] <= largest]
+    keys = ["problem", "time", "variant", "seed"]
     rows = []
-    for (problem, time, variant, seed), group in runs.groupby(
-        ["problem", "time", "variant", "seed"], sort=False
-    ):
+    for key, group in runs[runs["rate"] <= largest].groupby(keys, sort=False):
         for quantity in QUANTITIES:
-            slope = np.polyfit(group["rate"], np.log(group[quantity]), 1)[0]
-            rows.append((problem, time, quantity, variant, seed, slope))
-    names = ["problem", "time", "quantity", "variant", "seed", "slope"]
-    return pd.DataFrame(rows, columns=names)
+            known = (group[quantity] > 0).all() and np.isfinite(group[quantity]).all()
+            slope = np.polyfit(group["rate"], np.log(group[quantity]), 1)[0] if known else np.nan
+            rows.append((*key, quantity, slope))
+    return pd.DataFrame(rows, columns=[*keys, "quantity", "slope"])
 
 
 def judge(runs: pd.DataFrame) -> pd.DataFrame:
@@ -212,7 +203,7 @@ def judge(runs: pd.DataFrame) -> pd.DataFrame:
         for largest in sorted(mine["rate"].unique())[1:]:
             found = slopes(mine, largest).groupby(["time", "quantity"], sort=False)
             for (time, quantity), group in found:
-                means = group.groupby("variant")["slope"].mean()
+                means = group.groupby("variant")["slope"].mean().reindex(VARIANTS)
                 plain = group[group["variant"] == "gradient descent"]["slope"]
                 rows.append(
                     {

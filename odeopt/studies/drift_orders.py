@@ -1,4 +1,4 @@
-"""Iterates beside the flows that are said to model them: trajectories, and errors against h.
+"""Errors of iterates against h: gradient descent and its counter-terms beside the flows.
 
 The references are diffrax's Dopri8 at tight tolerance, with fields written out here: they share
 nothing with the optimizers.
@@ -7,6 +7,7 @@ nothing with the optimizers.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import diffrax
 import jax
@@ -16,10 +17,11 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ... import drift, flows, ode_optimizer, solvers
-from .. import accuracy
-from ..records import Record
-from .trends import THIRD
+from .. import drift, flows, ode_optimizer, solvers
+from . import accuracy
+from .engine.drawing import Plot, plain_log
+from .engine.store import Record
+from .engine.study import Check, Claim, Figure, Results
 
 TOLERANCE = 1e-12
 HALVINGS = 3
@@ -32,6 +34,8 @@ def iterated(factor: float) -> flows.AbstractFlow:
     return drift.regularized(flows.GradientFlow(), lambda h: factor * h)
 
 
+THIRD = drift.corrected(flows.GradientFlow(), solvers.Euler(), 3, clip=None)
+"""Gradient flow with the counter-terms of Euler's method to order 3."""
 METHODS: dict[str, flows.AbstractFlow] = {
     "gradient descent": flows.GradientFlow(),
     "counter-term": iterated(-0.25),
@@ -41,23 +45,17 @@ METHODS: dict[str, flows.AbstractFlow] = {
 """All by Euler's method. With the sign of the counter-term wrong, the drift is twice as large."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Claim:
-    """A method, the order in h of the flow it is compared with, and the order of the error."""
-
-    method: str
-    flow: int
-    order: int
-
-
-CLAIMS = (
-    Claim("gradient descent", 1, 1),
-    Claim("gradient descent", 2, 2),
-    Claim("gradient descent", 3, 3),
-    Claim("counter-term", 1, 2),
-    Claim("counter-term, order 3", 1, 3),
-    Claim("doubled drift", 1, 1),
+COMPARED = (
+    ("gradient descent", 1, 1),
+    ("gradient descent", 2, 2),
+    ("gradient descent", 3, 3),
+    ("counter-term", 1, 2),
+    ("counter-term, order 3", 1, 3),
+    ("doubled drift", 1, 1),
 )
+"""A method, the order in h of the flow it is compared with, and the order of the error."""
+NEAR = 0.1
+"""How near an observed order is to theory's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +179,7 @@ def follow(path: Path, order: int, points: int = 1) -> Callable[[float], np.ndar
 
 
 def orders(name: str) -> list[Record]:
-    """Errors of every claim over four step sizes: relative to the length of the path as it flies.
+    """Errors of every comparison over four step sizes, over the distance from start to end.
 
     Needs x64.
     """
@@ -194,16 +192,16 @@ def orders(name: str) -> list[Record]:
     flow = functools.cache(lambda order, n: ys[order](path.time / n)[-1])
     length = np.linalg.norm(flow(1, counts[0]) - np.asarray(path.start))
     records = []
-    for claim in CLAIMS:
+    for method, modified, order in COMPARED:
         errors = [
-            float(np.linalg.norm(end - flow(claim.flow, n)) / length)
-            for n, end in zip(counts, ends[claim.method], strict=True)
+            float(np.linalg.norm(end - flow(modified, n)) / length)
+            for n, end in zip(counts, ends[method], strict=True)
         ]
         records.append(
             {
                 "kind": "order",
                 "path": name,
-                **dataclasses.asdict(claim),
+                **{"method": method, "flow": modified, "order": order},
                 "step_sizes": [path.time / n for n in counts],
                 "errors": errors,
                 "observed": float(np.log2(errors[-2] / errors[-1])),
@@ -212,21 +210,55 @@ def orders(name: str) -> list[Record]:
     return records
 
 
-PLANE = (16, 8)
-"""Steps to the end of the drawn trajectories: h is .025 and .05."""
+def _checks(results: Results) -> list[Check]:
+    return [
+        Check(f"{r.path}, {_label(r)}", r.observed, f"{r.order} ± {NEAR:g}", near)
+        for r in results.of("order").itertuples()
+        for near in [bool(abs(r.observed - r.order) < NEAR)]
+    ]
 
 
-def plane() -> list[Record]:
-    """Trajectories of two numbers, for a picture. Needs x64."""
-    path = product()
-    records = []
-    flow, modified = follow(path, 1, 200), follow(path, 2, 200)
-    for steps in PLANE:
-        h = path.time / steps
-        drawn = {method: trajectory(path, method, steps) for method in METHODS}
-        drawn |= {"flow": flow(h), "modified flow": modified(h)}
-        records += [
-            {"kind": "trajectory", "name": name, "h": h, "points": points}
-            for name, points in drawn.items()
-        ]
-    return records
+ORDERS_HOLD = Claim(
+    "orders",
+    "Gradient descent follows gradient flow with order 1 and its modified flows with orders 2 and "
+    "3; the counter-term brings it back to gradient flow with order 2, its next term with order 3, "
+    "and the wrong sign does not.",
+    f"observed order within {NEAR:g} of theory's, as h is halved for the third time",
+    _checks,
+)
+
+
+def _label(record: Any) -> str:
+    flow = "gradient flow" if record.flow == 1 else f"modified flow, order {record.flow}"
+    return f"{record.method} to {flow}"
+
+
+def _draw(results: Results) -> Plot | None:
+    found = list(results.of("order").itertuples())
+    if not found:
+        return None
+    plot = Plot([_label(r) for r in found])
+    for r in found:
+        axes = plot.panel(r.path, "h", "error")
+        axes.loglog(r.step_sizes, r.errors, **plot.style(_label(r)))
+        plain_log(axes, r.step_sizes)
+    return plot
+
+
+def finding(results: Results) -> str:
+    """How many orders are as theory says."""
+    observed = results.of("order")
+    miss = abs(observed.observed - observed.order)
+    return (
+        f"Of {len(miss)} orders in h, {int((miss < NEAR).sum())} were observed within {NEAR:g}; "
+        f"the largest miss is {miss.max():.2g}."
+    )
+
+
+ERRORS = Figure(
+    "orders",
+    _draw,
+    "Distance at the end against h, in units of the length of the path. A modified flow is "
+    "followed with its order, gradient flow with order 1, or 2 with the counter-term.",
+    finding,
+)

@@ -1,0 +1,388 @@
+"""What is the drift of gradient descent, and what does it do to a network as the rate grows?
+
+`run` does the whole study; `odeopt drift` is the same from a shell.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from . import drift_orders, drift_pictures
+from .drift_trends import HELD_OUT, OWN_STEPS, PLANS, QUANTITIES, VARIANTS, Bench, judge
+from .engine import Check, Claim, Figure, Results, Study, Table, Task, at_least, whole
+from .engine.drawing import COLOURS, INK, Plot, plain_log
+from .engine.load import own_problems
+from .problems import SUITE, build
+
+ENOUGH = 0.8
+"""Share of a trend from which it counts as removed, or restored."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The choices that decide the results.
+
+    Attributes:
+        problems: Networks whose trends with the rate are measured, separated by commas: digits-mse,
+            digits-ce; your own as my_file.py:problem, made with odeopt.studies.Problem, of which
+            every step uses all data.
+        seeds: Initial points of the networks.
+        halvings: How often the largest rate is halved.
+        times: Flow times at which to look, at most 3.
+    """
+
+    problems: tuple[Any, ...] = tuple(PLANS)
+    seeds: int = 3
+    halvings: int = 3
+    times: int = 2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "problems", own_problems(self.problems, PLANS))
+        at_least(self, seeds=1, halvings=1, times=1)
+        if self.times > len(OWN_STEPS):
+            raise ValueError(f"--times must be at most {len(OWN_STEPS)}, not {self.times}.")
+
+
+FULL = {"seeds": 5, "halvings": 4, "times": 3}
+
+
+def tasks(settings: Settings) -> list[Task]:
+    """Everything that is measured."""
+    found = [
+        whole("trajectories", drift_pictures.plane),
+        whole("principal flow", drift_pictures.directions),
+        whole("central flow", drift_pictures.edge),
+        whole("epoch flow", drift_pictures.epochs),
+    ]
+    for name in drift_orders.PATHS:
+        found.append(whole(f"orders, {name}", functools.partial(drift_orders.orders, name)))
+    for problem in build(settings.problems):
+        bench = Bench(problem, settings.seeds, settings.halvings, settings.times)
+        for variant in VARIANTS:
+            for halving in range(settings.halvings, -1, -1):
+                name = f"{problem.name}, {variant}, h/{2**halving}"
+                steps = 2 ** (settings.halvings if variant == "explicit" else halving)
+                task = whole(name, functools.partial(bench.run, variant, halving), 0.5 + steps / 4)
+                found.append(dataclasses.replace(task, x64=problem.x64))
+    return found
+
+
+def runs_of(results: Results) -> pd.DataFrame:
+    """One row a network, variant, rate, flow time and seed."""
+    runs = results.of("trend")
+    # What is not finite is None on disk.
+    return runs.astype({n: float for n in (*QUANTITIES, "first sharpness") if n in runs})
+
+
+def _trends(results: Results) -> pd.DataFrame:
+    return judge(runs_of(results)) if len(results.of("trend")) else pd.DataFrame()
+
+
+def _shares(results: Results) -> pd.DataFrame:
+    """The trends in percent, all flow times in one row: lowest to highest."""
+    trends, rows = results.table("trends"), []
+    if trends.empty:
+        return trends
+    for key, mine in trends.groupby(["problem", "quantity", "edge"], sort=False):
+        row = dict(zip(("problem", "quantity", "edge"), key, strict=True))
+        shares = ("change", "removed", "by order 3", "restored")
+        rows.append({**row, **{name: _range(100 * mine[name]) for name in shares}})
+    return pd.DataFrame(rows).sort_values(["problem", "quantity"], kind="stable")
+
+
+def _range(values: pd.Series) -> str:
+    low, high = (f"{x:.0f}" if abs(x) >= 10 else f"{x:.2g}" for x in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"
+
+
+def _validation(results: Results) -> pd.DataFrame:
+    """Mean of the metric on examples that are held out, a column a variant, at the last time."""
+    runs = results.of("trend")
+    if "validation" not in runs:
+        return pd.DataFrame()
+    last = runs[runs["time"] == runs.groupby("problem")["time"].transform("max")]
+    index = ["problem", "time", "rate"]
+    found = last.pivot_table(index=index, columns="variant", values="validation", sort=False)
+    return found.reset_index()
+
+
+def reach(mine: pd.DataFrame, share: str = "removed") -> tuple[float, float]:
+    """The bracket of h · sharpness up to which at least `ENOUGH` is removed at every flow time.
+
+    From the last rate that holds, 0 for none, to the first that does not, infinity for none.
+    """
+    worst = mine.groupby("edge")[share].min().sort_index()
+    held = (worst >= ENOUGH).cummin()
+    return max(worst.index[held], default=0.0), min(worst.index[~held], default=np.inf)
+
+
+def _spoken(bracket: tuple[float, float]) -> str:
+    low, high = bracket
+    if not low:
+        return f"at no rate from h·sharpness = {high:.2g} on"
+    if np.isinf(high):
+        return f"at every rate here, up to h·sharpness = {low:.2g}"
+    return f"up to h·sharpness = {low:.2g} and no longer at {high:.2g}"
+
+
+def _answer(results: Results) -> list[str]:
+    sentences = [drift_orders.finding(results)] if len(results.of("order")) else []
+    trends = results.table("trends")
+    if trends.empty:
+        return sentences
+    for (problem, quantity), mine in trends.groupby(["problem", "quantity"], sort=False):
+        most = mine[mine["largest"] == mine["largest"].max()]
+        sentences.append(
+            f"{problem}: the {quantity} falls with the rate in {most['falling'].sum()} of "
+            f"{most['seeds'].sum()} comparisons of a seed and a flow time, by "
+            f"{_range(-100 * most['change'])} % at the largest rate. There the counter-term "
+            f"removes {_range(100 * most['removed'])} % of that trend (with its next term "
+            f"{_range(100 * most['by order 3'])} %), the explicit penalty restores "
+            f"{_range(100 * most['restored'])} %. The first term removes at least {ENOUGH:.0%} at "
+            f"all flow times {_spoken(reach(mine))}."
+        )
+    return sentences
+
+
+def verdict(results: Results) -> str:
+    """The answer in two sentences: what gradient descent follows, and what that does."""
+    orders, words = results.of("order"), []
+    if len(orders):
+        miss = int((abs(orders.observed - orders.order) >= drift_orders.NEAR).sum())
+        words.append(
+            "Gradient descent follows the flow of E + (h/4)‖grad E‖² one order better than "
+            f"gradient flow, and {len(orders) - miss} of {len(orders)} orders are theory's."
+        )
+    words += [_falls_by(results)] if len(results.table("trends")) else []
+    return " ".join(words) or "Nothing was measured yet."
+
+
+def _falls_by(results: Results) -> str:
+    trends = results.table("trends")
+    most = trends[trends["largest"] == trends.groupby("problem")["largest"].transform("max")]
+    return (
+        f"As the rate grows, gradient norm and sharpness fall in {most.falling.sum()} of "
+        f"{most.seeds.sum()} comparisons, by {_range(-100 * most.change)} % at the largest rate. "
+        f"Of that, cancelling the drift to order 2 removes {_range(100 * most.removed)} % (below "
+        f"0 the trend is turned around), to order 3 {_range(100 * most['by order 3'])} %."
+    )
+
+
+def _falls(results: Results) -> list[Check]:
+    return [
+        Check(_where(r), r.falling / r.seeds, "1", bool(r.falling == r.seeds))
+        for r in results.table("trends").itertuples()
+    ]
+
+
+def _enough(share: str, results: Results) -> list[Check]:
+    rows = results.table("trends").rename(columns={share: "share"})
+    return [
+        Check(_where(r), r.share, f"at least {ENOUGH:g}", bool(r.share >= ENOUGH))
+        for r in rows.itertuples()
+    ]
+
+
+def _where(row: Any) -> str:
+    return f"{row.problem}, {row.quantity}, t = {row.time:g}, h·sharpness up to {row.edge:.2g}"
+
+
+CLAIMS = (
+    drift_orders.ORDERS_HOLD,
+    Claim(
+        "falls",
+        "At equal flow time, gradient norm and sharpness fall as the learning rate grows.",
+        "negative slope in every seed",
+        _falls,
+        "Barrett and Dherin, arXiv:2009.11162",
+    ),
+    *(
+        Claim(name, says, f"at least {ENOUGH:.0%}", functools.partial(_enough, share))
+        for name, share, says in (
+            ("removed", "removed", "The counter-term of order 2 removes that trend."),
+            ("removed by order 3", "by order 3", "With the term of order 3 it removes it too."),
+            ("restored", "restored", "The explicit penalty restores it at the smallest rate."),
+        )
+    ),
+)
+
+
+def _draw_trends(results: Results) -> Plot | None:
+    runs = runs_of(results)
+    if runs.empty:
+        return None
+    plot = Plot(list(VARIANTS))
+    for problem, mine in runs.groupby("problem", sort=False):
+        edge = mine["first sharpness"].mean()
+        for quantity in QUANTITIES:
+            for time, here in mine.groupby("time"):
+                title = f"{problem}, {quantity}, t = {time:g}"
+                axes = plot.panel(title, "h · first sharpness", "change, %")
+                table = here.pivot(index=["variant", "rate"], columns="seed", values=quantity)
+                base = table.loc["counter-term"].iloc[0]
+                for variant in table.index.unique(0):
+                    change = 100 * (table.loc[variant] / base - 1)
+                    x = edge * change.index.to_numpy()
+                    axes.plot(x, change.mean(axis=1), **plot.style(variant))
+                    plot.band(axes, variant, x, change.min(axis=1), change.max(axis=1))
+    return plot
+
+
+def _draw_removed(results: Results) -> Plot | None:
+    trends = results.table("trends")
+    if trends.empty:
+        return None
+    plot, dashes = Plot(), {"removed": "-", "by order 3": ":", "restored": "--"}
+    for (problem, quantity), mine in trends.groupby(["problem", "quantity"], sort=False):
+        title = f"{problem}, {quantity}"
+        axes = plot.panel(title, "largest h · first sharpness", "share of the trend")
+        for number, (_, here) in enumerate(mine.groupby("time"), 1):
+            for share, dash in dashes.items():
+                style: Any = {"linestyle": dash, "color": COLOURS[number], "marker": "o"}
+                axes.plot(here["edge"], here[share], **style)
+            plot.key(f"flow time {number}", color=COLOURS[number], linestyle="-")
+        plain_log(axes, list(mine["edge"].unique()))
+        axes.axhline(ENOUGH, color=INK, linewidth=1)
+        axes.set_ylim(-0.6, 1.1)
+    for share, dash in dashes.items():
+        plot.key(share, linestyle=dash)
+    return plot
+
+
+def _draw_validation(results: Results) -> Plot | None:
+    table = results.table("validation")
+    if table.empty:
+        return None
+    plot = Plot(list(VARIANTS))
+    edges = runs_of(results).groupby("problem")["first sharpness"].mean()
+    for problem, mine in table.groupby("problem", sort=False):
+        axes = plot.panel(str(problem), "h · first sharpness", "on held-out data")
+        for variant in VARIANTS:
+            axes.plot(edges[problem] * mine["rate"], mine[variant], **plot.style(variant))
+        axes.set_ylim(0, 1.2 * mine[list(VARIANTS)].max(axis=None))
+    return plot
+
+
+FIGURES = (
+    Figure(
+        "trends",
+        _draw_trends,
+        "What the rate changes at equal flow time: gradient norm and sharpness, in percent of "
+        "where the counter-term leads at the smallest rate, paired by seed; mean and range of the "
+        "seeds. Flat is what gradient flow would give.",
+        _falls_by,
+    ),
+    Figure(
+        "removed",
+        _draw_removed,
+        "The share of the trend that the counter-term removes, to its order 2 or 3, and that the "
+        "explicit penalty at the smallest rate restores, when rates up to the one on the axis are "
+        "compared. All are terms of a series in h. The line is at "
+        f"{ENOUGH:.0%}; what is below the frame is a trend turned around.",
+        lambda r: "All shares get better to the left, where rates are small.",
+    ),
+    drift_orders.ERRORS,
+    *drift_pictures.PICTURES,
+    Figure(
+        "validation",
+        _draw_validation,
+        "The metric on held-out data, of digits the share of errors, at the last flow time. It is "
+        "reported, not promised.",
+        lambda r: "The metric on held-out data against the rate, for every variant.",
+    ),
+)
+
+_TRENDS = {
+    "problem": ("problem", "its name"),
+    "quantity": ("quantity", "what falls or does not"),
+    "time": ("time", "flow time at which it is measured"),
+    "edge": (
+        "h·sharpness to",
+        "the largest rate that is compared, times the first sharpness, mean over seeds; gradient "
+        "descent is stable below 2",
+    ),
+    "slope": ("slope", "of the logarithm with the rate, least squares, mean over seeds"),
+    "change": ("change", "what that slope makes at the largest rate"),
+    "falling": ("falling", "seeds in which it is negative"),
+    "seeds": ("seeds", "their number"),
+    "removed": (
+        "removed",
+        "by the counter-term: 1 less the size of its slope against that of gradient descent, so "
+        "that a trend turned around does not count as removed",
+    ),
+    "by order 3": ("by order 3", "the same with the next term too"),
+    "restored": ("restored", "slope of the explicit penalty over that of gradient descent"),
+}
+_ORDERS = {
+    "path": ("path", "where iterates and flow are compared"),
+    "method": ("method", "what makes the iterates"),
+    "flow": ("flow", "order in h of the flow that it is compared with; 1 is gradient flow"),
+    "order": ("order", "of the error, by theory"),
+    "observed": ("observed", "log2 of the ratio of errors at the two smallest step sizes"),
+}
+TABLES = (
+    Table(
+        "shares",
+        "Trends with the rate at equal flow time, %, lowest to highest of the flow times",
+        _shares,
+        _TRENDS,
+        ("problem", "quantity", "edge", "change", "removed", "by order 3"),
+    ),
+    Table("trends", "Trends at each flow time", _trends, _TRENDS),
+    Table(
+        "orders",
+        "Error against h",
+        lambda r: r.of("order").drop(columns="kind", errors="ignore"),
+        _ORDERS,
+        tuple(_ORDERS),
+    ),
+    Table("runs", "Runs", lambda r: r.of("trend").drop(columns="kind", errors="ignore")),
+    Table(
+        "validation",
+        "On held-out data",
+        _validation,
+        {name: (name, "") for name in ("problem", "time", "rate", *VARIANTS)},
+    ),
+)
+
+
+def _method(results: Results) -> Mapping[str, str]:
+    problems = build(results.settings.problems)
+    return {
+        "Iterates and flows": "Float64; flows by diffrax's Dopri8 at tight tolerance, with fields "
+        "that share nothing with the optimizers. Errors are distances at the end, over the length "
+        "of the path from start to end.",
+        "Variants": "gradient descent: x - h g. counter-term: x - h (g - (h/2) H g), which cancels "
+        "the leading term of the drift. order 3: with (h²/6)(HHg + E'''(g, g)) too. explicit: the "
+        "smallest rate k, on E + ((h - k)/4)‖grad E‖², which makes up for the rest of h.",
+        "Networks": "; ".join(f"{p.name}: {p.title} (data {p.checksum})" for p in problems)
+        + f". Of digits, {HELD_OUT} examples are held out.",
+        "Rates": "The largest is about one over the first sharpness; the others are halves of it.",
+        "Pairs": "All runs of a seed start at one point and use all training examples in every "
+        "step, so nothing but the rate and the variant differs.",
+    }
+
+
+STUDY = Study(
+    name="drift",
+    question="What is the drift of gradient descent, and what does it do?",
+    summary="Compares iterates with flows and modified flows, and trends of gradient norm and "
+    "sharpness with the rate, with the drift's counter-term and without. Two minutes; ten with "
+    "--full.",
+    settings=Settings,
+    full=FULL,
+    tasks=tasks,
+    verdict=verdict,
+    tables=TABLES,
+    figures=FIGURES,
+    claims=CLAIMS,
+    answer=_answer,
+    method=_method,
+    suite=SUITE,
+    page="docs/drift-study.md",
+)
+run = STUDY.run

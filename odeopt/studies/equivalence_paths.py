@@ -1,0 +1,316 @@
+"""Loss along runs with many step sizes, at common flow times, with the loss of the flow beside.
+
+Solvers of gradient flow, momentum and Adam. The flows are diffrax's, which share nothing with them.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jax.flatten_util import ravel_pytree
+
+from .. import zoo
+from .accuracy import flow_of, order_record
+from .engine.optimizers import Entry, entry, find
+from .engine.problem import Problem
+from .engine.runner import POINTS, Runner
+from .engine.store import Record
+
+SOLVERS = ("euler", "heun", "rk4")
+MOMENTA = (0.5, 0.9, 0.99)
+TAU1, TAU2 = (float(-1e-3 / np.log(b)) for b in (0.9, 0.999))
+"""Adam's time constants: its default betas at a learning rate of 0.001, by tau = -h / ln(b)."""
+
+INTERVAL = 3.2
+"""Flow time between two compared points, times the sharpness. With one step an interval every
+method here is above its limit (RK4's is 2.79), with two none is."""
+SOLVER_STEPS = {
+    "euler": (1, 2, 4, 8, 16, 32, 64),
+    "heun": (1, 2, 4, 8, 16, 32),
+    "rk4": (1, 2, 4, 8),
+}
+"""Steps an interval: down to where the method is close to the flow."""
+MOMENTUM_STEPS = {0.5: (4, 16, 64), 0.9: (4, 32, 128), 0.99: (64, 256, 1024, 4096)}
+RELATIVE_STEPS = {0.8: 2, 0.2: 8}
+"""Steps between two recorded points of runs at h * sharpness / R = 0.8 and 0.2."""
+
+ADAM_INTERVAL = 4e-3
+"""Flow time between two compared points of Adam, whose flow has units of its own."""
+ADAM_STEPS = (2, 4, 8, 16, 32)
+ADAM_RATE_STEPS = (4, 16, 64)
+ADAM_B1 = (0.0, 0.5, 0.9)
+
+ORDERS = {"euler": 128, "heun": 128, "rk4": 64, "heavy ball 0.5": 128, "heavy ball 0.9": 256}
+"""Steps over the path of `accuracy` from which a method is asymptotic."""
+MODIFIED_STEPS = 64
+
+
+def heavy_ball(b: float) -> Entry:
+    """Heavy ball, `v+ = b v + g, x+ = x - h v+`."""
+    name, about = f"heavy ball {b:g}", {"momentum": b}
+    return entry(name, lambda rate: zoo.heavy_ball(rate, b), hyperparameters=about)
+
+
+def nesterov(b: float) -> Entry:
+    """Nesterov's momentum."""
+    name, about = f"nesterov {b:g}", {"momentum": b}
+    return entry(name, lambda rate: zoo.nesterov(rate, b), hyperparameters=about)
+
+
+def limited() -> list[Entry]:
+    """Everything that has a stability limit in h * lambda."""
+    return [*map(find, SOLVERS), *map(heavy_ball, MOMENTA), nesterov(0.9)]
+
+
+def momentum_of(one: Entry) -> float:
+    """b, zero for a solver of gradient flow."""
+    return one.hyperparameters.get("momentum", 0.0)
+
+
+def on_flow_time(one: Entry) -> Entry:
+    """The same optimizer with the flow time of a step, h / (1 - b), as its learning rate."""
+    share = 1 - momentum_of(one)
+    return Entry(one.name, lambda step: one.make(step * share))
+
+
+def adam(b1: Callable[[Any], Any], b2: Callable[[Any], Any]) -> Entry:
+    """Adam whose betas are functions of its learning rate."""
+    return Entry("adam", lambda h: zoo.adam(h, b1(h), b2(h)))
+
+
+def decay(time_constant: float) -> Callable[[Any], Any]:
+    """The beta of a moving average with that time constant, exp(-h / tau)."""
+    return lambda h: jnp.exp(-h / time_constant)
+
+
+FlowLosses = Callable[[np.ndarray], np.ndarray]
+"""Losses along gradient flow from seed 0 at ascending times, the first of which is 0."""
+
+
+def flow_losses(problem: Problem) -> FlowLosses:
+    """In closed form on a quadratic whose minimum is 0, else by an independent solver."""
+    data = jax.tree.map(jnp.asarray, problem.data)
+    start, unravel = ravel_pytree(problem.start(0))
+    if problem.quadratic:
+        hessian = np.asarray(jax.hessian(problem.full_loss)(start, data))
+        slope = np.asarray(jax.grad(problem.full_loss)(start, data))
+        eigenvalues, modes = np.linalg.eigh(hessian)
+        weights = (modes.T @ slope) ** 2 / (2 * eigenvalues)
+        if np.isclose(weights.sum(), problem.full_loss(start, data), rtol=1e-6):  # minimum zero
+            return lambda times: np.exp(-2 * np.outer(times, eigenvalues)) @ weights
+    points = flow_of(problem, 1e-11)
+    losses = jax.jit(jax.vmap(lambda point: problem.full_loss(unravel(point), data)))
+    return lambda times: np.asarray(losses(points(list(times), 0.0)))
+
+
+def follow(sweep: Runner, flow: FlowLosses, sharpness: float) -> list[Record]:
+    """One record for each step size: losses of the run and of the flow at `POINTS` flow times.
+
+    A step of momentum counts as h / (1 - b) of flow time. `delayed_flow_loss` is the flow's loss
+    on a clock that also knows the start from rest: n steps along a constant gradient move as far
+    as the flow does in h / (1 - b) times n - b (1 - b^n) / (1 - b).
+    """
+    one, b = sweep.entry, momentum_of(sweep.entry)
+    times = np.arange(POINTS + 1) * INTERVAL / sharpness
+    flow_loss, found = flow(times), []
+    for per_interval in MOMENTUM_STEPS[b] if b else SOLVER_STEPS[one.name]:
+        step = INTERVAL / sharpness / per_interval
+        gradients = per_interval * POINTS * one.gradients_per_step
+        (curve,) = sweep.run([(step * (1 - b), 0)], gradients)
+        record = _about(sweep, "momentum" if b else "solver", step, sharpness)
+        found.append({**record, "times": times, "loss": curve.loss, "flow_loss": flow_loss})
+        if b:
+            delay = b * (1 - b**curve.steps) / (1 - b)
+            found[-1]["delayed_flow_loss"] = flow(step * (curve.steps - delay))
+    return found
+
+
+def same_relative_steps(sweep: Runner, sharpness: float) -> list[Record]:
+    """Runs at common h * sharpness / R; point by point they have made equally many steps."""
+    one, b = sweep.entry, momentum_of(sweep.entry)
+    assert one.limit is not None
+    found = []
+    for share, count in RELATIVE_STEPS.items():
+        rate = share * one.limit / sharpness
+        (curve,) = sweep.run([(rate, 0)], count * POINTS * one.gradients_per_step)
+        record = _about(sweep, "relative", rate / (1 - b), sharpness)
+        found.append({**record, "steps": curve.steps, "loss": curve.loss})
+    return found
+
+
+def _about(sweep: Runner, family: str, step: float, sharpness: float) -> Record:
+    one, b = sweep.entry, momentum_of(sweep.entry)
+    assert one.limit is not None
+    return {
+        "kind": "path",
+        "family": family,
+        "problem": sweep.problem.name,
+        "optimizer": one.name,
+        "momentum": b,
+        "R": one.limit,
+        "learning_rate": step * (1 - b),
+        "step": step,
+        "step_sharpness": step * sharpness,
+        "relative_rate": step * (1 - b) * sharpness / one.limit,
+    }
+
+
+def adam_rates(problem: Problem) -> list[Record]:
+    """Adam with several b1, the second moment's time constant fixed, beside the flow without b1."""
+    times = np.arange(POINTS + 1) * ADAM_INTERVAL
+    flow_loss, found = adam_flow(problem, times, tau1=0.0), []
+    for b1 in ADAM_B1:
+        one = adam(functools.partial(_constant, b1), decay(TAU2))
+        for record in _adam_paths(problem, one, ADAM_RATE_STEPS):
+            found.append({**record, "family": "adam rate", "b1": b1, "flow_loss": flow_loss})
+    return found
+
+
+def adam_constants(problem: Problem) -> list[Record]:
+    """Adam at many rates, once with its time constants fixed and once with its betas fixed."""
+    times = np.arange(POINTS + 1) * ADAM_INTERVAL
+    flow_loss, found = adam_flow(problem, times, tau1=TAU1), []
+    entries = {
+        "adam constants": adam(decay(TAU1), decay(TAU2)),
+        "adam betas": adam(functools.partial(_constant, 0.9), functools.partial(_constant, 0.999)),
+    }
+    for family, one in entries.items():
+        for record in _adam_paths(problem, one, ADAM_STEPS):
+            found.append({**record, "family": family, "flow_loss": flow_loss})
+    return found
+
+
+def _constant(beta: float, rate: Any) -> float:
+    return beta
+
+
+def _adam_paths(problem: Problem, one: Entry, steps: tuple[int, ...]) -> list[Record]:
+    sweep = Runner(problem, one, POINTS, [0], 1)
+    times = np.arange(POINTS + 1) * ADAM_INTERVAL
+    found = []
+    for per_interval in steps:
+        rate = ADAM_INTERVAL / per_interval
+        (curve,) = sweep.run([(rate, 0)], per_interval * POINTS)
+        record: Record = {"kind": "path", "problem": problem.name, "optimizer": one.name}
+        record |= {"learning_rate": rate, "step": rate}
+        found.append({**record, "times": times, "loss": curve.loss})
+    return found
+
+
+def adam_flow(problem: Problem, times: np.ndarray, tau1: float) -> np.ndarray:
+    """Loss along Adam's flow with bias correction, from seed 0.
+
+    m' = (g - m) / tau1, v' = (g^2 - v) / TAU2, x' = -mh / (sqrt(vh) + 1e-8) with
+    mh = m / (1 - exp(-t / tau1)) and likewise vh; with tau1 = 0, mh = g. The limit of Adam for
+    h -> 0 at fixed time constants, as its betas exp(-h / tau) show.
+    """
+    data = jax.tree.map(jnp.asarray, problem.data)
+    start, unravel = ravel_pytree(problem.start(0))
+
+    def corrected(moment: jax.Array, limit: jax.Array, t: Any, tau: float) -> jax.Array:
+        # At t = 0 the moments are 0 / 0; their limits are those of the first step.
+        late = t > 0
+        return jnp.where(late, moment / jnp.where(late, -jnp.expm1(-t / tau), 1.0), limit)
+
+    def field(t: Any, state: Any, data: Any) -> Any:
+        point, m, v = state
+        g = jax.grad(lambda flat: problem.full_loss(unravel(flat), data))(point)
+        mh = corrected(m, g, t, tau1) if tau1 else g
+        vh = jnp.maximum(corrected(v, g * g, t, TAU2), 0.0)
+        return -mh / (jnp.sqrt(vh) + 1e-8), (g - m) / tau1 if tau1 else 0 * m, (g * g - v) / TAU2
+
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field),
+        diffrax.Dopri8(),
+        0.0,
+        times[-1],
+        1e-5,
+        (start, jnp.zeros_like(start), jnp.zeros_like(start)),
+        args=data,
+        stepsize_controller=diffrax.PIDController(rtol=1e-6, atol=1e-7),
+        saveat=diffrax.SaveAt(ts=jnp.asarray(times)),
+        max_steps=20_000,
+    )
+    assert solution.ys is not None
+    losses = jax.vmap(lambda point: problem.full_loss(unravel(point), data))(solution.ys[0])
+    return np.asarray(losses)
+
+
+def order(name: str) -> list[Record]:
+    """Observed order of a method on the path of `accuracy`, on its own clock."""
+    known = [*map(find, SOLVERS), *map(heavy_ball, MOMENTA)]
+    one = next(each for each in known if each.name == name)
+    return [order_record(on_flow_time(one), one.order or 1, ORDERS[name])]
+
+
+def modified_order() -> list[Record]:
+    """Observed order of Euler against the flow that it follows one order better."""
+    euler = dataclasses.replace(find("euler"), name="euler, own flow")
+    return [order_record(euler, 2, MODIFIED_STEPS, modified=True)]
+
+
+_COLUMNS = (
+    *("family", "problem", "optimizer", "momentum", "b1", "R", "learning_rate", "step"),
+    *("step_sharpness", "relative_rate", "worst", "end", "delayed_end"),
+)
+
+
+def deviations(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a run that has a flow to be compared with.
+
+    Returns:
+        Columns: `family` ("solver", "momentum", "adam rate", "adam constants", "adam betas"),
+        `problem`, `optimizer`, `momentum`, `b1`, `R`, `learning_rate`, `step` (flow time of a
+        step), `step_sharpness`, `relative_rate` (h * sharpness / R), `worst` and `end` (relative
+        difference of the loss to the flow's: largest absolute one at the 60 common flow times,
+        and the signed last one), `delayed_end` (the same on the clock that knows momentum's start
+        from rest; `end` where there is no momentum). Infinite for a run that blew up.
+    """
+    rows = []
+    for record in records:
+        if record["kind"] != "path" or record["family"] == "relative":
+            continue
+        difference = relative(record["loss"], record["flow_loss"])
+        delayed = relative(record["loss"], record.get("delayed_flow_loss", record["flow_loss"]))
+        ends = {"worst": np.abs(difference).max(), "end": difference[-1]}
+        about = {key: record.get(key) for key in _COLUMNS}
+        rows.append({**about, **ends, "delayed_end": delayed[-1]})
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+def relative(loss: Any, reference: Any) -> np.ndarray:
+    """Relative differences after the start; infinite where a loss is not finite."""
+    ratio = np.array(loss, float)[1:] / np.array(reference, float)[1:]
+    return np.where(np.isfinite(ratio), ratio - 1, np.inf)
+
+
+def on_clock(record: Record, factor: float) -> np.ndarray:
+    """Relative differences if a step were `factor` times as long in flow time as `record` says.
+
+    The flow's loss is interpolated between the compared times, on a log scale; times beyond the
+    last one are left out.
+    """
+    times = np.array(record["times"], float) * factor
+    known = times <= record["times"][-1]
+    flow = np.exp(np.interp(times, record["times"], np.log(record["flow_loss"])))
+    return relative(np.array(record["loss"], float)[known], flow[known])
+
+
+def same_steps(one: Record, other: Record) -> np.ndarray:
+    """Relative differences of two runs after equally many steps."""
+    assert one["steps"] == other["steps"]
+    return relative(one["loss"], other["loss"])
+
+
+def smallest(records: Sequence[Record]) -> list[Record]:
+    """The run with the smallest step of each problem, optimizer and b1."""
+    found: dict[tuple, Record] = {}
+    for r in sorted(records, key=lambda r: -r["step"]):
+        found[r["problem"], r["optimizer"], r.get("b1")] = r
+    return list(found.values())
