@@ -1,15 +1,15 @@
-"""The study of games: what is calculated, what is charged, and what the command leaves."""
+"""The study of games: what is calculated, what is charged, and what is said of it."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
+from odeopt.studies import game_mixture as mixture
+from odeopt.studies import game_plane as plane
 from odeopt.studies import games
-from odeopt.studies.games import mixture, plane, study
-from odeopt.studies.old_cli import app
+from odeopt.studies.engine import Results, page
 
 
 @pytest.mark.parametrize("method", [m for m in plane.METHODS if m != "alternating"])
@@ -30,7 +30,7 @@ def test_alternating_orbits_are_ellipses_and_the_dirac_gan_keeps_its_circle(x64)
 
 def operations(name):
     players = mixture.start(0)
-    step = mixture.stepper(name, 0.1, jax.random.key(0))
+    step = mixture.stepper(mixture.METHODS[name], 0.1, jax.random.key(0))
     carry = players, mixture.METHODS[name].make(0.1).init(players)
     return jax.jit(step).lower(jnp.int32(0), carry).compile().cost_analysis()["flops"]
 
@@ -59,8 +59,13 @@ def test_samples_at_the_modes_cover_them_and_a_blur_covers_none(monkeypatch):
 
 def run(method, rate, seed, modes):
     share, finite = [0.5] * len(modes), [True] * len(modes)
-    about = {"kind": "mixture", "method": method, "rate": rate, "seed": seed, "rounds": 40}
-    return {**about, "modes": modes, "share": share, "finite": finite, "samples": [[0.0, 0.0]]}
+    about = {"kind": "mixture", "method": method, "cost": 1, "rate": rate, "seed": seed}
+    about |= {"rounds": 40, "samples": [[0.0, 0.0]]}
+    return {**about, "modes": modes, "share": share, "finite": finite}
+
+
+def made(records):
+    return Results(games.STUDY, games.Settings(), records)
 
 
 def test_runs_are_read_over_their_last_quarter_and_rates_tuned_on_a_seed_of_their_own():
@@ -69,21 +74,29 @@ def test_runs_are_read_over_their_last_quarter_and_rates_tuned_on_a_seed_of_thei
         run("adam", 0.2, 0, [0, 0, 0, 0, 0, 0, 9, 11]),
         run("adam", 0.4, 0, [0, 0, 0, 0, 0, 0, 4, 6]),
     ]
-    assert study.tuned(tuning) == 0.2
+    assert mixture.tuned(tuning) == 0.2
     fresh = [run("adam", 0.2, seed, [0, 0, 0, 14, 0, 0, 8, 10 + seed]) for seed in (1, 2)]
     rest = [run("rk4", 0.1, seed, [0, 0, 0, 0, 0, 0, 2, 2]) for seed in (0, 1, 2)]
-    result = study.Result([*tuning, *fresh, *rest], {}, 1.0)
-    row = result.summary.set_index("method").loc["adam"]
-    assert (row["rate"], row["edge"], row["works"], row["seeds"]) == (0.2, False, 2, 2)
-    assert (row["modes"], row["low"], row["high"]) == (9.75, 9.5, 10.0)
-    assert row["lost"] == pytest.approx(14 - 9.75)
-    assert result.answer[1] == "None covers more modes than Adam."
-    assert "smallest or largest tried for rk4." in result.answer[2]
-    better = [{**r, "modes": [15] * 8} if r["method"] == "rk4" else r for r in result.records]
-    better = study.Result(better, {}, 1.0).answer[1]
-    assert better.endswith(
-        "more modes than Adam: rk4; at every seed more than at any of Adam's: rk4."
-    )
+    results = made([*tuning, *fresh, *rest])
+    table = results.table("summary").set_index("method")
+    row = table.loc["adam"]
+    assert (row.rate, row.rate_low, row.rate_high, row.works, row.seeds) == (0.2, 0.1, 0.4, 2, 2)
+    assert (row.modes, row.low, row.high) == (9.75, 9.5, 10.0)
+    assert row.lost == pytest.approx(14 - 9.75)
+    assert table.loc["rk4", "rate_low"] == 0  # at both ends of its grid
+    assert np.isinf(table.loc["rk4", "rate_high"])
+    assert "no method covers more of 16 modes than Adam (9.8)" in results.verdict
+    assert "smallest or largest tried for rk4." in games.STUDY.answer(results)[1]
+
+
+@pytest.mark.parametrize(("seeds", "word", "clear"), [(2, "open", 0), (6, "holds", 1)])
+def test_more_modes_than_adam_are_claimed_where_seeds_leave_no_doubt(seeds, word, clear):
+    both = [("adam", 8), ("rk4", 15)]
+    records = [run(name, 0.1, seed, [n] * 8) for name, n in both for seed in range(seeds + 1)]
+    results = made(records)
+    (claim,) = [verdict for verdict in results.claims if verdict.claim.name == "beats"]
+    assert claim.word == word
+    assert f"cover rk4 (15.0); {clear} of these differences" in results.verdict
 
 
 @pytest.fixture
@@ -95,43 +108,43 @@ def tiny(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_command_ends_with_files_and_a_page_and_goes_on(tiny, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    call = lambda *words: CliRunner(env={"COLUMNS": "200"}).invoke(app, ["games", *words])
-    words = ["--methods", "adam", "--seeds", "2", "--rounds", "48"]
-    first = call(*words)
-    assert first.exit_code == 0, first.output
-    folder = tmp_path / "games-report"
-    names = {path.name for path in folder.iterdir()}
-    figures = {f"{name}.png" for name in games.figures.CAPTIONS}
-    tables = {"planes.csv", "mixture.csv", "summary.csv"}
-    assert {"runs.jsonl", "settings.json", "report.html"} | tables | figures == names
-    table = pd.read_csv(folder / "mixture.csv")
-    assert len(table) == 6 + 2
-    assert np.all(table["modes"].between(0, 16))
-    page = (folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == len(figures)
-    assert "http://" not in page
-    assert "https://" not in page
-    assert "odeopt games --methods adam --seeds 2 --rounds 48" in page
+def test_a_study_has_a_row_a_run_and_goes_on_to_the_same_numbers(tiny, tmp_path):
+    def mine(rate):
+        return mixture.METHODS["simultaneous"].make(rate)
+
+    options = {"methods": ["adam", {"mine": mine}], "seeds": 2, "rounds": 48}
+    out = tmp_path / "out"
+    results = games.run(**options, out=out)
+    runs = pd.read_csv(out / "mixture.csv")
+    assert runs.groupby("method").size().to_dict() == {"adam": 6 + 2, "mine": 12 + 2}
+    assert runs.modes.between(0, 16).all()
+    assert [verdict.word for verdict in results.claims][:2] == ["holds", "holds"]
+    text = page.write(results, out).read_text()
+    drawn = {part.split('"')[0] for part in text.split('<figure id="')[1:]}
+    assert drawn == {figure.name for figure in games.FIGURES}
     assert not jax.config.jax_enable_x64  # as it was
 
-    # a kill in the middle: what is there is kept, the rest is made again, to the same numbers
-    lines = (folder / "runs.jsonl").read_text().splitlines(keepends=True)
-    (folder / "runs.jsonl").write_text("".join(lines[:-1]))
-    games.run(methods=["adam"], seeds=2, rounds=48, out=folder, resume=True)
-    assert (folder / "runs.jsonl").read_text().splitlines(keepends=True) == lines
+    lines = (out / "runs.jsonl").read_text().splitlines(keepends=True)
+    (out / "runs.jsonl").write_text("".join(lines[:-1]))
+    games.run(**options, out=out, resume=True)
+    assert (out / "runs.jsonl").read_text().splitlines(keepends=True) == lines
 
+
+def test_without_time_there_is_nothing_to_compare():
     late = games.run(methods=["adam"], rounds=48, max_minutes=1e-9)
-    assert late.runs.empty
-    assert late.summary.empty
-    assert late.answer == []
-    for words, message in [
-        (["--methods", "rk5"], "unknown method 'rk5': did you mean rk4?"),
-        (["--seeds", "0"], "--seeds must be at least 1, not 0."),
-        (["--rounds", "1"], "--rounds must be at least 24,"),
-        (["--max-minutes", "-1"], "--max-minutes must be positive, not -1."),
-    ]:
-        wrong = call(*words)
-        assert wrong.exit_code == 2
-        assert message in wrong.stderr
+    assert late.table("summary").empty
+    assert late.verdict == "No run was made: nothing to compare."
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"methods": "rk5"}, "unknown method 'rk5': did you mean rk4?"),
+        ({"methods": {"adam": lambda h: h}}, "adam is a method of the study: give yours another"),
+        ({"seeds": 0}, "--seeds must be at least 1, not 0"),
+        ({"rounds": 1}, "--rounds must be at least 120, a step between any two looks, not 1"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_runs(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        games.run(**wrong)

@@ -1,7 +1,6 @@
 """A GAN of small networks that learns a mixture of 16 Gaussians, by any method for games."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 from jaxtyping import Array, Float
 
-from ... import alternating, drift, game_gradient, game_runge_kutta, simultaneous, solvers
-from ..networks import network_init
-from ..records import Record
+from .. import alternating, drift, game_gradient, game_runge_kutta, simultaneous, solvers
+from .engine.store import Record
+from .names import lookup
+from .networks import network_init
 
 SIDE = 4
 SPREAD = 0.1
@@ -28,6 +29,8 @@ NEAR = 2.0
 ENOUGH = 30
 """Samples that a mode needs to count as covered: a fifth of its share."""
 LOOKS = 20
+LAST = 0.25
+"""Share of the looks, at the end of a run, that its figures are means over."""
 PENALTY = 0.01
 """Strength of ODE-GAN's penalty, as in its authors' experiments with a mixture."""
 
@@ -71,16 +74,24 @@ class Method:
 
     Attributes:
         make: From the learning rate to an optimizer of the game.
-        cost: Rounds of gradients that a step costs, a round being one gradient for each player:
-            operations of the compiled step over those of a simultaneous one, not calls.
         rates: Learning rates to choose from.
         losses: Of the players.
+        dearer: Operations of a gradient of these losses over one of `LOSSES`.
     """
 
     make: Callable[[Any], optax.GradientTransformationExtraArgs]
-    cost: int
     rates: tuple[float, ...]
     losses: dict[str, Callable[..., Any]] = dataclasses.field(default_factory=lambda: LOSSES)
+    dearer: float = 1.0
+
+    @property
+    def cost(self) -> int:
+        """Rounds of gradients that a step costs, a round being one gradient for each player.
+
+        Operations of the compiled step over those of a simultaneous one, not calls; one where the
+        optimizer is not of this library.
+        """
+        return round(self.dearer * getattr(self.make(1.0), "gradients_per_step", 1))
 
 
 def adam_in_turn(learning_rate: Any) -> optax.GradientTransformationExtraArgs:
@@ -114,22 +125,41 @@ def _rk4(h: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
 
 PLAIN = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 SCALED = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
+OWN = (*SCALED, *PLAIN)
+"""Of a method that nobody has tried before."""
 METHODS = {
-    "simultaneous": Method(simultaneous, 1, PLAIN),
-    "alternating": Method(lambda h: alternating(h, ORDER), 1, PLAIN),
-    "interaction": Method(lambda h: simultaneous(h, correction="interaction"), 2, PLAIN),
-    "joint": Method(lambda h: simultaneous(h, correction="joint"), 2, PLAIN),
-    "rk4": Method(_rk4, 4, PLAIN),
+    "simultaneous": Method(simultaneous, PLAIN),
+    "alternating": Method(lambda h: alternating(h, ORDER), PLAIN),
+    "interaction": Method(lambda h: simultaneous(h, correction="interaction"), PLAIN),
+    "joint": Method(lambda h: simultaneous(h, correction="joint"), PLAIN),
+    "rk4": Method(_rk4, PLAIN),
     # The penalty's own gradient, of a gradient, is half a round more in every stage.
-    "rk4-penalty": Method(_rk4, 6, PLAIN, PENALIZED),
-    "adam": Method(adam_in_turn, 1, SCALED),
-    "alternating-rms": Method(lambda h: alternating(h, ORDER, stage_transform=rms()), 1, SCALED),
+    "rk4-penalty": Method(_rk4, PLAIN, PENALIZED, dearer=1.5),
+    "adam": Method(adam_in_turn, SCALED),
+    "alternating-rms": Method(lambda h: alternating(h, ORDER, stage_transform=rms()), SCALED),
     "interaction-rms": Method(
-        lambda h: simultaneous(h, correction="interaction", stage_transform=rms()), 2, SCALED
+        lambda h: simultaneous(h, correction="interaction", stage_transform=rms()), SCALED
     ),
-    "rk4-rms": Method(lambda h: _rk4(h, stage_transform=rms()), 4, SCALED),
+    "rk4-rms": Method(lambda h: _rk4(h, stage_transform=rms()), SCALED),
 }
 QUICK = tuple(name for name in METHODS if name not in ("joint", "interaction-rms"))
+
+
+def method_of(asked: Any) -> dict[str, Method]:
+    """The method of that name, or those of a mapping from names to functions of the rate.
+
+    Raises:
+        ValueError: For a name that is not there, or one of an own method that is there already.
+    """
+    if isinstance(asked, str):
+        return {asked: lookup("method", asked, METHODS)}
+    if taken := [name for name in asked if name in METHODS]:
+        raise ValueError(f"{taken[0]} is a method of the study: give yours another name.")
+    return {name: Method(_taking_extra_arguments(make), OWN) for name, make in asked.items()}
+
+
+def _taking_extra_arguments(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda h: optax.with_extra_args_support(make(h))
 
 
 def start(seed: int) -> Players:
@@ -154,9 +184,8 @@ def look(players: Players, key: Array) -> dict[str, Array]:
     }
 
 
-def stepper(name: str, rate: Any, key: Array) -> Callable[[Array, tuple], tuple]:
+def stepper(method: Method, rate: Any, key: Array) -> Callable[[Array, tuple], tuple]:
     """`(i, (players, state)) -> (players, state)`: step number i, with a batch of its own."""
-    method = METHODS[name]
     opt, grad_fn = method.make(rate), game_gradient(method.losses)
     centers = jnp.asarray(CENTERS, jnp.float32)
 
@@ -175,14 +204,12 @@ def stepper(name: str, rate: Any, key: Array) -> Callable[[Array, tuple], tuple]
     return step
 
 
-@functools.cache
-def trainer(name: str, rounds: int) -> Callable[..., dict[str, Array]]:
+def trainer(method: Method, rounds: int) -> Callable[..., dict[str, Array]]:
     """`(rates, seeds, starts) -> looks` of all of these runs at once, after so many rounds each."""
-    method = METHODS[name]
     steps = rounds // (LOOKS * method.cost)
 
     def one(rate: Array, seed: Array, players: Players) -> dict[str, Array]:
-        step = stepper(name, rate, jax.random.key(seed))
+        step = stepper(method, rate, jax.random.key(seed))
 
         def between(carry: tuple, n: Array) -> tuple[tuple, dict[str, Array]]:
             carry = jax.lax.fori_loop(n * steps, (n + 1) * steps, step, carry)
@@ -195,10 +222,12 @@ def trainer(name: str, rounds: int) -> Callable[..., dict[str, Array]]:
     return jax.jit(jax.vmap(one))
 
 
-def train(name: str, rates: Sequence[float], seeds: Sequence[int], rounds: int) -> list[Record]:
+def train(
+    name: str, method: Method, rates: Sequence[float], seeds: Sequence[int], rounds: int
+) -> list[Record]:
     """One run for each pair of a rate and a seed."""
     players = jax.tree.map(lambda *x: jnp.stack(x), *map(start, seeds))
-    looks = trainer(name, rounds)(jnp.asarray(rates), jnp.asarray(seeds, jnp.uint32), players)
+    looks = trainer(method, rounds)(jnp.asarray(rates), jnp.asarray(seeds, jnp.uint32), players)
     return [
         {
             "kind": "mixture",
@@ -206,7 +235,29 @@ def train(name: str, rates: Sequence[float], seeds: Sequence[int], rounds: int) 
             "rate": rate,
             "seed": seed,
             "rounds": rounds,
+            "cost": method.cost,
             **{key: np.asarray(value[i]) for key, value in looks.items()},
         }
         for i, (rate, seed) in enumerate(zip(rates, seeds, strict=True))
     ]
+
+
+def tuned(records: Sequence[Record]) -> float:
+    """The rate whose run covers most modes over its last looks; among equal ones, most share."""
+    table = pd.DataFrame([judge(record) for record in records])
+    return float(table.sort_values(["modes", "share"])["rate"].iloc[-1])
+
+
+def judge(record: Record) -> dict[str, Any]:
+    """The figures of a run: modes covered and share of samples in modes, over its last looks."""
+    modes = np.asarray(record["modes"], float)
+    last = slice(-max(1, round(LAST * len(modes))), None)
+    return {
+        **{name: record[name] for name in ("method", "cost", "rate", "seed", "rounds")},
+        "modes": modes[last].mean(),
+        "wobble": modes[last].std(),
+        "best": modes.max(),
+        "end": modes[-1],
+        "share": np.asarray(record["share"], float)[last].mean(),
+        "finite": bool(np.all(record["finite"])),
+    }

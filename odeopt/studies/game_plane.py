@@ -1,0 +1,240 @@
+"""Three games of two numbers, whose trajectories can be drawn and, two of them, calculated."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from .. import (
+    alternating,
+    game_gradient,
+    game_implicit_midpoint,
+    game_runge_kutta,
+    simultaneous,
+    solvers,
+)
+from .engine import Check, Claim, Figure, Results
+from .engine.drawing import Plot
+from .engine.store import Record
+
+Pair = tuple[Array, Array]
+DAMPING = 0.09
+EXACT = 1e-9
+"""How near a linear game must come to the growth that is calculated."""
+CIRCLE_MISS = 0.01
+DRAWN = 400
+"""Points of a trajectory that are kept."""
+
+METHODS: dict[str, Callable[[float], Any]] = {
+    "simultaneous": simultaneous,
+    "alternating": alternating,
+    "interaction": lambda h: simultaneous(h, correction="interaction"),
+    "joint": lambda h: simultaneous(h, correction="joint"),
+    "rk4": lambda h: game_runge_kutta(h, solvers.RK4()),
+    "midpoint": game_implicit_midpoint,
+}
+"""From the learning rate to an optimizer of the game."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Game:
+    """A game of two numbers p and q.
+
+    Attributes:
+        title: What it is.
+        losses: Of p and of q.
+        h: The learning rate.
+        steps: Of a run.
+        start: Where it starts.
+        matrix: Of the field, where that is linear.
+    """
+
+    title: str
+    losses: tuple[Callable[[Pair], Array], Callable[[Pair], Array]]
+    h: float
+    steps: int
+    start: tuple[float, float]
+    matrix: tuple[tuple[float, float], tuple[float, float]] | None = None
+
+
+GAMES = {
+    "bilinear": Game(
+        "p' = -q, q' = p",
+        (lambda z: z[0] * z[1], lambda z: -z[0] * z[1]),
+        0.5,
+        200,
+        (1.0, 0.0),
+        ((0.0, -1.0), (1.0, 0.0)),
+    ),
+    "damped rotation": Game(
+        f"p' = -{DAMPING} p + q, q' = -p - {DAMPING} q",
+        (
+            lambda z: 0.5 * DAMPING * z[0] ** 2 - z[0] * z[1],
+            lambda z: 0.5 * DAMPING * z[1] ** 2 + z[0] * z[1],
+        ),
+        0.2,
+        1000,
+        (1.0, 0.0),
+        ((-DAMPING, 1.0), (-1.0, -DAMPING)),
+    ),
+    "Dirac GAN": Game(
+        "data at 0, one point at p, discriminator q x, logistic loss",
+        (lambda z: -jax.nn.softplus(-z[0] * z[1]), lambda z: jax.nn.softplus(-z[0] * z[1])),
+        0.06,
+        2000,
+        (0.8, 0.0),
+    ),
+}
+
+
+def growth(matrix: Any, method: str, h: float) -> float:
+    """What a step multiplies a linear game by in the long run: the largest eigenvalue's size."""
+    a, one = h * np.asarray(matrix), np.eye(2)
+    own = np.diag(np.diag(a))
+    first, second = one.copy(), one.copy()
+    first[0] += a[0]
+    second[1] += a[1]
+    steps = {
+        "simultaneous": one + a,
+        "alternating": second @ first,
+        # each player sees the other half a step ahead
+        "interaction": one + a + 0.5 * (a - own) @ a,
+        "joint": one + a + 0.5 * a @ a,
+        "rk4": sum(
+            c * np.linalg.matrix_power(a, k)
+            for k, c in enumerate(solvers.RK4().stability_polynomial)
+        ),
+        "midpoint": np.linalg.solve(one - a / 2, one + a / 2),
+    }
+    return float(np.max(np.abs(np.linalg.eigvals(steps[method]))))
+
+
+def trajectory(name: str, method: str) -> list[Record]:
+    """One run; the caller enables x64."""
+    game = GAMES[name]
+    opt, grad_fn = METHODS[method](game.h), game_gradient(game.losses)
+    players = tuple(jnp.asarray(x, float) for x in game.start)
+
+    def step(carry: tuple, _: None) -> tuple[tuple, Array]:
+        z, state = carry
+        updates, state = opt.update(grad_fn(z), state, z, grad_fn=grad_fn)
+        z = optax.apply_updates(z, updates)
+        return (z, state), jnp.stack(z)
+
+    run = jax.jit(lambda z: jax.lax.scan(step, (z, opt.init(z)), None, game.steps)[1])
+    points = np.concatenate([[game.start], run(players)])
+    radii = np.linalg.norm(points, axis=1)
+    every = max(1, game.steps // DRAWN)
+    return [
+        {
+            "kind": "plane",
+            "game": name,
+            "method": method,
+            "h": game.h,
+            "steps": game.steps,
+            "cost": opt.gradients_per_step,
+            "growth": float(radii[-1] / radii[0]),
+            "lowest": float(radii.min() / radii[0]),
+            "highest": float(radii.max() / radii[0]),
+            "predicted": None
+            if game.matrix is None
+            else growth(game.matrix, method, game.h) ** game.steps,
+            "points": points[::every],
+            "radii": radii[::every],
+            "every": every,
+        }
+    ]
+
+
+def _linear(results: Results) -> list[Check]:
+    # Where eigenvectors are orthogonal, which in turn they are not.
+    return [
+        Check(
+            f"{r.game}, {r.method}",
+            r.growth,
+            f"{r.predicted:.6g}",
+            bool(abs(r.growth / r.predicted - 1) < EXACT),
+        )
+        for r in results.table("planes").itertuples()
+        if r.predicted == r.predicted and r.method != "alternating"
+    ]
+
+
+def _circle(results: Results) -> list[Check]:
+    return [
+        Check(f"Dirac GAN, {r.method}", miss, f"below {CIRCLE_MISS}", bool(miss < CIRCLE_MISS))
+        for r in results.table("planes").itertuples()
+        for miss in [max(r.highest**2 - 1, 1 - r.lowest**2)]
+        if r.game == "Dirac GAN" and r.method in ("joint", "interaction", "rk4", "midpoint")
+    ]
+
+
+CALCULATED = Claim(
+    "calculated",
+    "A step multiplies a linear game by the largest eigenvalue of its matrix.",
+    f"|z| at the end within {EXACT:g} of its calculated multiple of the start, relative",
+    _linear,
+)
+CIRCLE = Claim(
+    "circle",
+    "Without the drift of Euler's method the Dirac GAN keeps its circle.",
+    "|z|² within 1 % of its start at every step",
+    _circle,
+)
+
+
+def _plane(results: Results) -> Plot | None:
+    records = [r for r in results.records if r["kind"] == "plane"]
+    plot = Plot([r["method"] for r in records], width=3.4, height=3.2)
+    for r in records:
+        axes, points = plot.panel(r["game"], "p", "q"), np.array(r["points"], float)
+        axes.plot(*points.T, **plot.style(r["method"], alpha=0.8, linewidth=1.2, marker=""))
+        size = 2.2 * np.hypot(*points[0])
+        axes.set(xlim=(-size, size), ylim=(-size, size), aspect="equal")
+    return plot if records else None
+
+
+def _radius(results: Results) -> Plot | None:
+    records = [r for r in results.records if r["kind"] == "plane"]
+    plot, seen = Plot([r["method"] for r in records]), dict[str, list[float]]()
+    for r in records:
+        axes = plot.panel(r["game"], "rounds of gradients", "|z|")
+        radii = np.array(r["radii"], float)
+        rounds = np.arange(len(radii)) * r["every"] * (r["cost"] or 1)
+        axes.plot(rounds, radii, **plot.style(r["method"], markevery=max(1, len(radii) // 6)))
+        seen.setdefault(r["game"], []).extend(radii)
+        low, high = np.nanmin(seen[r["game"]]), np.nanmax(seen[r["game"]])
+        limits = max(0.7 * low, 1e-3 * radii[0]), min(1.5 * high, 1e4 * radii[0])
+        axes.set(yscale="log", ylim=limits, xlim=(0, r["steps"]))
+    return plot if records else None
+
+
+RADIUS = Figure(
+    "radius",
+    _radius,
+    "Distance from the middle over rounds of gradients, one round being a gradient for each player "
+    "(steps for the implicit midpoint rule, which does not say what it took). Look at which lines "
+    "rise where others fall or stay level.",
+    lambda results: (
+        "|z| at the end over the start: "
+        + ", ".join(
+            f"{r.game} {r.method} {r.growth:.3g}" for r in results.table("planes").itertuples()
+        )
+        + "."
+    ),
+)
+PLANE = Figure(
+    "plane",
+    _plane,
+    "Trajectories from the same start, as lines through the steps. The flow turns on a circle "
+    "(bilinear, Dirac GAN) or into the middle (damped rotation); a method that leaves it outwards "
+    "does so by its drift. In the bilinear game a player has no terms of its own, so that "
+    "interaction and joint are one line; h is large there, and the terms of next order let them "
+    "out too.",
+    lambda results: "Simultaneous steps leave the flow outwards; the others stay near it.",
+)
