@@ -6,12 +6,12 @@ from typing import Annotated
 import cyclopts
 
 from . import __version__
-from .studies import drift, equivalence, games, stability
+from .studies import drift, equivalence, games, order, stability
 from .studies.engine import command as engine
 from .studies.engine.page import write_index
 
-DECLARED = (stability.STUDY, equivalence.STUDY, drift.STUDY, games.STUDY)
-OLD = ("untuned", "stiff", "order")
+DECLARED = (stability.STUDY, equivalence.STUDY, drift.STUDY, order.STUDY, games.STUDY)
+OLD = ("untuned", "stiff")
 """Commands that are not made of a declaration yet."""
 
 app = cyclopts.App(

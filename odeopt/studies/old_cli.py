@@ -178,56 +178,6 @@ def stiff(
     console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
 
 
-@app.command()
-def order(
-    problems: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAMES",
-            help="Problems, separated by commas: regression, softmax, network.",
-            show_default="all",
-        ),
-    ] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(
-            help="Runs of each method on the convex problems.", show_default="40; 200 with --full"
-        ),
-    ] = None,
-    out: Annotated[Path | None, _folder("order-report")] = None,
-    full: Annotated[
-        bool,
-        typer.Option(
-            "--full/--quick",
-            help="Five times the seeds, or a first answer in three to four minutes.",
-        ),
-    ] = False,
-    resume: Annotated[bool, RESUME] = False,
-) -> None:
-    """In which order should mini-batches act?
-
-    Compares forward, backward, palindromic and reshuffled order and averages: whether iterates come
-    to rest, their loss, their cost in gradients; and writes tables, plots and report.html.
-    """
-    console = Console()
-    from .folder import default_path  # noqa: PLC0415
-    from .order import figures, page, run  # noqa: PLC0415
-
-    with _mistakes_told():
-        folder = out or default_path(resume, "order-report")
-        result = run(
-            problems=_split(problems, str, "--problems"),
-            seeds=seeds,
-            out=folder,
-            full=full,
-            resume=resume,
-            console=console,
-        )
-    result.show(console)
-    path = page.write(result, folder, figures.draw(result.records, folder))
-    console.print(f"{result.seconds:.0f} s; report: {path}", soft_wrap=True)
-
-
 @contextlib.contextmanager
 def _mistakes_told() -> Iterator[None]:
     """What a study refuses is one line on standard error, and exit code 2."""

@@ -1,15 +1,15 @@
-"""The study of orders: how runs are read, and what the command leaves."""
+"""The study of orders: how runs are read, and what is said of them."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from odeopt.studies import order
-from odeopt.studies.old_cli import app
-from odeopt.studies.order import epochs, rest
+from odeopt.studies import Problem, order
+from odeopt.studies import order_epochs as epochs
+from odeopt.studies import order_rest as rest
+from odeopt.studies.engine import Results, page
 
 
 def test_a_rate_that_is_known_is_read_as_it_is():
@@ -53,17 +53,51 @@ def test_runs_share_their_batches_and_are_charged(x64):
     )
 
 
+def made(records):
+    return Results(order.STUDY, order.Settings(), records)
+
+
+def compared(reshuffled, palindromic):
+    losses = {"reshuffled": reshuffled, "palindromic": palindromic}
+    about = {"kind": "network", "problem": "p", "optimizer": "o", "held_out": 0.1}
+    return made(
+        [
+            {**about, "order": name, "seed": seed, "loss": loss, "losses": [1.0, loss]}
+            for name, values in losses.items()
+            for seed, loss in enumerate(values)
+        ]
+    )
+
+
 def test_networks_are_compared_in_pairs():
-    losses = {"reshuffled": [1.0, 2.0, 4.0], "palindromic": [0.5, 2.5, 4.0]}
-    records = [
-        {"optimizer": "o", "order": name, "seed": seed, "loss": loss, "test error": 0.1}
-        for name, values in losses.items()
-        for seed, loss in enumerate(values)
-    ]
-    (row,) = epochs.compare(records).to_dict(orient="records")
+    results = compared([1.0, 2.0, 4.0], [0.5, 2.5, 4.0])
+    (row,) = results.table("networks").to_dict(orient="records")
     assert (row["lowest"], row["highest"]) == (0.5, 1.25)
     assert (row["lower"], row["seeds"]) == (1, 3)
     assert row["ratio"] == pytest.approx(0.625 ** (1 / 3))
+    assert row["low"] < row["ratio"] < 1 < row["high"]
+
+
+@pytest.mark.parametrize(
+    ("palindromic", "word"),
+    [
+        ([0.5, 1.1, 2.0], "holds"),
+        ([0.5, 2.5, 4.0], "open"),
+        ([1.5, 2.9, 6.0], "does not hold"),
+        ([0.5, None, 2.0], "open"),  # a run that diverged
+    ],
+)
+def test_a_gain_is_claimed_where_the_interval_leaves_no_doubt(palindromic, word):
+    results = compared([1.0, 2.0, 4.0], palindromic)
+    (claim,) = [verdict for verdict in results.claims if verdict.claim.name == "gains"]
+    assert claim.word == word
+    assert ("lower than reshuffling on p with o" in results.verdict) == (word == "holds")
+
+
+def test_the_network_is_charged_and_its_errors_are_shares(x64):
+    (run,) = epochs.train(epochs.network(), "Adam 0.01", "palindromic", 1, 1)
+    assert run["gradients"] == 1300 // 64
+    assert 0 < run["held_out"] < 1
 
 
 @pytest.fixture
@@ -80,40 +114,62 @@ def tiny(monkeypatch):
     monkeypatch.setattr(rest, "METHODS", {**kept, "averaged, equal gradients": long})
 
 
+def line(x64=False):
+    dtype = np.float64 if x64 else np.float32
+    x = np.linspace(-1, 1, 24, dtype=dtype)
+
+    def loss(params, batch, key):
+        noise = 0.01 * jax.random.normal(key, batch[0].shape, dtype)
+        return jnp.mean((batch[0] * params["a"] - batch[1] + noise) ** 2), {}
+
+    start = {"a": np.zeros((), dtype)}
+    return Problem(
+        loss, lambda seed: jax.tree.map(lambda p: jnp.asarray(p + seed, dtype), start), (x, 3 * x),
+        name="line", batch_size=8, has_aux=True, x64=x64,
+    )  # fmt: skip
+
+
+def test_a_problem_of_ones_own_is_trained_in_both_orders(monkeypatch):
+    monkeypatch.setattr(epochs.train, "__defaults__", (3, 2))
+    results = order.run(problems=line())
+    table = results.table("networks").set_index("optimizer")
+    assert set(table.index) == set(epochs.OPTIMIZERS)
+    assert (table.seeds == 2).all()
+    assert table.held_out_reshuffled.isna().all()
+    assert {r["gradients"] for r in results.records} == {9}
+    assert "of 4 pairs of problem and optimizer" in results.verdict
+    assert {word for word in (v.word for v in results.claims[:4])} == {"not measured"}
+
+
 @pytest.mark.slow
-def test_the_command_ends_with_files_and_a_page_and_goes_on(tiny, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    call = lambda *words: CliRunner(env={"COLUMNS": "250"}).invoke(app, ["order", *words])
-    first = call("--problems", "regression,network", "--seeds", "2")
-    assert first.exit_code == 0, first.output
-    folder = tmp_path / "order-report"
-    names = {path.name for path in folder.iterdir()}
-    tables = {"rest.csv", "orders.csv", "networks.csv"}
-    figures = {f"{name}.png" for name in order.figures.CAPTIONS}
-    assert {"runs.jsonl", "settings.json", "report.html"} | tables | figures == names
-    table = pd.read_csv(folder / "rest.csv").set_index("method")
+def test_a_study_says_everything_it_measured_and_goes_on(tiny, tmp_path):
+    out, options = tmp_path / "out", {"problems": ["regression", "network"], "seeds": 2}
+    results = order.run(**options, out=out)
+    table = pd.read_csv(out / "rest.csv").set_index("method")
     assert table.loc["backward, full", "gradients"] == 45
     assert table.loc["averaged, equal gradients", "gradients"] == 18
-    assert len(pd.read_csv(folder / "networks.csv")) == 1
-    page = " ".join((folder / "report.html").read_text().split())
-    assert page.count("data:image/png;base64,") == len(figures)
-    assert "http://" not in page
-    assert "https://" not in page
-    assert "its expected loss is not lower" in page
-    assert "odeopt order --problems regression,network --seeds 2" in page
+    assert len(pd.read_csv(out / "networks.csv")) == 1
+    text = page.write(results, out).read_text()
+    drawn = {part.split('"')[0] for part in text.split('<figure id="')[1:]}
+    assert drawn == {figure.name for figure in order.STUDY.figures}
+    assert "its expected loss is not lower" in text
+    assert "odeopt order --problems regression,network --seeds 2" in text
     assert not jax.config.jax_enable_x64  # as it was
 
-    # a kill in the middle: what is there is kept, the rest is made again
-    lines = (folder / "runs.jsonl").read_text().splitlines(keepends=True)
-    (folder / "runs.jsonl").write_text("".join(lines[:-1]))
-    again = order.run(problems=["regression", "network"], seeds=2, out=folder, resume=True)
-    assert (folder / "runs.jsonl").read_text().splitlines(keepends=True)[:-1] == lines[:-1]
-    assert len(again.networks) == 1
+    lines = (out / "runs.jsonl").read_text().splitlines(keepends=True)
+    (out / "runs.jsonl").write_text("".join(lines[:-1]))
+    order.run(**options, out=out, resume=True)
+    assert (out / "runs.jsonl").read_text().splitlines(keepends=True) == lines
 
-    for words, message in [
-        (["--problems", "regresion"], "unknown problem 'regresion': did you mean regression?"),
-        (["--seeds", "1"], "--seeds must be at least 2, not 1."),
-    ]:
-        wrong = call(*words)
-        assert wrong.exit_code == 2
-        assert message in wrong.stderr
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"problems": "regresion"}, "unknown problem 'regresion': did you mean regression?"),
+        ({"problems": [3]}, "a int, not a problem"),
+        ({"seeds": 1}, "--seeds must be at least 2, not 1"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_runs(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        order.run(**wrong)

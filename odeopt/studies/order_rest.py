@@ -18,8 +18,10 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from scipy.stats import ks_2samp
 from sklearn.datasets import load_diabetes, load_digits
 
-from ... import euler, ordering
-from ..records import Record
+from .. import euler, ordering
+from .engine import Check, Claim, Figure, Results, statistics
+from .engine.drawing import Plot
+from .engine.store import Record
 
 SIZE = 16
 """Examples of a batch."""
@@ -31,6 +33,10 @@ LAST = 64
 """Distances are averaged over so many last steps: whole windows."""
 KEPT = 300
 """Points of a curve."""
+CHANCE = 0.01
+"""Two samples with a p-value below it count as different."""
+CONTRACTION = 1 - RATE * DECAY
+"""What a step multiplies distances by in directions in which the data's loss is flat."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,34 +272,132 @@ def decay_rate(distances: np.ndarray) -> float:
     return float(np.exp(np.polyfit(steps, np.log(distances[steps]), 1)[0]))
 
 
-def summarize(records: list[Record]) -> pd.DataFrame:
+def summarize(results: Results) -> pd.DataFrame:
     """One row a problem and method.
 
     Columns: `gradients` of a run; `distance` between successive iterates, mean of the last steps;
-    `last distance`, the last one; `rate`, the factor by which distances shrink a step where they
-    do; `spread`, root mean square distance from the mean of the last third; `excess` of the last
-    loss over the lowest, mean of the seeds, and its standard `error`; `p`, for backward order, of
-    the two-sample test that those of `forward` have the same distribution.
+    `last_distance`, the last one; `least_distance`, the least of any step and seed; `rate`, the
+    factor by which distances shrink a step where they do; `spread`, root mean square distance from
+    the mean of the last third; `excess` of the last loss over the lowest, mean of the seeds, and
+    its standard `error`; `p`, for backward order, of the two-sample test that those of `forward`
+    have the same distribution.
     """
+    records = [r for r in results.records if r["kind"] == "rest"]
+    forward = {r["problem"]: r["last excess"] for r in records if r["method"] == "forward"}
     rows = []
-    for problem in dict.fromkeys(r["problem"] for r in records):
-        mine = [r for r in records if r["problem"] == problem]
-        forward = next((r["last excess"] for r in mine if r["method"] == "forward"), None)
-        for r in mine:
-            excess = np.array(r["last excess"], float)
-            tested = METHODS[r["method"]].backward is not None and forward is not None
-            rows.append(
-                {
-                    "problem": problem,
-                    "method": r["method"],
-                    "gradients": r["spent"],
-                    "distance": np.mean(np.array(r["mean distance"], float)),
-                    "last distance": np.mean(np.array(r["last distance"], float)),
-                    "rate": np.nan if r["rate"] is None else r["rate"],
-                    "spread": np.mean(np.array(r["spread"], float)),
-                    "excess": excess.mean(),
-                    "error": excess.std(ddof=1) / np.sqrt(len(excess)),
-                    "p": ks_2samp(excess, forward).pvalue if tested else np.nan,
-                }
-            )
+    for r in records:
+        excess, other = np.array(r["last excess"], float), forward.get(r["problem"])
+        tested = METHODS[r["method"]].backward is not None and other is not None
+        rows.append(
+            {
+                "problem": r["problem"],
+                "method": r["method"],
+                "gradients": r["spent"],
+                "distance": np.mean(np.array(r["mean distance"], float)),
+                "last_distance": np.mean(np.array(r["last distance"], float)),
+                "least_distance": np.min(np.array(r["least distance"], float)),
+                "rate": np.nan if r["rate"] is None else r["rate"],
+                "spread": np.mean(np.array(r["spread"], float)),
+                "excess": excess.mean(),
+                "error": excess.std(ddof=1) / np.sqrt(len(excess)),
+                "p": ks_2samp(excess, other).pvalue if tested else np.nan,
+            }
+        )
     return pd.DataFrame(rows)
+
+
+def _comes_to_rest(results: Results) -> list[Check]:
+    return [
+        Check(r.problem, r.rate, f"at most {CONTRACTION:g}", bool(r.rate <= CONTRACTION))
+        for r in results.table("rest").itertuples()
+        if r.method == "backward, full"
+    ]
+
+
+def _alike(results: Results) -> list[Check]:
+    rest = results.table("rest")
+    rows = rest[rest.method.str.startswith("backward")] if len(rest) else rest
+    corrected = statistics.holm(rows.get("p", ()))
+    return [
+        Check(f"{r.problem}, {r.method}", p, f"at least {CHANCE:g}", bool(p >= CHANCE))
+        for r, p in zip(rows.itertuples(), corrected, strict=True)
+        if not np.isnan(p)
+    ]
+
+
+def _averages(results: Results) -> list[Check]:
+    rest, found = results.table("rest"), list[Check]()
+    for problem, mine in rest.groupby("problem", sort=False) if len(rest) else ():
+        rows = mine.set_index("method")
+        if not {"averaged", "backward, full"} <= set(rows.index):
+            continue
+        average, full = rows.loc["averaged"], rows.loc["backward, full"]
+        gap, error = full.excess - average.excess, np.hypot(full.error, average.error)
+        holds = bool(gap > 0) if abs(gap) > 2 * error else None
+        found.append(Check(str(problem), average.excess, f"below {full.excess:.3g}", holds))
+    return found
+
+
+CLAIMS = (
+    Claim(
+        "rest",
+        "Where every step contracts, the iterates of backward order come to rest as fast.",
+        f"distances of full backward order shrink to {FLOOR:g} by a factor of at most 1 - h wd = "
+        f"{CONTRACTION:g} a step",
+        _comes_to_rest,
+    ),
+    Claim(
+        "alike",
+        "The loss of backward order is distributed like that of forward order.",
+        f"two-sample p of the last losses, Holm-corrected, at least {CHANCE:g}; replayed windows "
+        "and full order",
+        _alike,
+    ),
+    Claim(
+        "average",
+        "An average of forward iterates has a lower loss than full backward order.",
+        "mean excess lower by more than two standard errors",
+        _averages,
+    ),
+)
+
+
+def _curves(results: Results, x: str, y: str, label: str) -> Plot | None:
+    records = [r for r in results.records if r["kind"] == "rest"]
+    if y == "distances":  # it has other steps
+        records = [r for r in records if r["method"] != "averaged, equal gradients"]
+    plot, start = Plot([r["method"] for r in records], height=3.6), dict[str, float]()
+    for r in records:
+        axes, values = plot.panel(r["problem"], x, label), np.array(r[y], float)
+        axes.plot(r[x], values, **plot.style(r["method"], markevery=max(1, len(values) // 6)))
+        start[r["problem"]] = max(values[0], start.get(r["problem"], 0))
+        floor = 1e-17 if y == "distances" else 1e-6
+        axes.set(yscale="log", ylim=(floor, 10 * start[r["problem"]]))
+        if y == "excess":
+            axes.set_xscale("log")
+    return plot if records else None
+
+
+EXCESS = Figure(
+    "excess",
+    lambda results: _curves(results, "gradients", "excess", "loss above the least"),
+    "Loss of all data above the least, mean of the seeds, against gradients: all of them are "
+    "charged. Backward order buys no lower loss with its gradients; an average does. What leaves "
+    "the frame has diverged.",
+    lambda results: results.verdict,
+)
+DISTANCES = Figure(
+    "distances",
+    lambda results: _curves(results, "steps", "distances", "distance of iterates"),
+    "Distance between successive iterates, geometric mean of the seeds. Backward order comes to "
+    "rest at the rate of the contraction; a window is forward again at every checkpoint; an "
+    "average slows down as averages do.",
+    lambda results: (
+        "Factor by which distances shrink a step, where they do: "
+        + ", ".join(
+            f"{r.problem}, {r.method} {r.rate:.3f}"
+            for r in results.table("rest").dropna(subset="rate").itertuples()
+        )
+        + "."
+    ),
+)

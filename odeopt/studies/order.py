@@ -1,0 +1,246 @@
+"""In which order should mini-batches act? Backward, palindromic and averaged runs.
+
+`run` does the whole study; `odeopt order` is the same from a shell.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from . import order_epochs as epochs
+from . import order_rest as rest
+from .engine import Results, Study, Table, Task, at_least, whole
+from .engine.load import own_problems
+from .engine.problem import Problem
+from .engine.store import Record
+from .problems import SUITE
+
+NETWORK = "network"
+KNOWN = (*rest.PROBLEMS, NETWORK)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The choices that decide the results.
+
+    Attributes:
+        problems: Problems, separated by commas: regression, softmax, network; your own as
+            my_file.py:problem, made with odeopt.studies.Problem, which is trained as the network
+            is.
+        seeds: Runs of each method on the convex problems; networks have five.
+    """
+
+    problems: tuple[Any, ...] = KNOWN
+    seeds: int = 40
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "problems", own_problems(self.problems, KNOWN))
+        at_least(self, seeds=2)
+
+    @property
+    def convex(self) -> dict[str, rest.Convex]:
+        """The convex problems among them."""
+        return {name: rest.PROBLEMS[name]() for name in self.problems if name in rest.PROBLEMS}
+
+    @property
+    def trained(self) -> list[Problem]:
+        """The network and the user's own problems."""
+        found = [epochs.network() if problem == NETWORK else problem for problem in self.problems]
+        return [problem for problem in found if isinstance(problem, Problem)]
+
+
+def tasks(settings: Settings) -> list[Task]:
+    """Everything that is measured."""
+    found: list[Task] = []
+    convex = settings.convex
+    for name, problem in convex.items():
+        for method, about in rest.METHODS.items():
+            long = about.times > 1 or about.backward == {}
+            make = functools.partial(_rest, name, problem, method, settings.seeds)
+            found.append(whole(f"{name}, {method}", make, 5.0 if long else 1.0))
+    if "regression" in convex:
+        make = functools.partial(epochs.orders, convex["regression"])
+        found.append(whole("order of epochs", make))
+    for own in settings.trained:
+        for optimizer in epochs.OPTIMIZERS:
+            for order in epochs.ORDERS:
+                name = f"{own.name}, {optimizer}, {order}"
+                make = functools.partial(epochs.train, own, optimizer, order)
+                task = whole(name, make)
+                found.append(
+                    task if own.name == NETWORK else dataclasses.replace(task, x64=own.x64)
+                )
+    return found
+
+
+def _rest(name: str, problem: rest.Convex, method: str, seeds: int) -> list[Record]:
+    return [{**record, "problem": name} for record in rest.run(problem, method, seeds)]
+
+
+def _orders(results: Results) -> pd.DataFrame:
+    return results.of("order").reindex(columns=["splitting", "order", "observed"]).dropna()
+
+
+def verdict(results: Results) -> str:
+    """What backward order and an average are worth, and whether palindromic order gains."""
+    table, lines = results.table("rest"), list[str]()
+    rows = table.set_index("method") if len(table) else table
+    if {"forward", "averaged", "backward, full"} <= set(rows.index):
+        forward, average, full = (
+            rows.loc[[name]].set_index("problem")
+            for name in ("forward", "averaged", "backward, full")
+        )
+        gain = forward.excess / average.excess
+        alike = int((full.p >= rest.CHANCE).sum())
+        lines.append(
+            f"Forwards, and averaged: an average of forward iterates ends {_range(gain)} times "
+            "nearer to the least loss, for the same gradients. Backward order comes to rest on "
+            f"{int((full.rate < 1).sum())} of {len(full)} problems, for "
+            f"{_range(full.gradients / forward.gradients)} times the gradients, and its loss "
+            f"cannot be told from that of forward order on {alike} of them."
+        )
+    networks = results.table("networks")
+    if len(networks):
+        clear = [f"{r.problem} with {r.optimizer}" for r in networks.itertuples() if r.high < 1]
+        lines.append(
+            f"Palindromic order ends lower than reshuffling on {', '.join(clear) or 'no network'}, "
+            f"of {len(networks)} pairs of problem and optimizer."
+        )
+    return " ".join(lines) or "There is nothing to compare."
+
+
+def _range(values: pd.Series) -> str:
+    low, high = f"{values.min():.3g}", f"{values.max():.3g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _answer(results: Results) -> list[str]:
+    table, lines = results.table("rest"), list[str]()
+    for problem, mine in table.groupby("problem", sort=False) if len(table) else ():
+        rows = mine.set_index("method")
+        windows = ", ".join(
+            f"{row.distance:.2g} with {row.method.removeprefix('backward, ')} ({row.gradients} "
+            "gradients)"
+            for row in mine.itertuples()
+            if str(row.method).startswith("backward, window")
+        )
+        losses = ", ".join(
+            f"{name} {_excess(rows.loc[name])} ({rows.loc[name].gradients} gradients)"
+            for name in ("forward", "backward, full", "averaged", "averaged, equal gradients")
+            if name in rows.index
+        )
+        lines.append(
+            f"{problem}: in the mean of the last steps, iterates of forward order are "
+            f"{rows.loc['forward'].distance:.2g} apart (never below "
+            f"{rows.loc['forward'].least_distance:.2g}), {windows}. Loss above the least: {losses}."
+            if "forward" in rows.index
+            else f"{problem}: loss above the least: {losses}."
+        )
+    return lines
+
+
+def _excess(row: pd.Series) -> str:
+    return f"{row.excess:.2g} ± {row.error:.1g}"
+
+
+TABLES = (
+    Table(
+        "rest",
+        "Rest, loss and cost",
+        rest.summarize,
+        {
+            "problem": ("problem", "its name"),
+            "method": ("method", "the order in which batches act"),
+            "gradients": ("gradients", "of one run"),
+            "distance": ("distance", f"of successive iterates, mean of the last {rest.LAST} steps"),
+            "last_distance": ("last", "the last distance"),
+            "rate": ("rate", "the factor by which the distance shrinks a step, where it does"),
+            "spread": ("spread", "root mean square distance from the mean of the last third"),
+            "excess": ("excess", "loss of all data at the end above the least, mean of the seeds"),
+            "error": ("error", "its standard error"),
+            "p": ("p", "of the two-sample test that backward order has forward order's losses"),
+        },
+        ("problem", "method", "gradients", "distance", "excess", "p"),
+        "The bracket form is an expansion for small window × h × curvature: beyond that it "
+        "diverges.",
+    ),
+    Table(
+        "orders",
+        "Epochs as a splitting of the flow of all data",
+        _orders,
+        {
+            "splitting": ("splitting", "the step on each batch, and the order of batches"),
+            "order": ("expected", "order of accuracy"),
+            "observed": ("observed", "log2 of the last ratio of errors"),
+        },
+        ("splitting", "order", "observed"),
+    ),
+    Table(
+        "networks",
+        "Palindromic over reshuffled",
+        epochs.compare,
+        {
+            "problem": ("problem", "its name"),
+            "optimizer": ("optimizer", "momentum is heavy ball with 0.9; the number is the rate"),
+            "reshuffled": ("reshuffled", "last loss of all training data, median of the seeds"),
+            "palindromic": ("palindromic", "the same in palindromic order"),
+            "ratio": ("ratio", "palindromic over reshuffled, paired by seed, geometric mean"),
+            "interval": ("90 %", "interval of the ratio"),
+            "lower of seeds": ("lower", "seeds in which palindromic order ends lower"),
+            "held_out_reshuffled": (
+                "held out, reshuffled",
+                "metric on held-out data, mean of the seeds; of the network the share of errors",
+            ),
+            "held_out_palindromic": ("held out, palindromic", "the same in palindromic order"),
+        },
+        ("problem", "optimizer", "ratio", "interval", "lower of seeds"),
+    ),
+)
+
+
+def _method(results: Results) -> Mapping[str, str]:
+    titles = {name: problem.title for name, problem in results.settings.convex.items()}
+    titles |= {problem.name: problem.title for problem in results.settings.trained}
+    return {
+        "Problems": "; ".join(f"{name}: {title or 'own'}" for name, title in titles.items()) + ".",
+        "Backward order": "x_n = T_1 T_2 … T_n(x_0) lets the newest batch act first. Where every "
+        "step contracts, its iterates come to rest. For batches drawn alike it has the same "
+        "distribution as forward order at every n, so its expected loss is not lower: what "
+        "vanishes is the wobble, not the distance from the minimum. Its n-th iterate alone is "
+        "gradient descent over the stored batches in reverse, for n gradients; n²/2 buy the "
+        "trajectory.",
+        "Convex problems": f"Float64, gradient descent with h = {rest.RATE}, {rest.STEPS} steps "
+        "('equal gradients': as many as full backward order takes gradients). Forward, backward "
+        "and averaged runs draw their batches independently, the same ones for each seed. 'one "
+        "order', 'reshuffled' and 'palindromic' go through all batches every epoch. 'averaged': a "
+        "debiased exponential average (optax.ema) over about the last fifth of the run.",
+        "Networks": f"Batches of {epochs.BATCH} if the problem does not say, the same in every "
+        f"epoch, {epochs.EPOCHS} epochs, {epochs.SEEDS} seeds; heavy ball with momentum 0.9, Adam; "
+        "both orders start at the same points and spend the same gradients.",
+        "Gradients": "Each is one batch's. Backward order is charged for what it evaluates, a "
+        "Hessian product as two.",
+    }
+
+
+STUDY = Study(
+    name="order",
+    question="In which order should mini-batches act?",
+    summary="Compares forward, backward, palindromic and reshuffled order and averages: whether "
+    "iterates come to rest, their loss, their cost in gradients; and writes tables, figures and "
+    "report.html. Four minutes; five times the seeds with --full.",
+    settings=Settings,
+    full={"seeds": 200},
+    tasks=tasks,
+    verdict=verdict,
+    tables=TABLES,
+    figures=(rest.EXCESS, rest.DISTANCES, epochs.SPLITTING, epochs.NETWORKS),
+    claims=(*rest.CLAIMS, *epochs.CLAIMS),
+    answer=_answer,
+    method=_method,
+    suite=SUITE,
+    page="docs/ordering.md",
+)
+run = STUDY.run
