@@ -39,6 +39,12 @@ class Settings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "problems", own_problems(self.problems, KNOWN))
         at_least(self, seeds=2)
+        for problem in self.problems:
+            if isinstance(problem, Problem) and problem.batch_size is None:
+                raise ValueError(
+                    f"Problem {problem.name!r} has no mini-batches to put in order: give it "
+                    "batch_size=, such as 64."
+                )
 
     @property
     def convex(self) -> dict[str, rest.Convex]:
@@ -217,9 +223,9 @@ def _method(results: Results) -> Mapping[str, str]:
         "and averaged runs draw their batches independently, the same ones for each seed. 'one "
         "order', 'reshuffled' and 'palindromic' go through all batches every epoch. 'averaged': a "
         "debiased exponential average (optax.ema) over about the last fifth of the run.",
-        "Networks": f"Batches of {epochs.BATCH} if the problem does not say, the same in every "
-        f"epoch, {epochs.EPOCHS} epochs, {epochs.SEEDS} seeds; heavy ball with momentum 0.9, Adam; "
-        "both orders start at the same points and spend the same gradients.",
+        "Networks": f"The same batches (of the network {epochs.BATCH} examples) in every epoch, "
+        f"{epochs.EPOCHS} epochs, {epochs.SEEDS} seeds; heavy ball with momentum 0.9, Adam; both "
+        "orders start at the same points and spend the same gradients.",
         "Gradients": "Each is one batch's. Backward order is charged for what it evaluates, a "
         "Hessian product as two.",
     }

@@ -103,14 +103,16 @@ def network() -> Problem:
             logits_of(params, validation).argmax(axis=1) != validation[1].argmax(axis=1)
         )
 
-    return dataclasses.replace(held_out(build(["digits-ce"])[0]), name="network", metric=wrong)
+    problem = held_out(build(["digits-ce"])[0])
+    return dataclasses.replace(problem, name="network", metric=wrong, batch_size=BATCH)
 
 
 def train(
     problem: Problem, optimizer: str, order: str, epochs: int = EPOCHS, seeds: int = SEEDS
 ) -> list[Record]:
     """A problem by one optimizer in one order: a record a seed; seeds share starts and batches."""
-    opt, size = OPTIMIZERS[optimizer](), min(problem.batch_size or BATCH, problem.examples)
+    opt, size = OPTIMIZERS[optimizer](), problem.batch_size
+    assert size is not None
     count = problem.examples // size
     rows = jax.tree.map(
         lambda array: np.reshape(array[: count * size], (count, size, *array.shape[1:])),

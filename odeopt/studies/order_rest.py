@@ -384,7 +384,14 @@ EXCESS = Figure(
     "Loss of all data above the least, mean of the seeds, against gradients: all of them are "
     "charged. Backward order buys no lower loss with its gradients; an average does. What leaves "
     "the frame has diverged.",
-    lambda results: results.verdict,
+    lambda results: (
+        "Nearest to the least loss: "
+        + ", ".join(
+            f"{mine.loc[mine.excess.idxmin()].method} ({problem})"
+            for problem, mine in results.table("rest").groupby("problem", sort=False)
+        )
+        + "."
+    ),
 )
 DISTANCES = Figure(
     "distances",

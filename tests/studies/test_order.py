@@ -1,5 +1,7 @@
 """The study of orders: how runs are read, and what is said of them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -167,6 +169,10 @@ def test_a_study_says_everything_it_measured_and_goes_on(tiny, tmp_path):
     [
         ({"problems": "regresion"}, "unknown problem 'regresion': did you mean regression?"),
         ({"problems": [3]}, "a int, not a problem"),
+        (
+            {"problems": dataclasses.replace(line(), batch_size=None)},
+            "Problem 'line' has no mini-batches to put in order: give it batch_size=",
+        ),
         ({"seeds": 1}, "--seeds must be at least 2, not 1"),
     ],
 )
