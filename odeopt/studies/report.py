@@ -32,14 +32,6 @@ def command_line(study: str, settings: Mapping[str, Any], options: Sequence[str]
     return shlex.join(words)
 
 
-def cells(table: pd.DataFrame) -> list[dict[str, str]]:
-    """The rows of a table under its own headings, as `text` says them."""
-    return [
-        {str(name): text(value) for name, value in row.items()}
-        for row in table.to_dict(orient="records")
-    ]
-
-
 def rows(
     table: pd.DataFrame, columns: Mapping[str, str], spoken: Callable[[Any], str]
 ) -> list[dict[str, str]]:
