@@ -236,5 +236,13 @@ PLANE = Figure(
     "does so by its drift. In the bilinear game a player has no terms of its own, so that "
     "interaction and joint are one line; h is large there, and the terms of next order let them "
     "out too.",
-    lambda results: "Simultaneous steps leave the flow outwards; the others stay near it.",
+    lambda results: (
+        "Ended more than 1 % farther out than they began: "
+        + ", ".join(
+            f"{r.game} {r.method}"
+            for r in results.table("planes").itertuples()
+            if r.growth > 1 + CIRCLE_MISS
+        )
+        + "."
+    ),
 )
