@@ -6,12 +6,12 @@ from typing import Annotated
 import cyclopts
 
 from . import __version__
-from .studies import stability
+from .studies import stability, stiff, untuned
 from .studies.engine import command as engine
 from .studies.engine.page import write_index
 
-DECLARED = (stability.STUDY,)
-OLD = ("equivalence", "untuned", "stiff", "drift", "order", "games")
+DECLARED = (stability.STUDY, untuned.STUDY, stiff.STUDY)
+OLD = ("equivalence", "drift", "order", "games")
 """Commands that are not made of a declaration yet."""
 
 app = cyclopts.App(
