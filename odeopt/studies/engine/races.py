@@ -76,11 +76,17 @@ class Race:
             )
         return self._runner
 
-    def runs(self, wanted: Iterable[tuple[float, int]], **about: Any) -> list[Record]:
+    def runs(
+        self,
+        wanted: Iterable[tuple[float, int]],
+        gradients: int | None = None,
+        **about: Any,
+    ) -> list[Record]:
         """The records of runs given as (learning rate, seed); those not kept already are made.
 
         Args:
             wanted: The runs.
+            gradients: A budget instead of the race's own.
             **about: What new records say besides.
 
         Raises:
@@ -97,7 +103,7 @@ class Race:
         if missing:
             if self.lab.time_is_over:
                 raise TimeOver
-            self.runner.run(missing, ended=keep)
+            self.runner.run(missing, gradients, ended=keep)
         found = [self.lab.store.get(name) for name in ids.values()]
         if None in found:
             raise TimeOver
@@ -184,6 +190,11 @@ def frame(records: Sequence[Record], kind: str = "run") -> pd.DataFrame:
     runs = runs.astype(dict.fromkeys(numbers, float))
     runs["final"] = runs.final_loss.where(runs.status != "diverged", np.inf).astype(float)
     return runs
+
+
+def table(rows: Sequence[Mapping[str, Any]], *columns: str) -> pd.DataFrame:
+    """A table of these rows; without any, one that still has some columns."""
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(columns))
 
 
 def fresh(runs: pd.DataFrame) -> pd.DataFrame:
@@ -429,9 +440,10 @@ def _row(runs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-_NAMED = {"problem": ("problem", "its name"), "optimizer": ("optimizer", "its name")}
+NAMED = {"problem": ("problem", "its name"), "optimizer": ("optimizer", "its name")}
+"""Headings and meanings of the columns that every table of races has."""
 COLUMNS = {
-    **_NAMED,
+    **NAMED,
     "order": ("order", "of accuracy as a solver of gradient flow"),
     "R": ("R", "largest stable h·sharpness in theory"),
     "R_per_gradient": ("R per gradient", "R over the gradients of a step"),
@@ -457,7 +469,7 @@ COLUMNS = {
 }
 """Headings and meanings of the columns of `summary`."""
 SECONDS = {
-    **_NAMED,
+    **NAMED,
     "compile_seconds": ("compilation", "of the one program of all its runs, in seconds"),
     "seconds": ("all runs", "in seconds"),
     "seconds_per_gradient": ("a gradient", "in seconds"),
