@@ -1,18 +1,15 @@
 """The `odeopt` command line: a command a study, made of its settings. Uses cyclopts."""
 
 from pathlib import Path
-from typing import Annotated
 
 import cyclopts
 
 from . import __version__
-from .studies import drift, equivalence, games, order, stability
+from .studies import drift, equivalence, games, order, stability, stiff, untuned
 from .studies.engine import command as engine
 from .studies.engine.page import write_index
 
-DECLARED = (stability.STUDY, equivalence.STUDY, drift.STUDY, order.STUDY, games.STUDY)
-OLD = ("untuned", "stiff")
-"""Commands that are not made of a declaration yet."""
+STUDIES = (stability, equivalence, untuned, stiff, drift, order, games)
 
 app = cyclopts.App(
     name="odeopt",
@@ -21,7 +18,7 @@ app = cyclopts.App(
     help_format="plaintext",
     result_action="return_value",
 )
-for study in DECLARED:
+for study in (module.STUDY for module in STUDIES):
     app.command(engine.command(study), name=study.name)
 
 
@@ -33,20 +30,6 @@ def index(folder: Path = Path()) -> None:
         folder: The folder; by default the current one.
     """
     print(write_index(folder))
-
-
-def _old(name: str) -> None:
-    def call(*words: Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True)]) -> None:
-        from .studies.old_cli import app as commands  # noqa: PLC0415
-
-        commands([name, *words], standalone_mode=True)
-
-    call.__doc__ = f"The study `{name}`: `odeopt {name} --help` says more."
-    app.command(call, name=name, help_flags=[])
-
-
-for old in OLD:
-    _old(old)
 
 
 def main() -> None:

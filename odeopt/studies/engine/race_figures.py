@@ -1,6 +1,6 @@
 """Figures that several studies have, from their records. Uses matplotlib by way of `drawing`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -49,18 +49,33 @@ def loss_against_rate(runs: pd.DataFrame, x: str, label: str) -> Plot | None:
 
 def loss_against_cost(runs: pd.DataFrame, seconds: bool = False) -> Plot | None:
     """Loss curves at the tuned rates: medians and ranges of the fresh seeds."""
-    best = races.tuned(runs)
-    if best.empty:
+    return curves(races.tuned(runs), list(runs.optimizer.unique()), seconds=seconds)
+
+
+def curves(
+    runs: pd.DataFrame, names: Sequence[str], what: str = "loss", seconds: bool = False
+) -> Plot | None:
+    """Medians and ranges of the recorded curves of runs, one setting an optimizer and problem.
+
+    Args:
+        runs: The runs.
+        names: Optimizers, in the order of the legend.
+        what: The column with the curves: "loss" or "validation".
+        seconds: Against seconds instead of gradients.
+    """
+    if runs.empty:
         return None
-    plot, label = Plot(list(runs.optimizer.unique())), "seconds" if seconds else "gradients"
-    for problem, group in best.groupby("problem", sort=False):
-        axes, seen = plot.panel(problem, label, "loss"), list[float]()
+    plot, label = Plot(names), "seconds" if seconds else "gradients"
+    for problem, group in runs.groupby("problem", sort=False):
+        axes, seen = plot.panel(problem, label, what), list[float]()
         for name, mine in group.groupby("optimizer", sort=False):
-            curves = [
-                pd.Series(np.array(run.loss, float), run.loss_gradients).groupby(level=0).last()
+            lines = [
+                pd.Series(np.array(getattr(run, what), float), run.loss_gradients)
+                .groupby(level=0)
+                .last()
                 for run in mine.itertuples()
             ]
-            table = pd.concat(curves, axis=1).fillna(np.inf).ffill()  # what has diverged stays so
+            table = pd.concat(lines, axis=1).fillna(np.inf).ffill()  # what has diverged stays so
             scale = (mine.seconds / mine.gradients).median() if seconds else 1.0
             finite = table.replace(np.inf, np.nan)
             every = max(1, len(table) // 6)

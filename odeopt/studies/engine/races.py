@@ -76,11 +76,17 @@ class Race:
             )
         return self._runner
 
-    def runs(self, wanted: Iterable[tuple[float, int]], **about: Any) -> list[Record]:
+    def runs(
+        self,
+        wanted: Iterable[tuple[float, int]],
+        gradients: int | None = None,
+        **about: Any,
+    ) -> list[Record]:
         """The records of runs given as (learning rate, seed); those not kept already are made.
 
         Args:
             wanted: The runs.
+            gradients: A budget instead of the race's own.
             **about: What new records say besides.
 
         Raises:
@@ -97,7 +103,7 @@ class Race:
         if missing:
             if self.lab.time_is_over:
                 raise TimeOver
-            self.runner.run(missing, ended=keep)
+            self.runner.run(missing, gradients, ended=keep)
         found = [self.lab.store.get(name) for name in ids.values()]
         if None in found:
             raise TimeOver

@@ -95,7 +95,7 @@ class Runner:
         devices: Devices that the runs are dealt out to; by default the first.
         points: Read-outs of a run: a number of equidistant ones, or gradients at which to.
         target: `target(initial loss)`, the loss at which a run ends. On all data every step is
-            compared with it, of mini-batches every read-out.
+            compared with it, and every read-out; of mini-batches the read-outs only.
         most: The most steps of a run, where gradients are not what ends it.
 
     Attributes:
@@ -146,7 +146,7 @@ class Runner:
         """Gradients at which a run of that budget is read out, as int32; the first is 0."""
         cost = self.entry.gradients_per_step
         if not isinstance(self._points, int):
-            return np.array([0, *self._points], np.int32)
+            return np.array([0, *np.minimum(self._points, gradients)], np.int32)
         if self.followed:
             points = min(self._points, self.gradients)
             return (np.arange(points + 1) * gradients // points).astype(np.int32)
@@ -193,6 +193,7 @@ class Runner:
         for begin in range(0, len(runs), self._slots):
             if going:
                 block = self._arguments(runs[begin : begin + self._slots], at)
+                clocks[:] = [time.perf_counter()] * self._mesh.size
                 jax.block_until_ready(self._program(*block))
                 if self._error is not None:
                     error, self._error = self._error, None
@@ -238,6 +239,8 @@ class Runner:
             one = functools.partial(self._one, at, tables)
             return jax.lax.scan(one, jnp.bool_(True), slots)[0][None]
 
+        if self._mesh.size == 1:
+            return program
         return jax.shard_map(
             program,
             mesh=self._mesh,
@@ -254,7 +257,6 @@ class Runner:
         number, rate, row = slot
         start = jax.tree.map(lambda leaf: leaf[row], starts)
         optimizer, points = self.entry.make(rate), len(self._at) - 1
-        one_step = self._stepper(optimizer, row, tables)
         state = optimizer.init(start)
         first = self._read_out((start, state), data, validation)
         curves = jnp.full((points + 1, self._curves), jnp.nan, first.dtype).at[0].set(first)
@@ -265,6 +267,8 @@ class Runner:
             if self.target is not None:
                 target = self.target(first[0])
                 walk = walk.arrived(first[0] <= target)
+        whole = self.problem.batch_size is None
+        one_step = self._stepper(optimizer, row, tables, target if whole else None)
 
         def until_next_point(carry: Any) -> Any:
             inner, point, _, curves, walk, counts = carry
@@ -278,7 +282,7 @@ class Runner:
                 inner, walk = self._walk(one_step, inner, walk, target, at[-1], end)
             losses = self._read_out(inner, data, validation)
             if walk is not None:
-                if target is not None and self.problem.batch_size is not None:
+                if target is not None:
                     walk = walk.arrived(losses[0] <= target)
                 counts = counts.at[point + 1].set(jnp.stack([walk.steps, walk.spent]))
             return inner, point + 1, losses[0], curves.at[point + 1].set(losses), walk, counts
@@ -309,11 +313,13 @@ class Runner:
             losses.append(self.problem.held_out(read, validation))
         return jnp.stack([loss.astype(self.problem.dtype) for loss in losses])
 
-    def _stepper(self, optimizer: Any, row: jax.Array, tables: Any) -> Callable[..., Any]:
+    def _stepper(
+        self, optimizer: Any, row: jax.Array, tables: Any, target: jax.Array | None
+    ) -> Callable[..., Any]:
         """`step(index, (params, state)) -> (params, state, loss)` on the batch of that index."""
         _, batches, data, _, keys = tables
         problem = self.problem
-        step = step_function(problem, optimizer, line_search=self.entry.line_search)
+        step = step_function(problem, optimizer, line_search=self.entry.line_search, target=target)
         rows = max(1, self.gradients // self.entry.gradients_per_step)
 
         def one_step(index: jax.Array, carry: Any) -> Any:
@@ -380,7 +386,8 @@ class Runner:
             )
             return jax.tree.map(lambda x, y: jnp.where(made, x, y), tuple(new), old), walk
 
-        return jax.lax.while_loop(goes_on, body, (inner, walk))
+        inner, walk = jax.lax.while_loop(goes_on, body, (inner, walk))
+        return inner, walk._replace(over=walk.over | (walk.spent >= budget))
 
 
 class _Walk(NamedTuple):
@@ -407,12 +414,17 @@ class _Walk(NamedTuple):
 
 
 def step_function(
-    problem: Problem, optimizer: optax.GradientTransformation, *, line_search: bool = False
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    *,
+    line_search: bool = False,
+    target: jax.Array | None = None,
 ) -> Callable[..., tuple[Params, Any, jax.Array]]:
     """The ordinary optax step: `step(params, state, batch, **key) -> (params, state, loss)`.
 
     The loss is that of the batch before the step. With `line_search`, loss and gradient are those
-    that optax's line searches left in the state.
+    that optax's line searches left in the state. Where the loss is at `target`, nothing is changed
+    and no time spent on it.
     """
     optimizer = optax.with_extra_args_support(optimizer)
     objective = problem.objective
@@ -425,8 +437,14 @@ def step_function(
             extra["grad"] = grads
         else:
             value, grads = jax.value_and_grad(objective)(params, batch, **key)
-        updates, state = optimizer.update(grads, state, params, value=value, **extra)
-        return optax.apply_updates(params, updates), state, value
+
+        def made() -> tuple[Params, Any]:
+            updates, new = optimizer.update(grads, state, params, value=value, **extra)
+            return optax.apply_updates(params, updates), new
+
+        if target is None:
+            return *made(), value
+        return *jax.lax.cond(value <= target, lambda: (params, state), made), value
 
     return step
 

@@ -18,27 +18,27 @@ class Grid:
 
     Attributes:
         unit: The rate at k = 0.
-        ratio: Between neighbours of the finest grid.
+        ratio: Of the rates of exponents 1 and 0.
         first: The exponents to begin with, in this order, `stride` apart.
         block: How many rates are added at a time beyond an end at which the best one lies.
         most: Most blocks; a best rate that is still at an end is then reported as such.
         stride: The distance of exponents while the grid grows.
-        refine: Whether the two neighbours beside the best rate, one exponent away, are tried last.
+        refine: How far in exponents from the best rate two more are tried last; 0 for none.
         fixed: Rates given by the user, which are tried as they are.
         dtype: Rates are rounded to it, so that a record holds the rate that was run.
     """
 
     unit: float
     ratio: float
-    first: tuple[int, ...]
+    first: tuple[float, ...]
     block: int = 3
     most: int = 4
-    stride: int = 1
-    refine: bool = False
+    stride: float = 1
+    refine: float = 0
     fixed: tuple[float, ...] = ()
     dtype: Any = np.float64
 
-    def rates(self, exponents: Sequence[int]) -> list[float]:
+    def rates(self, exponents: Sequence[float]) -> list[float]:
         """The rates of these exponents, or all that are fixed; each once, though they round."""
         scaled = (self.unit * self.ratio ** float(k) for k in exponents)
         rounded = [float(self.dtype(rate)) for rate in self.fixed or scaled]
@@ -58,8 +58,8 @@ class Grid:
     @classmethod
     def quarter_decades(cls, unit: float, **options: Any) -> "Grid":
         """Half decades around `unit`, likely ones first, then the quarters beside the best."""
-        first = (0, 2, -2, 4, -4, 6, -6)
-        return cls(unit, 10**0.25, first, 1, 12, stride=2, refine=True, **options)
+        first = (0, 0.5, -0.5, 1, -1, 1.5, -1.5)
+        return cls(unit, 10.0, first, 1, 12, stride=0.5, refine=0.25, **options)
 
 
 def first_grid(entry: Entry, sharpness: float, dtype: Any, fixed: Sequence[float] = ()) -> Grid:
@@ -96,13 +96,13 @@ def tune(evaluate: Callable[[list[float]], Sequence[float]], grid: Grid) -> Tune
     scores: dict[float, float] = {}
     low, high = min(grid.first), max(grid.first)
 
-    def attempt(exponents: Sequence[int]) -> None:
+    def attempt(exponents: Sequence[float]) -> None:
         new = [rate for rate in grid.rates(exponents) if rate not in scores]
         scores.update(zip(new, map(float, evaluate(new)), strict=True) if new else ())
 
     attempt(grid.first)
     for _ in range(0 if grid.fixed else grid.most):
-        beyond = range(grid.stride, (grid.block + 1) * grid.stride, grid.stride)
+        beyond = [grid.stride * k for k in range(1, grid.block + 1)]
         at = place(scores)
         if at in ("lower end", "none"):
             attempt([low - k for k in beyond])
@@ -113,8 +113,9 @@ def tune(evaluate: Callable[[list[float]], Sequence[float]], grid: Grid) -> Tune
         else:
             break
     if grid.refine and not grid.fixed:
-        middle = round(np.log(_best(scores) / grid.unit) / np.log(grid.ratio))
-        attempt([middle - 1, middle + 1])
+        middle = np.log(_best(scores) / grid.unit) / np.log(grid.ratio)
+        middle = round(middle / grid.refine) * grid.refine
+        attempt([middle - grid.refine, middle + grid.refine])
     return Tuned(_best(scores), dict(sorted(scores.items())), place(scores))
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.model_selection import train_test_split
 
-from ..engine.problem import Batch, BatchLoss, Params, Problem
-from ..names import lookup
-from ..networks import (
+from .engine.problem import Batch, BatchLoss, Params, Problem
+from .names import lookup
+from .networks import (
     VISCOSITY,
     burgers_error,
     burgers_points,
@@ -27,7 +27,7 @@ from ..networks import (
     poisson_points,
     squared_distance_of,
 )
-from ..problems import (
+from .problems import (
     HIDDEN,
     digits_data,
     logits_of,
@@ -173,10 +173,14 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 """Every problem by name, in the order of the tables."""
 
 
-def build(names: Sequence[str]) -> list[Problem]:
+def build(names: Sequence[str | Problem]) -> list[Problem]:
     """Build problems by name; call it with x64 enabled, or three of them come out in float32.
+
+    A problem is taken as it is.
 
     Raises:
         ValueError: For a name that is not there, with the nearest ones.
     """
-    return [lookup("problem", name, PROBLEMS)() for name in names]
+    return [
+        name if isinstance(name, Problem) else lookup("problem", name, PROBLEMS)() for name in names
+    ]

@@ -1,0 +1,144 @@
+"""Solvers of optimistix as optax transformations, so that they race like any other optimizer.
+
+Uses optimistix, equinox and JAX. One `update` is one iteration: a trial point, taken or not.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optimistix
+from jax.flatten_util import ravel_pytree
+
+from ..split import Composite
+from .engine.problem import Params, Problem
+
+_NO_TAGS: frozenset[object] = frozenset()
+_RTOL = _ATOL = 1e-12  # for its own test of convergence, which ends no run
+
+
+class IterationState(NamedTuple):
+    """State of an optimistix solver between two iterations.
+
+    Attributes:
+        value: Loss at the parameters; infinite before the first iteration, as in optax's line
+            searches, so that `optax.value_and_grad_from_state` finds it.
+        grad: Stands where that function looks; the solver takes gradients itself.
+        inner: The arrays of the solver's own state.
+        moved: Whether the last iteration took its trial point.
+        gradients: What the iterations have cost.
+    """
+
+    value: jax.Array
+    grad: Params
+    inner: list[jax.Array]
+    moved: jax.Array
+    gradients: jax.Array
+
+
+def transformation(
+    solver: Any,
+    problem: Problem,
+    fn: Callable[[Params, Any], jax.Array],
+    loss_of: Callable[[Any], jax.Array],
+    derivative: int,
+) -> optax.GradientTransformationExtraArgs:
+    """An optimistix solver on a full-batch problem.
+
+    Args:
+        solver: An iterative solver of optimistix, as it is.
+        problem: The problem; only shapes are taken from its data.
+        fn: `fn(params, batch)`: what the solver works on.
+        loss_of: The loss at the parameters, of the solver's `f_info` there.
+        derivative: Gradients that the derivative at a new point costs, beside the evaluation
+            there: each iteration costs one evaluation, and that if the one before has moved.
+    """
+    function = lambda params, batch: (fn(params, batch), None)  # noqa: E731
+
+    def begin(params: Params, batch: Any) -> Any:
+        struct = jax.eval_shape(fn, params, batch)
+        return solver.init(function, params, batch, {}, struct, None, _NO_TAGS)
+
+    def init(params: Params) -> IterationState:
+        data = jax.tree.map(jnp.asarray, problem.data)
+        inner = jax.tree.leaves(eqx.filter(begin(params, data), eqx.is_array))
+        return IterationState(
+            value=jnp.asarray(jnp.inf, problem.dtype),
+            grad=optax.tree.zeros_like(params),
+            inner=inner,
+            moved=jnp.bool_(False),
+            gradients=jnp.int32(0),
+        )
+
+    def update(
+        grads: Params, state: IterationState, params: Params, *, batch: Any, **_: Any
+    ) -> tuple[Params, IterationState]:
+        # What is static in a solver's state holds the traced function: it is made anew.
+        dynamic, static = eqx.partition(begin(params, batch), eqx.is_array)
+        before = eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), state.inner), static)
+        there, after, _ = solver.step(function, params, batch, {}, before, _NO_TAGS)
+        leaves = jax.tree.leaves(eqx.filter(after, eqx.is_array))
+        # The first iteration evaluates the start, whose gradient is charged already.
+        cost = jnp.where(before.first_step, 0, 1) + jnp.where(state.moved, derivative, 0)
+        new = IterationState(
+            value=loss_of(after.f_info).astype(state.value.dtype),
+            grad=state.grad,
+            # With x64 enabled its step sizes are float64, whatever the parameters are.
+            inner=[x.astype(old.dtype) for x, old in zip(leaves, state.inner, strict=True)],
+            moved=after.num_accepted_steps > before.num_accepted_steps,
+            gradients=state.gradients + cost,
+        )
+        return jax.tree.map(jnp.subtract, there, params), new
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def residuals(loss: Any, params: Params, batch: Any) -> jax.Array:
+    """R with loss = |r|^2 / 2, where the loss is a sum of squares of what depends on one output.
+
+    Of such a loss of the outputs the gradient is g = H (outputs - targets) with diagonal H, and
+    r = H^(-1/2) g. Elsewhere it is no such thing: see `least_squares_rows`.
+    """
+    split = loss.split({"batch": batch}, None)
+    outputs, unravel = ravel_pytree(split.predict(params))
+    slope = jax.grad(lambda flat: split.loss(unravel(flat)))
+    g, diagonal = jax.jvp(slope, (outputs,), (jnp.ones_like(outputs),))
+    return g / jnp.sqrt(diagonal)
+
+
+def least_squares_rows(problem: Problem) -> int:
+    """How many `residuals` a problem has; 0 where its loss at the first start is not |r|^2 / 2."""
+    if not isinstance(problem.loss, Composite):
+        return 0
+    params, data = problem.start(0), jax.tree.map(jnp.asarray, problem.data)
+    r = jax.jit(lambda params, data: residuals(problem.loss, params, data))(params, data)
+    same = np.isclose(0.5 * jnp.vdot(r, r), problem.full_loss(params, data), rtol=1e-4)
+    return r.size if same else 0
+
+
+def levenberg_marquardt(problem: Problem) -> optax.GradientTransformationExtraArgs:
+    """Optimistix's Levenberg-Marquardt on the residuals of a least-squares problem.
+
+    A Jacobian costs as many gradients as a sample has outputs, as in odeopt's exact solves.
+    """
+    loss: Any = problem.loss
+    split = loss.split({"batch": problem.data}, None)
+    leaves = jax.tree.leaves(jax.eval_shape(split.predict, problem.start(0)))
+    return transformation(
+        optimistix.LevenbergMarquardt(_RTOL, _ATOL),
+        problem,
+        lambda params, batch: residuals(loss, params, batch),
+        lambda info: 0.5 * jnp.vdot(info.residual, info.residual),
+        sum(leaf.size for leaf in leaves) // leaves[0].shape[0],
+    )
+
+
+def bfgs(problem: Problem) -> optax.GradientTransformationExtraArgs:
+    """Optimistix's BFGS: an evaluation is one gradient, whether its point is taken or not."""
+    return transformation(
+        optimistix.BFGS(_RTOL, _ATOL), problem, problem.objective, lambda info: info.f, 0
+    )

@@ -1,0 +1,371 @@
+"""What do solvers for stiff losses gain on the way to a fixed target, in gradients and in seconds?
+
+`run` does the whole study; `odeopt stiff` is the same from a shell.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from .engine import Check, Claim, Figure, Results, Study, Table, race_figures
+from .engine.drawing import INK, Plot, log_limits
+from .engine.races import performance_profile
+from .engine.terminal import cell
+from .problems import build
+from .stiff_runs import (
+    CLIMBING,
+    FULL,
+    JUDGED,
+    SENSITIVE,
+    STABLE_ON,
+    SUITE,
+    SWEPT,
+    Goal,
+    Settings,
+    tasks,
+)
+from .stiff_tables import (
+    COSTS,
+    costs,
+    descent,
+    fresh,
+    judge,
+    runs_of,
+    sensitivity,
+    stable,
+    summary,
+)
+
+ROUNDING = float(np.finfo(np.float32).eps)
+"""Of a loss in single precision, relative: two programs may round it differently."""
+MATTERS = 0.1
+"""A first step matters where its sensitivity is at least this share of that of SGD's rate."""
+
+
+def verdict(results: Results) -> str:
+    """On how many problems the best solver is ahead of the best rival, and the others."""
+    wins = _wins(results)
+    if wins.empty:
+        return "No problem has both a solver and a rival that is done: nothing is compared."
+    best = wins.gradients_won.idxmax()
+    row, others = wins.loc[best], wins.drop(best)
+    lead = "Yes." if row.gradients_won == row.problems else "On some problems."
+    lead = lead if row.gradients_won else "Nothing in gradients."
+    text = (
+        f"{lead} To the target {best} needs fewer gradients than the best rival on "
+        f"{row.gradients_won} of {row.problems} problems, and fewer seconds on {row.seconds_won}"
+    )
+    each = ", ".join(f"{name} on {r.gradients_won}" for name, r in others.iterrows())
+    return f"{text}; fewer gradients need {each}." if each else f"{text}."
+
+
+def _wins(results: Results) -> pd.DataFrame:
+    table = judge(results)
+    if table.empty:
+        return table
+    groups = table.groupby("optimizer", sort=False)
+    return groups[[f"{name}_won" for name in COSTS]].sum().assign(problems=groups.size())
+
+
+def _answer(results: Results) -> list[str]:
+    table, judged, sentences = summary(results), judge(results), []
+    for name, rows in judged.groupby("optimizer", sort=False):
+        mine = table[table.optimizer == name]
+        how = "Tuned as its rivals are" if mine.tuned.any() else "With nothing tuned"
+        text = (
+            f"{how}, {name} reaches the target in {mine.reached.sum()} of {mine.runs.sum()} runs."
+        )
+        for what in COSTS:
+            behind = rows[~rows[f"{what}_won"]]
+            each = zip(
+                behind.problem, behind[f"{what}_ratio"], behind[f"{what}_rival"], strict=True
+            )
+            if len(behind):
+                text += f" Not ahead in {what}: {', '.join(_behind(*one) for one in each)}."
+        sentences.append(text)
+    return sentences
+
+
+def _behind(problem: str, quotient: float, rival: str) -> str:
+    if np.isnan(quotient):
+        return f"{problem} (nobody arrives)"
+    size = "a miss" if np.isinf(quotient) else f"{quotient:.2g} times"
+    return f"{problem} ({size} against {rival})"
+
+
+def _fewer(results: Results) -> list[Check]:
+    table = judge(results)
+    return [
+        Check(
+            f"{row.problem}, {row.optimizer}",
+            row.gradients_ratio,
+            "below 1",
+            None if np.isnan(row.gradients_ratio) else bool(row.gradients_won),
+        )
+        for row in table[table.optimizer == "linearly_implicit_euler"].itertuples()
+    ]
+
+
+def _flat(results: Results) -> list[Check]:
+    table = sensitivity(results)
+    rows = table[(table.optimizer != SENSITIVE[0]) & table.share.notna()]
+    where = rows.problem + ", " + rows.optimizer
+    return [
+        Check(name, share, f"below {MATTERS}", bool(share < MATTERS))
+        for name, share in zip(where, rows.share, strict=True)
+    ]
+
+
+def _farther(results: Results) -> list[Check]:
+    limits = stable(results).set_index("optimizer")
+    if not set(CLIMBING) <= set(limits.index):
+        return []
+    runs = runs_of(results, "climb").set_index("optimizer")
+    row, cost = limits.loc["rkc"], int(runs.gradients_per_step.loc["rkc"].iloc[0])
+    holds = True if row.low > cost else False if row.high <= cost else None
+    return [Check(f"{STABLE_ON}, rkc", row.low, f"above {cost}", holds)]
+
+
+def _falls(results: Results) -> list[Check]:
+    return [
+        Check(f"{row.problem}, rate {row.rate:g}", row.rise, "rounding", bool(row.rise <= ROUNDING))
+        for row in descent(results).itertuples()
+    ]
+
+
+CLAIMS = (
+    Claim(
+        "fewer",
+        "With nothing tuned, linearly_implicit_euler needs fewer gradients than the best rival.",
+        "median gradients to the target below those of the rival that needs fewest",
+        _fewer,
+    ),
+    Claim(
+        "flat",
+        "The first step of a controlled solver does not matter.",
+        f"sensitivity over six decades below {MATTERS:g} of that of SGD to its rate",
+        _flat,
+    ),
+    Claim(
+        "farther",
+        "Per gradient, the largest stable rate of rkc is above SGD's.",
+        "the whole bracket of the ratio of rates above the gradients of a step",
+        _farther,
+    ),
+    Claim(
+        "falls",
+        "At no fixed rate does the loss rise in a step of implicit_euler.",
+        f"largest relative rise of the loss in a step at most {ROUNDING:.1g}, its rounding",
+        _falls,
+    ),
+)
+
+
+def _profile(results: Results) -> Plot | None:
+    runs = fresh(results)
+    if not np.isfinite(runs.to_target).any():
+        return None
+    plot = Plot(list(runs.optimizer.unique()))
+    for name, column in COSTS.items():
+        shares = performance_profile(costs(results, column))
+        axes, end = plot.panel(f"{name} to the target", "factor of the least", "share of runs"), 2.0
+        end *= float(shares.index[-1])
+        for optimizer, share in shares.items():
+            style = plot.style(str(optimizer), markevery=max(1, len(share) // 6))
+            axes.step([*share.index, end], [*share, share.iloc[-1]], where="post", **style)
+        axes.set(xscale="log", xlim=(0.95, end), ylim=(-0.02, 1.02))
+    return plot
+
+
+def _loss(results: Results) -> Plot | None:
+    runs = fresh(results)
+    if runs.empty:
+        return None
+    plot = Plot(list(runs.optimizer.unique()))
+    goals = {r["problem"]: r for r in results.records if r["kind"] == "goal"}
+    for problem, mine in runs.groupby("problem", sort=False):
+        axes, seen = plot.panel(str(problem), "gradients", "loss"), list[float]()
+        ceiling = 3 * mine.initial_loss.max()  # a run that blows up must not set the scale
+        for run in mine.itertuples():
+            x, y = np.array(run.loss_gradients, float) + 1, np.array(run.loss, float)
+            y = np.where(y <= ceiling, y, np.nan)
+            seen += list(y)
+            style = plot.style(run.optimizer, markevery=max(1, len(x) // 4), alpha=0.7)
+            axes.plot(x, y, **style)
+        goal, start = goals[str(problem)], mine.sort_values("seed").initial_loss.iloc[0]
+        target = Goal(goal["level"], 0, goal["relative"]).target(start, goal["optimum"])
+        axes.axhline(target, color=INK, linestyle="--", linewidth=1)
+        axes.set_xscale("log")
+        log_limits(axes, [*seen, target])
+    return plot
+
+
+def _found_flat(results: Results) -> str:
+    table = sensitivity(results)
+    rows = table[table.share.notna() & (table.optimizer != SENSITIVE[0])]
+    each = "; ".join(f"{r.problem}, {r.optimizer}: {cell(r.share, 2)}" for r in rows.itertuples())
+    return f"Sensitivity to the first step as a share of that of {SENSITIVE[0]}'s rate: {each}."
+
+
+FIGURES = (
+    Figure(
+        "profile",
+        _profile,
+        "The share of runs, over all problems and fresh seeds, in which an optimizer needs at most "
+        "so many times the gradients, or the seconds, of the one that needs fewest. Left end: who "
+        "is fastest. Right end: who arrives at all. An optimizer that does not run on a problem "
+        "has missed it.",
+        verdict,
+    ),
+    Figure(
+        "loss",
+        _loss,
+        "Every fresh run up to the target (dashed; where it depends on the seed, that of seed 1). "
+        "Look at whether the order at the target was the order on the way.",
+        verdict,
+    ),
+    Figure(
+        "sensitivity",
+        lambda r: race_figures.loss_against_rate(
+            runs_of(r, "sweep"), "learning_rate", "rate, or first step"
+        ),
+        f"After {SWEPT} gradients: median and range of the fresh seeds, a cross on the strip where "
+        "one diverged. A flat line has nothing to tune.",
+        _found_flat,
+    ),
+)
+
+_NAMED = {"problem": ("problem", "its name"), "optimizer": ("optimizer", "its name")}
+_VERDICT = {
+    "gradients": ("gradients", "of the solver to the target, median of the fresh seeds"),
+    "rival_gradients": ("best rival's", "the fewest that a rival needs"),
+    "gradients_rival": ("who", "the rival of the fewest gradients"),
+    "gradients_won": ("fewer", "whether the solver needs fewer"),
+    "gradients_p": ("p", "of a difference in gradients: Mann-Whitney, Holm over the problems"),
+    "seconds": ("seconds", "of the solver to the target, without compilation"),
+    "rival_seconds": ("best rival's seconds", "the fewest that a rival needs"),
+    "seconds_rival": ("by whom", "the rival of the fewest seconds"),
+    "seconds_won": ("fewer seconds", "whether the solver needs fewer"),
+}
+_SUMMARY = {
+    "setting": ("setting", "rate, memory or first step; tuned on seed 0 where there is a choice"),
+    "tried": ("tried", "how many settings"),
+    "tuning": ("tuning", "gradients spent on that"),
+    "reached": ("reached", "fresh runs at the target"),
+    "runs": ("of", "fresh runs"),
+    "gradients": ("gradients", "to the target, median; a miss is infinity"),
+    "gradients_min": ("fewest", "gradients"),
+    "gradients_max": ("most", "gradients"),
+    "seconds": ("seconds", "to the target, median"),
+    "loss": ("loss", "final, median"),
+}
+TABLES = (
+    Table(
+        "verdict",
+        "Against the best rival of each problem",
+        judge,
+        {**_NAMED, **_VERDICT},
+        ("problem", "optimizer", "gradients", "rival_gradients", "gradients_rival", "seconds_won"),
+        "The best rival in gradients and the best in seconds are not always the same one.",
+    ),
+    Table(
+        "summary",
+        "All results",
+        summary,
+        {**_NAMED, **_SUMMARY},
+        ("problem", "optimizer", "setting", "gradients", "seconds", "reached"),
+    ),
+    Table(
+        "sensitivity",
+        "Sensitivity to the rate, or to the first step",
+        sensitivity,
+        {
+            **_NAMED,
+            "sensitivity": ("sensitivity", "mean of min(loss, initial loss), minus the lowest"),
+            "share": ("of sgd's", "the same over that of sgd to its rate"),
+            "best": ("best loss", "over the rates"),
+            "worst": ("worst", "over the rates"),
+            "diverged": ("diverged", "runs"),
+            "runs": ("of", "runs"),
+        },
+        ("problem", "optimizer", "share", "best", "worst", "diverged"),
+        f"After {SWEPT} gradients, rates and first steps from 1e-3 to 1e3 by decades.",
+    ),
+    Table(
+        "stable",
+        "Largest stable rates",
+        stable,
+        {
+            "optimizer": ("optimizer", "its name"),
+            "rate": ("stable to", "the largest rate up to which no seed diverged"),
+            "unstable": ("diverges at", "the next one, at which a seed did"),
+            "low": ("over sgd's, from", "the least that the ratio of limits can be"),
+            "high": ("to", "the most"),
+            "best": ("best rate", "of the fewest gradients to the target"),
+            "gradients": ("gradients", "there, median"),
+        },
+        ("optimizer", "rate", "unstable", "low", "high", "gradients"),
+        f"On {STABLE_ON}, by quarter octaves.",
+    ),
+    Table(
+        "descent",
+        "Implicit Euler at fixed rates",
+        descent,
+        {
+            "problem": ("problem", "its name"),
+            "rate": ("rate", "fixed"),
+            "rise": ("largest rise", "of the loss in a step, relative; negative: it always fell"),
+            "loss": ("loss", "the highest final one"),
+            "steps": ("steps", "in all"),
+            "runs": ("runs", "one a seed"),
+        },
+    ),
+)
+
+
+def _method(results: Results) -> Mapping[str, str]:
+    settings = results.settings
+    listed = [
+        f"{p.name}: {p.title}; to {settings.goal(p).spoken()} in {settings.goal(p).gradients} "
+        f"gradients (data {p.checksum})"
+        for p in build(settings.problems)
+    ]
+    return {
+        "Target": "A run ends at the gradient evaluation whose loss is at the target, that one "
+        "charged too; or with its budget; or where the loss is not finite. A miss is infinity in "
+        "every median. Where steps see mini-batches, the loss of the full batch is looked at after "
+        f"every {JUDGED} gradients, for nothing but seconds.",
+        "Cost": "What the optimizer's state counts: every gradient 1, every curvature product 2, "
+        "every loss of a control or a line search 1, rejected steps in full, a Jacobian or an "
+        "exact solve as many as a sample has outputs. Linear algebra counts nothing in gradients: "
+        "the seconds see it. They are wall time of compiled runs, compilation aside.",
+        "Tuning": "Seed 0, for the fewest gradients to the target, misses ranked behind by their "
+        "final loss: half decades until the best one has both its neighbours, then the quarter "
+        "decades beside it; a memory of 10 or 50 for L-BFGS. It is listed, not charged.",
+        "Rivals": "L-BFGS (optax), BFGS and Levenberg-Marquardt (optimistix) run on full batches "
+        "only; BFGS where its matrix is small enough, Levenberg-Marquardt where the loss is a sum "
+        "of squares and its Jacobian is small enough.",
+        "Seeds": f"Seeds 1 to {settings.seeds} are reported: other initial points, other batches.",
+        "Problems": "; ".join(listed),
+    }
+
+
+STUDY = Study(
+    name="stiff",
+    question="What do solvers for stiff losses gain on the way to a fixed target?",
+    summary="Races them against tuned rivals, in gradients and in seconds, and writes tables, "
+    "figures and report.html. Some minutes; an hour with --full.",
+    settings=Settings,
+    full=FULL,
+    tasks=tasks,
+    verdict=verdict,
+    tables=TABLES,
+    figures=FIGURES,
+    claims=CLAIMS,
+    answer=_answer,
+    method=_method,
+    suite=SUITE,
+    page="docs/stiff.md",
+)
+run = STUDY.run
