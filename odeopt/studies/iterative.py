@@ -98,7 +98,7 @@ def transformation(
 
 
 def residuals(loss: Any, params: Params, batch: Any) -> jax.Array:
-    """R with loss = |r|^2 / 2, where the loss is a sum of squares of what depends on one output.
+    """The r of loss = |r|^2 / 2, where the loss is a sum of squares, one of each output.
 
     Of such a loss of the outputs the gradient is g = H (outputs - targets) with diagonal H, and
     r = H^(-1/2) g. Elsewhere it is no such thing: see `least_squares_rows`.

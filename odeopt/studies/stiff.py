@@ -8,9 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from .engine import Check, Claim, Figure, Results, Study, Table, race_figures
+from .engine import Check, Claim, Figure, Results, Study, Table, race_figures, races
 from .engine.drawing import INK, Plot, log_limits
-from .engine.races import performance_profile
 from .engine.terminal import cell
 from .problems import build
 from .stiff_runs import (
@@ -168,7 +167,7 @@ def _profile(results: Results) -> Plot | None:
         return None
     plot = Plot(list(runs.optimizer.unique()))
     for name, column in COSTS.items():
-        shares = performance_profile(costs(results, column))
+        shares = races.performance_profile(costs(results, column))
         axes, end = plot.panel(f"{name} to the target", "factor of the least", "share of runs"), 2.0
         end *= float(shares.index[-1])
         for optimizer, share in shares.items():
@@ -236,7 +235,6 @@ FIGURES = (
     ),
 )
 
-_NAMED = {"problem": ("problem", "its name"), "optimizer": ("optimizer", "its name")}
 _VERDICT = {
     "gradients": ("gradients", "of the solver to the target, median of the fresh seeds"),
     "rival_gradients": ("best rival's", "the fewest that a rival needs"),
@@ -265,7 +263,7 @@ TABLES = (
         "verdict",
         "Against the best rival of each problem",
         judge,
-        {**_NAMED, **_VERDICT},
+        {**races.NAMED, **_VERDICT},
         ("problem", "optimizer", "gradients", "rival_gradients", "gradients_rival", "seconds_won"),
         "The best rival in gradients and the best in seconds are not always the same one.",
     ),
@@ -273,7 +271,7 @@ TABLES = (
         "summary",
         "All results",
         summary,
-        {**_NAMED, **_SUMMARY},
+        {**races.NAMED, **_SUMMARY},
         ("problem", "optimizer", "setting", "gradients", "seconds", "reached"),
     ),
     Table(
@@ -281,7 +279,7 @@ TABLES = (
         "Sensitivity to the rate, or to the first step",
         sensitivity,
         {
-            **_NAMED,
+            **races.NAMED,
             "sensitivity": ("sensitivity", "mean of min(loss, initial loss), minus the lowest"),
             "share": ("of sgd's", "the same over that of sgd to its rate"),
             "best": ("best loss", "over the rates"),

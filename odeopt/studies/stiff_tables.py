@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .engine import Results
+from .engine import Results, races
 from .engine.races import PAIR, frame, width
 from .engine.statistics import holm, pairs, ratio
 from .engine.tuner import bracket
@@ -65,7 +65,7 @@ def summary(results: Results) -> pd.DataFrame:
             row[f"{name}_min"], row[f"{name}_max"] = mine[column].min(), mine[column].max()
         row["loss"] = mine.final_loss.fillna(np.inf).median()
         rows.append(row)
-    return _table(rows, *PAIR, "rival", *COSTS)
+    return races.table(rows, *PAIR, "rival", *COSTS)
 
 
 def judge(results: Results) -> pd.DataFrame:
@@ -93,7 +93,7 @@ def judge(results: Results) -> pd.DataFrame:
                 names = [(problem, mine["optimizer"]), (problem, best.optimizer)]
                 row[f"{name}_p"] = pairs(*(runs.loc[[key], column] for key in names)).p
             rows.append(row)
-    table = _table(rows, *PAIR, *(f"{name}_p" for name in COSTS))
+    table = races.table(rows, *PAIR, *(f"{name}_p" for name in COSTS))
     for name in COSTS:
         table[f"{name}_p"] = table.groupby("optimizer")[f"{name}_p"].transform(holm)
     return table
@@ -129,7 +129,7 @@ def sensitivity(results: Results) -> pd.DataFrame:
                 "runs": len(group),
             }
         )
-    table = _table(rows, *PAIR, "sensitivity")
+    table = races.table(rows, *PAIR, "sensitivity")
     base = table[table.optimizer == SENSITIVE[0]].set_index("problem").sensitivity
     table["share"] = table.sensitivity / table.problem.map(base).astype(float)
     return table
@@ -152,7 +152,7 @@ def stable(results: Results) -> pd.DataFrame:
         low, high = ratio(limit, limits[CLIMBING[0]]) if CLIMBING[0] in limits else (np.nan, np.nan)
         row = {"optimizer": optimizer, "rate": limit[0], "unstable": limit[1]}
         rows.append({**row, "low": low, "high": high, "best": best, "gradients": medians.min()})
-    return _table(rows, "optimizer", "rate", "best", "gradients")
+    return races.table(rows, "optimizer", "rate", "best", "gradients")
 
 
 def descent(results: Results) -> pd.DataFrame:
@@ -173,13 +173,9 @@ def descent(results: Results) -> pd.DataFrame:
         }
         for (problem, rate), group in made.groupby(["problem", "learning_rate"], sort=False)
     ]
-    return _table(rows, "problem", "rate", "rise")
+    return races.table(rows, "problem", "rate", "rise")
 
 
 def _median(values: pd.Series) -> float:
     """The upper one of the two in the middle: half of infinity would be no number."""
     return float(values.sort_values().iloc[len(values) // 2])
-
-
-def _table(rows: list[dict[str, Any]], *columns: str) -> pd.DataFrame:
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(columns))

@@ -5,74 +5,42 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import optax
 import pandas as pd
-from optax import contrib
 
-from .. import stepsize, zoo
-from .engine import Check, Claim, Figure, Lab, Results, Study, Table, Task, at_least, race_figures
+from .engine import (
+    Check,
+    Claim,
+    Figure,
+    Lab,
+    Results,
+    Study,
+    Table,
+    Task,
+    at_least,
+    race_figures,
+    races,
+)
 from .engine.drawing import INK, Plot
 from .engine.load import own_optimizers, own_problems
-from .engine.optimizers import Entry, contenders, entry, find
+from .engine.optimizers import Entry, contenders
 from .engine.problem import Problem
-from .engine.races import PAIR, Race, frame, fresh
+from .engine.races import PAIR, Race, frame
 from .engine.statistics import holm, pairs
 from .engine.store import Record
 from .engine.terminal import cell
 from .engine.tuner import TUNING_SEED, Grid
 from .names import lookup
-from .untuned_problems import PROBLEMS, SUITE, build
+from .untuned_problems import PROBLEMS, QUICK_PROBLEMS, SUITE, build
+from .untuned_rivals import QUESTION, QUICK_RIVALS, TUNED, untuned
 
 FACTOR = 10.0
 """The most that a first step may change a final loss by, to count as one that does not matter."""
 FIRST_STEPS = tuple(range(-8, 5, 2))
-"""First steps of an untuned optimizer: half decades, 1e-5 to 1e-2 from a default of 1e-3."""
-POINTS = 50
-
-
-def _momentum(momentum: float, nesterov: bool = False) -> Callable[[Any], Any]:
-    return lambda rate: optax.sgd(rate, momentum=momentum, nesterov=nesterov)
-
-
-TUNED: dict[str, Entry] = {
-    one.name: one
-    for one in (
-        dataclasses.replace(find("sgd"), unit=1e-1),
-        Entry("momentum-.9", _momentum(0.9), unit=1e-1),
-        Entry("momentum-.99", _momentum(0.99), unit=1e-2),
-        Entry("nesterov-.99", _momentum(0.99, nesterov=True), unit=1e-2),
-        dataclasses.replace(find("adam"), unit=1e-2),
-        Entry("adam-.98", lambda rate: optax.adam(rate, b1=0.98, b2=0.98), unit=1e-2),
-        Entry("nadam-.95", lambda rate: optax.nadam(rate, b1=0.95, b2=0.99), unit=1e-2),
-        Entry(
-            "schedule-free",
-            lambda rate: contrib.schedule_free_adamw(rate, weight_decay=0.0),
-            read=contrib.schedule_free_eval_params,
-            unit=1e-2,
-        ),
-        Entry("prodigy", contrib.prodigy),
-    )
-}
-"""Each with its learning rate tuned; Prodigy's is a factor of its own estimate."""
-
-
-def _adam_with_angle(first: Any) -> optax.GradientTransformation:
-    # Adam does better with a negative angle counted in full.
-    return zoo.adam(stepsize.angle(first=first, shrink=1.0), b1=0.98, b2=0.98)
-
-
-QUESTION = "log_time_adam"
-
-
-@functools.cache
-def untuned() -> tuple[Entry, ...]:
-    """With nothing tuned: the question, and Adam with the same controller."""
-    asked = dataclasses.replace(find(QUESTION), tuned=False, unit=1e-3)
-    return asked, entry("adam-.98-angle", _adam_with_angle, tuned=False, unit=1e-3)
+"""First steps of an untuned optimizer in quarter decades: 1e-5 to 1e-2 from a default of 1e-3."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +59,8 @@ class Settings:
         gradients: Gradients that each run may spend.
     """
 
-    problems: tuple[Any, ...] = (
-        *("quadratic-kappa1e4", "digits-ce-64"),
-        *("digits-ce-8", "diabetes-mlp"),
-    )
-    rivals: tuple[Any, ...] = ("nesterov-.99", "adam", "adam-.98", "schedule-free")
+    problems: tuple[Any, ...] = QUICK_PROBLEMS
+    rivals: tuple[Any, ...] = QUICK_RIVALS
     seeds: int = 3
     gradients: int = 500
 
@@ -133,7 +98,7 @@ def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Re
     seeds, gradients = range(1, settings.seeds + 1), settings.gradients
     about, found = {"tuned": one.tuned}, list[Record]()
     race = Race(
-        lab, problem, one, gradients, [TUNING_SEED, *seeds], slots=7, about=about, points=POINTS
+        lab, problem, one, gradients, [TUNING_SEED, *seeds], slots=7, about=about, points=50
     )
     if one.tuned:
         grid = Grid.quarter_decades(one.unit, dtype=problem.dtype)
@@ -152,12 +117,12 @@ def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Re
 def runs_of(results: Results) -> pd.DataFrame:
     """One row a run, with `held_out`, the last loss on held-out data; a divergence is infinity."""
     runs = frame(results.records)
-    last = [row[-1] if row else np.nan for row in runs.get("validation", pd.Series(dtype=object))]
-    held = pd.Series(last, runs.index, dtype=float)
-    runs["held_out"] = held.where((runs.status != "diverged") | held.isna(), np.inf)
-    for column in ("tuned", "purpose"):
+    for column in ("tuned", "purpose", "validation"):
         runs[column] = runs.get(column)
-    return runs
+    # What is held out at a divergence is as bad; where nothing is held out, there is nothing.
+    last = [row[-1] if row else np.nan for row in runs.validation]
+    held = pd.Series(last, runs.index, dtype=float).where(runs.status != "diverged", np.inf)
+    return runs.assign(held_out=held.where(runs.validation.astype(bool)))
 
 
 def summary(results: Results) -> pd.DataFrame:
@@ -180,9 +145,7 @@ def summary(results: Results) -> pd.DataFrame:
                 "tuned": bool(mine.tuned.iloc[0]),
                 "rate": mine.learning_rate.iloc[0],
                 "rates": int((group.seed == TUNING_SEED).sum()),
-                "loss_median": mine.final.median(),
-                "loss_min": mine.final.min(),
-                "loss_max": mine.final.max(),
+                **{f"loss_{what}": mine.final.agg(what) for what in ("median", "min", "max")},
                 "validation_median": mine.held_out.median(),
                 "initial_loss": mine.initial_loss.median(),
                 "diverged": int((mine.status == "diverged").sum()),
@@ -190,7 +153,7 @@ def summary(results: Results) -> pd.DataFrame:
                 "seconds": mine.seconds.median(),
             }
         )
-    return _table(rows, *PAIR, "tuned", "loss_median")
+    return races.table(rows, *PAIR, "tuned", "loss_median")
 
 
 def judge(results: Results) -> pd.DataFrame:
@@ -231,7 +194,7 @@ def judge(results: Results) -> pd.DataFrame:
                     "lowest_validation": tuned.validation_median.min(),
                 }
             )
-    table = _table(rows, *PAIR, "p", "ahead")
+    table = races.table(rows, *PAIR, "p", "ahead")
     table["p"] = table.groupby("optimizer").p.transform(holm)
     return table
 
@@ -239,9 +202,9 @@ def judge(results: Results) -> pd.DataFrame:
 def first_steps(results: Results) -> pd.DataFrame:
     """What the size of the first step changes, one row a problem and untuned optimizer.
 
-    Columns: `problem`, `optimizer`; `first_steps`, how many were tried; `loss_low` and `loss_high`,
-    the lowest and highest of their median final losses; `spread`, their ratio; `steady`, whether
-    that is below `FACTOR`; `worst`, the first step of the highest.
+    Columns: `problem`, `optimizer`; `first_steps`, how many; `loss_low` and `loss_high` of their
+    median final losses; `spread`, the ratio; `steady`, whether it is below `FACTOR`; `worst`, the
+    first step of the highest.
     """
     runs, rows = runs_of(results), []
     for (problem, optimizer), group in runs[runs.tuned.eq(False)].groupby(PAIR, sort=False):
@@ -261,11 +224,7 @@ def first_steps(results: Results) -> pd.DataFrame:
                 "worst": float(losses.idxmax()),
             }
         )
-    return _table(rows, *PAIR, "steady")
-
-
-def _table(rows: list[dict[str, Any]], *columns: str) -> pd.DataFrame:
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(columns))
+    return races.table(rows, *PAIR, "steady")
 
 
 def verdict(results: Results) -> str:
@@ -276,22 +235,18 @@ def verdict(results: Results) -> str:
     rows = table[table.optimizer == QUESTION]
     ahead, clearly = rows.ahead.astype(bool), (rows.p < 0.05).sum()
     lead = "Yes." if ahead.all() else "On some problems." if ahead.any() else "No."
-    return (
+    text = (
         f"{lead} With nothing tuned, {QUESTION} ends below the best of the tuned optimizers on "
         f"{ahead.sum()} of {len(rows)} problems ({clearly} of the differences are significant, "
-        f"Holm, 5 %){_held(rows)}."
+        "Holm, 5 %)"
     )
-
-
-def _held(rows: pd.DataFrame) -> str:
-    known = rows[rows.validation.notna()]
-    below = int((known.validation < known.rival_validation).sum())
-    lowest = int((known.validation < known.lowest_validation).sum())
+    held = rows[rows.validation.notna()]
+    if held.empty:
+        return f"{text}."
     return (
-        f"; on held-out data it is below that rival on {below} of {len(known)}, and below all "
-        f"tuned ones on {lowest}"
-        if len(known)
-        else ""
+        f"{text}; on held-out data it is below that rival on "
+        f"{(held.validation < held.rival_validation).sum()} of {len(held)}, and below all tuned "
+        f"ones on {(held.validation < held.lowest_validation).sum()}."
     )
 
 
@@ -308,26 +263,16 @@ def _answer(results: Results) -> list[str]:
         mine = steps[steps.optimizer == name]
         worse = [f"{r.problem} ({r.spread:.2g})" for r in mine.itertuples() if not r.steady]
         if len(mine):
-            text += (
-                f". First steps from 1e-5 to 1e-2 change its loss by less than a factor of "
-                f"{FACTOR:.0f} on {mine.steady.sum()} of {len(mine)}"
-            )
+            text += f". First steps from 1e-5 to 1e-2 change its loss less than {FACTOR:.0f} times"
+            text += f" on {mine.steady.sum()} of {len(mine)}"
             text += f"; by more on {', '.join(worse)}" if worse else ""
         sentences.append(f"{text}.")
     return sentences
 
 
-def _ahead(results: Results) -> list[Check]:
-    table = judge(results)
-    mine = table[table.optimizer == QUESTION]
-    return [Check(r.problem, r.ratio, "below 1", bool(r.ahead)) for r in mine.itertuples()]
-
-
-def _steady(results: Results) -> list[Check]:
-    table = first_steps(results)
-    mine = table[table.optimizer == QUESTION]
-    wanted = f"below {FACTOR:.0f}"
-    return [Check(r.problem, r.spread, wanted, bool(r.steady)) for r in mine.itertuples()]
+def _checks(table: pd.DataFrame, value: str, wanted: str, holds: str) -> list[Check]:
+    mine = table[table.optimizer == QUESTION].to_dict(orient="records")
+    return [Check(row["problem"], row[value], wanted, bool(row[holds])) for row in mine]
 
 
 CLAIMS = (
@@ -335,13 +280,13 @@ CLAIMS = (
         "ahead",
         f"With nothing tuned, {QUESTION} ends below the best tuned optimizer.",
         "median final loss of the fresh seeds below that of the rival of the lowest one",
-        _ahead,
+        lambda results: _checks(judge(results), "ratio", "below 1", "ahead"),
     ),
     Claim(
         "steady",
         f"The first step of {QUESTION} does not matter.",
         f"highest over lowest median loss from first steps of 1e-5 to 1e-2 below {FACTOR:.0f}",
-        _steady,
+        lambda r: _checks(first_steps(r), "spread", f"below {FACTOR:.0f}", "steady"),
     ),
 )
 
@@ -372,17 +317,16 @@ def _curves(results: Results, what: str) -> Plot | None:
 
 
 def _first_step(results: Results) -> Plot | None:
-    runs = runs_of(results)
-    runs = runs[runs.tuned.eq(False)]
+    runs = runs_of(results).query("tuned == False")
     if runs.learning_rate.nunique() < 2:
         return None
-    return race_figures.loss_against_rate(fresh(runs), "learning_rate", "first step")
+    return race_figures.loss_against_rate(runs, "learning_rate", "first step")
 
 
 def _found_steps(results: Results) -> str:
     rows = first_steps(results)
     each = "; ".join(f"{r.problem}, {r.optimizer} {cell(r.spread, 2)}" for r in rows.itertuples())
-    return f"Highest over lowest loss from these first steps: {each}."
+    return f"Highest over lowest loss: {each}."
 
 
 FIGURES = (
@@ -416,14 +360,13 @@ FIGURES = (
     ),
 )
 
-_NAMED = {"problem": ("problem", "its name"), "optimizer": ("optimizer", "its name")}
 TABLES = (
     Table(
         "verdict",
         "Against the best tuned optimizer of each problem",
         judge,
         {
-            **_NAMED,
+            **races.NAMED,
             "loss": ("loss", "of the untuned one: final, median of the fresh seeds"),
             "rival": ("best tuned", "the tuned one of the lowest median loss"),
             "rival_loss": ("its loss", "final, median of the fresh seeds"),
@@ -442,7 +385,7 @@ TABLES = (
         "What the size of the first step changes",
         first_steps,
         {
-            **_NAMED,
+            **races.NAMED,
             "loss_low": ("lowest loss", "of the medians from different first steps"),
             "loss_high": ("highest", "of these"),
             "spread": ("spread", "highest over lowest"),
@@ -456,7 +399,7 @@ TABLES = (
         "All results",
         summary,
         {
-            **_NAMED,
+            **races.NAMED,
             "rate": ("rate", "tuned on seed 0; the first step of an untuned optimizer"),
             "rates": ("tried", "rates on seed 0"),
             "loss_median": ("loss", "final, median of the fresh seeds"),
@@ -473,18 +416,16 @@ TABLES = (
 
 def _method(results: Results) -> Mapping[str, str]:
     settings = results.settings
-    listed = (f"{p.name}: {p.title} (data {p.checksum})" for p in build(settings.problems))
+    listed = [f"{p.name}: {p.title} (data {p.checksum})" for p in build(settings.problems)]
     return {
         "Cost": f"Every run may spend {settings.gradients} gradients; a mini-batch gradient counts "
         "as one. The gradients spent on tuning are not charged to the tuned optimizers.",
         "Tuning": "Seed 0, at a constant rate: half decades around a rate of the optimizer's own, "
-        "extended until the best one has both its neighbours, then the quarter decades beside it. "
-        "Prodigy's rate is a factor of its own estimate.",
+        "extended until the best one has both its neighbours, then the quarter decades beside it.",
         "Seeds": f"Seeds 1 to {settings.seeds} are reported. They change the initial point and the "
         "order of the batches, not the split into training and held-out data.",
-        "Losses": "On all training examples, and on all held-out ones, at the parameters that the "
-        "optimizer hands out (an averaged iterate where it keeps one). A run that ends above its "
-        "start or is not finite has diverged, and counts as infinity.",
+        "Losses": "On all examples of a kind, at the parameters that the optimizer hands out: an "
+        "average where it keeps one. A run that ends above its start counts as infinity.",
         "Problems": "; ".join(listed),
     }
 
@@ -492,9 +433,8 @@ def _method(results: Results) -> Mapping[str, str]:
 STUDY = Study(
     name="untuned",
     question="Does a learning rate that needs no tuning keep up with tuned ones?",
-    summary="Races log_time_adam as it is against tuned optimizers at equal gradients, with "
-    "held-out losses beside training losses, and writes tables, figures and report.html. "
-    "Three minutes; an hour with --full.",
+    summary="Races log_time_adam as it is against tuned optimizers at equal gradients, and writes "
+    "tables, figures and report.html. Three minutes; an hour with --full.",
     settings=Settings,
     full=FULL,
     tasks=tasks,

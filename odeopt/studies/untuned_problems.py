@@ -171,6 +171,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "burgers": _burgers,
 }
 """Every problem by name, in the order of the tables."""
+QUICK_PROBLEMS = ("quadratic-kappa1e4", "digits-ce-64", "digits-ce-8", "diabetes-mlp")
 
 
 def build(names: Sequence[str | Problem]) -> list[Problem]:

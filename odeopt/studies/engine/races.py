@@ -192,6 +192,11 @@ def frame(records: Sequence[Record], kind: str = "run") -> pd.DataFrame:
     return runs
 
 
+def table(rows: Sequence[Mapping[str, Any]], *columns: str) -> pd.DataFrame:
+    """A table of these rows; without any, one that still has some columns."""
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(columns))
+
+
 def fresh(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs on fresh seeds: the tuning seed only chooses the rate."""
     return runs[runs.seed != TUNING_SEED]
@@ -435,9 +440,10 @@ def _row(runs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-_NAMED = {"problem": ("problem", "its name"), "optimizer": ("optimizer", "its name")}
+NAMED = {"problem": ("problem", "its name"), "optimizer": ("optimizer", "its name")}
+"""Headings and meanings of the columns that every table of races has."""
 COLUMNS = {
-    **_NAMED,
+    **NAMED,
     "order": ("order", "of accuracy as a solver of gradient flow"),
     "R": ("R", "largest stable h·sharpness in theory"),
     "R_per_gradient": ("R per gradient", "R over the gradients of a step"),
@@ -463,7 +469,7 @@ COLUMNS = {
 }
 """Headings and meanings of the columns of `summary`."""
 SECONDS = {
-    **_NAMED,
+    **NAMED,
     "compile_seconds": ("compilation", "of the one program of all its runs, in seconds"),
     "seconds": ("all runs", "in seconds"),
     "seconds_per_gradient": ("a gradient", "in seconds"),
