@@ -56,7 +56,7 @@ def verdict(results: Results) -> str:
         f"{row.gradients_won} of {row.problems} problems, and fewer seconds on {row.seconds_won}"
     )
     each = ", ".join(f"{name} on {r.gradients_won}" for name, r in others.iterrows())
-    return f"{text}; fewer gradients need {each}." if each else f"{text}."
+    return f"{text} (the others, in gradients: {each})." if each else f"{text}."
 
 
 def _wins(results: Results) -> pd.DataFrame:
