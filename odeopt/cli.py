@@ -9,15 +9,7 @@ from .studies import drift, equivalence, games, order, stability, stiff, untuned
 from .studies.engine import command as engine
 from .studies.engine.page import write_index
 
-DECLARED = (
-    stability.STUDY,
-    equivalence.STUDY,
-    untuned.STUDY,
-    stiff.STUDY,
-    drift.STUDY,
-    order.STUDY,
-    games.STUDY,
-)
+STUDIES = (stability, equivalence, untuned, stiff, drift, order, games)
 
 app = cyclopts.App(
     name="odeopt",
@@ -26,7 +18,7 @@ app = cyclopts.App(
     help_format="plaintext",
     result_action="return_value",
 )
-for study in DECLARED:
+for study in (module.STUDY for module in STUDIES):
     app.command(engine.command(study), name=study.name)
 
 
