@@ -99,10 +99,13 @@ class Design:
         return 1 + spent if isinstance(spent, int) else self.solver.gradients_per_step
 
     @property
-    def memory(self) -> float:
-        """Entries of the state over those of one large parameter."""
+    def memory(self) -> float | None:
+        """Entries of the state over those of one large parameter; None where that is refused."""
         probe = jax.ShapeDtypeStruct((_PROBE,), jnp.float32)
-        state = jax.eval_shape(Init(self), probe)
+        try:
+            state = jax.eval_shape(Init(self), probe)
+        except (ValueError, TypeError, LookupError):  # a game needs players
+            return None
         large = [leaf.size for leaf in jax.tree.leaves(state) if leaf.size > 1]
         return round(sum(large) / _PROBE, 4)
 

@@ -60,8 +60,8 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         return self.design.gradients_per_step
 
     @property
-    def memory(self) -> float:
-        """Memory of the state, in copies of the parameters."""
+    def memory(self) -> float | None:
+        """Memory of the state, in copies of the parameters; None where it depends on their tree."""
         return self.design.memory
 
 

@@ -77,6 +77,11 @@ def test_an_optimizer_says_what_its_row_promises(name):
     check_row(KNOWN[name])
 
 
+def test_every_optimizer_can_be_described():
+    for entry in REGISTRY.values():
+        assert odeopt.describe(entry.build(0.1))["order"] == entry.order
+
+
 def test_wrong_weights_and_a_wrong_row_fail(exact):
     row = REGISTRY["rk4"]
     # The nodes and the weights of RK4 with two of its weights exchanged: consistent, of order 1.
