@@ -12,7 +12,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 hypothesis.settings.register_profile("odeopt", deadline=None)
 hypothesis.settings.load_profile("odeopt")
 
-SAMPLE = 4  # cases of one test function that the fast tier runs; the slow tier runs the rest
+SAMPLE = 2  # cases of one test function that the fast tier runs; the slow tier runs the rest
 
 
 @pytest.hookimpl(tryfirst=True)

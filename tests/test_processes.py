@@ -35,7 +35,7 @@ def alone(example):
     return {name: example["train"](name) for name in example["OPTIMIZERS"]}
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_that_share_the_data_train_as_one_does(example, alone, tmp_path, processes):
     out = tmp_path / "found.npz"
     example["launch"](processes, out)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from optax.contrib import MuonDimensionNumbers
 
@@ -182,6 +182,7 @@ def draw(rows, columns, seed, is_complex):
     return (a + 1j * b, c + 1j * d) if is_complex else (a, c)
 
 
+@settings(max_examples=20)
 @given(MATRICES)
 @jax.enable_x64(True)
 def test_the_polar_factor_and_its_derivative(drawn):

@@ -112,6 +112,7 @@ def test_a_curve_holds_the_losses_of_its_steps(kappa):
     assert len(curve.loss) <= 200
 
 
+@pytest.mark.slow
 def test_one_program_is_five_times_faster_than_a_loop_of_jits_compile_included():
     (problem,) = problems.build(["digits-ce-64"])
     entry = find("rk4")

@@ -58,6 +58,7 @@ print(hits)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["SIGKILL", "SIGINT"])
 def test_twenty_signals_change_no_byte_of_the_tables(tmp_path, kind, request):
     root = str(request.config.rootpath)
