@@ -8,7 +8,7 @@ optax computes.
 """
 
 import functools
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,13 +18,20 @@ from jaxtyping import Array, PyTree
 
 from ..arguments import over_own
 from ..arrays import Scalar
-from ..checks import is_zero
 from ..kernels import AdamNumbers, adam_step, decaying_time
 from ..objective import Objective
 from ..sums import scaled
-from .clock import Decay, as_decay, check_decay, moment_like, real
+from .clock import as_decay, check_decay, moment_like, real
 from .flow import AbstractFlow, State, Substeps
-from .moments import abs_square, aged, divided, relaxation, squares_change
+from .moments import (
+    AlongMoment,
+    abs_square,
+    aged,
+    divided,
+    relaxation,
+    settled,
+    squares_change,
+)
 
 
 class Moments(NamedTuple):
@@ -41,7 +48,7 @@ class Moments(NamedTuple):
     age: Scalar
 
 
-class AdamFlow(AbstractFlow):
+class AdamFlow(AlongMoment, AbstractFlow):
     r"""Adam's flow: $\dot x = -u - wx$, $u = \hat m/(\sqrt{\hat v + \epsilon_r} + \epsilon)$.
 
     $\tau_1\dot m = g - m$, $\tau_2\dot v = g^2 - v$ with $\tau_i = -h/\ln b_i$, and $\hat m$,
@@ -82,9 +89,6 @@ class AdamFlow(AbstractFlow):
     mu_dtype: Any = eqx.field(static=True, default=None)
     exact_decay: bool = eqx.field(static=True, default=False)
 
-    linear: ClassVar[bool] = False
-    parts: ClassVar[tuple[str, ...]] = ("moments", "drift")
-
     def __check_init__(self) -> None:
         check_decay(b1=self.b1, b2=self.b2)
 
@@ -92,11 +96,6 @@ class AdamFlow(AbstractFlow):
     def gradient_part(self) -> str | None:  # type: ignore[override]
         """`moments`; with `nesterov` the drift sees the gradient as well."""
         return None if self.nesterov else "moments"
-
-    @property
-    def needs_params(self) -> bool:
-        """Where there is weight decay."""
-        return not is_zero(self.weight_decay)
 
     def init(self, params: PyTree[Array]) -> Moments:
         """Zero moments. Two copies of the parameters."""
@@ -111,21 +110,10 @@ class AdamFlow(AbstractFlow):
         params, aux = z
         grads = objective.here(params)
         squares = jax.tree.map(abs_square, grads)
-        started = aux.age > 0
-        # 0/0 at the start, with derivatives too: both sides of a `where` must be finite
-        age = jnp.where(started, aux.age, 1.0)
-
-        def settled(moment: PyTree[Array], clock: Decay, limit: PyTree[Array]) -> PyTree[Array]:
-            total = jnp.where(started, clock.weight(age), 1.0)
-            return jax.tree.map(
-                lambda m, g: jnp.where(started, m / total.astype(m.dtype), g.astype(m.dtype)),
-                moment,
-                limit,
-            )
-
-        mean, square = settled(aux.mu, self.b1, grads), settled(aux.nu, self.b2, squares)
+        mean = settled(aux.mu, self.b1, aux.age, grads)
+        square = settled(aux.nu, self.b2, aux.age, squares)
         direction = jax.tree.map(self._direction, mean, square)
-        direction = self._decayed(direction, params, self._decay(aux.age))
+        direction = self.decayed(direction, params, aux.age)
         return (
             jax.tree.map(lambda u: scaled(-h, u), direction),
             Moments(
@@ -148,14 +136,12 @@ class AdamFlow(AbstractFlow):
                 optax.tree.update_moment_per_elem_norm(grads, aux.nu, b2, 2),
                 aux.age + fraction,
             )
-        decay = self._decay(aux.age - 1)  # of this step, which the moments have counted
-        direction = self._decayed(self.direction(params, aux, objective), params, decay)
+        age = aux.age - 1  # of this step, which the moments have counted
+        direction = self.decayed(self.direction(params, aux, objective), params, age)
         time = fraction * h
         if not (self.exact_decay and self.needs_params):
             return jax.tree.map(lambda u: scaled(-time, u), direction), aux
-        times = jax.tree.map(
-            functools.partial(decaying_time, time), self._decays(params, aux.age - 1)
-        )
+        times = jax.tree.map(functools.partial(decaying_time, time), self._decays(params, age))
         times = jax.tree.broadcast(times, direction)
         return jax.tree.map(lambda t, u: scaled(-t, u), times, direction), aux
 
@@ -195,10 +181,6 @@ class AdamFlow(AbstractFlow):
         )
         return update, Moments(mu, nu, age)
 
-    def owed(self, aux: Moments) -> Array:
-        """Before the first gradient the direction is not known: the first step cannot open."""
-        return aux.age == 0
-
     def rest(self, z: State, h: Scalar, fraction: float) -> "AdamRest | None":
         """Five scalars; None with weight decay, which must see the parameters."""
         if self.needs_params or self.nesterov:
@@ -231,44 +213,19 @@ class AdamFlow(AbstractFlow):
 
     def direction(self, params: PyTree[Array], aux: Moments, objective: Objective) -> PyTree[Array]:
         """`u`, from the moments; 0 while they have seen nothing."""
-        total = self.b1.weight(aux.age)
-        if self.nesterov:
-            ahead = self.b1.weight(aux.age + 1)
-            kept = self.b1.retained(aux.age)
-            mean = jax.tree.map(
-                lambda m, g: (
-                    kept * (m / ahead.astype(m.dtype)) + (1 - kept) * (g / total.astype(g.dtype))
-                ),
-                aux.mu,
-                objective.here(params),
-            )
-        else:
-            mean = divided(aux.mu, total)
+        mean = self.mean(params, aux, objective)
         return jax.tree.map(self._direction, mean, divided(aux.nu, self.b2.weight(aux.age)))
 
     def _direction(self, mean: Array, square: Array) -> Array:
         return adam_direction(mean, square, self.eps, self.eps_root)
 
-    def _decay(self, age: Array) -> float | Array:
-        if callable(self.weight_decay):  # a schedule counts whole steps
-            return self.weight_decay(jnp.floor(age).astype(jnp.int32))
-        return self.weight_decay
-
     def _decays(self, params: PyTree[Array], age: Array) -> PyTree[float | Array]:
         """The decay of each parameter; one number where there is no mask."""
-        decay = self._decay(age)
+        decay = self.decay(age)
         if self.mask is None:
             return decay
         mask = self.mask(params) if callable(self.mask) else self.mask
         return jax.tree.map(lambda keep: decay if keep else 0.0, mask)
-
-    def _decayed(
-        self, direction: PyTree[Array], params: PyTree[Array], decay: float | Array
-    ) -> PyTree[Array]:
-        if not self.needs_params:
-            return direction
-        adding = optax.add_decayed_weights(decay, self.mask)
-        return adding.update(direction, adding.init(params), params)[0]
 
 
 def adam_direction(mean: Array, square: Array, eps: Any, eps_root: Any) -> Array:

@@ -7,9 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from ..arguments import over_own
+from ..arrays import Scalar
 from ..checks import check, is_zero
 from ..information import Information
 from ..objective import Objective
@@ -36,10 +37,10 @@ class Average(NamedTuple):
 
     lag: PyTree[Array]
     base: PyTree[Array]
-    age: Float[Array, ""]
+    age: Scalar
     previous: PyTree[Array]
     predictability: PyTree[Array]
-    away: Float[Array, ""]
+    away: Scalar
 
     def readout(self, params: PyTree[Array]) -> PyTree[Array]:
         """The average, where the parameters are y."""
@@ -135,7 +136,7 @@ class AveragedFlow(AbstractFlow):
             jnp.zeros([], float),
         )
 
-    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+    def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """The system above in `y` and the lag, the predictability frozen."""
         params, aux = z
         moved, base = self.base.increment((params, aux.base), objective, h)
@@ -155,12 +156,7 @@ class AveragedFlow(AbstractFlow):
         return update, Average(lag, base, age, previous, predictability, away)
 
     def part(
-        self,
-        name: str,
-        z: State,
-        objective: Objective,
-        h: Float[Array, ""],
-        fraction: float | Array,
+        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, Average]:
         """One of decay and the parts of `base`, which move z, and of the average."""
         params, aux = z

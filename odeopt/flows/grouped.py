@@ -10,8 +10,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, PyTree
 
+from ..arrays import Scalar
 from ..information import Information
 from ..objective import Objective
 from .flow import AbstractFlow, State
@@ -26,7 +27,7 @@ class Groups(NamedTuple):
     """
 
     of: dict[str, PyTree[Array]]
-    age: Float[Array, ""]
+    age: Scalar
 
 
 class GroupedFlow(AbstractFlow):
@@ -106,7 +107,7 @@ class GroupedFlow(AbstractFlow):
             jnp.zeros([], float),
         )
 
-    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+    def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """Those of the groups."""
         moved = self._each(
             lambda flow, z, objective, h: flow.increment(z, objective, h), z, objective, h
@@ -114,12 +115,7 @@ class GroupedFlow(AbstractFlow):
         return moved[0], Groups(moved[1], jnp.ones_like(z[1].age))
 
     def part(
-        self,
-        name: str,
-        z: State,
-        objective: Objective,
-        h: Float[Array, ""],
-        fraction: float | Array,
+        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, Groups]:
         """That part of every group."""
 
@@ -162,7 +158,7 @@ class GroupedFlow(AbstractFlow):
         step: Callable[[AbstractFlow, State, Any, Array], tuple[Any, Any]],
         z: State,
         objective: Objective,
-        h: Float[Array, ""],
+        h: Scalar,
     ) -> tuple[PyTree[Array] | None, dict[str, PyTree[Array]]]:
         params, aux = z
         groups, seen = self._groups(params), functools.cache(lambda: objective.here(params))

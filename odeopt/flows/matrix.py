@@ -1,4 +1,4 @@
-r"""Flows that treat a matrix of weights as a matrix. May use: `.adaptive`, `.clock`, optax.
+r"""Flows that treat a matrix of weights as a matrix. May use: optax, `.adaptive`, `.moments`.
 
 Steepest descent in the spectral norm moves along the polar factor $UV^T$ of the gradient
 $G = USV^T$, as Adam's flow moves along its sign: at unit speed, whatever the size of $G$.
@@ -7,7 +7,7 @@ $G = USV^T$, as Adam's flow moves along its sign: at unit speed, whatever the si
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,13 +16,13 @@ import optax
 from jaxtyping import Array, Float, PyTree
 from optax.contrib import MuonDimensionNumbers
 
-from ..checks import is_zero
+from ..arrays import Scalar
 from ..objective import Objective
 from ..sums import scaled, wide_dtype
 from .adaptive import Moments
 from .clock import as_decay, check_decay, moment_like, real
 from .flow import AbstractFlow, State
-from .moments import aged, divided, relaxation
+from .moments import AlongMoment, aged, relaxation, settled
 
 DION = (
     (4.0848, -6.8946, 2.9270),
@@ -37,7 +37,7 @@ PRESETS: dict[Any, Any] = {"standard": (3.4445, -4.7750, 2.0315), "dion": DION}
 Preconditioning = Literal["frobenius", "spectral", "aol", "schatten"]
 
 
-class SpectralFlow(AbstractFlow):
+class SpectralFlow(AlongMoment, AbstractFlow):
     r"""Muon's flow: $\dot W = -s\,\mathrm{polar}(\hat M) - wW$ for every leaf, a matrix $W$.
 
     $\tau\dot M = G - M$ with $\tau = -h/\ln b$, $\hat M$ divided by the weight of what it has seen,
@@ -87,9 +87,6 @@ class SpectralFlow(AbstractFlow):
     mu_dtype: Any = eqx.field(static=True, default=None)
     floor: float = eqx.field(static=True, default=1e-3)
 
-    linear: ClassVar[bool] = False
-    parts: ClassVar[tuple[str, ...]] = ("moments", "drift")
-
     def __check_init__(self) -> None:
         check_decay(b1=self.b1)
 
@@ -98,35 +95,22 @@ class SpectralFlow(AbstractFlow):
         """`moments`; with `nesterov` the drift sees the gradient as well."""
         return None if self.nesterov else "moments"
 
-    @property
-    def needs_params(self) -> bool:
-        """Where there is weight decay."""
-        return not is_zero(self.weight_decay)
-
     def init(self, params: PyTree[Array]) -> Moments:
         """A zero moment, one copy of the parameters; there is no second."""
         self._each(_shapes, params)
         return Moments(moment_like(params, self.b1, self.mu_dtype), (), jnp.zeros([], float))
 
-    def increment(self, z: State, objective: Objective, h: Float[Array, ""]) -> State:
+    def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """`(-h (s polar(m) + w W), -(G - m) ln b)`; the age grows by 1."""
         params, aux = z
         grads = objective.here(params)
-        started = aux.age > 0
-        total = self.b1.weight(jnp.where(started, aux.age, 1.0))
-        settled = divided(aux.mu, total)
-        mean = jax.tree.map(lambda m, g: jnp.where(started, m, g.astype(m.dtype)), settled, grads)
+        mean = settled(aux.mu, self.b1, aux.age, grads)
         moment = relaxation(aux.mu, grads, self.b1.forgetting(aux.age))
         update = self._moved(mean, params, aux.age, h)
         return update, Moments(moment, (), jnp.ones_like(aux.age))
 
     def part(
-        self,
-        name: str,
-        z: State,
-        objective: Objective,
-        h: Float[Array, ""],
-        fraction: float | Array,
+        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, Moments]:
         """One of moments and drift."""
         params, aux = z
@@ -134,19 +118,8 @@ class SpectralFlow(AbstractFlow):
             kept = self.b1.retained(aux.age, fraction)
             moment = optax.tree.update_moment(objective.here(params), aux.mu, kept, 1)
             return None, Moments(moment, (), aux.age + fraction)
-        total = self.b1.weight(aux.age)
-        if self.nesterov:
-            kept = self.b1.retained(aux.age)
-            ahead = divided(aux.mu, self.b1.weight(aux.age + 1))
-            now = divided(objective.here(params), total)
-            mean = jax.tree.map(lambda m, g: kept * m + (1 - kept) * g, ahead, now)
-        else:
-            mean = divided(aux.mu, total)
+        mean = self.mean(params, aux, objective)
         return self._moved(mean, params, aux.age - 1, fraction * h), aux
-
-    def owed(self, aux: Moments) -> Array:
-        """Before the first gradient the direction is not known: the first step cannot open."""
-        return aux.age == 0
 
     def aged(self, aux: Moments, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
         """The moment changes by its mean age times the change of what it averages."""
@@ -163,13 +136,7 @@ class SpectralFlow(AbstractFlow):
     def _moved(
         self, mean: PyTree[Array], params: PyTree[Array], age: Array, time: Array
     ) -> PyTree[Array]:
-        along = self._each(self._along, mean)
-        if self.needs_params:
-            decay = self.weight_decay
-            if callable(decay):  # a schedule counts whole steps
-                decay = decay(jnp.floor(age).astype(jnp.int32))
-            decaying = optax.add_decayed_weights(decay, self.mask)
-            along = decaying.update(along, decaying.init(params), params)[0]
+        along = self.decayed(self._each(self._along, mean), params, age)
         return jax.tree.map(lambda u: scaled(-time, u), along)
 
     def _each(

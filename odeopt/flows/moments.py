@@ -1,12 +1,71 @@
-"""Running averages of gradients and of their squares. May use: jax, `.clock`."""
+"""Running averages of gradients and of their squares. May use: optax, `.clock`."""
+
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
+from ..checks import is_zero
+from ..objective import Objective
 from ..sums import scaled
 from .clock import Decay
+
+
+class AlongMoment:
+    """What flows along a first moment share, with decoupled weight decay; a mixin.
+
+    Its parts are `moments`, which relax to the gradient of a fixed point, and `drift`, in which the
+    parameters move and the moments are fixed.
+
+    Attributes:
+      b1: the clock of the first moment.
+      weight_decay: a number, or a schedule of the number of steps.
+      mask: what to decay, as in `optax.add_decayed_weights`.
+      nesterov: whether to look ahead in the first moment. Then both parts see the gradient.
+    """
+
+    b1: Any
+    weight_decay: Any
+    mask: Any
+    nesterov: bool
+
+    linear: ClassVar[bool] = False
+    parts: ClassVar[tuple[str, ...]] = ("moments", "drift")
+
+    @property
+    def needs_params(self) -> bool:
+        """Where there is weight decay."""
+        return not is_zero(self.weight_decay)
+
+    def owed(self, aux: Any) -> Array:
+        """Before the first gradient the direction is not known: the first step cannot open."""
+        return aux.age == 0
+
+    def mean(self, params: PyTree[Array], aux: Any, objective: Objective) -> PyTree[Array]:
+        """The first moment over the weight of what it has seen, ahead with `nesterov`."""
+        total = self.b1.weight(aux.age)
+        if not self.nesterov:
+            return divided(aux.mu, total)
+        kept = self.b1.retained(aux.age)
+        ahead = divided(aux.mu, self.b1.weight(aux.age + 1))
+        now = divided(objective.here(params), total)
+        return jax.tree.map(lambda m, g: kept * m + (1 - kept) * g, ahead, now)
+
+    def decay(self, age: Array) -> float | Array:
+        """The weight decay of the step at `age`; a schedule counts whole steps."""
+        if callable(self.weight_decay):
+            return self.weight_decay(jnp.floor(age).astype(jnp.int32))
+        return self.weight_decay
+
+    def decayed(self, direction: PyTree[Array], params: PyTree[Array], age: Array) -> PyTree[Array]:
+        """`direction + w params`."""
+        if not self.needs_params:
+            return direction
+        adding = optax.add_decayed_weights(self.decay(age), self.mask)
+        return adding.update(direction, adding.init(params), params)[0]
 
 
 def abs_square(g: Array) -> Array:
@@ -18,6 +77,20 @@ def divided(moment: PyTree[Array], total: Array) -> PyTree[Array]:
     """`moment / total`, and 0 where nothing has been seen."""
     total = jnp.where(total == 0, 1.0, total)
     return jax.tree.map(lambda m: m / total.astype(m.dtype), moment)
+
+
+def settled(
+    moment: PyTree[Array], clock: Decay, age: Scalar, limit: PyTree[Array]
+) -> PyTree[Array]:
+    """A moment over the weight of what it has seen; at age 0, where that is 0/0, the limit."""
+    started = age > 0
+    # with derivatives too: both sides of a `where` must be finite
+    total = jnp.where(started, clock.weight(jnp.where(started, age, 1.0)), 1.0)
+    return jax.tree.map(
+        lambda m, g: jnp.where(started, m / total.astype(m.dtype), g.astype(m.dtype)),
+        moment,
+        limit,
+    )
 
 
 def relaxation(moment: PyTree[Array], target: PyTree[Array], rate: Array) -> PyTree[Array]:

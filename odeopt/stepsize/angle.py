@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
+from ..arrays import Scalar
 from ..checks import check_positive
 from ..flows import LogTime
 from ..information import Information
@@ -25,8 +26,8 @@ class Heading(NamedTuple):
       update: the last update of the parameters; `()` where the flow knows its heading.
     """
 
-    log_size: Float[Array, ""]
-    square: Float[Array, ""]
+    log_size: Scalar
+    square: Scalar
     update: PyTree[Array]
 
 
@@ -51,7 +52,7 @@ class Angle(AbstractRule):
         first = jnp.log(jnp.asarray(self.first, float))
         return Heading(first, jnp.zeros([], float), update)
 
-    def propose(self, state: Heading, info: StepInfo) -> tuple[Float[Array, ""], Heading]:
+    def propose(self, state: Heading, info: StepInfo) -> tuple[Scalar, Heading]:
         """`h exp(gain k c)`, `c` the cosine, times `shrink` where it is negative."""
         heading = state.update if self.remembers else info.flow.heading(info.z)
         descent = info.flow.descent(info.z, info.objective)
@@ -72,7 +73,7 @@ class Angle(AbstractRule):
         square = jnp.where(known, square, state.square)
         return jnp.exp(size), Heading(size, square, state.update)
 
-    def judge(self, state: Heading, info: StepInfo, h: Float[Array, ""], step: Step) -> Verdict:
+    def judge(self, state: Heading, info: StepInfo, h: Scalar, step: Step) -> Verdict:
         """Accepted; the update is remembered."""
         if not self.remembers:
             return Verdict(True, state)
@@ -133,9 +134,7 @@ def angle(
     return Angle(gain, shrink, clock, first, limit, remembers)
 
 
-def _cosine(
-    product: Float[Array, ""], square: Float[Array, ""], ahead: Float[Array, ""]
-) -> Float[Array, ""]:
+def _cosine(product: Scalar, square: Scalar, ahead: Scalar) -> Scalar:
     """Of two vectors with this inner product and these squares; 0 where either vanishes."""
     known = (square > 0) & (ahead > 0)
     # One root after the other: the product of two small squares underflows.
