@@ -1,12 +1,15 @@
 """The stability sweep as one compiled program against a Python loop over the same runs."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from odeopt.studies.engine.optimizers import find
-from odeopt.studies.engine.runner import Runner, run_one_by_one
+from odeopt.studies.engine.optimizers import Entry, find
+from odeopt.studies.engine.problem import Problem
+from odeopt.studies.engine.runner import Runner, step_function
 from odeopt.studies.engine.tuner import first_grid
 from odeopt.studies.problems import build
 
@@ -37,3 +40,28 @@ def sweep(rounds: int) -> Iterator[Row]:
                 pairs.append((between - begin, time.perf_counter() - between))
         row = f"python loop / one program, {len(runs)} runs of {name}, compile included"
         yield ratio("sweep", row, pairs, "> 5")
+
+
+def run_one_by_one(
+    problem: Problem, entry: Entry, runs: Sequence[tuple[float, int]], steps: int
+) -> list[float]:
+    """The final losses of the same runs by the loop that everybody writes: a jitted step a run.
+
+    It is what the compiled runner is compared with, here and in tests.
+    """
+    data = jax.tree.map(jnp.asarray, problem.data)
+    losses = []
+    for rate, seed in runs:
+        optimizer = entry.make(np.asarray(rate, problem.dtype)[()])
+        step = jax.jit(step_function(problem, optimizer))
+        params = problem.start(seed)
+        state = optimizer.init(params)
+        table = problem.batches(seed, steps)
+        for index in range(steps):
+            batch = data
+            if table is not None:
+                rows = table[index]
+                batch = jax.tree.map(lambda array, rows=rows: array[rows], data)
+            params, state, _ = step(params, state, batch)
+        losses.append(float(problem.full_loss(entry.read(state, params), data)))
+    return losses

@@ -359,7 +359,7 @@ def _method(results: Results) -> Mapping[str, str]:
         "Variants": "gradient descent: x - h g. counter-term: x - h (g - (h/2) H g), which cancels "
         "the leading term of the drift. order 3: with (h²/6)(HHg + E'''(g, g)) too. explicit: the "
         "smallest rate k, on E + ((h - k)/4)‖grad E‖², which makes up for the rest of h.",
-        "Networks": "; ".join(f"{p.name}: {p.title} (data {p.checksum})" for p in problems)
+        "Networks": "; ".join(problem.spoken for problem in problems)
         + f". Of digits, {HELD_OUT} examples are held out.",
         "Rates": "The largest is about one over the first sharpness; the others are halves of it.",
         "Pairs": "All runs of a seed start at one point and use all training examples in every "

@@ -423,9 +423,7 @@ def _method(results: Results) -> Mapping[str, str]:
         "Flows": "In closed form on quadratics; on networks by diffrax's Dopri8 at tight "
         "tolerance, a code that shares nothing with the optimizers. R is theory's limit of "
         "h·sharpness, sharpness the largest Hessian eigenvalue at the initial point.",
-        "Problems": "; ".join(
-            f"{p.name}: {p.title} (data {p.checksum})" for p in made(results.settings)
-        ),
+        "Problems": "; ".join(problem.spoken for problem in made(results.settings)),
     }
 
 

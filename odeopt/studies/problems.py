@@ -58,13 +58,16 @@ cross_entropy = BatchLoss(
 """Softmax cross-entropy with the one-hot labels, mean over examples."""
 
 
-def _quadratic(name: str, title: str, matrix: np.ndarray, solution: np.ndarray) -> Problem:
-    def init(seed: int) -> jax.Array:
-        return jnp.asarray(np.random.default_rng(seed).standard_normal(matrix.shape[1]))
+def _normal_init(size: int) -> Callable[[int], jax.Array]:
+    return lambda seed: jnp.asarray(np.random.default_rng(seed).standard_normal(size))
 
+
+def _quadratic(name: str, title: str, matrix: np.ndarray, solution: np.ndarray) -> Problem:
     # The target is A x*, so that the loss is the excess over the optimum and goes to zero.
     data = (matrix, matrix @ solution)
-    return Problem(least_squares, init, data, name=name, title=title, quadratic=True)
+    return Problem(
+        least_squares, _normal_init(matrix.shape[1]), data, name=name, title=title, quadratic=True
+    )
 
 
 def _diabetes(degree: int) -> Problem:
@@ -140,19 +143,17 @@ def _logistic() -> Problem:
     scaled = (means - means.mean(axis=0)) / means.std(axis=0)
     matrix = np.concatenate([scaled, np.ones((len(scaled), 1))], axis=1)
 
-    def init(seed: int) -> jax.Array:
-        return jnp.asarray(np.random.default_rng(seed).standard_normal(matrix.shape[1]))
-
     return Problem(
         name="logistic",
         title="logistic regression, breast cancer, its 10 mean features and a constant",
         loss=BatchLoss(logistic_error_of, lambda params, batch: batch[0] @ params),
-        init=init,
+        init=_normal_init(matrix.shape[1]),
         data=(matrix, 2.0 * target - 1),
     )
 
 
-def _poisson() -> Problem:
+def poisson() -> Problem:
+    """A network that solves Poisson's equation."""
     return Problem(
         name="poisson",
         title="Poisson's equation, network 1-24-24-1 tanh, 64 points, full batch",
@@ -201,7 +202,7 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "digits-mse-64": lambda size: _digits("mse", size),
     "digits-ce-64": lambda size: _digits("ce", size),
     "logistic": lambda _: _logistic(),
-    "poisson": lambda _: _poisson(),
+    "poisson": lambda _: poisson(),
     "burgers": lambda _: _burgers(),
     "mnist-5k": lambda _: _mnist(),
 }

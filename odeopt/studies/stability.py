@@ -410,7 +410,6 @@ TABLES = (
 
 def _method(results: Results) -> Mapping[str, str]:
     problems = build(results.settings.problems, results.settings.batch_size)
-    listed = "; ".join(f"{p.name}: {p.title} (data {p.checksum})" for p in problems)
     return {
         "Cost": f"Each run may spend {results.settings.gradients} gradients; a mini-batch gradient "
         "counts as one, a Hessian product as two. Seconds are those of the compiled program.",
@@ -421,7 +420,7 @@ def _method(results: Results) -> Mapping[str, str]:
         f"{results.settings.seeds} other seeds, which change initial point and batches.",
         "Divergence": "A final loss that is not finite or above the initial one; it counts as "
         "infinity in every median and ranking.",
-        "Problems": listed,
+        "Problems": "; ".join(problem.spoken for problem in problems),
     }
 
 

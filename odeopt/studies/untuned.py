@@ -416,7 +416,6 @@ TABLES = (
 
 def _method(results: Results) -> Mapping[str, str]:
     settings = results.settings
-    listed = [f"{p.name}: {p.title} (data {p.checksum})" for p in build(settings.problems)]
     return {
         "Cost": f"Every run may spend {settings.gradients} gradients; a mini-batch gradient counts "
         "as one. The gradients spent on tuning are not charged to the tuned optimizers.",
@@ -426,7 +425,7 @@ def _method(results: Results) -> Mapping[str, str]:
         "order of the batches, not the split into training and held-out data.",
         "Losses": "On all examples of a kind, at the parameters that the optimizer hands out: an "
         "average where it keeps one. A run that ends above its start counts as infinity.",
-        "Problems": "; ".join(listed),
+        "Problems": "; ".join(problem.spoken for problem in build(settings.problems)),
     }
 
 

@@ -7,6 +7,7 @@ written down here before any optimizer was run on them: a network for breast can
 32, and a network that solves Burgers' equation. Nothing here knows of optimizers.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
@@ -23,7 +24,6 @@ from .networks import (
     cross_entropy_of,
     network_init,
     outputs_of,
-    poisson_error,
     poisson_points,
     squared_distance_of,
 )
@@ -32,6 +32,7 @@ from .problems import (
     digits_data,
     logits_of,
     mlp_init,
+    poisson,
     squared_error,
     synthetic_quadratic,
 )
@@ -134,17 +135,6 @@ def _standardized(data: Batch, validation: Batch, columns: Sequence[int]) -> tup
     return of(data), of(validation)
 
 
-def _poisson() -> Problem:
-    return Problem(
-        name="poisson",
-        title="Poisson's equation, network 1-24-24-1 tanh, 64 points, full batch",
-        loss=poisson_error,
-        init=network_init((1, 24, 24, 1), np.float64),
-        data=poisson_points(0.5),
-        validation=poisson_points(0.0),
-    )
-
-
 def _burgers() -> Problem:
     return Problem(
         name="burgers",
@@ -166,7 +156,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "digits-ce-8": lambda: _digits_cross_entropy(8),
     "digits-autoencoder": _autoencoder,
     "diabetes-mlp": _diabetes,
-    "poisson": _poisson,
+    "poisson": lambda: dataclasses.replace(poisson(), validation=poisson_points(0.0)),
     "breast-cancer-32": _breast_cancer,
     "burgers": _burgers,
 }

@@ -248,6 +248,11 @@ class Problem:
         """Rows of the data."""
         return int(jax.tree.leaves(self.data)[0].shape[0])
 
+    @property
+    def spoken(self) -> str:
+        """The problem and its data in a line, for the method of a study."""
+        return f"{self.name}: {self.title} (data {self.checksum})"
+
     @functools.cached_property
     def checksum(self) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of the data."""

@@ -449,31 +449,6 @@ def step_function(
     return step
 
 
-def run_one_by_one(
-    problem: Problem, entry: Entry, runs: Sequence[tuple[float, int]], steps: int
-) -> list[float]:
-    """The final losses of the same runs by the loop that everybody writes: a jitted step a run.
-
-    It is what the compiled runner is compared with, in tests and benchmarks.
-    """
-    data = jax.tree.map(jnp.asarray, problem.data)
-    losses = []
-    for rate, seed in runs:
-        optimizer = entry.make(np.asarray(rate, problem.dtype)[()])
-        step = jax.jit(step_function(problem, optimizer))
-        params = problem.start(seed)
-        state = optimizer.init(params)
-        table = problem.batches(seed, steps)
-        for index in range(steps):
-            batch = data
-            if table is not None:
-                rows = table[index]
-                batch = jax.tree.map(lambda array, rows=rows: array[rows], data)
-            params, state, _ = step(params, state, batch)
-        losses.append(float(problem.full_loss(entry.read(state, params), data)))
-    return losses
-
-
 def local_devices(count: int) -> list[jax.Device]:
     """The first `count` devices of this process.
 

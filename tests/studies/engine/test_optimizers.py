@@ -9,11 +9,12 @@ import optax
 import pytest
 
 import odeopt
+from benchmarks.sweep import run_one_by_one
 from odeopt import flows, solvers
 from odeopt.studies import spectra, stability
 from odeopt.studies.engine import optimizers
 from odeopt.studies.engine.optimizers import contenders, find
-from odeopt.studies.engine.runner import Runner, run_one_by_one, step_function
+from odeopt.studies.engine.runner import Runner, step_function
 from odeopt.studies.problems import build
 
 pytestmark = pytest.mark.usefixtures("x64")

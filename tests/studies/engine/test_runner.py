@@ -6,11 +6,12 @@ import numpy as np
 import optax
 import pytest
 
+from benchmarks.sweep import run_one_by_one
 from odeopt.studies import problems, spectra
 from odeopt.studies.engine import optimizers
 from odeopt.studies.engine.optimizers import Entry, find
 from odeopt.studies.engine.problem import Problem
-from odeopt.studies.engine.runner import Runner, run_one_by_one
+from odeopt.studies.engine.runner import Runner
 
 pytestmark = pytest.mark.usefixtures("x64")
 
