@@ -74,7 +74,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
     """
 
     b1: Any = eqx.field(converter=as_decay, default=0.95)
-    ns_steps: int | None = eqx.field(static=True, default=5)
+    ns_steps: Any = 5  # may be traced, as by `inject_hyperparams`
     ns_coeffs: Any = eqx.field(static=True, default="standard")
     preconditioning: Preconditioning = eqx.field(static=True, default="frobenius")
     eps: float = eqx.field(converter=real, default=1e-8)
@@ -167,12 +167,13 @@ class SpectralFlow(AlongMoment, AbstractFlow):
 
     def _newton_schulz(self, matrices: Array) -> Array:
         coefficients = self.ns_coeffs
+        eps = jnp.maximum(self.eps, jnp.finfo(matrices.dtype).tiny)  # in float16 1e-8 is 0
         # optax's, of a moment without memory
         steps = optax.contrib.scale_by_muon(
             PRESETS.get(coefficients, coefficients),
             self.ns_steps,
             beta=0.0,
-            eps=self.eps,
+            eps=eps,
             nesterov=False,
             preconditioning=self.preconditioning,
             weight_dimension_numbers=MuonDimensionNumbers(1, 2),

@@ -70,6 +70,23 @@ class DiffraxMethod(AbstractMethod):
         """Not known for a foreign solver."""
         return None
 
+    def init(self, flow: AbstractFlow, z: State) -> tuple[()]:
+        """Nothing is kept; the leaves are checked, because a solve that fails is only rejected.
+
+        Raises:
+          TypeError: an implicit solver on leaves of several dtypes, or below 32 bits.
+        """
+        dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(z[0])})
+        if isinstance(self.solver, diffrax.AbstractImplicitSolver) and (
+            len(dtypes) > 1 or any("16" in name for name in dtypes)
+        ):
+            raise TypeError(
+                f"The parameters have dtype {' and '.join(dtypes)}, and the equations of "
+                f"{type(self.solver).__name__} are solved in one dtype of 32 bits or more: cast "
+                "the parameters, or use an explicit method."
+            )
+        return ()
+
     def step(
         self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: tuple[()]
     ) -> Step:

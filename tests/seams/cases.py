@@ -219,6 +219,7 @@ REFUSALS: dict[str, str] = {
     r"has no stability limit": "sharpness needs a limit to take a fraction of",
     r"but the players are": "players are the top level of a tree, and take turns",
     r"correction= and error control exclude each other": "the estimate is that of the plain method",
+    r"are solved in one dtype of 32 bits or more": "diffrax's root finders know no other",
 }
 
 
