@@ -46,8 +46,9 @@ def check_gradient(
     if given != expected:
         raise ValueError(
             f"{name} and params must have the same tree structure. {name}: {given}; "
-            f"params: {expected}. Take both from "
-            "the same tree: `grads = jax.grad(loss)(params)`."
+            f"params: {expected}. Take both from the same tree: `grads = jax.grad(loss)(params)`. "
+            "Of an Equinox model pass `eqx.filter(model, eqx.is_inexact_array)` as params, and "
+            "`full_params=model`."
         )
 
     def leaf(path: tuple, g: Array, p: Array) -> Array:
