@@ -73,7 +73,7 @@ LAYERS = [
     "lanczos",
     "flows",
     "split",
-    "turns",
+    "losses",
     "curvature",
     "solvers",
     "diagnostics",

@@ -108,7 +108,7 @@ def series(
 
 
 def cost(coefficients: Mapping[kauri.Tree, object]) -> int:
-    """Gradients that `series` spends: a k-fold derivative counts as $2^k$, the value as 1."""
+    """Gradients that `series` costs: a k-fold derivative counts as $2^k$, the value as 1."""
     depths: dict[object, int] = {}
     needed = set()
     for tree, coefficient in coefficients.items():

@@ -118,7 +118,7 @@ def ode_gan_penalty(
       >>> import jax.numpy as jnp, odeopt
       >>> losses = {"G": lambda z: z["G"] * z["D"], "D": lambda z: -z["G"] * z["D"]}
       >>> new = odeopt.drift.ode_gan_penalty(losses, 0.5, generator="G", discriminator="D")
-      >>> float(new["D"]({"G": jnp.array(1.0), "D": jnp.array(2.0)}))  # -2 + .5 D^2
+      >>> float(new["D"]({"G": jnp.array(1.0), "D": jnp.array(2.0)}))  # -2 + 0.5 D^2
       0.0
     """
 

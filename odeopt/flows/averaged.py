@@ -53,11 +53,11 @@ class AveragedFlow(AbstractFlow):
     $\dot z$ is `base` with the gradient at $y = (1-\beta)z + \beta a$, and
     $t\,\dot a = (q+1)(z - a)$, so that $a$ averages the path with weights $t^q$. The parameters are
     $y$; `step_params` gives $a$. $\beta = 1$ is momentum, with friction that falls as $1/t$;
-    $\beta = .9$, $q = 0$ is the schedule-free form (arXiv:2405.15682). A step averages with weight
+    $\beta = 0.9$, $q = 0$ is the schedule-free form (arXiv:2405.15682). A step averages with weight
     $c_n = \min(1, (q+1)/(n+1+q))$ (polynomial-decay averaging; Shamir and Zhang, 2013).
 
     Left out, $\beta$ and $q$ follow how predictable the gradient is:
-    $\beta = 1 - .1(1-\sqrt s)^2$, $q = 8s$, where $s$ averages by the clock the squared cosine of
+    $\beta = 1 - 0.1(1-\sqrt s)^2$, $q = 8s$, where $s$ averages by the clock the squared cosine of
     consecutive gradients in the metric of `base`. Full batches have $s$ near 1 and get momentum,
     noisy ones $s$ near 0 and get the schedule-free form. (The two formulas are ours.)
 

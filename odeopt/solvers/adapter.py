@@ -54,7 +54,7 @@ class Reached(NamedTuple):
     Attributes:
       y1: its end.
       result: whether it was found.
-      inside: what dense output needs beside both ends; None for nothing.
+      inside: what dense output needs beside both ends; None if nothing.
     """
 
     y1: PyTree[Array]
@@ -62,7 +62,7 @@ class Reached(NamedTuple):
     inside: dict[str, PyTree[Array]] | None = None
 
 
-class AbstractFace(diffrax.AbstractSolver):
+class AbstractAdapter(diffrax.AbstractSolver):
     """A diffrax solver that steps as its `method` does: no error estimate, linear dense output."""
 
     term_structure: ClassVar[Any] = diffrax.ODETerm

@@ -123,7 +123,7 @@ class ExplicitRungeKutta(AbstractMethod):
     def _one_register(
         self, flow: AbstractFlow, objective: Objective, z: State, h: Array, first: State
     ) -> tuple[State, State | None]:
-        """The loop of a tableau that is a `recursion`: of the way to its stage, nothing else."""
+        """The loop of a tableau that is a `recursion`: it carries the displacement to its stage."""
         tableau, s = self.tableau, self.tableau.stages
         assert tableau.recursion is not None
         weights = [*zip(*tableau.recursion, strict=True), tableau.b_error or (0.0,) * s]

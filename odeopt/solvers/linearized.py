@@ -1,6 +1,6 @@
 """What the methods that linearize the field share.
 
-May use: diffrax, `odeopt.lanczos`, `.face`, `.method`.
+May use: diffrax, `odeopt.lanczos`, `.adapter`, `.method`.
 """
 
 import abc
@@ -16,11 +16,11 @@ from ..flows import AbstractFlow
 from ..information import Information
 from ..lanczos import unflatten
 from ..objective import LinearMap
-from .face import AbstractFace, Reached, flatten
+from .adapter import AbstractAdapter, Reached, flatten
 from .method import AbstractMethod
 
 
-class AbstractLinearized(AbstractFace):
+class AbstractLinearized(AbstractAdapter):
     """A diffrax solver whose step is a function of the field and of its Jacobian at the start.
 
     Time is one more variable, of derivative 1, so that a field which depends on it costs no order.

@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 from ..arguments import over_own
 from ..arrays import Scalar
 from ..flows import AbstractFlow, State, Substeps
-from ..objective import Objective, spent
+from ..objective import Objective, count_gradients
 from ..sums import add
 from .method import AbstractMethod, Step
 
@@ -187,7 +187,7 @@ def compose(
 
 
 def _cost(flow: AbstractFlow, z: State, h: Scalar, substeps: Substeps) -> int:
-    return spent(lambda o, z, h: compose(flow, o, z, h, substeps), z, h, given=True)
+    return count_gradients(lambda o, z, h: compose(flow, o, z, h, substeps), z, h, given=True)
 
 
 def _check_parts(flow: AbstractFlow, solver: str) -> None:

@@ -47,7 +47,7 @@ class Verdict(NamedTuple):
     Attributes:
       accept: whether it is taken; a Python True costs nothing.
       state: the state of the rule after it.
-      gradients: what the rule itself has spent on it; a Hessian product counts as 2.
+      gradients: what the rule itself has evaluated for it; a Hessian product counts as 2.
     """
 
     accept: bool | Bool[Array, ""]
