@@ -1,7 +1,4 @@
-"""What the caller of `update` hands over: checked, forwarded to the loss, filled where masked.
-
-May use: jax, optax.
-"""
+"""What the caller of `update` hands over: checked, forwarded to the loss, filled where masked."""
 
 import inspect
 import operator

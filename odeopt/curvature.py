@@ -1,4 +1,4 @@
-"""Curvature: products with it, and linear systems of it. May use: `odeopt.flows`, `odeopt.split`.
+"""Curvature: products with it, and linear systems of it.
 
 Hessian products are `Objective.product`. No matrix of the parameters' size is ever formed, but for
 the rows of `gauss_newton_rows`, which are asked for.

@@ -1,7 +1,4 @@
-"""What an optimizer is, frozen, and its two functions `init` and `update`.
-
-May use: `odeopt.state`, `odeopt.staged`, `odeopt.stepsize`, `odeopt.solvers`, `odeopt.flows`.
-"""
+"""What an optimizer is, frozen, and its two functions `init` and `update`."""
 
 import dataclasses
 from typing import Any, TypeAlias

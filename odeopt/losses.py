@@ -1,4 +1,4 @@
-"""A loss in parts: the batches of an epoch, several tasks. May use: `odeopt.objective`."""
+"""A loss in parts: the batches of an epoch, several tasks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,6 @@
 """From optax's calling conventions to one objective: value, gradient, Hessian products.
 
-May use: `.arguments`, `.sums`. Everything else in the library sees the loss only through an
-`Objective`.
+Everything else in the library sees the loss only through an `Objective`.
 """
 
 import dataclasses

@@ -1,7 +1,4 @@
-"""The state of every odeopt optimizer, and what can be read from it.
-
-May use: `odeopt.flows`, `odeopt.objective`, `odeopt.arguments`, `odeopt.sums`.
-"""
+"""The state of every odeopt optimizer, and what can be read from it."""
 
 import functools
 from collections.abc import Callable, Iterator

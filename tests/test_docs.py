@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import odeopt
+
 from .solvers.cases import CLASSES
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +84,11 @@ def test_gallery_runs(script):
     # In a process of its own, since some change JAX's configuration.
     environment = {**os.environ, "MPLBACKEND": "agg", "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, script], env=environment, check=True)
+
+
+def test_the_citation_is_of_this_version():
+    lines = (ROOT / "CITATION.cff").read_text().splitlines()
+    assert f"version: {odeopt.__version__}" in lines
 
 
 def test_readme_is_short():

@@ -1,4 +1,4 @@
-r"""How far a discrete optimizer leaves its flow, and why. May use: `odeopt.losses`."""
+r"""How far a discrete optimizer leaves its flow, and why."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""What tasks do to each other: Lie brackets and the conflict term. May use: `odeopt.losses`."""
+"""What tasks do to each other: Lie brackets and the conflict term."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The central flow of gradient descent at the edge of stability. May use: `.principal`."""
+"""The central flow of gradient descent at the edge of stability."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

@@ -1,7 +1,4 @@
-"""Elementary differentials of a vector field on trees, and sums of them.
-
-May use: jax, `odeopt.solvers`, `.trees`.
-"""
+"""Elementary differentials of a vector field on trees, and sums of them."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What an epoch of mini-batches, or a round of tasks, follows. May use: `odeopt.losses`."""
+"""What an epoch of mini-batches, or a round of tasks, follows."""
 
 from collections.abc import Callable
 from typing import Any

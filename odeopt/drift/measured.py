@@ -1,8 +1,4 @@
-"""How far the next step of an optimizer leaves its flow.
-
-May use: `.corrected`,
-`odeopt.state`, `odeopt.stepsize`; of an optimizer its design.
-"""
+"""How far the next step of an optimizer leaves its flow."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any

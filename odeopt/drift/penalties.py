@@ -1,7 +1,4 @@
-"""Losses of players with gradient penalties.
-
-May use: `odeopt.flows`, `odeopt.arguments`.
-"""
+"""Losses of players with gradient penalties."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

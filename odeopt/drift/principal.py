@@ -1,4 +1,4 @@
-"""The principal flow of gradient descent. May use: `odeopt.diagnostics`, `odeopt.lanczos`."""
+"""The principal flow of gradient descent."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Gradient regularizers: of a flow, and of a mini-batch loss. May use: `odeopt.flows`."""
+"""Gradient regularizers: of a flow, and of a mini-batch loss."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias

@@ -1,7 +1,4 @@
-"""The counter-terms of gradient descent as an optax transformation of the gradient.
-
-May use: `odeopt.solvers`, `odeopt.flows`, `odeopt.objective`, `odeopt.arguments`, `.corrected`.
-"""
+"""The counter-terms of gradient descent as an optax transformation of the gradient."""
 
 import math
 from typing import Any, NamedTuple

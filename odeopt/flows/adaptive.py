@@ -1,7 +1,5 @@
 r"""Adam's flow.
 
-May use: `odeopt.objective`, `odeopt.arguments`, `odeopt.kernels`, `.clock`, `.moments`.
-
 Moments are running averages, $\tau\dot m = g - m$ with $\tau = -h/\ln b$ (`flows.time_constant`),
 so that a step of size $h$ with the gradient held fixed keeps the part $b$ of them: exactly what
 optax computes.

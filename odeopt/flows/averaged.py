@@ -1,4 +1,4 @@
-r"""Primal averaging: follow one point, look at another, keep their average. May use: `.flow`."""
+r"""Primal averaging: follow one point, look at another, keep their average."""
 
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn

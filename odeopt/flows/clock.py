@@ -1,4 +1,4 @@
-r"""How long a moment remembers, per step and in flow time. May use: jax, optax.
+r"""How long a moment remembers, per step and in flow time.
 
 A moment that keeps the fraction $b$ of itself in a step of size $h$ is the solution of
 $\tau\dot m = g - m$ with the time constant $\tau = -h/\ln b$; in a heavy ball, whose own time runs

@@ -1,4 +1,4 @@
-"""One flow for each group of leaves, all on one clock. May use: `.flow`, optax."""
+"""One flow for each group of leaves, all on one clock."""
 
 import dataclasses
 import functools

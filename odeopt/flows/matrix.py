@@ -1,4 +1,4 @@
-r"""Flows that treat a matrix of weights as a matrix. May use: optax, `.adaptive`, `.moments`.
+r"""Flows that treat a matrix of weights as a matrix.
 
 Steepest descent in the spectral norm moves along the polar factor $UV^T$ of the gradient
 $G = USV^T$, as Adam's flow moves along its sign: at unit speed, whatever the size of $G$.

@@ -1,4 +1,4 @@
-"""Running averages of gradients and of their squares. May use: optax, `.clock`."""
+"""Running averages of gradients and of their squares."""
 
 from typing import Any, ClassVar
 

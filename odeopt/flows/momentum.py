@@ -1,5 +1,4 @@
-r"""Heavy-ball, Nesterov and relativistic flows. May use: `odeopt.objective`, `odeopt.arguments`,
-`odeopt.kernels`, `.clock`.
+r"""Heavy-ball, Nesterov and relativistic flows.
 
 All three keep their momentum in units of the gradient, as optax's `trace` does: with the learning
 rate $h = k^2$ and $\mu = e^{-\gamma k}$, $m = -v/k$ for the velocity of

@@ -1,4 +1,4 @@
-r"""RMSprop's flow. May use: `odeopt.objective`, `.clock`, `.moments`; moments are optax's."""
+r"""RMSprop's flow."""
 
 from typing import Any, ClassVar, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Flows made of another flow. May use: `.flow`."""
+"""Flows made of another flow."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-r"""Adding an update to low-precision parameters, rounded at random. May use: `.fused`.
+r"""Adding an update to low-precision parameters, rounded at random.
 
 The random numbers are a hash of the element's flat index, the leaf's number, the step and the
 seed, in integer arithmetic only: the same bits on every backend, under any sharding.

@@ -1,7 +1,4 @@
-"""Backward order: the newest batch acts first, from a checkpoint.
-
-May use: `odeopt.state`, `odeopt.objective`, `odeopt.arguments`, `.methods`.
-"""
+"""Backward order: the newest batch acts first, from a checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias

@@ -1,7 +1,4 @@
-"""How the newest step gets to act first: by replay, by a bracket, by linearization.
-
-May use: `odeopt.state`, `odeopt.objective`.
-"""
+"""How the newest step gets to act first: by replay, by a bracket, by linearization."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

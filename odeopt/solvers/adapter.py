@@ -1,7 +1,4 @@
-"""What a method's diffrax class has in common with every other.
-
-May use: diffrax, `odeopt.lanczos`.
-"""
+"""What a method's diffrax class has in common with every other."""
 
 import abc
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Anything on the mean gradient of a solver's step. May use: `odeopt.flows`, `.splitting`."""
+"""Anything on the mean gradient of a solver's step."""
 
 import jax
 import jax.numpy as jnp

@@ -2,8 +2,6 @@
 
 Where diffrax has a method, its own class is subclassed and its tableau used, so that dense output,
 adaptive steps and `diffrax.diffeqsolve` behave as users of diffrax know them.
-
-May use: diffrax, `.adapter`.
 """
 
 from collections.abc import Callable

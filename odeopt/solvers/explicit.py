@@ -1,7 +1,4 @@
-"""Explicit Runge-Kutta: one stage loop for every tableau.
-
-May use: `odeopt.flows`, `odeopt.kernels`.
-"""
+"""Explicit Runge-Kutta: one stage loop for every tableau."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar

@@ -1,7 +1,4 @@
-"""The exponential Euler method: the linearized flow, followed exactly.
-
-May use: `odeopt.flows`, `odeopt.lanczos`, `odeopt.sums`, `.linear`, `.linearized`.
-"""
+"""The exponential Euler method: the linearized flow, followed exactly."""
 
 import math
 from collections.abc import Callable

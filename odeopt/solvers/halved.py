@@ -1,7 +1,6 @@
 """Implicit methods of any ODE: implicit Euler, and two that are made of half of it.
 
-What diffrax runs of `Implicit`, with a root finder in the place of its minimization. May use:
-diffrax, `odeopt.lanczos`, `.adapter`, `.implicit`.
+What diffrax runs of `Implicit`, with a root finder in the place of its minimization.
 """
 
 from typing import Any, ClassVar

@@ -1,7 +1,4 @@
-"""Implicit methods of gradient flow, as minimization.
-
-May use: `odeopt.flows`, `.linear`, `.linearized`.
-"""
+"""Implicit methods of gradient flow, as minimization."""
 
 import math
 from collections.abc import Mapping, Sequence

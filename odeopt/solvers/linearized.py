@@ -1,7 +1,4 @@
-"""What the methods that linearize the field share.
-
-May use: diffrax, `odeopt.lanczos`, `.adapter`, `.method`.
-"""
+"""What the methods that linearize the field share."""
 
 import abc
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a method (a one-step solver) is. May use: `odeopt.flows`."""
+"""What a method (a one-step solver) is."""
 
 import abc
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Whatever a user calls a solver, as a method. May use: the other modules of `odeopt.solvers`."""
+"""Whatever a user calls a solver, as a method."""
 
 from typing import Any
 

@@ -1,7 +1,4 @@
-"""Rosenbrock methods: a linear system of the curvature a stage, and no nonlinear one.
-
-May use: `odeopt.flows`, `.linear`, `.linearized`.
-"""
+"""Rosenbrock methods: a linear system of the curvature a stage, and no nonlinear one."""
 
 import math
 from collections.abc import Callable

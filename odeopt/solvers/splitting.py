@@ -1,7 +1,4 @@
-"""Splitting: the parts of a flow, each solved exactly, composed.
-
-May use: `odeopt.flows`, `odeopt.kernels`.
-"""
+"""Splitting: the parts of a flow, each solved exactly, composed."""
 
 from typing import Any, ClassVar, Literal, NamedTuple
 

@@ -1,7 +1,6 @@
 """Stabilized methods: Chebyshev polynomials buy stability, not order.
 
-A pure step function and its diffrax class. May use: `odeopt.flows`, `odeopt.lanczos`,
-`.chebyshev`, `.adapter`, `.power`.
+A pure step function and its diffrax class.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Conformally symplectic methods as diffrax solvers, for systems that roll with friction.
 
 What diffrax runs of `Lie` and `Strang` on the heavy ball's flow: the same substeps, in the ball's
-own time. May use: diffrax, `.splitting`, `odeopt.flows`.
+own time.
 """
 
 import abc

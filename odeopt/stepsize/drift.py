@@ -1,4 +1,4 @@
-"""Step sizes read off the gradient and its drift. May use: `.rule`."""
+"""Step sizes read off the gradient and its drift."""
 
 from typing import ClassVar
 

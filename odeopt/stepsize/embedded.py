@@ -1,4 +1,4 @@
-"""Step sizes by the embedded error estimate. May use: diffrax's PID control, `.rule`."""
+"""Step sizes by the embedded error estimate."""
 
 from typing import Any, ClassVar, cast
 

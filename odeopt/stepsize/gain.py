@@ -1,4 +1,4 @@
-"""Step sizes by how well a quadratic model foresees the loss. May use: `.rule`."""
+"""Step sizes by how well a quadratic model foresees the loss."""
 
 from typing import ClassVar
 

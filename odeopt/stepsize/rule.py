@@ -1,4 +1,4 @@
-"""What a step-size rule is, and the two that optax users know. May use: `odeopt.solvers`."""
+"""What a step-size rule is, and the two that optax users know."""
 
 import abc
 import functools

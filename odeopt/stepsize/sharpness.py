@@ -1,4 +1,4 @@
-"""Step sizes from the sharpness. May use: `odeopt.diagnostics`, `odeopt.solvers`, `.rule`."""
+"""Step sizes from the sharpness."""
 
 import math
 from typing import ClassVar, NamedTuple
