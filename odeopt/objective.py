@@ -234,7 +234,7 @@ class Penalized:
         return self.value_and_gradient(params)[0]
 
     def value_and_gradient(self, params: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
-        """Both."""
+        """Loss and gradient with the penalty."""
         value, g = self.base.value_and_gradient(params)
         penalty = 0.5 * self.factor.astype(value.dtype) * inner(g, g).astype(value.dtype)
         return value + penalty, self._add(g, params)
@@ -286,19 +286,19 @@ class Tally:
         return identity(params)
 
     def value(self, params: PyTree[Array]) -> Scalar:
-        """1."""
+        """Counts 1 gradient."""
         self._count[0] += 1
         return inner(params, params)
 
     def value_and_gradient(self, params: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
-        """1."""
+        """Counts 1 gradient."""
         return inner(params, params), self.gradient(params)
 
     def given_value(self) -> None:
-        """None."""
+        """None: no loss is given."""
 
     def product(self, params: PyTree[Array]) -> LinearMap:
-        """2 for every product."""
+        """Counts 2 gradients for every product."""
         return self.linearized(self.gradient, params, 2)
 
     def linearized(

@@ -124,7 +124,7 @@ class AdamFlow(AlongMoment, AbstractFlow):
     def part(
         self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, Moments]:
-        """One of moments and drift."""
+        """Follow the moments or the drift."""
         params, aux = z
         if name == "moments":
             grads = objective.here(params)

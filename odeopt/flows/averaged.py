@@ -95,17 +95,17 @@ class AveragedFlow(AbstractFlow):
         return (*(("decay",) if self._decays else ()), *self.base.parts, "average")
 
     def looks_again(self, name: str) -> bool:
-        """Where a part of `base` does."""
+        """Whether that part of `base` wants the gradient again."""
         return name in self.base.parts and self.base.looks_again(name)
 
     @property
     def linear(self) -> bool:  # type: ignore[override]
-        """Where `base` is and nothing adapts."""
+        """Whether `base` is linear and nothing adapts."""
         return self.base.linear and not self._adapts
 
     @property
     def needs_params(self) -> bool:
-        """Where there is weight decay."""
+        """True with weight decay."""
         return self._decays or self.base.needs_params
 
     @property
@@ -188,7 +188,7 @@ class AveragedFlow(AbstractFlow):
         )
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
-        """That of `base`."""
+        """The descent direction of `base`."""
         return self.base.descent((z[0], z[1].base), objective, seen=seen)
 
     def heading(self, z: State) -> PyTree[Array]:

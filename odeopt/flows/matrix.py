@@ -112,7 +112,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
     def part(
         self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, Moments]:
-        """One of moments and drift."""
+        """Follow the moments or the drift."""
         params, aux = z
         if name == "moments":
             kept = self.b1.retained(aux.age, fraction)

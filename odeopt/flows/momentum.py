@@ -87,7 +87,7 @@ class HeavyBallFlow(AbstractFlow):
     def part(
         self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, Momentum]:
-        """One of friction, kick and drift."""
+        """Follow friction, kick or drift."""
         params, aux = z
         momentum, age = aux
         if name == "friction":

@@ -71,11 +71,11 @@ class AbstractAdapter(diffrax.AbstractSolver):
         return self.method.stability_limit  # type: ignore[attr-defined]
 
     def order(self, terms: Any) -> int:
-        """That of the method."""
+        """The order of the method."""
         return self.method.order  # type: ignore[attr-defined]
 
     def init(self, *args: Any) -> None:
-        """Nothing is carried over."""
+        """No memory: every step starts anew."""
 
     @abc.abstractmethod
     def reached(

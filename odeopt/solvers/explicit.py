@@ -81,7 +81,7 @@ class ExplicitRungeKutta(AbstractMethod):
 
     @property
     def gradients_per_step(self) -> int:
-        """One for each stage."""
+        """One gradient for each stage."""
         return self.tableau.stages
 
     def butcher(self) -> tuple[list[list[float]], list[float]]:

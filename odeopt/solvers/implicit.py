@@ -131,7 +131,7 @@ class Implicit(AbstractMethod):
         only_gradient_flow(flow, "An implicit method")
 
     def init(self, flow: AbstractFlow, z: State) -> Proximal:
-        """No solve yet."""
+        """The memory before the first solve."""
         none = jnp.zeros([], jnp.int32)
         return Proximal(
             none, jnp.zeros([], jnp.int32), jnp.zeros([], float), self.solver.init(z[0])

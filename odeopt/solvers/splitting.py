@@ -32,7 +32,7 @@ class Lie(AbstractMethod):
 
     @property
     def order(self) -> int:
-        """1."""
+        """The order is 1."""
         return 1
 
     @property
@@ -104,7 +104,7 @@ class Strang(AbstractMethod):
 
     @property
     def gradients_per_step(self) -> int:
-        """One a substep."""
+        """One gradient for each substep."""
         return len(self.substeps)
 
     def check(self, flow: AbstractFlow) -> None:

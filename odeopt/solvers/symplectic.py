@@ -47,11 +47,11 @@ class AbstractConformal(diffrax.AbstractSolver):
         """Parts and fractions of one step, in their order."""
 
     def order(self, terms: Any) -> int:
-        """That of the method."""
+        """The order of the method."""
         return self.method.order
 
     def init(self, *args: Any) -> None:
-        """Nothing is carried over."""
+        """No memory: every step starts anew."""
 
     def step(
         self,

@@ -3,10 +3,10 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import diffrax
 import numpy as np
-import numpy.typing as npt
 
 _TOLERANCE = 1e-9  # published coefficients carry about 16 digits; a typo shows far above this
 _SAMPLES = 32  # points of the grid for each stage: between them R is larger by 0.12 % at most
@@ -48,10 +48,10 @@ class Tableau:
 
     def __init__(
         self,
-        a: Sequence[npt.ArrayLike] | np.ndarray,
-        b: npt.ArrayLike,
-        c: npt.ArrayLike | None = None,
-        b_error: npt.ArrayLike | None = None,
+        a: Sequence[Any] | np.ndarray,
+        b: Sequence[Any] | np.ndarray,
+        c: Sequence[Any] | np.ndarray | None = None,
+        b_error: Sequence[Any] | np.ndarray | None = None,
     ) -> None:
         weights = np.asarray(b, float)
         stages = len(weights)

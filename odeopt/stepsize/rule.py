@@ -102,7 +102,7 @@ class Fixed(AbstractRule):
     rejects: ClassVar[bool] = False
 
     def init(self, params: PyTree[Array]) -> tuple[()]:
-        """Nothing to remember.
+        """No memory.
 
         Raises:
           ValueError: a size that the dtype of a parameter, or of the flow time, cannot hold.
@@ -132,7 +132,7 @@ class AbstractLocalRule(AbstractRule):
         """The step size."""
 
     def init(self, params: PyTree[Array]) -> tuple[()]:
-        """Nothing to remember."""
+        """No memory."""
         return ()
 
     def propose(self, state: tuple[()], info: StepInfo) -> tuple[Scalar, tuple[()]]:
