@@ -81,9 +81,9 @@ class Options:
 def line(row: Row, known: dict[str, Row]) -> tuple[str, ...]:
     """The cells of a row, beside the reference run."""
     spread = f"{row.low:.3f} to {row.high:.3f}" if row.rounds else "exact"
-    spent = "" if row.seconds is None else f"{1e3 * row.seconds:.3g} ms"
+    used = "" if row.seconds is None else f"{1e3 * row.seconds:.3g} ms"
     was = f"{known[row.name].value:.3f}" if row.name in known else ""
-    cells = row.name, f"{row.value:.3f}", spread, str(row.rounds or ""), spent, row.aim
+    cells = row.name, f"{row.value:.3f}", spread, str(row.rounds or ""), used, row.aim
     return *cells, was, reference.verdict(row, known)
 
 

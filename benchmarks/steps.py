@@ -206,7 +206,7 @@ def compile_time(rounds: int) -> Iterator[Row]:
 def foreign(rounds: int) -> Iterator[Row]:
     """Our stage loop against diffrax's step on the same tableau, first gradient included.
 
-    diffrax evaluates it again; it is not charged here for the one that an optax loop hands over.
+    diffrax evaluates it again; it is not counted here for the one that an optax loop hands over.
     """
     sides = {"rk4": odeopt.solvers.RK4(), "tsit5": diffrax.Tsit5()}
     for examples in (128, 512):

@@ -1,4 +1,4 @@
-"""The `odeopt` command. May use: everything; the studies need the extra of that name."""
+"""The `odeopt` command."""
 
 import sys
 

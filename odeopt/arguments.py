@@ -1,7 +1,4 @@
-"""What the caller of `update` hands over: checked, forwarded to the loss, filled where masked.
-
-May use: jax, optax.
-"""
+"""What the caller of `update` hands over: checked, forwarded to the loss, filled where masked."""
 
 import inspect
 import operator
@@ -46,8 +43,9 @@ def check_gradient(
     if given != expected:
         raise ValueError(
             f"{name} and params must have the same tree structure. {name}: {given}; "
-            f"params: {expected}. Take both from "
-            "the same tree: `grads = jax.grad(loss)(params)`."
+            f"params: {expected}. Take both from the same tree: `grads = jax.grad(loss)(params)`. "
+            "Of an Equinox model pass `eqx.filter(model, eqx.is_inexact_array)` as params, and "
+            "`full_params=model`."
         )
 
     def leaf(path: tuple, g: Array, p: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Names of what signatures take. May use: jaxtyping."""
+"""Names of what signatures take."""
 
 from typing import TypeAlias
 

@@ -1,4 +1,4 @@
-"""Checks of numbers that are known when something is built. May use: numpy."""
+"""Checks of numbers that are known when something is built."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Curvature: products with it, and linear systems of it. May use: `odeopt.flows`, `odeopt.split`.
+"""Curvature: products with it, and linear systems of it.
 
 Hessian products are `Objective.product`. No matrix of the parameters' size is ever formed, but for
 the rows of `gauss_newton_rows`, which are asked for.
@@ -73,9 +73,11 @@ def conjugate_gradients(
     """
     norm = inner(right, right)
     image = product(start)
-    bent = inner(start, image)
-    along = jnp.where(bent > 0, inner(start, right) / jnp.where(bent > 0, bent, 1.0), 0.0)
-    usable = (bent > 0) & jnp.isfinite(along)  # else all zero: 0 times infinity would be NaN
+    curvature = inner(start, image)
+    positive = curvature > 0
+    along = inner(start, right) / jnp.where(positive, curvature, 1.0)
+    along = jnp.where(positive, along, 0.0)
+    usable = positive & jnp.isfinite(along)  # else all zero: 0 times infinity would be NaN
 
     def steepened(residual: PyTree[Array]) -> tuple[PyTree[Array], Array, Array]:
         square = inner(residual, residual)
@@ -99,11 +101,11 @@ def conjugate_gradients(
     def iterate(carry: Carry) -> Carry:
         x, residual, direction, weight, _, taken, _ = carry
         image = product(direction)
-        bent = inner(direction, image)
-        definite = bent > 0
+        curvature = inner(direction, image)
+        definite = curvature > 0
         # NaN counts as indefinite, and ends the loop
         only = (taken == 0) & ~against
-        size = jnp.where(definite | only, weight / jnp.abs(bent), 0.0)
+        size = jnp.where(definite | only, weight / jnp.abs(curvature), 0.0)
         x = jax.tree.map(operator.add, x, multiple(size, direction))
         residual = jax.tree.map(operator.sub, residual, multiple(size, image))
         steepest, new, square = steepened(residual)

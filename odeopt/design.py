@@ -1,7 +1,4 @@
-"""What an optimizer is, frozen, and its two functions `init` and `update`.
-
-May use: `odeopt.state`, `odeopt.staged`, `odeopt.stepsize`, `odeopt.solvers`, `odeopt.flows`.
-"""
+"""What an optimizer is, frozen, and its two functions `init` and `update`."""
 
 import dataclasses
 from typing import Any, TypeAlias
@@ -81,22 +78,22 @@ class Design:
     @property
     def gradients_per_step(self) -> int | None:
         """Gradients of one step on one scalar parameter, which are those on any."""
-        spent: Any = None
+        used: Any = None
         zero, h = jnp.zeros([]), jnp.ones([], float)
 
         def step(x: Array, h: Array) -> PyTree:
-            nonlocal spent
+            nonlocal used
             z = x, self.flow.init(x)
             objective = Objective({"value_fn": lambda x: jnp.sum(x**2)}, given=x)
             taken = self.solver.step(self.flow, objective, z, h, self.solver.init(self.flow, z))
-            spent = taken.gradients
+            used = taken.gradients
             return taken.update
 
         try:
             jax.eval_shape(step, zero, h)
         except (ValueError, TypeError, LookupError):  # a game needs players
             return self.solver.gradients_per_step
-        return 1 + spent if isinstance(spent, int) else self.solver.gradients_per_step
+        return 1 + used if isinstance(used, int) else self.solver.gradients_per_step
 
     @property
     def memory(self) -> float | None:

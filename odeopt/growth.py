@@ -1,7 +1,5 @@
 r"""Grow a network in training without a jump: the same function, the same dynamics.
 
-May use: equinox, optax, jax.
-
 Copy every hidden unit $k$ times and divide what leaves it by $k$: the function stays. Each copy
 then sees $1/k$ of the gradient that its unit saw, and what leaves it sees all of it; the moments of
 an optimizer are mapped by the powers of that. With the rates of `Grown.rates` the copies repeat the

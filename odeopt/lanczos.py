@@ -1,7 +1,4 @@
-"""Lanczos' algorithm on trees, so that what it keeps is split over devices as the parameters are.
-
-May use: `odeopt.objective`, `odeopt.sums`.
-"""
+"""Lanczos' algorithm on trees: what it keeps is split over devices as the parameters are."""
 
 import functools
 from typing import NamedTuple

@@ -1,8 +1,4 @@
-"""A monitor for a training loop of the user's own.
-
-May use: `odeopt.diagnostics`, `odeopt.drift`, `odeopt.state`, `odeopt.objective`; of an optimizer
-its design.
-"""
+"""A monitor for a training loop of the user's own."""
 
 import collections
 import importlib

@@ -1,7 +1,6 @@
 """From optax's calling conventions to one objective: value, gradient, Hessian products.
 
-May use: `.arguments`, `.sums`. Everything else in the library sees the loss only through an
-`Objective`.
+Everything else in the library sees the loss only through an `Objective`.
 """
 
 import dataclasses
@@ -34,9 +33,9 @@ _Objective = TypeVar("_Objective", bound="Objective")
 class Objective:
     """The loss and its gradient, as the keyword arguments of `update` describe them.
 
-    Immutable, and it counts nothing (`spent` does). `here(x)` is the gradient at the point that a
-    stage is evaluated at: at the start of a step that is the gradient which the caller of `update`
-    has already computed. `gradient(x)` is evaluated always. The difference is explicit, because
+    Immutable, and it counts nothing (`count_gradients` does). `here(x)` is the gradient at the
+    point of a stage: at the start of a step that is the gradient which the caller of `update` has
+    already computed. `gradient(x)` is evaluated always. The difference is explicit, because
     the derivative of a *given* gradient would silently be zero. Complex gradients are the
     conjugate of `jax.grad`'s, as in optax. Nothing is evaluated before it is asked for, so an
     optimizer of one stage needs no arguments.
@@ -154,8 +153,8 @@ class Objective:
                 raise TypeError(_TAKEN)
             kwargs = forwarded(function, called_as, positional, self.args)
             full = self.args.get("full_params")
-            holes = [p for p in jax.tree.leaves(params, is_leaf=is_masked) if is_masked(p)]
-            fill = (lambda p: unmasked(p, full)) if holes or full is not None else (lambda p: p)
+            hidden = [p for p in jax.tree.leaves(params, is_leaf=is_masked) if is_masked(p)]
+            fill = (lambda p: unmasked(p, full)) if hidden or full is not None else (lambda p: p)
             self._bound[name] = functools.partial(function, **kwargs), fill
         return self._bound[name]
 
@@ -235,7 +234,7 @@ class Penalized:
         return self.value_and_gradient(params)[0]
 
     def value_and_gradient(self, params: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
-        """Both."""
+        """Loss and gradient with the penalty."""
         value, g = self.base.value_and_gradient(params)
         penalty = 0.5 * self.factor.astype(value.dtype) * inner(g, g).astype(value.dtype)
         return value + penalty, self._add(g, params)
@@ -250,7 +249,7 @@ class Penalized:
 
 
 class Tally:
-    """An objective that counts what is asked of it and evaluates nothing; `spent` reads it."""
+    """Counts the gradients that are asked of it and evaluates none; for `count_gradients`."""
 
     args: Mapping[str, Any] = {}
     by_stage = splits = False
@@ -287,19 +286,19 @@ class Tally:
         return identity(params)
 
     def value(self, params: PyTree[Array]) -> Scalar:
-        """1."""
+        """Counts 1 gradient."""
         self._count[0] += 1
         return inner(params, params)
 
     def value_and_gradient(self, params: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
-        """1."""
+        """Counts 1 gradient."""
         return inner(params, params), self.gradient(params)
 
     def given_value(self) -> None:
-        """None."""
+        """None: no loss is given."""
 
     def product(self, params: PyTree[Array]) -> LinearMap:
-        """2 for every product."""
+        """Counts 2 gradients for every product."""
         return self.linearized(self.gradient, params, 2)
 
     def linearized(
@@ -314,7 +313,7 @@ class Tally:
         return product
 
 
-def spent(function: Callable[..., Any], *args: Any, given: bool = False) -> int:
+def count_gradients(function: Callable[..., Any], *args: Any, given: bool = False) -> int:
     """The gradients that `function(objective, *args)` evaluates; a Hessian product counts as 2.
 
     The function is traced once on abstract values with an objective that only counts, so the

@@ -1,8 +1,4 @@
-"""Where a flow, a solver and a step size become an optax optimizer.
-
-May use: `odeopt.state`, `odeopt.staged`, `odeopt.stepsize`, `odeopt.drift`, `odeopt.solvers`,
-`odeopt.flows`, `odeopt.objective`, `odeopt.kernels`.
-"""
+"""Where a flow, a solver and a step size become an optax optimizer."""
 
 import dataclasses
 from typing import Any

@@ -1,7 +1,4 @@
-"""Training with parameters of low precision: how an update is added to them.
-
-May use: `odeopt.kernels`.
-"""
+"""Training with parameters of low precision: how an update is added to them."""
 
 from typing import Any, Literal, NamedTuple
 

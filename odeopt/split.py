@@ -1,7 +1,4 @@
-"""A loss in two parts, the model and the loss of its outputs.
-
-May use: `odeopt.objective`, `odeopt.arguments`.
-"""
+"""A loss in two parts, the model and the loss of its outputs."""
 
 import inspect
 import math

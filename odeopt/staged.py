@@ -1,7 +1,4 @@
-"""Staged mode: the same step, cut at its gradient evaluations, one call of `update` for each.
-
-May use: `odeopt.state` and what it uses.
-"""
+"""Staged mode: the same step, cut at its gradient evaluations, one call of `update` for each."""
 
 from collections.abc import Callable
 from typing import Any

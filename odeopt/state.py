@@ -1,7 +1,4 @@
-"""The state of every odeopt optimizer, and what can be read from it.
-
-May use: `odeopt.flows`, `odeopt.objective`, `odeopt.arguments`, `odeopt.sums`.
-"""
+"""The state of every odeopt optimizer, and what can be read from it."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -41,7 +38,7 @@ class ODEState(NamedTuple):
     Attributes:
       steps: steps taken, rejected ones included; schedules are a function of it.
       time: flow time, the sum of the accepted step sizes (in the default float dtype).
-      gradients: gradients spent, those handed to `update` included; -1 where it cannot be known.
+      gradients: gradients used, those handed to `update` included; -1 where it cannot be known.
       rejected: steps that were rejected (zero update).
       step_size: size of the last accepted step; 0 before the first.
       aux: auxiliary variables of the flow.
@@ -93,16 +90,16 @@ def counted(
 ) -> ODEState:
     """The state with one more step of size `h` counted; `gradients=None`: not known."""
     if gradients is None:
-        spent = jnp.full_like(state.gradients, -1)
+        used = jnp.full_like(state.gradients, -1)
     else:
-        spent = add_count(state.gradients, gradients)
+        used = add_count(state.gradients, gradients)
     steps = optax.safe_increment(state.steps)
     if accept is True:
-        return state._replace(steps=steps, time=state.time + h, gradients=spent, step_size=h)
+        return state._replace(steps=steps, time=state.time + h, gradients=used, step_size=h)
     return state._replace(
         steps=steps,
         time=state.time + jnp.where(accept, h, 0.0),
-        gradients=spent,
+        gradients=used,
         rejected=state.rejected + jnp.where(accept, 0, 1),
         step_size=jnp.where(accept, h, state.step_size),
     )
@@ -118,7 +115,7 @@ def summary(state: PyTree[Array]) -> dict[str, Any]:
     Returns:
       A dict with `step_size` (of the last accepted step, in flow time), `time` (flow time, the sum
       of the accepted step sizes), `steps` (calls that completed a step, rejected ones included),
-      `accepted`, `rejected` and `gradients` (spent; -1 where it cannot be known). Where the state
+      `accepted`, `rejected` and `gradients` (used; -1 where it cannot be known). Where the state
       holds several odeopt optimizers: a dict of such dicts, by their paths in the state.
 
     Raises:

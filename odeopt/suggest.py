@@ -1,4 +1,4 @@
-"""A first learning rate. May use: `odeopt.diagnostics`, `odeopt.solvers`, `odeopt.flows`."""
+"""A first learning rate."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any

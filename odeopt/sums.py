@@ -1,6 +1,6 @@
 """Sums over all parameters: one place, for parameters on one device or split over many.
 
-May use: jax, optax. Under `jit` an array is whole, however it is sharded, and XLA adds the
+Under `jit` an array is whole, however it is sharded, and XLA adds the
 all-reduce to a sum. Inside `shard_map` a function sees its own part only; `across` says so.
 """
 

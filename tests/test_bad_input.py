@@ -1,6 +1,7 @@
 """Bad input gets an error that says what to write instead, and nothing is lost."""
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -51,6 +52,14 @@ def test_missing_parameters(name):
 def test_value_functions_that_return_something_else(value_fn, error, message):
     with pytest.raises(error, match=message):
         update(odeopt.heun(0.1), value_fn=value_fn)
+
+
+def test_a_whole_equinox_model_as_params_is_told_what_to_pass():
+    model = eqx.nn.MLP(1, 1, 2, 1, key=jax.random.key(0))
+    opt = odeopt.euler(0.1)
+    grads = eqx.filter(model, eqx.is_inexact_array)
+    with pytest.raises(ValueError, match="full_params=model"):
+        opt.update(grads, opt.init(grads), model)
 
 
 def test_grad_fn_that_does_not_fit():

@@ -206,13 +206,13 @@ def test_an_indefinite_matrix_ends_the_search_at_the_last_good_iterate(x64):
     solve = lambda diagonal, products: curvature.conjugate_gradients(
         lambda v: jnp.array(diagonal) * v, right, 0 * right, products=products, tolerance=0.0
     )
-    bent = [3.0, 1.0, -2.0]
-    last = [k for k in (1, 2, 3) if solve(bent, k).products == k + 1][-1]
-    ended = solve(bent, 3)
+    indefinite = [3.0, 1.0, -2.0]
+    last = [k for k in (1, 2, 3) if solve(indefinite, k).products == k + 1][-1]
+    ended = solve(indefinite, 3)
     assert ended.value @ right > 0
     assert jnp.all(jnp.isfinite(ended.value))
     # one product found the negative direction and was not followed
-    np.testing.assert_array_equal(ended.value, solve(bent, last - 1).value)
+    np.testing.assert_array_equal(ended.value, solve(indefinite, last - 1).value)
     # seen at once, the right-hand side over the size of its curvature
     at_once = solve([-4.0, -4.0, -4.0], 3)
     np.testing.assert_allclose(at_once.value, right / 4)
@@ -385,7 +385,7 @@ def test_a_preconditioned_step_is_the_same_step_for_fewer_products(x64):
     (plain, one), (better, two) = step(False), step(True)
     np.testing.assert_allclose(plain, better, rtol=1e-6)
     assert int(two.memory.products) < 0.3 * int(one.memory.products)
-    # its own product is charged as well
+    # its own product is counted as well
     assert int(two.gradients) == 1 + 2 * (int(two.memory.products) + 1)
 
 

@@ -1,10 +1,15 @@
 """Documents are tested: their Python blocks run, their tables say what the library says."""
 
 import importlib
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+import odeopt
 
 from .solvers.cases import CLASSES
 
@@ -43,9 +48,9 @@ def test_examples_run(page, tmp_path, monkeypatch):
         exec(compile("\n" * line + block, page, "exec"), namespace)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/choosing.md"])
-def test_table_of_explicit_solvers(name):
-    assert table() in (ROOT / name).read_text(), f"write into {name}:\n\n{table()}"
+def test_table_of_explicit_solvers():
+    page = ROOT / "docs" / "choosing.md"
+    assert table() in page.read_text(), f"write into docs/choosing.md:\n\n{table()}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -69,6 +74,25 @@ def test_every_public_name_has_its_api_page(package):
         if public and not {module, f"{module}.{name}"} & documented:
             missing.append(f"::: {module}.{name}")
     assert missing == [], "add these lines to a page in docs/api"
+
+
+GALLERY = sorted((ROOT / "docs" / "gallery").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", GALLERY, ids=lambda script: script.stem)
+def test_gallery_runs(script):
+    # In a process of its own, since some change JAX's configuration.
+    environment = {**os.environ, "MPLBACKEND": "agg", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, script], env=environment, check=True)
+
+
+def test_the_citation_is_of_this_version():
+    lines = (ROOT / "CITATION.cff").read_text().splitlines()
+    assert f"version: {odeopt.__version__}" in lines
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().split()) <= 700
 
 
 def test_readme_has_the_two_commands():

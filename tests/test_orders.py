@@ -1,4 +1,4 @@
-"""Observed orders of every named explicit method, by both faces.
+"""Observed orders of every named explicit method, as an optimizer and as a diffrax solver.
 
 The reference is diffrax's Dopri8 at a tolerance far below every error here.
 """

@@ -1,8 +1,6 @@
-"""Every public name is documented, and the library never imports its studies."""
+"""Every public name is documented."""
 
-import ast
 import inspect
-import pathlib
 from typing import get_type_hints
 
 import pytest
@@ -27,7 +25,6 @@ NAMES = [
     if not name.startswith("_") and not inspect.ismodule(getattr(module, name))
 ]
 SHARED = {*get_type_hints(Options)}  # documented once, for all
-SOURCE = pathlib.Path(odeopt.__file__).parent
 
 
 @pytest.mark.parametrize(
@@ -58,62 +55,3 @@ def test_options_that_all_share_are_documented_once():
     for option in SHARED:
         assert f"{option}:" in Options.__doc__
         assert option in inspect.signature(odeopt.rk4).parameters
-
-
-# who may import what, from the bottom: `objective <- flows <- solvers <- diagnostics <- ...`
-LAYERS = [
-    "arrays",
-    "checks",
-    "information",
-    "kernels",
-    "precision",
-    "sums",
-    "arguments",
-    "objective",
-    "lanczos",
-    "flows",
-    "split",
-    "turns",
-    "curvature",
-    "solvers",
-    "diagnostics",
-    "stepsize",
-    "state",
-    "drift",
-    "suggest",
-    "staged",
-    "design",
-    "optimizer",
-    "monitoring",
-    "ordering",
-    "zoo",
-]
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_dependencies_point_one_way(layer):
-    place = SOURCE / layer
-    files = sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
-    above = {*LAYERS[LAYERS.index(layer) + 1 :], "studies", "cli"}
-    for file in files:
-        assert not imported(file, level=2 if place.is_dir() else 1) & above, file
-
-
-def imported(file, level):
-    """What a module imports from the package, `from .. import name` included, when it runs."""
-    tree = ast.parse(file.read_text())
-    for node in ast.walk(tree):  # what only a type checker reads is no dependency
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
-            node.body = []
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level == level:
-            names = [node.module] if node.module else [alias.name for alias in node.names]
-            found |= {name.split(".")[0] for name in names}
-    return found
-
-
-def test_an_import_of_a_whole_layer_is_seen(tmp_path):
-    file = tmp_path / "module.py"
-    file.write_text("from .. import zoo\nfrom ..state import ODEState\nfrom . import other\n")
-    assert imported(file, level=2) == {"zoo", "state"}

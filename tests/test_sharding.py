@@ -68,7 +68,7 @@ def test_data_parallel_with_sharded_state(name, staged, axis_type):
 
 MESHES = {
     # the parameters split along the axis of the data, and split over a second axis besides; last
-    # in how many ways
+    # in how many parts
     "fsdp": ((8,), ("data",), {"a": P("data", None), "b": P("data")}, 1),
     "tensor": ((4, 2), ("data", "model"), {"a": P("data", "model"), "b": P("model")}, 2),
 }
@@ -168,21 +168,21 @@ def inside_shard_map(opt, mesh, specs, state, **kwargs):
 
 @pytest.mark.parametrize("row", VARIANTS)
 @pytest.mark.parametrize(
-    ("way", "layout"), [("explicit", "fsdp"), ("auto", "tensor"), ("shard_map", "tensor")]
+    ("mode", "layout"), [("explicit", "fsdp"), ("auto", "tensor"), ("shard_map", "tensor")]
 )
-def test_a_split_update_gathers_nothing_and_is_that_of_one_device(row, way, layout):
-    shape, axes, specs, ways = MESHES[layout]
-    kind = AxisType.Explicit if way == "explicit" else AxisType.Auto
+def test_a_split_update_gathers_nothing_and_is_that_of_one_device(row, mode, layout):
+    shape, axes, specs, parts = MESHES[layout]
+    kind = AxisType.Explicit if mode == "explicit" else AxisType.Auto
     mesh = jax.make_mesh(shape, axes, axis_types=(kind,) * len(axes))
     opt = build(row)
     with jax.set_mesh(mesh):
         params = {k: jax.device_put(x, NamedSharding(mesh, specs[k])) for k, x in START.items()}
         state = opt.init(params)
-        step = inside_shard_map(opt, mesh, specs, state) if way == "shard_map" else stepped(opt)
+        step = inside_shard_map(opt, mesh, specs, state) if mode == "shard_map" else stepped(opt)
         compiled = jax.jit(step).lower(params, state).compile()
         found = collectives(compiled)
         assert set(found) <= {"all-reduce"}
-        assert found.get("all-reduce", 0) <= ways * REDUCTIONS.get(row, 0)
+        assert found.get("all-reduce", 0) <= parts * REDUCTIONS.get(row, 0)
         likes = {x.shape: x.sharding for x in params.values()}
         for _ in range(3):
             params, state = compiled(params, state)  # which takes no other shardings

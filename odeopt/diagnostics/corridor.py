@@ -1,4 +1,4 @@
-"""Whether gradient flow runs straight. May use: `odeopt.objective`."""
+"""Whether gradient flow runs straight."""
 
 from collections.abc import Callable
 from typing import Any

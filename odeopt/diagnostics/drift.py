@@ -1,4 +1,4 @@
-r"""How far a discrete optimizer leaves its flow, and why. May use: `odeopt.turns`."""
+r"""How far a discrete optimizer leaves its flow, and why."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..losses import Losses, LossSum
 from ..sums import inner, norm, scaled
-from ..turns import Losses, Turns
 
 
 class DriftTerms(NamedTuple):
@@ -78,16 +78,16 @@ def drift_terms(
       >>> odeopt.diagnostics.drift_terms(loss, jnp.ones(2), 0.5).own  # (h/2) H g
       Array([0.25, 4.  ], dtype=float32)
     """
-    turns = Turns.of(value_fn, each, arguments)
+    parts = LossSum.of(value_fn, each, arguments)
     half = 0.5 * jnp.asarray(learning_rate, float)
     zeros = jax.tree.map(jnp.zeros_like, params)
-    whole = turns.total(params) if turns.number > 1 else zeros
+    whole = parts.total(params) if parts.number > 1 else zeros
 
     def body(carry: tuple, row: PyTree[Array]) -> tuple:
         before, own, cross = carry
-        g, product = jax.linearize(lambda p: turns.gradient(p, row), params)
+        g, product = jax.linearize(lambda p: parts.gradient(p, row), params)
         own = jax.tree.map(jnp.add, own, product(g))
-        if turns.number > 1:
+        if parts.number > 1:
             # in turn: what comes after, minus what came before
             others = jax.tree.map(
                 (lambda t, g, b: t - g - 2 * b) if in_turn else (lambda t, g, b: t - g),
@@ -96,7 +96,7 @@ def drift_terms(
             cross = jax.tree.map(jnp.add, cross, product(others))
         return jax.tree.map(jnp.add, before, g), own, cross
 
-    g, own, cross = turns.fold(body, (zeros, zeros, zeros))
+    g, own, cross = parts.fold(body, (zeros, zeros, zeros))
     own, cross = jax.tree.map(lambda leaf: scaled(half, leaf), (own, cross))
     return DriftTerms(g, own, *((zeros, cross) if in_turn else (cross, zeros)))
 

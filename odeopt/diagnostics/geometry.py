@@ -1,4 +1,4 @@
-"""What a trained network looks like from outside: complexity, collapse, margin. May use: jax."""
+"""What a trained network looks like from outside: complexity, collapse, margin."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The largest curvature of a loss. May use: `odeopt.objective`, `odeopt.lanczos`."""
+"""The largest curvature of a loss."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar

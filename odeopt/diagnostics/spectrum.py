@@ -1,8 +1,4 @@
-"""Spectra of curvature matrices, and what they say of a step.
-
-May use: `odeopt.curvature`, `odeopt.lanczos`, `odeopt.objective`, `odeopt.arguments`,
-`odeopt.split`, `.sharpness`.
-"""
+"""Spectra of curvature matrices, and what they say of a step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,7 +1,4 @@
-"""The error of a discrete optimizer as a vector field: to write down, to cancel, to use.
-
-May use: `odeopt.solvers`, `odeopt.diagnostics`, `odeopt.flows`, `odeopt.objective`.
-"""
+"""The error of a discrete optimizer as a vector field: to write down, to cancel, to use."""
 
 from .brackets import conflict as conflict
 from .brackets import lie_bracket as lie_bracket

@@ -1,4 +1,4 @@
-"""What tasks do to each other: Lie brackets and the conflict term. May use: `odeopt.turns`."""
+"""What tasks do to each other: Lie brackets and the conflict term."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
+from ..losses import Losses, LossSum
 from ..sums import inner
-from ..turns import Losses, Turns
 
 VectorField = Callable[[PyTree[Array]], PyTree[Array]]
 """`y -> dy/dt`, trees of one structure."""
@@ -72,15 +72,15 @@ def conflict(value_fn: Losses, *, each: Sequence[str] = ()) -> Callable[..., Sca
     """
 
     def term(params: PyTree[Array], **arguments: Any) -> Scalar:
-        turns = Turns.of(value_fn, each, arguments)
+        parts = LossSum.of(value_fn, each, arguments)
 
         def body(carry: tuple, row: PyTree[Array]) -> tuple:
             before, sum_ = carry
-            g = turns.gradient(params, row)
+            g = parts.gradient(params, row)
             # Against the sum of all before: the difference of squares would cancel.
             return jax.tree.map(jnp.add, before, g), sum_ + inner(before, g)
 
         start = jax.tree.map(jnp.zeros_like, params), jnp.zeros([], float)
-        return turns.fold(jax.checkpoint(body), start)[1]
+        return parts.fold(jax.checkpoint(body), start)[1]
 
     return term

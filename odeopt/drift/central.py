@@ -1,4 +1,4 @@
-"""The central flow of gradient descent at the edge of stability. May use: `.principal`."""
+"""The central flow of gradient descent at the edge of stability."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -48,7 +48,7 @@ class CentralFlow:
     def __call__(self, y: PyTree[Array], h: float | Scalar) -> PyTree[Array]:
         """`dy/dt` for steps of size h."""
         flow = self._at(y, h)
-        slope = flow.gradient + 0.5 * jnp.einsum("ij,ijn->n", flow.covariance, flow.bending)
+        slope = flow.gradient + 0.5 * jnp.einsum("ij,ijn->n", flow.covariance, flow.third)
         return unflatten(-slope, y)
 
     def oscillation(self, params: PyTree[Array], h: float | Scalar) -> Oscillation:
@@ -70,21 +70,21 @@ class CentralFlow:
 
             return basis.T @ jax.vmap(along, in_axes=1, out_axes=1)(basis)
 
-        bending = jax.jacrev(projected)(flatten(params))
+        third = jax.jacrev(projected)(flatten(params))
         g = flatten(grad)
-        # d/dt of the projected Hessian is force - half <bending, bending> covariance; it may be
+        # d/dt of the projected Hessian is force - half <third, third> covariance; it may be
         # (2/h - top) / h at most: what is left to the edge, in the time of one step.
-        force = jnp.diag(top - 2 / h) / h - bending @ g
-        response = 0.5 * jnp.einsum("ijn,kln->ijkl", bending, bending)
+        force = jnp.diag(top - 2 / h) / h - third @ g
+        response = 0.5 * jnp.einsum("ijn,kln->ijkl", third, third)
         covariance = complementary(response, 0.5 * (force + force.T))
-        return _Edge(g, top, basis, bending, covariance)
+        return _Edge(g, top, basis, third, covariance)
 
 
 class _Edge(NamedTuple):
     gradient: Array
     eigenvalues: Array
     vectors: Array
-    bending: Array
+    third: Array
     covariance: Array
 
 

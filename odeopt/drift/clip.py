@@ -1,4 +1,4 @@
-"""What all corrected flows share: the clip of their counter-terms. May use: `odeopt.flows`."""
+"""What all corrected flows share: the clip of their counter-terms."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn

@@ -1,7 +1,4 @@
-"""Flows whose solver follows another flow: the drift of the solver cancelled beforehand.
-
-May use: `odeopt.solvers`, `odeopt.flows`, `.trees`, `.differentials`, `.memory`, `.regularized`.
-"""
+"""Flows whose solver follows another flow: the drift of the solver cancelled beforehand."""
 
 import functools
 import math

@@ -1,7 +1,4 @@
-"""Elementary differentials of a vector field on trees, and sums of them.
-
-May use: jax, `odeopt.solvers`, `.trees`.
-"""
+"""Elementary differentials of a vector field on trees, and sums of them."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -108,7 +105,7 @@ def series(
 
 
 def cost(coefficients: Mapping[kauri.Tree, object]) -> int:
-    """Gradients that `series` spends: a k-fold derivative counts as $2^k$, the value as 1."""
+    """Gradients that `series` costs: a k-fold derivative counts as $2^k$, the value as 1."""
     depths: dict[object, int] = {}
     needed = set()
     for tree, coefficient in coefficients.items():

@@ -1,4 +1,4 @@
-"""What an epoch of mini-batches, or a round of tasks, follows. May use: `odeopt.turns`."""
+"""What an epoch of mini-batches, or a round of tasks, follows."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
+from ..losses import Losses, LossSum
 from ..sums import inner, scaled
-from ..turns import Losses, Turns
 
 FieldOfStep = Callable[[PyTree[Array], float | Scalar], PyTree[Array]]
 """`(y, h) -> dy/dt`, a vector field that models steps of size h."""
@@ -48,20 +48,20 @@ def epoch_flow(value_fn: Losses, /, *, ordered: bool = True, **batches: Any) -> 
       >>> import jax.numpy as jnp, odeopt
       >>> loss = lambda x, scale: 0.5 * scale * x**2
       >>> field = odeopt.drift.epoch_flow(loss, scale=jnp.array([1.0, 3.0]))
-      >>> field(jnp.array(1.0), 0.1)  # -2 - (.1 / 4) (1 + 9): fields on a line commute
+      >>> field(jnp.array(1.0), 0.1)  # -2 - (0.1 / 4) (1 + 9): fields on a line commute
       Array(-2.25, dtype=float32)
     """
 
     def field(y: PyTree[Array], h: float | Scalar) -> PyTree[Array]:
-        turns = _turns(value_fn, batches)
+        parts = _parts_of(value_fn, batches)
         zeros = jax.tree.map(jnp.zeros_like, y)
-        total = turns.total(y) if ordered else zeros
+        total = parts.total(y) if ordered else zeros
 
         def body(carry: tuple, row: PyTree[Array]) -> tuple:
-            before, bent = carry
+            before, weighted = carry
 
             def gradient(p: PyTree[Array]) -> PyTree[Array]:
-                return turns.gradient(p, row)
+                return parts.gradient(p, row)
 
             if ordered:  # own term and brackets in one product: -g_k + (2 P_k + g_k - m g)
                 direction = jax.tree.map(lambda b, t: 2 * b - t, before, total)
@@ -69,11 +69,11 @@ def epoch_flow(value_fn: Losses, /, *, ordered: bool = True, **batches: Any) -> 
             else:
                 g, linear = jax.linearize(gradient, y)
                 product = linear(jax.tree.map(jnp.negative, g))
-            return jax.tree.map(jnp.add, before, g), jax.tree.map(jnp.add, bent, product)
+            return jax.tree.map(jnp.add, before, g), jax.tree.map(jnp.add, weighted, product)
 
-        total, bent = turns.fold(body, (zeros, zeros))
-        mean, factor = jnp.asarray(-1 / turns.number, float), 0.5 * jnp.asarray(h, float)
-        return jax.tree.map(lambda g, b: scaled(mean, g - scaled(factor, b)), total, bent)
+        total, weighted = parts.fold(body, (zeros, zeros))
+        mean, factor = jnp.asarray(-1 / parts.number, float), 0.5 * jnp.asarray(h, float)
+        return jax.tree.map(lambda g, b: scaled(mean, g - scaled(factor, b)), total, weighted)
 
     return field
 
@@ -102,22 +102,22 @@ def epoch_loss(value_fn: Losses, learning_rate: float | Scalar) -> Callable[...,
       >>> import jax.numpy as jnp, odeopt
       >>> loss = lambda x, scale: 0.5 * scale * x**2
       >>> total = odeopt.drift.epoch_loss(loss, 0.1)
-      >>> float(total(jnp.array(1.0), scale=jnp.array([1.0, 3.0])).round(4))  # 1 + .025 * 5
+      >>> float(total(jnp.array(1.0), scale=jnp.array([1.0, 3.0])).round(4))  # 1 + 0.025 * 5
       1.125
     """
 
     def loss(params: PyTree[Array], /, **batches: Any) -> Scalar:
-        turns = _turns(value_fn, batches)
+        parts = _parts_of(value_fn, batches)
 
         def body(sum_: Array, row: PyTree[Array]) -> Array:
-            g = turns.gradient(params, row)
+            g = parts.gradient(params, row)
             penalty = 0.25 * learning_rate * inner(g, g)
-            return sum_ + turns.value(params, row) + penalty
+            return sum_ + parts.value(params, row) + penalty
 
-        return turns.fold(jax.checkpoint(body), jnp.zeros([], float)) / turns.number
+        return parts.fold(jax.checkpoint(body), jnp.zeros([], float)) / parts.number
 
     return loss
 
 
-def _turns(value_fn: Losses, batches: dict[str, Any]) -> Turns:
-    return Turns.of(value_fn, tuple(batches) if callable(value_fn) else (), batches)
+def _parts_of(value_fn: Losses, batches: dict[str, Any]) -> LossSum:
+    return LossSum.of(value_fn, tuple(batches) if callable(value_fn) else (), batches)

@@ -1,4 +1,4 @@
-"""Counter-terms of two or more players. May use: `odeopt.flows`, `.clip`, `.corrected`."""
+"""Counter-terms of two or more players."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, TypeAlias, get_args

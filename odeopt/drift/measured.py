@@ -1,8 +1,4 @@
-"""How far the next step of an optimizer leaves its flow.
-
-May use: `.corrected`,
-`odeopt.state`, `odeopt.stepsize`; of an optimizer its design.
-"""
+"""How far the next step of an optimizer leaves its flow."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..diagnostics.drift import Drift, ratio
-from ..objective import Objective, spent, transformed
+from ..objective import Objective, count_gradients, transformed
 from ..state import ODEState, step_params
 from ..stepsize.rule import StepInfo
 from ..sums import inner, norm
@@ -99,7 +95,7 @@ def drift_cost(design: "Design") -> int | None:
         return _steps(design, objective, z, h, design.solver.init(design.flow, z))
 
     try:
-        return 1 + spent(steps, given=True)
+        return 1 + count_gradients(steps, given=True)
     except (ValueError, TypeError, LookupError):  # also of a game, which needs players
         return None
 

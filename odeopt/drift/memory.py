@@ -1,7 +1,4 @@
-r"""The counter-term of order 2 for steps with memory: heavy ball, Nesterov, RMSprop, Adam.
-
-May use: `odeopt.flows`, `odeopt.objective`, `.clip`.
-"""
+r"""The counter-term of order 2 for steps with memory: heavy ball, Nesterov, RMSprop, Adam."""
 
 from typing import ClassVar
 

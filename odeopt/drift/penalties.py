@@ -1,7 +1,4 @@
-"""Losses of players with gradient penalties.
-
-May use: `odeopt.flows`, `odeopt.arguments`.
-"""
+"""Losses of players with gradient penalties."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -118,7 +115,7 @@ def ode_gan_penalty(
       >>> import jax.numpy as jnp, odeopt
       >>> losses = {"G": lambda z: z["G"] * z["D"], "D": lambda z: -z["G"] * z["D"]}
       >>> new = odeopt.drift.ode_gan_penalty(losses, 0.5, generator="G", discriminator="D")
-      >>> float(new["D"]({"G": jnp.array(1.0), "D": jnp.array(2.0)}))  # -2 + .5 D^2
+      >>> float(new["D"]({"G": jnp.array(1.0), "D": jnp.array(2.0)}))  # -2 + 0.5 D^2
       0.0
     """
 

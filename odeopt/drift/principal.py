@@ -1,4 +1,4 @@
-"""The principal flow of gradient descent. May use: `odeopt.diagnostics`, `odeopt.lanczos`."""
+"""The principal flow of gradient descent."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -54,8 +54,8 @@ class PrincipalFlow:
 
         slope = self._apply(coefficients, product, flatten(g), point)
         if is_complex:  # the gradient of the loss continued, to first order in the imaginary part
-            bent = flatten(product(jax.tree.map(jnp.imag, y)))
-            slope = slope + 1j * self._apply(coefficients, product, bent, point)
+            image = flatten(product(jax.tree.map(jnp.imag, y)))
+            slope = slope + 1j * self._apply(coefficients, product, image, point)
             real, imag = unflatten(slope.real, point), unflatten(slope.imag, point)
             return jax.tree.map(jax.lax.complex, real, imag)
         return unflatten(slope, point)
@@ -135,8 +135,8 @@ def principal_flow(
       >>> import jax.numpy as jnp, odeopt
       >>> loss = lambda x: 0.5 * jnp.sum(jnp.array([1.0, 4.0]) * x**2)
       >>> field = odeopt.drift.principal_flow(loss)
-      >>> envelope = field(jnp.ones(2), 0.4)  # h lambda is .4 and 1.6
-      >>> bool(jnp.allclose(envelope, jnp.log(0.6) / 0.4))  # log(.6) and log|-.6|
+      >>> envelope = field(jnp.ones(2), 0.4)  # h lambda is 0.4 and 1.6
+      >>> bool(jnp.allclose(envelope, jnp.log(0.6) / 0.4))  # log(0.6) and log|-0.6|
       True
       >>> bool(jnp.allclose(field(jnp.ones(2) + 0j, 0.4).imag, jnp.array([0.0, jnp.pi / 0.4])))
       True

@@ -1,4 +1,4 @@
-"""Gradient regularizers: of a flow, and of a mini-batch loss. May use: `odeopt.flows`."""
+"""Gradient regularizers: of a flow, and of a mini-batch loss."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -77,7 +77,7 @@ def regularized(flow: AbstractFlow, strength: Strength) -> RegularizedFlow:
       >>> loss = lambda x: 0.5 * jnp.sum(x**2)
       >>> x = jnp.array([1.0, -2.0])
       >>> updates, state = opt.update(jax.grad(loss)(x), opt.init(x), x, value_fn=loss)
-      >>> (x + updates).round(4)  # gradient flow has exp(-.1) = .9048, Euler's method .9
+      >>> (x + updates).round(4)  # gradient flow has exp(-0.1) = 0.9048, Euler's method 0.9
       Array([ 0.905, -1.81 ], dtype=float32)
       >>> int(state.gradients)
       3

@@ -1,7 +1,4 @@
-r"""The modified field of any step map, by differentiation in the step size: no trees.
-
-May use: jax, `odeopt.solvers`, `.trees`, `.differentials`.
-"""
+r"""The modified field of any step map, by differentiation in the step size: no trees."""
 
 import math
 from collections.abc import Callable

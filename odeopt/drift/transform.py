@@ -1,7 +1,4 @@
-"""The counter-terms of gradient descent as an optax transformation of the gradient.
-
-May use: `odeopt.solvers`, `odeopt.flows`, `odeopt.objective`, `odeopt.arguments`, `.corrected`.
-"""
+"""The counter-terms of gradient descent as an optax transformation of the gradient."""
 
 import math
 from typing import Any, NamedTuple
@@ -58,7 +55,7 @@ def counter_term(
 ) -> optax.GradientTransformationExtraArgs:
     r"""The counter-terms of gradient descent for somebody else's optimizer.
 
-    Turns the gradient into $g - \tfrac h2Hg + \tfrac{h^2}6(HHg + E'''(g,g)) - \dots$, so that the
+    Replaces the gradient by $g - \tfrac h2Hg + \tfrac{h^2}6(HHg + E'''(g,g)) - \dots$, so that the
     step $x^+ = x - hg$ that follows keeps to gradient flow with order `order`:
 
         opt = optax.chain(odeopt.drift.counter_term(0.1, 2), optax.sgd(0.1))

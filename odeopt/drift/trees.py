@@ -1,6 +1,6 @@
 r"""Coefficients of modified equations and modifying integrators, one for each rooted tree.
 
-The tree algebra is kauri's, run in exact arithmetic. May use: `odeopt.solvers`.
+The tree algebra is kauri's, run in exact arithmetic.
 """
 
 import functools

@@ -1,7 +1,5 @@
 r"""Adam's flow.
 
-May use: `odeopt.objective`, `odeopt.arguments`, `odeopt.kernels`, `.clock`, `.moments`.
-
 Moments are running averages, $\tau\dot m = g - m$ with $\tau = -h/\ln b$ (`flows.time_constant`),
 so that a step of size $h$ with the gradient held fixed keeps the part $b$ of them: exactly what
 optax computes.
@@ -126,7 +124,7 @@ class AdamFlow(AlongMoment, AbstractFlow):
     def part(
         self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, Moments]:
-        """One of moments and drift."""
+        """Follow the moments or the drift."""
         params, aux = z
         if name == "moments":
             grads = objective.here(params)

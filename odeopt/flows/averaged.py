@@ -1,4 +1,4 @@
-r"""Primal averaging: follow one point, look at another, keep their average. May use: `.flow`."""
+r"""Primal averaging: follow one point, look at another, keep their average."""
 
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
@@ -53,11 +53,11 @@ class AveragedFlow(AbstractFlow):
     $\dot z$ is `base` with the gradient at $y = (1-\beta)z + \beta a$, and
     $t\,\dot a = (q+1)(z - a)$, so that $a$ averages the path with weights $t^q$. The parameters are
     $y$; `step_params` gives $a$. $\beta = 1$ is momentum, with friction that falls as $1/t$;
-    $\beta = .9$, $q = 0$ is the schedule-free form (arXiv:2405.15682). A step averages with weight
+    $\beta = 0.9$, $q = 0$ is the schedule-free form (arXiv:2405.15682). A step averages with weight
     $c_n = \min(1, (q+1)/(n+1+q))$ (polynomial-decay averaging; Shamir and Zhang, 2013).
 
     Left out, $\beta$ and $q$ follow how predictable the gradient is:
-    $\beta = 1 - .1(1-\sqrt s)^2$, $q = 8s$, where $s$ averages by the clock the squared cosine of
+    $\beta = 1 - 0.1(1-\sqrt s)^2$, $q = 8s$, where $s$ averages by the clock the squared cosine of
     consecutive gradients in the metric of `base`. Full batches have $s$ near 1 and get momentum,
     noisy ones $s$ near 0 and get the schedule-free form. (The two formulas are ours.)
 
@@ -95,17 +95,17 @@ class AveragedFlow(AbstractFlow):
         return (*(("decay",) if self._decays else ()), *self.base.parts, "average")
 
     def looks_again(self, name: str) -> bool:
-        """Where a part of `base` does."""
+        """Whether that part of `base` wants the gradient again."""
         return name in self.base.parts and self.base.looks_again(name)
 
     @property
     def linear(self) -> bool:  # type: ignore[override]
-        """Where `base` is and nothing adapts."""
+        """Whether `base` is linear and nothing adapts."""
         return self.base.linear and not self._adapts
 
     @property
     def needs_params(self) -> bool:
-        """Where there is weight decay."""
+        """True with weight decay."""
         return self._decays or self.base.needs_params
 
     @property
@@ -188,7 +188,7 @@ class AveragedFlow(AbstractFlow):
         )
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
-        """That of `base`."""
+        """The descent direction of `base`."""
         return self.base.descent((z[0], z[1].base), objective, seen=seen)
 
     def heading(self, z: State) -> PyTree[Array]:

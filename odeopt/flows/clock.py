@@ -1,4 +1,4 @@
-r"""How long a moment remembers, per step and in flow time. May use: jax, optax.
+r"""How long a moment remembers, per step and in flow time.
 
 A moment that keeps the fraction $b$ of itself in a step of size $h$ is the solution of
 $\tau\dot m = g - m$ with the time constant $\tau = -h/\ln b$; in a heavy ball, whose own time runs
@@ -106,7 +106,7 @@ class LogTime(eqx.Module):
         """Any clock is fine."""
 
     def fixed(self) -> Any:
-        """None: refused, where a number is needed."""
+        """None: refused where a number is needed."""
         raise ValueError("The decay is a clock; the counter-term needs a fixed number.")
 
     def dtype(self, dtype: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a flow is. May use: `odeopt.objective`, `odeopt.information`."""
+"""What a flow is."""
 
 import abc
 from collections.abc import Callable, Sequence

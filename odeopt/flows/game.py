@@ -1,7 +1,4 @@
-"""Games: every player follows the gradient of its own loss.
-
-May use: `odeopt.objective`, `odeopt.arguments`, `odeopt.checks`.
-"""
+"""Games: every player follows the gradient of its own loss."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence

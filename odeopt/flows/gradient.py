@@ -1,4 +1,4 @@
-"""The gradient flow. May use: `odeopt.objective`."""
+"""The gradient flow."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""One flow for each group of leaves, all on one clock. May use: `.flow`, optax."""
+"""One flow for each group of leaves, all on one clock."""
 
 import dataclasses
 import functools
@@ -70,12 +70,12 @@ class GroupedFlow(AbstractFlow):
 
     @property
     def linear(self) -> bool:  # type: ignore[override]
-        """Where all flows are."""
+        """Whether the flows of all groups are linear."""
         return all(flow.linear for flow in self._all)
 
     @property
     def parts(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Those of every flow."""
+        """The parts of every flow."""
         return self._all[0].parts
 
     @property
@@ -86,15 +86,15 @@ class GroupedFlow(AbstractFlow):
 
     @property
     def needs_params(self) -> bool:
-        """Where a flow does."""
+        """Whether the flow of any group does."""
         return any(flow.needs_params for flow in self._all)
 
     def looks_again(self, name: str) -> bool:
-        """Where a flow does."""
+        """Whether the flow of any group wants the gradient again."""
         return any(flow.looks_again(name) for flow in self._all)
 
     def init(self, params: PyTree[Array]) -> Groups:
-        """Those of the groups."""
+        """The auxiliary variables of each group."""
         groups = self._groups(params)
         missing = {*jax.tree.leaves(groups)} - {*self.flows}
         if missing:
@@ -108,7 +108,7 @@ class GroupedFlow(AbstractFlow):
         )
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
-        """Those of the groups."""
+        """The increments of each group."""
         moved = self._each(
             lambda flow, z, objective, h: flow.increment(z, objective, h), z, objective, h
         )
@@ -127,7 +127,7 @@ class GroupedFlow(AbstractFlow):
         return update, Groups(after, z[1].age + ends)
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
-        """Those of the groups."""
+        """The descent direction of each group."""
 
         def one(flow: AbstractFlow, z: State, objective: Objective, h: Array) -> Any:
             return flow.descent(z, objective, seen=seen), z[1]

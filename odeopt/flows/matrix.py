@@ -1,4 +1,4 @@
-r"""Flows that treat a matrix of weights as a matrix. May use: optax, `.adaptive`, `.moments`.
+r"""Flows that treat a matrix of weights as a matrix.
 
 Steepest descent in the spectral norm moves along the polar factor $UV^T$ of the gradient
 $G = USV^T$, as Adam's flow moves along its sign: at unit speed, whatever the size of $G$.
@@ -112,7 +112,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
     def part(
         self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, Moments]:
-        """One of moments and drift."""
+        """Follow the moments or the drift."""
         params, aux = z
         if name == "moments":
             kept = self.b1.retained(aux.age, fraction)

@@ -1,4 +1,4 @@
-"""Running averages of gradients and of their squares. May use: optax, `.clock`."""
+"""Running averages of gradients and of their squares."""
 
 from typing import Any, ClassVar
 
@@ -37,7 +37,7 @@ class AlongMoment:
 
     @property
     def needs_params(self) -> bool:
-        """Where there is weight decay."""
+        """True with weight decay."""
         return not is_zero(self.weight_decay)
 
     def owed(self, aux: Any) -> Array:

@@ -1,5 +1,4 @@
-r"""Heavy-ball, Nesterov and relativistic flows. May use: `odeopt.objective`, `odeopt.arguments`,
-`odeopt.kernels`, `.clock`.
+r"""Heavy-ball, Nesterov and relativistic flows.
 
 All three keep their momentum in units of the gradient, as optax's `trace` does: with the learning
 rate $h = k^2$ and $\mu = e^{-\gamma k}$, $m = -v/k$ for the velocity of
@@ -88,7 +87,7 @@ class HeavyBallFlow(AbstractFlow):
     def part(
         self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, Momentum]:
-        """One of friction, kick and drift."""
+        """Follow friction, kick or drift."""
         params, aux = z
         momentum, age = aux
         if name == "friction":

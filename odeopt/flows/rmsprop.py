@@ -1,4 +1,4 @@
-r"""RMSprop's flow. May use: `odeopt.objective`, `.clock`, `.moments`; moments are optax's."""
+r"""RMSprop's flow."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -101,7 +101,7 @@ class RMSpropFlow(AbstractFlow):
     def part(
         self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, Squares]:
-        """One of moments and descent."""
+        """Follow the moments or the descent."""
         params, aux = z
         grads = objective.here(params)
         if name == "moments":

@@ -1,4 +1,4 @@
-"""Flows made of another flow. May use: `.flow`."""
+"""Flows made of another flow."""
 
 from collections.abc import Callable
 from typing import Any
@@ -38,12 +38,12 @@ class AbstractWrapper(AbstractFlow):
 
     @property
     def parts(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Those of `base`."""
+        """The parts of `base`."""
         return self.base.parts
 
     @property
     def gradient_part(self) -> str | None:  # type: ignore[override]
-        """That of `base`."""
+        """The gradient part of `base`."""
         return self.base.gradient_part
 
     @property
@@ -68,18 +68,18 @@ class AbstractWrapper(AbstractFlow):
         return objective
 
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
-        """That of `base`."""
+        """The auxiliary variables of `base`."""
         return self.base.init(params)
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
-        """That of `base`."""
+        """The increment of `base`."""
         update, aux = self.base.increment((z[0], self.inner(z[1])), self.seen(objective, h), h)
         return update, self.moved(aux)
 
     def part(
         self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, PyTree[Array]]:
-        """That of `base`."""
+        """Follow a part of `base`."""
         inside = z[0], self.inner(z[1])
         update, aux = self.base.part(name, inside, self.seen(objective, h), h, fraction)
         return update, self.outer(z[1], aux)
@@ -93,7 +93,7 @@ class AbstractWrapper(AbstractFlow):
         return self.base.descent((z[0], self.inner(z[1])), objective, seen=seen)
 
     def heading(self, z: State) -> PyTree[Array]:
-        """That of `base`."""
+        """The heading of `base`."""
         return self.base.heading((z[0], self.inner(z[1])))
 
     def owed(self, aux: PyTree[Array]) -> Bool[Array, ""] | None:
@@ -109,7 +109,7 @@ class AbstractObjectiveWrapper(AbstractWrapper):
 
     @property
     def has(self) -> Information:  # type: ignore[override]
-        """That of `base`."""
+        """What `base` has."""
         return self.base.has
 
     def around(self, change: Callable[[AbstractFlow], AbstractFlow]) -> AbstractFlow:
@@ -120,7 +120,7 @@ class AbstractObjectiveWrapper(AbstractWrapper):
     def fused(
         self, substeps: Substeps, z: State, objective: Objective, h: Scalar
     ) -> tuple[PyTree[Array], PyTree[Array]] | None:
-        """That of `base`."""
+        """All substeps in one pass, if `base` has a formula for them."""
         return self.base.fused(substeps, z, self.seen(objective, h), h)
 
     def potential(self, objective: Objective, h: Scalar) -> Any:
@@ -128,5 +128,5 @@ class AbstractObjectiveWrapper(AbstractWrapper):
         return self.base.potential(self.seen(objective, h), h)
 
     def rest(self, z: State, h: Scalar, fraction: float) -> Any:
-        """That of `base`."""
+        """How to undo a fraction of a step of `base`."""
         return self.base.rest(z, h, fraction)

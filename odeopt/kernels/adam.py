@@ -1,4 +1,4 @@
-r"""The step of Adam, also with its weight decay solved exactly. May use: `.fused`."""
+r"""The step of Adam, also with its weight decay solved exactly."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""A fused update as a Pallas kernel, block by block. May use: `.fused`."""
+"""A fused update as a Pallas kernel, block by block."""
 
 import math
 from collections.abc import Sequence

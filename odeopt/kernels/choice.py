@@ -1,4 +1,4 @@
-"""Which form of a fused update runs where. May use: nothing."""
+"""Which form of a fused update runs where."""
 
 import contextlib
 import contextvars

@@ -1,4 +1,4 @@
-"""The combination of Runge-Kutta slopes. May use: `.fused`."""
+"""The combination of Runge-Kutta slopes."""
 
 from collections.abc import Sequence
 

@@ -2,8 +2,6 @@
 
 A fused update is a formula in `jax.numpy` for whole arrays (the reference). The kernels run the
 same formula on blocks, so there is nothing else to get wrong than blocking, tails and dtypes.
-
-May use: `.choice`.
 """
 
 import dataclasses

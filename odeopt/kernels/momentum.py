@@ -1,4 +1,4 @@
-"""The step of heavy ball and Nesterov's momentum. May use: `.fused`."""
+"""The step of heavy ball and Nesterov's momentum."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,4 @@
-"""A fused update of a leaf that is split over devices: each updates its own part.
-
-May use: `.fused`.
-"""
+"""A fused update of a leaf that is split over devices: each updates its own part."""
 
 import dataclasses
 import functools

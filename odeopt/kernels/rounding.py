@@ -1,4 +1,4 @@
-r"""Adding an update to low-precision parameters, rounded at random. May use: `.fused`.
+r"""Adding an update to low-precision parameters, rounded at random.
 
 The random numbers are a hash of the element's flat index, the leaf's number, the step and the
 seed, in integer arithmetic only: the same bits on every backend, under any sharding.
@@ -25,7 +25,7 @@ def add_rounded(
     r"""`params + updates`, bfloat16 leaves rounded up or down at random, right in the mean.
 
     The sum is formed in float32, 16 random bits are added to its own and the low 16 dropped: a sum
-    that lies a fraction $p$ of the way between two neighbours in bfloat16 becomes the upper one
+    that lies at the fraction $p$ between two neighbours in bfloat16 becomes the upper one
     with probability $p$ (to $2^{-16}$). Other dtypes are added and rounded as usual. Derivatives
     are those of the sum. The Pallas form writes the sum where the parameters were.
 

@@ -1,7 +1,4 @@
-"""Which batch acts when: newest first, there and back again, or as they come.
-
-May use: `odeopt.state`, `odeopt.objective`.
-"""
+"""Which batch acts when: newest first, there and back again, or as they come."""
 
 from .backward import BackwardState as BackwardState
 from .backward import backward as backward

@@ -1,7 +1,4 @@
-"""Backward order: the newest batch acts first, from a checkpoint.
-
-May use: `odeopt.state`, `odeopt.objective`, `odeopt.arguments`, `.methods`.
-"""
+"""Backward order: the newest batch acts first, from a checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -23,7 +20,7 @@ class BackwardState(NamedTuple):
 
     Attributes:
       steps: calls of `update`.
-      gradients: gradients spent, those handed to `update` included; -1 where it cannot be known.
+      gradients: gradients used, those handed to `update` included; -1 where it cannot be known.
       inner: state of the wrapped optimizer that belongs to the current parameters.
       checkpoint: where the window began, `()` for windows of one step.
       stored: the stored arguments of the window's steps, by name, one row each; `()` likewise.
@@ -81,9 +78,9 @@ def backward(
     | `"linearized"` | 2j + 1 | used where j = 0 | $O(h^3)$, none for linear gradients |
 
     so replay takes (window + 1)/2 a step in the mean, and a full run of n steps $n(n+1)/2$. `grads`
-    that are handed over and not used are counted too: pass `None` as `grads` to be charged for what
-    is used. An s-stage optimizer costs s times as much. Memory, beyond that of `optimizer`: one
-    copy of the parameters and of its state, the arguments of window - 1 steps, two integers.
+    that are handed over and not used are counted too; pass `None` as `grads` to avoid that. An
+    s-stage optimizer costs s times as much. Memory, beyond that of `optimizer`: one copy of the
+    parameters and of its state, the arguments of window - 1 steps, two integers.
 
     The two other methods move the newest step past those before it to leading order. Both cost
     more gradients than the replay, but the sum of their products is not sequential (bracket), and a
@@ -120,7 +117,7 @@ def backward(
       >>> for target in [8.0, 0.0, 4.0]:
       ...     updates, state = opt.update(None, state, x, value_fn=loss, target=target)
       ...     x = optax.apply_updates(x, updates)
-      >>> float(x), int(state.gradients)  # half way to 4, then to 0, then to 8
+      >>> float(x), int(state.gradients)  # halfway to 4, then to 0, then to 8
       (4.5, 6)
     """
     return _Backward.of(optimizer, window, start_after, steps, example, method).transformation()
@@ -207,7 +204,7 @@ class _Backward(NamedTuple):
         step = Step(self.optimizer, rest)
         if self.window == 1:
             at = step.gradient(params, newest) if grads is None else grads
-            updates, inner, spent = step(at, params, state.inner, newest)
+            updates, inner, used = step(at, params, state.inner, newest)
             checkpoint, stored = state.checkpoint, state.stored
         else:
             step.check()
@@ -218,12 +215,12 @@ class _Backward(NamedTuple):
                 state.checkpoint,
             )
             window = Window(step, position, checkpoint, state.stored, newest)
-            updates, inner, spent = METHODS[self.method](window, grads, params, state.inner)
+            updates, inner, used = METHODS[self.method](window, grads, params, state.inner)
             stored = jax.tree.map(
                 lambda rows, row: rows.at[position].set(row, mode="drop"), state.stored, newest
             )
         gradients = jnp.where(
-            (spent < 0) | (state.gradients < 0), -1, add_count(state.gradients, spent)
+            (used < 0) | (state.gradients < 0), -1, add_count(state.gradients, used)
         )
         count = optax.safe_increment(state.steps)
         return updates, BackwardState(count, gradients, inner, checkpoint, stored)

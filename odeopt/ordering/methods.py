@@ -1,7 +1,4 @@
-"""How the newest step gets to act first: by replay, by a bracket, by linearization.
-
-May use: `odeopt.state`, `odeopt.objective`.
-"""
+"""How the newest step gets to act first: by replay, by a bracket, by linearization."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,9 +11,9 @@ from jaxtyping import Array, Int, PyTree
 from ..objective import Objective
 from ..state import Checkpoint, states
 
-Spent = Int[Array, ""]
-Result = tuple[PyTree[Array], PyTree[Array], Spent]
-"""Updates, the state of the wrapped optimizer, gradients spent (negative: not known)."""
+Count = Int[Array, ""]
+Result = tuple[PyTree[Array], PyTree[Array], Count]
+"""Updates, the state of the wrapped optimizer, gradients used (negative: not known)."""
 
 
 class Step(NamedTuple):
@@ -53,7 +50,7 @@ class Step(NamedTuple):
         updates, after = self.optimizer.update(
             grads, inner, params, **{**self.extra_args, **arguments}
         )
-        return updates, after, _spent(inner, after)
+        return updates, after, _used(inner, after)
 
     def fresh(
         self, params: PyTree[Array], inner: PyTree[Array], arguments: Mapping[str, Any]
@@ -92,7 +89,7 @@ class Window(NamedTuple):
             self.position == 0, lambda: grads, lambda: self.step.gradient(start, self.newest)
         )
 
-    def unused(self, grads: PyTree[Array] | None) -> Spent:
+    def unused(self, grads: PyTree[Array] | None) -> Count:
         """Gradients that were handed over and are of no use: not at the checkpoint."""
         return jnp.int32(0) if grads is None else jnp.int32(self.position > 0)
 
@@ -107,18 +104,18 @@ def replay(
     """All steps again, newest first, on parameters and state."""
     start, state = window.checkpoint
     step, position = window.step, window.position
-    newest, state, spent = step(window.at_checkpoint(grads), start, state, window.newest)
+    newest, state, used = step(window.at_checkpoint(grads), start, state, window.newest)
 
     def earlier(i: Array, carry: tuple) -> tuple:
-        point, state, spent = carry
+        point, state, used = carry
         updates, state, more = step.fresh(point, state, window.row(position - 1 - i))
-        return optax.apply_updates(point, updates), state, _total(spent, more)
+        return optax.apply_updates(point, updates), state, _total(used, more)
 
-    carry = optax.apply_updates(start, newest), state, spent
+    carry = optax.apply_updates(start, newest), state, used
     # A while loop, as long as the window has become.
-    end, state, spent = jax.lax.fori_loop(0, position, earlier, carry)
+    end, state, used = jax.lax.fori_loop(0, position, earlier, carry)
     moved = jax.tree.map(jnp.subtract, end, params)
-    return window.first(newest, moved), state, _total(spent, window.unused(grads))
+    return window.first(newest, moved), state, _total(used, window.unused(grads))
 
 
 def bracket(
@@ -168,8 +165,8 @@ def linearized(
         return jax.lax.fori_loop(0, position, one, point)
 
     carried = jax.jvp(earlier, (start,), (newest,))[1]
-    spent = _total(cost * (1 + 2 * position), window.unused(grads))
-    return window.first(newest, carried), after, spent
+    used = _total(cost * (1 + 2 * position), window.unused(grads))
+    return window.first(newest, carried), after, used
 
 
 METHODS: dict[str, Callable[..., Result]] = {
@@ -179,7 +176,7 @@ METHODS: dict[str, Callable[..., Result]] = {
 }
 
 
-def _spent(before: PyTree[Array], after: PyTree[Array]) -> Spent:
+def _used(before: PyTree[Array], after: PyTree[Array]) -> Count:
     """What one step cost: by its own count, or 1 for an optimizer that counts nothing."""
     counts = [[ode.gradients for _, ode in states(state)] for state in (before, after)]
     if not counts[0]:
@@ -188,5 +185,5 @@ def _spent(before: PyTree[Array], after: PyTree[Array]) -> Spent:
     return jnp.where(jnp.stack(known).min() < 0, -1, sum(known))
 
 
-def _total(one: Spent, other: Spent) -> Spent:
+def _total(one: Count, other: Count) -> Count:
     return jnp.where((one < 0) | (other < 0), -1, one + other)

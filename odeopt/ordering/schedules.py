@@ -1,4 +1,4 @@
-"""Batch orders: which batch each step of an epoch sees. May use: jax."""
+"""Batch orders: which batch each step of an epoch sees."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""Anything on the mean gradient of a solver's step. May use: `odeopt.flows`, `.splitting`."""
+"""Anything on the mean gradient of a solver's step."""
 
 import jax
 import jax.numpy as jnp
@@ -40,12 +40,12 @@ class Chained(AbstractMethod):
 
     @property
     def order(self) -> int:
-        """1."""
+        """The order is 1."""
         return 1
 
     @property
     def gradients_per_step(self) -> int | None:
-        """Those of `inner`."""
+        """As many as `inner`."""
         return self.inner.gradients_per_step
 
     def check(self, flow: AbstractFlow) -> None:

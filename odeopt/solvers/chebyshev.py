@@ -1,4 +1,4 @@
-"""The coefficients of Runge-Kutta-Chebyshev methods. May use: numpy."""
+"""The coefficients of Runge-Kutta-Chebyshev methods."""
 
 import functools
 import math

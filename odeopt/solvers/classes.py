@@ -1,9 +1,7 @@
-"""The named explicit methods as diffrax solver classes: the second face of `ExplicitRungeKutta`.
+"""The named explicit methods as diffrax solver classes: what diffrax runs of `ExplicitRungeKutta`.
 
 Where diffrax has a method, its own class is subclassed and its tableau used, so that dense output,
 adaptive steps and `diffrax.diffeqsolve` behave as users of diffrax know them.
-
-May use: diffrax, `.face`.
 """
 
 from collections.abc import Callable
@@ -14,8 +12,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .adapter import AbstractAdapter, Reached
 from .explicit import ExplicitRungeKutta
-from .face import AbstractFace, Reached
 from .tableau import Tableau
 
 
@@ -79,7 +77,7 @@ class Tsit5(Explicit, diffrax.Tsit5):
     """Tsitouras' 5(4) pair. Order 5, 6 gradients a step."""
 
 
-class AbstractUnpaired(Explicit, AbstractFace):
+class AbstractUnpaired(Explicit, AbstractAdapter):
     """A tableau that diffrax lacks, without an error estimate: no adaptive solver.
 
     diffrax's own Runge-Kutta base says that all of its subclasses estimate their error.

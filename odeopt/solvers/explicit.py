@@ -1,7 +1,4 @@
-"""Explicit Runge-Kutta: one stage loop for every tableau.
-
-May use: `odeopt.flows`, `odeopt.kernels`.
-"""
+"""Explicit Runge-Kutta: one stage loop for every tableau."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -84,7 +81,7 @@ class ExplicitRungeKutta(AbstractMethod):
 
     @property
     def gradients_per_step(self) -> int:
-        """One for each stage."""
+        """One gradient for each stage."""
         return self.tableau.stages
 
     def butcher(self) -> tuple[list[list[float]], list[float]]:
@@ -123,7 +120,7 @@ class ExplicitRungeKutta(AbstractMethod):
     def _one_register(
         self, flow: AbstractFlow, objective: Objective, z: State, h: Array, first: State
     ) -> tuple[State, State | None]:
-        """The loop of a tableau that is a `recursion`: of the way to its stage, nothing else."""
+        """The loop of a tableau that is a `recursion`: it carries the displacement to its stage."""
         tableau, s = self.tableau, self.tableau.stages
         assert tableau.recursion is not None
         weights = [*zip(*tableau.recursion, strict=True), tableau.b_error or (0.0,) * s]

@@ -1,7 +1,4 @@
-"""The exponential Euler method: the linearized flow, followed exactly.
-
-May use: `odeopt.flows`, `odeopt.lanczos`, `odeopt.sums`, `.linear`, `.linearized`.
-"""
+"""The exponential Euler method: the linearized flow, followed exactly."""
 
 import math
 from collections.abc import Callable
@@ -82,7 +79,7 @@ class Exponential(AbstractMethod):
         check_curvature(self.curvature, self.products, self.fraction)
         if self.basis is not None and not (self.basis >= 1 and self.products % self.basis == 0):
             raise ValueError(
-                f"basis is {self.basis}; it must divide products, {self.products}, which are spent "
+                f"basis is {self.basis}; it must divide products, {self.products}, which are used "
                 "in as many restarts."
             )
         check(lambda x: x >= 0, "tolerance", tolerance, "at least 0")
@@ -104,7 +101,7 @@ class Exponential(AbstractMethod):
 
     @property
     def gradients_per_step(self) -> int:
-        """At most: the state counts what was spent."""
+        """At most: the state counts what was used."""
         return 1 + 2 * self.products
 
     def check(self, flow: AbstractFlow) -> None:
@@ -176,8 +173,8 @@ class Exponential(AbstractMethod):
         own = solved is objective  # the model is that of the caller's loss
         model = Model(inner(slope, update), 0.5 * form) if own else None
         cost = product_cost(solved, self.curvature, self.fraction, field_cost(flow, z, h))
-        spent = field_cost(flow, z, h, given=True) + cost * taken
-        return Step(update, aux, memory, None, model, spent, finite(update, memory))
+        used = field_cost(flow, z, h, given=True) + cost * taken
+        return Step(update, aux, memory, None, model, used, finite(update, memory))
 
 
 def _followed(curvature: Float[Array, " m"], time: Scalar) -> Float[Array, " m"]:

@@ -1,4 +1,4 @@
-"""Any other diffrax solver as a method, through diffrax's own step. May use: `odeopt.flows`."""
+"""Any other diffrax solver as a method, through diffrax's own step."""
 
 from typing import Any
 

@@ -1,7 +1,6 @@
 """Implicit methods of any ODE: implicit Euler, and two that are made of half of it.
 
-The other face of `Implicit`, with a root finder in the place of its minimization. May use: diffrax,
-`odeopt.lanczos`, `.face`, `.implicit`.
+What diffrax runs of `Implicit`, with a root finder in the place of its minimization.
 """
 
 from typing import Any, ClassVar
@@ -14,7 +13,7 @@ import optimistix as optx
 from jaxtyping import Array, PyTree
 
 from ..lanczos import unflatten
-from .face import AbstractFace, FlatTerm, Reached, flatten
+from .adapter import AbstractAdapter, FlatTerm, Reached, flatten
 from .implicit import Implicit
 
 
@@ -71,7 +70,7 @@ class ImplicitEuler(diffrax.ImplicitEuler):
         return y1, unflatten(error, y0), {"y0": y0, "y1": y1}, None, result
 
 
-class AbstractHalved(AbstractFace, diffrax.AbstractImplicitSolver):
+class AbstractHalved(AbstractAdapter, diffrax.AbstractImplicitSolver):
     """Half a step of implicit Euler, and half a step of explicit Euler before or after it."""
 
     root_finder: optx.AbstractRootFinder = ImplicitEuler.root_finder  # type: ignore[misc]

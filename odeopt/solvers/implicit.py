@@ -1,7 +1,4 @@
-"""Implicit methods of gradient flow, as minimization.
-
-May use: `odeopt.flows`, `.linear`, `.linearized`.
-"""
+"""Implicit methods of gradient flow, as minimization."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -119,7 +116,7 @@ class Implicit(AbstractMethod):
 
     @property
     def gradients_per_step(self) -> int:
-        """By conjugate gradients and full Newton steps, at most: the state counts what was spent.
+        """By conjugate gradients and full Newton steps, at most: the state counts what was used.
 
         A Newton step that must be shortened costs a gradient for each trial more.
         """
@@ -134,7 +131,7 @@ class Implicit(AbstractMethod):
         only_gradient_flow(flow, "An implicit method")
 
     def init(self, flow: AbstractFlow, z: State) -> Proximal:
-        """No solve yet."""
+        """The memory before the first solve."""
         none = jnp.zeros([], jnp.int32)
         return Proximal(
             none, jnp.zeros([], jnp.int32), jnp.zeros([], float), self.solver.init(z[0])
@@ -151,13 +148,13 @@ class Implicit(AbstractMethod):
         length = h if self.kind == "euler" else 0.5 * h
         ahead = length if self.kind == "trapezoidal" else jnp.zeros_like(h)
         center = jax.tree.map(lambda g: scaled(-ahead, g), slope)
-        update, memory, spent = self._proximal(
+        update, memory, used = self._proximal(
             objective.at(1), params, slope, length, center, memory, cost
         )
         if self.kind == "midpoint":
             update = jax.tree.map(lambda u: 2 * u, update)
-        spent += field_cost(flow, z, h, given=True)
-        return Step(update, aux, memory, gradients=spent, finite=finite(update, memory))
+        used += field_cost(flow, z, h, given=True)
+        return Step(update, aux, memory, gradients=used, finite=finite(update, memory))
 
     def _proximal(
         self,
@@ -196,7 +193,7 @@ class Implicit(AbstractMethod):
             return moved & left & (memory.iterations < self.iterations)
 
         def newton(carry: tuple) -> tuple:
-            here, memory, _, spent = carry
+            here, memory, _, used = carry
             point = add(params, here.displacement)
             system, _ = self.solver.system(objective, point, h, cost)
             minus = jax.tree.map(jnp.negative, bound(here.displacement))
@@ -236,18 +233,18 @@ class Implicit(AbstractMethod):
                     solve._replace(products=memory.solve.products + solve.products),
                 ),
                 moved,
-                spent + system.setup + system.cost(solve) + cost * search.trials,
+                used + system.setup + system.cost(solve) + cost * search.trials,
             )
 
         none = memory.solve._replace(products=jnp.zeros([], jnp.int32))
         zero_count = jnp.zeros([], jnp.int32)
         fresh = Proximal(zero_count, jnp.zeros([], jnp.int32), jnp.ones([], float), none)
-        spent = jnp.int32(cost if given is None else 0)
-        carry = start, fresh, jnp.isfinite(start.value) & jnp.isfinite(h), spent
-        here, memory, _, spent = jax.lax.while_loop(unfinished, newton, carry)
+        used = jnp.int32(cost if given is None else 0)
+        carry = start, fresh, jnp.isfinite(start.value) & jnp.isfinite(h), used
+        here, memory, _, used = jax.lax.while_loop(unfinished, newton, carry)
         fell = here.value <= start.value  # by rounding alone it may not have
         update = jax.tree.map(lambda u: jnp.where(fell, u, jnp.zeros_like(u)), here.displacement)
-        return update, memory, spent
+        return update, memory, used
 
 
 class _Point(NamedTuple):

@@ -1,4 +1,4 @@
-"""How large a step may be, for any method on any flow. May use: `.method`, `odeopt.flows`."""
+"""How large a step may be, for any method on any flow."""
 
 from collections.abc import Callable
 

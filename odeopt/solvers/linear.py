@@ -1,7 +1,4 @@
-"""Linear systems of the curvature, as an implicit step meets them: exact, or matrix-free.
-
-May use: `odeopt.curvature`, `odeopt.split`, `.systems`.
-"""
+"""Linear systems of the curvature, as an implicit step meets them: exact, or matrix-free."""
 
 from typing import Literal
 

@@ -1,7 +1,4 @@
-"""What the methods that linearize the field share.
-
-May use: diffrax, `odeopt.lanczos`, `.face`, `.method`.
-"""
+"""What the methods that linearize the field share."""
 
 import abc
 from collections.abc import Callable
@@ -16,11 +13,11 @@ from ..flows import AbstractFlow
 from ..information import Information
 from ..lanczos import unflatten
 from ..objective import LinearMap
-from .face import AbstractFace, Reached, flatten
+from .adapter import AbstractAdapter, Reached, flatten
 from .method import AbstractMethod
 
 
-class AbstractLinearized(AbstractFace):
+class AbstractLinearized(AbstractAdapter):
     """A diffrax solver whose step is a function of the field and of its Jacobian at the start.
 
     Time is one more variable, of derivative 1, so that a field which depends on it costs no order.

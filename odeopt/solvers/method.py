@@ -1,4 +1,4 @@
-"""What a method (a one-step solver) is. May use: `odeopt.flows`."""
+"""What a method (a one-step solver) is."""
 
 import abc
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 from ..arrays import Scalar
 from ..flows import AbstractFlow, State
 from ..information import Information
-from ..objective import Objective, spent
+from ..objective import Objective, count_gradients
 
 
 class Model(NamedTuple):
@@ -36,7 +36,7 @@ class Step(NamedTuple):
       error: an estimate of the local error, a tree like `z`; None where there is none.
       model: the model of the loss that the step has solved, where that loss is the caller's own;
         None where it is another, or none was solved.
-      gradients: what the step has spent beside the given gradient: a number, one that is traced, or
+      gradients: those evaluated beside the given one: a number, one that is traced, or
         None where it cannot be known. A Hessian product counts as 2.
       finite: False where the step could not be computed.
     """
@@ -116,4 +116,6 @@ class AbstractMethod(eqx.Module):
 
 def field_cost(flow: AbstractFlow, z: State, h: Scalar, *, given: bool = False) -> int:
     """Gradients that one evaluation of the field costs."""
-    return spent(lambda objective, z, h: flow.increment(z, objective, h), z, h, given=given)
+    return count_gradients(
+        lambda objective, z, h: flow.increment(z, objective, h), z, h, given=given
+    )

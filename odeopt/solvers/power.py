@@ -1,4 +1,4 @@
-"""The spectral radius of the Hessian by the power method. May use: `odeopt.objective`."""
+"""The spectral radius of the Hessian by the power method."""
 
 from typing import NamedTuple
 

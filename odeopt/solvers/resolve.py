@@ -1,4 +1,4 @@
-"""Whatever a user calls a solver, as a method. May use: the other modules of `odeopt.solvers`."""
+"""Whatever a user calls a solver, as a method."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def as_method(solver: Solver, *, error: bool = False) -> AbstractMethod:
     Args:
       solver: a method, a `Tableau`, a `diffrax.ButcherTableau`, or an instance of a diffrax solver
         class. Explicit Runge-Kutta solvers get odeopt's stage loop, odeopt's own classes the method
-        that they are the other face of, others run diffrax's step.
+        that they adapt, others run diffrax's step.
       error: ask for the error estimate.
 
     Raises:

@@ -1,7 +1,4 @@
-"""Rosenbrock methods: a linear system of the curvature a stage, and no nonlinear one.
-
-May use: `odeopt.flows`, `.linear`, `.linearized`.
-"""
+"""Rosenbrock methods: a linear system of the curvature a stage, and no nonlinear one."""
 
 import math
 from collections.abc import Callable
@@ -78,7 +75,7 @@ class Rosenbrock(AbstractMethod):
 
     @property
     def gradients_per_step(self) -> int:
-        """By conjugate gradients, at most: the state counts what was spent.
+        """By conjugate gradients, at most: the state counts what was used.
 
         The exact solve takes as many as the order, and as many more as a sample has outputs.
         """
@@ -102,11 +99,11 @@ class Rosenbrock(AbstractMethod):
         cost = field_cost(flow, z, h)
         system, scale = self.solver.system(solved, params, self.diagonal * h, cost)
         slope = solved.here(params)
-        spent: int | Int[Array, ""] = field_cost(flow, z, h, given=True) + system.setup
+        used: int | Int[Array, ""] = field_cost(flow, z, h, given=True) + system.setup
         model = None
         if self.accuracy == 1:
             update, memory = system.solve_for_step(scale * h, slope, memory)
-            spent += system.cost(memory)
+            used += system.cost(memory)
             if solved is objective:
                 model = Model(inner(slope, update), 0.5 * memory.quadratic_form)
         else:
@@ -117,8 +114,8 @@ class Rosenbrock(AbstractMethod):
             )
             two, second = system.solve(right, memory[1])
             update, memory = _combined(one, two), (first, second)
-            spent += cost + system.cost(first) + system.cost(second)
-        return Step(update, aux, memory, None, model, spent, finite(update, memory))
+            used += cost + system.cost(first) + system.cost(second)
+        return Step(update, aux, memory, None, model, used, finite(update, memory))
 
     @property
     def diagonal(self) -> float:

@@ -1,7 +1,4 @@
-"""Splitting: the parts of a flow, each solved exactly, composed.
-
-May use: `odeopt.flows`, `odeopt.kernels`.
-"""
+"""Splitting: the parts of a flow, each solved exactly, composed."""
 
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -13,7 +10,7 @@ from jaxtyping import Array, PyTree
 from ..arguments import over_own
 from ..arrays import Scalar
 from ..flows import AbstractFlow, State, Substeps
-from ..objective import Objective, spent
+from ..objective import Objective, count_gradients
 from ..sums import add
 from .method import AbstractMethod, Step
 
@@ -35,7 +32,7 @@ class Lie(AbstractMethod):
 
     @property
     def order(self) -> int:
-        """1."""
+        """The order is 1."""
         return 1
 
     @property
@@ -107,7 +104,7 @@ class Strang(AbstractMethod):
 
     @property
     def gradients_per_step(self) -> int:
-        """One a substep."""
+        """One gradient for each substep."""
         return len(self.substeps)
 
     def check(self, flow: AbstractFlow) -> None:
@@ -187,7 +184,7 @@ def compose(
 
 
 def _cost(flow: AbstractFlow, z: State, h: Scalar, substeps: Substeps) -> int:
-    return spent(lambda o, z, h: compose(flow, o, z, h, substeps), z, h, given=True)
+    return count_gradients(lambda o, z, h: compose(flow, o, z, h, substeps), z, h, given=True)
 
 
 def _check_parts(flow: AbstractFlow, solver: str) -> None:

@@ -1,7 +1,6 @@
 """Stabilized methods: Chebyshev polynomials buy stability, not order.
 
-A pure step function and its diffrax class. May use: `odeopt.flows`, `odeopt.lanczos`,
-`.chebyshev`, `.face`, `.power`.
+A pure step function and its diffrax class.
 """
 
 import math
@@ -22,8 +21,8 @@ from ..information import Information
 from ..lanczos import unflatten
 from ..objective import Objective
 from ..sums import add, real_dtype, scaled, wide_dtype
+from .adapter import AbstractAdapter, FlatTerm, Reached, flatten
 from .chebyshev import Coefficients, coefficients
-from .face import AbstractFace, FlatTerm, Reached, flatten
 from .method import AbstractMethod, Step, field_cost
 from .power import FIRST, Sharpest, sharpest
 
@@ -100,7 +99,7 @@ class RungeKuttaChebyshev(AbstractMethod):
 
     @property
     def gradients_per_step(self) -> int:
-        """One for each stage; of `stages=None`, at most: the state counts what was spent."""
+        """One for each stage; of `stages=None`, at most: the state counts what was used."""
         return self.max_stages + 2 * FIRST if self.stages is None else self.stages
 
     def check(self, flow: AbstractFlow) -> None:
@@ -123,7 +122,7 @@ class RungeKuttaChebyshev(AbstractMethod):
         """One step of size `h`; the slopes are increments, which carry it."""
         first = flow.increment(z, objective, h)
         cost = field_cost(flow, z, h)
-        spent: int | Int[Array, ""] = field_cost(flow, z, h, given=True)
+        used: int | Int[Array, ""] = field_cost(flow, z, h, given=True)
         ok: bool | Bool[Array, ""] = True
 
         def slope(stage: Array, time: Array, point: State) -> State:
@@ -136,7 +135,7 @@ class RungeKuttaChebyshev(AbstractMethod):
             # Not a number, so that a step-size rule sees it too, and at once.
             weight = jnp.where(ok, weight, jnp.nan)
             stages = jnp.where(ok, stages, 2)
-            spent += 2 * cost * products + cost * (stages - 1)
+            used += 2 * cost * products + cost * (stages - 1)
 
             def loop(body: Callable, carry: PyTree) -> PyTree:
                 rows = table[stages - 2]
@@ -145,7 +144,7 @@ class RungeKuttaChebyshev(AbstractMethod):
         else:
             first_weight, rows, _ = self._coefficients(self.stages)
             weight = jnp.asarray(first_weight, float)
-            spent += cost * (self.stages - 1)
+            used += cost * (self.stages - 1)
 
             def loop(body: Callable, carry: PyTree) -> PyTree:
                 xs = jnp.arange(1, len(rows) + 1), jnp.asarray(rows, float)
@@ -153,7 +152,7 @@ class RungeKuttaChebyshev(AbstractMethod):
 
         moved = self.recurrence(slope, z, first, jnp.ones_like(h), weight, loop)
         update, change = jax.tree.map(lambda e, k: e.astype(k.dtype), moved, first)
-        return Step(update, add(z[1], change), memory, None, None, spent, ok)
+        return Step(update, add(z[1], change), memory, None, None, used, ok)
 
     def recurrence(
         self,
@@ -247,7 +246,7 @@ def _check_known(**numbers_: Any) -> None:
             )
 
 
-class RKC(AbstractFace):
+class RKC(AbstractAdapter):
     """Runge-Kutta-Chebyshev for any ODE, without an error estimate; linear dense output.
 
     For stiff systems whose eigenvalues are near the negative real axis: diffusion, gradient flow.
@@ -285,7 +284,7 @@ class RKC(AbstractFace):
         xs = jnp.arange(1, len(rows) + 1), jnp.asarray(rows, h.dtype)
         forwards = terms.contr(jnp.zeros_like(h), jnp.ones_like(h))
         flat, start = FlatTerm(terms, y0), flatten(y0)
-        way = self.method.recurrence(
+        displacement = self.method.recurrence(
             lambda stage, time, y: flat.vf_prod(t0 + time * h, y, args, forwards),
             start,
             flat.vf_prod(t0, start, args, forwards),
@@ -293,4 +292,4 @@ class RKC(AbstractFace):
             jnp.asarray(weight, h.dtype),
             lambda body, carry: jax.lax.scan(body, carry, xs)[0],
         )
-        return Reached(unflatten(start + _scaled(h, way, start.dtype), y0))
+        return Reached(unflatten(start + _scaled(h, displacement, start.dtype), y0))

@@ -1,7 +1,7 @@
 """Conformally symplectic methods as diffrax solvers, for systems that roll with friction.
 
-The second face of `Lie` and `Strang` on the heavy ball's flow: the same substeps, in the ball's own
-time. May use: diffrax, `.splitting`, `odeopt.flows`.
+What diffrax runs of `Lie` and `Strang` on the heavy ball's flow: the same substeps, in the ball's
+own time.
 """
 
 import abc
@@ -47,11 +47,11 @@ class AbstractConformal(diffrax.AbstractSolver):
         """Parts and fractions of one step, in their order."""
 
     def order(self, terms: Any) -> int:
-        """That of the method."""
+        """The order of the method."""
         return self.method.order
 
     def init(self, *args: Any) -> None:
-        """Nothing is carried over."""
+        """No memory: every step starts anew."""
 
     def step(
         self,

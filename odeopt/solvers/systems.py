@@ -1,7 +1,4 @@
-"""Linear systems of the curvature at one point: exact, or by conjugate gradients.
-
-May use: `odeopt.curvature`, `odeopt.split`.
-"""
+"""Linear systems of the curvature at one point: exact, or by conjugate gradients."""
 
 import abc
 import operator

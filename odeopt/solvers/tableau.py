@@ -3,10 +3,10 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import diffrax
 import numpy as np
-import numpy.typing as npt
 
 _TOLERANCE = 1e-9  # published coefficients carry about 16 digits; a typo shows far above this
 _SAMPLES = 32  # points of the grid for each stage: between them R is larger by 0.12 % at most
@@ -48,10 +48,10 @@ class Tableau:
 
     def __init__(
         self,
-        a: Sequence[npt.ArrayLike] | np.ndarray,
-        b: npt.ArrayLike,
-        c: npt.ArrayLike | None = None,
-        b_error: npt.ArrayLike | None = None,
+        a: Sequence[Any] | np.ndarray,
+        b: Sequence[Any] | np.ndarray,
+        c: Sequence[Any] | np.ndarray | None = None,
+        b_error: Sequence[Any] | np.ndarray | None = None,
     ) -> None:
         weights = np.asarray(b, float)
         stages = len(weights)
@@ -104,12 +104,12 @@ class Tableau:
           keep: $\gamma_i$, one for each stage; the first has nothing to keep.
           add: $\alpha_i$.
         """
-        way = np.zeros(len(add))
+        displacement = np.zeros(len(add))
         rows = []
         for i, (gamma, alpha) in enumerate(zip(keep, add, strict=True)):
-            way = gamma * way
-            way[i] = alpha
-            rows.append(way)
+            displacement = gamma * displacement
+            displacement[i] = alpha
+            rows.append(displacement)
         return cls([row[: i + 1] for i, row in enumerate(rows[:-1])], rows[-1])
 
     def to_diffrax(self) -> diffrax.ButcherTableau:
@@ -166,7 +166,7 @@ class Tableau:
     def recursion(self) -> tuple[tuple[float, float], ...] | None:
         r"""$(\gamma_i, \alpha_i)$ if the method needs one register beside the point of its stage.
 
-        With $\delta_i$ the way from the start of the step to stage i (to its end, for i = s):
+        With $\delta_i$ the displacement from the start of the step to stage i (its end, for i = s):
         $\delta_0 = 0$, $\delta_{i+1} = \gamma_i\delta_i + \alpha_ihk_i$. So it is where every row
         of the tableau, b the last, continues a multiple of the one above. None where it does not.
         """

@@ -1,4 +1,4 @@
-"""A step size from the angle between the gradient and where the run is going. May use: `.rule`."""
+"""A step size from the angle between the gradient and where the run is going."""
 
 import math
 from typing import Any, NamedTuple

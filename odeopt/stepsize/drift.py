@@ -1,4 +1,4 @@
-"""Step sizes read off the gradient and its drift. May use: `.rule`."""
+"""Step sizes read off the gradient and its drift."""
 
 from typing import ClassVar
 
@@ -33,7 +33,7 @@ class DriftAdjusted(AbstractLocalRule):
         return self.cap / jnp.maximum(1.0, 0.5 * self.cap * ratio)
 
     def judge(self, state: tuple[()], info: StepInfo, h: Scalar, step: Step) -> Verdict:
-        """Accepted; a Hessian product was spent."""
+        """Accepted; a Hessian product was used."""
         return Verdict(True, state, 2)
 
 

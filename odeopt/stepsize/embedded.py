@@ -1,4 +1,4 @@
-"""Step sizes by the embedded error estimate. May use: diffrax's PID control, `.rule`."""
+"""Step sizes by the embedded error estimate."""
 
 from typing import Any, ClassVar, cast
 
@@ -74,7 +74,7 @@ def embedded_error(
     from any first step. Moments do not take part: they forget by steps, not by flow time.
 
     Works with a solver that has an error estimate (`heun`, `midpoint`, `ralston`, `bosh3`,
-    `dopri5`, `tsit5`, and `from_diffrax` of such a one); `bosh3`, `dopri5` and `tsit5` spend one
+    `dopri5`, `tsit5`, and `from_diffrax` of such a one); `bosh3`, `dopri5` and `tsit5` evaluate one
     gradient more a step for it. Error control follows the *flow*: it keeps the step near the
     stability limit, no matter how sharp the loss becomes, but does not seek the minimum faster.
 

@@ -1,4 +1,4 @@
-"""Step sizes by how well a quadratic model foresees the loss. May use: `.rule`."""
+"""Step sizes by how well a quadratic model foresees the loss."""
 
 from typing import ClassVar
 
@@ -45,11 +45,11 @@ class GainRatio(AbstractRule):
         update = optax.tree.cast_like(step.update, params)
         before = objective.value(params) if info.value is None else jnp.asarray(info.value)
         after = objective.value(optax.apply_updates(params, update))
-        model, spent = step.model, 1 + (info.value is None)
+        model, used = step.model, 1 + (info.value is None)
         if model is None:  # the step knows none of the caller's own loss
-            bent = objective.product(params)(update)
-            model = Model(inner(objective.here(params), update), 0.5 * inner(update, bent))
-            spent += 2
+            curvature = objective.product(params)(update)
+            model = Model(inner(objective.here(params), update), 0.5 * inner(update, curvature))
+            used += 2
         linear, quadratic = model
 
         accept = jnp.isfinite(after) & (after <= before + _RISE * jnp.abs(before))
@@ -63,7 +63,7 @@ class GainRatio(AbstractRule):
         unseen = jnp.maximum(jnp.abs(linear), jnp.abs(quadratic)) <= rounding
         trusted = jnp.where(predicted > 0, _GROW, jnp.where(predicted < 0, _SHRINK, 1.0))
         factor = jnp.where(unseen, trusted, factor)
-        return Verdict(accept, jnp.clip(h * factor, self.least, self.limit), spent)
+        return Verdict(accept, jnp.clip(h * factor, self.least, self.limit), used)
 
     def failed(self, state: Scalar) -> Scalar:
         """A quarter of the size, as after a rejection."""

@@ -1,4 +1,4 @@
-"""What a step-size rule is, and the two that optax users know. May use: `odeopt.solvers`."""
+"""What a step-size rule is, and the two that optax users know."""
 
 import abc
 import functools
@@ -47,7 +47,7 @@ class Verdict(NamedTuple):
     Attributes:
       accept: whether it is taken; a Python True costs nothing.
       state: the state of the rule after it.
-      gradients: what the rule itself has spent on it; a Hessian product counts as 2.
+      gradients: what the rule itself has evaluated for it; a Hessian product counts as 2.
     """
 
     accept: bool | Bool[Array, ""]
@@ -102,7 +102,7 @@ class Fixed(AbstractRule):
     rejects: ClassVar[bool] = False
 
     def init(self, params: PyTree[Array]) -> tuple[()]:
-        """Nothing to remember.
+        """No memory.
 
         Raises:
           ValueError: a size that the dtype of a parameter, or of the flow time, cannot hold.
@@ -132,7 +132,7 @@ class AbstractLocalRule(AbstractRule):
         """The step size."""
 
     def init(self, params: PyTree[Array]) -> tuple[()]:
-        """Nothing to remember."""
+        """No memory."""
         return ()
 
     def propose(self, state: tuple[()], info: StepInfo) -> tuple[Scalar, tuple[()]]:

@@ -1,4 +1,4 @@
-"""Step sizes from the sharpness. May use: `odeopt.diagnostics`, `odeopt.solvers`, `.rule`."""
+"""Step sizes from the sharpness."""
 
 import math
 from typing import ClassVar, NamedTuple
@@ -72,7 +72,7 @@ class SharpnessRule(AbstractRule):
         return state.size, state
 
     def judge(self, state: LastEstimate, info: StepInfo, h: Scalar, step: Step) -> Verdict:
-        """Accepted, once there is a size; the products of an estimate were spent."""
+        """Accepted, once there is a size; the products of an estimate were used."""
         size = dimension(info.z[0])
         costs = jnp.array([0, *(2 * min(n, size) for n in (self.products, self.first))])
         return Verdict(True, state, costs[self._due(info)])
@@ -104,7 +104,7 @@ def sharpness(
     where training sharpens as its step allows, the step then shrinks with it.
 
     Costs 2 gradients a product: `2 * products / every` a step, after `2 * first` in the first.
-    They are counted in the step that spends them. (Under `vmap` JAX estimates in every step, though
+    They are counted in the step that takes them. (Under `vmap` JAX estimates in every step, though
     it is not counted.) Memory: a copy of the parameters, and `products` more during an estimate
     (see `diagnostics.sharpness`). A `stage_transform` that is more than a scaling makes the
     curvature that is seen unsymmetric, and the estimate doubtful.

@@ -78,9 +78,9 @@ class Path:
 
 
 def product() -> Path:
-    """The smallest network, (ab - .6)^2 / 2, an example of arXiv:2009.11162.
+    """The smallest network, (ab - 0.6)^2 / 2, an example of arXiv:2009.11162.
 
-    Gradient flow keeps a^2 - b^2, and of the minima, ab = .6, the flattest has a = b.
+    Gradient flow keeps a^2 - b^2, and of the minima, ab = 0.6, the flattest has a = b.
     """
 
     def loss(x: Array) -> Array:
@@ -119,8 +119,8 @@ def field(loss: Loss, order: int) -> Callable[[Array, Array], Array]:
         g = gradient(y)
         if order == 2:
             return -g - h / 2 * product(g)(y)
-        bent, third = jax.jvp(product(g), (y,), (g,))
-        return -g - h / 2 * bent - h**2 * (product(bent)(y) / 3 + third / 12)
+        second, third = jax.jvp(product(g), (y,), (g,))
+        return -g - h / 2 * second - h**2 * (product(second)(y) / 3 + third / 12)
 
     return modified
 

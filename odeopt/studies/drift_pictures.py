@@ -89,7 +89,7 @@ def directions() -> list[Record]:
 def sharpening(y: Float[Array, "2"]) -> Float[Array, ""]:
     """A loss whose curvature S along x grows under gradient flow, at the rate `DRIVE`.
 
-    Its third term bends less steeply far out, so that an oscillation finds a size and keeps it;
+    Its third term grows less steeply far out, so that an oscillation finds a size and keeps it;
     without it gradient descent circles around that size in bursts.
     """
     x, s = y

@@ -70,7 +70,7 @@ PENALIZED = drift.ode_gan_penalty(
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A way to step the game.
+    """How to step the game.
 
     Attributes:
         make: From the learning rate to an optimizer of the game.

@@ -404,7 +404,7 @@ def _method(results: Results) -> Mapping[str, str]:
         "every gradient over the root of its mean square (optax's scale_by_rms, decay 0.999), "
         "frozen within a step. adam: optax's, b1 = 0.5, discriminator first.",
         "Equal gradients": f"A run has {results.settings.rounds} rounds, one gradient for each "
-        "player a round. What a compiled step computes is charged, by its count of operations: of "
+        "player a round. What a compiled step computes is counted, by its count of operations: of "
         "a gradient of all players of which one player's is used, half.",
         "Mixture": f"A 4 by 4 grid of Gaussians with standard deviation {mixture.SPREAD}, 1 apart; "
         f"networks with two hidden layers of {mixture.HIDDEN} rectified units, {mixture.LATENT} "

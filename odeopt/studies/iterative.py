@@ -82,7 +82,7 @@ def transformation(
         before = eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), state.inner), static)
         there, after, _ = solver.step(function, params, batch, {}, before, _NO_TAGS)
         leaves = jax.tree.leaves(eqx.filter(after, eqx.is_array))
-        # The first iteration evaluates the start, whose gradient is charged already.
+        # The first iteration evaluates the start, whose gradient is counted already.
         cost = jnp.where(before.first_step, 0, 1) + jnp.where(state.moved, derivative, 0)
         new = IterationState(
             value=loss_of(after.f_info).astype(state.value.dtype),

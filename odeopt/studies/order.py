@@ -225,8 +225,8 @@ def _method(results: Results) -> Mapping[str, str]:
         "debiased exponential average (optax.ema) over about the last fifth of the run.",
         "Networks": f"The same batches (of the network {epochs.BATCH} examples) in every epoch, "
         f"{epochs.EPOCHS} epochs, {epochs.SEEDS} seeds; heavy ball with momentum 0.9, Adam; both "
-        "orders start at the same points and spend the same gradients.",
-        "Gradients": "Each is one batch's. Backward order is charged for what it evaluates, a "
+        "orders start at the same points and have the same number of gradients.",
+        "Gradients": "Each is one batch's. Everything that backward order evaluates is counted, a "
         "Hessian product as two.",
     }
 

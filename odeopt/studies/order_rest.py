@@ -190,7 +190,7 @@ def run(problem: Convex, name: str, seeds: int, steps: int = STEPS) -> list[Reco
         def step(carry: tuple, x: tuple[Array, Array]) -> tuple:
             params, state, mean, seen, tail = carry
             i, wanted = x
-            # None: whoever needs no gradient here is charged none.
+            # None: where no gradient is needed here, none is counted.
             grads = jax.grad(problem.of_batch)(params, i) if method.backward is None else None
             updates, state = opt.update(grads, state, params, value_fn=problem.of_batch, i=i)
             params = optax.apply_updates(params, updates)
@@ -219,7 +219,7 @@ def run(problem: Convex, name: str, seeds: int, steps: int = STEPS) -> list[Reco
             "distances": geometric[kept],
             "excess": excess.mean(axis=0),
             "rate": decay_rate(geometric),
-            "spent": gradients[0, -1],
+            "used": gradients[0, -1],
             "least distance": distances.min(axis=1),
             "last distance": distances[:, -1],
             "mean distance": distances[:, -LAST:].mean(axis=1),
@@ -292,7 +292,7 @@ def summarize(results: Results) -> pd.DataFrame:
             {
                 "problem": r["problem"],
                 "method": r["method"],
-                "gradients": r["spent"],
+                "gradients": r["used"],
                 "distance": np.mean(np.array(r["mean distance"], float)),
                 "last_distance": np.mean(np.array(r["last distance"], float)),
                 "least_distance": np.min(np.array(r["least distance"], float)),
@@ -382,7 +382,7 @@ EXCESS = Figure(
     "excess",
     lambda results: _curves(results, "gradients", "excess", "loss above the least"),
     "Loss of all data above the least, mean of the seeds, against gradients: all of them are "
-    "charged. Backward order buys no lower loss with its gradients; an average does. What leaves "
+    "counted. Backward order buys no lower loss with its gradients; an average does. What leaves "
     "the frame has diverged.",
     lambda results: (
         "Nearest to the least loss: "

@@ -19,7 +19,7 @@ from .engine.store import Record
 from .engine.study import Check, Claim, Results
 
 MATVECS = 24
-"""Hessian-vector products of one Lanczos run (charged as 2 gradients each): the largest
+"""Hessian-vector products of one Lanczos run (counted as 2 gradients each): the largest
 eigenvalue of the digits networks then moves by less than 1e-4 of itself."""
 
 LIMIT_RUNS = 20
@@ -91,7 +91,7 @@ def trace(
         points: Observations after the initial one.
 
     Returns:
-        Gradients spent, the Hessian-vector products of the observation aside, and the sharpness
+        Gradients used, the Hessian-vector products of the observation aside, and the sharpness
         there, up to the first that is not finite.
     """
     data = jax.tree.map(jnp.asarray, problem.data)
@@ -105,15 +105,15 @@ def trace(
     params = problem.start(0)
     state = optimizer.init(params)
     at = np.arange(points + 1) * steps // points
-    spent, sharpness = [], []
+    used, sharpness = [], []
     for begin, end in zip(np.concatenate([[0], at[:-1]]), at, strict=True):
         params, state = advance(params, state, int(end - begin))
         largest = float(_ritz(problem)(params, data)[-1])
         if not np.isfinite(largest):
             break
-        spent.append(int(end) * entry.gradients_per_step)
+        used.append(int(end) * entry.gradients_per_step)
         sharpness.append(largest)
-    return spent, sharpness
+    return used, sharpness
 
 
 def trace_record(
@@ -122,9 +122,9 @@ def trace_record(
     """`trace` at `share` of the stability limit at the initial point, as a record."""
     assert entry.limit is not None
     rate = float(problem.dtype(share * entry.limit / sharpness))
-    spent, values = trace(problem, entry, rate, TRACE_STEPS)
+    used, values = trace(problem, entry, rate, TRACE_STEPS)
     about = {"problem": problem.name, "optimizer": entry.name, "R": entry.limit}
-    shown = {"learning_rate": rate, "gradients": spent, "sharpness": values}
+    shown = {"learning_rate": rate, "gradients": used, "sharpness": values}
     return {"kind": "sharpness", **about, **shown}
 
 

@@ -66,7 +66,7 @@ class Settings:
         rates: Learning rates, separated by commas, instead of the grid around each limit that
             extends itself until the best rate is bracketed.
         seeds: Fresh seeds to report; one more tunes the rate.
-        gradients: Gradients that each run may spend.
+        gradients: Gradients of each run.
         batch_size: Examples of a mini-batch, where a problem has mini-batches; 64 if not given.
     """
 
@@ -74,7 +74,7 @@ class Settings:
     problems: tuple[Any, ...] = QUICK_PROBLEMS
     rates: tuple[float, ...] = ()
     seeds: int = 3
-    # A multiple of every solver's gradients per step, so that all spend the same to the last.
+    # A multiple of every solver's gradients per step, so that all end at the same count.
     gradients: int = 120
     batch_size: int | None = None
 
@@ -411,7 +411,7 @@ TABLES = (
 def _method(results: Results) -> Mapping[str, str]:
     problems = build(results.settings.problems, results.settings.batch_size)
     return {
-        "Cost": f"Each run may spend {results.settings.gradients} gradients; a mini-batch gradient "
+        "Cost": f"Each run has {results.settings.gradients} gradients; a mini-batch gradient "
         "counts as one, a Hessian product as two. Seconds are those of the compiled program.",
         "Learning rates": "Octaves of R/sharpness where the method has a stability limit R "
         "(sharpness: the largest Hessian eigenvalue at the tuning seed's initial point), half "

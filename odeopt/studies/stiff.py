@@ -249,7 +249,7 @@ _VERDICT = {
 _SUMMARY = {
     "setting": ("setting", "rate, memory or first step; tuned on seed 0 where there is a choice"),
     "tried": ("tried", "how many settings"),
-    "tuning": ("tuning", "gradients spent on that"),
+    "tuning": ("tuning", "gradients of that"),
     "reached": ("reached", "fresh runs at the target"),
     "runs": ("of", "fresh runs"),
     "gradients": ("gradients", "to the target, median; a miss is infinity"),
@@ -331,16 +331,16 @@ def _method(results: Results) -> Mapping[str, str]:
     ]
     return {
         "Target": "A run ends at the gradient evaluation whose loss is at the target, that one "
-        "charged too; or with its budget; or where the loss is not finite. A miss is infinity in "
+        "counted too; or with its budget; or where the loss is not finite. A miss is infinity in "
         "every median. Where steps see mini-batches, the loss of the full batch is looked at after "
-        f"every {JUDGED} gradients, for nothing but seconds.",
+        f"every {JUDGED} gradients, which costs seconds only.",
         "Cost": "What the optimizer's state counts: every gradient 1, every curvature product 2, "
         "every loss of a control or a line search 1, rejected steps in full, a Jacobian or an "
         "exact solve as many as a sample has outputs. Linear algebra counts nothing in gradients: "
         "the seconds see it. They are wall time of compiled runs, compilation aside.",
         "Tuning": "Seed 0, for the fewest gradients to the target, misses ranked behind by their "
         "final loss: half decades until the best one has both its neighbours, then the quarter "
-        "decades beside it; a memory of 10 or 50 for L-BFGS. It is listed, not charged.",
+        "decades beside it; a memory of 10 or 50 for L-BFGS. It is listed, not counted.",
         "Rivals": "L-BFGS (optax), BFGS and Levenberg-Marquardt (optimistix) run on full batches "
         "only; BFGS where its matrix is small enough, Levenberg-Marquardt where the loss is a sum "
         "of squares and its Jacobian is small enough.",

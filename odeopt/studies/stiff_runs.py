@@ -51,7 +51,7 @@ class Goal:
     Attributes:
         level: The loss that counts as arrived; where `relative`, the part of the initial gap to
             the optimum that may be left.
-        gradients: The most that a run may spend, the one that sees its last loss included.
+        gradients: Budget of a run, the one that sees its last loss included.
         relative: Whether `level` is such a part.
         convex: Whether the optimum is not zero, but found by Newton's method.
     """
@@ -271,7 +271,7 @@ def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Re
             lab,
             problem,
             _lbfgs(int(setting)) if one.name == "lbfgs" else one,
-            goal.gradients - 1,  # the gradient that sees the last loss is charged too
+            goal.gradients - 1,  # the gradient that sees the last loss is counted too
             [TUNING_SEED, *fresh],
             slots=settings.seeds,
             about={"rival": one.name in RIVALS, "tuned": one.tuned},

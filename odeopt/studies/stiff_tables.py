@@ -40,7 +40,7 @@ def summary(results: Results) -> pd.DataFrame:
 
     Columns: `problem`, `optimizer`, `rival`, `tuned`; `setting` (rate, memory, or first step,
     chosen on the tuning seed where `tuned`), `tried` and `tuning` (how many settings, and the
-    gradients spent on them); `reached` of `runs` fresh ones; `gradients` and `seconds` to the
+    gradients used on them); `reached` of `runs` fresh ones; `gradients` and `seconds` to the
     target, medians over the fresh seeds, with `_min` and `_max`, infinite for a miss; `loss`, the
     median final one. Pairs without a fresh run are left out.
     """

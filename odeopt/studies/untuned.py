@@ -56,7 +56,7 @@ class Settings:
             adam, adam-.98, nadam-.95, schedule-free, prodigy; your own as my_file.py:make, where
             make(h) returns an optax optimizer. The untuned ones always take part.
         seeds: Fresh seeds to report; one more tunes the rates.
-        gradients: Gradients that each run may spend.
+        gradients: Gradients of each run.
     """
 
     problems: tuple[Any, ...] = QUICK_PROBLEMS
@@ -417,8 +417,8 @@ TABLES = (
 def _method(results: Results) -> Mapping[str, str]:
     settings = results.settings
     return {
-        "Cost": f"Every run may spend {settings.gradients} gradients; a mini-batch gradient counts "
-        "as one. The gradients spent on tuning are not charged to the tuned optimizers.",
+        "Cost": f"Every run has {settings.gradients} gradients; a mini-batch gradient counts "
+        "as one. The gradients of tuning are not counted.",
         "Tuning": "Seed 0, at a constant rate: half decades around a rate of the optimizer's own, "
         "extended until the best one has both its neighbours, then the quarter decades beside it.",
         "Seeds": f"Seeds 1 to {settings.seeds} are reported. They change the initial point and the "

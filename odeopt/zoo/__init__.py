@@ -1,7 +1,4 @@
-"""The named optimizers: each is a flow, a solver and a step size.
-
-May use: `odeopt.optimizer`, `odeopt.solvers`, `odeopt.flows`, `odeopt.stepsize`.
-"""
+"""The named optimizers: each is a flow, a solver and a step size."""
 
 from .adaptive import adam as adam
 from .adaptive import adamw as adamw

@@ -191,7 +191,7 @@ def game_implicit_midpoint(
         atol=tolerance,
         linear_solver=lineax.GMRES(rtol=min(tolerance, 1e-5), atol=tolerance),
     )
-    # Not through `as_method`: that would take the minimization, the other face of this solver.
+    # Not through `as_method`: that would take the minimization, which is for gradient flow.
     midpoint = solvers.DiffraxMethod(solvers.ImplicitMidpoint(newton))
     return ode_optimizer(GameFlow(speeds), midpoint, learning_rate)
 

@@ -1,7 +1,4 @@
-"""Gradient flow by implicit methods: any step size, for the price of a minimization.
-
-May use: `odeopt.solvers`, `odeopt.optimizer`, `.linearized`.
-"""
+"""Gradient flow by implicit methods: any step size, for the price of a minimization."""
 
 from typing import Unpack
 

@@ -1,7 +1,4 @@
-"""Gradient flow by methods that linearize it: large steps where the loss is stiff.
-
-May use: `odeopt.solvers`, `odeopt.stepsize`, `odeopt.optimizer`.
-"""
+"""Gradient flow by methods that linearize it: large steps where the loss is stiff."""
 
 from typing import Any, Unpack
 

@@ -1,4 +1,4 @@
-"""Optimizers of matrices: Muon by splitting. May use: `odeopt.flows`, `odeopt.solvers`, optax."""
+"""Optimizers of matrices: Muon by splitting."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The options that every named optimizer shares. May use: optax."""
+"""The options that every named optimizer shares."""
 
 import inspect
 from collections.abc import Callable

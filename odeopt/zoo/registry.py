@@ -1,7 +1,6 @@
 """One registry of every optimizer: how to build it and what it promises.
 
-Tests, documentation, studies and benchmarks read it; a promise is tested by observation. May use:
-the zoo, `odeopt.solvers`, `odeopt.optimizer`.
+Tests, documentation, studies and benchmarks read it; a promise is tested by observation.
 """
 
 import types

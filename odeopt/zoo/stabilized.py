@@ -1,4 +1,4 @@
-"""Gradient flow by stabilized methods. May use: `odeopt.solvers`, `odeopt.optimizer`."""
+"""Gradient flow by stabilized methods."""
 
 from typing import Unpack
 

@@ -74,9 +74,9 @@ def test_several_directions_at_the_edge_share_a_covariance(x64):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_complementarity_problem_is_solved(x64, seed):
     random = np.random.default_rng(seed)
-    bending = random.standard_normal((3, 3, 8))
-    bending = bending + bending.transpose(1, 0, 2)
-    response = 0.5 * np.einsum("ijn,kln->ijkl", bending, bending)
+    third = random.standard_normal((3, 3, 8))
+    third = third + third.transpose(1, 0, 2)
+    response = 0.5 * np.einsum("ijn,kln->ijkl", third, third)
     force = random.standard_normal((3, 3))
     force = 5 * (force + force.T)
     x = complementary(jnp.array(response), jnp.array(force))

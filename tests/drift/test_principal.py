@@ -59,8 +59,8 @@ def test_elsewhere_it_has_order_2_and_with_the_third_derivative_order_3(x64, thi
         along = lambda v: jax.jvp(gradient, (x,), (v,))[1]
         g = gradient(x)
         # D(Hg)[g] is E'''(g, g) + HHg
-        bent = jax.jvp(lambda x: jax.jvp(gradient, (x,), (gradient(x),))[1], (x,), (g,))[1]
-        return principal(x, h) - third * h**2 / 12 * (bent - along(along(g)))
+        product = jax.jvp(lambda x: jax.jvp(gradient, (x,), (gradient(x),))[1], (x,), (g,))[1]
+        return principal(x, h) - third * h**2 / 12 * (product - along(along(g)))
 
     @jax.jit
     def error(n):

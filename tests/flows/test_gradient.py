@@ -8,7 +8,7 @@ import pytest
 
 import odeopt
 from odeopt.flows import GradientFlow
-from odeopt.objective import Objective, spent
+from odeopt.objective import Objective, count_gradients
 
 PARAMS = {"w": jnp.array([[0.5, -1.0], [2.0, 0.3]]), "b": jnp.array([0.1, -0.2])}
 
@@ -114,5 +114,5 @@ def test_a_product_is_the_dense_hessian_s(given, x64):
     ],
 )
 def test_what_a_function_evaluates_is_counted_and_a_product_counts_two(function, given, free):
-    assert spent(function, PARAMS) == given
-    assert spent(function, PARAMS, given=True) == free
+    assert count_gradients(function, PARAMS) == given
+    assert count_gradients(function, PARAMS, given=True) == free

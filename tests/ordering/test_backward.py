@@ -1,4 +1,4 @@
-"""Backward order: what it composes, what it stores, what it charges, what it refuses."""
+"""Backward order: what it composes, what it stores, what it costs, what it refuses."""
 
 import chex
 import jax
@@ -86,7 +86,7 @@ def test_gradients_and_memory_are_what_the_docstring_says(method):
 
     rounds = {"replay": lambda j: j + 1, "bracket": lambda j: j + 2 if j else 1}
     rounds["linearized"] = rounds["replay"]
-    charged = {
+    cost = {
         "replay": lambda j: j + 1,
         "bracket": lambda j: 2 * j + 3 if j else 1,
         "linearized": lambda j: 2 * j + 1,
@@ -99,8 +99,8 @@ def test_gradients_and_memory_are_what_the_docstring_says(method):
         jax.effects_barrier()
         places = [n % window for n in range(len(ORDER))]
         unused = sum(j > 0 for j in places) if given and method != "bracket" else 0
-        assert int(state.gradients) == sum(charged(j) for j in places) + unused
-        # a Hessian product, charged as two, is one run of the loss
+        assert int(state.gradients) == sum(cost(j) for j in places) + unused
+        # a Hessian product, counted as two, is one run of the loss
         handed = unused if given else 0
         assert len(calls) == sum(rounds[method](j) for j in places) + handed
     stored = bytes_of(params) + 2 * bytes_of(inner.init(params)) + (window - 1) * 4 + 2 * 4
@@ -111,7 +111,7 @@ def test_gradients_and_memory_are_what_the_docstring_says(method):
     assert bytes_of(whole.init(params)) == stored + (window - 1) * (batch.nbytes - 4)
 
 
-def test_stages_are_charged(x64):
+def test_stages_are_counted(x64):
     loss, params, _ = regression()
     _, state = train(ordering.backward(odeopt.rk4(0.1), 5, example=SHAPE), loss, params, ORDER)
     assert int(state.gradients) == 4 * 2 * (1 + 2 + 3 + 4 + 5)

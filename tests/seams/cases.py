@@ -35,7 +35,7 @@ class Point(NamedTuple):
     v: Any
 
 
-# leaves by their shapes; None is a hole
+# leaves by their shapes; None is masked
 TREES: dict[str, Any] = {
     "dict": {"a": (2,), "b": (3,)},
     "nested": {"x": (Point((2,), ()), None), "y": (0, 2), "z": [(3,), (2, 3)]},

@@ -200,19 +200,19 @@ def test_integer_leaves_are_refused_by_name(name):
 
 
 @pytest.mark.parametrize("name", REGISTRY)
-def test_holes_are_filled_from_the_whole_tree(name):
+def test_masked_leaves_are_filled_from_the_whole_tree(name):
     """None of `eqx.filter`, and `optax.MaskedNode`."""
     full = params_of("dict", "f32")
     ends = []
-    for hole in (None, optax.MaskedNode(), jnp.zeros(0)):
-        params = {"a": full["a"], "b": hole}
+    for masked in (None, optax.MaskedNode(), jnp.zeros(0)):
+        params = {"a": full["a"], "b": masked}
         opt = built(name)
-        grads = {"a": jax.grad(loss)(full)["a"], "b": hole}
-        whole = (lambda p: loss({**p, "b": full["b"]})) if hole is not None else loss
-        whole = loss if isinstance(hole, optax.MaskedNode) else whole
+        grads = {"a": jax.grad(loss)(full)["a"], "b": masked}
+        whole = (lambda p: loss({**p, "b": full["b"]})) if masked is not None else loss
+        whole = loss if isinstance(masked, optax.MaskedNode) else whole
         args = {"value_fn": whole, "full_params": full if whole is loss else None}
         if name == "alternating":
-            return  # its players are the top level, holes included
+            return  # its players are the top level, masked ones included
         updates, _ = opt.update(grads, opt.init(params), params, **args)
         ends.append(updates["a"])
     for other in ends[1:]:

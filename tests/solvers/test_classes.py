@@ -1,4 +1,4 @@
-"""The other face: every named method under `diffrax.diffeqsolve`."""
+"""Every named method under `diffrax.diffeqsolve`."""
 
 import functools
 

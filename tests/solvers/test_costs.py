@@ -96,16 +96,16 @@ def test_stages_are_those_that_are_evaluated(stages):
         before = int(state.gradients), len(calls)
         _, state = jax.block_until_ready(step(CURVATURES * x, state, x))
         jax.effects_barrier()
-        spent, seen = int(state.gradients) - before[0], len(calls) - before[1]
+        used, seen = int(state.gradients) - before[0], len(calls) - before[1]
         if stages is not None:
-            assert spent == stages == 1 + seen
+            assert used == stages == 1 + seen
         else:  # a product of a linearized map is one tangent, and counts as 2
             products = 24 if before[0] == 0 else 1
-            assert spent == 1 + 2 * products + (seen - products)
+            assert used == 1 + 2 * products + (seen - products)
 
 
 @pytest.mark.parametrize("name", ["linearly_implicit_euler", "rosenbrock2", "implicit_euler"])
-def test_products_are_charged_by_the_tariff(name):
+def test_products_are_counted_by_the_tariff(name):
     opt = getattr(odeopt, name)(0.5, "hessian")
     x = jnp.array([0.3, -0.4, 0.2])
     _, state = jax.jit(lambda g, x: opt.update(g, opt.init(x), x, value_fn=quartic))(

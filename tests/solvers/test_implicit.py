@@ -1,4 +1,4 @@
-"""Implicit and exponential methods: orders by both faces, stability functions, and descent."""
+"""Implicit and exponential methods: orders, as diffrax classes too, stability and descent."""
 
 import functools
 
@@ -238,8 +238,8 @@ def test_what_a_step_took_is_counted_and_told(x64):
     _, state = once(opt, counted, x, {}, jax.grad(value)(x))
     memory = state.memory
     assert int(memory.iterations) == 3
-    spent = 2 + int(memory.evaluations) + 2 * int(memory.solve.products)
-    assert int(state.gradients) == spent
+    used = 2 + int(memory.evaluations) + 2 * int(memory.solve.products)
+    assert int(state.gradients) == used
     jax.effects_barrier()
     # the loss itself: at the start, at every trial, and linearized once in each Newton step
     assert len(calls) == 1 + int(memory.evaluations) + int(memory.iterations)

@@ -189,7 +189,7 @@ def test_a_large_step_is_gauss_newtons(samples, x64):
     residual = lambda v: (model(unravel(v), data["inputs"]) - data["targets"]).ravel()
     jacobian = np.asarray(jax.jit(jax.jacobian(residual))(flat))
     expected = -np.linalg.lstsq(jacobian, residual(flat))[0]
-    # a direction of curvature c lacks 1 / (1 + h c) of the way
+    # a direction of curvature c lacks 1 / (1 + h c) of the distance
     least = np.linalg.svd(jacobian)[1].min() ** 2 * 2 / residual(flat).size
     short = np.linalg.norm(ravel_pytree(updates)[0] - expected) / np.linalg.norm(expected)
     assert short < 1 / (1 + 1e8 * least) + 1e-9
@@ -203,10 +203,10 @@ def test_exact_and_iterative_equal_a_dense_solve(name, value_fn, x64):
     target = data["targets" if value_fn is MSE else "labels"]
     outputs, restore = ravel_pytree(model(params, data["inputs"]))
     jacobian = jax.jit(jax.jacobian(lambda v: model(unravel(v), data["inputs"]).ravel()))(flat)
-    bend = jax.jit(jax.hessian(lambda o: loss_of(restore(o), target)))(outputs)
+    curvature = jax.jit(jax.hessian(lambda o: loss_of(restore(o), target)))(outputs)
     h = 3.0
     gamma = GAMMA if name == "rosenbrock2" else 1.0
-    matrix = np.eye(flat.size) + gamma * h * jacobian.T @ bend @ jacobian
+    matrix = np.eye(flat.size) + gamma * h * jacobian.T @ curvature @ jacobian
     slope = jax.grad(lambda v: call(value_fn, unravel(v), data))
     given = slope(flat) + 0.1 * flat  # such as after optax.add_decayed_weights
     expected = one = -h * np.linalg.solve(matrix, given)

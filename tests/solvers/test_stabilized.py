@@ -40,8 +40,8 @@ def descend(opt, params, loss, n):
         return (params, after), after.gradients - state.gradients
 
     carry = params, opt.init(params)
-    (params, state), spent = jax.jit(lambda c: jax.lax.scan(step, c, length=n))(carry)
-    return params, state, spent
+    (params, state), used = jax.jit(lambda c: jax.lax.scan(step, c, length=n))(carry)
+    return params, state, used
 
 
 # orders
@@ -83,11 +83,14 @@ def tableau_of(stages, order, damping=0.05):
     """The method as an explicit Runge-Kutta tableau, by its recurrence."""
     first, rows, _ = coefficients(stages, order, damping)
     unit = np.eye(stages)
-    ways = [np.zeros(stages), first * unit[0]]
+    moved = [np.zeros(stages), first * unit[0]]
     for j, (mu, nu, latest, at_start, time) in enumerate(rows, 1):
-        assert time == pytest.approx(ways[-1].sum(), abs=1e-12)
-        ways.append(mu * ways[-1] + nu * ways[-2] + latest * unit[j] + at_start * unit[0])
-    return Tableau(a=[way[:j] for j, way in enumerate(ways[1:-1], 1)], b=ways[-1])
+        assert time == pytest.approx(moved[-1].sum(), abs=1e-12)
+        moved.append(mu * moved[-1] + nu * moved[-2] + latest * unit[j] + at_start * unit[0])
+    return Tableau(
+        a=[row[:j] for j, row in enumerate(moved[1:-1], 1)],
+        b=moved[-1],
+    )
 
 
 @by_order
@@ -196,7 +199,7 @@ def test_program_and_memory_do_not_grow_with_the_stages(order):
     lines, temporaries = compiled(5)
     assert compiled(50)[0] == lines
     assert compiled(50)[1] <= temporaries + 4096  # the coefficients
-    # two ways and a point, at order 2 also the first slope
+    # two moved and a point, at order 2 also the first slope
     assert temporaries <= (2.1 + order) * params["w"].nbytes
 
 
@@ -262,7 +265,7 @@ def test_stage_transform_acts_on_every_stage():
     np.testing.assert_allclose(updates, -x / 5.0, rtol=1e-5)
 
 
-# the diffrax face
+# the diffrax class
 
 
 @by_order
@@ -309,9 +312,9 @@ def test_as_many_stages_as_the_step_is_stable_with(order):
     x = jnp.array([1.0, -1.0, 1.0, 0.5])
     chosen = jax.jit(lambda h: descend(odeopt.rkc(h, None, order), x, bowl, 4))
     for h in (1e-3, 0.1, 1.0):
-        params, state, spent = chosen(h)
-        stages = np.asarray(spent) - np.array([48, 2, 2, 2])  # 24 products first, then one a step
-        assert int(state.gradients) == spent.sum()
+        params, state, used = chosen(h)
+        stages = np.asarray(used) - np.array([48, 2, 2, 2])  # 24 products first, then one a step
+        assert int(state.gradients) == used.sum()
         for s in stages:
             assert RungeKuttaChebyshev(int(s), order).stability_limit >= h * 100
             if s > 2:
@@ -364,10 +367,10 @@ def test_it_follows_a_curvature_that_moves():
         return -x + 0.5 * jnp.sum(stiffness * y**2)
 
     x = jnp.array([0.0, 0.1, 0.1, 1e-3])
-    end, _, spent = descend(odeopt.rkc(0.2, None), x, valley, 40)
+    end, _, used = descend(odeopt.rkc(0.2, None), x, valley, 40)
     assert jnp.all(jnp.abs(end[1:]) < 0.1)
-    assert spent[1] < spent[-1]
-    enough = RungeKuttaChebyshev(int(spent[-1]) - 2)
+    assert used[1] < used[-1]
+    enough = RungeKuttaChebyshev(int(used[-1]) - 2)
     assert 0.2 * 100 <= enough.stability_limit < 2 * 0.2 * 100
 
 
@@ -383,17 +386,17 @@ def test_a_bad_estimate_leaves_the_last_good_one():
 
 
 def test_without_curvature_two_stages_do():
-    params, _, spent = descend(odeopt.rkc(0.5, None), jnp.ones(3), jnp.sum, 2)
+    params, _, used = descend(odeopt.rkc(0.5, None), jnp.ones(3), jnp.sum, 2)
     np.testing.assert_allclose(params, np.zeros(3), atol=1e-6)
-    assert list(map(int, spent)) == [50, 50]  # the estimate starts anew, since there is none
+    assert list(map(int, used)) == [50, 50]  # the estimate starts anew, since there is none
 
 
 def test_a_step_that_needs_too_many_stages_is_rejected():
     x = jnp.ones(4)
-    params, state, spent = descend(odeopt.rkc(1e3, None, max_stages=20), x, bowl, 2)
+    params, state, used = descend(odeopt.rkc(1e3, None, max_stages=20), x, bowl, 2)
     np.testing.assert_array_equal(params, x)
     assert int(state.rejected) == 2
-    assert list(map(int, spent)) == [50, 50]  # the estimate, and no more than two stages
+    assert list(map(int, used)) == [50, 50]  # the estimate, and no more than two stages
 
 
 def test_a_rule_shrinks_a_step_that_needs_too_many_stages():

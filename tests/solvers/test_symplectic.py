@@ -1,4 +1,4 @@
-"""The diffrax face of the splitting methods: order, and agreement with the optimizers."""
+"""The diffrax classes of the splitting methods: order, and agreement with the optimizers."""
 
 import functools
 

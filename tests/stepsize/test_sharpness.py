@@ -1,4 +1,4 @@
-"""Sharpness rule: the size it promises, what it spends, and every loop that optax users write."""
+"""Sharpness rule: the size it promises, what it costs, and every loop that optax users write."""
 
 import chex
 import jax

@@ -21,14 +21,14 @@ SLOPES = {
 }
 
 
-def known(bend=50.0):
-    """Trends with these slopes; the sharpness has the opposite ones and bends beyond .2."""
+def known(curvature=50.0):
+    """Trends with these slopes; the sharpness has the opposite ones and is curved beyond 0.2."""
     return [
         {
             "kind": "trend", "problem": "p", "variant": variant, "rate": rate, "time": 1.0,
             "seed": seed, "first sharpness": 2.0, "loss": 1.0, "drift": 0.1, "validation": 0.1,
             "gradient norm": seed * np.exp(slope * rate),
-            "sharpness": seed * np.exp(-slope * rate + bend * max(rate - 0.2, 0)),
+            "sharpness": seed * np.exp(-slope * rate + curvature * max(rate - 0.2, 0)),
         }
         for variant, slope in SLOPES.items()
         for rate in (0.05, 0.1, 0.2, 0.4)
@@ -49,7 +49,7 @@ def test_a_trend_that_is_known_is_read_as_it_is():
             assert row["removed"] == pytest.approx(0.95)
             assert row["by order 3"] == pytest.approx(1.0)
             assert row["restored"] == pytest.approx(0.9)
-    assert verdict.loc["sharpness", 0.4]["slope"] > 3  # beyond the bend it is another
+    assert verdict.loc["sharpness", 0.4]["slope"] > 3  # beyond 0.2 it is another
 
 
 def test_a_trend_turned_around_is_not_removed():

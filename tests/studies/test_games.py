@@ -1,4 +1,4 @@
-"""The study of games: what is calculated, what is charged, and what is said of it."""
+"""The study of games: what is calculated, what is counted, and what is said of it."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def operations(name):
     return jax.jit(step).lower(jnp.int32(0), carry).compile().cost_analysis()["flops"]
 
 
-def test_a_step_is_charged_what_its_compiled_program_computes():
+def test_a_step_is_counted_as_its_compiled_program_computes():
     once = operations("simultaneous")
     for name in ("interaction", "rk4-penalty"):
         cost = mixture.METHODS[name].cost

@@ -43,11 +43,11 @@ def test_the_least_loss_is_the_least(x64, name):
     assert problem.of_all(near) - problem.least <= bound
 
 
-def test_runs_share_their_batches_and_are_charged(x64):
+def test_runs_share_their_batches_and_are_counted(x64):
     problem = rest.regression()
     runs = {name: rest.run(problem, name, 2, 16)[0] for name in ("forward", "backward, full")}
-    assert runs["forward"]["spent"] == 16
-    assert runs["backward, full"]["spent"] == 16 * 17 // 2
+    assert runs["forward"]["used"] == 16
+    assert runs["backward, full"]["used"] == 16 * 17 // 2
     first = [r["distances"][0] for r in runs.values()]
     assert first[0] == pytest.approx(first[1])  # one step is one step
     assert np.mean(runs["backward, full"]["last distance"]) < 0.5 * np.mean(
@@ -96,7 +96,7 @@ def test_a_gain_is_claimed_where_the_interval_leaves_no_doubt(palindromic, word)
     assert ("lower than reshuffling on p with o" in results.verdict) == (word == "holds")
 
 
-def test_the_network_is_charged_and_its_errors_are_shares(x64):
+def test_the_network_is_counted_and_its_errors_are_shares(x64):
     (run,) = epochs.train(epochs.network(), "Adam 0.01", "palindromic", 1, 1)
     assert run["gradients"] == 1300 // 64
     assert 0 < run["held_out"] < 1

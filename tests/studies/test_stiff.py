@@ -159,7 +159,7 @@ def test_mini_batches_are_judged_by_the_full_batch_after_every_28_gradients():
 
 
 @x64
-def test_a_controlled_step_is_charged_what_its_state_counts():
+def test_a_controlled_step_is_counted_as_its_state_counts():
     problem = _line()
     entry = stiff_runs.ENTRIES["linearly_implicit_euler"]()
     settings = _settings(problem, target=1e-12, gradients=200, seeds=1)
@@ -201,7 +201,7 @@ def _counted_calls(name, start, iterations=500):
 
 @pytest.mark.parametrize("start", [(-1.2, 1.0), (2.0, -3.0)])
 @x64
-def test_every_evaluation_of_lbfgs_is_charged(start):
+def test_every_evaluation_of_lbfgs_is_counted(start):
     curve, calls = _counted_calls("lbfgs", start)
     assert curve.status == "reached"
     assert curve.reached == calls
@@ -209,7 +209,7 @@ def test_every_evaluation_of_lbfgs_is_charged(start):
 
 
 @x64
-def test_every_evaluation_of_bfgs_is_charged_but_the_second_one_of_the_start():
+def test_every_evaluation_of_bfgs_is_counted_but_the_second_one_of_the_start():
     curve, calls = _counted_calls("bfgs", (-1.2, 1.0))
     assert curve.status == "reached"
     assert curve.reached == calls - 1

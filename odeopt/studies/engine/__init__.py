@@ -1,7 +1,4 @@
-"""What makes a study of its declaration: work, results on disk, tables, claims, figures, report.
-
-May use: everything in the library, and `odeopt.studies.names`.
-"""
+"""What makes a study of its declaration: work, results on disk, tables, claims, figures, report."""
 
 from .problem import Problem as Problem
 from .study import CHECKS as CHECKS

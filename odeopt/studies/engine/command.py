@@ -162,7 +162,7 @@ def interruptible(words: str) -> Iterator[None]:
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     ):
-        yield  # another program is in charge of signals
+        yield  # another program handles the signals
         return
     ear, mouth = socket.socketpair()
     mouth.setblocking(False)

@@ -26,7 +26,7 @@ _STEPS = 8
 """Over which the cost of a step is a mean: rules may look at the curvature in every eighth."""
 
 
-def _charged(before: Any, after: Any) -> Any:
+def _counted(before: Any, after: Any) -> Any:
     """What the state counts."""
     return after.gradients - before.gradients
 
@@ -60,7 +60,7 @@ class Entry:
     hyperparameters: Mapping[str, float] = dataclasses.field(default_factory=dict)
     read: Callable[[Any, Any], Any] = lambda state, params: params
     counted: bool = False
-    cost: Callable[[Any, Any], Any] = _charged
+    cost: Callable[[Any, Any], Any] = _counted
     line_search: bool = False
     tuned: bool = True
     unit: float = 1.0

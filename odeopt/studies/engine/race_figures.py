@@ -1,4 +1,4 @@
-"""Figures that several studies have, from their records. Uses matplotlib by way of `drawing`."""
+"""Figures that several studies have, from their records. Uses matplotlib through `drawing`."""
 
 from collections.abc import Callable, Sequence
 
@@ -214,7 +214,7 @@ def standard(
         Figure(
             "loss_gradients",
             lambda r: loss_against_cost(runs_of(r)),
-            "Each optimizer at its tuned rate. Every gradient of a step is charged: this is the "
+            "Each optimizer at its tuned rate. Every gradient of a step is counted: this is the "
             "comparison at equal cost, so look at which line is lowest on the right.",
             finding,
         ),
@@ -230,9 +230,9 @@ def standard(
             lambda r: profile(runs_of(r)),
             "The share of (problem, seed) pairs in which an optimizer at its tuned rate "
             "reaches the target within τ times the gradients of the fastest. The target is "
-            f"{races.TARGET:.0%} of the way from the median initial loss to the best median final "
-            "loss; a miss counts as infinity. Left end: who is fastest. Right end: who arrives at "
-            "all.",
+            f"{races.TARGET:.0%} of the decrease from the median initial loss to the best median "
+            "final loss; a miss counts as infinity. Left end: who is fastest. Right end: who "
+            "arrives at all.",
             finding,
         ),
     )

@@ -19,7 +19,7 @@ from .study import Lab, TimeOver
 from .tuner import TUNING_SEED, Grid, Tuned, bracket, place, tune
 
 TARGET = 0.95
-"""The share of the way down that counts as arrived: see `targets`."""
+"""The share of the decrease that counts as arrived: see `targets`."""
 GOOD = 0.1
 """A rate is good where the loss comes down by all but this share of the best decrease."""
 PAIR = ["problem", "optimizer"]
@@ -33,7 +33,7 @@ class Race:
         lab: Where they are kept.
         problem: The problem.
         entry: The optimizer.
-        gradients: What a run may spend.
+        gradients: Budget of a run.
         seeds: Seeds that runs may ask for.
         kind: What the records are called.
         slots: Runs that one call of the compiled program can make.
@@ -122,7 +122,7 @@ class Race:
     def _record(self, rate: float, seed: int, curve: Curve) -> Record:
         entry, cost = self.entry, self.entry.gradients_per_step
         if entry.counted:
-            cost = round(curve.spent / max(1, curve.made))
+            cost = round(curve.used / max(1, curve.made))
         return {
             "kind": self.kind,
             "problem": self.problem.name,
@@ -136,7 +136,7 @@ class Race:
             **self.about,
             "status": curve.status,
             "steps": curve.made,
-            "gradients": curve.spent,
+            "gradients": curve.used,
             "reached": curve.reached,
             "rise": curve.rise,
             "seconds": curve.seconds,
@@ -218,9 +218,9 @@ def tuned_losses(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def targets(runs: pd.DataFrame) -> pd.Series:
-    """The loss that counts as arrived, per problem: `TARGET` of the way to the best one.
+    """The loss that counts as arrived, per problem: `TARGET` of the decrease to the best one.
 
-    The way begins at the median initial loss and ends at the lowest median final loss that any
+    The decrease begins at the median initial loss and ends at the lowest median final loss that any
     optimizer has at its tuned rate. A problem on which no optimizer improves has no target.
     """
     end = tuned_losses(runs).min(axis=1)
@@ -374,14 +374,14 @@ def seconds(runs: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (problem, optimizer), mine in runs.groupby(PAIR, sort=False):
-        spent = mine.seconds.sum()
+        used = mine.seconds.sum()
         rows.append(
             {
                 "problem": problem,
                 "optimizer": optimizer,
                 "compile_seconds": mine.compile_seconds.max(),
-                "seconds": spent,
-                "seconds_per_gradient": spent / max(1, mine.gradients.sum()),
+                "seconds": used,
+                "seconds_per_gradient": used / max(1, mine.gradients.sum()),
                 "seconds_per_run": mine[mine.status == "ok"].seconds.median(),
             }
         )
@@ -392,7 +392,7 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     """One row a problem and optimizer.
 
     Columns: `problem`, `optimizer`, `order`, `R`, `R_per_gradient`, `gradients_per_step`,
-    `gradients` (spent by a run at the best rate), `best_rate` (chosen on the tuning seed),
+    `gradients` (used by a run at the best rate), `best_rate` (chosen on the tuning seed),
     `best_rate_per_gradient`, `best_at` (as `tuner.place` says), `loss_median`, `loss_min`,
     `loss_max` (of the fresh seeds at that rate, infinite for a miss), `initial_loss`,
     `sensitivity`, `width_octaves`, `rates`, `runs`, `diverged` (the last three over all rates and
@@ -411,7 +411,7 @@ def _row(runs: pd.DataFrame) -> dict[str, Any]:
     at_best = fresh(runs)[fresh(runs).learning_rate == best]
     losses = at_best.final if found else pd.Series([np.inf])
     cost, limit = int(about.gradients_per_step), about.R
-    spent = runs.gradients[(runs.learning_rate == best) & (runs.status != "diverged")]
+    used = runs.gradients[(runs.learning_rate == best) & (runs.status != "diverged")]
     stable, unstable = bracket(
         (runs.status == "diverged").groupby(runs.learning_rate).any().to_dict()
     )
@@ -423,7 +423,7 @@ def _row(runs: pd.DataFrame) -> dict[str, Any]:
         "R": limit,
         "R_per_gradient": limit / cost,
         "gradients_per_step": cost,
-        "gradients": int(spent.max()) if found and len(spent) else None,
+        "gradients": int(used.max()) if found and len(used) else None,
         "best_rate": best if found else None,
         "best_rate_per_gradient": best / cost if found else None,
         "best_at": place(tuning.to_dict()) if found else "nowhere",

@@ -41,9 +41,9 @@ class Curve:
             not finite, where the run stops.
         validation: The metric on the held-out data at the same points; empty without any.
         steps: Steps of these points.
-        gradients: Gradients spent at these points.
+        gradients: Gradients used at these points.
         made: Steps that were made.
-        spent: Gradients that they cost.
+        used: Gradients that they cost.
         reached: Gradients up to and including the one whose loss is at the target; infinite for a
             miss.
         rise: The largest relative rise of the loss in a step; NaN where it was not followed.
@@ -55,7 +55,7 @@ class Curve:
     steps: np.ndarray
     gradients: np.ndarray
     made: int
-    spent: int
+    used: int
     reached: float
     rise: float
     seconds: float
@@ -89,7 +89,7 @@ class Runner:
     Args:
         problem: The problem.
         entry: The optimizer.
-        gradients: What a run may spend; a step that would break that is not made.
+        gradients: Budget of a run; a step that would break it is not made.
         seeds: Seeds that runs may ask for.
         slots: Runs that one call of the program can make; more runs take more calls.
         devices: Devices that the runs are dealt out to; by default the first.
@@ -99,7 +99,7 @@ class Runner:
         most: The most steps of a run, where gradients are not what ends it.
 
     Attributes:
-        compile_seconds: Time spent in tracing and compiling.
+        compile_seconds: Seconds of tracing and compiling.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class Runner:
             steps=steps,
             gradients=gradients,
             made=int(steps[point]),
-            spent=int(gradients[point]),
+            used=int(gradients[point]),
             reached=reached,
             rise=rise if np.isfinite(rise) or rise > 0 else np.nan,
             seconds=seconds,
@@ -252,7 +252,7 @@ class Runner:
     def _one(
         self, at: jax.Array, tables: Any, going: jax.Array, slot: tuple[jax.Array, ...]
     ) -> tuple[jax.Array, None]:
-        """One run, unless `going` is False; the way out of the program is a callback."""
+        """One run, unless `going` is False; a callback carries it out of the program."""
         starts, _, data, validation, _ = tables
         number, rate, row = slot
         start = jax.tree.map(lambda leaf: leaf[row], starts)
@@ -284,7 +284,7 @@ class Runner:
             if walk is not None:
                 if target is not None:
                     walk = walk.arrived(losses[0] <= target)
-                counts = counts.at[point + 1].set(jnp.stack([walk.steps, walk.spent]))
+                counts = counts.at[point + 1].set(jnp.stack([walk.steps, walk.used]))
             return inner, point + 1, losses[0], curves.at[point + 1].set(losses), walk, counts
 
         def goes_on(carry: Any) -> jax.Array:
@@ -297,7 +297,7 @@ class Runner:
         if walk is not None:
             curves = jnp.concatenate([curves, jnp.full_like(curves[:1], walk.rise)])
             counts = jnp.concatenate([counts, jnp.stack([walk.reached] * 2)[None]])
-        # The way out of the program for each run as it ends: a kill loses only one.
+        # Carries each run out of the program as it ends: a kill loses only one.
         flag = jax.ShapeDtypeStruct((), jnp.bool_)
         # As bits: in the thread of a callback x64 is not on, and float64 would be cut.
         bits = jax.lax.bitcast_convert_type(curves, jnp.uint32)
@@ -355,19 +355,19 @@ class Runner:
         budget: jax.Array,
         end: jax.Array,
     ) -> tuple[Any, "_Walk"]:
-        """Steps until `end` gradients are spent, the target is met or the budget would break."""
+        """Steps until `end` gradients are counted, the target is met or the budget would break."""
         entry, whole = self.entry, self.problem.batch_size is None
 
         def goes_on(carry: Any) -> jax.Array:
             _, walk = carry
-            return ~walk.over & (walk.spent < end)
+            return ~walk.over & (walk.used < end)
 
         def body(carry: Any) -> Any:
             old, walk = carry
             *new, value = one_step(walk.steps, old)
             cost = entry.cost(old[1], new[1]) if entry.counted else entry.gradients_per_step
-            spent = walk.spent + jnp.asarray(cost, jnp.int32)
-            made = (spent <= budget) & (walk.steps < self.most)
+            used = walk.used + jnp.asarray(cost, jnp.int32)
+            made = (used <= budget) & (walk.steps < self.most)
             if target is not None and whole:
                 walk = walk.arrived(value <= target)
                 made = made & ~walk.over
@@ -380,21 +380,21 @@ class Runner:
                 over = over | ~jnp.isfinite(value)
             walk = walk._replace(
                 steps=walk.steps + made,
-                spent=jnp.where(made, spent, walk.spent),
+                used=jnp.where(made, used, walk.used),
                 value=value.astype(walk.value.dtype),
                 over=over,
             )
             return jax.tree.map(lambda x, y: jnp.where(made, x, y), tuple(new), old), walk
 
         inner, walk = jax.lax.while_loop(goes_on, body, (inner, walk))
-        return inner, walk._replace(over=walk.over | (walk.spent >= budget))
+        return inner, walk._replace(over=walk.over | (walk.used >= budget))
 
 
 class _Walk(NamedTuple):
     """What is counted along a run whose end is not known beforehand."""
 
     steps: jax.Array
-    spent: jax.Array
+    used: jax.Array
     value: jax.Array  # of the last step's own batch
     rise: jax.Array
     reached: jax.Array  # gradients to the target; 0 is never
@@ -406,9 +406,9 @@ class _Walk(NamedTuple):
         return cls(zero, zero, loss, jnp.full_like(loss, -jnp.inf), zero, jnp.bool_(False))
 
     def arrived(self, there: jax.Array) -> "_Walk":
-        """The gradient that showed the loss is charged too."""
+        """The gradient that showed the loss is counted too."""
         return self._replace(
-            reached=jnp.where(there & (self.reached == 0), self.spent + 1, self.reached),
+            reached=jnp.where(there & (self.reached == 0), self.used + 1, self.reached),
             over=self.over | there,
         )
 
@@ -424,7 +424,7 @@ def step_function(
 
     The loss is that of the batch before the step. With `line_search`, loss and gradient are those
     that optax's line searches left in the state. Where the loss is at `target`, nothing is changed
-    and no time spent on it.
+    and no time for it.
     """
     optimizer = optax.with_extra_args_support(optimizer)
     objective = problem.objective

@@ -50,7 +50,7 @@ def grid(data: pd.DataFrame) -> Grid:
 
 
 def cell(value: Any, digits: int = 3) -> str:
-    """A value as tables say it: three digits, a dash for nothing, "miss" for infinity."""
+    """A value as tables say it: three digits, a dash where there is none, "miss" for infinity."""
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):

@@ -44,7 +44,7 @@ def program(make):
 
 
 @pytest.mark.parametrize("name", optimizers.OTHERS)
-def test_a_study_charges_what_the_state_counts(name):
+def test_a_study_counts_what_the_state_counts(name):
     entry = find(name)
     _, state = program(entry.make)(0.05)
     if not entry.counted:
@@ -112,7 +112,7 @@ def test_the_zoo_and_the_baselines_are_one_method():
     np.testing.assert_allclose(a, b, rtol=1e-9)
 
 
-def test_a_full_study_knows_all_its_solvers_and_spends_budgets_to_the_last_gradient():
+def test_a_full_study_knows_all_its_solvers_and_uses_budgets_to_the_last_gradient():
     for budget, names in (
         (stability.Settings().gradients, stability.QUICK_SOLVERS),
         (stability.FULL["gradients"], stability.FULL_SOLVERS),
@@ -121,7 +121,7 @@ def test_a_full_study_knows_all_its_solvers_and_spends_budgets_to_the_last_gradi
             assert budget % find(name).gradients_per_step == 0, name
 
 
-def test_a_study_of_momentum_and_rules_spends_equal_gradients():
+def test_a_study_of_momentum_and_rules_has_equal_gradients():
     names = ["conformal_leapfrog", "bosh3@embedded_error"]
     options = {"problems": ["quadratic-kappa1e6"], "seeds": 1, "gradients": 24}
     result = stability.run(solvers=names, **options)
@@ -136,7 +136,7 @@ def test_what_a_step_costs_may_be_known_only_to_the_state(kappa):
     entry = find("linearly_implicit_euler")
     (curve,) = Runner(kappa, entry, 25, [0], 1).run([(1.0, 0)])
     # A gradient, one output a sample, and the loss at the end of each step; 27 would be too many.
-    assert (curve.made, curve.spent) == (8, 24)
+    assert (curve.made, curve.used) == (8, 24)
     np.testing.assert_array_equal(curve.gradients, 3 * curve.steps)
     assert curve.loss[-1] == pytest.approx(run_one_by_one(kappa, entry, [(1.0, 0)], 8)[0])
     result = stability.run(

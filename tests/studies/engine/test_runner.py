@@ -24,7 +24,7 @@ def kappa(x64):
 
 
 @pytest.mark.parametrize("name", [*optimizers.BASELINES, *EXPLICIT])
-def test_a_step_costs_the_gradients_it_is_charged(name, kappa):
+def test_a_step_costs_the_gradients_it_counts(name, kappa):
     entry = find(name)
     optimizer = optax.with_extra_args_support(entry.make(0.1))
     params = kappa.init(0)
@@ -175,7 +175,7 @@ def test_a_target_is_met_at_the_gradient_that_shows_it(kappa):
 def test_a_target_that_is_missed_is_infinitely_far(kappa):
     runner = Runner(kappa, find("rk4"), 42, [0], 2, target=lambda initial: 0.0 * initial)
     stable, unstable = runner.run([(1.0, 0), (5.0, 0)])
-    assert (stable.status, stable.reached, stable.made, stable.spent) == ("ok", np.inf, 10, 40)
+    assert (stable.status, stable.reached, stable.made, stable.used) == ("ok", np.inf, 10, 40)
     assert unstable.status == "diverged"
     assert unstable.rise > 1
 
@@ -198,7 +198,7 @@ def test_the_most_steps_end_a_run_too(kappa):
     assert curve.made == 7
 
 
-def test_a_line_search_is_charged_what_it_counts(kappa):
+def test_a_line_search_is_counted_as_it_counts(kappa):
     entry = Entry(
         "lbfgs",
         lambda rate: optax.lbfgs(),
@@ -209,7 +209,7 @@ def test_a_line_search_is_charged_what_it_counts(kappa):
     runner = Runner(kappa, entry, 400, [0], 1, target=lambda initial: 1e-5 * initial)
     (curve,) = runner.run([(1.0, 0)])
     assert curve.status == "reached"
-    assert curve.made < curve.spent < 300
+    assert curve.made < curve.used < 300
 
 
 def linear(**options):

@@ -1,4 +1,4 @@
-"""A loss in parts: the batches of an epoch, several tasks. May use: `odeopt.objective`."""
+"""A loss in parts: the batches of an epoch, several tasks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ Losses = Callable[..., Any] | Sequence[Callable[..., Any]]
 """One loss, of which some arguments have a row for each part; or one loss a part."""
 
 
-class Turns(NamedTuple):
+class LossSum(NamedTuple):
     """The gradients of the parts of a loss.
 
     Attributes:
@@ -30,7 +30,7 @@ class Turns(NamedTuple):
     value: Callable[[PyTree[Array], PyTree[Array]], Scalar]
 
     @classmethod
-    def of(cls, value_fn: Losses, each: Sequence[str], arguments: Mapping[str, Any]) -> "Turns":
+    def of(cls, value_fn: Losses, each: Sequence[str], arguments: Mapping[str, Any]) -> "LossSum":
         """The parts of `value_fn`; those of one loss are the rows of the arguments in `each`.
 
         Raises:
@@ -71,7 +71,7 @@ class Turns(NamedTuple):
     @classmethod
     def _of_several(
         cls, value_fns: tuple[Callable[..., Any], ...], arguments: Mapping[str, Any]
-    ) -> "Turns":
+    ) -> "LossSum":
         if not value_fns:
             raise ValueError("There is no loss: pass one, or a list of at least one.")
         losses = [Objective.of(value_fn, arguments) for value_fn in value_fns]

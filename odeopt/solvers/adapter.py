@@ -1,7 +1,4 @@
-"""What a method's diffrax class has in common with every other.
-
-May use: diffrax, `odeopt.lanczos`.
-"""
+"""What a method's diffrax class has in common with every other."""
 
 import abc
 from collections.abc import Callable
@@ -54,7 +51,7 @@ class Reached(NamedTuple):
     Attributes:
       y1: its end.
       result: whether it was found.
-      inside: what dense output needs beside both ends; None for nothing.
+      inside: what dense output needs beside both ends; None if nothing.
     """
 
     y1: PyTree[Array]
@@ -62,7 +59,7 @@ class Reached(NamedTuple):
     inside: dict[str, PyTree[Array]] | None = None
 
 
-class AbstractFace(diffrax.AbstractSolver):
+class AbstractAdapter(diffrax.AbstractSolver):
     """A diffrax solver that steps as its `method` does: no error estimate, linear dense output."""
 
     term_structure: ClassVar[Any] = diffrax.ODETerm
@@ -74,11 +71,11 @@ class AbstractFace(diffrax.AbstractSolver):
         return self.method.stability_limit  # type: ignore[attr-defined]
 
     def order(self, terms: Any) -> int:
-        """That of the method."""
+        """The order of the method."""
         return self.method.order  # type: ignore[attr-defined]
 
     def init(self, *args: Any) -> None:
-        """Nothing is carried over."""
+        """No memory: every step starts anew."""
 
     @abc.abstractmethod
     def reached(
