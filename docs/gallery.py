@@ -63,6 +63,7 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, f"{place}.svg", content=picture))
         title = page.partition("\n")[0].strip("# ")
         lesson = page.partition("**Lesson**: ")[2].partition("\n\n")[0]
+        lesson = lesson[:1].upper() + lesson[1:]
         contents += [
             f"## [{title}]({script.stem}.md)\n",
             f"[![{title}]({script.stem}.svg)]({script.stem}.md)\n",
