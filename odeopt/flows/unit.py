@@ -52,8 +52,9 @@ class UnitFlow(AbstractWrapper):
     Raises:
       ValueError: a negative decay; a solver other than a splitting.
 
-    References: steps relative to the size of a leaf are those of LARS and LAMB
-    (arXiv:1904.00962); the geometric mean of two sizes is ours.
+    References: steps relative to the present size of a leaf are those of Adafactor
+    (arXiv:1804.04235) and LAMB (arXiv:1904.00962); of the geometric mean with its start no earlier
+    use was found.
     """
 
     base: AbstractFlow
