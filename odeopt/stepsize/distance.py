@@ -75,8 +75,8 @@ def anytime(distance: float = DISTANCE, *, warm_up: int = 50) -> Anytime:
 
     $h_n = \frac{d}{4\sqrt{n+1+w}}\min\left(1, \frac{n+1}{w}\right)$: a quarter of the largest size
     of `horizon`, or its size after three quarters of a run of $n$ steps. It falls slowly, so that
-    the last iterate stays noisy: evaluate an average, as `flows.AveragedFlow` keeps one. Looks at nothing
-    but the number of steps: no gradient, no memory.
+    the last iterate stays noisy: evaluate an average, as `flows.AveragedFlow` keeps one. Looks at
+    nothing but the number of steps: no gradient, no memory.
 
     Args:
       distance: $d$, as in `horizon`.
