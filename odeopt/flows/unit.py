@@ -1,4 +1,4 @@
-"""Every leaf moves in a unit of length of its own. May use: `odeopt.sums`, `.wrapper`."""
+"""Every leaf moves in a unit of length of its own."""
 
 import math
 from typing import Any, NamedTuple

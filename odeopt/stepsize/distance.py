@@ -1,4 +1,4 @@
-"""Step sizes from a distance and the number of steps. May use: `.rule`."""
+"""Step sizes from a distance and the number of steps."""
 
 from typing import Any
 

@@ -145,8 +145,9 @@ def untuned(
 
     Without weight decay it fits as fast as data can be interpolated, and then grows overconfident:
     it is the decay that makes its validation loss that of a tuned optimizer. A constant a third as
-    large costs little; one three times as large collapses on a transformer. For a problem without a generalization gap (a differential equation, a single
-    pass over the data) a smaller decay, 0.01 or 0, ends lower.
+    large costs little; one three times as large collapses on a transformer. For a problem without a
+    generalization gap (a differential equation, a single pass over the data) a smaller decay, 0.01
+    or 0, ends lower.
 
     Args:
       horizon: $N$, the number of steps that the run will take. It may be wrong by a factor of 2.
