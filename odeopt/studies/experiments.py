@@ -1,0 +1,126 @@
+"""What several claims' experiments share: slopes, digits in float64, a training loop."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from . import data
+from .networks import cross_entropy_of, network_init, outputs_of, squared_distance_of
+
+Batch = tuple[Array, Array]
+Loss = Callable[..., Float[Array, ""]]
+
+
+def slope(sizes: Sequence[float], errors: Sequence[float]) -> float:
+    """The power of the size that the error goes with: least squares of the logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(errors), 1)[0])
+
+
+def error_rate(params: PyTree[Array], batch: Batch) -> Float[Array, ""]:
+    """The share of examples that a network gets wrong; labels are one-hot."""
+    return jnp.mean(outputs_of(params, batch).argmax(axis=-1) != batch[1].argmax(axis=-1))
+
+
+def squared_error(params: PyTree[Array], batch: Batch) -> Float[Array, ""]:
+    """Half the squared distance of a tanh network's outputs to the targets, mean over examples."""
+    return squared_distance_of(outputs_of(params, batch), batch)
+
+
+def cross_entropy(params: PyTree[Array], batch: Batch) -> Float[Array, ""]:
+    """Softmax cross-entropy of a tanh network, mean over examples."""
+    return cross_entropy_of(outputs_of(params, batch), batch)
+
+
+@functools.cache
+def classes(name: str = "digits", seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and one-hot labels of a data set in a random order, in float64."""
+    inputs, targets = data.load(name)
+    if name not in ("digits", "mnist-5k", "fashion-mnist"):
+        inputs = data.standardized(name)[0]
+    order = np.random.default_rng(seed).permutation(len(inputs))
+    return inputs[order], data.one_hot(targets)[order]
+
+
+def start(sizes: Sequence[int], seed: int) -> PyTree[Array]:
+    """A tanh network's first parameters, in float64."""
+    return network_init(sizes, np.float64)(seed)
+
+
+def batches(arrays: Sequence[np.ndarray], size: int, steps: int, seed: int) -> tuple[Array, ...]:
+    """So many batches of shuffled epochs, one a row."""
+    random, count = np.random.default_rng(seed), len(arrays[0]) // size
+    epochs = [random.permutation(len(arrays[0]))[: count * size] for _ in range(-(-steps // count))]
+    numbers = np.concatenate(epochs)[: steps * size].reshape(steps, size)
+    return tuple(jnp.asarray(array[numbers]) for array in arrays)
+
+
+def train(
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    params: PyTree[Array],
+    stacked: PyTree[Array],
+    look: Callable[[PyTree[Array]], Any] = lambda params: (),
+    state: Any = None,
+) -> tuple[PyTree[Array], Any, Any]:
+    """A step on each batch in turn.
+
+    Args:
+        optimizer: Any optax transformation.
+        loss: `loss(params, batch)`.
+        params: Where to start.
+        stacked: The batches, one a row.
+        look: What to keep of the parameters after each step.
+        state: Of the optimizer, to go on with.
+
+    Returns:
+        Parameters and state at the end, and what was kept.
+    """
+    opt = optax.with_extra_args_support(optimizer)
+
+    def step(carry: tuple, batch: PyTree[Array]) -> tuple[tuple, Any]:
+        params, state = carry
+        value, grads = jax.value_and_grad(loss)(params, batch)
+        extra = {"value": value, "value_fn": loss, "batch": batch}
+        updates, state = opt.update(grads, state, params, **extra)
+        params = optax.apply_updates(params, updates)
+        return (params, state), look(params)
+
+    state = opt.init(params) if state is None else state
+    (params, state), kept = jax.lax.scan(step, (params, state), stacked)
+    return params, state, kept
+
+
+def repeated(batch: PyTree[Array], steps: int) -> PyTree[Array]:
+    """The same batch in every step, without copies."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (steps, *jnp.shape(x))), batch)
+
+
+def follow(
+    field: Callable[[Array], Array], begin: Array, time: float, tolerance: float = 1e-11
+) -> Array:
+    """Where an autonomous field leads in that time, by diffrax's Dopri8."""
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, y, _: field(y)),
+        diffrax.Dopri8(),
+        0.0,
+        time,
+        time / 100,
+        begin,
+        stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
+        max_steps=100_000,
+    )
+    assert solution.ys is not None
+    return solution.ys[-1]
+
+
+def distance(a: PyTree[Array], b: PyTree[Array]) -> float:
+    """Euclidean distance of two trees."""
+    return float(jnp.linalg.norm(ravel_pytree(a)[0] - ravel_pytree(b)[0]))
