@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,12 +63,19 @@ def batches(arrays: Sequence[np.ndarray], size: int, steps: int, seed: int) -> t
     return tuple(jnp.asarray(array[numbers]) for array in arrays)
 
 
+def nothing(params: PyTree[Array]) -> tuple[()]:
+    """What to look at where only the end counts."""
+    return ()
+
+
 def train(
     optimizer: optax.GradientTransformation,
     loss: Loss,
     params: PyTree[Array],
-    stacked: PyTree[Array],
-    look: Callable[[PyTree[Array]], Any] = lambda params: (),
+    batches: PyTree[Array],
+    look: Callable[[PyTree[Array]], Any] = nothing,
+    *,
+    steps: int | None = None,
     state: Any = None,
 ) -> tuple[PyTree[Array], Any, Any]:
     """A step on each batch in turn.
@@ -76,8 +84,9 @@ def train(
         optimizer: Any optax transformation.
         loss: `loss(params, batch)`.
         params: Where to start.
-        stacked: The batches, one a row.
+        batches: One a row; or, with `steps`, the one batch of all steps.
         look: What to keep of the parameters after each step.
+        steps: How many on the same batch.
         state: Of the optimizer, to go on with.
 
     Returns:
@@ -87,6 +96,7 @@ def train(
 
     def step(carry: tuple, batch: PyTree[Array]) -> tuple[tuple, Any]:
         params, state = carry
+        batch = batches if steps else batch
         value, grads = jax.value_and_grad(loss)(params, batch)
         extra = {"value": value, "value_fn": loss, "batch": batch}
         updates, state = opt.update(grads, state, params, **extra)
@@ -94,26 +104,45 @@ def train(
         return (params, state), look(params)
 
     state = opt.init(params) if state is None else state
-    (params, state), kept = jax.lax.scan(step, (params, state), stacked)
+    rows = None if steps else batches
+    (params, state), kept = jax.lax.scan(step, (params, state), rows, steps)
     return params, state, kept
 
 
-def repeated(batch: PyTree[Array], steps: int) -> PyTree[Array]:
-    """The same batch in every step, without copies."""
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (steps, *jnp.shape(x))), batch)
+@functools.cache
+def trainer(
+    make: Callable[[Any], optax.GradientTransformation],
+    loss: Loss,
+    look: Callable[[PyTree[Array]], Any] = nothing,
+    steps: int | None = None,
+) -> Callable[..., tuple[PyTree[Array], Any]]:
+    """`run(params, batches, rate)`, compiled once: the end, and what was kept on the way."""
+
+    @jax.jit
+    def run(params: PyTree[Array], batches: PyTree[Array], rate: Any) -> tuple[PyTree[Array], Any]:
+        params, _, kept = train(make(rate), loss, params, batches, look, steps=steps)
+        return params, kept
+
+    return run
 
 
+@eqx.filter_jit
 def follow(
-    field: Callable[[Array], Array], begin: Array, time: float, tolerance: float = 1e-11
+    field: Callable[[Array, Any], Array],
+    begin: Array,
+    time: Any,
+    args: Any = None,
+    tolerance: float = 1e-12,
 ) -> Array:
-    """Where an autonomous field leads in that time, by diffrax's Dopri8."""
+    """Where `field(y, args)` leads in that time, by diffrax's Dopri8; compiled once for a field."""
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, _: field(y)),
+        diffrax.ODETerm(lambda t, y, args: field(y, args)),
         diffrax.Dopri8(),
         0.0,
         time,
         time / 100,
         begin,
+        args=args,
         stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
         max_steps=100_000,
     )

@@ -13,7 +13,7 @@ import optax
 
 from ... import adam, rk4, tsit5
 from ..claim import Bound, Claim
-from ..experiments import repeated, train
+from ..experiments import train
 
 STEPS, SIZE = 10, 4
 
@@ -33,8 +33,8 @@ def experiment(seed: int, full: bool) -> dict[str, Any]:
         return field_loss(rotation.T @ (y - shift), batch)
 
     def gap(opt: optax.GradientTransformation) -> float:
-        plain = train(opt, field_loss, begin, repeated(jnp.zeros(()), STEPS))[0]
-        there = train(opt, mapped, rotation @ begin + shift, repeated(jnp.zeros(()), STEPS))[0]
+        plain = train(opt, field_loss, begin, (), steps=STEPS)[0]
+        there = train(opt, mapped, rotation @ begin + shift, (), steps=STEPS)[0]
         size = jnp.linalg.norm(plain - begin)
         return float(jnp.linalg.norm(there - (rotation @ plain + shift)) / size)
 
