@@ -340,6 +340,7 @@ class Study:
             "settings": {
                 field.name: spoken(getattr(settings, field.name))
                 for field in dataclasses.fields(settings)
+                if field.name != self.selection
             },
             "versions": versions(),
         }
