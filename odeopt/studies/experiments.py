@@ -16,11 +16,11 @@ from jaxtyping import Array, Float, PyTree
 from . import data
 from .networks import cross_entropy_of, network_init, outputs_of, squared_distance_of
 
-Batch = tuple[Array, Array]
+Batch = tuple[Any, ...]
 Loss = Callable[..., Float[Array, ""]]
 
 
-def slope(sizes: Sequence[float], errors: Sequence[float]) -> float:
+def slope(sizes: Any, errors: Any) -> float:
     """The power of the size that the error goes with: least squares of the logarithms."""
     return float(np.polyfit(np.log(sizes), np.log(errors), 1)[0])
 

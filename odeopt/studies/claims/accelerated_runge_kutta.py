@@ -20,7 +20,7 @@ METHODS = {2: solvers.Heun(), 3: solvers.SSPRK3(), 4: solvers.RK4()}
 SIZE = 200
 
 
-def field(t: jax.Array, z: Any, eigenvalues: jax.Array) -> Any:
+def field(t: Any, z: Any, eigenvalues: jax.Array) -> Any:
     """Position and velocity."""
     x, v = z
     return v, -5 / t * v - 4 * eigenvalues * x

@@ -31,7 +31,11 @@ def block(weights: Any, first: jax.Array, a: jax.Array) -> jax.Array:
 def experiment(seed: int, full: bool) -> dict[str, Any]:
     """Relative difference of the outputs, with the patch, without, and with a wrong one."""
     random = np.random.default_rng(seed)
-    shapes = {"q": (WIDTH, WIDTH), "k": (WIDTH, WIDTH), "v": (WIDTH, WIDTH)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "q": (WIDTH, WIDTH),
+        "k": (WIDTH, WIDTH),
+        "v": (WIDTH, WIDTH),
+    }
     shapes |= {"first": (WIDTH, HIDDEN), "b": (HIDDEN,), "out": (HIDDEN, WIDTH)}
     weights = {name: jnp.asarray(random.normal(size=shape)) for name, shape in shapes.items()}
     query = jnp.asarray(random.normal(size=WIDTH))

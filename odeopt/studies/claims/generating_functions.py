@@ -26,7 +26,7 @@ def energy(z: jax.Array) -> jax.Array:
     return 0.5 * p @ p - jnp.cos(q[0]) + 0.25 * q[1] ** 4 + 0.3 * q[0] * q[1]
 
 
-def step(z: jax.Array, h: jax.Array, sign: jax.Array) -> jax.Array:
+def step(z: jax.Array, h: Any, sign: Any) -> jax.Array:
     """The map that S generates at the midpoint: z+ = z + J grad S((z + z+)/2)."""
 
     def generating(y: jax.Array) -> jax.Array:

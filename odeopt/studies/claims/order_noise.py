@@ -26,7 +26,9 @@ TAU1, TAU2 = 0.02, 0.2
 
 def clocked(h: Any) -> Any:
     """Adam that remembers for a fixed flow time."""
-    return adam(h, jnp.exp(-h / TAU1), jnp.exp(-h / TAU2), 1e-3)
+    b1: Any = jnp.exp(-h / TAU1)
+    b2: Any = jnp.exp(-h / TAU2)
+    return adam(h, b1, b2, 1e-3)
 
 
 # The optimizer, its largest rate, the flow time before the epoch, and the power of h.
@@ -46,18 +48,19 @@ def ends(
     """Where an epoch ends, one row for each order."""
     opt = optax.with_extra_args_support(CASES[name][0](h))
 
-    def step(params: Any, state: Any, batch: Any) -> tuple:
+    def step(carry: tuple, batch: Any) -> tuple:
+        params, state = carry
         grads = jax.grad(cross_entropy)(params, batch)
         updates, state = opt.update(grads, state, params, value_fn=cross_entropy, batch=batch)
         return optax.apply_updates(params, updates), state
 
     whole = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), batches)
     first = params, opt.init(params)
-    begin = jax.lax.fori_loop(0, warm, lambda _, c: step(*c, whole), first)
+    begin = jax.lax.fori_loop(0, warm, lambda _, c: step(c, whole), first)
 
     def epoch(order: jax.Array) -> jax.Array:
         rows = jax.tree.map(lambda x: x[order], batches)
-        return ravel_pytree(jax.lax.scan(lambda c, b: (step(*c, b), None), begin, rows)[0][0])[0]
+        return ravel_pytree(jax.lax.scan(lambda c, b: (step(c, b), None), begin, rows)[0][0])[0]
 
     return jax.vmap(epoch)(orders)
 
