@@ -1,8 +1,13 @@
-"""Adam's drift has a sign: a long second memory seeks large ‖grad E‖₁, a long first one small.
+"""Adam's drift has a sign: a long second memory seeks a large 1-norm of the gradient, a first small.
 
-Early training of a digits network: at equal flow time ‖grad E‖₁ is larger with (b1, b2) = (0, 0.9)
-than along the small-step limit, and smaller with (0.9, 0). And the counter-term of Adam brings its
-steps to the flow with order 2; that of gradient descent, without memory, leaves order 1.
+Early training of a digits network, eps 0.1: at equal flow time the perturbed norm
+Σ|g| - eps log(1 + |g|/eps) is larger with (b1, b2) = (0, 0.9) than along the small-step limit, and
+smaller with (0.9, 0). And the counter-term of Adam brings its steps to the flow with order 2; that
+of gradient descent, without memory, leaves order 1.
+
+A first version asked the same of the plain norm with eps 1e-3 and rate 1e-3, where the expansion
+does not hold (h·memory·curvature/eps is 90), and of orders from h = 1/64 on, where they are not
+yet asymptotic: the second memory's norm was 1.33 of the limit, the first's 17, the order 1.64.
 """
 
 from collections.abc import Callable
@@ -12,13 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 from ... import adam, drift
 from ..claim import Bound, Claim, near
 from ..experiments import classes, follow, slope, squared_error, start, train
 
-RATE, TIME, FINE = 1e-3, 0.06, 16
-SIZES, SPAN, EPS = (1 / 64, 1 / 128, 1 / 256), 1.0, 0.5
+RATE, TIME, FINE, EPS_LEARNING = 3e-4, 0.3, 4, 0.1
+SIZES, SPAN, EPS = (1 / 512, 1 / 1024, 1 / 2048), 1.0, 0.5
 
 
 def loss(x: jax.Array, batch: Any) -> jax.Array:
@@ -50,15 +56,16 @@ def order(make: Callable[[float], Any], begin: jax.Array) -> float:
 
 
 def experiment(seed: int, full: bool) -> dict[str, Any]:
-    """Ratios of ‖grad E‖₁ to the small-step limit; orders of both counter-terms."""
+    """Ratios of the norm to the small-step limit; orders of both counter-terms."""
     batch = tuple(jnp.asarray(array[:300]) for array in classes())
     params = start((64, 16, 10), seed)
 
     def size(b1: float, b2: float, rate: float) -> float:
-        opt = adam(rate, b1, b2, 1e-3)
+        opt = adam(rate, b1, b2, EPS_LEARNING)
         end = train(opt, squared_error, params, batch, steps=round(TIME / rate))[0]
         grads = jax.grad(squared_error)(end, batch)
-        return float(sum(jnp.abs(g).sum() for g in jax.tree.leaves(grads)))
+        g = jnp.abs(ravel_pytree(grads)[0])
+        return float(jnp.sum(g - EPS_LEARNING * jnp.log1p(g / EPS_LEARNING)))
 
     limit = size(0.0, 0.0, RATE / FINE)
     begin = jnp.asarray(np.random.default_rng(seed).normal(size=3))
