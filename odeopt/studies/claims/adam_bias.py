@@ -1,4 +1,4 @@
-"""Adam's drift has a sign: a long second memory seeks a large 1-norm of the gradient, a first small.
+"""Adam's drift has a sign: a long second memory seeks large gradients in the 1-norm, a first small.
 
 Early training of a digits network, eps 0.1: at equal flow time the perturbed norm
 Σ|g| - eps log(1 + |g|/eps) is larger with (b1, b2) = (0, 0.9) than along the small-step limit, and
