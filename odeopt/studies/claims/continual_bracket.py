@@ -15,7 +15,7 @@ from ..claim import Bound, Claim, Lines, near
 from ..experiments import distance, follow, slope, start
 from .conflict import losses
 
-SIZES, TIME = (0.1, 0.05, 0.025), 2.0
+SIZES, TIME = (0.02, 0.01, 0.005), 0.4
 
 
 @functools.cache
