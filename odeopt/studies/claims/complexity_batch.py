@@ -1,6 +1,8 @@
 """Smaller batches end at functions of lower geometric complexity, at equal flow time.
 
-SGD at rate 0.1 on digits, batches of 8, 64 and 512; and so does more weight decay at batch 64.
+SGD at rate 0.1 on digits, batches of 8, 64 and 512; and so does weight decay, at batch 64.
+
+A first version made 400 steps, when the networks had not yet fitted: a ratio of 1.01. Now 3,000.
 """
 
 from typing import Any
@@ -10,10 +12,10 @@ import optax
 
 from ... import euler
 from ..claim import Bound, Claim, Lines
-from ..experiments import batches, classes, cross_entropy, start, trainer
-from .complexity_rate import complexity
+from ..experiments import classes, start
+from .complexity_rate import complexity, trained
 
-BATCHES, RATE, STEPS, DECAY = (8, 64, 512), 0.1, 400, 0.01
+BATCHES, RATE, DECAY = (8, 64, 512), 0.1, 0.01
 
 
 def decayed(rate: Any) -> Any:
@@ -26,8 +28,7 @@ def experiment(seed: int, full: bool) -> dict[str, Any]:
     params, inputs = start((64, 32, 10), seed), jnp.asarray(classes()[0][:512])
 
     def last(make: Any, size: int) -> float:
-        stacked = batches(classes(), size, STEPS, seed)
-        return float(complexity(trainer(make, cross_entropy)(params, stacked, RATE)[0], inputs))
+        return float(complexity(trained(make, classes(), params, RATE, size, seed), inputs))
 
     values = [last(euler, size) for size in BATCHES]
     return {
