@@ -87,8 +87,8 @@ def batch_sharpness(
 ) -> Float[Array, ""]:
     r"""The batch sharpness: curvature of each batch's loss along its own gradient, in the mean.
 
-    $\tfrac1m\sum_k\langle g_k, H_kg_k\rangle/\|g_k\|^2$ over m batches. With one batch it is at most
-    the sharpness. Training in small batches is stable while it is below the limit that the
+    $\tfrac1m\sum_k\langle g_k, H_kg_k\rangle/\|g_k\|^2$ over m batches. Of one batch it is at
+    most its sharpness. Training in small batches is stable while it is below the limit that the
     sharpness has for the full batch (momentum at the stochastic edge, arXiv:2604.14108).
 
     Costs 3 gradients a batch, 1 and a Hessian product.

@@ -29,9 +29,14 @@ from .engine.store import Record, write_text
 from .engine.study import versions
 from .engine.terminal import grid
 from .names import lookup
-from .papers import PAPERS
+from .papers import FOLLOWING, FOUNDING, NEIGHBOUR, PAPERS
 
 SUMMARY = "summary.json"
+KINDS = {
+    FOUNDING: "What odeopt was built from",
+    FOLLOWING: "Papers of 2025-26 that follow",
+    NEIGHBOUR: "Neighbours",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -334,3 +339,47 @@ def command(
     results = engine.run(study(), options, {"claims": chosen})
     if options.share is None:
         write_text(folder / SUMMARY, json.dumps(summary(results), indent=1) + "\n")
+
+
+def document(kept: Record) -> str:
+    """The page of the documentation, from a run's summary."""
+    found, listed = kept["claims"], claims()
+    words = pd.Series([entry["verdict"] for entry in found.values()])
+    lines = [
+        "# The claims of the papers",
+        "",
+        "Written by `python -m benchmarks.claims` from the committed run "
+        "`benchmarks/results/claims/summary.json`; do not edit. `odeopt reproduce --list` names "
+        "the claims, `odeopt reproduce NAME` asks one on your machine, `--all` asks "
+        "them all and writes a report with figures. A claim is a module of "
+        "`odeopt/studies/claims`, with its criterion committed before its first run. Papers were "
+        "read in their abstracts only: a claim is what an abstract says, and how it is asked is "
+        "odeopt's.",
+        "",
+        f"**Of {len(found)} claims: {counts(words)}.** "
+        f"{'A full' if kept['full'] else 'A quick'} run on {kept['machine']}; "
+        + ", ".join(f"{name} {version}" for name, version in kept["versions"].items())
+        + ".",
+    ]
+    for kind in (FOUNDING, FOLLOWING, NEIGHBOUR):
+        lines += ["", f"## {KINDS[kind]}"]
+        for key, paper in PAPERS.items():
+            mine = [name for name, claim in listed.items() if claim.papers[0] == key]
+            also = [name for name, claim in listed.items() if key in claim.papers[1:]]
+            if paper.kind != kind:
+                continue
+            lines += ["", f"### {paper}", ""]
+            if not mine and not also:
+                lines.append(f"No claim: {paper.none}.")
+            for name in mine:
+                entry = found.get(name, {"verdict": NOT_RUN, "reason": "", "seeds": 0})
+                seeds = f", {entry['seeds']} seeds" if entry["seeds"] > 1 else ""
+                reason = f" {entry['reason']}." if entry["reason"] else ""
+                lines.append(
+                    f"- **`{name}`: {entry['verdict']}**{seeds}. {listed[name].says}{reason}"
+                )
+                if listed[name].note:
+                    lines[-1] += f" *{listed[name].note}*"
+            if also:
+                lines.append(f"- See also {', '.join(f'`{name}`' for name in also)}.")
+    return "\n".join(lines) + "\n"

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from ..claim import Bound, Claim
@@ -83,7 +82,7 @@ def experiment(seed: int, full: bool) -> dict[str, Any]:
         "cosine with an Euler step": cosine(weights, euler),
         "cosine with an implicit step": cosine(weights, ridge),
         "cosine of an increment with its gradient": cosine(weights - shorter, x[:, -1] * y[:, -1:]),
-        "cosine with another context's step": cosine(weights, np.roll(euler, 1, axis=0)),
+        "cosine with another context's step": cosine(weights, jnp.roll(euler, 1, axis=0)),
     }
 
 
