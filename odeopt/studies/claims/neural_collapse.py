@@ -2,6 +2,8 @@
 
 Networks on digits trained with five rates at equal flow time: the geometric complexity of the last
 hidden layer and the distance from collapse of its classes have a rank correlation of at least 0.6.
+
+A first version stopped at flow time 20, when the networks had not yet fitted: 0.4. Now it is 300.
 """
 
 from typing import Any
@@ -13,9 +15,10 @@ from scipy.stats import spearmanr
 
 from ... import diagnostics, euler
 from ..claim import Bound, Claim
-from ..experiments import batches, classes, cross_entropy, start, trainer
+from ..experiments import classes, start
+from .complexity_rate import trained
 
-RATES, TIME, BATCH = (0.0125, 0.025, 0.05, 0.1, 0.2), 20.0, 32
+RATES, BATCH = (0.02, 0.04, 0.08, 0.15, 0.3), 32
 
 
 def embedding(params: Any, inputs: jax.Array) -> jax.Array:
@@ -41,8 +44,7 @@ def experiment(seed: int, full: bool) -> dict[str, Any]:
     inputs, numbers = jnp.asarray(pixels[:512]), jnp.asarray(labels[:512].argmax(axis=1))
     pairs = []
     for rate in RATES:
-        stacked = batches(classes(), BATCH, round(TIME / rate), seed)
-        end, _ = trainer(euler, cross_entropy)(params, stacked, rate)
+        end = trained(euler, classes(), params, rate, BATCH, seed)
         pairs.append([float(x) for x in measured(end, inputs, numbers)])
     complexity, distance = np.transpose(pairs)
     return {
