@@ -25,6 +25,7 @@ class Paper:
         return f"{self.title} (arXiv:{self.arxiv})" if self.arxiv else self.title
 
 
+_UNREAD = "only a line about it was at hand, too little to pose a criterion"
 _LAGRANGIAN = (
     "structure theory: it says what Hamiltonian and Lagrangian maps are made of and composed like; "
     "no optimizer, rate or error follows from it that an experiment could contradict"
@@ -72,18 +73,22 @@ PAPERS: dict[str, Paper] = {
     "stochastic-edge": Paper("Momentum at the stochastic edge", "2604.14108", FOLLOWING),
     "gap": Paper("Stochastic sharpness gap", "2604.21016", FOLLOWING),
     "edge-flow": Paper("Edge flow", "2606.18080", FOLLOWING),
-    "rod-flow": Paper("Rod flow", "2605.06821", FOLLOWING),
+    "rod-flow": Paper("Rod flow", "2605.06821", FOLLOWING, _UNREAD),
     "trajectories": Paper(
         "Estimating implicit regularization from trajectories", "2605.05436", FOLLOWING
     ),
     "muon-margin": Paper("Bias of Muon: margins", "2602.16340", FOLLOWING),
     "muon-spectrum": Paper("Bias of Muon: spectrum", "2606.08388", FOLLOWING),
     "fair": Paper("Fair races of pretraining optimizers", "2509.02046", FOLLOWING),
-    "decay": Paper("Decay as 1/k", "2605.11172", FOLLOWING),
-    "autocorrelation": Paper("Momentum from autocorrelation", "2512.06370", FOLLOWING),
-    "hypergradient": Paper("Hypergradient descent near L-BFGS", "2502.11229", FOLLOWING),
-    "hypergradient-2": Paper("Hypergradient descent near L-BFGS, II", "2509.11007", FOLLOWING),
-    "adana": Paper("Momentum and memory on a clock of log time (ADANA)", "2602.05298", FOLLOWING),
+    "decay": Paper("Decay as 1/k", "2605.11172", FOLLOWING, _UNREAD),
+    "autocorrelation": Paper("Momentum from autocorrelation", "2512.06370", FOLLOWING, _UNREAD),
+    "hypergradient": Paper("Hypergradient descent near L-BFGS", "2502.11229", FOLLOWING, _UNREAD),
+    "hypergradient-2": Paper(
+        "Hypergradient descent near L-BFGS, II", "2509.11007", FOLLOWING, _UNREAD
+    ),
+    "adana": Paper(
+        "Momentum and memory on a clock of log time (ADANA)", "2602.05298", FOLLOWING, _UNREAD
+    ),
     "ode-gan": Paper("ODE-GAN", "2010.15040", NEIGHBOUR),
     "acceleration": Paper("Accelerated Runge-Kutta", "1805.00521", NEIGHBOUR),
     "rkcd": Paper("Explicit stabilized descent (RKCD, BIT 2021)", kind=NEIGHBOUR),

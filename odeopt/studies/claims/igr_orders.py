@@ -20,7 +20,7 @@ def experiment(seed: int, full: bool) -> dict[str, Any]:
 
 CLAIM = Claim(
     __doc__,
-    ("igr", "b-series"),
+    ("igr", "motion", "b-series"),
     experiment,
     (
         near("gradient descent, flow 1", 1, 0.1),
