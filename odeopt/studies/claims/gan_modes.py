@@ -30,7 +30,7 @@ def experiment(seed: int, full: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with jax.enable_x64(False):
         for name, rates in RATES.items():
-            players = jax.tree.map(lambda x: jnp.stack([x] * len(rates)), start(seed))
+            players = jax.tree.map(lambda x: jnp.stack([x, x]), start(seed))
             looks = runner(name)(
                 jnp.asarray(rates), jnp.full(len(rates), seed, jnp.uint32), players
             )
