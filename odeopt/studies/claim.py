@@ -204,4 +204,4 @@ class Judgement:
 
 
 def _spoken(checks: Sequence[Check]) -> str:
-    return "; ".join(f"{c.where} {c.value:.3g} (wanted {c.wanted})" for c in checks)
+    return "; ".join(f"{c.where} {c.value:.4g} (wanted {c.wanted})" for c in checks)

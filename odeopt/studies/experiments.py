@@ -55,6 +55,11 @@ def start(sizes: Sequence[int], seed: int) -> PyTree[Array]:
     return network_init(sizes, np.float64)(seed)
 
 
+def small_start(sizes: Sequence[int], seed: int) -> PyTree[Array]:
+    """Parameters 0.3 times as large, from which training sharpens to three times the first."""
+    return jax.tree.map(lambda x: 0.3 * x, start(sizes, seed))
+
+
 def batches(arrays: Sequence[np.ndarray], size: int, steps: int, seed: int) -> tuple[Array, ...]:
     """So many batches of shuffled epochs, one a row."""
     random, count = np.random.default_rng(seed), len(arrays[0]) // size

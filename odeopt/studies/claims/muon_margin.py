@@ -3,6 +3,8 @@
 A linear classifier of 4 separable classes, cross-entropy, both with normalized steps that shrink
 like 1/sqrt(n): the margin over the spectral norm of the weights is larger for Muon, that over their
 Frobenius norm is larger for descent. The wrong norm each would have it the other way round.
+
+A first version made steps a twentieth as long, and neither had come to its margin.
 """
 
 from typing import Any
@@ -21,7 +23,7 @@ POINTS, INPUTS, CLASSES, STEPS, GAP = 60, 10, 4, 6000, 0.5
 
 def schedule(n: Any) -> Any:
     """The length of step n."""
-    return 0.05 / jnp.sqrt(n + 1.0)
+    return 1.0 / jnp.sqrt(n + 1.0)
 
 
 OPTIMIZERS = {
