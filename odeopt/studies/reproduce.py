@@ -113,9 +113,10 @@ def judgements(results: Results) -> dict[str, Judgement]:
 def _claims(results: Results) -> pd.DataFrame:
     rows = []
     for name, judgement in judgements(results).items():
-        if judgement.word == NOT_RUN:
-            continue
         claim = claims()[name]
+        asked = name in results.settings.claims or claim.experiment is not None
+        if judgement.word == NOT_RUN or not asked:
+            continue
         seconds = [r["seconds"] for r in results.records if r["claim"] == name]
         rows.append(
             {
