@@ -3,6 +3,9 @@
 Digits in two tasks, a step on each in turn, in both orders: how far both runs end apart, relative
 to the way, is at least five times smaller with the bracket taken off after every round, and with
 rounds there and back. With the bracket's sign turned it is larger.
+
+A first version took four times the rate, h·curvature near 1, where the next terms are as large: in
+the worst seed 0.5 and 0.9 of the distance were left.
 """
 
 import functools
@@ -16,7 +19,7 @@ from ..claim import Bound, Claim
 from ..experiments import distance, start
 from .conflict import losses
 
-RATE, ROUNDS = 0.02, 100
+RATE, ROUNDS = 0.005, 400
 
 
 def step(x: jax.Array, task: int) -> jax.Array:
