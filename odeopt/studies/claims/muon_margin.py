@@ -4,7 +4,8 @@ A linear classifier of 4 separable classes, cross-entropy, both with normalized 
 like 1/sqrt(n): the margin over the spectral norm of the weights is larger for Muon, that over their
 Frobenius norm is larger for descent. The wrong norm each would have it the other way round.
 
-A first version made steps a twentieth as long, and neither had come to its margin.
+First versions made 6,000 steps, 100 and 5 times as short, when descent had not come to its margin:
+Muon's was 11 and 2 % larger in Frobenius' norm too.
 """
 
 from typing import Any
@@ -18,12 +19,12 @@ from ... import diagnostics, muon
 from ..claim import Bound, Claim
 from ..experiments import cross_entropy, train
 
-POINTS, INPUTS, CLASSES, STEPS, GAP = 60, 10, 4, 6000, 0.5
+POINTS, INPUTS, CLASSES, STEPS, GAP = 60, 10, 4, 20_000, 0.5
 
 
 def schedule(n: Any) -> Any:
     """The length of step n."""
-    return 1.0 / jnp.sqrt(n + 1.0)
+    return 5.0 / jnp.sqrt(n + 1.0)
 
 
 OPTIMIZERS = {

@@ -3,7 +3,10 @@
 The patches of single tokens are gathered into a thought matrix and a thought vector, by least
 squares over 200 tokens; on 200 further tokens these leave at most half of the change that the
 prompt makes. The random block of `context-patch`; with another prompt's patch more is left than
-without.
+half. A prompt is six tokens around a mean of its own.
+
+In a first version prompts had no mean: then any two do the same, which is to dilute a token's
+attention to itself, and another's patch passed as well.
 """
 
 from typing import Any
@@ -25,7 +28,8 @@ def experiment(seed: int, full: bool) -> dict[str, Any]:
     shapes |= {"first": (WIDTH, HIDDEN), "b": (HIDDEN,), "out": (HIDDEN, WIDTH)}
     weights = {name: jnp.asarray(random.normal(size=s)) / 3 for name, s in shapes.items()}
     tokens = jnp.asarray(random.normal(size=(2 * TOKENS, WIDTH)))
-    prompts = jnp.asarray(random.normal(size=(2, LENGTH, WIDTH)))
+    means = 2 * random.normal(size=(2, 1, WIDTH))
+    prompts = jnp.asarray(means + random.normal(size=(2, LENGTH, WIDTH)))
 
     def inputs(context: jax.Array) -> jax.Array:
         return jax.vmap(lambda token: attention(weights, token, context))(tokens)
