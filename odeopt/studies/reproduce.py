@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,21 +56,27 @@ class Settings:
             lookup("claim", name, claims())
 
 
-def missing(claim: Claim) -> str:
-    """Which of its data are not here and how to get them; empty where all are."""
-    for name in claim.data:
+def missing(names: Iterable[str]) -> dict[str, str]:
+    """Those of these claims whose data are not here, and how to get them; a set is loaded once."""
+    needed = {name: claims()[name].data for name in names}
+    reasons: dict[str, str] = {}
+    for one in {one for sets in needed.values() for one in sets}:
         try:
-            data.load(name)
+            data.load(one)
         except data.MissingData as error:
-            return str(error)
-    return ""
+            reasons[one] = str(error)
+    return {
+        name: next(reasons[one] for one in sets if one in reasons)
+        for name, sets in needed.items()
+        if any(one in reasons for one in sets)
+    }
 
 
 def tasks(settings: Settings) -> list[Task]:
     """A task for each seed of a claim; of claims that are not asked for, what the folder has."""
-    found = []
+    found, absent = [], missing(settings.claims)
     for name, claim in claims().items():
-        if claim.experiment is None or (name in settings.claims and missing(claim)):
+        if claim.experiment is None or name in absent:
             continue
         for seed in range(claim.seeds[settings.full]):
             weight = claim.seconds[settings.full] * (name in settings.claims)
@@ -102,10 +108,9 @@ def found_of(results: Results, name: str) -> list[Found]:
 
 def judgements(results: Results) -> dict[str, Judgement]:
     """Every claim's verdict."""
+    absent = missing(results.settings.claims)
     return {
-        name: claim.judge(
-            found_of(results, name), missing(claim) if name in results.settings.claims else ""
-        )
+        name: claim.judge(found_of(results, name), absent.get(name, ""))
         for name, claim in claims().items()
     }
 
@@ -179,8 +184,8 @@ def _figure(name: str, claim: Claim) -> Figure:
         return claim.draw(found) if found else None
 
     def finding(results: Results) -> str:
-        judgement = judgements(results)[name]
-        return f"{name}: {judgement.word}. {judgement.reason}."
+        row = results.table("claims").set_index("claim").loc[name]
+        return f"{name}: {row.verdict}. {row.reason}."
 
     sources = "; ".join(str(PAPERS[key]) for key in claim.papers)
     criterion = "; ".join(f"{bound.quantity} {bound.wanted}" for bound in claim.criterion)
@@ -278,7 +283,7 @@ def summary(results: Results) -> Record:
 
 def listing(full: bool, kept: Mapping[str, Any]) -> pd.DataFrame:
     """Paper, claim, cost and status of every claim."""
-    rows = []
+    rows, absent = [], missing(claims())
     for name, claim in claims().items():
         last = kept.get(name, {})
         if claim.experiment is None:
@@ -287,7 +292,7 @@ def listing(full: bool, kept: Mapping[str, Any]) -> pd.DataFrame:
             cost = f"{last['seconds']:.0f} s"
         else:
             cost = f"about {claim.seconds[full]:.0f} s"
-        status = last.get("verdict") or claim.judge([], missing(claim)).word
+        status = last.get("verdict") or claim.judge([], absent.get(name, "")).word
         paper = PAPERS[claim.papers[0]]
         where = paper.arxiv or paper.title
         rows.append({"paper": where, "claim": name, "cost": cost, "status": status})
@@ -329,8 +334,9 @@ def command(
     if not names and not every:
         raise ValueError("name a claim, or say --all; --list shows them.")
     for name in names:
-        if reason := missing(lookup("claim", name, claims())):
-            raise ValueError(f"{name} cannot run: {reason}")
+        lookup("claim", name, claims())
+    for name, reason in missing(names).items():
+        raise ValueError(f"{name} cannot run: {reason}")
     chosen = tuple(claims()) if every else names
     if options.full:
         todo = [claims()[name].seconds[True] for name in chosen if name not in kept]
