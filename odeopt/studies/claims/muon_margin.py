@@ -4,8 +4,8 @@ A linear classifier of 4 separable classes, cross-entropy, both with normalized 
 like 1/sqrt(n): the margin over the spectral norm of the weights is larger for Muon, that over their
 Frobenius norm is larger for descent. The wrong norm each would have it the other way round.
 
-First versions made 6,000 steps, 100 and 5 times as short, when descent had not come to its margin:
-Muon's was 11 and 2 % larger in Frobenius' norm too.
+In first versions descent stopped short of its margin, which a quadratic program knows (0.2415 where
+descent had 0.2285): its normalization added 1e-6 to norms that go to zero.
 """
 
 from typing import Any
@@ -24,13 +24,13 @@ POINTS, INPUTS, CLASSES, STEPS, GAP = 60, 10, 4, 20_000, 0.5
 
 def schedule(n: Any) -> Any:
     """The length of step n."""
-    return 5.0 / jnp.sqrt(n + 1.0)
+    return 2.0 / jnp.sqrt(n + 1.0)
 
 
 OPTIMIZERS = {
     "muon": lambda: muon(schedule, ns_steps=None),
     "descent": lambda: optax.chain(
-        optax.normalize_by_update_norm(), optax.scale_by_learning_rate(schedule)
+        optax.normalize_by_update_norm(eps=0.0), optax.scale_by_learning_rate(schedule)
     ),
 }
 
