@@ -102,4 +102,4 @@ PAPERS: dict[str, Paper] = {
     "b-series": Paper("B-series modified equations (2010)", kind=NEIGHBOUR),
     "edge": Paper("Edge of stability", "2103.00065", NEIGHBOUR),
 }
-"""Every paper by a short key. Titles are those of their abstracts; full texts were not at hand."""
+"""Every paper by a short key; long titles are cut. Full texts were not at hand."""

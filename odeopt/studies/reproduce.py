@@ -22,7 +22,7 @@ from rich.text import Text
 from . import data
 from .claim import NOT_RUN, WORDS, Claim, Found, Judgement
 from .claims import claims
-from .engine import Figure, Lab, Results, Study, Table, Task
+from .engine import Check, Figure, Lab, Results, Study, Table, Task
 from .engine import command as engine
 from .engine.drawing import INK, Plot
 from .engine.store import Record, write_text
@@ -274,11 +274,16 @@ def summary(results: Results) -> Record:
                 "reason": row["reason"],
                 "seeds": row["seeds"],
                 "seconds": round(row["seconds"], 1),
-                "numbers": {c.where: float(f"{c.value:.4g}") for c in judged[str(name)].checks},
+                "numbers": _numbers(judged[str(name)].checks),
+                "wrong laws": _numbers(judged[str(name)].controls),
             }
             for name, row in rows.items()
         },
     }
+
+
+def _numbers(checks: Iterable[Check]) -> dict[str, str]:
+    return {check.where: f"{check.value:.4g}" for check in checks}
 
 
 def listing(full: bool, kept: Mapping[str, Any]) -> pd.DataFrame:
@@ -381,12 +386,14 @@ def document(kept: Record) -> str:
             for name in mine:
                 entry = found.get(name, {"verdict": NOT_RUN, "reason": "", "seeds": 0})
                 seeds = f", {entry['seeds']} seeds" if entry["seeds"] > 1 else ""
-                reason = f" {entry['reason']}." if entry["reason"] else ""
-                lines.append(
-                    f"- **`{name}`: {entry['verdict']}**{seeds}. {listed[name].says}{reason}"
-                )
-                if listed[name].note:
-                    lines[-1] += f" *{listed[name].note}*"
+                wrong = [f"{n} {value}" for n, value in entry.get("wrong laws", {}).items()]
+                words = [
+                    f"- **`{name}`: {entry['verdict']}**{seeds}. {listed[name].says}",
+                    f"*{listed[name].note}*" if listed[name].note else "",
+                    f"Found: {entry['reason']}." if entry["reason"] else "",
+                    f"Of a wrong law, which must miss: {'; '.join(wrong)}." if wrong else "",
+                ]
+                lines.append(" ".join(word for word in words if word))
             if also:
                 lines.append(f"- See also {', '.join(f'`{name}`' for name in also)}.")
     return "\n".join(lines) + "\n"
