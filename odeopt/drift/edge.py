@@ -1,4 +1,4 @@
-"""The edge flow: an optimizer that oscillates, as a smooth pair of points. May use: `.stepmap`."""
+"""The edge flow: an optimizer that oscillates, as a smooth pair of points."""
 
 from typing import NamedTuple
 
