@@ -73,7 +73,7 @@ PAPERS: dict[str, Paper] = {
     "stochastic-edge": Paper("Momentum at the stochastic edge", "2604.14108", FOLLOWING),
     "gap": Paper("Stochastic sharpness gap", "2604.21016", FOLLOWING),
     "edge-flow": Paper("Edge flow", "2606.18080", FOLLOWING),
-    "rod-flow": Paper("Rod flow", "2605.06821", FOLLOWING, _UNREAD),
+    "rod-flow": Paper("Rod flow", "2605.06821", FOLLOWING),
     "trajectories": Paper(
         "Estimating implicit regularization from trajectories", "2605.05436", FOLLOWING
     ),
