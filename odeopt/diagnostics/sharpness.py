@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..lanczos import lanczos, start_vector
+from ..losses import LossSum
 from ..objective import LinearMap, Objective
 from ..sums import inner
-from ..turns import Turns
 
 Result = TypeVar("Result")
 
@@ -110,15 +110,15 @@ def batch_sharpness(
       >>> odeopt.diagnostics.batch_sharpness(loss, jnp.array(1.0), scale=jnp.array([1.0, 3.0]))
       Array(2., dtype=float32)
     """
-    turns = Turns.of(value_fn, tuple(batches), batches)
+    parts = LossSum.of(value_fn, tuple(batches), batches)
 
     def body(total: Array, row: PyTree[Array]) -> Array:
-        g, product = jax.linearize(lambda p: turns.gradient(p, row), params)
+        g, product = jax.linearize(lambda p: parts.gradient(p, row), params)
         square = inner(g, g)
         bent = inner(g, product(g))
         return total + jnp.where(square > 0, bent / jnp.where(square > 0, square, 1.0), 0.0)
 
-    return turns.fold(body, jnp.zeros([], float)) / turns.number
+    return parts.fold(body, jnp.zeros([], float)) / parts.number
 
 
 def _sharpness(

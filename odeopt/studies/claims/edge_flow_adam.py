@@ -2,7 +2,7 @@
 
 `drift.edge_flow` of Adam's step map, moments included, on digits, full batch, 500 steps: training
 comes to the edge, preconditioned sharpness 38/h, within 15 %; there that at the centre of the flow
-is that at the middle of two successive iterates within 5 % (largest difference over the last third).
+is that at the middle of two successive iterates within 5 % (largest difference in the last third).
 Without the amplitude, the flow of Adam's smooth increments leaves the edge behind.
 """
 
