@@ -192,6 +192,12 @@ def test_the_page_is_that_of_the_committed_run():
     assert set(kept["claims"]) == set(claims()), "a claim was never run, or is gone"
 
 
+def test_the_readme_says_how_many_hold():
+    found = json.loads(committed.KEPT.read_text())["claims"]
+    held = sum(entry["verdict"] == "reproduced" for entry in found.values())
+    assert f"{held} of {len(found)} claims" in (committed.ROOT / "README.md").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_laws_are_reproduced(name):
