@@ -1,6 +1,5 @@
 """The edge flow against the optimizers that it models."""
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,24 +41,22 @@ def begin(name):
 
 
 def iterates(name, y, steps):
-    found = [y]
+    found, step = [y], jax.jit(STEPS[name])
     for _ in range(steps):
-        found.append(STEPS[name](found[-1], RATE))
+        found.append(step(found[-1], RATE))
     return found
 
 
 def follow(field, edge, time):
-    return diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, h: field(y, h)),
-        diffrax.Tsit5(),
-        0.0,
-        time,
-        RATE / 4,
-        edge,
-        args=RATE,
-        stepsize_controller=diffrax.PIDController(rtol=1e-6, atol=1e-8),
-        max_steps=100_000,
-    ).ys
+    """By Heun's method in steps of a sixteenth of the optimizer's."""
+    dt = RATE / 16
+
+    def step(_, edge):
+        first = field(edge, RATE)
+        second = field(jax.tree.map(lambda x, d: x + dt * d, edge, first), RATE)
+        return jax.tree.map(lambda x, d, e: x + dt / 2 * (d + e), edge, first, second)
+
+    return jax.jit(lambda edge: jax.lax.fori_loop(0, round(time / dt), step, edge))(edge)
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -92,14 +89,14 @@ def test_the_amplitude_grows_beyond_the_limit_and_shrinks_below(x64, name, limit
 
 def test_it_follows_descent_along_the_edge_where_gradient_flow_leaves_it(x64):
     field = drift.edge_flow(STEPS["euler"])
-    found = follow(field, field.start(jnp.asarray(START, float), RATE), 60.0).centre[-1]
+    found = follow(field, field.start(jnp.asarray(START, float), RATE), 60.0).centre
     late = jnp.stack(iterates("euler", jnp.asarray(START, float), 600)[-200:]).mean(axis=0)
     assert float(found[1]) == pytest.approx(float(late[1]), rel=0.02)
     assert float(late[1]) == pytest.approx(2 / RATE, rel=0.15)
     flow = follow(
         lambda y, h: drift.Edge(downhill(y.centre), y.amplitude), drift.Edge(START, START), 60.0
     )
-    assert float(flow.centre[-1][1]) > 2 * float(late[1])  # the amplitude is what holds it
+    assert float(flow.centre[1]) > 2 * float(late[1])  # the amplitude is what holds it
 
 
 def test_where_iterates_do_not_oscillate_the_amplitude_dies_out(x64):
