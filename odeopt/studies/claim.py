@@ -204,4 +204,7 @@ class Judgement:
 
 
 def _spoken(checks: Sequence[Check]) -> str:
-    return "; ".join(f"{c.where} {c.value:.4g} (wanted {c.wanted})" for c in checks)
+    def value(check: Check) -> str:
+        return "not finite in a seed" if math.isnan(check.value) else f"{check.value:.4g}"
+
+    return "; ".join(f"{c.where} {value(c)} (wanted {c.wanted})" for c in checks)

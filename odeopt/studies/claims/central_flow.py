@@ -19,10 +19,10 @@ def experiment(seed: int, full: bool) -> dict[str, Any]:
     x, curvature = np.transpose(record["iterates"])
     late = slice(3 * len(x) // 4, None)
     return {
-        "curvature over the central flow's": float(np.mean((curvature / record["flow"])[late])),
-        "square of x over its variance": float(np.mean((x**2 / record["variance"])[late])),
+        "curvature over the central flow's": float(np.mean(curvature[late] / record["flow"][late])),
+        "square of x over its variance": float(np.mean(x[late] ** 2 / record["variance"][late])),
         "curvature over gradient flow's": float(
-            np.mean((curvature / record["gradient flow"])[late])
+            np.mean(curvature[late] / record["gradient flow"][late])
         ),
         "step": np.arange(len(x)),
         "gradient descent": curvature,
