@@ -360,9 +360,9 @@ def document(kept: Record) -> str:
         "`benchmarks/results/claims/summary.json`; do not edit. `odeopt reproduce --list` names "
         "the claims, `odeopt reproduce NAME` asks one on your machine, `--all` asks "
         "them all and writes a report with figures. A claim is a module of "
-        "`odeopt/studies/claims`, with its criterion committed before its first run; where it had to "
-        "be posed again after a run, it says what the first version was. Papers were "
-        "read in their abstracts only: a claim is what an abstract says, and how it is asked is "
+        "`odeopt/studies/claims`, with its criterion committed before its first run; where it "
+        "had to be posed again after a run, it says what the first version was. Papers were read "
+        "in their abstracts only: a claim is what an abstract says, and how it is asked is "
         "odeopt's.",
         "",
         f"**Of {len(found)} claims: {counts(words)}.** "
