@@ -5,7 +5,7 @@ from pathlib import Path
 import cyclopts
 
 from . import __version__
-from .studies import drift, equivalence, games, order, stability, stiff, untuned
+from .studies import drift, equivalence, games, order, reproduce, stability, stiff, untuned
 from .studies.engine import command as engine
 from .studies.engine.page import write_index
 
@@ -20,6 +20,7 @@ app = cyclopts.App(
 )
 for study in (module.STUDY for module in STUDIES):
     app.command(engine.command(study), name=study.name)
+app.command(reproduce.command, name="reproduce")
 
 
 @app.command

@@ -9,6 +9,7 @@ from .geometry import class_distance as class_distance
 from .geometry import geometric_complexity as geometric_complexity
 from .geometry import margin as margin
 from .sharpness import Sharpness as Sharpness
+from .sharpness import batch_sharpness as batch_sharpness
 from .sharpness import sharpness as sharpness
 from .spectrum import Spectrum as Spectrum
 from .spectrum import gauss_newton_spectrum as gauss_newton_spectrum

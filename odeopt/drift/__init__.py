@@ -10,6 +10,9 @@ from .corrected import Form as Form
 from .corrected import corrected as corrected
 from .differentials import b_series as b_series
 from .differentials import elementary_differentials as elementary_differentials
+from .edge import Edge as Edge
+from .edge import EdgeFlow as EdgeFlow
+from .edge import edge_flow as edge_flow
 from .epoch import epoch_flow as epoch_flow
 from .epoch import epoch_loss as epoch_loss
 from .games import CorrectedGame as CorrectedGame

@@ -16,9 +16,9 @@ import optax
 import pandas as pd
 from jaxtyping import Array, Bool, Float, Int, PyTree
 from scipy.stats import ks_2samp
-from sklearn.datasets import load_diabetes, load_digits
 
 from .. import euler, ordering
+from . import data
 from .engine import Check, Claim, Figure, Results, statistics
 from .engine.drawing import Plot
 from .engine.store import Record
@@ -92,9 +92,7 @@ def _decay(params: PyTree[Array]) -> Float[Array, ""]:
 
 def regression() -> Convex:
     """Least squares on the diabetes data."""
-    inputs, targets = load_diabetes(return_X_y=True)
-    inputs = (inputs - inputs.mean(axis=0)) / inputs.std(axis=0)
-    targets = (targets - targets.mean()) / targets.std()
+    inputs, targets = data.standardized("diabetes")
 
     def loss(params: PyTree[Array], batch: tuple[Array, Array]) -> Float[Array, ""]:
         return 0.5 * jnp.mean((batch[0] @ params - batch[1]) ** 2) + _decay(params)
@@ -105,7 +103,7 @@ def regression() -> Convex:
 
 def softmax() -> Convex:
     """Softmax regression on digits."""
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = data.load("digits")
 
     def loss(params: PyTree[Array], batch: tuple[Array, Array]) -> Float[Array, ""]:
         logits = batch[0] @ params["w"] + params["b"]
@@ -114,7 +112,7 @@ def softmax() -> Convex:
 
     title = f"softmax regression, digits, batch {SIZE}, weight decay {DECAY:g}"
     params = {"w": np.zeros((64, 10)), "b": np.zeros(10)}
-    return Convex(title, loss, params, _batched(pixels / 16, labels))
+    return Convex(title, loss, params, _batched(pixels, labels))
 
 
 PROBLEMS = {"regression": regression, "softmax": softmax}

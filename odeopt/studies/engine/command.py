@@ -19,7 +19,7 @@ from rich.text import Text
 
 from . import page, terminal
 from .store import default_path
-from .study import Study
+from .study import Results, Study
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,8 +62,8 @@ def command(study: Study) -> Callable[..., None]:
     return call
 
 
-def run(study: Study, options: Options, settings: dict[str, Any]) -> None:
-    """Make the study, write its report, print its answer."""
+def run(study: Study, options: Options, settings: dict[str, Any]) -> Results:
+    """Make the study, write its report, print its answer; of a share, only make it."""
     # Progress goes to standard error, so that the answer can be piped.
     quiet = Console(stderr=True)
     if options.share is not None and options.out is None:
@@ -86,11 +86,12 @@ def run(study: Study, options: Options, settings: dict[str, Any]) -> None:
         )
         if share is not None:
             quiet.print(Text(f"{results.seconds:.0f} s; share {options.share} of {folder}"))
-            return
+            return results
         path = page.write(results, folder)
         console = Console()
         terminal.show(results, console)
         console.print(Text(f"{results.seconds:.0f} s; report: {path}"), soft_wrap=True)
+        return results
 
 
 def _options(study: Study) -> type:

@@ -98,8 +98,14 @@ def command(results: Results) -> str:
         name, value = field.name, getattr(results.settings, field.name)
         if value != field.default:
             text = spoken(value)
-            joined = ",".join(map(str, text)) if isinstance(text, list) else str(text)
-            words += [f"--{name.replace('_', '-')}", joined]
+            option = f"--{name.replace('_', '-')}"
+            if name == results.study.selection:
+                words += map(str, text)
+            elif value is True:
+                words.append(option)
+            else:
+                joined = ",".join(map(str, text)) if isinstance(text, list) else str(text)
+                words += [option, joined]
     return shlex.join(words)
 
 

@@ -238,6 +238,8 @@ class Study:
         method: `method(results)`: how it was measured, paragraphs under their headings.
         suite: Version of data and protocol; results of another one are not gone on with.
         page: The page of the documentation.
+        selection: Name of the setting, if any, that only says which parts to make: one folder takes
+            them one after the other, and the command line takes them by position.
     """
 
     name: str
@@ -254,6 +256,7 @@ class Study:
     method: "Callable[[Results], Mapping[str, str]]" = lambda results: {}
     suite: str = "1"
     page: str = ""
+    selection: str = ""
 
     def choose(self, full: bool = False, **given: Any) -> Any:
         """The settings of a quick or full study, with what is given and not `None` instead.
@@ -337,6 +340,7 @@ class Study:
             "settings": {
                 field.name: spoken(getattr(settings, field.name))
                 for field in dataclasses.fields(settings)
+                if field.name != self.selection
             },
             "versions": versions(),
         }

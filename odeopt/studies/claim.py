@@ -1,0 +1,210 @@
+"""A claim of a paper: an experiment, what its numbers must be, and the verdict that follows.
+
+Works on plain numbers; knows no optimizer.
+"""
+
+import dataclasses
+import inspect
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .engine import Check
+from .engine.drawing import INK, Plot
+
+REPRODUCED, IN_PART = "reproduced", "in part"
+NOT_HERE, OUT_OF_REACH, NOT_RUN = "not reproduced here", "out of reach here", "not run"
+WORDS = (REPRODUCED, IN_PART, NOT_HERE, OUT_OF_REACH, NOT_RUN)
+
+Found = Mapping[str, Any]
+"""What an experiment found with one seed: numbers and lists of numbers by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """What a number of the experiment must be.
+
+    Attributes:
+        quantity: Its name.
+        low: The least that it may be.
+        high: The most that it may be.
+        every: Whether it must hold for every seed; otherwise for their median.
+    """
+
+    quantity: str
+    low: float = -math.inf
+    high: float = math.inf
+    every: bool = False
+
+    @property
+    def wanted(self) -> str:
+        """The bound in words."""
+        if math.isinf(self.high):
+            words = f"at least {self.low:.4g}"
+        elif math.isinf(self.low):
+            words = f"at most {self.high:.4g}"
+        else:
+            words = f"{self.low:.4g} to {self.high:.4g}"
+        return f"{words}, every seed" if self.every else words
+
+    def check(self, found: Sequence[Found]) -> Check:
+        """Compare; the value is the median over seeds, or the worst seed where all must hold."""
+        values = np.array([self._number(one) for one in found])
+        if self.every:
+            miss = np.maximum(self.low - values, values - self.high)
+            value = float(values[np.argmax(np.where(np.isnan(miss), np.inf, miss))])
+        else:
+            value = float(np.median(values))
+        return Check(self.quantity, value, self.wanted, bool(self.low <= value <= self.high))
+
+    def _number(self, one: Found) -> float:
+        value = one[self.quantity]
+        return math.nan if value is None else float(value)  # not finite is None on disk
+
+
+def near(quantity: str, value: float, margin: float) -> Bound:
+    """`value` within `margin`, in the median over seeds."""
+    return Bound(quantity, value - margin, value + margin)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lines:
+    """A figure: lists of the experiment against each other, median and range of the seeds.
+
+    Attributes:
+        x: The list on the horizontal axis.
+        ys: Those on the vertical axis.
+        label: Of the vertical axis.
+        log: Which axes are logarithmic: "", "x", "y" or "xy".
+    """
+
+    x: str
+    ys: Sequence[str]
+    label: str
+    log: str = ""
+
+    def draw(self, found: Sequence[Found]) -> Plot:
+        """One panel with a line for each name."""
+        plot = Plot(list(self.ys), width=5.0)
+        axes = plot.panel(self.label, self.x, "")
+        axes.set(
+            xscale="log" if "x" in self.log else "linear",
+            yscale="log" if "y" in self.log else "linear",
+        )
+        for name in self.ys:
+            x, rows = np.array(found[0][self.x], float), np.array([f[name] for f in found], float)
+            style = plot.style(name, markevery=max(1, len(x) // 8))
+            axes.plot(x, np.median(rows, axis=0), **style)
+            if len(rows) > 1:
+                plot.band(axes, name, x, rows.min(axis=0), rows.max(axis=0))
+        return plot
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """What a paper says, and how it is asked here.
+
+    Attributes:
+        statement: Plain words; the first paragraph is the claim, the rest what a reader must know.
+        papers: Where it comes from: keys of `papers.PAPERS`.
+        experiment: `experiment(seed, full)`, in float64; numbers and lists of numbers by name.
+        criterion: What the numbers must be, fixed before the run.
+        control: What they would be if a wrong law held: none of these may hold.
+        seeds: How many, in a quick and in a full run; one where nothing is random.
+        seconds: An estimate of a quick and of a full run on one core.
+        data: Names of the real data that it needs, keys of `data.SETS`.
+        figure: By default the numbers beside their bounds.
+        unreachable: Why it cannot be asked here, where it cannot; then there is no experiment.
+    """
+
+    statement: str
+    papers: Sequence[str]
+    experiment: Callable[[int, bool], Found] | None = None
+    criterion: Sequence[Bound] = ()
+    control: Sequence[Bound] = ()
+    seeds: tuple[int, int] = (5, 10)
+    seconds: tuple[float, float] = (5, 10)
+    data: Sequence[str] = ()
+    figure: Lines | None = None
+    unreachable: str = ""
+
+    @property
+    def says(self) -> str:
+        """The claim itself, in one line."""
+        return " ".join(self.statement.split("\n\n")[0].split())
+
+    @property
+    def note(self) -> str:
+        """What a reader must know beside it."""
+        return " ".join(" ".join(self.statement.split("\n\n")[1:]).split())
+
+    @property
+    def version(self) -> str:
+        """Changes with the module that makes it, so that old numbers are not taken for new ones."""
+        if self.experiment is None:
+            return ""
+        module = inspect.getmodule(self.experiment)
+        assert module is not None
+        return f"{zlib.crc32(inspect.getsource(module).encode()):08x}"
+
+    def judge(self, found: Sequence[Found], missing: str = "") -> "Judgement":
+        """The verdict on what was found with each seed.
+
+        Args:
+            found: Of every seed that was run.
+            missing: Data that are not here, and how to get them.
+        """
+        if self.unreachable or missing:
+            return Judgement(OUT_OF_REACH, self.unreachable or missing)
+        if not found:
+            return Judgement(NOT_RUN, "")
+        checks = [bound.check(found) for bound in self.criterion]
+        controls = [bound.check(found) for bound in self.control]
+        fooled = [check for check in controls if check.holds]
+        if fooled:
+            reason = f"a wrong law passes as well, so nothing is decided: {_spoken(fooled)}"
+            return Judgement(NOT_HERE, reason, checks, controls)
+        missed = [check for check in checks if not check.holds]
+        if not missed:
+            return Judgement(REPRODUCED, _spoken(checks), checks, controls)
+        held = [check for check in checks if check.holds]
+        also = f"; as claimed: {_spoken(held)}" if held else ""
+        word = IN_PART if held else NOT_HERE
+        return Judgement(word, f"missed: {_spoken(missed)}{also}", checks, controls)
+
+    def draw(self, found: Sequence[Found]) -> Plot:
+        """The figure."""
+        if self.figure is not None:
+            return self.figure.draw(found)
+        plot = Plot(width=3.6, height=1.3)
+        for bound in (*self.criterion, *self.control):
+            wrong = " (wrong law)" if bound in self.control else ""
+            axes = plot.panel(f"{bound.quantity}{wrong}: {bound.wanted}", "", "")
+            values = np.array([one[bound.quantity] for one in found], float)
+            axes.plot(values, np.arange(len(values)), "o", color=INK)
+            low, high = (end if math.isfinite(end) else None for end in (bound.low, bound.high))
+            axes.set_yticks([])
+            span = axes.get_xlim()
+            shaded = (span[0] if low is None else low, span[1] if high is None else high)
+            axes.axvspan(*shaded, alpha=0.2)
+        return plot
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """A verdict, why, and the comparisons behind it."""
+
+    word: str
+    reason: str
+    checks: Sequence[Check] = ()
+    controls: Sequence[Check] = ()
+
+
+def _spoken(checks: Sequence[Check]) -> str:
+    def value(check: Check) -> str:
+        return "not finite in a seed" if math.isnan(check.value) else f"{check.value:.4g}"
+
+    return "; ".join(f"{c.where} {value(c)} (wanted {c.wanted})" for c in checks)

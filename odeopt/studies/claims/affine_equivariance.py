@@ -1,0 +1,51 @@
+"""A step made of the trees of B-series commutes with every affine change of variables.
+
+That is what Runge-Kutta methods of gradient flow have in common, in the metric that the change
+carries along; a step of Adam, which looks at single coordinates, does not have it.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ... import adam, rk4, tsit5
+from ..claim import Bound, Claim
+from ..experiments import train
+
+STEPS, SIZE = 10, 4
+
+
+def field_loss(x: jax.Array, batch: Any) -> jax.Array:
+    """A loss without symmetry."""
+    return jnp.sum(jnp.cos(x) * jnp.arange(1.0, SIZE + 1)) + 0.1 * jnp.sum(x**4) + x[0] * x[1]
+
+
+def experiment(seed: int, full: bool) -> dict[str, Any]:
+    """Distance between a run mapped and the mapped problem's run, a rotation and a shift."""
+    random = np.random.default_rng(seed)
+    rotation = jnp.asarray(np.linalg.qr(random.normal(size=(SIZE, SIZE)))[0])
+    shift, begin = jnp.asarray(random.normal(size=(2, SIZE)))
+
+    def mapped(y: jax.Array, batch: Any) -> jax.Array:
+        return field_loss(rotation.T @ (y - shift), batch)
+
+    def gap(opt: optax.GradientTransformation) -> float:
+        plain = train(opt, field_loss, begin, (), steps=STEPS)[0]
+        there = train(opt, mapped, rotation @ begin + shift, (), steps=STEPS)[0]
+        size = jnp.linalg.norm(plain - begin)
+        return float(jnp.linalg.norm(there - (rotation @ plain + shift)) / size)
+
+    return {"rk4": gap(rk4(0.1)), "tsit5": gap(tsit5(0.1)), "adam": gap(adam(0.1))}
+
+
+CLAIM = Claim(
+    __doc__,
+    ("operad", "b-series"),
+    experiment,
+    (Bound("rk4", high=1e-10, every=True), Bound("tsit5", high=1e-10, every=True)),
+    control=(Bound("adam", high=1e-2),),
+    seconds=(8, 16),
+)

