@@ -140,8 +140,8 @@ def untuned(
     $W^+ = W - h(0.2\,\ell\sqrt{\max(\text{rows}, \text{columns})}\,\mathrm{polar}(\hat M) + wW)$,
     one of another leaf $x^+ = x - h\ell\,\hat m/(\sqrt{\hat v} + \epsilon)$. The *clock*: with a
     horizon of $N$ steps `stepsize.horizon`, $h \le 6.7/\sqrt N$ with warm-up and linear decay;
-    without one `stepsize.anytime`, $h \approx 3.35/\sqrt n$. The result is the *average* of the path
-    with weights $n^8$, about the last ninth of it (`flows.AveragedFlow`).
+    without one `stepsize.anytime`, $h \approx 3.35/\sqrt n$. The result is the *average* of the
+    path with weights $n^8$, about the last ninth of it (`flows.AveragedFlow`).
 
     **Evaluate and keep `odeopt.step_params(state, params)`**, the average. 1 gradient a step and a
     few products of the matrices with themselves. Needs no `value_fn`.
@@ -192,7 +192,7 @@ def untuned(
         learning_rate = stepsize.anytime() if horizon is None else stepsize.horizon(horizon)
     chosen = muon_weight_dimension_numbers
     axes = _Axes(_last_axis_out if chosen is None else chosen)
-    matrices = SpectralFlow(0.9, consistent_rms=0.2, dimensions=axes)
+    matrices = SpectralFlow(0.9, eps=1e-20, consistent_rms=0.2, dimensions=axes)
     others = AdamFlow(0.9, 0.98, eps=1e-10, nesterov=True)
     flow = GroupedFlow(
         {"matrices": UnitFlow(matrices, weight_decay), "adam": UnitFlow(others)}, _Labels(axes)
