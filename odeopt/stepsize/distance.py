@@ -67,15 +67,15 @@ class Anytime(AbstractLocalRule):
     def size(self, info: StepInfo) -> Scalar:
         """That of the present step."""
         n = info.steps.astype(float) + 1
-        return self.distance / 2 / jnp.sqrt(n + self.warm_up) * jnp.minimum(n / self.warm_up, 1.0)
+        return self.distance / 4 / jnp.sqrt(n + self.warm_up) * jnp.minimum(n / self.warm_up, 1.0)
 
 
 def anytime(distance: float = DISTANCE, *, warm_up: int = 50) -> Anytime:
     r"""A distance over the root of the steps so far, for a run that may end at any time.
 
-    $h_n = \frac{d}{2\sqrt{n+1+w}}\min\left(1, \frac{n+1}{w}\right)$: about the size that
-    `horizon` has in the middle of a run of $n$ steps. It does not fall to zero, so that the last
-    iterate stays noisy: evaluate an average, as `flows.AveragedFlow` keeps one. Looks at nothing
+    $h_n = \frac{d}{4\sqrt{n+1+w}}\min\left(1, \frac{n+1}{w}\right)$: a quarter of the largest size
+    of `horizon`, or its size after three quarters of a run of $n$ steps. It falls slowly, so that
+    the last iterate stays noisy: evaluate an average, as `flows.AveragedFlow` keeps one. Looks at nothing
     but the number of steps: no gradient, no memory.
 
     Args:

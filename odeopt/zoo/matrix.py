@@ -140,8 +140,8 @@ def untuned(
     $W^+ = W - h(0.2\,\ell\sqrt{\max(\text{rows}, \text{columns})}\,\mathrm{polar}(\hat M) + wW)$,
     one of another leaf $x^+ = x - h\ell\,\hat m/(\sqrt{\hat v} + \epsilon)$. The *clock*: with a
     horizon of $N$ steps `stepsize.horizon`, $h \le 6.7/\sqrt N$ with warm-up and linear decay;
-    without one `stepsize.anytime`, $h \approx 3.35/\sqrt n$. The result is the *average* of the
-    path with weights $n^8$, about the last ninth of it (`flows.AveragedFlow`).
+    without one `stepsize.anytime`, $h \approx 1.7/\sqrt n$. The result is the *average* of the
+    path with weights $n^{16}$, about the last seventeenth of it (`flows.AveragedFlow`).
 
     **Evaluate and keep `odeopt.step_params(state, params)`**, the average. 1 gradient a step and a
     few products of the matrices with themselves. Needs no `value_fn`.
@@ -198,7 +198,7 @@ def untuned(
         {"matrices": UnitFlow(matrices, weight_decay), "adam": UnitFlow(others)}, _Labels(axes)
     )
     return ode_optimizer(
-        AveragedFlow(flow, beta=0.0, power=8.0), solvers.Lie(), learning_rate, **options
+        AveragedFlow(flow, beta=0.0, power=16.0), solvers.Lie(), learning_rate, **options
     )
 
 

@@ -33,10 +33,10 @@ def test_twice_the_horizon_covers_the_same_distance_by_a_random_walk():
     np.testing.assert_allclose(*walked, rtol=1e-3)
 
 
-def test_a_run_of_any_length_has_half_the_size_of_its_horizon():
+def test_a_run_of_any_length_ends_at_a_quarter_of_the_size_of_its_horizon():
     steps = 3000
-    assert sizes(anytime(2.0), steps)[-1] == pytest.approx(2.0 / 2 / np.sqrt(steps), rel=0.02)
-    np.testing.assert_allclose(sizes(anytime(warm_up=1), 3)[0], 6.7 / 2 / np.sqrt(2), rtol=1e-6)
+    assert sizes(anytime(2.0), steps)[-1] == pytest.approx(2.0 / 4 / np.sqrt(steps), rel=0.02)
+    np.testing.assert_allclose(sizes(anytime(warm_up=1), 3)[0], 6.7 / 4 / np.sqrt(2), rtol=1e-6)
 
 
 def test_a_horizon_of_one_step_is_a_step():

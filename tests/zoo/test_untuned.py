@@ -53,7 +53,7 @@ def by_hand(steps, decay=0.03):
             else:
                 v = 0.98 * v + 0.02 * g[k] ** 2
                 p[k] = p[k] - h * unit * ahead / (np.sqrt(v / (1 - 0.98 ** (n + 1))) + 1e-10)
-            a[k] = a[k] + min(1, 9 / (n + 9)) * (p[k] - a[k])
+            a[k] = a[k] + min(1, 17 / (n + 17)) * (p[k] - a[k])
     return p, a
 
 
