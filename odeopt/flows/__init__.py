@@ -25,5 +25,7 @@ from .momentum import NesterovFlow as NesterovFlow
 from .momentum import RelativisticFlow as RelativisticFlow
 from .rmsprop import RMSpropFlow as RMSpropFlow
 from .rmsprop import Squares as Squares
+from .unit import Unit as Unit
+from .unit import UnitFlow as UnitFlow
 from .wrapper import AbstractObjectiveWrapper as AbstractObjectiveWrapper
 from .wrapper import AbstractWrapper as AbstractWrapper

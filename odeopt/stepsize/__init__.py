@@ -1,6 +1,8 @@
 """Step sizes: a learning rate is a number, a schedule, or a rule that looks at the step."""
 
 from .angle import angle as angle
+from .distance import anytime as anytime
+from .distance import horizon as horizon
 from .drift import corridor as corridor
 from .drift import drift_adjusted as drift_adjusted
 from .embedded import embedded_error as embedded_error

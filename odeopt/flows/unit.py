@@ -1,0 +1,121 @@
+"""Every leaf moves in a unit of length of its own. May use: `odeopt.sums`, `.wrapper`."""
+
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from ..arrays import Scalar
+from ..checks import check, is_zero
+from ..objective import Objective
+from ..sums import entries, inner, scaled
+from .clock import real
+from .flow import AbstractFlow, State
+from .wrapper import AbstractWrapper
+
+
+class Unit(NamedTuple):
+    """What moves with the parameters in a flow with units.
+
+    Attributes:
+      base: auxiliary variables of the flow that is measured in them.
+      start: of each leaf, its size when it first moved; 0 before.
+    """
+
+    base: PyTree[Array]
+    start: PyTree[Array]
+
+
+class UnitFlow(AbstractWrapper):
+    r"""A flow in units of each leaf's own size, and weight decay: $\dot x = \ell(x)\,u - wx$.
+
+    $u$ is the velocity of `base`, for which a flow of unit speed is meant (Adam's, Muon's): a
+    learning rate is then a distance in units. The unit of a leaf is
+    $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(x))}$, $s_0$ the larger of its root mean square before
+    its first step and a least size: 0.1, for leaves of two or more axes
+    $0.5/\sqrt{\max(\text{inputs}, \text{outputs})}$, outputs being the last axis. So zeros can
+    move. The geometric mean lies between two units that fail: $s_0$ is slow where a leaf must grow
+    far, its present size runs away.
+
+    Decay is not measured in the unit. A velocity of root mean square $u$ that keeps its direction
+    takes a leaf to $s_0(u/w)^2$, where both terms cancel, and no further.
+
+    It has no field before the first step, only the parts of `base`: step it by `solvers.Lie()`.
+
+    Args:
+      base: a flow with parts of which one moves the parameters.
+      weight_decay: $w \ge 0$, decoupled, per unit of flow time.
+
+    Raises:
+      ValueError: a negative decay; a solver other than a splitting.
+
+    References: steps relative to the size of a leaf are those of LARS and LAMB
+    (arXiv:1904.00962); the geometric mean of two sizes is ours.
+    """
+
+    base: AbstractFlow
+    weight_decay: Any = eqx.field(converter=real, default=0.0)
+
+    def __check_init__(self) -> None:
+        check(lambda w: w >= 0, "weight_decay", self.weight_decay, "at least 0, such as 0.03")
+
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        """Never: the unit depends on the parameters."""
+        return False
+
+    @property
+    def needs_params(self) -> bool:
+        """Always."""
+        return True
+
+    def inner(self, aux: Unit) -> PyTree[Array]:
+        """Those of `base`."""
+        return aux.base
+
+    def init(self, params: PyTree[Array]) -> Unit:
+        """No sizes yet: a scalar for each leaf, beside what `base` holds."""
+        start = jax.tree.map(lambda _: jnp.zeros([], float), params)
+        return Unit(self.base.init(params), start)
+
+    def increment(self, z: State, objective: Objective, h: Scalar) -> State:
+        """Refused: the unit is read off the first step."""
+        return AbstractFlow.increment(self, z, objective, h)
+
+    def part(
+        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
+    ) -> tuple[PyTree[Array] | None, Unit]:
+        """That of `base`, measured in units, with the decay where it moves the parameters."""
+        params, aux = z
+        moved, base = self.base.part(name, (params, aux.base), objective, h, fraction)
+        if moved is None:
+            return None, aux._replace(base=base)
+        sizes = jax.tree.map(_size, params)
+        start = jax.tree.map(
+            lambda s, x, size: jnp.where(s > 0, s, jnp.maximum(size, _least(x))),
+            aux.start,
+            params,
+            sizes,
+        )
+        moved = jax.tree.map(
+            lambda u, s, size: scaled(jnp.sqrt(s * jnp.maximum(s, size)), u), moved, start, sizes
+        )
+        if not is_zero(self.weight_decay):
+            time = fraction * h * self.weight_decay
+            moved = jax.tree.map(lambda u, x: u - scaled(time, x), moved, params)
+        return moved, Unit(base, start)
+
+
+def _size(leaf: Array) -> Scalar:
+    """Its root mean square; 0 where it is empty."""
+    return jnp.sqrt(inner(leaf, leaf) / max(entries(leaf), 1))
+
+
+def _least(leaf: Array) -> float:
+    if leaf.ndim < 2 or not leaf.size:
+        return 0.1
+    outputs = leaf.shape[-1]
+    return 0.5 / math.sqrt(max(outputs, leaf.size // outputs))

@@ -1,0 +1,95 @@
+"""Step sizes from a distance and the number of steps. May use: `.rule`."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from ..arrays import Scalar
+from ..checks import check, check_positive
+from .rule import AbstractLocalRule, StepInfo
+
+DISTANCE = 6.7
+"""In units of `flows.UnitFlow`, with Adam's velocity; the one constant, from eight problems."""
+
+
+class Horizon(AbstractLocalRule):
+    """A distance over the square root of the horizon, with warm-up and linear decay."""
+
+    steps: Any
+    distance: Any
+    warm_up: float
+
+    def size(self, info: StepInfo) -> Scalar:
+        """That of the present step; past the horizon that of the last one."""
+        n = info.steps.astype(float)
+        rise = (n + 1) / (self.warm_up * self.steps)
+        fall = jnp.maximum(self.steps - n, 1.0) / ((1 - self.warm_up) * self.steps)
+        return self.distance / jnp.sqrt(self.steps) * jnp.minimum(jnp.minimum(rise, fall), 1.0)
+
+
+def horizon(steps: int, distance: float = DISTANCE, *, warm_up: float = 0.05) -> Horizon:
+    r"""A distance over $\sqrt N$ where the number of steps $N$ is known, rising, then falling.
+
+    $h_n = \frac{d}{\sqrt N}\min\left(1, \frac{n+1}{wN}, \frac{N-n}{(1-w)N}\right)$ for the step
+    $n = 0, 1, \dots$: a random walk of $N$ steps of size $d/\sqrt N$ ends at the distance $d$. For
+    flows of unit speed (Adam's, Muon's), whose learning rate is a distance; `flows.UnitFlow`
+    says of what. A run that goes on past the horizon keeps the size of step $N - 1$, which is
+    small. Looks at nothing but the number of steps: no gradient, no memory.
+
+    Args:
+      steps: $N \ge 1$, the steps that the run will take.
+      distance: $d$, in flow time; a flow in other units needs one of its own.
+      warm_up: $w$ in (0, 1), the part of the run in which the size rises.
+
+    Raises:
+      ValueError: `steps` below 1, a distance that is not positive, `warm_up` outside (0, 1).
+
+    References: the distance over the root of the number of steps is that of the convergence theory
+    of subgradient descent (Zinkevich, 2003) and of DoG (arXiv:2302.12022); linear decay is what is
+    best at the last iterate (arXiv:2310.07831).
+
+    Examples:
+      >>> import odeopt
+      >>> opt = odeopt.adam(odeopt.stepsize.horizon(10_000, distance=0.2))
+    """
+    check(lambda n: n >= 1, "steps", steps, "the number of steps that the run will take, 1 or more")
+    check_positive(distance=distance)
+    check(lambda w: 0 < w < 1, "warm_up", warm_up, "between 0 and 1: a part of the run")
+    return Horizon(steps, distance, warm_up)
+
+
+class Anytime(AbstractLocalRule):
+    """A distance over the square root of the number of steps so far, with warm-up."""
+
+    distance: Any
+    warm_up: int
+
+    def size(self, info: StepInfo) -> Scalar:
+        """That of the present step."""
+        n = info.steps.astype(float) + 1
+        return self.distance / 4 / jnp.sqrt(n + self.warm_up) * jnp.minimum(n / self.warm_up, 1.0)
+
+
+def anytime(distance: float = DISTANCE, *, warm_up: int = 50) -> Anytime:
+    r"""A distance over the root of the steps so far, for a run that may end at any time.
+
+    $h_n = \frac{d}{4\sqrt{n+1+w}}\min\left(1, \frac{n+1}{w}\right)$: a quarter of the largest size
+    of `horizon`, or its size after three quarters of a run of $n$ steps. It falls slowly, so that
+    the last iterate stays noisy: evaluate an average (`flows.AveragedFlow`). Looks at nothing
+    but the number of steps: no gradient, no memory.
+
+    Args:
+      distance: $d$, as in `horizon`.
+      warm_up: $w$, a number of steps.
+
+    Raises:
+      ValueError: a distance or a warm-up that is not positive.
+
+    References: see `horizon`; the schedule $1/\sqrt n$ is that of Zinkevich (2003).
+
+    Examples:
+      >>> import odeopt
+      >>> opt = odeopt.adam(odeopt.stepsize.anytime(distance=0.2))
+    """
+    check_positive(distance=distance, warm_up=warm_up)
+    return Anytime(distance, warm_up)

@@ -1,0 +1,88 @@
+"""Units: every leaf moves by its own size."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import odeopt
+from odeopt import flows, solvers
+
+KEY = jax.random.key(0)
+PARAMS = {"w": jax.random.normal(KEY, (6, 4)), "b": jnp.linspace(1.0, 2.0, 4)}
+
+
+def unit(weight_decay=0.0, learning_rate=0.1):
+    flow = flows.UnitFlow(flows.AdamFlow(), weight_decay)
+    return odeopt.ode_optimizer(flow, solvers.Lie(), learning_rate)
+
+
+def train(opt, params, grad, steps=5):
+    def step(carry, _):
+        params, state = carry
+        updates, state = opt.update(grad(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    return jax.jit(lambda: jax.lax.scan(step, (params, opt.init(params)), length=steps)[0])()
+
+
+def pull(params, scale=1.0):
+    return jax.tree.map(lambda x: x / scale - 3.0, params)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1e3])
+def test_it_does_not_see_the_units_of_a_parameter(scale):
+    """Of leaves larger than the least size: those of c x move c times as far."""
+    start = jax.tree.map(lambda x: 10 * x, PARAMS)
+    wide = jax.tree.map(lambda x: scale * x, start)
+    one, _ = train(unit(0.5), start, pull)
+    other, _ = train(unit(0.5), wide, lambda p: pull(p, scale))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(b / scale, a, rtol=1e-4)
+
+
+def test_a_step_is_that_of_the_base_times_the_unit():
+    for size, least in ((2.0, None), (0.0, 0.1)):
+        x, g = jnp.full(8, size), jnp.arange(1.0, 9.0)
+        opt, base = unit(), odeopt.adam(0.1)
+        found = opt.update(g, opt.init(x), x)[0]
+        plain = base.update(g, base.init(x), x)[0]
+        np.testing.assert_allclose(found, plain * (least or size), rtol=1e-6)
+
+
+def test_the_least_size_of_a_matrix_depends_on_its_longer_side():
+    w, g = jnp.zeros((2, 3, 25)), jnp.ones((2, 3, 25))
+    opt = unit()
+    np.testing.assert_allclose(opt.update(g, opt.init(w), w)[0], -0.1 * 0.5 / 5, rtol=1e-5)
+
+
+def test_the_unit_grows_as_the_root_of_the_leaf():
+    x, opt, g = jnp.ones(8), unit(), jnp.ones(8)
+    state = opt.init(x)
+    _, state = opt.update(g, state, x)
+    moved, _ = opt.update(g, state, 9 * x)
+    np.testing.assert_allclose(moved, -0.1 * 3.0, rtol=1e-4)
+    moved, _ = opt.update(g, state, x / 9)  # and does not fall below its start
+    np.testing.assert_allclose(moved, -0.1, rtol=1e-4)
+
+
+def test_with_decay_directed_motion_ends_where_the_two_balance():
+    push = lambda params: jax.tree.map(lambda x: -jnp.ones_like(x), params)
+    start = jax.tree.map(jnp.ones_like, PARAMS)
+    end, state = train(unit(0.5, 0.05), start, push, steps=500)
+    for leaf in jax.tree.leaves(end):
+        np.testing.assert_allclose(leaf, 1.0 * (1 / 0.5) ** 2, rtol=1e-3)
+    assert [float(s) for s in jax.tree.leaves(state.aux.start)] == [1.0, 1.0]
+
+
+def test_it_needs_a_splitting():
+    x = jnp.ones(2)
+    opt = odeopt.ode_optimizer(flows.UnitFlow(flows.AdamFlow()), solvers.RK4(), 0.1)
+    with pytest.raises(ValueError, match="Lie"):
+        opt.update(x, opt.init(x), x, value_fn=lambda x: jnp.sum(x**2))
+
+
+def test_a_negative_decay_is_refused():
+    with pytest.raises(ValueError, match="weight_decay is -1"):
+        flows.UnitFlow(flows.AdamFlow(), -1.0)

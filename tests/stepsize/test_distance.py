@@ -1,0 +1,59 @@
+"""Clocks: a distance over the root of the number of steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import odeopt
+from odeopt.stepsize import anytime, horizon
+
+
+def sizes(rule, steps):
+    """Step sizes that the rule takes; it looks at nothing but their number."""
+    opt, x = odeopt.adam(rule), jnp.ones(2)
+
+    def step(state, _):
+        state = opt.update(x, state, x)[1]
+        return state, state.step_size
+
+    return np.asarray(jax.jit(lambda: jax.lax.scan(step, opt.init(x), length=steps)[1])())
+
+
+def test_it_rises_then_falls_and_goes_on_at_the_last_size():
+    found, n = sizes(horizon(200, 3.0, warm_up=0.1), 300), np.arange(300)
+    full = 3.0 / np.sqrt(200)
+    np.testing.assert_allclose(found[:20], full * (n[:20] + 1) / 20, rtol=1e-5)
+    np.testing.assert_allclose(found[20:200], full * (200 - n[20:200]) / 180, rtol=1e-5)
+    np.testing.assert_allclose(found[200:], found[199], rtol=1e-6)
+
+
+def test_twice_the_horizon_covers_the_same_distance_by_a_random_walk():
+    walked = [np.sqrt(np.sum(sizes(horizon(n), n) ** 2)) for n in (1000, 2000)]
+    np.testing.assert_allclose(*walked, rtol=1e-3)
+
+
+def test_a_run_of_any_length_ends_at_a_quarter_of_the_size_of_its_horizon():
+    steps = 3000
+    assert sizes(anytime(2.0), steps)[-1] == pytest.approx(2.0 / 4 / np.sqrt(steps), rel=0.02)
+    np.testing.assert_allclose(sizes(anytime(warm_up=1), 3)[0], 6.7 / 4 / np.sqrt(2), rtol=1e-6)
+
+
+def test_a_horizon_of_one_step_is_a_step():
+    assert 0 < sizes(horizon(1), 1)[0] <= 6.7
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: horizon(0), "steps is 0"),
+        (lambda: horizon(-5), "the number of steps that the run will take"),
+        (lambda: horizon(10, 0.0), "distance"),
+        (lambda: horizon(10, warm_up=1.0), "warm_up"),
+        (lambda: anytime(-1.0), "distance"),
+        (lambda: anytime(warm_up=0), "warm_up"),
+    ],
+)
+def test_bad_numbers_are_refused(make, word):
+    with pytest.raises(ValueError, match=word):
+        make()
