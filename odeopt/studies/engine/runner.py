@@ -140,7 +140,8 @@ class Runner:
             jnp.stack([jax.random.key_data(jax.random.key(seed)) for seed in seeds]),
         )
         self._tables = jax.device_put(tables, NamedSharding(self._mesh, P()))
-        measures = jax.eval_shape(problem.measured, inits[0], *tables[2:4])
+        measures = list[str]()  # in their order, which a tree of JAX would not keep
+        jax.eval_shape(lambda *of: measures.extend(problem.measured(*of)), inits[0], *tables[2:4])
         self._names = [(read, what) for read in ("last", *entry.also) for what in measures]
         begin = time.perf_counter()
         arguments = self._arguments([], self._at)
