@@ -28,7 +28,7 @@ from .engine.load import own_optimizers, own_problems
 from .engine.optimizers import Entry, contenders, entry
 from .engine.problem import Problem
 from .engine.races import NAMED, PAIR, Race, frame, fresh, table
-from .engine.rivals import RIVALS, averaged, names, rival
+from .engine.rivals import OPTIMIZERS, RIVALS, averaged, names, rival
 from .engine.statistics import holm, pairs
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, Grid
@@ -72,15 +72,14 @@ class Settings:
 
     def entries(self) -> list[Entry]:
         """The tuned rivals, then the untuned ones."""
-        known = dict.fromkeys(RIVALS)
+        known = dict.fromkeys([*OPTIMIZERS, *RIVALS])
         found: list[Any] = []
         for asked in self.rivals:
-            for name in names([asked]) if isinstance(asked, str) else [asked]:
-                if isinstance(name, str):
-                    lookup("rival", name, known)
-                    found.append(rival(name, self.gradients))
-                else:
-                    found += [averaged(own, self.gradients) for own in contenders([name])]
+            if isinstance(asked, str):
+                lookup("rival", asked, known)
+                found += [rival(name, self.gradients) for name in names([asked])]
+            else:
+                found += [averaged(own, self.gradients) for own in contenders([asked])]
         return [*found, *untuned(self.gradients)]
 
 
@@ -166,10 +165,11 @@ def score(record: Mapping[str, Any]) -> tuple[float, str]:
 
     Infinite for a miss.
     """
-    found = {read: measures[record["criterion"]] for read, measures in record["ends"].items()}
+    what, ends = record["criterion"], record["ends"]  # in which None is what is not finite
+    found = {r: np.inf if ends[r][what] is None else float(ends[r][what]) for r in ends}
     read = min(found, key=lambda r: found[r] if np.isfinite(found[r]) else np.inf)
     missed = record["status"] == "diverged" or not np.isfinite(found[read])
-    return np.inf if missed else found[read], read
+    return (np.inf if missed else found[read]), read
 
 
 def runs_of(results: Results) -> pd.DataFrame:

@@ -27,7 +27,7 @@ SCHEDULES: dict[str, Callable[[int], optax.Schedule]] = {  # of the number of st
 }
 """What the rate is multiplied with: 1, linear to 0, warm-up and cosine to 0."""
 
-_OPTIMIZERS: dict[str, tuple[float, Callable[[Any], optax.GradientTransformation]]] = {
+OPTIMIZERS: dict[str, tuple[float, Callable[[Any], optax.GradientTransformation]]] = {
     "momentum": (1e-1, lambda rate: optax.sgd(rate, momentum=0.9)),
     "nesterov-.99": (1e-2, lambda rate: optax.sgd(rate, momentum=0.99, nesterov=True)),
     "adam": (1e-2, optax.adam),
@@ -40,7 +40,7 @@ _OPTIMIZERS: dict[str, tuple[float, Callable[[Any], optax.GradientTransformation
 """The middle of the first grid of rates, and the optimizer of a rate or schedule."""
 
 RIVALS = (
-    *(f"{name}+{schedule}" for name in _OPTIMIZERS for schedule in SCHEDULES),
+    *(f"{name}+{schedule}" for name in OPTIMIZERS for schedule in SCHEDULES),
     "schedule-free",
 )
 """All names. Schedule-free AdamW has its own warm-up and needs no schedule."""
@@ -66,7 +66,7 @@ def rival(name: str, steps: int) -> Entry:
             ),
             steps,
         )
-    unit, make = _OPTIMIZERS[optimizer]
+    unit, make = OPTIMIZERS[optimizer]
     factor = SCHEDULES[schedule](steps)
     return averaged(Entry(name, lambda rate: make(lambda n: rate * factor(n)), unit=unit), steps)
 
@@ -122,7 +122,7 @@ def names(asked: Iterable[str]) -> list[str]:
     """Names of rivals: of an optimizer alone, with each schedule."""
     found: list[str] = []
     for name in asked:
-        found += [f"{name}+{s}" for s in SCHEDULES] if name in _OPTIMIZERS else [name]
+        found += [f"{name}+{s}" for s in SCHEDULES] if name in OPTIMIZERS else [name]
     return found
 
 
