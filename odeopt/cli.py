@@ -5,11 +5,11 @@ from pathlib import Path
 import cyclopts
 
 from . import __version__
-from .studies import drift, equivalence, games, order, reproduce, stability, stiff, untuned
+from .studies import benchmark, drift, equivalence, games, order, reproduce, stability, stiff
 from .studies.engine import command as engine
 from .studies.engine.page import write_index
 
-STUDIES = (stability, equivalence, untuned, stiff, drift, order, games)
+STUDIES = (stability, equivalence, benchmark, stiff, drift, order, games)
 
 app = cyclopts.App(
     name="odeopt",

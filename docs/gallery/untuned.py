@@ -5,7 +5,7 @@ at the best of 17 learning rates. On noisy labels, as here, tuned Adam is ahead,
 or without.
 
 A small network on 256 noisy examples, batches of 32, 600 steps. Each point is the error on
-held-out examples. [The study](../untuned.md) has more problems.
+held-out examples. [The benchmark](../benchmark.md) has more problems.
 """
 
 import jax

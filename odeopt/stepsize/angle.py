@@ -108,7 +108,7 @@ def angle(
     The multiplicative form on the last direction of Adam is Martínez-Rubio's (thesis, Oxford,
     2017), after Almeida (1998) and Baydin et al. (arXiv:1703.04782). The running mean, the
     asymmetry and the clock, by which the rule averages over as much of the past as a momentum on
-    the same clock does, are ours; `odeopt untuned` measures what they are worth.
+    the same clock does, are ours; `odeopt benchmark` measures what they are worth.
 
     Works with any optimizer. A step that comes out non-finite is taken back and tried at half the
     size.

@@ -133,6 +133,31 @@ def burgers_points(shift: float, count: int = 16) -> Batch:
     return interior, np.concatenate([start, walls]), values
 
 
+def heat_error(params: Params, batch: Batch) -> jax.Array:
+    """As `burgers_error` for u_t = nu u_xx, with nu = 0.1."""
+    interior, border, values = batch
+
+    def residual(point: jax.Array) -> jax.Array:
+        time, place = point
+
+        def solution(time: jax.Array, place: jax.Array) -> jax.Array:
+            return burgers_solution(params, jnp.stack([time, place]))
+
+        curvature = jax.grad(jax.grad(solution, argnums=1), argnums=1)(time, place)
+        return jax.grad(solution)(time, place) - 0.1 * curvature
+
+    at_border = jax.vmap(lambda point: burgers_solution(params, point))(border)
+    return jnp.mean(jax.vmap(residual)(interior) ** 2) + jnp.mean((at_border - values) ** 2)
+
+
+def heat_points(shift: float, count: int = 16) -> Batch:
+    """As `burgers_points`, the initial values of two frequencies."""
+    interior, border, values = burgers_points(shift, count)
+    place = border[: 4 * count, 1]
+    start = np.sin(np.pi * place) + 0.5 * np.sin(3 * np.pi * place)
+    return interior, border, np.concatenate([start, values[4 * count :]])
+
+
 def burgers_rows(interior: np.ndarray, border: np.ndarray, values: np.ndarray) -> Batch:
     """The same points as (points, values, whether inside), one row a point, values 0 inside."""
     inside = np.arange(len(interior) + len(border)) < len(interior)

@@ -259,7 +259,7 @@ def log_time_adam(
     **Evaluate and keep `odeopt.step_params(state, params)`**, the average: `params` is where the
     next gradient is taken. At equal gradients it ends ahead of tuned rivals of constant rate that
     are read at their last iterate. Ahead of rivals with a decaying rate, an average of their own or
-    the metric of matrices (Muon) it is not, on fresh problems: `odeopt untuned`.
+    the metric of matrices (Muon) it is not, on fresh problems: `odeopt benchmark`.
 
     What it comes from: the clock on both moments is ADANA's (arXiv:2602.05298, with a tuned rate);
     the controller on the angle is Martínez-Rubio's (thesis, Oxford, 2017), after Almeida (1998) and

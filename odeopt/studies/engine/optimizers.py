@@ -44,6 +44,7 @@ class Entry:
         hyperparameters: Everything fixed besides the learning rate.
         read: `read(state, params)`: the parameters to evaluate, which are not always where the
             next gradient is taken.
+        also: Other parameters that a run is read out at, by name, as `read`.
         counted: Whether what a step costs is known only when it is made.
         cost: `cost(before, after)` of the states around a step: its gradients, if `counted`.
         line_search: Whether value and gradient of the next step are in the state already.
@@ -59,6 +60,7 @@ class Entry:
     gradients_per_step: int = 1
     hyperparameters: Mapping[str, float] = dataclasses.field(default_factory=dict)
     read: Callable[[Any, Any], Any] = lambda state, params: params
+    also: Mapping[str, Callable[[Any, Any], Any]] = dataclasses.field(default_factory=dict)
     counted: bool = False
     cost: Callable[[Any, Any], Any] = _counted
     line_search: bool = False

@@ -60,8 +60,9 @@ class Problem:
         title: One line for people.
         batch_size: Examples a step sees; `None` is all of them.
         validation: A tree like `data`, held out; `()` for none.
-        metric: `metric(params, validation)`, a scalar that is reported beside the loss; by default
-            the loss on `validation`.
+        metric: `metric(params, validation)`, which is reported beside the loss: a scalar, or a
+            dict of scalars by name, the first of which is the main one; by default the loss on
+            `validation`.
         has_aux: Whether `loss` returns `(loss, aux)`; `aux` is dropped.
         weight_decay: w adds w/2 times the squared norm of the parameters to the loss.
         quadratic: Whether the Hessian is constant, so that its spectrum is computed densely and
@@ -94,7 +95,7 @@ class Problem:
     title: str = ""
     batch_size: int | None = None
     validation: PyTree = ()
-    metric: Callable[[Params, PyTree], Array] | None = None
+    metric: Callable[[Params, PyTree], Any] | None = None
     has_aux: bool = False
     weight_decay: float = 0.0
     quadratic: bool = False
@@ -232,11 +233,22 @@ class Problem:
         found = self.init(seed)
         return found if self._plain else eqx.filter(found, eqx.is_inexact_array)
 
-    def held_out(self, params: Params, validation: PyTree) -> Array:
+    def held_out(self, params: Params, validation: PyTree) -> Any:
         """The metric on data that are held out, by default the loss."""
         if self.metric is not None:
             return self.metric(self._whole(params), validation)
         return self.full_loss(params, validation)
+
+    def measured(self, params: Params, data: PyTree, validation: PyTree) -> dict[str, Array]:
+        """All that a run reports: the loss on all data, and what is held out.
+
+        That is "validation", or what the metric gives by name; nothing without `validation` data.
+        """
+        found = {"loss": self.full_loss(params, data)}
+        if jax.tree.leaves(validation):
+            held = self.held_out(params, validation)
+            found |= held if isinstance(held, dict) else {"validation": held}
+        return found
 
     def full_loss(self, params: Params, data: PyTree) -> Array:
         """The objective on all of `data`; of a random loss, with a key that is always the same."""

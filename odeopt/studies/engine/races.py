@@ -3,7 +3,7 @@
 Uses pandas. The tables work on records only, so that a stored study gives the same ones.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -109,12 +109,22 @@ class Race:
             raise TimeOver
         return [records[0] for records in found if records]
 
-    def tune(self, grid: Grid, seeds: Sequence[int] = (TUNING_SEED,), **about: Any) -> Tuned:
-        """Tune the rate on the tuning seed; the other `seeds` are run at every rate too."""
+    def tune(
+        self,
+        grid: Grid,
+        seeds: Sequence[int] = (TUNING_SEED,),
+        score: Callable[[Record], float] | None = None,
+        **about: Any,
+    ) -> Tuned:
+        """Tune the rate on the tuning seed; the other `seeds` are run at every rate too.
+
+        Lowest `score` of a record wins, by default the final loss.
+        """
+        score = score or final
 
         def evaluate(rates: list[float]) -> list[float]:
             records = self.runs([(rate, seed) for rate in rates for seed in seeds], **about)
-            losses = {(r["learning_rate"], r["seed"]): final(r) for r in records}
+            losses = {(r["learning_rate"], r["seed"]): score(r) for r in records}
             return [losses[rate, TUNING_SEED] for rate in rates]
 
         return tune(evaluate, grid)
@@ -145,6 +155,7 @@ class Race:
             "final_loss": curve.final,
             "loss": curve.loss,
             "validation": curve.validation,
+            "ends": curve.ends,
             "loss_gradients": curve.gradients,
             "spikes": curve.spikes,
         }

@@ -39,7 +39,10 @@ class Curve:
     Attributes:
         loss: Full-batch loss at the start and at each read-out; NaN after the first one that is
             not finite, where the run stops.
-        validation: The metric on the held-out data at the same points; empty without any.
+        validation: The metric on the held-out data at the same points, the first one of several;
+            empty without any.
+        ends: What is measured at the last point, by name, at the parameters to read ("last") and
+            at those to read also.
         steps: Steps of these points.
         gradients: Gradients used at these points.
         made: Steps that were made.
@@ -52,6 +55,7 @@ class Curve:
 
     loss: np.ndarray
     validation: np.ndarray
+    ends: dict[str, dict[str, float]]
     steps: np.ndarray
     gradients: np.ndarray
     made: int
@@ -123,7 +127,6 @@ class Runner:
         self._slots = -(-slots // self._mesh.size) * self._mesh.size
         self._points = points
         self._at = self.read_outs(gradients)
-        self._curves = 1 + bool(jax.tree.leaves(problem.validation))
         self._error: BaseException | None = None
         steps = gradients // entry.gradients_per_step
         inits = [problem.start(seed) for seed in seeds]
@@ -137,6 +140,9 @@ class Runner:
             jnp.stack([jax.random.key_data(jax.random.key(seed)) for seed in seeds]),
         )
         self._tables = jax.device_put(tables, NamedSharding(self._mesh, P()))
+        measures = list[str]()  # in their order, which a tree of JAX would not keep
+        jax.eval_shape(lambda *of: measures.extend(problem.measured(*of)), inits[0], *tables[2:4])
+        self._names = [(read, what) for read in ("last", *entry.also) for what in measures]
         begin = time.perf_counter()
         arguments = self._arguments([], self._at)
         self._program = jax.jit(self._build()).lower(*arguments).compile()
@@ -210,9 +216,13 @@ class Runner:
             steps, gradients = counts[:-1][last].T
             curves = curves[last] if np.isfinite(curves[point, 0]) else curves
             reached, rise = float(counts[-1, 0]) or np.inf, float(losses[-1, 0])
+        ends: dict[str, dict[str, float]] = {}
+        for (read, what), value in zip(self._names, curves[point], strict=True):
+            ends.setdefault(read, {})[what] = float(value)
         return Curve(
             loss=curves[:, 0],
-            validation=curves[:, 1] if self._curves == 2 else np.zeros(0),
+            validation=curves[:, 1] if jax.tree.leaves(self.problem.validation) else np.zeros(0),
+            ends=ends,
             steps=steps,
             gradients=gradients,
             made=int(steps[point]),
@@ -259,7 +269,7 @@ class Runner:
         optimizer, points = self.entry.make(rate), len(self._at) - 1
         state = optimizer.init(start)
         first = self._read_out((start, state), data, validation)
-        curves = jnp.full((points + 1, self._curves), jnp.nan, first.dtype).at[0].set(first)
+        curves = jnp.full((points + 1, len(first)), jnp.nan, first.dtype).at[0].set(first)
         target, walk, counts = None, None, jnp.zeros((0, 2), jnp.int32)
         if self.followed:
             counts = jnp.zeros((points + 1, 2), jnp.int32)
@@ -305,13 +315,11 @@ class Runner:
         return io_callback(self._ended, flag, number, bits, point, counts), None
 
     def _read_out(self, inner: tuple[Params, Any], data: Any, validation: Any) -> jax.Array:
-        """Loss on all data, and the metric on those that are held out."""
+        """What is reported, at the parameters to read and at those to read also."""
         params, state = inner
-        read = self.entry.read(state, params)
-        losses = [self.problem.full_loss(read, data)]
-        if self._curves == 2:
-            losses.append(self.problem.held_out(read, validation))
-        return jnp.stack([loss.astype(self.problem.dtype) for loss in losses])
+        reads = self.entry.read, *self.entry.also.values()
+        found = [self.problem.measured(read(state, params), data, validation) for read in reads]
+        return jnp.stack([x.astype(self.problem.dtype) for by in found for x in by.values()])
 
     def _stepper(
         self, optimizer: Any, row: jax.Array, tables: Any, target: jax.Array | None
@@ -340,7 +348,7 @@ class Runner:
         losses = np.ascontiguousarray(bits).ravel().view(self.problem.dtype)
         try:
             return self._report(
-                int(slot), losses.reshape(-1, self._curves), int(point), np.asarray(counts)
+                int(slot), losses.reshape(-1, len(self._names)), int(point), np.asarray(counts)
             )
         except BaseException as error:  # out of the program with it, and raised outside
             self._error = error

@@ -1,0 +1,511 @@
+"""Does one untuned setting stand against tuned and scheduled rivals?
+
+`run` does the whole study; `odeopt benchmark` is the same from a shell.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from .. import stepsize, zoo
+from ..stepsize.distance import DISTANCE
+from .benchmark_problems import (
+    CONTESTS,
+    HELD_OUT,
+    QUICK_PROBLEMS,
+    SUITE,
+    build,
+    criterion,
+)
+from .engine import Check, Claim, Figure, Lab, Results, Study, Table, Task, at_least, race_figures
+from .engine.drawing import INK, Plot
+from .engine.load import own_optimizers, own_problems
+from .engine.optimizers import Entry, contenders, entry
+from .engine.problem import Problem
+from .engine.races import NAMED, PAIR, Race, frame, fresh, table
+from .engine.rivals import OPTIMIZERS, RIVALS, averaged, names, rival
+from .engine.statistics import holm, pairs
+from .engine.store import Record
+from .engine.tuner import TUNING_SEED, Grid
+from .names import lookup
+
+LEVEL = 1.1
+"""The ratio of two losses up to which they count as level."""
+FACTORS = (1 / 3, 3.0)
+"""What the constant of an untuned optimizer is multiplied with, to see whether it matters."""
+STEADY = 1.2
+"""The most that this may raise a loss by, to count as a constant that does not matter."""
+QUICK_RIVALS = ("adamw+cosine", "muon+linear", "momentum+linear")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The choices that decide the results.
+
+    Attributes:
+        problems: Problems, separated by commas: quadratic, diabetes, wine, mnist, spiral,
+            convolution, digit-rows, digits-vae, factorisation, burgers, heat; your own as
+            my_file.py:problem, made with odeopt.studies.Problem.
+        rivals: Tuned optimizers, separated by commas: momentum, nesterov-.99, adam, adam-.98,
+            nadam-.95, adamw, muon, muon-decay, each with every schedule or with one, as in
+            adamw+linear (constant, linear, cosine); schedule-free; your own as my_file.py:make,
+            where make(h) returns an optax optimizer. The untuned ones always take part.
+        seeds: Fresh seeds to report; one more tunes the rates.
+        gradients: Gradients of each run; schedules end there.
+    """
+
+    problems: tuple[Any, ...] = QUICK_PROBLEMS
+    rivals: tuple[Any, ...] = QUICK_RIVALS
+    seeds: int = 3
+    gradients: int = 500
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "problems", own_problems(self.problems, CONTESTS))
+        object.__setattr__(self, "rivals", own_optimizers(self.rivals))
+        at_least(self, seeds=1, gradients=1)
+        self.entries()
+
+    def entries(self) -> list[Entry]:
+        """The tuned rivals, then the untuned ones."""
+        known = dict.fromkeys([*OPTIMIZERS, *RIVALS])
+        found: list[Any] = []
+        for asked in self.rivals:
+            if isinstance(asked, str):
+                lookup("rival", asked, known)
+                found += [rival(name, self.gradients) for name in names([asked])]
+            else:
+                found += [averaged(own, self.gradients) for own in contenders([asked])]
+        return [*found, *untuned(self.gradients)]
+
+
+QUESTION = "untuned"
+"""The optimizer that the study asks about."""
+
+
+def untuned(steps: int) -> list[Entry]:
+    """What takes part as it is, for runs of so many steps; a rate is a factor of its constant."""
+
+    def told(horizon: int | None, times: float = 1.0) -> Any:
+        rule = stepsize.anytime if horizon is None else functools.partial(stepsize.horizon, horizon)
+        return lambda factor: zoo.untuned(learning_rate=rule(DISTANCE * factor))
+
+    made = {
+        QUESTION: told(steps),
+        "untuned, told half": told(max(1, steps // 2)),
+        "untuned, told twice": told(2 * steps),
+        "untuned, told nothing": told(None),
+        "log_time_adam": lambda factor: zoo.log_time_adam(first=1e-3 * factor),
+    }
+    return [entry(name, make, tuned=False) for name, make in made.items()]
+
+
+FULL = {"problems": tuple(CONTESTS), "rivals": RIVALS, "seeds": 5, "gradients": 2000}
+
+
+def tasks(settings: Settings) -> list[Task]:
+    """Every optimizer on every problem."""
+    return [
+        Task(
+            f"{problem.name}, {one.name}",
+            functools.partial(_race, settings, problem, one),
+            (10 if one.tuned else len(FACTORS)) + settings.seeds,
+            problem.x64,
+        )
+        for problem in build(settings.problems)
+        for one in settings.entries()
+        if one.name.partition("+")[0] not in _MATRIX or _has_matrix(problem)
+    ]
+
+
+_MATRIX = ("muon", "muon-decay")
+
+
+def _has_matrix(problem: Problem) -> bool:
+    return any(leaf.ndim == 2 for leaf in jax.tree.leaves(problem.start(0)))
+
+
+def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Record]:
+    """Tune on the tuning seed, or leave the constant as it is; then run the fresh seeds."""
+    seeds, what = range(1, settings.seeds + 1), criterion(problem)
+    params = problem.start(0)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    state = jax.eval_shape(one.make(0.1).init, params)
+    about = {
+        "tuned": one.tuned,
+        "criterion": what,
+        "memory": sum(leaf.size for leaf in jax.tree.leaves(state)) / size,
+    }
+    race = Race(
+        lab,
+        problem,
+        one,
+        settings.gradients,
+        [TUNING_SEED, *seeds],
+        slots=7,
+        about=about,
+        points=50,
+    )
+    if not one.tuned:
+        factors = (1.0, *FACTORS) if one.name == QUESTION else (1.0,)
+        asked = [(factor, seed) for factor in factors for seed in seeds]
+        return race.runs(((float(problem.dtype(f)), s) for f, s in asked), purpose="fresh")
+    grid = Grid.quarter_decades(one.unit, dtype=problem.dtype)
+    tuned = race.tune(grid, score=lambda record: score(record)[0], purpose="tuning")
+    found = race.runs(((rate, TUNING_SEED) for rate in tuned.scores), purpose="tuning")
+    return found + race.runs(((tuned.best, seed) for seed in seeds), purpose="fresh")
+
+
+def score(record: Mapping[str, Any]) -> tuple[float, str]:
+    """What decides, and where it is read out: the better of last iterate and running mean.
+
+    Infinite for a miss.
+    """
+    what, ends = record["criterion"], record["ends"]  # in which None is what is not finite
+    found = {r: np.inf if ends[r][what] is None else float(ends[r][what]) for r in ends}
+    read = min(found, key=lambda r: found[r] if np.isfinite(found[r]) else np.inf)
+    missed = record["status"] == "diverged" or not np.isfinite(found[read])
+    return (np.inf if missed else found[read]), read
+
+
+def runs_of(results: Results) -> pd.DataFrame:
+    """One row a run, with `score`, infinite for a miss, and everything that was measured there.
+
+    Whether a rival is read out at its last iterate or at the running mean is chosen on the tuning
+    seed, with its rate.
+    """
+    runs = frame(results.records)
+    if runs.empty:
+        return runs.assign(score=[], tuned=[], factor=[])
+    reads = {
+        pair: min(score(row._asdict()) for row in group.itertuples())[1]
+        for pair, group in runs[runs.seed == TUNING_SEED].groupby(PAIR)
+    }
+    ends = pd.DataFrame(
+        (r.ends[reads.get((r.problem, r.optimizer), "last")] for r in runs.itertuples()), runs.index
+    )
+    missed = runs.status == "diverged"
+    scores = [ends.loc[i, what] for i, what in runs.criterion.items()]
+    scores = pd.Series(scores, runs.index, dtype=float).where(~missed, np.inf).fillna(np.inf)
+    return runs.drop(columns=["loss", "validation"]).join(ends).assign(score=scores)
+
+
+def summary(results: Results) -> pd.DataFrame:
+    """One row a problem and optimizer at its chosen rate, untuned ones at factor 1.
+
+    Columns: `problem`, `optimizer`; `tuned`, `group`, `held_out` (of the problem), `criterion`;
+    `rate`, `rates` (how many were tried); `score`, `score_low`, `score_high` of the fresh seeds;
+    medians of `loss`, `validation`, `test`, their accuracies, `seconds`; `memory` of the state in
+    copies of the parameters; `missed` of `runs`.
+    """
+    rows = []
+    for (problem, optimizer), group in runs_of(results).groupby(PAIR, sort=False):
+        mine = group[group.purpose.eq("fresh") & (group.tuned | group.learning_rate.eq(1.0))]
+        if mine.empty:
+            continue
+        measured = [m for m in MEASURES if m in mine]
+        rows.append(
+            {
+                "problem": problem,
+                "optimizer": optimizer,
+                "tuned": bool(mine.tuned.iloc[0]),
+                "group": CONTESTS[problem].group if problem in CONTESTS else "own",
+                "held_out": problem in HELD_OUT,
+                "criterion": mine.criterion.iloc[0],
+                "rate": mine.learning_rate.iloc[0],
+                "rates": group[group.seed == TUNING_SEED].learning_rate.nunique(),
+                "score": mine.score.median(),
+                "score_low": mine.score.min(),
+                "score_high": mine.score.max(),
+                **{name: mine[name].median() for name in (*measured, "seconds")},
+                "memory": mine.memory.iloc[0],
+                "missed": int(np.isinf(mine.score).sum()),
+                "runs": len(mine),
+            }
+        )
+    return table(rows, *PAIR, "tuned", "score", "held_out")
+
+
+MEASURES = ("loss", "validation", "validation accuracy", "test", "test accuracy")
+
+
+def judge(results: Results) -> pd.DataFrame:
+    """Every untuned optimizer against the best rival, one row a problem.
+
+    Columns: `problem`, `optimizer`, `group`, `held_out`, `criterion`; `rival`, the tuned one of
+    the lowest median on the fresh seeds (which favours it); `score`, `rival_score`, medians;
+    `ratio`; `level`, whether that is at most `LEVEL`; `ahead`, below 1; `share` of the pairs of
+    fresh seeds in which the untuned one is lower, and `p` of a difference (Mann-Whitney, Holm over
+    problems); `low`, `high`, the range of the ratio; `accuracy`, `rival_accuracy` on validation
+    data; `test`, `rival_test`; `tries`, how many runs tuned all rivals.
+    """
+    runs, rows = runs_of(results), []
+    finals = runs[runs.purpose == "fresh"]
+    finals = finals[finals.tuned | finals.learning_rate.eq(1.0)].set_index(PAIR).score
+    for problem, group in summary(results).groupby("problem", sort=False):
+        rivals = group[group.tuned.astype(bool)]
+        if rivals.empty:
+            continue
+        best = rivals.loc[rivals.score.idxmin()]
+        theirs = finals.loc[[(problem, best.optimizer)]].to_numpy()
+        for _, row in group[~group.tuned.astype(bool)].iterrows():
+            mine = finals.loc[[(problem, row.optimizer)]].to_numpy()
+            compared = pairs(mine, theirs)
+            rows.append(
+                {
+                    **row[["problem", "optimizer", "group", "held_out", "criterion"]],
+                    "rival": best.optimizer,
+                    "score": row.score,
+                    "rival_score": best.score,
+                    "ratio": row.score / best.score,
+                    "level": bool(row.score <= LEVEL * best.score),
+                    "ahead": bool(row.score < best.score),
+                    "share": compared.share,
+                    "p": compared.p,
+                    "low": mine.min() / theirs.max(),
+                    "high": mine.max() / theirs.min(),
+                    "accuracy": row.get("validation accuracy"),
+                    "rival_accuracy": best.get("validation accuracy"),
+                    "test": row.get("test"),
+                    "rival_test": best.get("test"),
+                    "tries": int(rivals.rates.sum()),
+                }
+            )
+    found = table(rows, *PAIR, "p", "ratio", "level", "ahead", "held_out")
+    found["p"] = found.groupby("optimizer").p.transform(holm)
+    return found
+
+
+def misled(results: Results) -> pd.DataFrame:
+    """What a wrong constant or horizon does to the untuned optimizer, one row a problem.
+
+    Columns: `problem`; medians over that of the optimizer as it is: `third` and `triple` of the
+    constant, `half` and `twice` the horizon, `nothing` told; `worst` of the first four; `steady`,
+    whether that is at most `STEADY`.
+    """
+    runs, rows = runs_of(results), []
+    for problem, group in runs[~runs.tuned.astype(bool)].groupby("problem", sort=False):
+        scores = group.groupby(["optimizer", "learning_rate"]).score.median()
+        mine = scores.get(QUESTION, pd.Series(dtype=float)).sort_index()
+        if len(mine) < 3:
+            continue
+        base = mine.iloc[1]
+        row = {"third": mine.iloc[0] / base, "triple": mine.iloc[2] / base}
+        for what in ("half", "twice", "nothing"):
+            row[what] = scores.get((f"{QUESTION}, told {what}", 1.0), np.nan) / base
+        worst = max(row[what] for what in ("third", "triple", "half", "twice"))
+        rows.append({"problem": problem, **row, "worst": worst, "steady": bool(worst <= STEADY)})
+    return table(rows, "problem", "worst", "steady")
+
+
+def verdict(results: Results) -> str:
+    """On how many problems the untuned optimizers are level with the best rival."""
+    found = judge(results)
+    if found.empty:
+        return "No problem has both a tuned and an untuned optimizer that is done."
+    rows = found[found.optimizer == QUESTION]
+    lead = "Yes" if rows.level.all() else "On some problems" if rows.level.any() else "No"
+    text = (
+        f"{lead}: with nothing tuned, {QUESTION} is within {LEVEL - 1:.0%} of the best tuned and "
+        f"scheduled rival on {rows.level.sum()} of {len(rows)} problems, and ahead on "
+        f"{rows.ahead.sum()}"
+    )
+    hidden = rows[rows.held_out.astype(bool)]
+    if len(hidden):
+        text += f"; of the {len(hidden)} held out, on {hidden.level.sum()} and {hidden.ahead.sum()}"
+    return f"{text}."
+
+
+def _answer(results: Results) -> list[str]:
+    sentences = []
+    for name, rows in judge(results).groupby("optimizer", sort=False):
+        behind = [
+            f"{r.problem} ({r.ratio:.2g} times that of {r.rival})"
+            for r in rows.itertuples()
+            if not r.level
+        ]
+        if behind:
+            sentences.append(f"{name} is behind on {', '.join(behind)}.")
+    return sentences
+
+
+def _checks(found: pd.DataFrame, value: str, wanted: str, holds: str) -> list[Check]:
+    rows = found.to_dict(orient="records")
+    return [Check(row["problem"], row[value], wanted, bool(row[holds])) for row in rows]
+
+
+def _asked(found: pd.DataFrame) -> pd.DataFrame:
+    return found[found.optimizer == QUESTION]
+
+
+CLAIMS = (
+    Claim(
+        "level",
+        f"With nothing tuned, {QUESTION} is level with the best tuned and scheduled rival.",
+        f"median over the fresh seeds at most {LEVEL:g} times that of the best rival",
+        lambda r: _checks(_asked(judge(r)), "ratio", f"at most {LEVEL:g}", "level"),
+    ),
+    Claim(
+        "steady",
+        "Its constant may be wrong by a factor of 3, its horizon by a factor of 2.",
+        f"that raises the median at most {STEADY:g} times",
+        lambda r: _checks(misled(r), "worst", f"at most {STEADY:g}", "steady"),
+    ),
+)
+
+
+def _ratio(results: Results) -> Plot | None:
+    found = judge(results)
+    if found.empty:
+        return None
+    problems = list(found.problem.unique())
+    plot = Plot(list(found.optimizer.unique()), width=6.5, height=1 + 0.4 * len(problems))
+    axes = plot.panel("final loss over that of the best tuned rival", "ratio", "")
+    for number, (name, rows) in enumerate(found.groupby("optimizer", sort=False)):
+        style = plot.style(str(name), linestyle="")
+        y = np.array([problems.index(p) for p in rows.problem]) + 0.25 * number
+        axes.plot(rows.ratio.replace(np.inf, np.nan), y, **style)
+        known = np.isfinite(rows.high) & (rows.low > 0)
+        axes.hlines(y[known], rows.low[known], rows.high[known], color=style["color"], lw=1)
+    axes.axvline(1, color=INK, linewidth=1)
+    axes.axvline(LEVEL, color=INK, linewidth=1, linestyle="--")
+    axes.set(xscale="log", ylim=(len(problems) - 0.5, -0.5))
+    axes.set_yticks(range(len(problems)), problems)
+    return plot
+
+
+def _curves(results: Results, what: str) -> Plot | None:
+    runs = fresh(frame(results.records))
+    if runs.empty:
+        return None
+    best = {row.rival for row in judge(results).itertuples()}
+    shown = runs[runs.optimizer.isin(best) | (~runs.tuned & runs.learning_rate.eq(1.0))]
+    shown = shown[[len(row) > 0 for row in shown[what]]]
+    return race_figures.curves(shown, list(shown.optimizer.unique()), what)
+
+
+FIGURES = (
+    Figure(
+        "ratio",
+        _ratio,
+        "Medians of the fresh seeds; a line spans all pairs of seeds. Left of 1 nothing tuned is "
+        f"ahead; left of the dashed line at {LEVEL:g} it is level.",
+        verdict,
+    ),
+    Figure(
+        "validation",
+        lambda results: _curves(results, "validation"),
+        "On validation data, at the last iterate: untuned optimizers and every rival that is the "
+        "best somewhere. A curve that rises again is overfitting.",
+        verdict,
+    ),
+    Figure(
+        "loss",
+        lambda results: _curves(results, "loss"),
+        "Training loss of the same runs, at the last iterate. Compare the ends: a schedule that is "
+        "still high in the middle is not behind.",
+        verdict,
+    ),
+)
+
+TABLES = (
+    Table(
+        "verdict",
+        "Against the best tuned and scheduled rival of each problem",
+        judge,
+        {
+            **NAMED,
+            "criterion": ("decides", "what is compared: validation loss, or training loss"),
+            "held_out": ("held out", "not run while the untuned optimizers were designed"),
+            "score": ("loss", "of the untuned one: median of the fresh seeds"),
+            "rival": ("best rival", "the tuned one of the lowest median"),
+            "rival_score": ("its loss", "median of the fresh seeds"),
+            "ratio": ("ratio", f"of the two; level up to {LEVEL:g}"),
+            "share": ("pairs of seeds", "the share in which the untuned one ends lower"),
+            "p": ("p", "of a difference: Mann-Whitney, Holm over the problems"),
+            "accuracy": ("accuracy", "on validation data"),
+            "rival_accuracy": ("rival's", "accuracy on validation data"),
+            "test": ("test loss", "reported only"),
+            "rival_test": ("rival's", "test loss"),
+            "tries": ("tuning runs", "that all rivals together took"),
+        },
+        ("problem", "optimizer", "score", "rival", "rival_score", "ratio"),
+    ),
+    Table(
+        "misled",
+        "What a wrong constant or horizon does",
+        misled,
+        {
+            "problem": ("problem", "its name"),
+            "third": ("a third", "of the constant: loss over that with it as it is"),
+            "triple": ("three times", "the constant"),
+            "half": ("half", "the horizon is told"),
+            "twice": ("twice", "the horizon is told"),
+            "nothing": ("nothing", "is told of the horizon"),
+            "steady": ("steady", f"whether the first four are at most {STEADY:g}"),
+        },
+    ),
+    Table(
+        "summary",
+        "All results",
+        summary,
+        {
+            **NAMED,
+            "rate": ("rate", "tuned on seed 0; of an untuned one a factor"),
+            "rates": ("tried", "rates on seed 0"),
+            "score": ("loss", "what decides: median of the fresh seeds"),
+            "score_low": ("lowest", "of the fresh seeds"),
+            "score_high": ("highest", "of the fresh seeds"),
+            "loss": ("training", "final training loss, median"),
+            "validation": ("validation", "loss, median"),
+            "validation accuracy": ("accuracy", "on validation data, median"),
+            "test": ("test", "loss, median"),
+            "seconds": ("seconds", "of a run, median"),
+            "memory": ("memory", "of the state with the running mean, in copies of the parameters"),
+            "missed": ("missed", "fresh runs that diverged"),
+            "runs": ("of", "fresh runs"),
+        },
+    ),
+)
+
+
+def _method(results: Results) -> Mapping[str, str]:
+    settings = results.settings
+    return {
+        "Cost": f"Every run takes {settings.gradients} gradients; schedules end there. Tuning is "
+        "not counted; the table says how many runs it took.",
+        "Rivals": "Constant rate, linear decay to 0, and warm-up with cosine decay, each read out "
+        "at its last iterate and at a running mean over 5 % of the steps, whichever is better on "
+        "the tuning seed.",
+        "Tuning": "Seed 0, by what decides: half decades around a rate of the optimizer's own, "
+        "extended until the best one has both its neighbours, then the quarter decades beside it.",
+        "Seeds": f"Seeds 1 to {settings.seeds} are reported. They change the initial point and the "
+        "order of the batches, not the split into training, validation and test data.",
+        "Held out": f"{', '.join(HELD_OUT)} were named before any untuned optimizer had run on "
+        "them.",
+        "Problems": "; ".join(problem.spoken for problem in build(settings.problems)),
+    }
+
+
+STUDY = Study(
+    name="benchmark",
+    question="Does one untuned setting stand against tuned and scheduled rivals?",
+    summary="Races untuned optimizers against tuned ones with schedules at equal gradients, and "
+    "writes tables, figures and report.html. Minutes; hours with --full.",
+    settings=Settings,
+    full=FULL,
+    tasks=tasks,
+    verdict=verdict,
+    tables=TABLES,
+    figures=FIGURES,
+    claims=CLAIMS,
+    answer=_answer,
+    method=_method,
+    suite=SUITE,
+    page="docs/benchmark.md",
+)
+run = STUDY.run

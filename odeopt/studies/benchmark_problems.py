@@ -1,0 +1,334 @@
+"""The problems of the benchmark, in three groups: full batch, mini-batch, physics-informed.
+
+Where data can be interpolated, validation loss decides; a third part, the test data, is only
+reported. Nothing here knows of optimizers.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.datasets import load_diabetes, load_digits, load_wine
+from sklearn.model_selection import train_test_split
+
+from . import data as sets
+from .engine.problem import Batch, BatchLoss, Params, Problem
+from .names import lookup
+from .networks import (
+    burgers_error,
+    burgers_points,
+    cross_entropy,
+    heat_error,
+    heat_points,
+    network,
+    network_init,
+    squared_distance_of,
+)
+from .problems import synthetic_quadratic
+
+SUITE = "benchmark-1"
+"""Version of the problems below. A change of data, initial point or loss needs a new one."""
+
+HELD_OUT = ("wine", "digit-rows", "digits-vae", "heat")
+"""Not run while the untuned optimizers were designed: their table stands apart."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """A problem and what decides on it.
+
+    Attributes:
+        group: "full batch", "mini-batch" or "physics-informed".
+        make: The problem.
+        criterion: What is compared: "validation" where the data can be interpolated, or "loss".
+    """
+
+    group: str
+    make: Callable[[], Problem]
+    criterion: str = "validation"
+
+
+Model = Callable[[Params, jax.Array], jax.Array]
+
+
+def _split(
+    inputs: np.ndarray, targets: np.ndarray, labels: np.ndarray | None = None
+) -> list[Batch]:
+    """Three fifths to train, one to validate, one to test; the same for every seed of a run."""
+    rows, half = np.arange(len(inputs)), {"random_state": 0}
+    train, rest = train_test_split(rows, test_size=0.4, stratify=labels, **half)
+    again = None if labels is None else labels[rest]
+    held, test = train_test_split(rest, test_size=0.5, stratify=again, **half)
+    return [(inputs[part], targets[part]) for part in (train, held, test)]
+
+
+def _standardized(parts: list[Batch], columns: Sequence[int]) -> list[Batch]:
+    """The arrays of these numbers with mean 0 and deviation 1 on the training examples."""
+    mean = [x.mean(axis=0) if i in columns else 0.0 for i, x in enumerate(parts[0])]
+    width = [x.std(axis=0) if i in columns else 1.0 for i, x in enumerate(parts[0])]
+    return [
+        tuple(((x - m) / w).astype(np.float32) for x, m, w in zip(part, mean, width, strict=True))
+        for part in parts
+    ]
+
+
+def _flipped(parts: list[Batch], share: float) -> list[Batch]:
+    """A share of the training labels, one-hot, replaced by others."""
+    (inputs, labels), *rest = parts
+    random, classes = np.random.default_rng(0), labels.shape[1]
+    wrong = random.random(len(labels)) < share
+    shift = random.integers(1, classes, len(labels))
+    other = np.eye(classes, dtype=labels.dtype)[(labels.argmax(axis=1) + shift) % classes]
+    return [(inputs, np.where(wrong[:, None], other, labels)), *rest]
+
+
+def _learning(
+    name: str,
+    title: str,
+    error: Callable[[jax.Array, Batch], jax.Array],
+    model: Model,
+    init: Callable[[int], Params],
+    parts: list[Batch],
+    batch_size: int | None,
+) -> Problem:
+    """A model with training, validation and test data; of classifiers the accuracy is measured."""
+    loss = BatchLoss(error, lambda params, batch: model(params, batch[0]))
+    data, held, test = parts
+
+    def metric(params: Params, held_out: tuple[Batch, Batch]) -> dict[str, jax.Array]:
+        found = {}
+        for part, batch in zip(("validation", "test"), held_out, strict=True):
+            found[part] = loss(params, batch)
+            if error is _classes:
+                right = model(params, batch[0]).argmax(axis=-1) == batch[1].argmax(axis=-1)
+                found[f"{part} accuracy"] = jnp.mean(right)
+        return found
+
+    batch = "full batch" if batch_size is None else f"batch {batch_size}"
+    return Problem(
+        name=name,
+        title=f"{title}, {batch}",
+        loss=loss,
+        init=init,
+        data=data,
+        batch_size=batch_size,
+        validation=(held, test),
+        metric=metric,
+    )
+
+
+def _classes(logits: jax.Array, batch: Batch) -> jax.Array:
+    return cross_entropy(logits, batch[1])
+
+
+def _digits() -> list[Batch]:
+    pixels, labels = load_digits(return_X_y=True)
+    one_hot = np.eye(10, dtype=np.float32)[labels]
+    return _split((pixels / 16).astype(np.float32), one_hot, labels)
+
+
+def _diabetes() -> Problem:
+    features, target = load_diabetes(return_X_y=True)
+    parts = _standardized(_split(features, target[:, None]), (0, 1))
+    sizes = (10, 32, 1)
+    title = "diabetes, MLP 10-32-1 tanh, squared error"
+    init = network_init(sizes, np.float32)
+    return _learning("diabetes", title, squared_distance_of, network, init, parts, None)
+
+
+def _wine() -> Problem:
+    features, labels = load_wine(return_X_y=True)
+    parts = _standardized(_split(features, np.eye(3, dtype=np.float32)[labels], labels), (0,))
+    title = "wine, MLP 13-16-3 tanh, cross-entropy"
+    init = network_init((13, 16, 3), np.float32)
+    return _learning("wine", title, _classes, network, init, parts, None)
+
+
+def _mnist() -> Problem:
+    pixels, labels = sets.load("mnist-5k")
+    order = np.random.default_rng(0).permutation(len(labels))
+    pixels, one_hot = pixels[order].astype(np.float32), np.eye(10, dtype=np.float32)[labels[order]]
+    cuts = slice(4000), slice(4000, 4500), slice(4500, None)
+    parts = [(pixels[cut], one_hot[cut]) for cut in cuts]
+    title = "MNIST, 4,000 images, MLP 784-128-128-10 tanh, cross-entropy"
+    init = network_init((784, 128, 128, 10), np.float32)
+    return _learning("mnist", title, _classes, network, init, parts, 64)
+
+
+def _spiral() -> Problem:
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 500)
+    radius = random.uniform(0.1, 1.0, len(labels))
+    angle = 2 * np.pi * (labels / 3 + radius) + 0.2 * random.standard_normal(len(labels))
+    points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    one_hot = np.eye(3, dtype=np.float32)[labels]
+    parts = _flipped(_split(points.astype(np.float32), one_hot, labels), 0.15)
+    title = "three spirals, 15 % of the training labels wrong, MLP 2-64-64-3 tanh, cross-entropy"
+    init = network_init((2, 64, 64, 3), np.float32)
+    return _learning("spiral", title, _classes, network, init, parts, 64)
+
+
+def _convolution() -> Problem:
+    def init(seed: int) -> Params:
+        random = np.random.default_rng(seed)
+        shapes = {"first": (3, 3, 1, 16), "second": (3, 3, 16, 32), "dense": (128, 10)}
+        weights = {
+            name: jnp.asarray(
+                random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[:-1])), jnp.float32
+            )
+            for name, shape in shapes.items()
+        }
+        return {name: (w, jnp.zeros(w.shape[-1], w.dtype)) for name, w in weights.items()}
+
+    def model(params: Params, pixels: jax.Array) -> jax.Array:
+        x = pixels.reshape(-1, 8, 8, 1)
+        for name in ("first", "second"):
+            weights, biases = params[name]
+            form = ("NHWC", "HWIO", "NHWC")
+            x = jax.lax.conv_general_dilated(x, weights, (2, 2), "SAME", dimension_numbers=form)
+            x = jax.nn.relu(x + biases)
+        weights, biases = params["dense"]
+        return x.reshape(len(x), -1) @ weights + biases
+
+    title = "digits, 10 % of the training labels wrong, two convolutions, cross-entropy"
+    return _learning("convolution", title, _classes, model, init, _flipped(_digits(), 0.1), 64)
+
+
+def _digit_rows() -> Problem:
+    def init(seed: int) -> Params:
+        random = np.random.default_rng(seed)
+        shapes = {"in": (8, 48), "again": (48, 48), "out": (48, 10)}
+        found = {
+            name: jnp.asarray(random.standard_normal(s) / np.sqrt(s[0]), jnp.float32)
+            for name, s in shapes.items()
+        }
+        return {**found, "bias": jnp.zeros(48, jnp.float32), "shift": jnp.zeros(10, jnp.float32)}
+
+    def model(params: Params, pixels: jax.Array) -> jax.Array:
+        def read(hidden: jax.Array, row: jax.Array) -> tuple[jax.Array, None]:
+            inputs = row @ params["in"] + hidden @ params["again"] + params["bias"]
+            return jnp.tanh(inputs), None
+
+        rows = jnp.moveaxis(pixels.reshape(-1, 8, 8), 1, 0)
+        hidden = jax.lax.scan(read, jnp.zeros((len(pixels), 48), pixels.dtype), rows)[0]
+        return hidden @ params["out"] + params["shift"]
+
+    title = "digits read row by row, recurrent network of 48 units, cross-entropy"
+    return _learning("digit-rows", title, _classes, model, init, _digits(), 32)
+
+
+def _vae() -> Problem:
+    (data, _), (held, _), (test, _) = _digits()
+    encoder, decoder = network_init((64, 64, 16), np.float32), network_init((8, 64, 64), np.float32)
+
+    def loss(params: Params, batch: Batch, key: jax.Array) -> jax.Array:
+        mean, log_width = jnp.split(network(params["encoder"], batch[0]), 2, axis=-1)
+        code = mean + jnp.exp(log_width) * jax.random.normal(key, mean.shape, mean.dtype)
+        logits = network(params["decoder"], code)
+        likelihood = jnp.sum(jax.nn.softplus(logits) - batch[0] * logits, axis=-1)
+        prior = jnp.sum(0.5 * (mean**2 + jnp.exp(2 * log_width) - 1) - log_width, axis=-1)
+        return jnp.mean(likelihood + prior)
+
+    def metric(params: Params, held_out: tuple[Batch, Batch]) -> dict[str, jax.Array]:
+        parts = zip(("validation", "test"), held_out, strict=True)
+        return {part: loss(params, batch, jax.random.key(0)) for part, batch in parts}
+
+    return Problem(
+        name="digits-vae",
+        title="digits, variational autoencoder 64-64-8-64-64 tanh, negative bound, batch 64",
+        loss=loss,
+        init=lambda seed: {"encoder": encoder(seed), "decoder": decoder(seed + 10**6)},
+        data=(data,),
+        batch_size=64,
+        validation=((held,), (test,)),
+        metric=metric,
+    )
+
+
+def _factorisation() -> Problem:
+    random = np.random.default_rng(0)
+    left, right = random.standard_normal((100, 5)), random.standard_normal((80, 5))
+    rows, columns = np.divmod(random.choice(8000, 4000, replace=False), 80)
+    values = (left @ right.T)[rows, columns] / np.sqrt(5) + 0.05 * random.standard_normal(4000)
+
+    def init(seed: int) -> Params:
+        random = np.random.default_rng(seed)
+        return {
+            "left": jnp.asarray(random.standard_normal((100, 8)) / np.sqrt(8), jnp.float32),
+            "right": jnp.asarray(random.standard_normal((80, 8)) / np.sqrt(8), jnp.float32),
+        }
+
+    def predict(params: Params, batch: Batch) -> jax.Array:
+        return jnp.sum(params["left"][batch[0]] * params["right"][batch[1]], axis=-1)
+
+    return Problem(
+        name="factorisation",
+        title="half the entries of a 100 x 80 matrix of rank 5 with noise, as a product of rank 8, "
+        "squared error, batch 256",
+        loss=BatchLoss(lambda outputs, batch: jnp.mean((outputs - batch[2]) ** 2), predict),
+        init=init,
+        data=(rows.astype(np.int32), columns.astype(np.int32), values.astype(np.float32)),
+        batch_size=256,
+    )
+
+
+def _burgers() -> Problem:
+    return Problem(
+        name="burgers",
+        title="Burgers' equation, network 2-20-20-1 tanh, 256 points, full batch",
+        loss=burgers_error,
+        init=network_init((2, 20, 20, 1), np.float64),
+        data=burgers_points(0.5),
+    )
+
+
+def _heat() -> Problem:
+    return Problem(
+        name="heat",
+        title="the heat equation, network 2-20-20-1 tanh, 256 points, full batch",
+        loss=heat_error,
+        init=network_init((2, 20, 20, 1), np.float64),
+        data=heat_points(0.5),
+    )
+
+
+CONTESTS: dict[str, Contest] = {
+    "quadratic": Contest("full batch", lambda: synthetic_quadratic(1e4), "loss"),
+    "diabetes": Contest("full batch", _diabetes),
+    "wine": Contest("full batch", _wine),
+    "mnist": Contest("mini-batch", _mnist),
+    "spiral": Contest("mini-batch", _spiral),
+    "convolution": Contest("mini-batch", _convolution),
+    "digit-rows": Contest("mini-batch", _digit_rows),
+    "digits-vae": Contest("mini-batch", _vae),
+    "factorisation": Contest("mini-batch", _factorisation, "loss"),
+    "burgers": Contest("physics-informed", _burgers, "loss"),
+    "heat": Contest("physics-informed", _heat, "loss"),
+}
+"""Every problem by name, in the order of the tables."""
+
+QUICK_PROBLEMS = ("quadratic", "spiral", "factorisation")
+
+
+def build(names: Sequence[Any]) -> list[Problem]:
+    """Build problems by name; call it with x64 enabled, or three of them come out in float32.
+
+    A problem is taken as it is.
+
+    Raises:
+        ValueError: For a name that is not there, with the nearest ones.
+    """
+    return [
+        name if isinstance(name, Problem) else lookup("problem", name, CONTESTS).make()
+        for name in names
+    ]
+
+
+def criterion(problem: Problem) -> str:
+    """What is compared on a problem: its held-out metric where it has one."""
+    if problem.name in CONTESTS:
+        return CONTESTS[problem.name].criterion
+    return "validation" if jax.tree.leaves(problem.validation) else "loss"
