@@ -27,7 +27,7 @@ class Problem(NamedTuple):
       train: arrays, one row an example.
       held_out: arrays like them.
       batch: rows a gradient sees; None for all.
-      gradients: that a run may spend.
+      gradients: of a run.
     """
 
     init: Callable[[int], Any]

@@ -115,8 +115,8 @@ def batch_sharpness(
     def body(total: Array, row: PyTree[Array]) -> Array:
         g, product = jax.linearize(lambda p: parts.gradient(p, row), params)
         square = inner(g, g)
-        bent = inner(g, product(g))
-        return total + jnp.where(square > 0, bent / jnp.where(square > 0, square, 1.0), 0.0)
+        curved = inner(g, product(g))
+        return total + jnp.where(square > 0, curved / jnp.where(square > 0, square, 1.0), 0.0)
 
     return parts.fold(body, jnp.zeros([], float)) / parts.number
 

@@ -16,7 +16,7 @@ class Edge(NamedTuple):
 
     Attributes:
       centre: what the iterates oscillate around, a tree like the parameters.
-      amplitude: half of the way from one iterate to the next, where they oscillate.
+      amplitude: half the distance from one iterate to the next, where they oscillate.
     """
 
     centre: PyTree[Array]
@@ -58,7 +58,7 @@ def edge_flow(step: StepMap) -> EdgeFlow:
     $$\dot c = \frac{\tfrac12(\Phi_h(c + a) + \Phi_h(c - a)) - c}h,\qquad
     \dot a = \frac{\tfrac12(\Phi_h(c - a) - \Phi_h(c + a)) - a}h.$$
 
-    For gradient descent $\dot c$ is minus the mean gradient of both points, which bends the centre
+    For gradient descent $\dot c$ is minus the mean gradient of both points, which moves the centre
     away from sharp places by $\tfrac12\nabla\langle H, aa^T\rangle$, and $a$ grows in directions
     with $h\lambda > 2$ and shrinks in others: the curvature is held at $2/h$. In general, with the
     stability polynomial $P$, $a$ grows where $P(h\lambda) < -1$: at the limit $R/h$ of every method

@@ -15,21 +15,21 @@ def growing(y):
     return 0.5 * y[1] * y[0] ** 2 - y[1] - 0.05 * y[0] ** 4
 
 
-def downhill(y):
+def velocity(y):
     return -jax.grad(growing)(y)
 
 
 def ball(y, h):
     """Heavy ball, its momentum part of y."""
     point, momentum = y
-    momentum = 0.5 * momentum + downhill(point)
+    momentum = 0.5 * momentum + velocity(point)
     return point + h * momentum, momentum
 
 
 STEPS = {
-    "euler": drift.step_map(solvers.Euler(), downhill),
-    "ssprk3": drift.step_map(solvers.SSPRK3(), downhill),
-    "rk4": drift.step_map(solvers.RK4(), downhill),
+    "euler": drift.step_map(solvers.Euler(), velocity),
+    "ssprk3": drift.step_map(solvers.SSPRK3(), velocity),
+    "rk4": drift.step_map(solvers.RK4(), velocity),
     "heavy ball": ball,
 }
 START = jnp.array([0.3, 12.0])
@@ -94,7 +94,7 @@ def test_it_follows_descent_along_the_edge_where_gradient_flow_leaves_it(x64):
     assert float(found[1]) == pytest.approx(float(late[1]), rel=0.02)
     assert float(late[1]) == pytest.approx(2 / RATE, rel=0.15)
     flow = follow(
-        lambda y, h: drift.Edge(downhill(y.centre), y.amplitude), drift.Edge(START, START), 60.0
+        lambda y, h: drift.Edge(velocity(y.centre), y.amplitude), drift.Edge(START, START), 60.0
     )
     assert float(flow.centre[1]) > 2 * float(late[1])  # the amplitude is what holds it
 
@@ -102,7 +102,7 @@ def test_it_follows_descent_along_the_edge_where_gradient_flow_leaves_it(x64):
 def test_where_iterates_do_not_oscillate_the_amplitude_dies_out(x64):
     field = drift.edge_flow(STEPS["rk4"])
     y = jnp.array([0.5, 1.05 * 2.785 / RATE])
-    slope = field(drift.Edge(y, jnp.array([1e-3, 0.0])), RATE)
-    assert slope.amplitude[0] < 0
+    velocity = field(drift.Edge(y, jnp.array([1e-3, 0.0])), RATE)
+    assert velocity.amplitude[0] < 0
     mean = (STEPS["rk4"](y, RATE) - y) / RATE
     assert jnp.allclose(field(drift.Edge(y, 0 * y), RATE).centre, mean)

@@ -39,7 +39,7 @@ def loss(x: jax.Array) -> jax.Array:
     return squared_error(ravel_pytree(start(SIZES, 0))[1](x), batch())
 
 
-def downhill(x: jax.Array) -> jax.Array:
+def velocity(x: jax.Array) -> jax.Array:
     """Gradient flow."""
     return -jax.grad(loss)(x)
 
@@ -47,14 +47,14 @@ def downhill(x: jax.Array) -> jax.Array:
 def ball(y: Any, h: Any) -> Any:
     """Heavy ball, its momentum part of y."""
     x, momentum = y
-    momentum = MOMENTUM * momentum + downhill(x)
+    momentum = MOMENTUM * momentum + velocity(x)
     return x + h * momentum, momentum
 
 
 @functools.cache
 def steps(name: str) -> Callable[[Any, Any], Any]:
     """The step map of a method."""
-    return ball if name == "heavy ball" else drift.step_map(METHODS[name], downhill)
+    return ball if name == "heavy ball" else drift.step_map(METHODS[name], velocity)
 
 
 def sharpness(x: jax.Array) -> jax.Array:
@@ -85,7 +85,7 @@ def traces(name: str, x: jax.Array, h: jax.Array) -> tuple[jax.Array, ...]:
 
     points = jax.lax.scan(block, first, None, LOOKS)[1]
     centre = solved(flow, flow.start(first, h), h).centre
-    plain = solved(lambda y, h: downhill(y), x, h / (1 - MOMENTUM) if name == "heavy ball" else h)
+    plain = solved(lambda y, h: velocity(y), x, h / (1 - MOMENTUM) if name == "heavy ball" else h)
     centre = centre[0] if name == "heavy ball" else centre
     return tuple(jax.lax.map(sharpness, found) for found in (points, centre, plain))
 

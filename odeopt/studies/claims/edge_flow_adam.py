@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from ... import diagnostics, drift
 from ..claim import Bound, Claim, Lines, near
 from ..experiments import small_start
-from .edge_flow import LOOKS, SIZES, STEPS, downhill, loss, solved
+from .edge_flow import LOOKS, SIZES, STEPS, loss, solved, velocity
 
 RATE, B1, B2, EPS = 5e-3, 0.9, 0.99, 1e-7
 EDGE = 2 * (1 + B1) / (1 - B1)
@@ -25,7 +25,7 @@ EDGE = 2 * (1 + B1) / (1 - B1)
 def step(y: Any, h: Any) -> Any:
     """Adam without bias correction, its moments part of y."""
     x, m, v = y
-    g = -downhill(x)
+    g = -velocity(x)
     m, v = B1 * m + (1 - B1) * g, B2 * v + (1 - B2) * g * g
     return x - h * m / (jnp.sqrt(jnp.maximum(v, 0)) + EPS), m, v
 
@@ -40,7 +40,7 @@ def preconditioned(y: Any) -> jax.Array:
 @jax.jit
 def traces(x: jax.Array) -> tuple[jax.Array, ...]:
     """Of iterates, edge flow and the flow without amplitude."""
-    g = downhill(x)
+    g = velocity(x)
     first, flow = (x, -g, g * g), drift.edge_flow(step)
 
     def block(y: Any, _: None) -> tuple[Any, Any]:

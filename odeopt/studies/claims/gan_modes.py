@@ -1,7 +1,7 @@
 """A GAN trained by Runge-Kutta with a gradient penalty covers more modes than by descent.
 
 A mixture of 16 Gaussians, networks of two hidden layers, 6,000 rounds of gradients each (RK4 with
-the penalty spends 6 a step): modes covered over the last quarter of a run, each method at the best
+the penalty takes 6 a step): modes covered over the last quarter of a run, each method at the best
 of two rates around those that the study of games found, against simultaneous descent.
 """
 

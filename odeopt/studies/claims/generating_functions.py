@@ -31,8 +31,8 @@ def step(z: jax.Array, h: Any, sign: Any) -> jax.Array:
 
     def generating(y: jax.Array) -> jax.Array:
         flow = J @ jax.grad(energy)(y)
-        bend = flow @ jax.jvp(jax.grad(energy), (y,), (flow,))[1]
-        return h * energy(y) + sign * h**3 / 24 * bend
+        curvature = flow @ jax.jvp(jax.grad(energy), (y,), (flow,))[1]
+        return h * energy(y) + sign * h**3 / 24 * curvature
 
     def equation(new: jax.Array, _: Any) -> jax.Array:
         return new - z - J @ jax.grad(generating)(0.5 * (z + new))

@@ -60,8 +60,8 @@ def experiment(seed: int, full: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"descent": descent, "nesterov": momentum}
     for name, damping in (("rkcd", 3.0), ("little damping", 0.05)):
         s, h = stages_and_rate(damping)
-        spent = gradients(functools.partial(rkc, h, s, damping=damping), start, s)
-        found |= {name: spent, f"stages, {name}": s}
+        cost = gradients(functools.partial(rkc, h, s, damping=damping), start, s)
+        found |= {name: cost, f"stages, {name}": s}
     return found | {
         "over Nesterov": found["rkcd"] / momentum,
         "over descent": found["rkcd"] / descent,
