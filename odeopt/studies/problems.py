@@ -80,15 +80,21 @@ def _diabetes(degree: int) -> Problem:
     return _quadratic(f"quadratic-diabetes{suffix}", title, matrix, solution)
 
 
-def synthetic_quadratic(condition: float = 1e6, size: int = 50) -> Problem:
-    """Least squares with log-spaced eigenvalues 1/condition..1 in a random basis, optimum 0."""
+def synthetic_quadratic(condition: float = 1e6, size: int = 50, minimum: float = 0.0) -> Problem:
+    """Least squares with log-spaced eigenvalues 1/condition..1 in a random basis.
+
+    Args:
+        condition: Largest over smallest eigenvalue.
+        size: Number of parameters.
+        minimum: Each of them where the loss is 0.
+    """
     random = np.random.default_rng(0)
     rotation = np.linalg.qr(random.standard_normal((size, size)))[0]
     eigenvalues = np.logspace(-np.log10(condition), 0, size)
     matrix = np.sqrt(size * eigenvalues)[:, None] * rotation
     title = f"synthetic quadratic, {size} log-spaced eigenvalues, condition {condition:.0e}"
     name = f"quadratic-kappa1e{round(np.log10(condition))}"
-    return _quadratic(name, title, matrix, np.zeros(size))
+    return _quadratic(name, title, matrix, np.full(size, minimum))
 
 
 def digits_data(dtype: Any, examples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
