@@ -12,7 +12,9 @@ jax.config.update("jax_num_cpu_devices", 8)
 hypothesis.settings.register_profile("odeopt", deadline=None)
 hypothesis.settings.load_profile("odeopt")
 
-SAMPLE = 2  # cases of one test function that the fast tier runs; the slow tier runs the rest
+# Of the cases of one test function the fast tier runs one, `.ci/run` a few more (`slow`); only
+# `pytest -m ""` runs them all (`exhaustive`), but for the seams, of which `.ci/run` runs every one.
+SAMPLE, MORE = 1, 8
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -24,8 +26,9 @@ def pytest_collection_modifyitems(items):
             products[item.path, item.parent.name, item.originalname].append(item)
     for cases in products.values():
         cases.sort(key=lambda item: zlib.crc32(item.name.encode()))
-        for item in cases[SAMPLE:]:
-            item.add_marker(pytest.mark.slow)
+        for number, item in enumerate(cases[SAMPLE:]):
+            few = number < MORE or "seams" in item.path.parts
+            item.add_marker(pytest.mark.slow if few else pytest.mark.exhaustive)
 
 
 @pytest.fixture
