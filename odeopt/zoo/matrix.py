@@ -177,9 +177,9 @@ def untuned(
       >>> loss = lambda p: jnp.sum((jnp.ones((4, 3)) @ p["w"] + p["b"] - 1) ** 2)
       >>> params = {"w": jnp.zeros((3, 2)), "b": jnp.zeros(2)}
       >>> opt = odeopt.untuned(horizon=100)
-      >>> state = opt.init(params)
+      >>> state, update = opt.init(params), jax.jit(opt.update)
       >>> for _ in range(100):
-      ...     updates, state = opt.update(jax.grad(loss)(params), state, params)
+      ...     updates, state = update(jax.grad(loss)(params), state, params)
       ...     params = optax.apply_updates(params, updates)
       >>> bool(loss(odeopt.step_params(state, params)) < 1e-3)
       True

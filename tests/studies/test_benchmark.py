@@ -143,6 +143,7 @@ def result(tmp_path_factory):
     return benchmark.run(**SMALL, out=tmp_path_factory.mktemp("benchmark") / "out")
 
 
+@pytest.mark.slow
 def test_a_study_tunes_on_seed_0_by_validation_and_reports_the_others(result):
     table = benchmark.runs_of(result)
     rival = table[table.tuned.astype(bool)]
@@ -230,6 +231,7 @@ def test_a_wrong_constant_and_horizon_are_compared_with_the_right_one():
     assert not row["steady"]
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn(result):
     for figure in benchmark.STUDY.figures:
         assert figure.draw(result).svgs(figure.name)
@@ -252,6 +254,7 @@ def test_a_mistake_is_refused_before_anything_is_made(given, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_problem_and_a_rival_of_ones_own():
     x = np.linspace(-1, 1, 32, dtype=np.float32)
     line = Problem(
