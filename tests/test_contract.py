@@ -384,7 +384,8 @@ def test_inject_hyperparams(name):
     plain, _ = descend(make(name, 0.1), params, mixed_loss)
     opt = optax.inject_hyperparams(injectable(name))(learning_rate=0.1)
     injected, state = descend(opt, params, mixed_loss)
-    chex.assert_trees_all_close(injected, plain, rtol=1e-6)
+    unit = float(jnp.finfo(jnp.float32).eps)  # of parameters whose size is about 1
+    chex.assert_trees_all_close(injected, plain, rtol=1e-6, atol=unit)
     assert complex(state.hyperparams["learning_rate"]) == pytest.approx(0.1)
 
 
@@ -470,6 +471,7 @@ def test_schedule_free_drives_a_solver(name):
 AUXILIARY = dict.fromkeys(MOMENTUM, 1) | dict.fromkeys(ADAPTIVE, 2) | {"rmsprop": 1}
 AUXILIARY |= {"log_time_adam": 3}  # lag, second moment, and (of small leaves) the last gradient
 AUXILIARY |= {"heavy_ball-corrected": 1, "adam-corrected": 2}
+AUXILIARY |= {"untuned": 3}  # Adam's moments, and the lag of the average
 
 
 @known_cost_in_both_modes
@@ -479,6 +481,7 @@ def test_tree_map_params_finds_the_copies_of_the_parameters(name, staged):
     state = opt.init(params)
     found = []
     optax.tree_map_params(opt, lambda leaf: found.append(leaf.shape), state)
+    found = [shape for shape in found if shape]  # a scalar a leaf is no copy
     # a staged step keeps its start and the slopes of all stages but the last, with all moments
     steps = stages(name) if staged and stages(name) > 1 else 0
     copies = AUXILIARY.get(name, 0) + steps * (1 + AUXILIARY.get(name, 0))
