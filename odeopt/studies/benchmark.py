@@ -90,7 +90,7 @@ QUESTION = "untuned"
 def untuned(steps: int) -> list[Entry]:
     """What takes part as it is, for runs of so many steps; a rate is a factor of its constant."""
 
-    def told(horizon: int | None, times: float = 1.0) -> Any:
+    def told(horizon: int | None) -> Any:
         rule = stepsize.anytime if horizon is None else functools.partial(stepsize.horizon, horizon)
         return lambda factor: zoo.untuned(learning_rate=rule(DISTANCE * factor))
 
@@ -304,10 +304,10 @@ def misled(results: Results) -> pd.DataFrame:
 
 def verdict(results: Results) -> str:
     """On how many problems the untuned optimizers are level with the best rival."""
-    found = judge(results)
+    found = results.table("verdict")
     if found.empty:
         return "No problem has both a tuned and an untuned optimizer that is done."
-    rows = found[found.optimizer == QUESTION]
+    rows = _asked(found)
     lead = "Yes" if rows.level.all() else "On some problems" if rows.level.any() else "No"
     text = (
         f"{lead}: with nothing tuned, {QUESTION} is within {LEVEL - 1:.0%} of the best tuned and "
@@ -322,7 +322,7 @@ def verdict(results: Results) -> str:
 
 def _answer(results: Results) -> list[str]:
     sentences = []
-    for name, rows in judge(results).groupby("optimizer", sort=False):
+    for name, rows in results.table("verdict").groupby("optimizer", sort=False):
         behind = [
             f"{r.problem} ({r.ratio:.2g} times that of {r.rival})"
             for r in rows.itertuples()
@@ -347,19 +347,19 @@ CLAIMS = (
         "level",
         f"With nothing tuned, {QUESTION} is level with the best tuned and scheduled rival.",
         f"median over the fresh seeds at most {LEVEL:g} times that of the best rival",
-        lambda r: _checks(_asked(judge(r)), "ratio", f"at most {LEVEL:g}", "level"),
+        lambda r: _checks(_asked(r.table("verdict")), "ratio", f"at most {LEVEL:g}", "level"),
     ),
     Claim(
         "steady",
         "Its constant may be wrong by a factor of 3, its horizon by a factor of 2.",
         f"that raises the median at most {STEADY:g} times",
-        lambda r: _checks(misled(r), "worst", f"at most {STEADY:g}", "steady"),
+        lambda r: _checks(r.table("misled"), "worst", f"at most {STEADY:g}", "steady"),
     ),
 )
 
 
 def _ratio(results: Results) -> Plot | None:
-    found = judge(results)
+    found = results.table("verdict")
     if found.empty:
         return None
     problems = list(found.problem.unique())
@@ -382,7 +382,7 @@ def _curves(results: Results, what: str) -> Plot | None:
     runs = fresh(frame(results.records))
     if runs.empty:
         return None
-    best = {row.rival for row in judge(results).itertuples()}
+    best = {row.rival for row in results.table("verdict").itertuples()}
     shown = runs[runs.optimizer.isin(best) | (~runs.tuned & runs.learning_rate.eq(1.0))]
     shown = shown[[len(row) > 0 for row in shown[what]]]
     return race_figures.curves(shown, list(shown.optimizer.unique()), what)

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.datasets import load_diabetes, load_digits, load_wine
 from sklearn.model_selection import train_test_split
 
 from . import data as sets
@@ -27,7 +26,7 @@ from .networks import (
     network_init,
     squared_distance_of,
 )
-from .problems import synthetic_quadratic
+from .problems import digits_data, synthetic_quadratic
 
 SUITE = "benchmark-1"
 """Version of the problems below. A change of data, initial point or loss needs a new one."""
@@ -125,9 +124,8 @@ def _classes(logits: jax.Array, batch: Batch) -> jax.Array:
 
 
 def _digits() -> list[Batch]:
-    pixels, labels = load_digits(return_X_y=True)
-    one_hot = np.eye(10, dtype=np.float32)[labels]
-    return _split((pixels / 16).astype(np.float32), one_hot, labels)
+    pixels, labels = digits_data(np.float32)
+    return _split(pixels, labels, labels.argmax(axis=1))
 
 
 def _quadratic() -> Problem:
@@ -136,7 +134,7 @@ def _quadratic() -> Problem:
 
 
 def _diabetes() -> Problem:
-    features, target = load_diabetes(return_X_y=True)
+    features, target = sets.load("diabetes")
     parts = _standardized(_split(features, target[:, None]), (0, 1))
     sizes = (10, 32, 1)
     title = "diabetes, MLP 10-32-1 tanh, squared error"
@@ -145,8 +143,8 @@ def _diabetes() -> Problem:
 
 
 def _wine() -> Problem:
-    features, labels = load_wine(return_X_y=True)
-    parts = _standardized(_split(features, np.eye(3, dtype=np.float32)[labels], labels), (0,))
+    features, labels = sets.load("wine")
+    parts = _standardized(_split(features, sets.one_hot(labels, np.float32), labels), (0,))
     title = "wine, MLP 13-16-3 tanh, cross-entropy"
     init = network_init((13, 16, 3), np.float32)
     return _learning("wine", title, _classes, network, init, parts, None)
@@ -155,7 +153,7 @@ def _wine() -> Problem:
 def _mnist() -> Problem:
     pixels, labels = sets.load("mnist-5k")
     order = np.random.default_rng(0).permutation(len(labels))
-    pixels, one_hot = pixels[order].astype(np.float32), np.eye(10, dtype=np.float32)[labels[order]]
+    pixels, one_hot = pixels[order].astype(np.float32), sets.one_hot(labels[order], np.float32)
     cuts = slice(4000), slice(4000, 4500), slice(4500, None)
     parts = [(pixels[cut], one_hot[cut]) for cut in cuts]
     title = "MNIST, 4,000 images, MLP 784-128-128-10 tanh, cross-entropy"
@@ -169,7 +167,7 @@ def _spiral() -> Problem:
     radius = random.uniform(0.1, 1.0, len(labels))
     angle = 2 * np.pi * (labels / 3 + radius) + 0.2 * random.standard_normal(len(labels))
     points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    one_hot = np.eye(3, dtype=np.float32)[labels]
+    one_hot = sets.one_hot(labels, np.float32)
     parts = _flipped(_split(points.astype(np.float32), one_hot, labels), 0.15)
     title = "three spirals, 15 % of the training labels wrong, MLP 2-64-64-3 tanh, cross-entropy"
     init = network_init((2, 64, 64, 3), np.float32)

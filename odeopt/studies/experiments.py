@@ -13,6 +13,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
+from ..state import step_params
 from . import data
 from .networks import cross_entropy_of, network_init, outputs_of, squared_distance_of
 
@@ -112,6 +113,18 @@ def train(
     rows = None if steps else batches
     (params, state), kept = jax.lax.scan(step, (params, state), rows, steps)
     return params, state, kept
+
+
+def walk(opt: optax.GradientTransformationExtraArgs, loss: Loss, x: Array, count: Any) -> Array:
+    """Where so many steps lead, read out by `step_params`; the count may be traced."""
+
+    def step(_: int, carry: tuple) -> tuple:
+        x, state = carry
+        updates, state = opt.update(jax.grad(loss)(x), state, x, value_fn=loss)
+        return x + updates, state
+
+    x, state = jax.lax.fori_loop(0, count, step, (x, opt.init(x)))
+    return step_params(state, x)
 
 
 @functools.cache

@@ -98,17 +98,37 @@ def burgers_solution(params: Params, point: jax.Array) -> jax.Array:
     return network(params, jnp.stack([2 * time - 1, place]))[0]
 
 
-def burgers_residual(params: Params, point: jax.Array) -> jax.Array:
-    """u_t + u u_x - nu u_xx at a point (time, place)."""
+def _derivatives(params: Params, point: jax.Array) -> tuple[jax.Array, ...]:
+    """u, u_t, u_x and u_xx at a point (time, place)."""
     time, place = point
 
     def solution(time: jax.Array, place: jax.Array) -> jax.Array:
         return burgers_solution(params, jnp.stack([time, place]))
 
-    u = solution(time, place)
     in_time, in_place = jax.grad(solution, argnums=(0, 1))(time, place)
     curvature = jax.grad(jax.grad(solution, argnums=1), argnums=1)(time, place)
+    return solution(time, place), in_time, in_place, curvature
+
+
+def burgers_residual(params: Params, point: jax.Array) -> jax.Array:
+    """u_t + u u_x - nu u_xx at a point (time, place)."""
+    u, in_time, in_place, curvature = _derivatives(params, point)
     return in_time + u * in_place - VISCOSITY * curvature
+
+
+def heat_residual(params: Params, point: jax.Array) -> jax.Array:
+    """u_t - nu u_xx at a point (time, place), with nu = 0.1."""
+    _, in_time, _, curvature = _derivatives(params, point)
+    return in_time - 0.1 * curvature
+
+
+def _equation_error(
+    residual: Callable[[Params, jax.Array], jax.Array], params: Params, batch: Batch
+) -> jax.Array:
+    interior, border, values = batch
+    at_border = jax.vmap(lambda point: burgers_solution(params, point))(border)
+    residuals = jax.vmap(lambda point: residual(params, point))(interior)
+    return jnp.mean(residuals**2) + jnp.mean((at_border - values) ** 2)
 
 
 def burgers_error(params: Params, batch: Batch) -> jax.Array:
@@ -116,10 +136,12 @@ def burgers_error(params: Params, batch: Batch) -> jax.Array:
 
     The batch is (interior points, border points, values there).
     """
-    interior, border, values = batch
-    at_border = jax.vmap(lambda point: burgers_solution(params, point))(border)
-    residuals = jax.vmap(lambda point: burgers_residual(params, point))(interior)
-    return jnp.mean(residuals**2) + jnp.mean((at_border - values) ** 2)
+    return _equation_error(burgers_residual, params, batch)
+
+
+def heat_error(params: Params, batch: Batch) -> jax.Array:
+    """As `burgers_error` for u_t = nu u_xx."""
+    return _equation_error(heat_residual, params, batch)
 
 
 def burgers_points(shift: float, count: int = 16) -> Batch:
@@ -131,23 +153,6 @@ def burgers_points(shift: float, count: int = 16) -> Batch:
     walls = np.stack([np.tile(unit, 2), np.repeat([-1.0, 1.0], count)], axis=-1)
     values = np.concatenate([-np.sin(np.pi * place), np.zeros(2 * count)])
     return interior, np.concatenate([start, walls]), values
-
-
-def heat_error(params: Params, batch: Batch) -> jax.Array:
-    """As `burgers_error` for u_t = nu u_xx, with nu = 0.1."""
-    interior, border, values = batch
-
-    def residual(point: jax.Array) -> jax.Array:
-        time, place = point
-
-        def solution(time: jax.Array, place: jax.Array) -> jax.Array:
-            return burgers_solution(params, jnp.stack([time, place]))
-
-        curvature = jax.grad(jax.grad(solution, argnums=1), argnums=1)(time, place)
-        return jax.grad(solution)(time, place) - 0.1 * curvature
-
-    at_border = jax.vmap(lambda point: burgers_solution(params, point))(border)
-    return jnp.mean(jax.vmap(residual)(interior) ** 2) + jnp.mean((at_border - values) ** 2)
 
 
 def heat_points(shift: float, count: int = 16) -> Batch:

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import adam, step_params, strang_adam
+from ... import adam, strang_adam
 from ..claim import Bound, Claim, Lines, near
-from ..experiments import follow, slope
+from ..experiments import follow, slope, walk
 
 TAU1, TAU2, EPS, TIME = 0.3, 1.0, 0.1, 1.0
 COUNTS = (64, 128, 256, 512)
@@ -50,15 +50,7 @@ METHODS: dict[str, Callable[[Any], Any]] = {
 @functools.partial(jax.jit, static_argnums=0)
 def end(name: str, x: jax.Array, h: jax.Array, count: jax.Array) -> jax.Array:
     """Where so many steps lead."""
-    opt = METHODS[name](h)
-
-    def step(_: int, carry: tuple) -> tuple:
-        x, state = carry
-        updates, state = opt.update(jax.grad(loss)(x), state, x, value_fn=loss)
-        return x + updates, state
-
-    x, state = jax.lax.fori_loop(0, count, step, (x, opt.init(x)))
-    return step_params(state, x)
+    return walk(METHODS[name](h), loss, x, count)
 
 
 def experiment(seed: int, full: bool) -> dict[str, Any]:

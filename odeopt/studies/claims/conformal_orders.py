@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import conformal_leapfrog, heavy_ball, step_params, suzuki_yoshida
+from ... import conformal_leapfrog, heavy_ball, suzuki_yoshida
 from ..claim import Bound, Claim, Lines, near
-from ..experiments import follow, slope
+from ..experiments import follow, slope, walk
 
 FRICTION, TIME, COUNTS = 1.0, 2.0, (32, 64, 128, 256)
 METHODS: dict[str, tuple[Callable[..., Any], int]] = {
@@ -40,14 +40,7 @@ def end(name: str, x: jax.Array, count: jax.Array) -> jax.Array:
     """Where so many steps lead, from rest."""
     own = TIME / count
     opt = METHODS[name][0](own**2, jnp.exp(-FRICTION * own))
-
-    def step(_: int, carry: tuple) -> tuple:
-        x, state = carry
-        updates, state = opt.update(jax.grad(loss)(x), state, x, value_fn=loss)
-        return x + updates, state
-
-    x, state = jax.lax.fori_loop(0, count, step, (x, opt.init(x)))
-    return step_params(state, x)
+    return walk(opt, loss, x, count)
 
 
 def experiment(seed: int, full: bool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ... import chained_momentum, solvers
 from ..claim import Claim, near
+from ..experiments import walk
 
 MOMENTUM, STEPS = 0.9, 3000
 GRID = np.arange(2.0, 4.2, 0.01) + 0.003
@@ -30,13 +31,7 @@ def experiment(seed: int, full: bool) -> dict[str, Any]:
             def loss(x: jax.Array) -> jax.Array:
                 return 0.5 * x**2
 
-            def step(_: int, carry: tuple) -> tuple:
-                x, state = carry
-                updates, state = opt.update(jax.grad(loss)(x), state, x, value_fn=loss)
-                return x + updates, state
-
-            x = jnp.ones(())
-            return jax.lax.fori_loop(0, STEPS, step, (x, opt.init(x)))[0]
+            return walk(opt, loss, jnp.ones(()), STEPS)
 
         unstable = ~(np.abs(np.asarray(end(jnp.asarray(GRID)))) < 1)
         found[name] = float(GRID[int(np.argmax(unstable))])
