@@ -168,10 +168,12 @@ def test_counts_are_those_of_evaluations_inside_jit(name):
 @pytest.mark.parametrize("name", REGISTRY)
 def test_a_rate_that_the_dtype_cannot_hold_is_refused_or_rejected(name):
     """A13. A number is refused; what a schedule says is rejected or moves nothing."""
-    for dtype, rate in [(jnp.float32, 1e39), (jnp.float32, 1e-46), (jnp.float16, 1e-9)]:
+    wide = "one dtype" in REGISTRY[name].needs  # 16 bits are refused, whatever the rate
+    rates = [(jnp.float32, 1e39), (jnp.float32, 1e-46), (jnp.float16, 1e-9)]
+    for dtype, rate in rates[: 2 if wide else 3]:
         with pytest.raises(ValueError, match="learning_rate is"):
             built(name, rate).init({"a": jnp.ones(2, dtype), "b": jnp.ones(1, dtype)})
-    params = params_of("dict", "f32" if "one dtype" in REGISTRY[name].needs else "f16")
+    params = params_of("dict", "f32" if wide else "f16")
     for rate in (jnp.inf, jnp.nan, -1.0):
         opt = built(name, lambda n, rate=rate: jnp.asarray(rate))
         updates, state = update(opt, params, **in_turn(name))
