@@ -29,6 +29,7 @@ from .moments import (
     relaxation,
     settled,
     squares_change,
+    wide,
 )
 
 
@@ -107,7 +108,7 @@ class AdamFlow(AlongMoment, AbstractFlow):
         """`(-h (u + w x), -(g - m) ln b1, -(g^2 - v) ln b2)`; the age grows by 1."""
         params, aux = z
         grads = objective.here(params)
-        squares = jax.tree.map(abs_square, grads)
+        squares = jax.tree.map(abs_square, wide(grads, self.b2))
         mean = settled(aux.mu, self.b1, aux.age, grads)
         square = settled(aux.nu, self.b2, aux.age, squares)
         direction = jax.tree.map(self._direction, mean, square)
@@ -131,7 +132,7 @@ class AdamFlow(AlongMoment, AbstractFlow):
             b1, b2 = (b.retained(aux.age, fraction) for b in (self.b1, self.b2))
             return None, Moments(
                 optax.tree.update_moment(grads, aux.mu, b1, 1),
-                optax.tree.update_moment_per_elem_norm(grads, aux.nu, b2, 2),
+                optax.tree.update_moment_per_elem_norm(wide(grads, self.b2), aux.nu, b2, 2),
                 aux.age + fraction,
             )
         age = aux.age - 1  # of this step, which the moments have counted

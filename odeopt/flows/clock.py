@@ -22,9 +22,11 @@ class Constant(eqx.Module):
 
     Args:
       decay: what a step keeps, in [0, 1).
+      least: the narrowest dtype of a moment; None for that of the parameters, as in optax.
     """
 
     decay: Any
+    least: Any = eqx.field(static=True, default=None)
 
     def retained(self, age: Scalar, fraction: float | Array = 1.0) -> Any:
         """What is left of a moment after `fraction` of the step at `age`."""
@@ -62,7 +64,7 @@ class Constant(eqx.Module):
 
     def dtype(self, dtype: Any) -> Any:
         """The dtype that a moment needs, of parameters of `dtype`."""
-        return dtype
+        return dtype if self.least is None else jnp.promote_types(dtype, self.least)
 
 
 class LogTime(eqx.Module):

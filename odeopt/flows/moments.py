@@ -73,6 +73,11 @@ def abs_square(g: Array) -> Array:
     return jnp.square(g) if jnp.isrealobj(g) else (g * jnp.conj(g)).real.astype(g.dtype)
 
 
+def wide(grads: PyTree[Array], clock: Decay) -> PyTree[Array]:
+    """Gradients to be squared, as wide as their moment: float16 overflows, or loses small ones."""
+    return jax.tree.map(lambda g: g.astype(clock.dtype(g.dtype)), grads)
+
+
 def divided(moment: PyTree[Array], total: Array) -> PyTree[Array]:
     """`moment / total`, and 0 where nothing has been seen."""
     total = jnp.where(total == 0, 1.0, total)

@@ -13,7 +13,7 @@ from ..objective import Objective
 from ..sums import scaled
 from .clock import as_decay, check_decay, moment_like, real
 from .flow import AbstractFlow, State
-from .moments import abs_square, aged, divided, relaxation, squares_change
+from .moments import abs_square, aged, divided, relaxation, squares_change, wide
 
 
 class Squares(NamedTuple):
@@ -89,7 +89,7 @@ class RMSpropFlow(AbstractFlow):
         grads = objective.here(params)
         rate = self.decay.forgetting(aux.age)
         mu = relaxation(aux.mu, grads, rate) if self.centered else ()
-        nu = relaxation(aux.nu, jax.tree.map(abs_square, grads), rate)
+        nu = relaxation(aux.nu, jax.tree.map(abs_square, wide(grads, self.decay)), rate)
         update = jax.tree.map(lambda u: scaled(-h, u), self.direction(grads, aux))
         trace: PyTree[Array] = ()
         if self.momentum is not None:
@@ -108,7 +108,7 @@ class RMSpropFlow(AbstractFlow):
             kept = self.decay.retained(aux.age, fraction)
             return None, aux._replace(
                 mu=optax.tree.update_moment(grads, aux.mu, kept, 1) if self.centered else (),
-                nu=optax.tree.update_moment_per_elem_norm(grads, aux.nu, kept, 2),
+                nu=optax.tree.update_moment_per_elem_norm(wide(grads, self.decay), aux.nu, kept, 2),
                 age=aux.age + fraction,
             )
         direction = self.direction(grads, aux)

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from typing import Any, Unpack
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 from optax.contrib import MuonDimensionNumbers
 
 from .. import solvers, stepsize
 from ..flows import AdamFlow, AveragedFlow, GroupedFlow, LogTime, SpectralFlow, UnitFlow
+from ..flows.clock import Constant
 from ..flows.matrix import Preconditioning
 from ..optimizer import LearningRate, Optimizer, ode_optimizer
 from .options import Options, named
@@ -191,7 +193,8 @@ def untuned(
     chosen = muon_weight_dimension_numbers
     axes = _Axes(_last_axis_out if chosen is None else chosen)
     matrices = SpectralFlow(0.9, eps=1e-20, consistent_rms=0.2, dimensions=axes)
-    others = AdamFlow(0.9, 0.98, eps=1e-10, nesterov=True)
+    # Squares of small gradients would vanish in 16 bits.
+    others = AdamFlow(0.9, Constant(0.98, jnp.float32), eps=1e-10, nesterov=True)
     flow = GroupedFlow(
         {"matrices": UnitFlow(matrices, weight_decay), "adam": UnitFlow(others)}, _Labels(axes)
     )

@@ -207,8 +207,8 @@ def _faults() -> list[Fault]:
 
 FAULTS = _faults()
 
-# flows that normalize their gradient
-WITHOUT_LIMIT = ("adam", "averaged", "rmsprop", "sign", "spectral")
+# flows whose moments have the dtype of the parameters, as in optax: squares in float16 overflow
+MOMENTS_OF_OPTAX = ("adam", "rmsprop", "sign", "spectral")
 
 # What may be refused, as a pattern of the message, and why that is right.
 REFUSALS: dict[str, str] = {

@@ -19,9 +19,9 @@ from odeopt.zoo import REGISTRY
 from . import laws
 from .cases import (
     FAULTS,
+    MOMENTS_OF_OPTAX,
     RATE,
     RULES,
-    WITHOUT_LIMIT,
     Configuration,
     loss,
     pairs,
@@ -117,8 +117,8 @@ def narrow():
 @pytest.mark.parametrize(("name", "rule", "scale", "dtype"), narrow())
 def test_norms_of_narrow_leaves_are_those_of_wide_ones(name, rule, scale, dtype):
     """A5. A step in 16 bits is that in 32 bits, rounded, at every scale of the gradient."""
-    if REGISTRY[name].follows in WITHOUT_LIMIT and dtype == jnp.float16 and scale != 1.0:
-        return  # moments are kept in the dtype of the parameters, as in optax: squares overflow it
+    if REGISTRY[name].follows in MOMENTS_OF_OPTAX and dtype == jnp.float16 and scale != 1.0:
+        return
     build = lambda: built(name, RULES[rule](RATE, None))
     try:
         laws.narrow_as_wide(build, scale, dtype, in_turn(name))
