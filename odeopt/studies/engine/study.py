@@ -149,10 +149,11 @@ class Verdict:
     def row(self) -> dict[str, Any]:
         """For the table of claims."""
         held = sum(check.holds is True for check in self.checks)
+        undecided = sum(check.holds is None for check in self.checks)
         return {
             "claim": self.claim.says,
             "verdict": self.word,
-            "holds": f"{held} of {len(self.checks)}",
+            "holds": f"{held} of {len(self.checks)}" + f", {undecided} open" * bool(undecided),
             "found": self.finding,
             "criterion": self.claim.criterion,
             "source": self.claim.source,
