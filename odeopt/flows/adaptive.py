@@ -181,12 +181,14 @@ class AdamFlow(AlongMoment, AbstractFlow):
         return update, Moments(mu, nu, age)
 
     def rest(self, z: State, h: Scalar, fraction: float) -> "AdamRest | None":
-        """Five scalars; None with weight decay, which must see the parameters."""
-        if self.needs_params or self.nesterov:
+        """Six scalars; None with a mask of what decays, and with `nesterov`."""
+        if self.nesterov or (self.needs_params and self.mask is not None):
             return None
         age = z[1].age
         weights = (jnp.where(age > 0, b.weight(age), 1.0) for b in (self.b1, self.b2))
-        numbers = (fraction * h, *weights, self.eps, self.eps_root)
+        decay = self.decay(jnp.maximum(age - 1, 0))  # of this step, which the moments have counted
+        time = decaying_time(fraction * h, decay) if self.exact_decay else fraction * h
+        numbers = (time, 1 - time * decay, *weights, self.eps, self.eps_root)
         return AdamRest(*(jnp.array(n, float) for n in numbers))
 
     def aged(self, aux: Moments, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
@@ -257,6 +259,7 @@ class AdamRest(NamedTuple):
 
     Attributes:
       time: how long they have drifted.
+      kept: what weight decay has left of them in that time.
       first: total weight of the gradients in the first moment.
       second: total weight of the squares in the second.
       eps: $\epsilon$.
@@ -264,6 +267,7 @@ class AdamRest(NamedTuple):
     """
 
     time: Scalar
+    kept: Scalar
     first: Scalar
     second: Scalar
     eps: Scalar
@@ -274,7 +278,8 @@ class AdamRest(NamedTuple):
 
         def leaf(p: Array, m: Array, v: Array) -> Array:
             numbers = (n.astype(jnp.finfo(m.dtype).dtype) for n in self)
-            time, first, second, eps, eps_root = numbers
-            return p + (time * adam_direction(m / first, v / second, eps, eps_root)).astype(p.dtype)
+            time, kept, first, second, eps, eps_root = numbers
+            moved = time * adam_direction(m / first, v / second, eps, eps_root)
+            return ((p + moved.astype(p.dtype)) / kept).astype(p.dtype)
 
         return over_own(leaf, params, aux.mu, aux.nu)
