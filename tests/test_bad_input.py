@@ -163,6 +163,7 @@ def test_a_staged_optimizer_that_is_not_last_in_its_chain(after):
             params = optax.apply_updates(params, updates)
 
 
+@pytest.mark.slow
 def test_a_staged_optimizer_that_is_last_is_left_in_peace():
     opt = optax.chain(optax.clip(100.0), odeopt.rk4(1e-6, staged=True))
     params = {"w": jnp.full(3, 1e4), "h": jnp.full(3, 100.0, jnp.bfloat16)}

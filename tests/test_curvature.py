@@ -263,6 +263,7 @@ def test_mixed_trees_keep_their_types():
 # composite
 
 
+@pytest.mark.slow
 def test_a_composite_is_an_ordinary_value_function(x64):
     params, data = problem()
     for loss, plain in [
@@ -389,6 +390,7 @@ def test_a_preconditioned_step_is_the_same_step_for_fewer_products(x64):
     assert int(two.gradients) == 1 + 2 * (int(two.memory.products) + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["ggn", "hessian"])
 def test_curvature_on_a_fraction_is_that_of_the_first_samples(which, x64):
     params, data = problem(samples=6)

@@ -100,6 +100,7 @@ def test_without_the_map_of_the_state_the_dynamics_change(params):
     assert jnp.max(jnp.abs(model(found, X) - model(expected, X))) > 1e-3
 
 
+@pytest.mark.slow
 def test_old_units_can_be_frozen(params):
     opt = odeopt.adam(1e-2)
     grown = grow(params, opt.init(params), FIRST, split=0.1, key=KEYS[4])
@@ -123,6 +124,7 @@ def test_a_split_separates_copies_and_moves_the_function_at_second_order(params)
     assert np.log2(moved(2e-3) / moved(1e-3)) == pytest.approx(2, abs=0.1)
 
 
+@pytest.mark.slow
 def test_a_module_of_equinox_grows(x64):
     net = eqx.nn.MLP(3, 2, 6, 2, key=KEYS[5])
     params, static = eqx.partition(net, eqx.is_array)

@@ -58,6 +58,7 @@ def test_momentum_and_adam_need_what_optax_needs():
         assert ours[1] <= optaxs[1] + 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "make", "whole", "update"),
     [

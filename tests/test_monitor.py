@@ -54,6 +54,7 @@ def dense(params, batch):
     return jax.grad(value)(flat), jax.hessian(value)(flat)
 
 
+@pytest.mark.slow
 def test_sharpness_and_batch_sharpness_are_those_of_the_dense_hessian():
     watch = odeopt.monitor(optax.sgd(0.05), network, every=7)
     path = train(optax.sgd(0.05), 50, watch)
@@ -76,6 +77,7 @@ def test_the_batch_sharpness_forgets_what_is_ten_records_old():
     np.testing.assert_allclose(record["batch_sharpness"], np.mean(range(6, 16)), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIED)
 def test_training_does_not_notice_it(name):
     opt = TABLE[name][0](0.01)
@@ -108,6 +110,7 @@ def test_an_optimizer_within_another_tells_its_summary(wrapper):
     assert not {"drift", "stability_ratio"} & {*record}
 
 
+@pytest.mark.slow
 def test_several_optimizers_are_told_apart():
     opt = optax.partition(
         {"a": odeopt.euler(0.01), "b": odeopt.heavy_ball(0.02)}, {"in": "a", "out": "b"}
@@ -118,6 +121,7 @@ def test_several_optimizers_are_told_apart():
     np.testing.assert_allclose(sorted(sizes), [0.01, 0.02])
 
 
+@pytest.mark.slow
 def test_of_another_optimizer_the_step_size_is_the_injected_rate():
     opt = optax.inject_hyperparams(optax.adam)(optax.linear_schedule(1.0, 0.0, 10))
     watch = odeopt.monitor(opt, network, every=1)
@@ -157,6 +161,7 @@ def test_the_drift_is_that_of_the_next_step(name):
     assert {*record} - {*without} == {"drift", "drift_cosine"}
 
 
+@pytest.mark.slow
 def test_models_of_equinox_and_flax():
     x, y = BATCHES[0]
     model = eqx.nn.MLP(3, 1, 4, 1, key=KEYS[3])

@@ -267,6 +267,7 @@ def test_an_exact_solve_is_refused_where_samples_are_split_explicitly_and_auto_a
     chex.assert_trees_all_close(found, jax.device_get(exact), rtol=2e-3)  # the tolerance of cg
 
 
+@pytest.mark.slow
 def test_a_large_leaf_split_explicitly_along_its_last_axis_trains_as_a_whole_one():
     """log_time_adam looks at every 16th entry of it, which JAX does not slice there."""
     mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Explicit,))

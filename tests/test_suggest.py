@@ -62,6 +62,7 @@ def test_it_is_the_boundary_of_divergence_on_a_quadratic_within_two_percent(name
     assert not jnp.max(above[-100:]) < 10 * jnp.max(above[:100])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["euler", "rk4"])
 def test_on_the_digits_network_it_is_stable_and_four_times_as_much_is_not(name):
     (problem,) = problems.build(["digits-mse"])

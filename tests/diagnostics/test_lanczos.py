@@ -146,6 +146,7 @@ def test_a_single_parameter_has_one_curvature():
     assert (float(found.value), abs(float(found.vector))) == (4.0, 1.0)
 
 
+@pytest.mark.slow
 def test_moments_of_the_density_are_those_of_the_matrix_up_to_the_spread_of_one_vector(trained):
     params, data, dense = trained
     size = len(dense)
@@ -248,6 +249,7 @@ def counted(traces):
     return loss
 
 
+@pytest.mark.slow
 def test_a_new_batch_is_an_argument_of_the_program_and_a_new_setting_is_not(trained):
     params, data, dense = trained
     traces = []
@@ -287,6 +289,7 @@ def test_arguments_of_the_loss_may_be_called_as_ours():
     np.testing.assert_allclose(density.values, 3.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_strict_promotion_changes_nothing():
     loss = lambda p, x: jnp.mean(jnp.tanh(x @ p["w"]) ** 2) + jnp.sum(p["b"] ** 2)
     outputs = lambda p, x: x @ p["w"]

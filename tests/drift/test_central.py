@@ -57,6 +57,7 @@ def test_far_below_the_edge_it_is_gradient_flow_and_beyond_it_comes_back(single)
     np.testing.assert_allclose(single(beyond, RATE)["S"], [-1.0 / RATE], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_several_directions_at_the_edge_share_a_covariance(x64):
     field = drift.central_flow(cycle, directions=2)
     end = last(jax.jit(lambda y: solve(field, y, 12.0, RATE))(at([0.01, -0.02], [1.0, 12.0])))

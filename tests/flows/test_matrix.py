@@ -140,6 +140,7 @@ def test_a_corrected_step_has_order_2_and_a_plain_one_1(beta, x64):
     assert orders(lambda h: build(h, correction=2), exact)[-1] == pytest.approx(2, abs=0.1)
 
 
+@pytest.mark.slow
 def test_newton_schulz_steps_are_a_flow_of_their_own_whose_drift_is_cancelled_too(x64):
     exact = along_the_flow(ns_steps=5)
     build = lambda h: odeopt.muon(h, beta=0.0, nesterov=False, correction=2)
@@ -182,6 +183,7 @@ def draw(rows, columns, seed, is_complex):
     return (a + 1j * b, c + 1j * d) if is_complex else (a, c)
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(MATRICES)
 @jax.enable_x64(True)
@@ -210,6 +212,7 @@ def test_singular_matrices_have_a_bounded_derivative():
     assert not jnp.any(polar(jnp.zeros((3, 2)), 1e-3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ns_steps", [5, None])
 def test_a_rotation_of_both_sides_rotates_the_run(ns_steps, x64):
     left = jnp.linalg.qr(jax.random.normal(jax.random.key(7), (4, 4)))[0]

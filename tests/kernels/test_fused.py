@@ -286,5 +286,6 @@ for name, update in UPDATES.items():
 """
 
 
+@pytest.mark.slow
 def test_nothing_deprecated_is_called():
     subprocess.run([sys.executable, "-c", WITH_DEPRECATIONS], check=True, timeout=300)

@@ -150,6 +150,7 @@ def test_state_keeps_its_shapes_and_nothing_recompiles_with_donation(name):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_it_runs_under_vmap_masked_and_inject_hyperparams(x64):
     loss, params, _ = regression()
     expected, _ = train(ordering.backward(odeopt.euler(0.1), 4, example=SHAPE), loss, params, ORDER)

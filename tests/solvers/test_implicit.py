@@ -172,6 +172,7 @@ def test_which_methods_let_stiff_modes_die(x64):
 # the implicit step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value_fn", [MSE, ENTROPY], ids=["squares", "entropy"])
 @pytest.mark.parametrize("solve", ["exact", "cg"])
 def test_the_proximal_inequality_at_any_step_size(value_fn, solve):
@@ -280,6 +281,7 @@ def test_exponential_is_exact_on_quadratics_at_any_step_size(basis, x64):
         np.testing.assert_allclose(end(jnp.asarray(h)), exact, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_restarts_follow_the_flow_with_little_memory(x64):
     """Four spaces of 10 vectors, one after the other, get farther than one does."""
     value, rotation, rates = quadratic()
@@ -418,6 +420,7 @@ def test_bad_input():
             opt.update(x, opt.init(x), x, value_fn=lambda x: jnp.sum(x**2))
 
 
+@pytest.mark.slow
 def test_memory_of_a_step_is_what_the_docstrings_say():
     n = 100_000
     value_fn = odeopt.composite(lambda out: jnp.sum(jnp.cosh(out)), lambda x: 1.1 * x, samples=())

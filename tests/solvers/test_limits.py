@@ -121,6 +121,7 @@ def test_a_flow_that_normalizes_has_none():
         stability_limit(flows.AdamFlow(), solvers.Lie())
 
 
+@pytest.mark.slow
 def test_an_implicit_method_has_none():
     with pytest.raises(ValueError, match="no stability limit"):
         stability_limit(flows.HeavyBallFlow(0.9), as_method(diffrax.Kvaerno3()))

@@ -74,6 +74,7 @@ def test_it_follows_a_curvature_that_moves():
     assert not jnp.all(jnp.abs(lost[1:]) < 0.1)
 
 
+@pytest.mark.slow
 def test_it_stays_below_the_edge_of_stability_of_a_network_that_sharpens():
     keys = jax.random.split(jax.random.key(0), 2)
     x = jnp.linspace(-2, 2, 20)[:, None]

@@ -196,6 +196,7 @@ def _example():
     return Results(benchmark.STUDY, benchmark.Settings(), found)
 
 
+@pytest.mark.slow
 def test_the_verdict_compares_with_the_best_median_and_says_losses_as_plainly_as_wins():
     judged = benchmark.judge(_example())
     judged = judged[judged.optimizer == QUESTION].set_index("problem")
@@ -224,6 +225,7 @@ def test_where_a_rival_is_read_out_is_chosen_on_the_tuning_seed():
     assert summary.loc["lost", "good"].score == 3.0
 
 
+@pytest.mark.slow
 def test_a_wrong_constant_and_horizon_are_compared_with_the_right_one():
     (row,) = benchmark.misled(_example()).to_dict(orient="records")
     wanted = {"third": 1.1, "triple": 1.5, "half": 1.0, "twice": 0.5, "nothing": 7.0, "worst": 1.5}

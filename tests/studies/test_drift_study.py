@@ -112,6 +112,7 @@ def small():
     return problem, runs
 
 
+@pytest.mark.slow
 def test_runs_are_paired_and_end_at_equal_flow_times(small):
     problem, runs = small
     assert (len(problem.data[0]), len(problem.validation[0])) == (100, 1697)
@@ -205,6 +206,7 @@ def test_the_principal_flow_that_is_drawn_meets_every_iterate(x64):
         )
 
 
+@pytest.mark.slow
 def test_the_iterates_that_are_drawn_settle_where_the_central_flow_says(x64):
     [record] = drift_pictures.edge()
     x, curvature = np.transpose(record["iterates"])

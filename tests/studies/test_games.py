@@ -35,6 +35,7 @@ def operations(name):
     return jax.jit(step).lower(jnp.int32(0), carry).compile().cost_analysis()["flops"]
 
 
+@pytest.mark.slow
 def test_a_step_is_counted_as_its_compiled_program_computes():
     once = operations("simultaneous")
     for name in ("interaction", "rk4-penalty"):

@@ -49,6 +49,7 @@ def test_the_loss_of_a_quadratic_is_the_excess_over_its_optimum(name):
     assert problem.loss(problem.init(0), problem.data) > 0.1
 
 
+@pytest.mark.slow
 def test_lanczos_finds_the_largest_eigenvalue_of_the_dense_hessian():
     (problem,) = problems.build(["digits-mse"])
     data = tuple(jnp.asarray(array[:50]) for array in problem.data)

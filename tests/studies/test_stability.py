@@ -257,6 +257,7 @@ def test_no_time_leaves_runs_out_and_a_resume_makes_them(finished, tmp_path):
     assert (out / "summary.csv").read_bytes() == (finished[1] / "summary.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_rates_that_coincide_in_the_problems_dtype_are_run_once():
     result = stability.run(
         solvers=["sgd"], problems=["digits-ce"], rates=[0.1, 0.1 + 1e-10], seeds=1, gradients=4

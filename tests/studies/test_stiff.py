@@ -243,6 +243,7 @@ def test_a_loss_that_is_no_sum_of_squares_has_no_residuals():
         assert stiff_runs._on(problem, levenberg) is None
 
 
+@pytest.mark.slow
 @x64
 def test_rivals_of_optimistix_take_the_steps_of_optimistix():
     (problem,) = problems.build(["quadratic-diabetes"])
@@ -301,6 +302,7 @@ def test_a_study_tunes_on_seed_0_and_reports_the_others(result):
     assert result.verdict.startswith("Yes. To the target linearly_implicit_euler needs fewer")
 
 
+@pytest.mark.slow
 def test_resuming_makes_no_run_twice_and_changes_no_table(result, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
@@ -460,6 +462,7 @@ def test_a_mistake_is_refused_before_anything_is_made(given, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_problem_and_an_optimizer_of_ones_own():
     found = stiff.run(
         problems=[_line()],

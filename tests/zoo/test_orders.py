@@ -103,6 +103,7 @@ def test_order_on_the_relativistic_flow(leapfrog, order):
     assert abs(observed(ball_end(make), ball(relativistic=True), 256) - order) < 0.1
 
 
+@pytest.mark.slow
 def test_the_end_of_the_leapfrog_is_not_where_it_rests():
     """The measurement can fail: without the read-out the same run is of order 1."""
 
@@ -172,6 +173,7 @@ def adam_end(make, decay, warm):
     return end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 @pytest.mark.parametrize("name", ADAM)
 def test_order_on_adams_flow_after_the_transient(name, decay):
@@ -190,6 +192,7 @@ def test_from_the_default_start_strang_s_splitting_is_between_orders_1_and_2(dec
     assert np.linalg.norm(end(256) - exact) < 0.5 * np.linalg.norm(adam(256) - exact)
 
 
+@pytest.mark.slow
 def test_from_zero_moments_the_bias_correction_costs_runge_kutta_one_order():
     make, _, n = ADAM["rk_adam"]
     assert abs(observed(adam_end(make, 0.0, warm=False), adam_path(0.0)[1], n) - 3) < 0.1

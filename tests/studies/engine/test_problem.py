@@ -95,6 +95,7 @@ def test_two_optimizers_of_ones_own_take_part_and_theory_is_read_off_them():
     assert np.isnan(about.R["mine"])
 
 
+@pytest.mark.slow
 def test_own_problems_are_resumed_and_others_are_not(tmp_path):
     out = tmp_path / "out"
     first = stability.run(problems=[plain()], out=out, **SMALL)
