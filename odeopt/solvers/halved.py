@@ -24,7 +24,9 @@ class Inexact(lineax.GMRES):
     """
 
     def compute(self, state: Any, vector: Array, options: dict[str, Any]) -> Any:
-        """The last iterate."""
+        """The last iterate; a system without unknowns is solved."""
+        if not jnp.size(vector):
+            return vector, lineax.RESULTS.successful, {}
         solution, _, stats = super().compute(state, vector, options)
         return solution, lineax.RESULTS.successful, stats
 

@@ -96,3 +96,10 @@ def test_adaptive_are_exactly_those_with_an_estimate():
     estimates = {n for n, c in CLASSES.items() if hasattr(c, "tableau") and any(c.tableau.b_error)}
     adaptive = {n for n, c in CLASSES.items() if issubclass(c, diffrax.AbstractAdaptiveSolver)}
     assert adaptive == estimates | {"ImplicitEuler"}  # which takes Heun's method for its estimate
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES.keys() - PAIRS))
+def test_a_state_without_entries_stays(name):
+    term = diffrax.ODETerm(lambda t, y, args: -y)
+    times = [jnp.float32(t) for t in (0, 1, 0.5)]
+    assert diffrax.diffeqsolve(term, CLASSES[name](), *times, jnp.zeros(0)).ys.shape == (1, 0)
