@@ -106,8 +106,9 @@ def found_of(results: Results, name: str) -> list[Found]:
     return found if len(found) == claims()[name].seeds[results.settings.full] else []
 
 
+@functools.lru_cache(maxsize=1)
 def judgements(results: Results) -> dict[str, Judgement]:
-    """Every claim's verdict."""
+    """Every claim's verdict; computed once for all tables of the same results."""
     absent = missing(results.settings.claims)
     return {
         name: claim.judge(found_of(results, name), absent.get(name, ""))
