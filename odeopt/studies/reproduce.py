@@ -364,7 +364,8 @@ def document(kept: Record) -> str:
         "`odeopt/studies/claims`, with its criterion committed before its first run; where it "
         "had to be posed again after a run, it says what the first version was. Papers were read "
         "in their abstracts only: a claim is what an abstract says, and how it is asked is "
-        "odeopt's.",
+        "odeopt's. A law has wrong laws beside it, which must miss its criterion; a comparison "
+        "must come out the same way in more seeds than chance would have (sign test, p <= 0.05).",
         "",
         f"**Of {len(found)} claims: {counts(words)}.** "
         f"{'A full' if kept['full'] else 'A quick'} run on {kept['machine']}; "
