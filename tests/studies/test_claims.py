@@ -2,6 +2,7 @@
 
 import json
 import math
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -276,6 +277,15 @@ def test_the_readme_says_how_many_hold():
     found = json.loads(committed.KEPT.read_text())["claims"]
     held = sum(entry["verdict"] == "reproduced" for entry in found.values())
     assert f"{held} of {len(found)} claims" in (committed.ROOT / "README.md").read_text()
+
+
+def test_the_example_shows_a_context_as_weights(capsys):
+    example = runpy.run_path(str(committed.ROOT / "examples" / "context_as_weights.py"))
+    found = example["main"]()
+    assert found["one token, patched"] < 1e-5 < 0.1 < found["one token, not patched"]
+    assert found["step 6 of the weights"] < 0.5 * found["step 1 of the weights"]
+    assert found["new tokens, thought patch"] < 0.5 * found["new tokens, not patched"]
+    assert len(capsys.readouterr().out.splitlines()) == len(found)
 
 
 @pytest.mark.slow
