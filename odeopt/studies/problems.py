@@ -217,7 +217,7 @@ def next_character_error(logits: jax.Array, batch: Batch) -> jax.Array:
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]))
 
 
-def _transformer(size: int, windows: int = 1000) -> Problem:
+def _transformer(size: int, windows: int = 250) -> Problem:
     text, characters = data.load("kjv")
     rows = text[: windows * LENGTH + 1]
     return Problem(
