@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from . import data as sets
+from .architectures import convolution, convolution_init
 from .engine.problem import Batch, BatchLoss, Params, Problem
 from .names import lookup
 from .networks import (
@@ -175,29 +176,9 @@ def _spiral() -> Problem:
 
 
 def _convolution() -> Problem:
-    def init(seed: int) -> Params:
-        random = np.random.default_rng(seed)
-        shapes = {"first": (3, 3, 1, 16), "second": (3, 3, 16, 32), "dense": (128, 10)}
-        weights = {
-            name: jnp.asarray(
-                random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[:-1])), jnp.float32
-            )
-            for name, shape in shapes.items()
-        }
-        return {name: (w, jnp.zeros(w.shape[-1], w.dtype)) for name, w in weights.items()}
-
-    def model(params: Params, pixels: jax.Array) -> jax.Array:
-        x = pixels.reshape(-1, 8, 8, 1)
-        for name in ("first", "second"):
-            weights, biases = params[name]
-            form = ("NHWC", "HWIO", "NHWC")
-            x = jax.lax.conv_general_dilated(x, weights, (2, 2), "SAME", dimension_numbers=form)
-            x = jax.nn.relu(x + biases)
-        weights, biases = params["dense"]
-        return x.reshape(len(x), -1) @ weights + biases
-
     title = "digits, 10 % of the training labels wrong, two convolutions, cross-entropy"
-    return _learning("convolution", title, _classes, model, init, _flipped(_digits(), 0.1), 64)
+    parts = _flipped(_digits(), 0.1)
+    return _learning("convolution", title, _classes, convolution, convolution_init, parts, 64)
 
 
 def _digit_rows() -> Problem:

@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from .engine import Check
 from .engine.drawing import INK, Plot
 
 REPRODUCED, IN_PART = "reproduced", "in part"
 NOT_HERE, OUT_OF_REACH, NOT_RUN = "not reproduced here", "out of reach here", "not run"
+SIGNIFICANT = 0.05
 WORDS = (REPRODUCED, IN_PART, NOT_HERE, OUT_OF_REACH, NOT_RUN)
 
 Found = Mapping[str, Any]
@@ -32,12 +34,19 @@ class Bound:
         low: The least that it may be.
         high: The most that it may be.
         every: Whether it must hold for every seed; otherwise for their median.
+        null: What it is of no effect: 1 of a ratio, 0 of a difference. It must then lie on the
+            bound's side of that in more seeds than a coin would put there (sign test, p <= 0.05).
     """
 
     quantity: str
     low: float = -math.inf
     high: float = math.inf
     every: bool = False
+    null: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.null is not None and self.low < self.null < self.high:
+            raise ValueError(f"{self.quantity}: no effect, {self.null}, must not be within.")
 
     @property
     def wanted(self) -> str:
@@ -48,7 +57,9 @@ class Bound:
             words = f"at most {self.high:.4g}"
         else:
             words = f"{self.low:.4g} to {self.high:.4g}"
-        return f"{words}, every seed" if self.every else words
+        if self.every:
+            return f"{words}, every seed"
+        return words if self.null is None else f"{words}, sign test"
 
     def check(self, found: Sequence[Found]) -> Check:
         """Compare; the value is the median over seeds, or the worst seed where all must hold."""
@@ -58,7 +69,14 @@ class Bound:
             value = float(values[np.argmax(np.where(np.isnan(miss), np.inf, miss))])
         else:
             value = float(np.median(values))
-        return Check(self.quantity, value, self.wanted, bool(self.low <= value <= self.high))
+        holds = self.low <= value <= self.high and self._more_than_chance(values)
+        return Check(self.quantity, value, self.wanted, bool(holds))
+
+    def _more_than_chance(self, values: np.ndarray) -> bool:
+        if self.null is None:
+            return True
+        agree = int(np.sum(values > self.null if self.low >= self.null else values < self.null))
+        return bool(binomtest(agree, len(values), alternative="greater").pvalue <= SIGNIFICANT)
 
     def _number(self, one: Found) -> float:
         value = one[self.quantity]
@@ -112,7 +130,8 @@ class Claim:
         papers: Where it comes from: keys of `papers.PAPERS`.
         experiment: `experiment(seed, full)`, in float64; numbers and lists of numbers by name.
         criterion: What the numbers must be, fixed before the run.
-        control: What they would be if a wrong law held: none of these may hold.
+        control: What they would be if a wrong law held: none of these may hold. A comparison has
+            no law to be wrong: there a bound names its null.
         seeds: How many, in a quick and in a full run; one where nothing is random.
         seconds: An estimate of a quick and of a full run on one core.
         data: Names of the real data that it needs, keys of `data.SETS`.

@@ -1,4 +1,4 @@
-"""The problems of the stability study: quadratics with a known spectrum, and digits networks.
+"""The problems of the stability study: quadratics with a known spectrum, and networks.
 
 Uses `odeopt.studies.data`, JAX and optax for losses; knows nothing of optimizers.
 """
@@ -14,6 +14,15 @@ import optax
 from sklearn.preprocessing import PolynomialFeatures
 
 from . import data
+from .architectures import (
+    LENGTH,
+    convolution,
+    convolution_init,
+    residual,
+    residual_init,
+    transformer,
+    transformer_init,
+)
 from .engine.problem import Batch, BatchLoss, Params, Problem
 from .names import lookup
 from .networks import (
@@ -190,6 +199,38 @@ def _mnist() -> Problem:
     )
 
 
+def _classifier(
+    name: str, title: str, model: Callable[..., jax.Array], init: Callable[[int], Params], size: int
+) -> Problem:
+    return Problem(
+        name=f"digits-{name}-{size}",
+        title=f"digits, {title}, cross-entropy, batch {size}",
+        loss=BatchLoss(cross_entropy_of, lambda params, batch: model(params, batch[0])),
+        init=init,
+        data=digits_data(np.float32),
+        batch_size=size,
+    )
+
+
+def next_character_error(logits: jax.Array, batch: Batch) -> jax.Array:
+    """Cross-entropy of the characters that follow, the second array of the batch; their mean."""
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]))
+
+
+def _transformer(size: int, windows: int = 250) -> Problem:
+    text, characters = data.load("kjv")
+    rows = text[: windows * LENGTH + 1]
+    return Problem(
+        name=f"kjv-{size}",
+        title=f"{windows * LENGTH:,} characters of the King James Bible, the next one from up to "
+        f"{LENGTH}, transformer of two layers, cross-entropy, batch {size}",
+        loss=BatchLoss(next_character_error, lambda params, batch: transformer(params, batch[0])),
+        init=lambda seed: transformer_init(seed, len(characters)),
+        data=(rows[:-1].reshape(windows, LENGTH), rows[1:].reshape(windows, LENGTH)),
+        batch_size=size,
+    )
+
+
 # The argument is the size of a mini-batch where the problem has mini-batches.
 PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "quadratic-diabetes": lambda _: _diabetes(1),
@@ -203,6 +244,13 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "poisson": lambda _: poisson(),
     "burgers": lambda _: _burgers(),
     "mnist-5k": lambda _: _mnist(),
+    "digits-cnn-64": lambda size: _classifier(
+        "cnn", "two convolutions", convolution, convolution_init, size
+    ),
+    "digits-residual-64": lambda size: _classifier(
+        "residual", "residual MLP of 8 blocks", residual, residual_init, size
+    ),
+    "kjv-64": _transformer,
 }
 """Every problem by name."""
 

@@ -106,8 +106,9 @@ def found_of(results: Results, name: str) -> list[Found]:
     return found if len(found) == claims()[name].seeds[results.settings.full] else []
 
 
+@functools.lru_cache(maxsize=1)
 def judgements(results: Results) -> dict[str, Judgement]:
-    """Every claim's verdict."""
+    """Every claim's verdict; computed once for all tables of the same results."""
     absent = missing(results.settings.claims)
     return {
         name: claim.judge(found_of(results, name), absent.get(name, ""))
@@ -363,7 +364,8 @@ def document(kept: Record) -> str:
         "`odeopt/studies/claims`, with its criterion committed before its first run; where it "
         "had to be posed again after a run, it says what the first version was. Papers were read "
         "in their abstracts only: a claim is what an abstract says, and how it is asked is "
-        "odeopt's.",
+        "odeopt's. A law has wrong laws beside it, which must miss its criterion; a comparison "
+        "must come out the same way in more seeds than chance would have (sign test, p <= 0.05).",
         "",
         f"**Of {len(found)} claims: {counts(words)}.** "
         f"{'A full' if kept['full'] else 'A quick'} run on {kept['machine']}; "

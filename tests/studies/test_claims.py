@@ -2,6 +2,7 @@
 
 import json
 import math
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,86 @@ def test_a_claim_is_well_formed(name):
         assert bound.low < bound.high or bound.low == bound.high > 0
     # A control asks for what the criterion would, of a wrong law: it is not one of the criteria.
     assert not set(one.control) & set(one.criterion)
+
+
+ASKED = [name for name, one in claims().items() if one.experiment is not None]
+
+
+def beside(bound):
+    """Values inside of a bound and on both sides of it."""
+    ends = [end for end in (bound.low, bound.high) if math.isfinite(end)]
+    return [*ends, sum(ends) / len(ends), *(e + s * (1 + abs(e)) for e in ends for s in (-1, 1))]
+
+
+def as_claimed(one):
+    """A record that meets every criterion and misses every control, if there can be one."""
+    bounds = [(b, True) for b in one.criterion] + [(b, False) for b in one.control]
+    found = {}
+    for quantity in {bound.quantity for bound, _ in bounds}:
+        mine = [(b, holds) for b, holds in bounds if b.quantity == quantity]
+        fits = (
+            value
+            for bound, _ in mine
+            for value in beside(bound)
+            if all((b.low <= value <= b.high) == holds and value != b.null for b, holds in mine)
+        )
+        found[quantity] = next(fits)
+    return found
+
+
+def test_every_verdict_can_change():
+    for name in ASKED:
+        one = claims()[name]
+        right, count = as_claimed(one), one.seeds[0]
+        assert one.judge([right] * count).word == "reproduced", name
+        for bound in one.criterion:
+            outside = next(v for v in beside(bound) if not bound.low <= v <= bound.high)
+            wrong = right | {bound.quantity: outside}
+            others = [right if bound.every else wrong] * (count - 1)
+            assert one.judge([wrong, *others]).word != "reproduced", (name, bound)
+        for bound in one.control:  # the wrong law, where it holds
+            inside = next(v for v in beside(bound) if bound.low <= v <= bound.high)
+            assert one.judge([right | {bound.quantity: inside}] * count).word != "reproduced", (
+                name,
+                bound,
+            )
+
+
+def test_no_comparison_is_won_by_chance():
+    """Neither where there is no effect, nor with labels exchanged in half of the seeds."""
+    random = np.random.default_rng(0)
+    for name in ASKED:
+        one = claims()[name]
+        nulls = {b.quantity: b.null for b in one.criterion if b.null is not None}
+        assert one.control or nulls, f"{name} has neither a wrong law nor a null"
+        if one.control:
+            continue
+        right = as_claimed(one)
+
+        def effects(sizes, nulls=nulls, right=right):  # of one size, whichever side is which
+            spread = [{q: math.exp(x) if null else x for q, null in nulls.items()} for x in sizes]
+            return [right | found for found in spread]
+
+        for count in one.seeds:
+            assert one.judge([right | nulls] * count).word != "reproduced", name
+            for size in (0.01, 1.0, 10.0):
+                turned = effects(size * (-1.0) ** np.arange(count))
+                assert one.judge(turned).word != "reproduced", name
+            noise = random.normal(size=(200, count), scale=3)
+            won = [one.judge(effects(row)).word == "reproduced" for row in noise]
+            assert np.mean(won) <= 0.05, name
+
+
+def test_a_comparison_needs_more_seeds_than_chance():
+    less = Bound("x", high=1, null=1)
+    assert less.check([{"x": 0.9}] * 5).holds  # p = 1/32
+    assert not less.check([{"x": 0.9}] * 4).holds
+    assert less.check([{"x": 0.9}] * 9 + [{"x": 2.0}]).holds
+    assert not less.check([{"x": 0.9}] * 8 + [{"x": 2.0}] * 2).holds
+    assert not less.check([{"x": 1.0}] * 10).holds
+    assert "sign test" in less.wanted
+    with pytest.raises(ValueError, match="must not be within"):
+        Bound("x", 0.9, 1.1, null=1)
 
 
 def test_claims_are_short():
@@ -196,6 +277,15 @@ def test_the_readme_says_how_many_hold():
     found = json.loads(committed.KEPT.read_text())["claims"]
     held = sum(entry["verdict"] == "reproduced" for entry in found.values())
     assert f"{held} of {len(found)} claims" in (committed.ROOT / "README.md").read_text()
+
+
+def test_the_example_shows_a_context_as_weights(capsys):
+    example = runpy.run_path(str(committed.ROOT / "examples" / "context_as_weights.py"))
+    found = example["main"]()
+    assert found["one token, patched"] < 1e-5 < 0.1 < found["one token, not patched"]
+    assert found["step 6 of the weights"] < 0.5 * found["step 1 of the weights"]
+    assert found["new tokens, thought patch"] < 0.5 * found["new tokens, not patched"]
+    assert len(capsys.readouterr().out.splitlines()) == len(found)
 
 
 @pytest.mark.slow

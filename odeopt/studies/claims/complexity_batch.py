@@ -44,8 +44,8 @@ CLAIM = Claim(
     ("occam", "regularizers"),
     experiment,
     (
-        Bound("smallest over largest batch", high=1, every=True),
-        Bound("weight decay over none", high=1, every=True),
+        Bound("smallest over largest batch", high=1, every=True, null=1),
+        Bound("weight decay over none", high=1, every=True, null=1),
     ),
     seconds=(30, 60),
     data=("digits",),

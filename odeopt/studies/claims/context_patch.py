@@ -16,6 +16,13 @@ from ..claim import Bound, Claim
 WIDTH, HIDDEN, LENGTH = 8, 16, 6
 
 
+def drawn(random: np.random.Generator, scale: float = 1.0) -> dict[str, jax.Array]:
+    """Random weights of attention and network."""
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys("qkv", (WIDTH, WIDTH))
+    shapes |= {"first": (WIDTH, HIDDEN), "b": (HIDDEN,), "out": (HIDDEN, WIDTH)}
+    return {name: scale * jnp.asarray(random.normal(size=s)) for name, s in shapes.items()}
+
+
 def attention(weights: Any, query: jax.Array, context: jax.Array) -> jax.Array:
     """What the last token takes up of its context, itself included."""
     tokens = jnp.concatenate([context, query[None]])
@@ -28,32 +35,31 @@ def block(weights: Any, first: jax.Array, a: jax.Array) -> jax.Array:
     return jax.nn.gelu(a @ first + weights["b"]) @ weights["out"]
 
 
+def patch(first: jax.Array, alone: jax.Array, within: jax.Array) -> jax.Array:
+    """The change of the first layer that stands for the context, of rank one."""
+    return jnp.outer(alone, (within - alone) @ first) / (alone @ alone)
+
+
 def experiment(seed: int, full: bool) -> dict[str, Any]:
     """Relative difference of the outputs, with the patch, without, and with a wrong one."""
     random = np.random.default_rng(seed)
-    shapes: dict[str, tuple[int, ...]] = {
-        "q": (WIDTH, WIDTH),
-        "k": (WIDTH, WIDTH),
-        "v": (WIDTH, WIDTH),
-    }
-    shapes |= {"first": (WIDTH, HIDDEN), "b": (HIDDEN,), "out": (HIDDEN, WIDTH)}
-    weights = {name: jnp.asarray(random.normal(size=shape)) for name, shape in shapes.items()}
+    weights = drawn(random)
     query = jnp.asarray(random.normal(size=WIDTH))
     context = jnp.asarray(random.normal(size=(LENGTH, WIDTH)))
     alone, within = attention(weights, query, context[:0]), attention(weights, query, context)
-    change = jnp.outer(alone, (within - alone) @ weights["first"])
+    change = patch(weights["first"], alone, within)
     target = block(weights, weights["first"], within)
 
     def miss(first: jax.Array) -> float:
         gap = block(weights, first, alone) - target
         return float(jnp.linalg.norm(gap) / jnp.linalg.norm(target))
 
-    patch = change / (alone @ alone)
+    wrong = change * (alone @ alone) / (within @ within)
     return {
-        "patched": miss(weights["first"] + patch),
-        "rank of the patch": int(jnp.linalg.matrix_rank(patch)),
+        "patched": miss(weights["first"] + change),
+        "rank of the patch": int(jnp.linalg.matrix_rank(change)),
         "not patched": miss(weights["first"]),
-        "wrongly normalized": miss(weights["first"] + change / (within @ within)),
+        "wrongly normalized": miss(weights["first"] + wrong),
     }
 
 

@@ -57,9 +57,10 @@ def steps(name: str) -> Callable[[Any, Any], Any]:
     return ball if name == "heavy ball" else drift.step_map(METHODS[name], velocity)
 
 
-def sharpness(x: jax.Array) -> jax.Array:
-    """The largest eigenvalue of the Hessian."""
-    return diagnostics.sharpness(loss, x).value
+@jax.jit
+def sharpness(points: jax.Array) -> jax.Array:
+    """The largest eigenvalue of the Hessian at each of them; compiled once for all methods."""
+    return jax.lax.map(lambda x: diagnostics.sharpness(loss, x).value, points)
 
 
 def solved(field: Any, begin: Any, h: jax.Array) -> Any:
@@ -74,7 +75,7 @@ def solved(field: Any, begin: Any, h: jax.Array) -> Any:
 
 @functools.partial(jax.jit, static_argnums=0)
 def traces(name: str, x: jax.Array, h: jax.Array) -> tuple[jax.Array, ...]:
-    """Sharpness of iterates, edge flow and gradient flow at equal times."""
+    """Iterates, edge flow and gradient flow at equal times."""
     first = (x, jnp.zeros_like(x)) if name == "heavy ball" else x
     flow, step = drift.edge_flow(steps(name)), steps(name)
 
@@ -87,15 +88,16 @@ def traces(name: str, x: jax.Array, h: jax.Array) -> tuple[jax.Array, ...]:
     centre = solved(flow, flow.start(first, h), h).centre
     plain = solved(lambda y, h: velocity(y), x, h / (1 - MOMENTUM) if name == "heavy ball" else h)
     centre = centre[0] if name == "heavy ball" else centre
-    return tuple(jax.lax.map(sharpness, found) for found in (points, centre, plain))
+    return points, centre, plain
 
 
 def experiment(seed: int, full: bool) -> dict[str, Any]:
     """The largest relative differences of sharpness, and the traces."""
     x = ravel_pytree(small_start(SIZES, seed))[0]
-    first, found = float(jax.jit(sharpness)(x)), dict[str, Any]()
+    first, found = float(sharpness(jnp.stack([x] * LOOKS))[0]), dict[str, Any]()
     for name, limit in LIMITS.items():
-        seen, edge, plain = map(np.asarray, traces(name, x, jnp.asarray(SHARE * limit / first)))
+        points = traces(name, x, jnp.asarray(SHARE * limit / first))
+        seen, edge, plain = (np.asarray(sharpness(each)) for each in points)
         late = slice(1, None)
         found[f"{name}, edge flow"] = float(np.abs(edge / seen - 1)[late].max())
         found[f"{name}, gradient flow"] = float(np.abs(plain / seen - 1)[late].max())

@@ -47,6 +47,6 @@ CLAIM = Claim(
     __doc__,
     ("ode-gan", "games"),
     experiment,
-    (Bound("more modes", low=1),),
+    (Bound("more modes", low=1, null=0),),
     seconds=(90, 180),
 )

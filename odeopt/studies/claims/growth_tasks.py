@@ -47,7 +47,7 @@ CLAIM = Claim(
     __doc__,
     ("grow",),
     experiment,
-    (Bound("kept by freezing", low=0.1), Bound("grown, frozen, new", low=0.9)),
+    (Bound("kept by freezing", low=0.1, null=0), Bound("grown, frozen, new", low=0.9)),
     seconds=(30, 60),
     data=("digits",),
 )

@@ -46,8 +46,8 @@ CLAIM = Claim(
     ("igr",),
     experiment,
     (
-        Bound("gradient norm, slope", high=0, every=True),
-        Bound("sharpness, slope", high=0, every=True),
+        Bound("gradient norm, slope", high=0, every=True, null=0),
+        Bound("sharpness, slope", high=0, every=True, null=0),
         Bound("gradient norm, removed", low=0.5),
         Bound("sharpness, removed", low=0.5),
         Bound("gradient norm, restored", low=0.5),

@@ -27,7 +27,10 @@ CLAIM = Claim(
     __doc__,
     ("solving",),
     experiment,
-    (Bound("error, RK4 less Adam", low=0.005), Bound("loss, RK4 over Adam", low=1.05)),
+    (
+        Bound("error, RK4 less Adam", low=0.005, null=0),
+        Bound("loss, RK4 over Adam", low=1.05, null=1),
+    ),
     seeds=(6, 12),
     seconds=(60, 120),
     data=("digits",),

@@ -16,17 +16,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..claim import Bound, Claim
-from .context_patch import HIDDEN, LENGTH, WIDTH, attention, block
+from .context_patch import HIDDEN, LENGTH, WIDTH, attention, block, drawn
 
 TOKENS = 200
+
+
+def gathered(first: jax.Array, alone: jax.Array, within: jax.Array) -> jax.Array:
+    """Thought matrix, and below it thought vector, of tokens (rows) alone and within the prompt."""
+    design = jnp.concatenate([alone, jnp.ones((len(alone), 1))], axis=1)
+    return jnp.linalg.lstsq(design, (within - alone) @ first)[0]
+
+
+def patched(weights: Any, thought: jax.Array, alone: jax.Array) -> jax.Array:
+    """What the block gives without the prompt, with matrix and vector in its weights."""
+    moved = {**weights, "b": weights["b"] + thought[-1]}
+    return block(moved, weights["first"] + thought[:-1], alone)
 
 
 def experiment(seed: int, full: bool) -> dict[str, Any]:
     """What is left of the change of outputs, relative, on tokens that were not gathered from."""
     random = np.random.default_rng(seed)
-    shapes: dict[str, tuple[int, ...]] = dict.fromkeys("qkv", (WIDTH, WIDTH))
-    shapes |= {"first": (WIDTH, HIDDEN), "b": (HIDDEN,), "out": (HIDDEN, WIDTH)}
-    weights = {name: jnp.asarray(random.normal(size=s)) / 3 for name, s in shapes.items()}
+    weights = drawn(random, 1 / 3)
     tokens = jnp.asarray(random.normal(size=(2 * TOKENS, WIDTH)))
     means = 2 * random.normal(size=(2, 1, WIDTH))
     prompts = jnp.asarray(means + random.normal(size=(2, LENGTH, WIDTH)))
@@ -34,24 +44,18 @@ def experiment(seed: int, full: bool) -> dict[str, Any]:
     def inputs(context: jax.Array) -> jax.Array:
         return jax.vmap(lambda token: attention(weights, token, context))(tokens)
 
-    alone = inputs(prompts[0][:0])
-    design = jnp.concatenate([alone, jnp.ones((2 * TOKENS, 1))], axis=1)
+    alone, within = inputs(prompts[0][:0]), [inputs(prompt) for prompt in prompts]
+    seen, new = slice(TOKENS), slice(TOKENS, None)
+    target = block(weights, weights["first"], within[0][new])
 
-    def patch(prompt: jax.Array) -> jax.Array:  # matrix and vector, below each other
-        change = (inputs(prompt) - alone) @ weights["first"]
-        return jnp.linalg.lstsq(design[:TOKENS], change[:TOKENS])[0]
+    def miss(thought: jax.Array) -> jax.Array:
+        return jnp.linalg.norm(target - patched(weights, thought, alone[new]))
 
-    def outputs(fitted: jax.Array) -> jax.Array:
-        hidden = alone @ weights["first"] + design @ fitted + weights["b"]
-        return (jax.nn.gelu(hidden) @ weights["out"])[TOKENS:]
-
-    target = block(weights, weights["first"], inputs(prompts[0]))[TOKENS:]
-    nothing = jnp.zeros((WIDTH + 1, HIDDEN))
-    change = jnp.linalg.norm(target - outputs(nothing))
-    left = {
-        name: float(jnp.linalg.norm(target - outputs(fitted)) / change)
-        for name, fitted in (("own", patch(prompts[0])), ("another's", patch(prompts[1])))
-    }
+    change = miss(jnp.zeros((WIDTH + 1, HIDDEN)))
+    left = {}
+    for name, there in zip(("own", "another's"), within, strict=True):
+        thought = gathered(weights["first"], alone[seen], there[seen])
+        left[name] = float(miss(thought) / change)
     return {f"left with {name} patch": value for name, value in left.items()}
 
 

@@ -369,7 +369,7 @@ class Study:
         return records, unfinished
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Results:
     """What a study found.
 
