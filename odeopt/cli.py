@@ -21,6 +21,7 @@ app = cyclopts.App(
 for study in (module.STUDY for module in STUDIES):
     app.command(engine.command(study), name=study.name)
 app.command(reproduce.command, name="reproduce")
+app.register_install_completion_command()
 
 
 @app.command

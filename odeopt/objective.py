@@ -3,6 +3,7 @@
 Everything else in the library sees the loss only through an `Objective`.
 """
 
+import abc
 import dataclasses
 import functools
 import inspect
@@ -30,7 +31,7 @@ _Objective = TypeVar("_Objective", bound="Objective")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Objective:
+class Objective(abc.ABC):
     """The loss and its gradient, as the keyword arguments of `update` describe them.
 
     Immutable, and it counts nothing (`count_gradients` does). `here(x)` is the gradient at the
@@ -194,6 +195,7 @@ def transformed(
     return Objective(args, grads, 0, transform), advanced
 
 
+@Objective.register  # answers all that an objective is asked, without its fields
 @dataclasses.dataclass(frozen=True, eq=False)
 class Penalized:
     r"""The objective $E + \mu\|\nabla E\|^2$ of another one, with `factor` $= 2\mu$.
@@ -248,6 +250,7 @@ class Penalized:
         )
 
 
+@Objective.register
 class Tally:
     """Counts the gradients that are asked of it and evaluates none; for `count_gradients`."""
 

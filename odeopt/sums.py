@@ -177,12 +177,12 @@ def _widest(a: Any, b: Any) -> Any:
     return np.promote_types(wide_dtype(a), wide_dtype(b))
 
 
-def scaled(h: Scalar, leaf: Array) -> Array:
+def scaled(h: Scalar | float, leaf: Array) -> Array:
     """`h * leaf`; the step size is rounded to the leaf's dtype first, as optax does."""
     return jnp.asarray(h, real_dtype(leaf.dtype)) * leaf
 
 
-def multiple(h: Scalar, tree: PyTree[Array]) -> PyTree[Array]:
+def multiple(h: Scalar | float, tree: PyTree[Array]) -> PyTree[Array]:
     """`h * tree`, as `scaled`."""
     leaves, structure = _flatten(tree)
     numbers = map(jnp.asarray, itertools.repeat(h), map(real_dtype, map(_DTYPE, leaves)))

@@ -397,6 +397,8 @@ def test_inject_hyperparams_takes_schedules_and_counts_steps(name):
     chex.assert_trees_all_close(descend(opt, mixed_params(), mixed_loss)[0], plain, rtol=1e-6)
 
 
+# optax casts the complex hyperparameters of a tree with complex leaves to real leaves.
+@pytest.mark.filterwarnings("ignore:Casting (from )?complex")
 @pytest.mark.parametrize("leaves", ["real", "complex"])
 @pytest.mark.parametrize(
     ("ours", "theirs", "static"),

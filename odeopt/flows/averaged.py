@@ -195,12 +195,12 @@ class AveragedFlow(AbstractFlow):
         """From the average to z: where the path has been going."""
         return jax.tree.map(jnp.negative, z[1].lag)
 
-    def _beta(self, predictability: Array) -> Array:
+    def _beta(self, predictability: PyTree[Array]) -> Array:
         if self.beta is not None:
             return jnp.asarray(self.beta, float)
         return 1 - 0.1 * (1 - jnp.sqrt(predictability)) ** 2
 
-    def _weight(self, aux: Average, predictability: Array) -> Array:
+    def _weight(self, aux: Average, predictability: PyTree[Array]) -> Array:
         power = 8 * predictability if self.power is None else self.power
         return jnp.minimum(1.0, (power + 1) / (aux.age + 1 + power))
 

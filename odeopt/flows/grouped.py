@@ -179,6 +179,7 @@ class GroupedFlow(AbstractFlow):
         return jax.tree.map(lambda label, *of: of[place[label]], groups, *updates), after
 
 
+@Objective.register  # answers all that a flow asks
 @dataclasses.dataclass(frozen=True)
 class _Group:
     """The objective as a group sees it: all other leaves as they are.

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Inexact, PyTree
 from optax.contrib import MuonDimensionNumbers
 
 from ..arrays import Scalar
@@ -217,7 +217,7 @@ def _shapes(leaf: Array, axes: MuonDimensionNumbers) -> _Shapes:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def polar(matrix: Float[Array, "m n"], floor: float) -> Float[Array, "m n"]:
+def polar(matrix: Inexact[Array, "m n"], floor: float) -> Inexact[Array, "m n"]:
     r"""The polar factor $UV^T$ of $USV^T$, the nearest matrix with orthonormal rows or columns.
 
     Where singular values vanish it is not unique and its derivative is not bounded. Here a singular

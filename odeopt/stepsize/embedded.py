@@ -5,7 +5,7 @@ from typing import Any, ClassVar, cast
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, ArrayLike, PyTree
 
 from ..arrays import Scalar
 from ..checks import check_positive
@@ -103,5 +103,5 @@ def _rms(tree: PyTree[Array]) -> Scalar:
     return jnp.sqrt(total(squares) / max(1, sum(map(entries, leaves))))
 
 
-def _strong(leaf: Array) -> Array:
+def _strong(leaf: ArrayLike) -> Array:
     return jnp.array(leaf, jnp.result_type(leaf))  # a copy: shared buffers cannot be donated

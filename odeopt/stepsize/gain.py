@@ -27,7 +27,7 @@ class GainRatio(AbstractRule):
         Information.VALUE | Information.PRODUCT | Information.DESCENT | Information.POINT
     )
 
-    first: float
+    first: float | Array
     least: float
     limit: float
 
@@ -70,7 +70,9 @@ class GainRatio(AbstractRule):
         return jnp.maximum(_REJECT * state, self.least)
 
 
-def gain_ratio(*, first: float = 1.0, least: float = 1e-6, limit: float = 1e12) -> GainRatio:
+def gain_ratio(
+    *, first: float | Array = 1.0, least: float = 1e-6, limit: float = 1e12
+) -> GainRatio:
     r"""Trust-region control: the loss never rises, and the step grows while it is foreseen.
 
     With the update u of a step, the actual decrease of the loss is compared with that of its

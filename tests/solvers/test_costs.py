@@ -150,6 +150,7 @@ def test_a_learning_rate_can_be_injected(name):
     assert set(state.hyperparams) == {"learning_rate", "tolerance"}
 
 
+@pytest.mark.untyped
 def test_numbers_that_decide_on_loops_must_be_known():
     opt = optax.inject_hyperparams(odeopt.linearly_implicit_euler)(1e-2, products=5)
     with pytest.raises(TypeError, match=r'static_args=\("products",\)'):

@@ -391,6 +391,7 @@ def test_the_classes_name_their_methods():
         assert method.order == ORDERS[name]
 
 
+@pytest.mark.untyped
 def test_bad_input():
     for wrong, message in [
         ({"kind": "radau"}, "euler, midpoint, trapezoidal"),

@@ -47,6 +47,7 @@ NOT_SOLVERS = {
 }
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("entry", [odeopt.from_diffrax, odeopt.runge_kutta])
 @pytest.mark.parametrize("case", NOT_SOLVERS)
 def test_anything_else_is_refused_with_advice(case, entry):

@@ -428,6 +428,7 @@ def test_a_million_parameters_near_the_identity_in_eight_copies():
     assert int(state.memory.products) <= 4
 
 
+@pytest.mark.untyped
 def test_bad_input():
     x = jnp.ones(2)
     plain = lambda x: jnp.sum(x**2)

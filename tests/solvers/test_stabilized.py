@@ -479,6 +479,7 @@ def test_staged_mode_is_refused():
         odeopt.ode_optimizer(flows.GradientFlow(), RungeKuttaChebyshev(), 0.1, staged=True)
 
 
+@pytest.mark.untyped
 def test_chosen_stages_are_for_the_gradient_flow_of_an_optimizer():
     with pytest.raises(ValueError, match=r"nothing of HeavyBallFlow.*stages=10"):
         odeopt.ode_optimizer(flows.HeavyBallFlow(0.9), RungeKuttaChebyshev(None), 0.1)
@@ -486,6 +487,7 @@ def test_chosen_stages_are_for_the_gradient_flow_of_an_optimizer():
         RKC(stages=None)
 
 
+@pytest.mark.untyped
 def test_inject_hyperparams_needs_to_know_the_stages():
     x = jnp.ones(4)
     make = optax.inject_hyperparams(odeopt.rkc)

@@ -116,7 +116,7 @@ def test_equal_over_500_steps(ours, theirs, kwargs, rate, precision):
         for (path, distance), largest in zip(
             jax.tree_util.tree_leaves_with_path(apart), jax.tree.leaves(size), strict=True
         )
-        if largest > 0  # the empty leaf has no size
+        if float(largest) > 0  # the empty leaf has no size
     }
     assert relative.pop("['half']") <= 2e-2  # a bfloat16 leaf: a few of its own roundings
     assert max(relative.values()) <= (1e-6 if precision == "single" else 1e-12), relative
