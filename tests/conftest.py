@@ -14,7 +14,7 @@ hypothesis.settings.load_profile("odeopt")
 
 # Of the cases of one test function the fast tier runs one, `.ci/run` a few more (`slow`); only
 # `pytest -m ""` runs them all (`exhaustive`), but for the seams, of which `.ci/run` runs every one.
-SAMPLE, MORE = 1, 8
+SAMPLE, MORE = 1, 5
 
 
 @pytest.hookimpl(tryfirst=True)
