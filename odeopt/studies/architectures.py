@@ -20,24 +20,22 @@ MODEL, HEADS, LAYERS, LENGTH = 32, 4, 2, 32
 """Of the transformer: numbers a character, heads of attention, layers, characters that it sees."""
 
 
-def _normal(random: np.random.Generator, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Weights with variance 1 / inputs, the last axis being the outputs'."""
+def _normal(
+    random: np.random.Generator, shapes: Mapping[str, tuple[int, ...]], gain: float = 1.0
+) -> dict[str, Any]:
+    """Weights with variance gain / inputs, the last axis being the outputs'."""
     return {
-        name: jnp.asarray(random.standard_normal(shape) / np.sqrt(np.prod(shape[:-1])), np.float32)
+        name: jnp.asarray(
+            random.standard_normal(shape) * np.sqrt(gain / np.prod(shape[:-1])), np.float32
+        )
         for name, shape in shapes.items()
     }
 
 
 def convolution_init(seed: int) -> Params:
     """Two convolutions and a dense layer, weights for relu, biases zero."""
-    random = np.random.default_rng(seed)
     shapes = {"first": (3, 3, 1, 16), "second": (3, 3, 16, 32), "dense": (128, 10)}
-    weights = {
-        name: jnp.asarray(
-            random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[:-1])), jnp.float32
-        )
-        for name, shape in shapes.items()
-    }
+    weights = _normal(np.random.default_rng(seed), shapes, gain=2)
     return {name: (w, jnp.zeros(w.shape[-1], w.dtype)) for name, w in weights.items()}
 
 

