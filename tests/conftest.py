@@ -1,3 +1,5 @@
+import os
+import tempfile
 import zlib
 from collections import defaultdict
 
@@ -7,6 +9,14 @@ import pytest
 
 # Sharding is tested on eight host devices; this must be set before the backend starts.
 jax.config.update("jax_num_cpu_devices", 8)
+
+# Many tests compile the same programs: each is compiled once for all workers, and by `.ci/run`, which
+# names the folder, for all its steps. Commands that tests run, and kill, have no part in it.
+if "ODEOPT_TEST_CACHE" not in os.environ:
+    _folder = tempfile.TemporaryDirectory(prefix="odeopt-tests-")
+    os.environ["ODEOPT_TEST_CACHE"] = _folder.name
+jax.config.update("jax_compilation_cache_dir", os.environ["ODEOPT_TEST_CACHE"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 # The first example of a test compiles, which no deadline should count.
 hypothesis.settings.register_profile("odeopt", deadline=None)

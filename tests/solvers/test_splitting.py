@@ -156,5 +156,6 @@ def test_a_parameter_masked_from_exact_decay_takes_its_whole_step():
 
     masked, plain, decayed = update(weight_decay=1.0, mask=mask), update(), update(weight_decay=1.0)
     assert jnp.array_equal(masked["not"], plain["not"])
-    assert jnp.array_equal(masked["decays"], decayed["decays"])
+    # as another program: to rounding
+    assert jnp.allclose(masked["decays"], decayed["decays"], rtol=1e-6)
     assert not jnp.allclose(plain["decays"], decayed["decays"])
