@@ -1,7 +1,11 @@
-"""The site needs no network and no server: formulas become MathML, and the search is checked."""
+"""What the site does beside Markdown: formulas as MathML, names as links, a search that is checked.
+
+It needs no network and no server.
+"""
 
 import html
 import json
+import operator
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,8 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 from mkdocs.plugins import event_priority
+
+import odeopt
 
 # What a reader may search for, and an entry that must be found: one with a word of the search.
 _SEARCHES = {
@@ -22,11 +28,49 @@ _FETCHED = re.compile(r'<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)="(?:htt
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 _BLOCK = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.DOTALL)
 
+# Inline code that starts with a name, and what must stay as it is: blocks, links and headings.
+_NAMES = re.compile(
+    r"<(pre|a)\b.*?</\1>"
+    r'|<h[1-6] id="(?P<heading>[^"]*)".*?</h[1-6]>'
+    r"|<code>(?:odeopt\.)?(?P<name>[a-zA-Z_][\w.]*)(?:\([^<]*\))?</code>",
+    re.DOTALL,
+)
 
-def on_page_content(content: str, **_: Any) -> str:
-    """Replace every formula of a page by MathML, which browsers render themselves."""
+
+def on_page_content(content: str, page: Any, **_: Any) -> str:
+    """Formulas become MathML, which browsers render themselves, and public names links."""
     content = _INLINE.sub(lambda found: _mathml(found.group(1), "inline"), content)
-    return _BLOCK.sub(lambda found: _mathml(found.group(1), "block"), content)
+    content = _BLOCK.sub(lambda found: _mathml(found.group(1), "block"), content)
+    return _linked(content, back=not page.url.startswith(("api/", "changelog")))
+
+
+def _linked(content: str, *, back: bool) -> str:
+    """The first mention of every public name under a heading leads to its entry; `back` too."""
+    heading, seen = "", set()
+
+    def link(found: re.Match[str]) -> str:
+        nonlocal heading
+        if found["heading"]:
+            heading = found["heading"]
+            seen.clear()
+        entry = _entry(found["name"]) if found["name"] else None
+        if entry is None or entry in seen:
+            return found[0]
+        seen.add(entry)
+        returns = f' backlink-type="referenced-by" backlink-anchor="{heading}"' if back else ""
+        return f'<autoref identifier="{entry}"{returns}>{found[0]}</autoref>'
+
+    return _NAMES.sub(link, content)
+
+
+def _entry(name: str) -> str | None:
+    """Where a function or class of the package is defined, by which its entry is called."""
+    try:
+        found = operator.attrgetter(name)(odeopt)
+    except AttributeError:
+        return None
+    module = getattr(found, "__module__", "")
+    return f"{module}.{found.__qualname__}" if callable(found) and "odeopt" in module else None
 
 
 def _mathml(latex: str, display: str) -> str:

@@ -10,8 +10,8 @@ import pytest
 # Sharding is tested on eight host devices; this must be set before the backend starts.
 jax.config.update("jax_num_cpu_devices", 8)
 
-# Many tests compile the same programs: each is compiled once for all workers, and by `.ci/run`, which
-# names the folder, for all its steps. Commands that tests run, and kill, have no part in it.
+# Many tests compile the same programs: each is compiled once for all workers, and for all steps of
+# `.ci/run`, which names the folder. Commands that tests run, and kill, have no part in it.
 if "ODEOPT_TEST_CACHE" not in os.environ:
     _folder = tempfile.TemporaryDirectory(prefix="odeopt-tests-")
     os.environ["ODEOPT_TEST_CACHE"] = _folder.name

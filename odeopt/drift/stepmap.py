@@ -45,7 +45,7 @@ def modified_field(
         of `y`; or a solver, see `modified_equation`, or any other odeopt method or solver class.
       field: for a solver, the vector field $f$ that it steps. Not looked at for a step map, whose
         $f_1$ is the derivative of the step: None will do.
-      order: $p$, 1 to 6. Costs about $p2^p$ steps, or `drift.differentials.cost` evaluations.
+      order: $p$, 1 to 6. Costs about $p2^p$ steps, or the evaluations of `drift.b_series`.
       by: None for trees where there is a tableau, steps otherwise.
 
     Returns:

@@ -34,11 +34,12 @@ class UnitFlow(AbstractWrapper):
 
     $u$ is the velocity of `base`, for which a flow of unit speed is meant (Adam's, Muon's): a
     learning rate is then a distance in units. The unit of a leaf is
-    $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(x))}$, $s_0$ the larger of its root mean square before
-    its first step and a least size: 0.1, for leaves of two or more axes
-    $0.5/\sqrt{\max(\text{inputs}, \text{outputs})}$, outputs being the last axis. So zeros can
-    move. The geometric mean lies between two units that fail: $s_0$ is slow where a leaf must grow
-    far, its present size runs away.
+    $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(x))}$. Of leaves of two or more axes $s_0$ is the larger
+    of the root mean square before the first step and
+    $0.5/\sqrt{\max(\text{inputs}, \text{outputs})}$, outputs being the last axis, so that zeros can
+    move. Of vectors and scalars it is 0.1: the gains of a normalization, which start at 1, would
+    else make a network collapse at three times a good rate. The geometric mean lies between two
+    units that fail: $s_0$ is slow where a leaf must grow far, its present size runs away.
 
     Decay is not measured in the unit. A velocity of root mean square $u$ that keeps its direction
     takes a leaf to $s_0(u/w)^2$, where both terms cancel, and no further.
@@ -96,7 +97,7 @@ class UnitFlow(AbstractWrapper):
             return None, aux._replace(base=base)
         sizes = jax.tree.map(_size, params)
         start = jax.tree.map(
-            lambda s, x, size: jnp.where(s > 0, s, jnp.maximum(size, _least(x))),
+            lambda s, x, size: jnp.where(s > 0, s, _first(x, size)),
             aux.start,
             params,
             sizes,
@@ -115,8 +116,9 @@ def _size(leaf: Array) -> Scalar:
     return jnp.sqrt(inner(leaf, leaf) / max(entries(leaf), 1))
 
 
-def _least(leaf: Array) -> float:
+def _first(leaf: Array, size: Scalar) -> Scalar:
+    """The size at the start, by which the unit is measured."""
     if leaf.ndim < 2 or not leaf.size:
-        return 0.1
+        return jnp.full_like(size, 0.1)
     outputs = leaf.shape[-1]
-    return 0.5 / math.sqrt(max(outputs, leaf.size // outputs))
+    return jnp.maximum(size, 0.5 / math.sqrt(max(outputs, leaf.size // outputs)))

@@ -135,7 +135,8 @@ def untuned(
 
     Three pieces. The *flow*: matrices follow `flows.SpectralFlow`, other leaves `flows.AdamFlow`
     (both with look-ahead, $b_1 = 0.9$, $b_2 = 0.98$), each leaf in its *unit* `flows.UnitFlow`,
-    $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(W))}$, matrices with weight decay: a step of a matrix is
+    $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(W))}$ with $s_0$ the size of a matrix at its start, 0.1 of
+    other leaves, matrices with weight decay: a step of a matrix is
     $W^+ = W - h(0.2\,\ell\sqrt{\max(\text{rows}, \text{columns})}\,\mathrm{polar}(\hat M) + wW)$,
     one of another leaf $x^+ = x - h\ell\,\hat m/(\sqrt{\hat v} + \epsilon)$. The *clock*: with a
     horizon of $N$ steps `stepsize.horizon`, $h \le 6.7/\sqrt N$ with warm-up and linear decay;
@@ -147,7 +148,7 @@ def untuned(
 
     Without weight decay it fits as fast as data can be interpolated, and then grows overconfident:
     it is the decay that makes its validation loss that of a tuned optimizer. A constant a third as
-    large costs little; one three times as large collapses on a transformer. For a problem without a
+    large costs little, one three times as large up to half of the loss. For a problem without a
     generalization gap (a differential equation, a single pass over the data) a smaller decay, 0.01
     or 0, ends lower.
 

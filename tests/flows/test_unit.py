@@ -33,8 +33,8 @@ def pull(params, scale=1.0):
 
 @pytest.mark.parametrize("scale", [0.1, 1e3])
 def test_it_does_not_see_the_units_of_a_parameter(scale):
-    """Of leaves larger than the least size: those of c x move c times as far."""
-    start = jax.tree.map(lambda x: 10 * x, PARAMS)
+    """Of matrices larger than the least size: those of c x move c times as far."""
+    start = {"w": 10 * PARAMS["w"]}
     wide = jax.tree.map(lambda x: scale * x, start)
     one, _ = train(unit(0.5), start, pull)
     other, _ = train(unit(0.5), wide, lambda p: pull(p, scale))
@@ -43,12 +43,17 @@ def test_it_does_not_see_the_units_of_a_parameter(scale):
 
 
 def test_a_step_is_that_of_the_base_times_the_unit():
-    for size, least in ((2.0, None), (0.0, 0.1)):
-        x, g = jnp.full(8, size), jnp.arange(1.0, 9.0)
+    for shape, size, length in (
+        ((4, 2), 2.0, 2.0),
+        ((4, 2), 0.0, 0.25),
+        ((8,), 0.0, 0.1),
+        ((8,), 10.0, 1.0),  # of a vector: the root of 0.1 and its size
+    ):
+        x, g = jnp.full(shape, size), jnp.arange(1.0, 9.0).reshape(shape)
         opt, base = unit(), odeopt.adam(0.1)
         found = opt.update(g, opt.init(x), x)[0]
         plain = base.update(g, base.init(x), x)[0]
-        np.testing.assert_allclose(found, plain * (least or size), rtol=1e-6)
+        np.testing.assert_allclose(found, plain * length, rtol=1e-6)
 
 
 def test_the_least_size_of_a_matrix_depends_on_its_longer_side():
@@ -58,7 +63,7 @@ def test_the_least_size_of_a_matrix_depends_on_its_longer_side():
 
 
 def test_the_unit_grows_as_the_root_of_the_leaf():
-    x, opt, g = jnp.ones(8), unit(), jnp.ones(8)
+    x, opt, g = jnp.ones((4, 2)), unit(), jnp.ones((4, 2))
     state = opt.init(x)
     _, state = opt.update(g, state, x)
     moved, _ = opt.update(g, state, 9 * x)
@@ -71,9 +76,10 @@ def test_with_decay_directed_motion_ends_where_the_two_balance():
     push = lambda params: jax.tree.map(lambda x: -jnp.ones_like(x), params)
     start = jax.tree.map(jnp.ones_like, PARAMS)
     end, state = train(unit(0.5, 0.05), start, push, steps=500)
-    for leaf in jax.tree.leaves(end):
-        np.testing.assert_allclose(leaf, (1 / 0.5) ** 2, rtol=5e-3)
-    assert [float(s) for s in jax.tree.leaves(state.aux.start)] == [1.0, 1.0]
+    first = {"b": 0.1, "w": 1.0}
+    for name, leaf in end.items():
+        np.testing.assert_allclose(leaf, first[name] * (1 / 0.5) ** 2, rtol=5e-3)
+    assert {k: round(float(s), 6) for k, s in state.aux.start.items()} == first
 
 
 def test_it_needs_a_splitting():
