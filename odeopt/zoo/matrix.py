@@ -135,8 +135,8 @@ def untuned(
 
     Three pieces. The *flow*: matrices follow `flows.SpectralFlow`, other leaves `flows.AdamFlow`
     (both with look-ahead, $b_1 = 0.9$, $b_2 = 0.98$), each leaf in its *unit* `flows.UnitFlow`,
-    $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(W))}$ with $s_0$ the size of a matrix at its start, 0.1 of
-    other leaves, matrices with weight decay: a step of a matrix is
+    $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(W))}$ with $s_0$ the size of a matrix at its start and
+    0.1 of other leaves, matrices with weight decay: a step of a matrix is
     $W^+ = W - h(0.2\,\ell\sqrt{\max(\text{rows}, \text{columns})}\,\mathrm{polar}(\hat M) + wW)$,
     one of another leaf $x^+ = x - h\ell\,\hat m/(\sqrt{\hat v} + \epsilon)$. The *clock*: with a
     horizon of $N$ steps `stepsize.horizon`, $h \le 6.7/\sqrt N$ with warm-up and linear decay;
