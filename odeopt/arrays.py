@@ -1,8 +1,30 @@
-"""Names of what signatures take."""
+"""Names of what signatures take, and the dtypes in which leaves are computed."""
 
-from typing import TypeAlias
+import functools
+from collections.abc import Iterable
+from typing import Any, TypeAlias
 
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 Scalar: TypeAlias = Float[Array, ""]
 """A real number as an array, such as a step size or a loss."""
+
+
+@functools.cache
+def real_dtype(dtype: Any) -> Any:
+    """The dtype of the real part."""
+    return jnp.finfo(dtype).dtype
+
+
+@functools.cache
+def wide_dtype(dtype: Any) -> Any:
+    """At least single precision."""
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
+
+
+def widest(leaves: Iterable[Array]) -> np.dtype:
+    """The dtype of the widest real part, at least float32; also under strict promotion."""
+    reals = (real_dtype(leaf.dtype) for leaf in leaves)
+    return functools.reduce(np.promote_types, reals, np.dtype(np.float32))

@@ -1,14 +1,13 @@
 """Lanczos' algorithm on trees: what it keeps is split over devices as the parameters are."""
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from .arrays import widest
 from .objective import LinearMap
 from .sums import entries, noise, norm, scaled, total, widened
 
@@ -57,7 +56,7 @@ def lanczos(product: LinearMap, start: PyTree[Array], like: PyTree[Array], produ
       products: applications; no more than there are dimensions.
     """
     size = min(products, dimension(like))  # there are no more directions
-    dtype = _widest(start)
+    dtype = widest(jax.tree.leaves(start))
     # Made of `start`, so that it is split as that is.
     basis = jax.tree.map(lambda x: jnp.broadcast_to(jnp.zeros_like(x), (size, *x.shape)), start)
     Carry = tuple[PyTree[Array], Array, PyTree[Array], Array]
@@ -179,19 +178,13 @@ def dimension(tree: PyTree[Array]) -> int:
 def flatten(tree: PyTree[Array]) -> Float[Array, " n"]:
     """One real vector, at least float32: complex entries are pairs of real ones."""
     leaves = jax.tree.leaves(tree)
-    dtype = _widest(tree)
+    dtype = widest(leaves)
     parts = [
         part.ravel().astype(dtype)
         for leaf in leaves
         for part in ((leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,))
     ]
     return jnp.concatenate(parts) if parts else jnp.zeros(0, dtype)
-
-
-def _widest(tree: PyTree[Array]) -> np.dtype:
-    """The dtype of the widest real part, at least float32; also under strict promotion."""
-    reals = [jnp.finfo(leaf.dtype).dtype for leaf in jax.tree.leaves(tree)]
-    return functools.reduce(np.promote_types, reals, np.dtype(np.float32))
 
 
 def unflatten(vector: Float[Array, " n"], like: PyTree[Array]) -> PyTree[Array]:

@@ -82,7 +82,8 @@ def select(accept: bool | Bool[Array, ""], moved: PyTree, stayed: PyTree) -> PyT
 def add_count(count: Int[Array, ""], more: int | Int[Array, ""]) -> Int[Array, ""]:
     """`count + more`, which saturates, as optax's counters do."""
     limit = jnp.iinfo(jnp.int32).max
-    return jnp.where(count > limit - more, limit, count + more).astype(count.dtype)
+    more = jnp.asarray(more, count.dtype)
+    return jnp.where(count > limit - more, limit, count + more)
 
 
 def counted(

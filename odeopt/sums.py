@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, PyTree
 
-from .arrays import Scalar
+from .arrays import Scalar, real_dtype, wide_dtype
 
 # Leaves are run through by `map` with functions of jax: the same as in a function of a leaf, which
 # would be called for each of them whenever a program is traced.
@@ -161,32 +161,21 @@ def total(parts: Sequence[Array], dtype: Any = float) -> Array:
 
 
 @functools.cache
-def real_dtype(dtype: Any) -> Any:
-    """The dtype of the real part."""
-    return jnp.finfo(dtype).dtype
-
-
-@functools.cache
-def wide_dtype(dtype: Any) -> Any:
-    """At least single precision."""
-    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
-
-
-@functools.cache
-def _widest(a: Any, b: Any) -> Any:
+def _common(a: Any, b: Any) -> Any:
     return np.promote_types(wide_dtype(a), wide_dtype(b))
 
 
 def scaled(h: Scalar | float, leaf: Array) -> Array:
     """`h * leaf`; the step size is rounded to the leaf's dtype first, as optax does."""
-    return jnp.asarray(h, real_dtype(leaf.dtype)) * leaf
+    return jnp.asarray(h, real_dtype(leaf.dtype)).astype(leaf.dtype) * leaf
 
 
 def multiple(h: Scalar | float, tree: PyTree[Array]) -> PyTree[Array]:
     """`h * tree`, as `scaled`."""
     leaves, structure = _flatten(tree)
-    numbers = map(jnp.asarray, itertools.repeat(h), map(real_dtype, map(_DTYPE, leaves)))
-    return structure.unflatten(map(operator.mul, numbers, leaves))
+    dtypes = [*map(_DTYPE, leaves)]
+    numbers = map(jnp.asarray, itertools.repeat(h), map(real_dtype, dtypes))
+    return structure.unflatten(map(operator.mul, map(_CAST, numbers, dtypes), leaves))
 
 
 def add(a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
@@ -218,7 +207,7 @@ def inner(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
     """
     x, structure = _flatten(a)
     y = structure.flatten_up_to(b)
-    wide = [*map(_widest, map(_DTYPE, x), map(_DTYPE, y))]
+    wide = [*map(_common, map(_DTYPE, x), map(_DTYPE, y))]
     products = map(operator.mul, map(jnp.conj, map(_CAST, x, wide)), map(_CAST, y, wide))
     # A sum of products: `jnp.vdot` contracts, which explicit sharding refuses.
     parts = [*map(_FLOAT, map(jnp.sum, map(jnp.real, products)))]

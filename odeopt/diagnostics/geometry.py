@@ -100,7 +100,7 @@ def class_distance(
     """
     member = jax.nn.one_hot(labels, classes, dtype=embeddings.dtype)
     count = jnp.sum(member, axis=0)
-    weights = member / jnp.maximum(count, 1)
+    weights = member / jnp.maximum(count, 1.0)
     mean = weights.T @ embeddings
     square = jnp.sum((embeddings - mean[labels]) ** 2, axis=-1)
     variance = weights.T @ square

@@ -12,7 +12,7 @@ from ..arrays import Scalar
 from ..checks import check
 from ..flows import AbstractFlow
 from ..flows.wrapper import AbstractWrapper
-from ..sums import inner
+from ..sums import inner, scaled
 
 
 class Corrected(NamedTuple):
@@ -101,6 +101,6 @@ def clipped(
     factor = jnp.where(small, 1.0, clip * jnp.sqrt(plain / jnp.where(small, 1.0, size)))
 
     def leaf(x: Array) -> Array:
-        return jnp.where(finite, factor.astype(jnp.finfo(x.dtype).dtype) * x, 0)
+        return jnp.where(finite, scaled(factor, x), 0)
 
     return jax.tree.map(leaf, term), ~(small & finite)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, PyTree
 
 from ..arguments import over_own
@@ -25,6 +24,7 @@ from .moments import (
     AlongMoment,
     abs_square,
     aged,
+    averaged,
     divided,
     relaxation,
     settled,
@@ -131,8 +131,8 @@ class AdamFlow(AlongMoment, AbstractFlow):
             grads = objective.here(params)
             b1, b2 = (b.retained(aux.age, fraction) for b in (self.b1, self.b2))
             return None, Moments(
-                optax.tree.update_moment(grads, aux.mu, b1, 1),
-                optax.tree.update_moment_per_elem_norm(wide(grads, self.b2), aux.nu, b2, 2),
+                averaged(aux.mu, grads, b1),
+                averaged(aux.nu, wide(grads, self.b2), b2, order=2),
                 aux.age + fraction,
             )
         age = aux.age - 1  # of this step, which the moments have counted

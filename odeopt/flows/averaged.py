@@ -169,7 +169,7 @@ class AveragedFlow(AbstractFlow):
                 aux = aux._replace(base=base)
             if moved is None:
                 return None, aux
-            lag = jax.tree.map(jnp.subtract, aux.lag, moved)
+            lag = jax.tree.map(lambda d, u: d - u.astype(d.dtype), aux.lag, moved)
             return jax.tree.map(lambda u: scaled(1 - beta, u), moved), aux._replace(lag=lag)
         lag, previous, predictability = aux.lag, aux.previous, aux.predictability
         moves = h != 0  # the average of a path that stands still does too
@@ -212,7 +212,7 @@ class AveragedFlow(AbstractFlow):
         )
         before = aux.previous
         product, length, length_before = (
-            inner(a, jax.tree.map(jnp.multiply, metric, b))
+            inner(a, jax.tree.map(lambda d, x: d * x.astype(d.dtype), metric, b))
             for a, b in ((now, before), (now, now), (before, before))
         )
         squares = length * length_before
@@ -236,4 +236,5 @@ def _sparse(tree: PyTree[Array]) -> PyTree[Array]:
 
 
 def _ratio(above: Array, below: Array) -> Array:
+    below = below.astype(above.dtype)
     return jnp.where(below == 0, 0.0, above / jnp.where(below == 0, 1.0, below))

@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
-from ..arrays import Scalar
+from ..arrays import Scalar, wide_dtype
 from ..checks import check, check_positive, is_known, is_zero
 
 
@@ -64,7 +65,7 @@ class Constant(eqx.Module):
 
     def dtype(self, dtype: Any) -> Any:
         """The dtype that a moment needs, of parameters of `dtype`."""
-        return dtype if self.least is None else jnp.promote_types(dtype, self.least)
+        return dtype if self.least is None else np.promote_types(jnp.dtype(dtype), self.least)
 
 
 class LogTime(eqx.Module):
@@ -117,7 +118,7 @@ class LogTime(eqx.Module):
         By the clock a step changes a moment by ever smaller parts of itself, which bfloat16 would
         drop after a few hundred steps.
         """
-        return jnp.promote_types(dtype, jnp.float32)
+        return wide_dtype(dtype)
 
 
 Decay: TypeAlias = Constant | LogTime

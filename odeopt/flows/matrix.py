@@ -16,13 +16,13 @@ import optax
 from jaxtyping import Array, Inexact, PyTree
 from optax.contrib import MuonDimensionNumbers
 
-from ..arrays import Scalar
+from ..arrays import Scalar, wide_dtype
 from ..objective import Objective
-from ..sums import scaled, wide_dtype
+from ..sums import scaled
 from .adaptive import Moments
 from .clock import as_decay, check_decay, moment_like, real
 from .flow import AbstractFlow, State
-from .moments import AlongMoment, aged, relaxation, settled
+from .moments import AlongMoment, aged, averaged, relaxation, settled
 
 DION = (
     (4.0848, -6.8946, 2.9270),
@@ -116,7 +116,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
         params, aux = z
         if name == "moments":
             kept = self.b1.retained(aux.age, fraction)
-            moment = optax.tree.update_moment(objective.here(params), aux.mu, kept, 1)
+            moment = averaged(aux.mu, objective.here(params), kept)
             return None, Moments(moment, (), aux.age + fraction)
         mean = self.mean(params, aux, objective)
         return self._moved(mean, params, aux.age - 1, fraction * h), aux
@@ -178,7 +178,8 @@ class SpectralFlow(AlongMoment, AbstractFlow):
             preconditioning=self.preconditioning,
             weight_dimension_numbers=MuonDimensionNumbers(1, 2),
         )
-        return steps.update(matrices, steps.init(matrices))[0]
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a number to its count
+            return steps.update(matrices, steps.init(matrices))[0]
 
 
 class _Shapes(NamedTuple):

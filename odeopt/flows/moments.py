@@ -68,6 +68,15 @@ class AlongMoment:
         return adding.update(direction, adding.init(params), params)[0]
 
 
+def averaged(
+    moment: PyTree[Array], grads: PyTree[Array], kept: Any, order: int = 1
+) -> PyTree[Array]:
+    """What is left of a moment and its share of the gradients, or their squares, as in optax."""
+    average = optax.tree.update_moment if order == 1 else optax.tree.update_moment_per_elem_norm
+    with jax.numpy_dtype_promotion("standard"):  # moments may have dtypes of their own
+        return average(grads, moment, kept, order)
+
+
 def abs_square(g: Array) -> Array:
     r"""$|g|^2$, in the dtype of $g$."""
     return jnp.square(g) if jnp.isrealobj(g) else (g * jnp.conj(g)).real.astype(g.dtype)

@@ -13,7 +13,7 @@ from ..objective import Objective
 from ..sums import scaled
 from .clock import as_decay, check_decay, moment_like, real
 from .flow import AbstractFlow, State
-from .moments import abs_square, aged, divided, relaxation, squares_change, wide
+from .moments import abs_square, aged, averaged, divided, relaxation, squares_change, wide
 
 
 class Squares(NamedTuple):
@@ -107,8 +107,8 @@ class RMSpropFlow(AbstractFlow):
         if name == "moments":
             kept = self.decay.retained(aux.age, fraction)
             return None, aux._replace(
-                mu=optax.tree.update_moment(grads, aux.mu, kept, 1) if self.centered else (),
-                nu=optax.tree.update_moment_per_elem_norm(wide(grads, self.decay), aux.nu, kept, 2),
+                mu=averaged(aux.mu, grads, kept) if self.centered else (),
+                nu=averaged(aux.nu, wide(grads, self.decay), kept, order=2),
                 age=aux.age + fraction,
             )
         direction = self.direction(grads, aux)
@@ -150,6 +150,7 @@ class RMSpropFlow(AbstractFlow):
         def leaf(v: Array, g: Array) -> Array:
             below = v + self.eps if self.eps_in_sqrt else jnp.sqrt(v) + self.eps
             below = jnp.where(below == 0, 1, below)  # float16 rounds eps to 0
-            return (jax.lax.rsqrt(below) if self.eps_in_sqrt else 1 / below) * g
+            over = jax.lax.rsqrt(below) if self.eps_in_sqrt else 1 / below
+            return over * g.astype(over.dtype)
 
         return jax.tree.map(leaf, nu, grads)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..arrays import wide_dtype, widest
 from ..checks import KNOWN
 from .choice import INTERPRETED, PLATFORMS, current, where
 
@@ -90,8 +91,9 @@ class Fused:
         """The formula on arrays or blocks of any shape; `wide`: in at least float32."""
         given = arrays
         if wide:
-            given = [a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in arrays]
-        outputs = self.formula(numbers, *given, *(() if index is None else (index,)))
+            given = [a.astype(wide_dtype(a.dtype)) for a in arrays]
+        with jax.numpy_dtype_promotion("standard"):  # moments may have dtypes of their own
+            outputs = self.formula(numbers, *given, *(() if index is None else (index,)))
         return tuple(o.astype(a.dtype) for o, a in zip(outputs, arrays, strict=False))
 
 
@@ -112,13 +114,6 @@ def _parted(numbers: Sequence[Any]) -> tuple[tuple[float | None, ...], tuple[Arr
     return tuple(floats), tuple(others)
 
 
-def _real(*arrays: Array) -> Any:
-    """The real dtype that an update of these arrays is computed in."""
-    return functools.reduce(
-        jnp.promote_types, (jnp.finfo(a.dtype).dtype for a in arrays), jnp.dtype(jnp.float32)
-    )
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))  # leaves of equal shape are traced once
 def _leaf(
     fused: Fused,
@@ -129,7 +124,7 @@ def _leaf(
 ) -> Outputs:
     """One leaf. A float stays one: it keeps its digits and widens nothing."""
     takes = platforms and arrays[0].size > 0 and all(map(jnp.isrealobj, arrays))
-    dtype = _real(*arrays) if takes else _real(arrays[0])
+    dtype = widest(arrays if takes else arrays[:1])
     rest = iter(n if n.dtype == jnp.uint32 else n.astype(dtype) for n in others)
     numbers = [next(rest) if known is None else known for known in floats]
     if not takes:

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..arrays import Scalar
+from ..arrays import Scalar, real_dtype, wide_dtype
 from ..flows import AbstractFlow, State
 from ..information import Information
 from ..kernels import combination
 from ..objective import Objective
-from ..sums import add, real_dtype, scaled, wide_dtype
+from ..sums import add, scaled
 from .method import AbstractMethod, Step, field_cost
 from .tableau import Tableau
 

@@ -179,7 +179,8 @@ def compose(
         here = start if update is None else add(start, update)
         moved, aux = flow.part(name, (here, aux), objective, h, fraction)
         if moved is not None:
-            update = moved if update is None else jax.tree.map(jnp.add, update, moved)
+            with jax.numpy_dtype_promotion("standard"):  # a part may move in a wider dtype
+                update = moved if update is None else jax.tree.map(jnp.add, update, moved)
     return (jax.tree.map(jnp.zeros_like, start) if update is None else update), aux
 
 

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
-from ..arrays import Scalar
+from ..arrays import Scalar, real_dtype, wide_dtype
 from ..checks import is_known, is_whole
 from ..flows import AbstractFlow, State
 from ..information import Information
 from ..lanczos import unflatten
 from ..objective import Objective
-from ..sums import add, real_dtype, scaled, wide_dtype
+from ..sums import add, scaled
 from .adapter import AbstractAdapter, FlatTerm, Reached, flatten
 from .chebyshev import Coefficients, coefficients
 from .method import AbstractMethod, Step, field_cost
@@ -184,7 +184,7 @@ class RungeKuttaChebyshev(AbstractMethod):
             slopes = slope(stage, row[4], point)
 
             def leaf(e1: Array, e0: Array, k: Array, k0: Array) -> Array:
-                mu, nu, at, at_start = row[:4].astype(real_dtype(e1.dtype))
+                mu, nu, at, at_start = row[:4].astype(e1.dtype)
                 total = mu * e1 + nu * e0 + at * k.astype(e1.dtype)
                 return total if self.accuracy == 1 else total + at_start * k0.astype(e1.dtype)
 

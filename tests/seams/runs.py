@@ -41,6 +41,9 @@ class Run:
         self.configuration = configuration
         self.params = params_of(configuration.tree, configuration.dtype)
         self.size = configuration.size
+        # no dtype is promoted by chance, but in transformations of optax that rely on it
+        relies = configuration.wrapper in ("inject", "multi_steps")
+        self.promotion = "standard" if relies else "strict"
         ones = jnp.full(CALLS, self.size, float)
         self.state = configuration.build(ones).init(self.params)
         self._compiled = jax.jit(self._train).lower(*self._arguments(None, None, None)).compile()
@@ -58,7 +61,10 @@ class Run:
 
     def _train(self, params: Any, state: Any, factors: tuple, sizes: Any, scale: Any) -> Any:
         opt = self.configuration.build(sizes)
-        plain = lambda p: scale * loss(p)
+
+        def plain(p: Any, factor: Any = 1.0) -> Any:
+            with jax.numpy_dtype_promotion("standard"):
+                return factor * (scale * loss(p))
 
         def call(carry: Any, factors: tuple) -> Any:
             params, state = carry
@@ -68,13 +74,14 @@ class Run:
             flat = jnp.ravel(leaves[0])
             flat = flat.at[0].multiply(gradient.astype(flat.real.dtype))
             grads = jax.tree.unflatten(structure, [flat.reshape(leaves[0].shape), *leaves[1:]])
-            within = lambda p: inside * plain(p)
+            within = lambda p: plain(p, inside)
             args = {"value_fn": within, "value": value * now}
             if self.configuration.wrapper in PARTIAL:
                 args["full_params"] = params
             if self.configuration.optimizer == "alternating":
                 args["grad_fn"] = lambda p, stage: jax.tree.map(jnp.conj, jax.grad(within)(p))
-            updates, state = opt.update(grads, state, params, **args)
+            with jax.numpy_dtype_promotion(self.promotion):
+                updates, state = opt.update(grads, state, params, **args)
             params = optax.apply_updates(params, updates)
             return (params, state), (params, updates, state)
 
