@@ -8,7 +8,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +20,7 @@ from .engine.optimizers import Entry, entry, find
 from .engine.problem import Problem
 from .engine.runner import POINTS, Runner
 from .engine.store import Record
+from .reference import solve
 
 SOLVERS = ("euler", "heun", "rk4")
 MOMENTA = (0.5, 0.9, 0.99)
@@ -225,21 +225,9 @@ def adam_flow(problem: Problem, times: np.ndarray, tau1: float) -> np.ndarray:
         vh = jnp.maximum(corrected(v, g * g, t, TAU2), 0.0)
         return -mh / (jnp.sqrt(vh) + 1e-8), (g - m) / tau1 if tau1 else 0 * m, (g * g - v) / TAU2
 
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(field),
-        diffrax.Dopri8(),
-        0.0,
-        times[-1],
-        1e-5,
-        (start, jnp.zeros_like(start), jnp.zeros_like(start)),
-        args=data,
-        stepsize_controller=diffrax.PIDController(rtol=1e-6, atol=1e-7),
-        saveat=diffrax.SaveAt(ts=jnp.asarray(times)),
-        max_steps=20_000,
-    )
-    assert solution.ys is not None
-    losses = jax.vmap(lambda point: problem.full_loss(unravel(point), data))(solution.ys[0])
-    return np.asarray(losses)
+    begin = start, jnp.zeros_like(start), jnp.zeros_like(start)
+    points, *_ = solve(field, begin, times, data, first=1e-5, rtol=1e-6, atol=1e-7)
+    return np.asarray(jax.vmap(lambda point: problem.full_loss(unravel(point), data))(points))
 
 
 def order(name: str) -> list[Record]:

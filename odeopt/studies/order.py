@@ -12,7 +12,7 @@ import pandas as pd
 
 from . import order_epochs as epochs
 from . import order_rest as rest
-from .engine import Results, Study, Table, Task, at_least, whole
+from .engine import Results, Study, Table, Task, at_least, span, whole
 from .engine.load import own_problems
 from .engine.problem import Problem
 from .engine.store import Record
@@ -75,10 +75,7 @@ def tasks(settings: Settings) -> list[Task]:
             for order in epochs.ORDERS:
                 name = f"{own.name}, {optimizer}, {order}"
                 make = functools.partial(epochs.train, own, optimizer, order)
-                task = whole(name, make)
-                found.append(
-                    task if own.name == NETWORK else dataclasses.replace(task, x64=own.x64)
-                )
+                found.append(whole(name, make, x64=own.name == NETWORK or own.x64))
     return found
 
 
@@ -102,10 +99,10 @@ def verdict(results: Results) -> str:
         gain = forward.excess / average.excess
         alike = int((full.p >= rest.CHANCE).sum())
         lines.append(
-            f"Forwards, and averaged: an average of forward iterates ends {_range(gain)} times "
+            f"Forwards, and averaged: an average of forward iterates ends {span(gain)} times "
             "nearer to the least loss, for the same gradients. Backward order comes to rest on "
             f"{int((full.rate < 1).sum())} of {len(full)} problems, for "
-            f"{_range(full.gradients / forward.gradients)} times the gradients, and its loss "
+            f"{span(full.gradients / forward.gradients)} times the gradients, and its loss "
             f"cannot be told from that of forward order on {alike} of them."
         )
     networks = results.table("networks")
@@ -116,40 +113,6 @@ def verdict(results: Results) -> str:
             f"of {len(networks)} pairs of problem and optimizer."
         )
     return " ".join(lines) or "There is nothing to compare."
-
-
-def _range(values: pd.Series) -> str:
-    low, high = f"{values.min():.3g}", f"{values.max():.3g}"
-    return low if low == high else f"{low} to {high}"
-
-
-def _answer(results: Results) -> list[str]:
-    table, lines = results.table("rest"), list[str]()
-    for problem, mine in table.groupby("problem", sort=False) if len(table) else ():
-        rows = mine.set_index("method")
-        windows = ", ".join(
-            f"{row.distance:.2g} with {row.method.removeprefix('backward, ')} ({row.gradients} "
-            "gradients)"
-            for row in mine.itertuples()
-            if str(row.method).startswith("backward, window")
-        )
-        losses = ", ".join(
-            f"{name} {_excess(rows.loc[name])} ({rows.loc[name].gradients} gradients)"
-            for name in ("forward", "backward, full", "averaged", "averaged, equal gradients")
-            if name in rows.index
-        )
-        lines.append(
-            f"{problem}: in the mean of the last steps, iterates of forward order are "
-            f"{rows.loc['forward'].distance:.2g} apart (never below "
-            f"{rows.loc['forward'].least_distance:.2g}), {windows}. Loss above the least: {losses}."
-            if "forward" in rows.index
-            else f"{problem}: loss above the least: {losses}."
-        )
-    return lines
-
-
-def _excess(row: pd.Series) -> str:
-    return f"{row.excess:.2g} ± {row.error:.1g}"
 
 
 TABLES = (
@@ -244,7 +207,6 @@ STUDY = Study(
     tables=TABLES,
     figures=(rest.EXCESS, rest.DISTANCES, epochs.SPLITTING, epochs.NETWORKS),
     claims=(*rest.CLAIMS, *epochs.CLAIMS),
-    answer=_answer,
     method=_method,
     suite=SUITE,
     page="docs/ordering.md",

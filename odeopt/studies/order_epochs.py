@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,12 +14,15 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .. import adam, euler, heavy_ball, heun, ordering
 from .drift_trends import held_out
-from .engine import Check, Claim, Figure, Results, statistics
-from .engine.drawing import Plot, plain_log
+from .engine import Claim, Figure, Results, compared, each, groups, statistics
+from .engine.drawing import Plot
 from .engine.problem import Params, Problem
+from .engine.race_figures import orders as orders_drawn
 from .engine.store import Record
+from .experiments import train as train_by
 from .order_rest import Convex
 from .problems import build, logits_of
+from .reference import solve
 
 TIME = 1.0
 COARSEST, HALVINGS = 8, 3
@@ -51,13 +53,9 @@ MARGIN = 0.2
 def orders(problem: Convex) -> list[Record]:
     """Distance to the flow of the mean loss at a fixed time, for each splitting."""
     start = jax.tree.map(jnp.asarray, problem.params)
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, _: jax.tree.map(jnp.negative, jax.grad(problem.of_all)(y))),
-        diffrax.Dopri8(), 0.0, TIME, 0.01, start,
-        stepsize_controller=diffrax.PIDController(rtol=1e-12, atol=1e-13),
-    )  # fmt: skip
-    assert solution.ys is not None
-    end = jax.tree.map(lambda y: y[-1], solution.ys)
+    downhill = lambda t, y, _: jax.tree.map(jnp.negative, jax.grad(problem.of_all)(y))  # noqa: E731
+    ys = solve(downhill, start, TIME, first=0.01, rtol=1e-12, atol=1e-13)
+    end = jax.tree.map(lambda y: y[-1], ys)
     counts = [COARSEST * 2**k for k in range(HALVINGS + 1)]
     sizes = [TIME / (problem.batches * count) for count in counts]
     found: list[Record] = []
@@ -74,24 +72,15 @@ def orders(problem: Convex) -> list[Record]:
 
 
 def _distance(
-    problem: Convex,
-    opt: optax.GradientTransformationExtraArgs,
-    numbers: np.ndarray,
-    end: PyTree[Array],
+    problem: Convex, opt: optax.GradientTransformation, numbers: np.ndarray, end: PyTree[Array]
 ) -> Float[Array, ""]:
-    def step(carry: tuple, i: Array) -> tuple:
-        params, state = carry
-        grads = jax.grad(problem.of_batch)(params, i)
-        updates, state = opt.update(grads, state, params, value_fn=problem.of_batch, i=i)
-        return (optax.apply_updates(params, updates), state), None
+    start = jax.tree.map(jnp.asarray, problem.params)
 
-    @jax.jit
-    def last(numbers: Int[Array, " steps"]) -> PyTree[Array]:
-        start = jax.tree.map(jnp.asarray, problem.params)
-        return jax.lax.scan(step, (start, opt.init(start)), numbers)[0][0]
+    def loss(params: PyTree[Array], batch: Int[Array, ""]) -> Float[Array, ""]:
+        return problem.of_batch(params, batch)
 
-    ends = last(jnp.asarray(numbers))
-    return jnp.asarray(optax.tree.norm(jax.tree.map(jnp.subtract, ends, end)))
+    last = jax.jit(lambda numbers: train_by(opt, loss, start, numbers)[0])(jnp.asarray(numbers))
+    return jnp.asarray(optax.tree.norm(jax.tree.map(jnp.subtract, last, end)))
 
 
 @functools.cache
@@ -164,10 +153,8 @@ def compare(results: Results) -> pd.DataFrame:
     interval `low` to `high`, `lowest` and `highest` seed), in how many `seeds` the palindromic one
     is `lower`, and means of the metric on held-out data.
     """
-    runs, rows = results.of("network"), list[dict[str, Any]]()
-    for (problem, optimizer), mine in (
-        runs.groupby(["problem", "optimizer"], sort=False) if len(runs) else ()
-    ):
+    rows = list[dict[str, Any]]()
+    for (problem, optimizer), mine in groups(results.of("network"), ["problem", "optimizer"]):
         loss = mine.pivot(index="seed", columns="order", values="loss").astype(float)
         held = mine.assign(held_out=mine.held_out.astype(float)).groupby("order").held_out.mean()
         if set(loss) != set(ORDERS):
@@ -196,86 +183,60 @@ def compare(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _as_expected(results: Results) -> list[Check]:
-    return [
-        Check(r.splitting, r.observed, f"{r.order}", bool(abs(r.observed - r.order) < MARGIN))
-        for r in results.of("order").itertuples()
-    ]
-
-
-def _gains(results: Results) -> list[Check]:
-    return [
-        Check(
-            f"{r.problem}, {r.optimizer}",
-            r.ratio,
-            "below 1",
-            True if r.high < 1 else False if r.low >= 1 else None,
-        )
-        for r in results.table("networks").itertuples()
-    ]
-
-
 CLAIMS = (
     Claim(
         "splitting",
         "Palindromic epochs are Strang's splitting: order 2, if the step on each batch has it.",
         f"observed order within {MARGIN} of the expected one",
-        _as_expected,
+        compared(
+            "order",
+            "{splitting}",
+            "observed",
+            "{order}",
+            lambda r: abs(r["observed"] - r["order"]) < MARGIN,
+        ),
     ),
     Claim(
         "gains",
         "Palindromic order ends at a lower training loss than reshuffling.",
         "90 % interval of the ratio of last losses, paired by seed, below 1",
-        _gains,
+        compared(
+            "networks",
+            "{problem}, {optimizer}",
+            "ratio",
+            "below 1",
+            lambda r: r["high"] < 1 or (False if r["low"] >= 1 else None),
+        ),
     ),
 )
 
 
-def _draw_orders(results: Results) -> Plot | None:
-    records = [r for r in results.records if r["kind"] == "order"]
-    plot = Plot([r["splitting"] for r in records], width=6.5)
-    for r in records:
-        axes = plot.panel("linear regression", "h", "error at the end")
-        axes.loglog(r["step_sizes"], r["errors"], **plot.style(r["splitting"]))
-        plain_log(axes, r["step_sizes"])
-    return plot if records else None
-
-
-def _draw_networks(results: Results) -> Plot | None:
-    runs = results.of("network")
-    plot = Plot(list(ORDERS))
-    for (problem, optimizer, order), mine in (
-        runs.groupby(["problem", "optimizer", "order"], sort=False) if len(runs) else ()
+def _draw_networks(results: Results) -> Plot:
+    plot, labels = Plot(list(ORDERS)), ("epoch", "loss")
+    for (problem, optimizer, order), mine in groups(
+        results.of("network"), ["problem", "optimizer", "order"]
     ):
-        losses = np.array(list(mine.losses), float)
-        epoch = 1 + np.arange(losses.shape[1])
-        axes = plot.panel(f"{problem}, {optimizer}", "epoch", "loss")
-        axes.semilogy(epoch, np.exp(np.log(losses).mean(axis=0)), **plot.style(order, markevery=5))
-        plot.band(axes, order, epoch, losses.min(axis=0), losses.max(axis=0))
-    return plot if len(runs) else None
+        losses, title = np.array(list(mine.losses), float), f"{problem}, {optimizer}"
+        epoch, mean = 1 + np.arange(losses.shape[1]), np.exp(np.log(losses).mean(axis=0))
+        band = losses.min(axis=0), losses.max(axis=0)
+        plot.line(title, order, epoch, mean, labels, log="y", band=band)
+    return plot
 
 
 SPLITTING = Figure(
     "orders",
-    _draw_orders,
+    orders_drawn(lambda r: "linear regression", "{splitting}".format_map, "order"),
     "Distance to the flow of the mean loss at a fixed time against h. Palindromic epochs are "
     "Strang's splitting: of order 2, if the step on each batch is.",
-    lambda results: (
-        "Observed orders: "
-        + ", ".join(f"{r.splitting} {r.observed:.2f}" for r in results.of("order").itertuples())
-        + "."
-    ),
+    each("Observed orders", "order", "{splitting} {observed:.2f}"),
 )
 NETWORKS = Figure(
     "networks",
     _draw_networks,
     "Loss of all training data after each epoch: geometric mean and range of the seeds.",
-    lambda results: (
-        "Last loss of palindromic over reshuffled order: "
-        + ", ".join(
-            f"{r.optimizer} {r.ratio:.2f} ({r.interval})"
-            for r in results.table("networks").itertuples()
-        )
-        + "."
+    each(
+        "Last loss of palindromic over reshuffled order",
+        "networks",
+        "{problem} with {optimizer} {ratio:.2f} ({interval})",
     ),
 )

@@ -10,8 +10,9 @@ import jax
 import jinja2
 import pandas as pd
 
+from .settings import spoken, versions
 from .store import SETTINGS, StoreError, write_text
-from .study import Results, spoken, versions
+from .study import Results
 from .terminal import cell
 
 REPORT, VERDICT, INDEX = "report.html", "verdict.json", "index.html"
@@ -31,7 +32,7 @@ def write(results: Results, out: Path) -> Path:
     figures = []
     for figure in results.study.figures if results.records else ():
         plot = figure.draw(results)
-        if plot is None:
+        if not plot:
             continue
         panels = plot.svgs(figure.name)
         for number, svg in enumerate(panels.values()):
@@ -43,7 +44,7 @@ def write(results: Results, out: Path) -> Path:
                 "finding": figure.finding(results),
                 "panels": list(panels.values()),
                 "wide": plot.width > 5,
-                "legend": plot.legend(),
+                "legend": plot.legend(figure.name),
             }
         )
     study = results.study
@@ -55,7 +56,6 @@ def write(results: Results, out: Path) -> Path:
         study=study,
         verdict=results.verdict,
         notices=results.notices,
-        answer=list(study.answer(results)) if results.records else [],
         figures=figures,
         claims=rows(claims.loc[:, (claims != "").any()], {}),
         tables=[

@@ -457,6 +457,20 @@ def step_function(
     return step
 
 
+def advance(
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    steps: Any,
+    data: Any,
+    params: Params,
+    state: Any = None,
+) -> tuple[Params, Any]:
+    """Parameters and state after so many steps on the same data; the state by default a new one."""
+    step = step_function(problem, optimizer)
+    carry = params, optimizer.init(params) if state is None else state
+    return jax.lax.fori_loop(0, steps, lambda _, carry: step(*carry, data)[:2], carry)
+
+
 def local_devices(count: int) -> list[jax.Device]:
     """The first `count` devices of this process.
 
