@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from .engine import Claim, compared
 from .engine.optimizers import Entry
 from .engine.problem import Problem
-from .engine.runner import advance
+from .engine.steps import advance
 from .engine.store import Record
 from .problems import digits_data, mlp_init, squared_error
 from .reference import field, solve

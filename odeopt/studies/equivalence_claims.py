@@ -11,7 +11,7 @@ import pandas as pd
 from .engine import Check, Claim, Results, compared
 from .engine.store import Record
 from .engine.verdicts import Rows
-from .equivalence_paths import on_clock, same_steps, smallest
+from .equivalence_paths import on_clock, relative, smallest
 
 SAME = 0.01
 """Losses within this share of each other are called the same."""
@@ -139,7 +139,7 @@ def _relative(results: Results) -> pd.DataFrame:
     key = lambda r: (r["problem"], round(r["relative_rate"], 9))  # noqa: E731
     euler = {key(r): r for r in runs if r["optimizer"] == "euler"}
     return pd.DataFrame(
-        {**r, "off": np.abs(same_steps(r, euler[key(r)])).max()}
+        {**r, "off": np.abs(relative(r["loss"], euler[key(r)]["loss"])).max()}
         for r in runs
         if r["optimizer"] != "euler" and key(r) in euler
     )

@@ -4,7 +4,6 @@ Solvers of gradient flow, momentum and Adam. The flows are diffrax's, which shar
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,21 +50,15 @@ ORDERS = {"euler": 128, "heun": 128, "rk4": 64, "heavy ball 0.5": 128, "heavy ba
 MODIFIED_STEPS = 64
 
 
-def heavy_ball(b: float) -> Entry:
-    """Heavy ball, `v+ = b v + g, x+ = x - h v+`."""
-    name, about = f"heavy ball {b:g}", {"momentum": b}
-    return entry(name, lambda rate: zoo.heavy_ball(rate, b), hyperparameters=about)
-
-
-def nesterov(b: float) -> Entry:
-    """Nesterov's momentum."""
-    name, about = f"nesterov {b:g}", {"momentum": b}
-    return entry(name, lambda rate: zoo.nesterov(rate, b), hyperparameters=about)
+def heavy_ball(b: float, make: Callable[..., Any] = zoo.heavy_ball) -> Entry:
+    """Heavy ball, `v+ = b v + g, x+ = x - h v+`, or another optimizer with momentum b."""
+    name = f"{make.__name__.replace('_', ' ')} {b:g}"
+    return entry(name, lambda rate: make(rate, b), hyperparameters={"momentum": b})
 
 
 def limited() -> list[Entry]:
     """Everything that has a stability limit in h * lambda."""
-    return [*map(find, SOLVERS), *map(heavy_ball, MOMENTA), nesterov(0.9)]
+    return [*map(find, SOLVERS), *map(heavy_ball, MOMENTA), heavy_ball(0.9, zoo.nesterov)]
 
 
 def momentum_of(one: Entry) -> float:
@@ -166,7 +159,7 @@ def adam_rates(problem: Problem) -> list[Record]:
     times = np.arange(POINTS + 1) * ADAM_INTERVAL
     flow_loss, found = adam_flow(problem, times, tau1=0.0), []
     for b1 in ADAM_B1:
-        one = adam(functools.partial(_constant, b1), decay(TAU2))
+        one = adam(lambda h, b1=b1: b1, decay(TAU2))
         for record in _adam_paths(problem, one, ADAM_RATE_STEPS):
             found.append({**record, "family": "adam rate", "b1": b1, "flow_loss": flow_loss})
     return found
@@ -178,16 +171,12 @@ def adam_constants(problem: Problem) -> list[Record]:
     flow_loss, found = adam_flow(problem, times, tau1=TAU1), []
     entries = {
         "adam constants": adam(decay(TAU1), decay(TAU2)),
-        "adam betas": adam(functools.partial(_constant, 0.9), functools.partial(_constant, 0.999)),
+        "adam betas": adam(lambda h: 0.9, lambda h: 0.999),
     }
     for family, one in entries.items():
         for record in _adam_paths(problem, one, ADAM_STEPS):
             found.append({**record, "family": family, "flow_loss": flow_loss})
     return found
-
-
-def _constant(beta: float, rate: Any) -> float:
-    return beta
 
 
 def _adam_paths(problem: Problem, one: Entry, steps: tuple[int, ...]) -> list[Record]:
@@ -288,12 +277,6 @@ def on_clock(record: Record, factor: float) -> np.ndarray:
     known = times <= record["times"][-1]
     flow = np.exp(np.interp(times, record["times"], np.log(record["flow_loss"])))
     return relative(np.array(record["loss"], float)[known], flow[known])
-
-
-def same_steps(one: Record, other: Record) -> np.ndarray:
-    """Relative differences of two runs after equally many steps."""
-    assert one["steps"] == other["steps"]
-    return relative(one["loss"], other["loss"])
 
 
 def smallest(records: Sequence[Record]) -> list[Record]:

@@ -29,7 +29,7 @@ class Settings:
     Attributes:
         problems: Problems, separated by commas: regression, softmax, network; your own as
             my_file.py:problem, made with odeopt.studies.Problem, which is trained as the network
-            is.
+            is, at rates that are tuned for each optimizer and order.
         seeds: Runs of each method on the convex problems; networks have five.
     """
 
@@ -71,11 +71,13 @@ def tasks(settings: Settings) -> list[Task]:
         make = functools.partial(epochs.orders, convex["regression"])
         found.append(whole("order of epochs", make))
     for own in settings.trained:
-        for optimizer in epochs.OPTIMIZERS:
-            for order in epochs.ORDERS:
-                name = f"{own.name}, {optimizer}, {order}"
-                make = functools.partial(epochs.train, own, optimizer, order)
-                found.append(whole(name, make, x64=own.name == NETWORK or own.x64))
+        network = own is epochs.network()
+        for optimizer, rates in epochs.RATES.items():
+            for rate in rates if network else (None,):
+                for order in epochs.ORDERS:
+                    name = f"{own.name}, {optimizer}{f' {rate:g}' if rate else ''}, {order}"
+                    work = functools.partial(epochs.train, own, optimizer, order, rate)
+                    found.append(Task(name, work, x64=network or own.x64))
     return found
 
 
@@ -153,7 +155,8 @@ TABLES = (
         epochs.compare,
         {
             "problem": ("problem", "its name"),
-            "optimizer": ("optimizer", "momentum is heavy ball with 0.9; the number is the rate"),
+            "optimizer": ("optimizer", "momentum is heavy ball with 0.9"),
+            "rates": ("rates", "of both orders; on a problem of your own each is tuned"),
             "reshuffled": ("reshuffled", "last loss of all training data, median of the seeds"),
             "palindromic": ("palindromic", "the same in palindromic order"),
             "ratio": ("ratio", "palindromic over reshuffled, paired by seed, geometric mean"),
@@ -188,7 +191,8 @@ def _method(results: Results) -> Mapping[str, str]:
         "debiased exponential average (optax.ema) over about the last fifth of the run.",
         "Networks": f"The same batches (of the network {epochs.BATCH} examples) in every epoch, "
         f"{epochs.EPOCHS} epochs, {epochs.SEEDS} seeds; heavy ball with momentum 0.9, Adam; both "
-        "orders start at the same points and have the same number of gradients.",
+        "orders start at the same points and have the same number of gradients. On a problem of "
+        "your own the rate is tuned on seed 0 for each order, and seeds from 1 on are reported.",
         "Gradients": "Each is one batch's. Everything that backward order evaluates is counted, a "
         "Hessian product as two.",
     }

@@ -15,7 +15,8 @@ from ..diagnostics import spectrum
 from .engine import Claim, compared
 from .engine.optimizers import Entry
 from .engine.problem import Params, Problem
-from .engine.runner import Runner, advance
+from .engine.runner import Runner
+from .engine.steps import advance
 from .engine.store import Record
 
 MATVECS = 24

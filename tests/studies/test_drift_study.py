@@ -69,7 +69,7 @@ def test_a_claim_says_between_which_rates_enough_is_removed():
         return next(v.finding for v in results(records).claims if v.claim.name == "removed")
 
     row = results(known()).table("shares").query("edge == 0.8").set_index("quantity").iloc[0]
-    assert (row.removed, row["by order 3"]) == ("95", "1e+02")
+    assert (row.removed, row["by order 3"]) == ("95", "100")
     assert "p gradient norm at every rate here, up to h·sharpness = 0.8" in said(known())
     weak = [
         {**r, "gradient norm": np.exp(-r["rate"])} if r["variant"] == "counter-term" else r

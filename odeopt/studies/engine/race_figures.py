@@ -9,6 +9,7 @@ import pandas as pd
 from . import races
 from .drawing import INK, Plot, log_limits, plain_log
 from .races import PAIR
+from .statistics import performance_profile
 from .store import Record
 from .study import Figure, Results, groups
 from .verdicts import each
@@ -91,7 +92,7 @@ def profile(costs: Mapping[str, pd.DataFrame]) -> Plot:
     for what, cost in costs.items():
         if cost.empty:
             continue
-        shares = races.performance_profile(cost)
+        shares = performance_profile(cost)
         end = max(2.0, shares.index[-1] * 1.1)
         for name, share in shares.items():
             x, y = [*share.index, end], [*share, share.iloc[-1]]

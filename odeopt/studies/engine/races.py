@@ -6,7 +6,6 @@ Uses pandas. The tables work on records only, so that a stored study gives the s
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import pandas as pd
 
@@ -14,6 +13,7 @@ from . import statistics
 from .optimizers import Entry
 from .problem import Problem
 from .runner import Curve, Runner
+from .steps import refuse_broken
 from .store import Record
 from .study import Lab, TimeOver
 from .tuner import TUNING_SEED, Grid, Tuned, bracket, place, tune
@@ -166,32 +166,6 @@ def final(record: Record) -> float:
     return float(record["final_loss"]) if record["status"] != "diverged" else float("inf")
 
 
-def refuse_broken(problem: Problem, entry: Entry, rate: float = 1e-6) -> None:
-    """Refuse an optimizer whose first step is not finite though it is tiny.
-
-    Raises:
-        ValueError: Saying so.
-    """
-    from .runner import step_function  # noqa: PLC0415
-
-    data = jax.tree.map(lambda leaf: leaf[: problem.batch_size], problem.data)
-    key = {"key": jax.random.key(0)} if problem.takes_key else {}
-    optimizer, start = entry.make(np.asarray(rate, problem.dtype)[()]), problem.start(0)
-    step = jax.jit(step_function(problem, optimizer))
-    params, _, loss = step(start, optimizer.init(start), data, **key)
-    if not np.isfinite(loss):
-        raise ValueError(
-            f"problem {problem.name!r} has a loss of {loss} at the initial point of seed 0: no "
-            "optimizer can start there; change init= or the data."
-        )
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
-        raise ValueError(
-            f"optimizer {entry.name!r} gives NaN or infinity in its first step on "
-            f"{problem.name!r}, even at a learning rate of {rate:g}: run its update() once on that "
-            "gradient and mend the transformation that does."
-        )
-
-
 def frame(records: Sequence[Record], kind: str = "run") -> pd.DataFrame:
     """The runs, one a row, with `final`: the last loss, infinite for a miss."""
     numbers = ["learning_rate", "R", "order", "seconds", "gradients", "initial_loss", "final_loss"]
@@ -254,23 +228,6 @@ def gradients_to_target(runs: pd.DataFrame) -> pd.DataFrame:
     costs = best.assign(cost=[cost(run) for _, run in best.iterrows()])
     table = costs.pivot(index=["problem", "seed"], columns="optimizer", values="cost")
     return table.reindex(columns=runs.optimizer.unique()).astype(float).fillna(np.inf)
-
-
-def performance_profile(cost: pd.DataFrame) -> pd.DataFrame:
-    """The share of rows in which a column is within a factor of that row's best.
-
-    Args:
-        cost: Instances x optimizers; infinity is a miss.
-
-    Returns:
-        Factors (index, from 1) x optimizers; every column is non-decreasing and at most 1.
-    """
-    # A row that everybody misses is infinity over infinity: a miss for everybody.
-    ratio = cost.div(cost.min(axis=1), axis=0).fillna(np.inf)
-    values = ratio.to_numpy()
-    factors = np.unique(np.append(values[np.isfinite(values)], 1.0))
-    shares = {name: [(ratio[name] <= f).mean() for f in factors] for name in ratio}
-    return pd.DataFrame(shares, index=factors)
 
 
 def brackets(runs: pd.DataFrame) -> pd.DataFrame:
