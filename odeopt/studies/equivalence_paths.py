@@ -82,6 +82,11 @@ def decay(time_constant: float) -> Callable[[Any], Any]:
     return lambda h: jnp.exp(-h / time_constant)
 
 
+def fixed(beta: float) -> Callable[[Any], Any]:
+    """A beta that is the same at every rate."""
+    return lambda h: beta
+
+
 FlowLosses = Callable[[np.ndarray], np.ndarray]
 """Losses along gradient flow from seed 0 at ascending times, the first of which is 0."""
 
@@ -159,7 +164,7 @@ def adam_rates(problem: Problem) -> list[Record]:
     times = np.arange(POINTS + 1) * ADAM_INTERVAL
     flow_loss, found = adam_flow(problem, times, tau1=0.0), []
     for b1 in ADAM_B1:
-        one = adam(lambda h, b1=b1: b1, decay(TAU2))
+        one = adam(fixed(b1), decay(TAU2))
         for record in _adam_paths(problem, one, ADAM_RATE_STEPS):
             found.append({**record, "family": "adam rate", "b1": b1, "flow_loss": flow_loss})
     return found
@@ -171,7 +176,7 @@ def adam_constants(problem: Problem) -> list[Record]:
     flow_loss, found = adam_flow(problem, times, tau1=TAU1), []
     entries = {
         "adam constants": adam(decay(TAU1), decay(TAU2)),
-        "adam betas": adam(lambda h: 0.9, lambda h: 0.999),
+        "adam betas": adam(fixed(0.9), fixed(0.999)),
     }
     for family, one in entries.items():
         for record in _adam_paths(problem, one, ADAM_STEPS):

@@ -152,10 +152,11 @@ def method_of(asked: Any) -> dict[str, Method]:
         return {asked: lookup("method", asked, METHODS)}
     if taken := [name for name in asked if name in METHODS]:
         raise ValueError(f"{taken[0]} is a method of the study: give yours another name.")
-    return {
-        name: Method(lambda h, make=make: optax.with_extra_args_support(make(h)), OWN)
-        for name, make in asked.items()
-    }
+    return {name: Method(_taking_extra_arguments(make), OWN) for name, make in asked.items()}
+
+
+def _taking_extra_arguments(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda h: optax.with_extra_args_support(make(h))
 
 
 def start(seed: int) -> Players:
