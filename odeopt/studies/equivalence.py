@@ -5,14 +5,14 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 from . import accuracy, spectra
 from . import equivalence_paths as paths
 from .engine import CHECKS, Figure, Results, Study, Table, Task, groups, race_figures, whole
-from .engine.drawing import INK, Plot, plain_log
+from .engine.drawing import COLOURS, INK, Plot, plain_log
 from .engine.load import own_problems
 from .engine.optimizers import Entry, find
 from .engine.problem import Problem
@@ -163,11 +163,11 @@ def _clock_and_steps(results: Results) -> Plot:
     """Losses below the limit against flow time, and the same against the number of steps."""
     paths = [r for r in results.kind("path") if r["family"] == "solver"]
     shown = [r for r in paths if r["relative_rate"] < 1]
-    plot, shades = Plot(), matplotlib.colormaps["viridis"]
+    plot, shades = Plot(), LinearSegmentedColormap.from_list("", COLOURS[2:5:2])
     sizes = sorted({round(r["step_sharpness"], 6) for r in shown})
     for r in shown:
         size = sizes.index(round(r["step_sharpness"], 6)) / max(1, len(sizes) - 1)
-        style = {"color": matplotlib.colors.to_hex(shades(size)), "linewidth": 1}
+        style = {"color": to_hex(shades(size)), "linewidth": 1}
         axes = plot.panel(f"{r['problem']}: flow time n·h", "flow time n·h", "loss")
         axes.semilogy(r["times"], r["loss"], **style)
         if len(axes.lines) == 1:
@@ -247,8 +247,13 @@ def _adam(results: Results) -> Plot:
 
 
 def _found(name: str) -> Callable[[Results], str]:
-    """What was measured for a claim."""
-    return lambda results: next(v.finding for v in results.claims if v.claim.name == name)
+    """A claim, its verdict and what was measured for it."""
+
+    def say(results: Results) -> str:
+        (verdict,) = (v for v in results.claims if v.claim.name == name)
+        return f"{verdict.claim.says} {verdict.word.capitalize()}. {verdict.finding}"
+
+    return say
 
 
 FIGURES = (

@@ -13,6 +13,8 @@ from odeopt.studies.drift_trends import Bench, held_out, judge
 from odeopt.studies.engine import Results, page
 from odeopt.studies.problems import build
 
+from .engine import accessible
+
 SLOPES = {
     "gradient descent": -2.0,
     "counter-term": 0.1,
@@ -167,10 +169,12 @@ def test_a_study_of_ones_own_problem_leaves_tables_and_a_page(tmp_path, monkeypa
     ends = runs.pivot(index=["variant", "seed"], columns="rate", values="loss").diff(axis=1)
     moved = abs(ends.iloc[:, -1]).unstack("seed")  # by the rate, which drift is the reason for
     assert (moved.loc["counter-term, order 3"] < 0.5 * moved.loc["gradient descent"]).all()
-    text = html.unescape(page.write(found, tmp_path).read_text())
+    written = page.write(found, tmp_path).read_text()
+    text = html.unescape(written)
     for figure in drift.FIGURES:
         assert f'id="{figure.name}"' in text
         assert list((tmp_path / "figures").glob(f"{figure.name}-*.svg"))
+    assert accessible.faults(written) == []
     for words in (found.verdict, "Of 6 orders in h, 6 were observed within 0.1"):
         assert words in text
     again = drift.run(**settings, out=tmp_path, resume=True)

@@ -11,6 +11,8 @@ from odeopt.studies import game_plane as plane
 from odeopt.studies import games
 from odeopt.studies.engine import Results, page
 
+from .engine import accessible
+
 
 @pytest.mark.parametrize("method", [m for m in plane.METHODS if m != "alternating"])
 def test_a_linear_game_grows_as_calculated(x64, method):
@@ -123,6 +125,7 @@ def test_a_study_has_a_row_a_run_and_goes_on_to_the_same_numbers(tiny, tmp_path)
     text = page.write(results, out).read_text()
     drawn = {part.split('"')[0] for part in text.split('<figure id="')[1:]}
     assert drawn == {figure.name for figure in games.FIGURES}
+    assert accessible.faults(text) == []
     assert not jax.config.jax_enable_x64  # as it was
 
     lines = (out / "runs.jsonl").read_text().splitlines(keepends=True)

@@ -14,6 +14,8 @@ from odeopt.studies import order_rest as rest
 from odeopt.studies.engine import Lab, Results, page
 from odeopt.studies.engine.store import Store
 
+from .engine import accessible
+
 
 def test_a_rate_that_is_known_is_read_as_it_is():
     falling = 0.3 * 0.8 ** np.arange(200)
@@ -163,6 +165,7 @@ def test_a_study_says_everything_it_measured_and_goes_on(tiny, tmp_path):
     text = page.write(results, out).read_text()
     drawn = {part.split('"')[0] for part in text.split('<figure id="')[1:]}
     assert drawn == {figure.name for figure in order.STUDY.figures}
+    assert accessible.faults(text) == []
     assert "its expected loss is not lower" in text
     assert "odeopt order --problems regression,network --seeds 2" in text
     assert not jax.config.jax_enable_x64  # as it was

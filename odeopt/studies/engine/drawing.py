@@ -15,8 +15,8 @@ from matplotlib.lines import Line2D
 
 INK = "#010203"
 """Stands for the colour of the page's text, whether that is dark or light."""
-# Okabe and Ito's colours without yellow and black, which are too pale on white and on black.
-COLOURS = (INK, "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#3B82C4")
+# After Okabe and Ito: what is too pale for lines on white, or too dark on black, is moved there.
+COLOURS = (INK, "#BF8600", "#3793C8", "#009E73", "#D55E00", "#CC79A7", "#8A6FD1")
 MARKERS = "os^DvPX"
 DASHES = ("-", "--", ":")
 FAMILY = (
