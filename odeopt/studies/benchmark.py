@@ -205,10 +205,12 @@ def _ratio(results: Results) -> Plot:
     found = results.table("verdict")
     problems = list(found.problem.unique())
     plot = Plot(width=6.5, height=1 + 0.4 * len(problems))
+    names = list(found.optimizer.unique())
     for number, (name, rows) in enumerate(groups(found, "optimizer")):
         axes = plot.rows("final loss over that of the best tuned rival", "ratio", problems)
         style = plot.style(name, linestyle="")
-        y = np.array([problems.index(p) for p in rows.problem]) + 0.25 * number
+        y = np.array([problems.index(p) for p in rows.problem], float)
+        y += 0.8 * (number + 0.5) / len(names) - 0.4  # below each other in the problem's row
         axes.plot(rows.ratio.replace(np.inf, np.nan), y, **style)
         known = np.isfinite(rows.high) & (rows.low > 0)
         axes.hlines(y[known], rows.low[known], rows.high[known], color=style["color"], lw=1)

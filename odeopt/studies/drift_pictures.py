@@ -210,7 +210,7 @@ def _edge(results: Results) -> Plot:
             plot.line(title, "gradient descent", steps, iterates, labels, **dots)
             plot.line(title, flow, steps, central, marker="")
         gradient = r["gradient flow"]
-        axes = plot.line("curvature", "gradient flow", steps, gradient, marker="")
+        axes = plot.line("curvature", "gradient flow", steps, gradient, marker="", linestyle=":")
         axes.set_ylim(curvature.min() - 0.2, 1.02 * curvature.max())
     return plot
 

@@ -99,7 +99,7 @@ def profile(costs: Mapping[str, pd.DataFrame]) -> Plot:
             labels = "τ", "share of (problem, seed) pairs"
             axes = plot.line(what, str(name), x, y, labels, drawstyle="steps-post")
             axes.set(ylim=(-0.02, 1.02))
-            ticks = 1, 1.5, 2, 3, 5, 10, 20, 50, 100, 1000, 10000
+            ticks = (1, 1.5, 2, 3, 5, 10, 20) if end < 30 else (1, 3, 10, 30, 100, 300, 1000, 3000)
             plain_log(axes, [tick for tick in ticks if tick <= end])
     return plot
 
