@@ -273,7 +273,7 @@ PICTURES = (
         each(
             f"Distance from the iterates after {EPOCHS} epochs",
             "epoch",
-            "{flow} {distance[60]:.2g}",
+            f"{{flow}} {{distance[{EPOCHS}]:.2g}}",
         ),
     ),
 )

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from . import stiff_runs as runs
+from . import stiff_tables as tables
 from .engine import (
     Check,
     Claim,
@@ -23,29 +25,6 @@ from .engine import (
 )
 from .engine.drawing import INK, Plot, log_limits
 from .problems import build
-from .stiff_runs import (
-    CLIMBING,
-    FULL,
-    JUDGED,
-    SENSITIVE,
-    STABLE_ON,
-    SUITE,
-    SWEPT,
-    Goal,
-    Settings,
-    tasks,
-)
-from .stiff_tables import (
-    COSTS,
-    costs,
-    descent,
-    fresh,
-    judge,
-    runs_of,
-    sensitivity,
-    stable,
-    summary,
-)
 
 ROUNDING = float(np.finfo(np.float32).eps)
 """Of a loss in single precision, relative: two programs may round it differently."""
@@ -71,27 +50,27 @@ def verdict(results: Results) -> str:
 
 
 def _wins(results: Results) -> pd.DataFrame:
-    table = judge(results)
+    table = tables.judge(results)
     if table.empty:
         return table
     mine = table.groupby("optimizer", sort=False)
-    return mine[[f"{name}_won" for name in COSTS]].sum().assign(problems=mine.size())
+    return mine[[f"{name}_won" for name in tables.COSTS]].sum().assign(problems=mine.size())
 
 
 def _sensitive(results: Results) -> pd.DataFrame:
     """What is compared with the sensitivity to SGD's rate."""
     table = results.table("sensitivity")
-    return table[(table.optimizer != SENSITIVE[0]) & table.share.notna()]
+    return table[(table.optimizer != runs.SENSITIVE[0]) & table.share.notna()]
 
 
 def _farther(results: Results) -> list[Check]:
-    limits = stable(results).set_index("optimizer")
-    if not set(CLIMBING) <= set(limits.index):
+    limits = tables.stable(results).set_index("optimizer")
+    if not set(runs.CLIMBING) <= set(limits.index):
         return []
-    runs = runs_of(results, "climb").set_index("optimizer")
-    row, cost = limits.loc["rkc"], int(runs.gradients_per_step.loc["rkc"].iloc[0])
+    climbed = tables.runs_of(results, "climb").set_index("optimizer")
+    row, cost = limits.loc["rkc"], int(climbed.gradients_per_step.loc["rkc"].iloc[0])
     holds = True if row.low > cost else False if row.high <= cost else None
-    return [Check(f"{STABLE_ON}, rkc", row.low, f"above {cost}", holds)]
+    return [Check(f"{runs.STABLE_ON}, rkc", row.low, f"above {cost}", holds)]
 
 
 CLAIMS = (
@@ -141,16 +120,19 @@ CLAIMS = (
 
 
 def _profile(results: Results) -> Plot:
-    arrived = np.isfinite(fresh(results).to_target).any()
-    found = {f"{name} to the target": costs(results, column) for name, column in COSTS.items()}
+    arrived = np.isfinite(tables.fresh(results).to_target).any()
+    found = {
+        f"{name} to the target": tables.costs(results, column)
+        for name, column in tables.COSTS.items()
+    }
     return race_figures.profile(found if arrived else {})
 
 
 def _loss(results: Results) -> Plot:
-    runs = fresh(results)
-    plot = Plot(list(runs.optimizer.unique()))
+    fresh = tables.fresh(results)
+    plot = Plot(list(fresh.optimizer.unique()))
     goals = {r.problem: r for r in results.of("goal").itertuples()}
-    for problem, mine in groups(runs, "problem"):
+    for problem, mine in groups(fresh, "problem"):
         seen, ceiling = list[float](), 3 * mine.initial_loss.max()  # no blow-up sets the scale
         for run in mine.itertuples():
             x, y = np.array(run.loss_gradients, float) + 1, np.array(run.loss, float)
@@ -159,7 +141,7 @@ def _loss(results: Results) -> Plot:
             axes = plot.line(problem, run.optimizer, x, y, labels, log="x", alpha=0.7)
             seen += list(y)
         goal, start = goals[problem], mine.sort_values("seed").initial_loss.iloc[0]
-        target = Goal(goal.level, 0, goal.relative).target(start, goal.optimum)
+        target = runs.Goal(goal.level, 0, goal.relative).target(start, goal.optimum)
         axes.axhline(target, color=INK, linestyle="--", linewidth=1)
         log_limits(axes, [*seen, target])
     return plot
@@ -185,12 +167,12 @@ FIGURES = (
     Figure(
         "sensitivity",
         lambda r: race_figures.loss_against_rate(
-            runs_of(r, "sweep"), "learning_rate", "rate, or first step"
+            tables.runs_of(r, "sweep"), "learning_rate", "rate, or first step"
         ),
-        f"After {SWEPT} gradients: median and range of the fresh seeds, a cross on the strip where "
-        "one diverged. A flat line has nothing to tune.",
+        f"After {runs.SWEPT} gradients: median and range of the fresh seeds, a cross on the strip "
+        "where one diverged. A flat line has nothing to tune.",
         each(
-            f"Sensitivity to the first step as a share of that of {SENSITIVE[0]}'s rate",
+            f"Sensitivity to the first step as a share of that of {runs.SENSITIVE[0]}'s rate",
             _sensitive,
             "{problem}, {optimizer} {share:.2g}",
         ),
@@ -226,7 +208,7 @@ TABLES = (
     Table(
         "verdict",
         "Against the best rival of each problem",
-        judge,
+        tables.judge,
         {**races.NAMED, **_VERDICT},
         ("problem", "optimizer", "gradients", "rival_gradients", "gradients_rival", "seconds_won"),
         "The best rival in gradients and the best in seconds are not always the same one.",
@@ -234,14 +216,14 @@ TABLES = (
     Table(
         "summary",
         "All results",
-        summary,
+        tables.summary,
         {**races.NAMED, **_SUMMARY},
         ("problem", "optimizer", "setting", "gradients", "seconds", "reached"),
     ),
     Table(
         "sensitivity",
         "Sensitivity to the rate, or to the first step",
-        sensitivity,
+        tables.sensitivity,
         {
             **races.NAMED,
             "sensitivity": ("sensitivity", "mean of min(loss, initial loss), minus the lowest"),
@@ -252,12 +234,12 @@ TABLES = (
             "runs": ("of", "runs"),
         },
         ("problem", "optimizer", "share", "best", "worst", "diverged"),
-        f"After {SWEPT} gradients, rates and first steps from 1e-3 to 1e3 by decades.",
+        f"After {runs.SWEPT} gradients, rates and first steps from 1e-3 to 1e3 by decades.",
     ),
     Table(
         "stable",
         "Largest stable rates",
-        stable,
+        tables.stable,
         {
             "optimizer": ("optimizer", "its name"),
             "rate": ("stable to", "the largest rate up to which no seed diverged"),
@@ -268,12 +250,12 @@ TABLES = (
             "gradients": ("gradients", "there, median"),
         },
         ("optimizer", "rate", "unstable", "low", "high", "gradients"),
-        f"On {STABLE_ON}, by quarter octaves.",
+        f"On {runs.STABLE_ON}, by quarter octaves.",
     ),
     Table(
         "descent",
         "Implicit Euler at fixed rates",
-        descent,
+        tables.descent,
         {
             "problem": ("problem", "its name"),
             "rate": ("rate", "fixed"),
@@ -297,7 +279,7 @@ def _method(results: Results) -> Mapping[str, str]:
         "Target": "A run ends at the gradient evaluation whose loss is at the target, that one "
         "counted too; or with its budget; or where the loss is not finite. A miss is infinity in "
         "every median. Where steps see mini-batches, the loss of the full batch is looked at after "
-        f"every {JUDGED} gradients, which costs seconds only.",
+        f"every {runs.JUDGED} gradients, which costs seconds only.",
         "Cost": "What the optimizer's state counts: every gradient 1, every curvature product 2, "
         "every loss of a control or a line search 1, rejected steps in full, a Jacobian or an "
         "exact solve as many as a sample has outputs. Linear algebra counts nothing in gradients: "
@@ -318,15 +300,15 @@ STUDY = Study(
     question="What do solvers for stiff losses gain on the way to a fixed target?",
     summary="Races them against tuned rivals, in gradients and in seconds, and writes tables, "
     "figures and report.html. Some minutes; an hour with --full.",
-    settings=Settings,
-    full=FULL,
-    tasks=tasks,
+    settings=runs.Settings,
+    full=runs.FULL,
+    tasks=runs.tasks,
     verdict=verdict,
     tables=TABLES,
     figures=FIGURES,
     claims=CLAIMS,
     method=_method,
-    suite=SUITE,
+    suite=runs.SUITE,
     page="docs/stiff.md",
 )
 run = STUDY.run

@@ -171,7 +171,7 @@ SHARPNESS = Figure(
     sharpness,
     "Largest Hessian eigenvalue along training. A line that climbs to 1 and stays there trains at "
     "the edge of stability of its own method.",
-    each("Sharpness times h / R along training, for", "sharpness", "{optimizer}"),
+    each("Sharpness times h / R along training", "sharpness", "{optimizer}"),
 )
 ORDERS = Figure(
     "order",
