@@ -18,14 +18,15 @@ def is_command(words: list[str], original: list[str]) -> bool:
     return bool(words) and PurePath(words[0]).stem == "odeopt"
 
 
-def _end(*_: Any) -> None:
+def end(*_: Any) -> None:
+    """Handles the signal."""
     os.write(2, b"Interrupted.\n")
     os._exit(130)
 
 
 def over() -> None:
     """From here on Ctrl-C raises a `KeyboardInterrupt` again."""
-    if signal.getsignal(signal.SIGINT) is _end:
+    if signal.getsignal(signal.SIGINT) is end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -33,4 +34,4 @@ if (
     is_command(sys.argv, sys.orig_argv)
     and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 ):
-    signal.signal(signal.SIGINT, _end)
+    signal.signal(signal.SIGINT, end)
