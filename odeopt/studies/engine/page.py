@@ -10,7 +10,7 @@ import jax
 import jinja2
 import pandas as pd
 
-from .settings import spoken, versions
+from .settings import versions
 from .store import SETTINGS, StoreError, write_text
 from .study import Results
 from .terminal import cell
@@ -97,16 +97,20 @@ def command(results: Results) -> str:
     for field in dataclasses.fields(results.settings):
         name, value = field.name, getattr(results.settings, field.name)
         if value != field.default:
-            text = spoken(value)
             option = f"--{name.replace('_', '-')}"
+            texts = [_word(item) for item in (value if isinstance(value, tuple) else (value,))]
             if name == results.study.selection:
-                words += map(str, text)
+                words += texts
             elif value is True:
                 words.append(option)
             else:
-                joined = ",".join(map(str, text)) if isinstance(text, list) else str(text)
-                words += [option, joined]
+                words += [option, ",".join(texts)]
     return shlex.join(words)
+
+
+def _word(item: Any) -> str:
+    """A setting on the command line, which knows what is the user's by its file only."""
+    return str(item) if isinstance(item, str | int | float) else "FILE.py:NAME"
 
 
 def write_index(folder: Path) -> Path:

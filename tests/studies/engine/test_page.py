@@ -7,10 +7,10 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from odeopt.studies.engine import drawing, page
+from odeopt.studies.engine import Results, drawing, page
 
 from . import accessible
-from .toy import STUDY
+from .toy import STUDY, Settings
 
 
 class Outline(html.parser.HTMLParser):
@@ -146,3 +146,5 @@ def test_an_index_has_every_verdict_and_overwrites_nothing_else(written, tmp_pat
 def test_the_command_line_makes_the_same_study():
     assert page.command(STUDY.run()) == "odeopt toy"
     assert page.command(STUDY.run(names=["b", "c"], count=2)) == "odeopt toy --names b,c --count 2"
+    own = Results(STUDY, Settings(names=("b", {"mine": None}), pause=0.5), [])
+    assert page.command(own) == "odeopt toy --names b,FILE.py:NAME --pause 0.5"
