@@ -171,6 +171,7 @@ def frame(records: Sequence[Record], kind: str = "run") -> pd.DataFrame:
     numbers = ["learning_rate", "R", "order", "seconds", "gradients", "initial_loss", "final_loss"]
     rows = [record for record in records if record["kind"] == kind]
     columns = [*PAIR, "seed", "status", "gradients_per_step", "loss", "loss_gradients", *numbers]
+    columns += ["compile_seconds"]
     runs = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
     runs = runs.astype(dict.fromkeys(numbers, float))
     runs["final"] = runs.final_loss.where(runs.status != "diverged", np.inf).astype(float)
@@ -239,11 +240,14 @@ def brackets(runs: pd.DataFrame) -> pd.DataFrame:
     """
     rows = {}
     for pair, mine in runs.groupby(PAIR, sort=False):
-        lost = (mine.status == "diverged").groupby(mine.learning_rate).any()
-        stable, unstable = bracket(lost.to_dict())
-        cost = mine.gradients_per_step.iloc[0]
+        (stable, unstable), cost = limit(mine), mine.gradients_per_step.iloc[0]
         rows[pair] = {"stable": stable, "unstable": unstable, "gradients_per_step": cost}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def limit(runs: pd.DataFrame) -> tuple[float, float]:
+    """Between which rates of these runs the stability limit lies, as `tuner.bracket` says."""
+    return bracket((runs.status == "diverged").groupby(runs.learning_rate).any().to_dict())
 
 
 def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
@@ -340,20 +344,15 @@ def seconds(runs: pd.DataFrame) -> pd.DataFrame:
     `seconds` of the runs together, `seconds_per_gradient`, and `seconds_per_run`, the median of the
     runs that were not cut short.
     """
-    rows = []
-    for (problem, optimizer), mine in runs.groupby(PAIR, sort=False):
-        used = mine.seconds.sum()
-        rows.append(
-            {
-                "problem": problem,
-                "optimizer": optimizer,
-                "compile_seconds": mine.compile_seconds.max(),
-                "seconds": used,
-                "seconds_per_gradient": used / max(1, mine.gradients.sum()),
-                "seconds_per_run": mine[mine.status == "ok"].seconds.median(),
-            }
-        )
-    return pd.DataFrame(rows)
+    whole = runs.assign(whole=runs.seconds.where(runs.status == "ok"))
+    found = whole.groupby(PAIR, sort=False).agg(
+        compile_seconds=("compile_seconds", "max"),
+        seconds=("seconds", "sum"),
+        seconds_per_gradient=("gradients", "sum"),
+        seconds_per_run=("whole", "median"),
+    )
+    found["seconds_per_gradient"] = found.seconds / found.seconds_per_gradient.clip(lower=1)
+    return found.reset_index()
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
@@ -378,18 +377,15 @@ def _row(runs: pd.DataFrame) -> dict[str, Any]:
     found = bool(np.isfinite(tuning[best]))
     at_best = fresh(runs)[fresh(runs).learning_rate == best]
     losses = at_best.final if found else pd.Series([np.inf])
-    cost, limit = int(about.gradients_per_step), about.R
+    cost, (stable, unstable) = int(about.gradients_per_step), limit(runs)
     used = runs.gradients[(runs.learning_rate == best) & (runs.status != "diverged")]
-    stable, unstable = bracket(
-        (runs.status == "diverged").groupby(runs.learning_rate).any().to_dict()
-    )
     initial = float(fresh(runs).initial_loss.median())
     return {
         "problem": about.problem,
         "optimizer": about.optimizer,
         "order": about.order,
-        "R": limit,
-        "R_per_gradient": limit / cost,
+        "R": about.R,
+        "R_per_gradient": about.R / cost,
         "gradients_per_step": cost,
         "gradients": int(used.max()) if found and len(used) else None,
         "best_rate": best if found else None,
