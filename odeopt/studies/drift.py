@@ -91,14 +91,12 @@ def runs_of(results: Results) -> pd.DataFrame:
 
 def _shares(results: Results) -> pd.DataFrame:
     """The trends in percent, all flow times in one row: lowest to highest."""
-    trends, rows = results.table("trends"), []
+    trends, shares = results.table("trends"), ["change", "removed", "by order 3", "restored"]
     if trends.empty:
         return trends
-    for key, mine in trends.groupby(["problem", "quantity", "edge"], sort=False):
-        row = dict(zip(("problem", "quantity", "edge"), key, strict=True))
-        shares = ("change", "removed", "by order 3", "restored")
-        rows.append({**row, **{name: _range(100 * mine[name]) for name in shares}})
-    return pd.DataFrame(rows).sort_values(["problem", "quantity"], kind="stable")
+    rows = trends.groupby(["problem", "quantity", "edge"], sort=False)[shares]
+    found = rows.agg(lambda mine: _range(100 * mine)).reset_index()
+    return found.sort_values(["problem", "quantity"], kind="stable")
 
 
 def _range(values: pd.Series) -> str:
