@@ -161,39 +161,32 @@ def _about(sweep: Runner, family: str, step: float, sharpness: float) -> Record:
 
 def adam_rates(problem: Problem) -> list[Record]:
     """Adam with several b1, the second moment's time constant fixed, beside the flow without b1."""
-    times = np.arange(POINTS + 1) * ADAM_INTERVAL
-    flow_loss, found = adam_flow(problem, times, tau1=0.0), []
-    for b1 in ADAM_B1:
-        one = adam(fixed(b1), decay(TAU2))
-        for record in _adam_paths(problem, one, ADAM_RATE_STEPS):
-            found.append({**record, "family": "adam rate", "b1": b1, "flow_loss": flow_loss})
-    return found
+    entries = [({"family": "adam rate", "b1": b}, adam(fixed(b), decay(TAU2))) for b in ADAM_B1]
+    return _adam_paths(problem, entries, ADAM_RATE_STEPS, tau1=0.0)
 
 
 def adam_constants(problem: Problem) -> list[Record]:
     """Adam at many rates, once with its time constants fixed and once with its betas fixed."""
-    times = np.arange(POINTS + 1) * ADAM_INTERVAL
-    flow_loss, found = adam_flow(problem, times, tau1=TAU1), []
-    entries = {
-        "adam constants": adam(decay(TAU1), decay(TAU2)),
-        "adam betas": adam(fixed(0.9), fixed(0.999)),
-    }
-    for family, one in entries.items():
-        for record in _adam_paths(problem, one, ADAM_STEPS):
-            found.append({**record, "family": family, "flow_loss": flow_loss})
-    return found
+    entries = [
+        ({"family": "adam constants"}, adam(decay(TAU1), decay(TAU2))),
+        ({"family": "adam betas"}, adam(fixed(0.9), fixed(0.999))),
+    ]
+    return _adam_paths(problem, entries, ADAM_STEPS, tau1=TAU1)
 
 
-def _adam_paths(problem: Problem, one: Entry, steps: tuple[int, ...]) -> list[Record]:
-    sweep = Runner(problem, one, POINTS, [0], 1)
+def _adam_paths(
+    problem: Problem, entries: Sequence[tuple[Record, Entry]], steps: Sequence[int], tau1: float
+) -> list[Record]:
     times = np.arange(POINTS + 1) * ADAM_INTERVAL
-    found = []
-    for per_interval in steps:
-        rate = ADAM_INTERVAL / per_interval
-        (curve,) = sweep.run([(rate, 0)], per_interval * POINTS)
-        record: Record = {"kind": "path", "problem": problem.name, "optimizer": one.name}
-        record |= {"learning_rate": rate, "step": rate}
-        found.append({**record, "times": times, "loss": curve.loss})
+    flow_loss, found = adam_flow(problem, times, tau1), []
+    for about, one in entries:
+        sweep = Runner(problem, one, POINTS, [0], 1)
+        for per_interval in steps:
+            rate = ADAM_INTERVAL / per_interval
+            (curve,) = sweep.run([(rate, 0)], per_interval * POINTS)
+            record = {"kind": "path", "problem": problem.name, "optimizer": one.name, **about}
+            record |= {"learning_rate": rate, "step": rate, "times": times, "loss": curve.loss}
+            found.append({**record, "flow_loss": flow_loss})
     return found
 
 
