@@ -161,8 +161,8 @@ def verdict(results: Results) -> str:
 
 def _clock_and_steps(results: Results) -> Plot:
     """Losses below the limit against flow time, and the same against the number of steps."""
-    paths = [r for r in results.kind("path") if r["family"] == "solver"]
-    shown = [r for r in paths if r["relative_rate"] < 1]
+    every = [r for r in results.kind("path") if r["family"] == "solver"]
+    shown = [r for r in every if r["relative_rate"] < 1]
     plot, shades = Plot(), LinearSegmentedColormap.from_list("", COLOURS[2:5:2])
     sizes = sorted({round(r["step_sharpness"], 6) for r in shown})
     for r in shown:
