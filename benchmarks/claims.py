@@ -4,11 +4,70 @@ import json
 import sys
 from pathlib import Path
 
-from odeopt.studies.reproduce import SUMMARY, document
+import pandas as pd
+
+from odeopt.studies.claim import NOT_RUN
+from odeopt.studies.claims import claims
+from odeopt.studies.engine.store import Record
+from odeopt.studies.papers import FOLLOWING, FOUNDING, NEIGHBOUR, PAPERS
+from odeopt.studies.reproduce import SUMMARY, counts
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "benchmarks" / "results" / "claims" / SUMMARY
 PAGE = ROOT / "docs" / "claims.md"
+KINDS = {
+    FOUNDING: "What odeopt was built from",
+    FOLLOWING: "Papers of 2025-26 that follow",
+    NEIGHBOUR: "Neighbours",
+}
+
+
+def document(kept: Record) -> str:
+    """The page of the documentation, from a run's summary."""
+    found, listed = kept["claims"], claims()
+    words = pd.Series([entry["verdict"] for entry in found.values()])
+    lines = [
+        "# The claims of the papers",
+        "",
+        "Written by `python -m benchmarks.claims` from the committed run "
+        "`benchmarks/results/claims/summary.json`; do not edit. `odeopt reproduce --list` names "
+        "the claims, `odeopt reproduce NAME` asks one on your machine, `--all` asks "
+        "them all and writes a report with figures. A claim is a module of "
+        "`odeopt/studies/claims`, with its criterion committed before its first run; where it "
+        "had to be posed again after a run, it says what the first version was. Papers were read "
+        "in their abstracts only: a claim is what an abstract says, and how it is asked is "
+        "odeopt's. A law has wrong laws beside it, which must miss its criterion; a comparison "
+        "must come out the same way in more seeds than chance would have (sign test, p <= 0.05).",
+        "",
+        f"**Of {len(found)} claims: {counts(words)}.** "
+        f"{'A full' if kept['full'] else 'A quick'} run on {kept['machine']}; "
+        + ", ".join(f"{name} {version}" for name, version in kept["versions"].items())
+        + ".",
+    ]
+    for kind in (FOUNDING, FOLLOWING, NEIGHBOUR):
+        lines += ["", f"## {KINDS[kind]}"]
+        for key, paper in PAPERS.items():
+            mine = [name for name, claim in listed.items() if claim.papers[0] == key]
+            also = [name for name, claim in listed.items() if key in claim.papers[1:]]
+            if paper.kind != kind:
+                continue
+            lines += ["", f"### {paper}", ""]
+            if not mine and not also:
+                lines.append(f"No claim: {paper.none}.")
+            for name in mine:
+                entry = found.get(name, {"verdict": NOT_RUN, "reason": "", "seeds": 0})
+                seeds = f", {entry['seeds']} seeds" if entry["seeds"] > 1 else ""
+                wrong = [f"{n} {value}" for n, value in entry.get("wrong laws", {}).items()]
+                words = [
+                    f"- **`{name}`: {entry['verdict']}**{seeds}. {listed[name].says}",
+                    f"*{listed[name].note}*" if listed[name].note else "",
+                    f"Found: {entry['reason']}." if entry["reason"] else "",
+                    f"Of a wrong law, which must miss: {'; '.join(wrong)}." if wrong else "",
+                ]
+                lines.append(" ".join(word for word in words if word))
+            if also:
+                lines.append(f"- See also {', '.join(f'`{name}`' for name in also)}.")
+    return "\n".join(lines) + "\n"
 
 
 def main(folder: str | None = None) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from odeopt.studies.engine.optimizers import Entry, find
 from odeopt.studies.engine.problem import Problem
-from odeopt.studies.engine.runner import Runner, step_function
+from odeopt.studies.engine.runner import Runner
+from odeopt.studies.engine.steps import step_function
 from odeopt.studies.engine.tuner import first_grid
 from odeopt.studies.problems import build
 

@@ -7,6 +7,7 @@ solver; the learning rate is the step size.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import interrupt as _interrupt  # isort: skip  # noqa: F401 - the rest takes seconds
 from . import diagnostics as diagnostics
 from . import flows as flows
 from . import growth as growth

@@ -2,6 +2,8 @@
 
 import sys
 
+from . import interrupt
+
 
 def main() -> None:
     """Run the command line, or say which packages it lacks."""
@@ -22,6 +24,7 @@ def _run() -> None:
             f"odeopt's studies need the package {error.name!r}, which is not installed. "
             "Install them with: pip install 'odeopt-jax[studies]'"
         )
+    interrupt.over()  # the command line tells of it itself
     run()
 
 

@@ -4,23 +4,22 @@ The path is gradient flow on digits (400 examples, squared error, float64) from 
 reference is diffrax's Dopri8 at tight tolerance, a code that shares nothing with our steps.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from .engine import Claim, compared
 from .engine.optimizers import Entry
-from .engine.problem import Params, Problem
-from .engine.runner import step_function
+from .engine.problem import Problem
+from .engine.steps import advance
 from .engine.store import Record
-from .engine.study import Check, Claim, Results
 from .problems import digits_data, mlp_init, squared_error
+from .reference import field, solve
 
 PATH = "digits-path"
 FLOW_TIME = 0.8
@@ -35,24 +34,6 @@ rounding errors. Order 5 reaches these first: it still shows 6."""
 Flow = Callable[[Sequence[float], float], np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class Order:
-    """Errors of one solver.
-
-    Attributes:
-        step_sizes: Descending, each half the one before.
-        errors: Distance to the reference at the end, relative to the length of the path.
-        observed: log2 of the last ratio of errors.
-    """
-
-    step_sizes: list[float]
-    errors: list[float]
-
-    @property
-    def observed(self) -> float:
-        return float(np.log2(self.errors[-2] / self.errors[-1]))
-
-
 def path_problem() -> Problem:
     """Squared error on the first 400 digits, in float64."""
     return Problem(
@@ -64,28 +45,29 @@ def path_problem() -> Problem:
     )
 
 
-def observed_order(entry: Entry, coarsest: int, *, modified: bool = False) -> Order:
-    """Run a solver over the path with `coarsest` steps and three times twice as many.
+def order_record(entry: Entry, nominal: int, coarsest: int, *, modified: bool = False) -> Record:
+    """Errors of a solver over the path with `coarsest` steps and three times twice as many.
 
     Needs x64. Costs 15 * `coarsest` steps, and once a process the reference.
 
     Args:
         entry: The solver; its rate is flow time of gradient flow.
+        nominal: The order that is expected.
         coarsest: The lowest number of steps.
         modified: Measure the distance not to gradient flow but to the flow that Euler's method
             follows one order better, with the step size in it: see `flow_of`.
+
+    Returns:
+        A record with `step_sizes`, each half the one before; `errors`, distances to the reference
+        at the end over the length of the path; `observed_order`, log2 of the last ratio of errors.
     """
     problem = path_problem()
-    data = jax.tree.map(jnp.asarray, problem.data)
-    start = problem.start(0)
+    data, start = jax.tree.map(jnp.asarray, problem.data), problem.start(0)
 
     @jax.jit
     def end(rate: jax.Array, steps: int) -> jax.Array:
         optimizer = entry.make(rate)
-        step = step_function(problem, optimizer)
-        carry: tuple[Params, Any] = start, optimizer.init(start)
-        carry = jax.lax.fori_loop(0, steps, lambda _, carry: step(*carry, data)[:2], carry)
-        return ravel_pytree(carry[0])[0]
+        return ravel_pytree(advance(problem, optimizer, steps, data, start)[0])[0]
 
     flow = _path_flow(modified)
     counts = [coarsest * 2**halving for halving in range(HALVINGS + 1)]
@@ -95,15 +77,15 @@ def observed_order(entry: Entry, coarsest: int, *, modified: bool = False) -> Or
         first, last = flow([0.0, FLOW_TIME], size)
         miss = np.linalg.norm(np.asarray(end(size, count)) - last)
         errors.append(float(miss / np.linalg.norm(last - first)))
-    return Order(sizes, errors)
-
-
-def order_record(entry: Entry, nominal: int, coarsest: int, *, modified: bool = False) -> Record:
-    """`observed_order` as a record, with the order that is expected."""
-    seen = observed_order(entry, coarsest, modified=modified)
-    about = {"problem": PATH, "optimizer": entry.name, "nominal_order": nominal}
-    sizes = {"step_sizes": seen.step_sizes, "errors": seen.errors}
-    return {"kind": "order", **about, **sizes, "observed_order": seen.observed}
+    return {
+        "kind": "order",
+        "problem": PATH,
+        "optimizer": entry.name,
+        "nominal_order": nominal,
+        "step_sizes": sizes,
+        "errors": errors,
+        "observed_order": float(np.log2(errors[-2] / errors[-1])),
+    }
 
 
 def flow_of(problem: Problem, tolerance: float, *, modified: bool = False) -> Flow:
@@ -123,30 +105,15 @@ def flow_of(problem: Problem, tolerance: float, *, modified: bool = False) -> Fl
     data = jax.tree.map(jnp.asarray, problem.data)
     start, unravel = ravel_pytree(problem.start(0))
 
-    def field(_: Any, point: jax.Array, args: Any) -> jax.Array:
+    def along(_: Any, point: jax.Array, args: Any) -> jax.Array:
         data, h = args
-        gradient = jax.grad(lambda flat: problem.full_loss(unravel(flat), data))
-        if not modified:
-            return -gradient(point)
-        slope = gradient(point)
-        return -slope - h / 2 * jax.jvp(gradient, (point,), (slope,))[1]
+        loss = lambda flat: problem.full_loss(unravel(flat), data)  # noqa: E731
+        return field(loss, 2 if modified else 1)(point, h)
 
     @jax.jit
     def points(times: jax.Array, h: jax.Array) -> jax.Array:
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(field),
-            diffrax.Dopri8(),
-            times[0],
-            times[-1],
-            (times[-1] - times[0]) / 1000,
-            start,
-            args=(data, h),
-            stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
-            saveat=diffrax.SaveAt(ts=times),
-            max_steps=10_000,
-        )
-        assert solution.ys is not None
-        return solution.ys
+        first = (times[-1] - times[0]) / 1000
+        return solve(along, start, times, (data, h), first=first, rtol=tolerance)
 
     return lambda times, h: np.asarray(points(np.asarray(times, float), h))
 
@@ -160,17 +127,15 @@ def _path_flow(modified: bool) -> Flow:
     return lambda times, h: path
 
 
-def _orders_hold(results: Results) -> list[Check]:
-    return [
-        Check(r.optimizer, r.observed_order, f"{r.nominal_order} or more", holds)
-        for r in results.of("order").itertuples()
-        for holds in [bool(r.observed_order > r.nominal_order - 0.2)]
-    ]
-
-
 ORDERS_HOLD = Claim(
     "orders",
     "A solver of order p follows gradient flow with an error of order h^p.",
     "observed order above p - 0.2 over three halvings",
-    _orders_hold,
+    compared(
+        "order",
+        "{optimizer}",
+        "observed_order",
+        "{nominal_order} or more",
+        lambda r: r["observed_order"] > r["nominal_order"] - 0.2,
+    ),
 )

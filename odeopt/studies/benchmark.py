@@ -14,32 +14,33 @@ import pandas as pd
 
 from .. import stepsize, zoo
 from ..stepsize.distance import DISTANCE
-from .benchmark_problems import (
-    CONTESTS,
-    HELD_OUT,
-    QUICK_PROBLEMS,
-    SUITE,
-    build,
-    criterion,
+from .benchmark_problems import CONTESTS, HELD_OUT, QUICK_PROBLEMS, SUITE, build, criterion
+from .benchmark_tables import LEVEL, QUESTION, STEADY, judge, misled, score, summary
+from .engine import (
+    Claim,
+    Figure,
+    Lab,
+    Results,
+    Study,
+    Table,
+    Task,
+    at_least,
+    compared,
+    groups,
+    race_figures,
 )
-from .engine import Check, Claim, Figure, Lab, Results, Study, Table, Task, at_least, race_figures
 from .engine.drawing import INK, Plot
 from .engine.load import own_optimizers, own_problems
 from .engine.optimizers import Entry, contenders, entry
 from .engine.problem import Problem
-from .engine.races import NAMED, PAIR, Race, frame, fresh, table
+from .engine.races import NAMED, Race, frame, fresh
 from .engine.rivals import OPTIMIZERS, RIVALS, averaged, names, rival
-from .engine.statistics import holm, pairs
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, Grid
 from .names import lookup
 
-LEVEL = 1.1
-"""The ratio of two losses up to which they count as level."""
 FACTORS = (1 / 3, 3.0)
 """What the constant of an untuned optimizer is multiplied with, to see whether it matters."""
-STEADY = 1.2
-"""The most that this may raise a loss by, to count as a constant that does not matter."""
 QUICK_RIVALS = ("adamw+cosine", "muon+linear", "momentum+linear")
 
 
@@ -81,10 +82,6 @@ class Settings:
             else:
                 found += [averaged(own, self.gradients) for own in contenders([asked])]
         return [*found, *untuned(self.gradients)]
-
-
-QUESTION = "untuned"
-"""The optimizer that the study asks about."""
 
 
 def untuned(steps: int) -> list[Entry]:
@@ -160,148 +157,6 @@ def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Re
     return found + race.runs(((tuned.best, seed) for seed in seeds), purpose="fresh")
 
 
-def score(record: Mapping[str, Any]) -> tuple[float, str]:
-    """What decides, and where it is read out: the better of last iterate and running mean.
-
-    Infinite for a miss.
-    """
-    what, ends = record["criterion"], record["ends"]  # in which None is what is not finite
-    found = {r: np.inf if ends[r][what] is None else float(ends[r][what]) for r in ends}
-    read = min(found, key=lambda r: found[r] if np.isfinite(found[r]) else np.inf)
-    missed = record["status"] == "diverged" or not np.isfinite(found[read])
-    return (np.inf if missed else found[read]), read
-
-
-def runs_of(results: Results) -> pd.DataFrame:
-    """One row a run, with `score`, infinite for a miss, and everything that was measured there.
-
-    Whether a rival is read out at its last iterate or at the running mean is chosen on the tuning
-    seed, with its rate.
-    """
-    runs = frame(results.records)
-    if runs.empty:
-        return runs.assign(score=[], tuned=[], factor=[])
-    reads = {
-        pair: min(score(row._asdict()) for row in group.itertuples())[1]
-        for pair, group in runs[runs.seed == TUNING_SEED].groupby(PAIR)
-    }
-    ends = pd.DataFrame(
-        (r.ends[reads.get((r.problem, r.optimizer), "last")] for r in runs.itertuples()), runs.index
-    )
-    missed = runs.status == "diverged"
-    scores = [ends.loc[i, what] for i, what in runs.criterion.items()]
-    scores = pd.Series(scores, runs.index, dtype=float).where(~missed, np.inf).fillna(np.inf)
-    return runs.drop(columns=["loss", "validation"]).join(ends).assign(score=scores)
-
-
-def summary(results: Results) -> pd.DataFrame:
-    """One row a problem and optimizer at its chosen rate, untuned ones at factor 1.
-
-    Columns: `problem`, `optimizer`; `tuned`, `group`, `held_out` (of the problem), `criterion`;
-    `rate`, `rates` (how many were tried); `score`, `score_low`, `score_high` of the fresh seeds;
-    medians of `loss`, `validation`, `test`, their accuracies, `seconds`; `memory` of the state in
-    copies of the parameters; `missed` of `runs`.
-    """
-    rows = []
-    for (problem, optimizer), group in runs_of(results).groupby(PAIR, sort=False):
-        mine = group[group.purpose.eq("fresh") & (group.tuned | group.learning_rate.eq(1.0))]
-        if mine.empty:
-            continue
-        measured = [m for m in MEASURES if m in mine]
-        rows.append(
-            {
-                "problem": problem,
-                "optimizer": optimizer,
-                "tuned": bool(mine.tuned.iloc[0]),
-                "group": CONTESTS[problem].group if problem in CONTESTS else "own",
-                "held_out": problem in HELD_OUT,
-                "criterion": mine.criterion.iloc[0],
-                "rate": mine.learning_rate.iloc[0],
-                "rates": group[group.seed == TUNING_SEED].learning_rate.nunique(),
-                "score": mine.score.median(),
-                "score_low": mine.score.min(),
-                "score_high": mine.score.max(),
-                **{name: mine[name].median() for name in (*measured, "seconds")},
-                "memory": mine.memory.iloc[0],
-                "missed": int(np.isinf(mine.score).sum()),
-                "runs": len(mine),
-            }
-        )
-    return table(rows, *PAIR, "tuned", "score", "held_out")
-
-
-MEASURES = ("loss", "validation", "validation accuracy", "test", "test accuracy")
-
-
-def judge(results: Results) -> pd.DataFrame:
-    """Every untuned optimizer against the best rival, one row a problem.
-
-    Columns: `problem`, `optimizer`, `group`, `held_out`, `criterion`; `rival`, the tuned one of
-    the lowest median on the fresh seeds (which favours it); `score`, `rival_score`, medians;
-    `ratio`; `level`, whether that is at most `LEVEL`; `ahead`, below 1; `share` of the pairs of
-    fresh seeds in which the untuned one is lower, and `p` of a difference (Mann-Whitney, Holm over
-    problems); `low`, `high`, the range of the ratio; `accuracy`, `rival_accuracy` on validation
-    data; `test`, `rival_test`; `tries`, how many runs tuned all rivals.
-    """
-    runs, rows = runs_of(results), []
-    finals = runs[runs.purpose == "fresh"]
-    finals = finals[finals.tuned | finals.learning_rate.eq(1.0)].set_index(PAIR).score
-    for problem, group in summary(results).groupby("problem", sort=False):
-        rivals = group[group.tuned.astype(bool)]
-        if rivals.empty:
-            continue
-        best = rivals.loc[rivals.score.idxmin()]
-        theirs = finals.loc[[(problem, best.optimizer)]].to_numpy()
-        for _, row in group[~group.tuned.astype(bool)].iterrows():
-            mine = finals.loc[[(problem, row.optimizer)]].to_numpy()
-            compared = pairs(mine, theirs)
-            rows.append(
-                {
-                    **row[["problem", "optimizer", "group", "held_out", "criterion"]],
-                    "rival": best.optimizer,
-                    "score": row.score,
-                    "rival_score": best.score,
-                    "ratio": row.score / best.score,
-                    "level": bool(row.score <= LEVEL * best.score),
-                    "ahead": bool(row.score < best.score),
-                    "share": compared.share,
-                    "p": compared.p,
-                    "low": mine.min() / theirs.max(),
-                    "high": mine.max() / theirs.min(),
-                    "accuracy": row.get("validation accuracy"),
-                    "rival_accuracy": best.get("validation accuracy"),
-                    "test": row.get("test"),
-                    "rival_test": best.get("test"),
-                    "tries": int(rivals.rates.sum()),
-                }
-            )
-    found = table(rows, *PAIR, "p", "ratio", "level", "ahead", "held_out")
-    found["p"] = found.groupby("optimizer").p.transform(holm)
-    return found
-
-
-def misled(results: Results) -> pd.DataFrame:
-    """What a wrong constant or horizon does to the untuned optimizer, one row a problem.
-
-    Columns: `problem`; medians over that of the optimizer as it is: `third` and `triple` of the
-    constant, `half` and `twice` the horizon, `nothing` told; `worst` of the first four; `steady`,
-    whether that is at most `STEADY`.
-    """
-    runs, rows = runs_of(results), []
-    for problem, group in runs[~runs.tuned.astype(bool)].groupby("problem", sort=False):
-        scores = group.groupby(["optimizer", "learning_rate"]).score.median()
-        mine = scores.get(QUESTION, pd.Series(dtype=float)).sort_index()
-        if len(mine) < 3:
-            continue
-        base = mine.iloc[1]
-        row = {"third": mine.iloc[0] / base, "triple": mine.iloc[2] / base}
-        for what in ("half", "twice", "nothing"):
-            row[what] = scores.get((f"{QUESTION}, told {what}", 1.0), np.nan) / base
-        worst = max(row[what] for what in ("third", "triple", "half", "twice"))
-        rows.append({"problem": problem, **row, "worst": worst, "steady": bool(worst <= STEADY)})
-    return table(rows, "problem", "worst", "steady")
-
-
 def verdict(results: Results) -> str:
     """On how many problems the untuned optimizers are level with the best rival."""
     found = results.table("verdict")
@@ -320,24 +175,6 @@ def verdict(results: Results) -> str:
     return f"{text}."
 
 
-def _answer(results: Results) -> list[str]:
-    sentences = []
-    for name, rows in results.table("verdict").groupby("optimizer", sort=False):
-        behind = [
-            f"{r.problem} ({r.ratio:.2g} times that of {r.rival})"
-            for r in rows.itertuples()
-            if not r.level
-        ]
-        if behind:
-            sentences.append(f"{name} is behind on {', '.join(behind)}.")
-    return sentences
-
-
-def _checks(found: pd.DataFrame, value: str, wanted: str, holds: str) -> list[Check]:
-    rows = found.to_dict(orient="records")
-    return [Check(row["problem"], row[value], wanted, bool(row[holds])) for row in rows]
-
-
 def _asked(found: pd.DataFrame) -> pd.DataFrame:
     return found[found.optimizer == QUESTION]
 
@@ -347,44 +184,47 @@ CLAIMS = (
         "level",
         f"With nothing tuned, {QUESTION} is level with the best tuned and scheduled rival.",
         f"median over the fresh seeds at most {LEVEL:g} times that of the best rival",
-        lambda r: _checks(_asked(r.table("verdict")), "ratio", f"at most {LEVEL:g}", "level"),
+        compared(
+            lambda r: _asked(r.table("verdict")),
+            "{problem}",
+            "ratio",
+            f"at most {LEVEL:g}",
+            lambda r: r["level"],
+        ),
     ),
     Claim(
         "steady",
         "Its constant may be wrong by a factor of 3, its horizon by a factor of 2.",
         f"that raises the median at most {STEADY:g} times",
-        lambda r: _checks(r.table("misled"), "worst", f"at most {STEADY:g}", "steady"),
+        compared("misled", "{problem}", "worst", f"at most {STEADY:g}", lambda r: r["steady"]),
     ),
 )
 
 
-def _ratio(results: Results) -> Plot | None:
+def _ratio(results: Results) -> Plot:
     found = results.table("verdict")
-    if found.empty:
-        return None
     problems = list(found.problem.unique())
-    plot = Plot(list(found.optimizer.unique()), width=6.5, height=1 + 0.4 * len(problems))
-    axes = plot.panel("final loss over that of the best tuned rival", "ratio", "")
-    for number, (name, rows) in enumerate(found.groupby("optimizer", sort=False)):
-        style = plot.style(str(name), linestyle="")
-        y = np.array([problems.index(p) for p in rows.problem]) + 0.25 * number
+    plot = Plot(width=6.5, height=1 + 0.4 * len(problems))
+    names = list(found.optimizer.unique())
+    for number, (name, rows) in enumerate(groups(found, "optimizer")):
+        axes = plot.rows("final loss over that of the best tuned rival", "ratio", problems)
+        style = plot.style(name, linestyle="")
+        y = np.array([problems.index(p) for p in rows.problem], float)
+        y += 0.8 * (number + 0.5) / len(names) - 0.4  # below each other in the problem's row
         axes.plot(rows.ratio.replace(np.inf, np.nan), y, **style)
         known = np.isfinite(rows.high) & (rows.low > 0)
         axes.hlines(y[known], rows.low[known], rows.high[known], color=style["color"], lw=1)
-    axes.axvline(1, color=INK, linewidth=1)
-    axes.axvline(LEVEL, color=INK, linewidth=1, linestyle="--")
-    axes.set(xscale="log", ylim=(len(problems) - 0.5, -0.5))
-    axes.set_yticks(range(len(problems)), problems)
+        axes.axvline(1, color=INK, linewidth=1)
+        axes.axvline(LEVEL, color=INK, linewidth=1, linestyle="--")
+        axes.set_xscale("log")
     return plot
 
 
-def _curves(results: Results, what: str) -> Plot | None:
+def _curves(results: Results, what: str) -> Plot:
     runs = fresh(frame(results.records))
-    if runs.empty:
-        return None
     best = {row.rival for row in results.table("verdict").itertuples()}
     shown = runs[runs.optimizer.isin(best) | (~runs.tuned & runs.learning_rate.eq(1.0))]
-    shown = shown[[len(row) > 0 for row in shown[what]]]
+    shown = shown[shown[what].map(len) > 0]
     return race_figures.curves(shown, list(shown.optimizer.unique()), what)
 
 
@@ -503,7 +343,6 @@ STUDY = Study(
     tables=TABLES,
     figures=FIGURES,
     claims=CLAIMS,
-    answer=_answer,
     method=_method,
     suite=SUITE,
     page="docs/benchmark.md",

@@ -21,6 +21,7 @@ from .networks import (
     burgers_error,
     burgers_points,
     cross_entropy,
+    equation,
     heat_error,
     heat_points,
     network,
@@ -259,24 +260,10 @@ def _factorisation() -> Problem:
     )
 
 
-def _burgers() -> Problem:
-    return Problem(
-        name="burgers",
-        title="Burgers' equation, network 2-20-20-1 tanh, 256 points, full batch",
-        loss=burgers_error,
-        init=network_init((2, 20, 20, 1), np.float64),
-        data=burgers_points(0.5),
-    )
-
-
-def _heat() -> Problem:
-    return Problem(
-        name="heat",
-        title="the heat equation, network 2-20-20-1 tanh, 256 points, full batch",
-        loss=heat_error,
-        init=network_init((2, 20, 20, 1), np.float64),
-        data=heat_points(0.5),
-    )
+def _physics(name: str, title: str, error: Any, points: Callable[[float], Batch]) -> Contest:
+    title, sizes = f"{title}, network 2-20-20-1 tanh, 256 points", (2, 20, 20, 1)
+    make = lambda: equation(name, title, error, sizes, points(0.5))  # noqa: E731
+    return Contest("physics-informed", make, "loss")
 
 
 CONTESTS: dict[str, Contest] = {
@@ -289,8 +276,8 @@ CONTESTS: dict[str, Contest] = {
     "digit-rows": Contest("mini-batch", _digit_rows),
     "digits-vae": Contest("mini-batch", _vae),
     "factorisation": Contest("mini-batch", _factorisation, "loss"),
-    "burgers": Contest("physics-informed", _burgers, "loss"),
-    "heat": Contest("physics-informed", _heat, "loss"),
+    "burgers": _physics("burgers", "Burgers' equation", burgers_error, burgers_points),
+    "heat": _physics("heat", "the heat equation", heat_error, heat_points),
 }
 """Every problem by name, in the order of the tables."""
 

@@ -106,18 +106,11 @@ class Lines:
 
     def draw(self, found: Sequence[Found]) -> Plot:
         """One panel with a line for each name."""
-        plot = Plot(list(self.ys), width=5.0)
-        axes = plot.panel(self.label, self.x, "")
-        axes.set(
-            xscale="log" if "x" in self.log else "linear",
-            yscale="log" if "y" in self.log else "linear",
-        )
+        plot = Plot(width=5.0)
         for name in self.ys:
             x, rows = np.array(found[0][self.x], float), np.array([f[name] for f in found], float)
-            style = plot.style(name, markevery=max(1, len(x) // 8))
-            axes.plot(x, np.median(rows, axis=0), **style)
-            if len(rows) > 1:
-                plot.band(axes, name, x, rows.min(axis=0), rows.max(axis=0))
+            median, band = np.median(rows, axis=0), (rows.min(axis=0), rows.max(axis=0))
+            plot.line(self.label, name, x, median, (self.x, ""), log=self.log, band=band)
         return plot
 
 

@@ -13,8 +13,19 @@ import pandas as pd
 
 from . import drift_orders, drift_pictures
 from .drift_trends import HELD_OUT, OWN_STEPS, PLANS, QUANTITIES, VARIANTS, Bench, judge
-from .engine import Check, Claim, Figure, Results, Study, Table, Task, at_least, whole
-from .engine.drawing import COLOURS, INK, Plot, plain_log
+from .engine import (
+    Claim,
+    Figure,
+    Results,
+    Study,
+    Table,
+    Task,
+    at_least,
+    compared,
+    groups,
+    whole,
+)
+from .engine.drawing import Plot
 from .engine.load import own_problems
 from .problems import SUITE, build
 
@@ -66,8 +77,8 @@ def tasks(settings: Settings) -> list[Task]:
             for halving in range(settings.halvings, -1, -1):
                 name = f"{problem.name}, {variant}, h/{2**halving}"
                 steps = 2 ** (settings.halvings if variant == "explicit" else halving)
-                task = whole(name, functools.partial(bench.run, variant, halving), 0.5 + steps / 4)
-                found.append(dataclasses.replace(task, x64=problem.x64))
+                work = functools.partial(bench.run, variant, halving)
+                found.append(whole(name, work, 0.5 + steps / 4, problem.x64))
     return found
 
 
@@ -78,20 +89,14 @@ def runs_of(results: Results) -> pd.DataFrame:
     return runs.astype({n: float for n in (*QUANTITIES, "first sharpness") if n in runs})
 
 
-def _trends(results: Results) -> pd.DataFrame:
-    return judge(runs_of(results)) if len(results.of("trend")) else pd.DataFrame()
-
-
 def _shares(results: Results) -> pd.DataFrame:
     """The trends in percent, all flow times in one row: lowest to highest."""
-    trends, rows = results.table("trends"), []
+    trends, shares = results.table("trends"), ["change", "removed", "by order 3", "restored"]
     if trends.empty:
         return trends
-    for key, mine in trends.groupby(["problem", "quantity", "edge"], sort=False):
-        row = dict(zip(("problem", "quantity", "edge"), key, strict=True))
-        shares = ("change", "removed", "by order 3", "restored")
-        rows.append({**row, **{name: _range(100 * mine[name]) for name in shares}})
-    return pd.DataFrame(rows).sort_values(["problem", "quantity"], kind="stable")
+    rows = trends.groupby(["problem", "quantity", "edge"], sort=False)[shares]
+    found = rows.agg(lambda mine: _range(100 * mine)).reset_index()
+    return found.sort_values(["problem", "quantity"], kind="stable")
 
 
 def _range(values: pd.Series) -> str:
@@ -129,23 +134,10 @@ def _spoken(bracket: tuple[float, float]) -> str:
     return f"up to h·sharpness = {low:.2g} and no longer at {high:.2g}"
 
 
-def _answer(results: Results) -> list[str]:
-    sentences = [drift_orders.finding(results)] if len(results.of("order")) else []
-    trends = results.table("trends")
-    if trends.empty:
-        return sentences
-    for (problem, quantity), mine in trends.groupby(["problem", "quantity"], sort=False):
-        most = mine[mine["largest"] == mine["largest"].max()]
-        sentences.append(
-            f"{problem}: the {quantity} falls with the rate in {most['falling'].sum()} of "
-            f"{most['seeds'].sum()} comparisons of a seed and a flow time, by "
-            f"{_range(-100 * most['change'])} % at the largest rate. There the counter-term "
-            f"removes {_range(100 * most['removed'])} % of that trend (with its next term "
-            f"{_range(100 * most['by order 3'])} %), the explicit penalty restores "
-            f"{_range(100 * most['restored'])} %. The first term removes at least {ENOUGH:.0%} at "
-            f"all flow times {_spoken(reach(mine))}."
-        )
-    return sentences
+def _reaches(results: Results) -> str:
+    mine = groups(results.table("trends"), ["problem", "quantity"])
+    each = (f"{' '.join(key)} {_spoken(reach(rows))}" for key, rows in mine)
+    return f"At least {ENOUGH:.0%} at all flow times: {'; '.join(each)}."
 
 
 def verdict(results: Results) -> str:
@@ -172,23 +164,13 @@ def _falls_by(results: Results) -> str:
     )
 
 
-def _falls(results: Results) -> list[Check]:
-    return [
-        Check(_where(r), r.falling / r.seeds, "1", bool(r.falling == r.seeds))
-        for r in results.table("trends").itertuples()
-    ]
+_WHERE = "{problem}, {quantity}, t = {time:g}, h·sharpness up to {edge:.2g}"
 
 
-def _enough(share: str, results: Results) -> list[Check]:
-    rows = results.table("trends").rename(columns={share: "share"})
-    return [
-        Check(_where(r), r.share, f"at least {ENOUGH:g}", bool(r.share >= ENOUGH))
-        for r in rows.itertuples()
-    ]
-
-
-def _where(row: Any) -> str:
-    return f"{row.problem}, {row.quantity}, t = {row.time:g}, h·sharpness up to {row.edge:.2g}"
+def _enough(share: str, says: str, **more: Any) -> Claim:
+    """That a share of the trends is large enough."""
+    checks = compared("trends", _WHERE, share, f"at least {ENOUGH:g}", lambda r: r[share] >= ENOUGH)
+    return Claim(share, says, f"at least {ENOUGH:.0%}", checks, **more)
 
 
 CLAIMS = (
@@ -197,73 +179,31 @@ CLAIMS = (
         "falls",
         "At equal flow time, gradient norm and sharpness fall as the learning rate grows.",
         "negative slope in every seed",
-        _falls,
+        compared("trends", _WHERE, "falling", "{seeds}", lambda r: r["falling"] == r["seeds"]),
         "Barrett and Dherin, arXiv:2009.11162",
     ),
-    *(
-        Claim(name, says, f"at least {ENOUGH:.0%}", functools.partial(_enough, share))
-        for name, share, says in (
-            ("removed", "removed", "The counter-term of order 2 removes that trend."),
-            ("removed by order 3", "by order 3", "With the term of order 3 it removes it too."),
-            ("restored", "restored", "The explicit penalty restores it at the smallest rate."),
-        )
-    ),
+    _enough("removed", "The counter-term of order 2 removes that trend.", finding=_reaches),
+    _enough("by order 3", "With the term of order 3 it removes it too."),
+    _enough("restored", "The explicit penalty restores it at the smallest rate."),
 )
 
 
-def _draw_trends(results: Results) -> Plot | None:
-    runs = runs_of(results)
-    if runs.empty:
-        return None
-    plot = Plot(list(VARIANTS))
-    for problem, mine in runs.groupby("problem", sort=False):
+def _draw_trends(results: Results) -> Plot:
+    plot, labels = Plot(list(VARIANTS)), ("h · first sharpness", "change, %")
+    for problem, mine in groups(runs_of(results), "problem"):
         edge = mine["first sharpness"].mean()
         for quantity in QUANTITIES:
             for time, here in mine.groupby("time"):
                 title = f"{problem}, {quantity}, t = {time:g}"
-                axes = plot.panel(title, "h · first sharpness", "change, %")
                 table = here.pivot(index=["variant", "rate"], columns="seed", values=quantity)
                 base = table.loc["counter-term"].iloc[0]
                 for variant in table.index.unique(0):
                     change = 100 * (table.loc[variant] / base - 1)
-                    x = edge * change.index.to_numpy()
-                    axes.plot(x, change.mean(axis=1), **plot.style(variant))
-                    plot.band(axes, variant, x, change.min(axis=1), change.max(axis=1))
-    return plot
-
-
-def _draw_removed(results: Results) -> Plot | None:
-    trends = results.table("trends")
-    if trends.empty:
-        return None
-    plot, dashes = Plot(), {"removed": "-", "by order 3": ":", "restored": "--"}
-    for (problem, quantity), mine in trends.groupby(["problem", "quantity"], sort=False):
-        title = f"{problem}, {quantity}"
-        axes = plot.panel(title, "largest h · first sharpness", "share of the trend")
-        for number, (_, here) in enumerate(mine.groupby("time"), 1):
-            for share, dash in dashes.items():
-                style: Any = {"linestyle": dash, "color": COLOURS[number], "marker": "o"}
-                axes.plot(here["edge"], here[share], **style)
-            plot.key(f"flow time {number}", color=COLOURS[number], linestyle="-")
-        plain_log(axes, list(mine["edge"].unique()))
-        axes.axhline(ENOUGH, color=INK, linewidth=1)
-        axes.set_ylim(-0.6, 1.1)
-    for share, dash in dashes.items():
-        plot.key(share, linestyle=dash)
-    return plot
-
-
-def _draw_validation(results: Results) -> Plot | None:
-    table = results.table("validation")
-    if table.empty:
-        return None
-    plot = Plot(list(VARIANTS))
-    edges = runs_of(results).groupby("problem")["first sharpness"].mean()
-    for problem, mine in table.groupby("problem", sort=False):
-        axes = plot.panel(str(problem), "h · first sharpness", "on held-out data")
-        for variant in VARIANTS:
-            axes.plot(edges[problem] * mine["rate"], mine[variant], **plot.style(variant))
-        axes.set_ylim(0, 1.2 * mine[list(VARIANTS)].max(axis=None))
+                    x, band = (
+                        edge * change.index.to_numpy(),
+                        (change.min(axis=1), change.max(axis=1)),
+                    )
+                    plot.line(title, variant, x, change.mean(axis=1), labels, band=band)
     return plot
 
 
@@ -276,24 +216,8 @@ FIGURES = (
         "seeds. Flat is what gradient flow would give.",
         _falls_by,
     ),
-    Figure(
-        "removed",
-        _draw_removed,
-        "The share of the trend that the counter-term removes, to its order 2 or 3, and that the "
-        "explicit penalty at the smallest rate restores, when rates up to the one on the axis are "
-        "compared. All are terms of a series in h. The line is at "
-        f"{ENOUGH:.0%}; what is below the frame is a trend turned around.",
-        lambda r: "All shares get better to the left, where rates are small.",
-    ),
     drift_orders.ERRORS,
     *drift_pictures.PICTURES,
-    Figure(
-        "validation",
-        _draw_validation,
-        "The metric on held-out data, of digits the share of errors, at the last flow time. It is "
-        "reported, not promised.",
-        lambda r: "The metric on held-out data against the rate, for every variant.",
-    ),
 )
 
 _TRENDS = {
@@ -332,7 +256,7 @@ TABLES = (
         _TRENDS,
         ("problem", "quantity", "edge", "change", "removed", "by order 3"),
     ),
-    Table("trends", "Trends at each flow time", _trends, _TRENDS),
+    Table("trends", "Trends at each flow time", lambda r: judge(runs_of(r)), _TRENDS),
     Table(
         "orders",
         "Error against h",
@@ -380,7 +304,6 @@ STUDY = Study(
     tables=TABLES,
     figures=FIGURES,
     claims=CLAIMS,
-    answer=_answer,
     method=_method,
     suite=SUITE,
     page="docs/drift-study.md",

@@ -9,7 +9,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +18,11 @@ from jaxtyping import Array, Float
 
 from .. import drift, flows, ode_optimizer, solvers
 from . import accuracy
-from .engine.drawing import Plot, plain_log
+from .engine import Claim, Figure, Results, compared
+from .engine.race_figures import orders as orders_drawn
 from .engine.store import Record
-from .engine.study import Check, Claim, Figure, Results
+from .experiments import train, walk
+from .reference import field, solve
 
 TOLERANCE = 1e-12
 HALVINGS = 3
@@ -102,80 +103,40 @@ def digits() -> Path:
 PATHS = {"product": product, accuracy.PATH: digits}
 
 
-def field(loss: Loss, order: int) -> Callable[[Array, Array], Array]:
-    r"""`(y, h) -> dy/dt`: what gradient descent follows, to an order from 1 (the flow) to 3.
-
-    $-g - \tfrac h2Hg - h^2\bigl(\tfrac13H^2g + \tfrac1{12}E'''(g, g)\bigr)$
-    """
-    gradient = jax.grad(loss)
-
-    def modified(y: Array, h: Array) -> Array:
-        if order == 1:
-            return -gradient(y)
-
-        def product(v: Array) -> Callable[[Array], Array]:
-            return lambda x: jax.jvp(gradient, (x,), (v,))[1]
-
-        g = gradient(y)
-        if order == 2:
-            return -g - h / 2 * product(g)(y)
-        second, third = jax.jvp(product(g), (y,), (g,))
-        return -g - h / 2 * second - h**2 * (product(second)(y) / 3 + third / 12)
-
-    return modified
-
-
 def iterate(path: Path, method: str) -> Callable[[int], np.ndarray]:
     """`end(steps)`: where a method is at the path's time; compiled once."""
 
     @jax.jit
     def end(steps: Array) -> Array:
-        advance, carry = _stepping(path, method, path.time / steps)
-        return jax.lax.fori_loop(0, steps, lambda _, carry: advance(carry), carry)[0]
+        return walk(_euler(path, method, steps), path.loss, path.start, steps)
 
     return lambda steps: np.asarray(end(jnp.asarray(steps)))
 
 
 def trajectory(path: Path, method: str, steps: int) -> np.ndarray:
     """All iterates, the start first."""
-    advance, carry = _stepping(path, method, jnp.asarray(path.time / steps))
-    points = jax.lax.scan(lambda c, _: (advance(c), c[0]), carry, length=steps + 1)[1]
-    return np.asarray(points)
+    opt, loss = _euler(path, method, steps), lambda x, batch: path.loss(x)
+    *_, points = train(opt, loss, path.start, (), lambda x: x, steps=steps)
+    return np.concatenate([path.start[None], points])
 
 
-def _stepping(path: Path, method: str, h: Array) -> tuple[Callable[[tuple], tuple], tuple]:
-    opt = ode_optimizer(METHODS[method], solvers.Euler(), h)
-
-    def advance(carry: tuple) -> tuple:
-        x, state = carry
-        updates, state = opt.update(jax.grad(path.loss)(x), state, x, value_fn=path.loss)
-        return optax.apply_updates(x, updates), state
-
-    return advance, (path.start, opt.init(path.start))
+def _euler(path: Path, method: str, steps: Any) -> optax.GradientTransformationExtraArgs:
+    return ode_optimizer(METHODS[method], solvers.Euler(), jnp.asarray(path.time / steps))
 
 
 def follow(path: Path, order: int, points: int = 1) -> Callable[[float], np.ndarray]:
     """`ys(h)`: the flow of that order at so many equal times after the start, the last `time`."""
     dynamics = field(path.loss, order)
+    times = path.time * np.arange(points + 1) / points
 
     @jax.jit
-    def solve(h: Array) -> Array:
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, y, h: dynamics(y, h)),
-            diffrax.Dopri8(),
-            0.0,
-            path.time,
-            path.time / 1000,
-            path.start,
-            args=h,
-            stepsize_controller=diffrax.PIDController(rtol=TOLERANCE, atol=TOLERANCE),
-            saveat=diffrax.SaveAt(ts=path.time * jnp.arange(1, points + 1) / points),
-            max_steps=10_000,
+    def along(h: Array) -> Array:
+        first = path.time / 1000
+        return solve(
+            lambda t, y, h: dynamics(y, h), path.start, times, h, first=first, rtol=TOLERANCE
         )
-        assert solution.ys is not None
-        return solution.ys
 
-    return lambda h: np.asarray(solve(jnp.asarray(h, float)))
+    return lambda h: np.asarray(along(jnp.asarray(h, float)))[1:]
 
 
 def orders(name: str) -> list[Record]:
@@ -210,12 +171,10 @@ def orders(name: str) -> list[Record]:
     return records
 
 
-def _checks(results: Results) -> list[Check]:
-    return [
-        Check(f"{r.path}, {_label(r)}", r.observed, f"{r.order} ± {NEAR:g}", near)
-        for r in results.of("order").itertuples()
-        for near in [bool(abs(r.observed - r.order) < NEAR)]
-    ]
+def _label(record: Any) -> str:
+    order = record["flow"]
+    flow = "gradient flow" if order == 1 else f"modified flow, order {order}"
+    return f"{record['method']} to {flow}"
 
 
 ORDERS_HOLD = Claim(
@@ -224,25 +183,14 @@ ORDERS_HOLD = Claim(
     "3; the counter-term brings it back to gradient flow with order 2, its next term with order 3, "
     "and the wrong sign does not.",
     f"observed order within {NEAR:g} of theory's, as h is halved for the third time",
-    _checks,
+    compared(
+        "order",
+        "{path}, {method} to the flow of order {flow}",
+        "observed",
+        f"{{order}} ± {NEAR:g}",
+        lambda r: abs(r["observed"] - r["order"]) < NEAR,
+    ),
 )
-
-
-def _label(record: Any) -> str:
-    flow = "gradient flow" if record.flow == 1 else f"modified flow, order {record.flow}"
-    return f"{record.method} to {flow}"
-
-
-def _draw(results: Results) -> Plot | None:
-    found = list(results.of("order").itertuples())
-    if not found:
-        return None
-    plot = Plot([_label(r) for r in found])
-    for r in found:
-        axes = plot.panel(r.path, "h", "error")
-        axes.loglog(r.step_sizes, r.errors, **plot.style(_label(r)))
-        plain_log(axes, r.step_sizes)
-    return plot
 
 
 def finding(results: Results) -> str:
@@ -257,7 +205,7 @@ def finding(results: Results) -> str:
 
 ERRORS = Figure(
     "orders",
-    _draw,
+    orders_drawn("{path}".format_map, _label, "order"),
     "Distance at the end against h, in units of the length of the path. A modified flow is "
     "followed with its order, gradient flow with order 1, or 2 with the counter-term.",
     finding,

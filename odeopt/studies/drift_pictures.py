@@ -15,9 +15,10 @@ from jaxtyping import Array, Float, Num
 
 from .. import drift
 from .drift_orders import METHODS, follow, product, trajectory
+from .engine import Figure, Results, each, groups
 from .engine.drawing import INK, Plot
 from .engine.store import Record
-from .engine.study import Figure, Results
+from .reference import solve
 
 PLANE = (16, 8)
 """Steps to the end of the trajectories in the plane: h is 0.025 and 0.05."""
@@ -162,78 +163,55 @@ def _iterates(gradient: Callable, start: Array, h: float, steps: int) -> np.ndar
 def _follow(field: Callable, start: Num[Array, " n"], times: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Complex dtype")  # held to 1e-8 by test_principal.py
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, y, args: field(y, 1.0)),
-            diffrax.Tsit5(),
-            0.0,
-            float(times[-1]),
-            1 / SEEN,
-            start,
-            saveat=diffrax.SaveAt(ts=jnp.asarray(times)),
-            stepsize_controller=diffrax.PIDController(rtol=1e-8, atol=1e-10),
-            max_steps=100_000,
-        )
-    assert solution.ys is not None
-    return np.asarray(solution.ys)
+        tolerances = {"first": 1 / SEEN, "rtol": 1e-8, "atol": 1e-10}
+        along = lambda t, y, args: field(y, 1.0)  # noqa: E731
+        return np.asarray(solve(along, start, times, solver=diffrax.Tsit5(), **tolerances))
 
 
-def _plane(results: Results) -> Plot | None:
-    found = [r for r in results.records if r["kind"] == "trajectory"]
-    if not found:
-        return None
-    plot = Plot([r["name"] for r in found], height=4.2)
+def _plane(results: Results) -> Plot:
+    plot = Plot(height=4.2)
     a, b = np.meshgrid(np.linspace(-0.1, 3, 200), np.linspace(1.0, 3.7, 200))
     height = np.log10(0.5 * (a * b - 0.6) ** 2 + 1e-4)
-    for h in sorted({r["h"] for r in found}):
+    for h, found in sorted(groups(results.of("trajectory"), "h")):
         axes = plot.panel(f"h = {h:g}", "a", "b")
         axes.contour(a, b, height, levels=12, colors=[INK], linewidths=0.7, alpha=0.2)
         axes.plot(0.6 / b[:, 0], b[:, 0], color=INK, linewidth=0.8, linestyle="--")
-        for r in found:
-            if r["h"] == h:
-                flow = {"linewidth": 2.5, "marker": ""} if "flow" in r["name"] else {"linewidth": 1}
-                axes.plot(*np.transpose(r["points"]), **plot.style(r["name"], **flow))
+        for r in found.itertuples():
+            flow = {"linewidth": 2.5, "marker": ""} if "flow" in r.name else {"linewidth": 1}
+            plot.line(f"h = {h:g}", r.name, *np.transpose(r.points), markevery=1, **flow)
         axes.set(xlim=(0.1, 3), ylim=(1.0, 3.7))
     plot.key("minima, ab = 0.6", linestyle="--")
     return plot
 
 
-def _principal(results: Results) -> Plot | None:
-    found = [r for r in results.records if r["kind"] == "principal"]
-    if not found:
-        return None
-    plot = Plot(["gradient descent", "principal flow", "its envelope"])
-    for r in found:
-        axes = plot.panel(f"h·curvature = {r['curvature']:g}", "step", "x")
-        axes.plot(r["times"], r["flow"], **plot.style("principal flow", marker=""))
+def _principal(results: Results) -> Plot:
+    plot, labels = Plot(["gradient descent", "principal flow", "its envelope"]), ("step", "x")
+    for r in results.of("principal").itertuples():
+        title = f"h·curvature = {r.curvature:g}"
+        plot.line(title, "principal flow", r.times, r.flow, labels, marker="")
         for sign in (1, -1):
-            style = plot.style("its envelope", marker="", linestyle="--")
-            axes.plot(r["times"], sign * np.abs(r["envelope"]), **style)
-        axes.plot(r["iterates"], **plot.style("gradient descent", linestyle=""))
+            envelope = sign * np.abs(r.envelope)
+            plot.line(title, "its envelope", r.times, envelope, marker="", linestyle="--")
+        steps = np.arange(len(r.iterates))
+        plot.line(title, "gradient descent", steps, r.iterates, linestyle="", markevery=1)
     return plot
 
 
-def _meets(results: Results) -> str:
-    worst = results.of("principal").distance.max()
-    return f"The principal flow meets every iterate within {worst:.1g}."
-
-
-def _edge(results: Results) -> Plot | None:
-    found = [r for r in results.records if r["kind"] == "edge"]
-    if not found:
-        return None
-    names = ["gradient descent", "central flow and its variance", "gradient flow"]
-    plot = Plot(names)
-    descent = plot.style(names[0], marker=".", linestyle="", markersize=2)
-    flow = plot.style(names[1], marker="")
-    x, curvature = np.transpose(found[0]["iterates"])
-    axes = plot.panel("curvature", "step", "")
-    axes.plot(curvature, **descent)
-    axes.plot(found[0]["flow"], **flow)
-    axes.plot(found[0]["gradient flow"], **plot.style(names[2], marker="", linestyle=":"))
-    axes.set_ylim(curvature.min() - 0.2, 1.02 * curvature.max())
-    axes = plot.panel("square of x", "step", "")
-    axes.plot(x**2, **descent)
-    axes.plot(found[0]["variance"], **flow)
+def _edge(results: Results) -> Plot:
+    plot, flow = Plot(), "central flow and its variance"
+    dots: Any = {"marker": ".", "linestyle": "", "markersize": 2, "markevery": 1}
+    for r in results.kind("edge"):
+        x, curvature = np.transpose(r["iterates"])
+        for title, iterates, central in (
+            ("curvature", curvature, r["flow"]),
+            ("square of x", x**2, r["variance"]),
+        ):
+            steps, labels = np.arange(len(x)), ("step", "")
+            plot.line(title, "gradient descent", steps, iterates, labels, **dots)
+            plot.line(title, flow, steps, central, marker="")
+        gradient = r["gradient flow"]
+        axes = plot.line("curvature", "gradient flow", steps, gradient, marker="", linestyle=":")
+        axes.set_ylim(curvature.min() - 0.2, 1.02 * curvature.max())
     return plot
 
 
@@ -247,22 +225,12 @@ def _settles(results: Results) -> str:
     )
 
 
-def _epoch(results: Results) -> Plot | None:
-    found = [r for r in results.records if r["kind"] == "epoch"]
-    if not found:
-        return None
-    plot = Plot([r["flow"] for r in found], width=6.5)
-    axes = plot.panel("distance from the iterates", "epoch", "")
-    for r in found:
-        epochs = np.arange(1, len(r["distance"]))
-        axes.semilogy(epochs, r["distance"][1:], **plot.style(r["flow"], markevery=5))
+def _epoch(results: Results) -> Plot:
+    plot = Plot(width=6.5)
+    for r in results.of("epoch").itertuples():
+        epochs, labels = np.arange(1, len(r.distance)), ("epoch", "")
+        plot.line("distance from the iterates", r.flow, epochs, r.distance[1:], labels, log="y")
     return plot
-
-
-def _closest(results: Results) -> str:
-    last = {r.flow: r.distance[-1] for r in results.of("epoch").itertuples()}
-    each = ", ".join(f"{name} {distance:.2g}" for name, distance in last.items())
-    return f"Distance from the iterates after {EPOCHS} epochs: {each}."
 
 
 PICTURES = (
@@ -281,7 +249,11 @@ PICTURES = (
         "complex numbers, of which the real part is drawn, and its envelope, the flow in real "
         "ones. Beyond h·curvature = 1 the iterates oscillate, beyond 2 they diverge. Gradient flow "
         "would decay in all three.",
-        _meets,
+        each(
+            "Largest distance of an iterate from the principal flow, by h·curvature",
+            "principal",
+            "{curvature:g}: {distance:.1g}",
+        ),
     ),
     Figure(
         "edge",
@@ -298,6 +270,10 @@ PICTURES = (
         "Gradient descent on three batches in turn, always in the same order: its distance, after "
         "every epoch, from the gradient flow of their mean, from the flow with the penalty that "
         "remains in the mean over all orders, and from the one with the bracket of this order.",
-        _closest,
+        each(
+            f"Distance from the iterates after {EPOCHS} epochs",
+            "epoch",
+            f"{{flow}} {{distance[{EPOCHS}]:.2g}}",
+        ),
     ),
 )

@@ -19,6 +19,8 @@ from . import spectra
 from .drift_orders import THIRD
 from .engine.problem import Problem
 from .engine.store import Record
+from .engine.study import groups
+from .experiments import walk
 from .problems import logits_of
 
 QUANTITIES = ("gradient norm", "sharpness")
@@ -73,19 +75,8 @@ def train(
 ) -> PyTree[Array]:
     """Euler's method along `flow`, full batch, from parameters of several seeds, stacked."""
     opt = ode_optimizer(flow, solvers.Euler(), step_size)
-
-    def one(params: PyTree[Array]) -> PyTree[Array]:
-        def step(_: Array, carry: tuple) -> tuple:
-            params, state = carry
-            grads = jax.grad(problem.full_loss)(params, problem.data)
-            updates, state = opt.update(
-                grads, state, params, value_fn=problem.full_loss, data=problem.data
-            )
-            return optax.apply_updates(params, updates), state
-
-        return jax.lax.fori_loop(0, steps, step, (params, opt.init(params)))[0]
-
-    return jax.vmap(one)(params)
+    loss = lambda params: problem.full_loss(params, problem.data)  # noqa: E731
+    return jax.vmap(lambda params: walk(opt, loss, params, steps))(params)
 
 
 def measure(problem: Problem, params: PyTree[Array]) -> dict[str, Float[Array, " seeds"]]:
@@ -198,7 +189,7 @@ def judge(runs: pd.DataFrame) -> pd.DataFrame:
         `by order 3` (the same of the counter-term of that order), `restored`.
     """
     rows = []
-    for problem, mine in runs.groupby("problem", sort=False):
+    for problem, mine in groups(runs, "problem"):
         edge = mine["first sharpness"].mean()
         for largest in sorted(mine["rate"].unique())[1:]:
             found = slopes(mine, largest).groupby(["time", "quantity"], sort=False)

@@ -2,17 +2,17 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 from . import accuracy, spectra
 from . import equivalence_paths as paths
-from .engine import CHECKS, Figure, Results, Study, Table, Task, race_figures, whole
-from .engine.drawing import INK, Plot, plain_log
+from .engine import CHECKS, Figure, Results, Study, Table, Task, groups, race_figures, whole
+from .engine.drawing import COLOURS, INK, Plot, plain_log
 from .engine.load import own_problems
 from .engine.optimizers import Entry, find
 from .engine.problem import Problem
@@ -76,12 +76,13 @@ def tasks(settings: Settings) -> list[Task]:
         for entry in paths.limited():
             if problem.quadratic or entry.name not in UNRESOLVED:
                 name = f"{problem.name}, {entry.name}"
-                found.append(_task(problem, name, functools.partial(bench.measure, entry)))
+                work = functools.partial(bench.measure, entry)
+                found.append(whole(name, work, x64=problem.x64))
         if not problem.quadratic:
             networks.append(problem)
             for entry in traced:
                 name = f"{problem.name}, sharpness, {entry.name}"
-                found.append(_task(problem, name, functools.partial(bench.trace, entry)))
+                found.append(whole(name, functools.partial(bench.trace, entry), x64=problem.x64))
     if networks:
         found += [
             whole(f"order, {name}", functools.partial(paths.order, name)) for name in paths.ORDERS
@@ -90,12 +91,8 @@ def tasks(settings: Settings) -> list[Task]:
     for problem in networks:
         for name, make in (("rates", paths.adam_rates), ("time constants", paths.adam_constants)):
             work = functools.partial(make, problem)
-            found.append(_task(problem, f"{problem.name}, adam, {name}", work))
+            found.append(whole(f"{problem.name}, adam, {name}", work, x64=problem.x64))
     return found
-
-
-def _task(problem: Problem, name: str, make: Callable[[], Sequence[Record]]) -> Task:
-    return dataclasses.replace(whole(name, make), x64=problem.x64)
 
 
 class Bench:
@@ -162,54 +159,37 @@ def verdict(results: Results) -> str:
     )
 
 
-def _paths(results: Results, *families: str) -> list[Record]:
-    return [r for r in results.records if r["kind"] == "path" and r["family"] in families]
-
-
-def _flow(plot: Plot) -> dict[str, Any]:
-    style: dict[str, Any] = {"color": INK, "linestyle": ":", "linewidth": 2.5}
-    plot.key("flow", **style)
-    return style
-
-
-def _clock_and_steps(results: Results) -> Plot | None:
+def _clock_and_steps(results: Results) -> Plot:
     """Losses below the limit against flow time, and the same against the number of steps."""
-    shown = [r for r in _paths(results, "solver") if r["relative_rate"] < 1]
-    if not shown:
-        return None
-    plot, shades = Plot(), matplotlib.colormaps["viridis"]
+    every = [r for r in results.kind("path") if r["family"] == "solver"]
+    shown = [r for r in every if r["relative_rate"] < 1]
+    plot, shades = Plot(), LinearSegmentedColormap.from_list("", COLOURS[2:5:2])
     sizes = sorted({round(r["step_sharpness"], 6) for r in shown})
-    for clock in ("flow time n·h", "number of steps"):
-        for r in shown:
-            size = sizes.index(round(r["step_sharpness"], 6)) / max(1, len(sizes) - 1)
-            colour = matplotlib.colors.to_hex(shades(size))
-            axes = plot.panel(f"{r['problem']}: {clock}", clock, "loss")
-            times = np.array(r["times"])
-            if clock == "number of steps":  # step 0 has no place on a log axis
-                axes.loglog(times[1:] / r["step"], r["loss"][1:], color=colour, linewidth=1)
-            else:
-                axes.semilogy(times, r["loss"], color=colour, linewidth=1)
-            label = f"h·sharpness = {r['step_sharpness']:.2g}"
-            plot.key(label, color=colour, linestyle="-")
-    for problem in {r["problem"]: r for r in shown}.values():
-        axes = plot.panel(f"{problem['problem']}: flow time n·h", "", "")
-        axes.plot(problem["times"], problem["flow_loss"], **_flow(plot))
-        axes.set(xlabel="flow time n·h", ylabel="loss")
+    for r in shown:
+        size = sizes.index(round(r["step_sharpness"], 6)) / max(1, len(sizes) - 1)
+        style = {"color": to_hex(shades(size)), "linewidth": 1}
+        axes = plot.panel(f"{r['problem']}: flow time n·h", "flow time n·h", "loss")
+        axes.semilogy(r["times"], r["loss"], **style)
+        if len(axes.lines) == 1:
+            flow: dict[str, Any] = {"color": INK, "linestyle": ":", "linewidth": 2.5}
+            axes.plot(r["times"], r["flow_loss"], zorder=3, **flow)
+            plot.key("flow", **flow)
+        axes = plot.panel(f"{r['problem']}: number of steps", "number of steps", "loss")
+        steps = np.array(r["times"][1:]) / r["step"]  # step 0 has no place on a log axis
+        axes.loglog(steps, r["loss"][1:], **style)
+        plot.key(f"h·sharpness = {r['step_sharpness']:.2g}", linestyle="-", **style)
     return plot
 
 
 def _against_size(
     rows: pd.DataFrame, size: str, value: str, label: str, rule: float | None = None
-) -> Plot | None:
-    if rows.empty:
-        return None
+) -> Plot:
     plot = Plot(list(rows.optimizer.unique()))
-    for (problem, name), mine in rows.sort_values(size).groupby(["problem", "optimizer"]):
-        axes = plot.panel(problem, label, "relative difference of loss")
+    for (problem, name), mine in groups(rows.sort_values(size), ["problem", "optimizer"]):
+        labels = label, "relative difference of loss"
         # What blew up is drawn where it leaves the figure.
-        axes.loglog(mine[size], mine[value].abs().clip(upper=1e3), **plot.style(name))
-    for problem in rows.problem.unique():
-        axes = plot.panel(problem, label, "")
+        shown = mine[value].abs().clip(upper=1e3)
+        axes = plot.line(problem, name, mine[size], shown, labels, log="xy", markevery=1)
         axes.axhline(SAME, color=INK, linewidth=1, linestyle="--")
         if rule:
             axes.axvline(rule, color=INK, linewidth=1, linestyle="--")
@@ -217,13 +197,13 @@ def _against_size(
     return plot
 
 
-def _difference(results: Results) -> Plot | None:
+def _difference(results: Results) -> Plot:
     rows = results.table("deviations")
     rows = rows[rows.family == "solver"]
     return _against_size(rows, "relative_rate", "worst", "h · sharpness / R", rule=1.0)
 
 
-def _momentum_error(results: Results) -> Plot | None:
+def _momentum_error(results: Results) -> Plot:
     """Momentum's difference to the flow, on the axis on which it should be Euler's."""
     rows = results.table("deviations")
     rows = rows[(rows.optimizer == "euler") & (rows.relative_rate < 1) | (rows.momentum > 0)]
@@ -232,17 +212,15 @@ def _momentum_error(results: Results) -> Plot | None:
     return _against_size(rows, "scaled", "off", "h/(1-b) · sharpness · (1+b)/(1-b)")
 
 
-def _limits(results: Results) -> Plot | None:
+def _limits(results: Results) -> Plot:
     """Measured limits in units of R, on quadratics, and of networks by their first sharpness."""
-    found = [r for r in results.records if r["kind"] in ("limit", "boundary")]
-    if not found:
-        return None
+    found = [*results.kind("limit"), *results.kind("boundary")]
     names = list(dict.fromkeys(r["optimizer"] for r in found))
     problems = list(dict.fromkeys(r["problem"] for r in found))
     plot = Plot(problems, width=6.5, height=0.8 + 0.4 * len(names))
-    axes = plot.panel("largest stable h · sharpness / R", "", "")
     for r in found:
         at = names.index(r["optimizer"]) + 0.2 * (problems.index(r["problem"]) - 1)
+        axes = plot.rows("largest stable h · sharpness / R", "", names)
         style = plot.style(r["problem"], linestyle="")
         if r["kind"] == "limit":
             axes.plot([(r["measured_limit"] or np.nan) / r["R"]], [at], **style)
@@ -251,83 +229,31 @@ def _limits(results: Results) -> Plot | None:
             axes.plot(rates[~lost], np.full((~lost).sum(), at), **style)
             axes.plot(rates[lost], np.full(lost.sum(), at), "x", color=style["color"])
             plot.key("diverged", marker="x")
-    plain_log(axes, [0.5, 1, 2, 4])
-    axes.set(ylim=(len(names) - 0.5, -0.5))
-    axes.set_yticks(range(len(names)), names)
-    axes.axvline(1, color=INK, linewidth=1, linestyle="--")
+        plain_log(axes, [0.5, 1, 2, 4])
+        axes.axvline(1, color=INK, linewidth=1, linestyle="--")
     return plot
 
 
-def _relative(results: Results) -> Plot | None:
-    """Losses at equal h * sharpness / R after equally many steps."""
-    shown = _paths(results, "relative")
-    if not shown:
-        return None
-    plot, dashes = Plot([r["optimizer"] for r in shown]), ("-", "--", ":")
-    rates = sorted({round(r["relative_rate"], 6) for r in shown})
-    for r in shown:
-        dash = dashes[rates.index(round(r["relative_rate"], 6)) % 3]
-        axes = plot.panel(r["problem"], "steps", "loss")
-        style = plot.style(r["optimizer"], linestyle=dash, markevery=10)
-        axes.loglog(r["steps"][1:], r["loss"][1:], **style)
-        plot.key(f"h·sharpness/R = {r['relative_rate']:.2g}", linestyle=dash)
-    return plot
-
-
-def _momentum_clock(results: Results) -> Plot | None:
-    """Momentum's losses against h/(1-b) times steps, and against h times steps."""
-    shown = paths.smallest(_paths(results, "momentum"))
-    return _clocks(
-        [(r["problem"], r["optimizer"], r) for r in sorted(shown, key=lambda r: r["momentum"])],
-        {"n·h/(1-b)": lambda r: 1.0, "n·h": lambda r: 1 - r["momentum"]},
-    )
-
-
-def _adam(results: Results) -> Plot | None:
-    """Adam with different b1 on two clocks; the difference to its flow against h."""
-    families = {"adam constants": "b = exp(-h/tau)", "adam betas": "b1, b2 as they are"}
-    plot = _clocks(
-        [
-            (r["problem"], f"b1 = {r['b1']:g}", r)
-            for r in paths.smallest(_paths(results, "adam rate"))
-        ],
-        {"n·h": lambda r: 1.0, "n·h/(1-b1)": lambda r: 1 / (1 - r["b1"])},
-        list(families.values()),
-    )
-    rows = results.table("deviations")
-    if plot is None:
-        return None
-    known = rows[rows.family.isin(list(families))].sort_values("learning_rate")
-    for (problem, family), mine in known.groupby(["problem", "family"]):
-        axes = plot.panel(f"{problem}: difference to the flow", "h", "")
-        axes.loglog(mine.learning_rate, mine.worst, **plot.style(families[family]))
-        plain_log(axes, list(mine.learning_rate)[::2])
+def _adam(results: Results) -> Plot:
+    """Adam's difference to its flow against h, its betas following the rate or not."""
+    plot, rows = Plot(), results.table("deviations").sort_values("learning_rate")
+    names = {"adam constants": "b = exp(-h/tau)", "adam betas": "b1, b2 as they are"}
+    for (problem, family), mine in groups(rows[rows.family.isin(names)], ["problem", "family"]):
+        rates, labels = list(mine.learning_rate), ("h", "relative difference of loss")
+        axes = plot.line(problem, names[family], rates, mine.worst, labels, log="xy", markevery=1)
+        plain_log(axes, rates[::2])
         axes.axhline(SAME, color=INK, linewidth=1, linestyle="--")
     return plot
 
 
-def _clocks(
-    shown: Sequence[tuple[str, str, Record]],
-    clocks: Mapping[str, Callable[[Record], float]],
-    more: Sequence[str] = (),
-) -> Plot | None:
-    """Losses of runs, (problem, label, run), on several clocks: multiples of flow time."""
-    if not shown:
-        return None
-    plot = Plot([*(label for _, label, _ in shown), *more])
-    for clock, factor in clocks.items():
-        for problem, label, r in shown:
-            axes = plot.panel(f"{problem}: {clock}", "flow time", "loss")
-            times = np.array(r["times"])
-            axes.semilogy(factor(r) * times, r["loss"], **plot.style(label, markevery=10))
-            axes.plot(times, r["flow_loss"], **_flow(plot))
-            axes.set_xlim(0, times[-1])
-    return plot
-
-
 def _found(name: str) -> Callable[[Results], str]:
-    """What was measured for a claim."""
-    return lambda results: next(v.finding for v in results.claims if v.claim.name == name)
+    """A claim, its verdict and what was measured for it."""
+
+    def say(results: Results) -> str:
+        (verdict,) = (v for v in results.claims if v.claim.name == name)
+        return f"{verdict.claim.says} {verdict.word.capitalize()}. {verdict.finding}"
+
+    return say
 
 
 FIGURES = (
@@ -356,21 +282,7 @@ FIGURES = (
         _found("boundary of a network"),
     ),
     race_figures.SHARPNESS,
-    Figure(
-        "relative",
-        _relative,
-        "Loss after equally many steps at equal h·sharpness/R. If h/R were all, lines of one dash "
-        "would coincide.",
-        _found("whole curves in h/R"),
-    ),
     race_figures.ORDERS,
-    Figure(
-        "momentum_clock",
-        _momentum_clock,
-        "Momentum at its smallest measured step, on the clock n·h/(1-b), where it should lie on "
-        "gradient flow (dotted), and on the clock n·h, where it should not.",
-        _found("momentum's rate"),
-    ),
     Figure(
         "momentum_error",
         _momentum_error,
@@ -382,9 +294,8 @@ FIGURES = (
     Figure(
         "adam",
         _adam,
-        "Adam at its smallest measured rate with several b1, on the clock n·h, where they should "
-        "coincide, and on momentum's clock, where they should not; and the largest difference to "
-        "Adam's flow when the betas follow the rate, and when they stay.",
+        "Largest difference to Adam's flow against the rate, when the betas follow it, so that its "
+        "time constants stay, and when the betas stay.",
         _found("Adam's time constants"),
     ),
 )

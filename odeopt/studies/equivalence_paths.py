@@ -4,11 +4,9 @@ Solvers of gradient flow, momentum and Adam. The flows are diffrax's, which shar
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +19,7 @@ from .engine.optimizers import Entry, entry, find
 from .engine.problem import Problem
 from .engine.runner import POINTS, Runner
 from .engine.store import Record
+from .reference import solve
 
 SOLVERS = ("euler", "heun", "rk4")
 MOMENTA = (0.5, 0.9, 0.99)
@@ -51,21 +50,15 @@ ORDERS = {"euler": 128, "heun": 128, "rk4": 64, "heavy ball 0.5": 128, "heavy ba
 MODIFIED_STEPS = 64
 
 
-def heavy_ball(b: float) -> Entry:
-    """Heavy ball, `v+ = b v + g, x+ = x - h v+`."""
-    name, about = f"heavy ball {b:g}", {"momentum": b}
-    return entry(name, lambda rate: zoo.heavy_ball(rate, b), hyperparameters=about)
-
-
-def nesterov(b: float) -> Entry:
-    """Nesterov's momentum."""
-    name, about = f"nesterov {b:g}", {"momentum": b}
-    return entry(name, lambda rate: zoo.nesterov(rate, b), hyperparameters=about)
+def heavy_ball(b: float, make: Callable[..., Any] = zoo.heavy_ball) -> Entry:
+    """Heavy ball, `v+ = b v + g, x+ = x - h v+`, or another optimizer with momentum b."""
+    name = f"{make.__name__.replace('_', ' ')} {b:g}"
+    return entry(name, lambda rate: make(rate, b), hyperparameters={"momentum": b})
 
 
 def limited() -> list[Entry]:
     """Everything that has a stability limit in h * lambda."""
-    return [*map(find, SOLVERS), *map(heavy_ball, MOMENTA), nesterov(0.9)]
+    return [*map(find, SOLVERS), *map(heavy_ball, MOMENTA), heavy_ball(0.9, zoo.nesterov)]
 
 
 def momentum_of(one: Entry) -> float:
@@ -87,6 +80,11 @@ def adam(b1: Callable[[Any], Any], b2: Callable[[Any], Any]) -> Entry:
 def decay(time_constant: float) -> Callable[[Any], Any]:
     """The beta of a moving average with that time constant, exp(-h / tau)."""
     return lambda h: jnp.exp(-h / time_constant)
+
+
+def fixed(beta: float) -> Callable[[Any], Any]:
+    """A beta that is the same at every rate."""
+    return lambda h: beta
 
 
 FlowLosses = Callable[[np.ndarray], np.ndarray]
@@ -163,43 +161,32 @@ def _about(sweep: Runner, family: str, step: float, sharpness: float) -> Record:
 
 def adam_rates(problem: Problem) -> list[Record]:
     """Adam with several b1, the second moment's time constant fixed, beside the flow without b1."""
-    times = np.arange(POINTS + 1) * ADAM_INTERVAL
-    flow_loss, found = adam_flow(problem, times, tau1=0.0), []
-    for b1 in ADAM_B1:
-        one = adam(functools.partial(_constant, b1), decay(TAU2))
-        for record in _adam_paths(problem, one, ADAM_RATE_STEPS):
-            found.append({**record, "family": "adam rate", "b1": b1, "flow_loss": flow_loss})
-    return found
+    entries = [({"family": "adam rate", "b1": b}, adam(fixed(b), decay(TAU2))) for b in ADAM_B1]
+    return _adam_paths(problem, entries, ADAM_RATE_STEPS, tau1=0.0)
 
 
 def adam_constants(problem: Problem) -> list[Record]:
     """Adam at many rates, once with its time constants fixed and once with its betas fixed."""
+    entries = [
+        ({"family": "adam constants"}, adam(decay(TAU1), decay(TAU2))),
+        ({"family": "adam betas"}, adam(fixed(0.9), fixed(0.999))),
+    ]
+    return _adam_paths(problem, entries, ADAM_STEPS, tau1=TAU1)
+
+
+def _adam_paths(
+    problem: Problem, entries: Sequence[tuple[Record, Entry]], steps: Sequence[int], tau1: float
+) -> list[Record]:
     times = np.arange(POINTS + 1) * ADAM_INTERVAL
-    flow_loss, found = adam_flow(problem, times, tau1=TAU1), []
-    entries = {
-        "adam constants": adam(decay(TAU1), decay(TAU2)),
-        "adam betas": adam(functools.partial(_constant, 0.9), functools.partial(_constant, 0.999)),
-    }
-    for family, one in entries.items():
-        for record in _adam_paths(problem, one, ADAM_STEPS):
-            found.append({**record, "family": family, "flow_loss": flow_loss})
-    return found
-
-
-def _constant(beta: float, rate: Any) -> float:
-    return beta
-
-
-def _adam_paths(problem: Problem, one: Entry, steps: tuple[int, ...]) -> list[Record]:
-    sweep = Runner(problem, one, POINTS, [0], 1)
-    times = np.arange(POINTS + 1) * ADAM_INTERVAL
-    found = []
-    for per_interval in steps:
-        rate = ADAM_INTERVAL / per_interval
-        (curve,) = sweep.run([(rate, 0)], per_interval * POINTS)
-        record: Record = {"kind": "path", "problem": problem.name, "optimizer": one.name}
-        record |= {"learning_rate": rate, "step": rate}
-        found.append({**record, "times": times, "loss": curve.loss})
+    flow_loss, found = adam_flow(problem, times, tau1), []
+    for about, one in entries:
+        sweep = Runner(problem, one, POINTS, [0], 1)
+        for per_interval in steps:
+            rate = ADAM_INTERVAL / per_interval
+            (curve,) = sweep.run([(rate, 0)], per_interval * POINTS)
+            record = {"kind": "path", "problem": problem.name, "optimizer": one.name, **about}
+            record |= {"learning_rate": rate, "step": rate, "times": times, "loss": curve.loss}
+            found.append({**record, "flow_loss": flow_loss})
     return found
 
 
@@ -225,21 +212,9 @@ def adam_flow(problem: Problem, times: np.ndarray, tau1: float) -> np.ndarray:
         vh = jnp.maximum(corrected(v, g * g, t, TAU2), 0.0)
         return -mh / (jnp.sqrt(vh) + 1e-8), (g - m) / tau1 if tau1 else 0 * m, (g * g - v) / TAU2
 
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(field),
-        diffrax.Dopri8(),
-        0.0,
-        times[-1],
-        1e-5,
-        (start, jnp.zeros_like(start), jnp.zeros_like(start)),
-        args=data,
-        stepsize_controller=diffrax.PIDController(rtol=1e-6, atol=1e-7),
-        saveat=diffrax.SaveAt(ts=jnp.asarray(times)),
-        max_steps=20_000,
-    )
-    assert solution.ys is not None
-    losses = jax.vmap(lambda point: problem.full_loss(unravel(point), data))(solution.ys[0])
-    return np.asarray(losses)
+    begin = start, jnp.zeros_like(start), jnp.zeros_like(start)
+    points, *_ = solve(field, begin, times, data, first=1e-5, rtol=1e-6, atol=1e-7)
+    return np.asarray(jax.vmap(lambda point: problem.full_loss(unravel(point), data))(points))
 
 
 def order(name: str) -> list[Record]:
@@ -300,12 +275,6 @@ def on_clock(record: Record, factor: float) -> np.ndarray:
     known = times <= record["times"][-1]
     flow = np.exp(np.interp(times, record["times"], np.log(record["flow_loss"])))
     return relative(np.array(record["loss"], float)[known], flow[known])
-
-
-def same_steps(one: Record, other: Record) -> np.ndarray:
-    """Relative differences of two runs after equally many steps."""
-    assert one["steps"] == other["steps"]
-    return relative(one["loss"], other["loss"])
 
 
 def smallest(records: Sequence[Record]) -> list[Record]:

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jaxtyping import Array, Float, PyTree
 from ..state import step_params
 from . import data
 from .networks import cross_entropy_of, network_init, outputs_of, squared_distance_of
+from .reference import solve
 
 Batch = tuple[Any, ...]
 Loss = Callable[..., Float[Array, ""]]
@@ -115,13 +115,15 @@ def train(
     return params, state, kept
 
 
-def walk(opt: optax.GradientTransformationExtraArgs, loss: Loss, x: Array, count: Any) -> Array:
+def walk(
+    opt: optax.GradientTransformationExtraArgs, loss: Loss, x: PyTree[Array], count: Any
+) -> PyTree[Array]:
     """Where so many steps lead, read out by `step_params`; the count may be traced."""
 
     def step(_: int, carry: tuple) -> tuple:
         x, state = carry
         updates, state = opt.update(jax.grad(loss)(x), state, x, value_fn=loss)
-        return x + updates, state
+        return optax.apply_updates(x, updates), state
 
     x, state = jax.lax.fori_loop(0, count, step, (x, opt.init(x)))
     return step_params(state, x)
@@ -153,19 +155,8 @@ def follow(
     tolerance: float = 1e-12,
 ) -> Array:
     """Where `field(y, args)` leads in that time, by diffrax's Dopri8; compiled once for a field."""
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, args: field(y, args)),
-        diffrax.Dopri8(),
-        0.0,
-        time,
-        time / 100,
-        begin,
-        args=args,
-        stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
-        max_steps=100_000,
-    )
-    assert solution.ys is not None
-    return solution.ys[-1]
+    along = lambda t, y, args: field(y, args)  # noqa: E731
+    return solve(along, begin, time, args, first=time / 100, rtol=tolerance)[-1]
 
 
 def distance(a: PyTree[Array], b: PyTree[Array]) -> float:

@@ -114,9 +114,8 @@ def adam_in_turn(learning_rate: Any) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def rms() -> optax.GradientTransformation:
-    """Adam's metric, as a transformation of every stage."""
-    return optax.scale_by_rms(decay=0.999)
+_RMS = {"stage_transform": optax.scale_by_rms(decay=0.999)}
+"""Adam's metric, as a transformation of every stage."""
 
 
 def _rk4(h: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
@@ -136,11 +135,9 @@ METHODS = {
     # The penalty's own gradient, of a gradient, is half a round more in every stage.
     "rk4-penalty": Method(_rk4, PLAIN, PENALIZED, dearer=1.5),
     "adam": Method(adam_in_turn, SCALED),
-    "alternating-rms": Method(lambda h: alternating(h, ORDER, stage_transform=rms()), SCALED),
-    "interaction-rms": Method(
-        lambda h: simultaneous(h, correction="interaction", stage_transform=rms()), SCALED
-    ),
-    "rk4-rms": Method(lambda h: _rk4(h, stage_transform=rms()), SCALED),
+    "alternating-rms": Method(lambda h: alternating(h, ORDER, **_RMS), SCALED),
+    "interaction-rms": Method(lambda h: simultaneous(h, correction="interaction", **_RMS), SCALED),
+    "rk4-rms": Method(lambda h: _rk4(h, **_RMS), SCALED),
 }
 QUICK = tuple(name for name in METHODS if name not in ("joint", "interaction-rms"))
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 from jaxtyping import Array
 
 from .. import (
@@ -18,7 +19,7 @@ from .. import (
     simultaneous,
     solvers,
 )
-from .engine import Check, Claim, Figure, Results
+from .engine import Claim, Figure, Results, compared, each
 from .engine.drawing import Plot
 from .engine.store import Record
 
@@ -151,67 +152,72 @@ def trajectory(name: str, method: str) -> list[Record]:
     ]
 
 
-def _linear(results: Results) -> list[Check]:
+def _linear(results: Results) -> pd.DataFrame:
     # Where eigenvectors are orthogonal, which in turn they are not.
-    return [
-        Check(
-            f"{r.game}, {r.method}",
-            r.growth,
-            f"{r.predicted:.6g}",
-            bool(abs(r.growth / r.predicted - 1) < EXACT),
-        )
-        for r in results.table("planes").itertuples()
-        if r.predicted == r.predicted and r.method != "alternating"
-    ]
+    planes = results.table("planes")
+    if planes.empty:
+        return planes
+    return planes[planes.method != "alternating"].dropna(subset="predicted")
 
 
-def _circle(results: Results) -> list[Check]:
-    return [
-        Check(f"Dirac GAN, {r.method}", miss, f"below {CIRCLE_MISS}", bool(miss < CIRCLE_MISS))
-        for r in results.table("planes").itertuples()
-        for miss in [max(r.highest**2 - 1, 1 - r.lowest**2)]
-        if r.game == "Dirac GAN" and r.method in ("joint", "interaction", "rk4", "midpoint")
-    ]
+def _circle(results: Results) -> pd.DataFrame:
+    planes = results.table("planes")
+    if planes.empty:
+        return planes
+    away = np.maximum(planes.highest**2 - 1, 1 - planes.lowest**2)
+    led = planes.method.isin(["joint", "interaction", "rk4", "midpoint"])
+    return planes.assign(miss=away)[led & planes.game.eq("Dirac GAN")]
 
 
 CALCULATED = Claim(
     "calculated",
     "A step multiplies a linear game by the largest eigenvalue of its matrix.",
     f"|z| at the end within {EXACT:g} of its calculated multiple of the start, relative",
-    _linear,
+    compared(
+        _linear,
+        "{game}, {method}",
+        "growth",
+        "{predicted:.6g}",
+        lambda r: abs(r["growth"] / r["predicted"] - 1) < EXACT,
+    ),
 )
 CIRCLE = Claim(
     "circle",
     "Without the drift of Euler's method the Dirac GAN keeps its circle.",
     "|z|² within 1 % of its start at every step",
-    _circle,
+    compared(
+        _circle,
+        "{game}, {method}",
+        "miss",
+        f"below {CIRCLE_MISS}",
+        lambda r: r["miss"] < CIRCLE_MISS,
+    ),
 )
 
 
-def _plane(results: Results) -> Plot | None:
-    records = [r for r in results.records if r["kind"] == "plane"]
-    plot = Plot([r["method"] for r in records], width=3.4, height=3.2)
-    for r in records:
-        axes, points = plot.panel(r["game"], "p", "q"), np.array(r["points"], float)
-        axes.plot(*points.T, **plot.style(r["method"], alpha=0.8, linewidth=1.2, marker=""))
+def _plane(results: Results) -> Plot:
+    plot = Plot(width=3.4, height=3.2)
+    for r in results.kind("plane"):
+        points = np.array(r["points"], float)
+        x, y = points.T
+        style: Any = {"alpha": 0.8, "linewidth": 1.2, "marker": ""}
+        axes = plot.line(r["game"], r["method"], x, y, ("p", "q"), **style)
         size = 2.2 * np.hypot(*points[0])
         axes.set(xlim=(-size, size), ylim=(-size, size), aspect="equal")
-    return plot if records else None
+    return plot
 
 
-def _radius(results: Results) -> Plot | None:
-    records = [r for r in results.records if r["kind"] == "plane"]
-    plot, seen = Plot([r["method"] for r in records]), dict[str, list[float]]()
-    for r in records:
-        axes = plot.panel(r["game"], "rounds of gradients", "|z|")
+def _radius(results: Results) -> Plot:
+    plot, seen, labels = Plot(), dict[str, list[float]](), ("rounds of gradients", "|z|")
+    for r in results.kind("plane"):
         radii = np.array(r["radii"], float)
         rounds = np.arange(len(radii)) * r["every"] * (r["cost"] or 1)
-        axes.plot(rounds, radii, **plot.style(r["method"], markevery=max(1, len(radii) // 6)))
+        axes = plot.line(r["game"], r["method"], rounds, radii, labels, log="y")
         seen.setdefault(r["game"], []).extend(radii)
         low, high = np.nanmin(seen[r["game"]]), np.nanmax(seen[r["game"]])
         limits = max(0.7 * low, 1e-3 * radii[0]), min(1.5 * high, 1e4 * radii[0])
-        axes.set(yscale="log", ylim=limits, xlim=(0, r["steps"]))
-    return plot if records else None
+        axes.set(ylim=limits, xlim=(0, r["steps"]))
+    return plot
 
 
 RADIUS = Figure(
@@ -220,13 +226,7 @@ RADIUS = Figure(
     "Distance from the middle over rounds of gradients, one round being a gradient for each player "
     "(steps for the implicit midpoint rule, which does not say what it took). Look at which lines "
     "rise where others fall or stay level.",
-    lambda results: (
-        "|z| at the end over the start: "
-        + ", ".join(
-            f"{r.game} {r.method} {r.growth:.3g}" for r in results.table("planes").itertuples()
-        )
-        + "."
-    ),
+    each("|z| at the end over the start", "planes", "{game} {method} {growth:.3g}"),
 )
 PLANE = Figure(
     "plane",
@@ -236,13 +236,9 @@ PLANE = Figure(
     "does so by its drift. In the bilinear game a player has no terms of its own, so that "
     "interaction and joint are one line; h is large there, and the terms of next order let them "
     "out too.",
-    lambda results: (
-        "Ended more than 1 % farther out than they began: "
-        + ", ".join(
-            f"{r.game} {r.method}"
-            for r in results.table("planes").itertuples()
-            if r.growth > 1 + CIRCLE_MISS
-        )
-        + "."
+    each(
+        "Ended more than 1 % farther out than they began",
+        lambda results: results.table("planes").query(f"growth > {1 + CIRCLE_MISS}"),
+        "{game} {method}",
     ),
 )

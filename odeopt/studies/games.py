@@ -14,7 +14,6 @@ import pandas as pd
 from . import game_mixture as mixture
 from . import game_plane as plane
 from .engine import (
-    Check,
     Claim,
     Figure,
     Lab,
@@ -23,10 +22,13 @@ from .engine import (
     Table,
     Task,
     at_least,
+    compared,
+    each,
+    groups,
     statistics,
     whole,
 )
-from .engine.drawing import INK, Plot, plain_log
+from .engine.drawing import INK, Plot
 from .engine.load import own_optimizers
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED
@@ -103,16 +105,13 @@ def _planes(results: Results) -> pd.DataFrame:
 
 
 def _runs(results: Results) -> pd.DataFrame:
-    return pd.DataFrame([mixture.judge(r) for r in results.records if r["kind"] == "mixture"])
+    return pd.DataFrame(map(mixture.judge, results.kind("mixture")))
 
 
 def _summary(results: Results) -> pd.DataFrame:
     """One row a method, of its tuned rate over the fresh seeds."""
     runs, rows = results.table("mixture"), list[dict[str, Any]]()
-    fresh = {
-        str(method): mine[mine.seed != TUNING_SEED]
-        for method, mine in (runs.groupby("method", sort=False) if len(runs) else ())
-    }
+    fresh = {method: mine[mine.seed != TUNING_SEED] for method, mine in groups(runs, "method")}
     rival = fresh.get(RIVAL)
     for method, mine in fresh.items():
         tuning = runs[(runs.method == method) & (runs.seed == TUNING_SEED)]
@@ -150,6 +149,8 @@ def _summary(results: Results) -> pd.DataFrame:
 
 
 def _between(low: float, high: float) -> str:
+    if low == 0 and np.isinf(high):
+        return "one tried"
     if low == 0:
         return f"below {high:g}"
     return f"above {low:g}" if np.isinf(high) else f"{low:g} to {high:g}"
@@ -184,42 +185,13 @@ def verdict(results: Results) -> str:
     return " ".join(lines) or "There is nothing to compare."
 
 
-def _answer(results: Results) -> list[str]:
+def _rivals(results: Results) -> pd.DataFrame:
+    """All but Adam, beside Adam's modes."""
     summary = results.table("summary")
-    if summary.empty:
-        return []
-    edge = summary[(summary.rate_low == 0) | np.isinf(summary.rate_high)].method
-    names = ", ".join(edge)
-    return [f"The tuned rate is the smallest or largest tried for {names}."] if names else []
-
-
-def _found(results: Results) -> str:
-    summary = results.table("summary")
-    if summary.empty:
-        return "Distances from the middle at the end of a game."
-    order = summary.sort_values("modes", ascending=False)
-    each = ", ".join(f"{r.method} {r.modes:.1f} ({r.range})" for r in order.itertuples())
-    return (
-        f"Modes of {len(mixture.CENTERS)} covered over the last quarter of a run, mean and range "
-        f"of {order.seeds.iloc[0]} seeds: {each}."
-    )
-
-
-def _beats(results: Results) -> list[Check]:
-    summary = results.table("summary")
-    if summary.empty or RIVAL not in set(summary.method):
-        return []
-    adam = summary[summary.method == RIVAL].modes.iloc[0]
-    return [
-        Check(
-            r.method,
-            r.modes,
-            f"above {adam:.3g}",
-            False if r.modes <= adam else True if r.p < 0.05 else None,
-        )
-        for r in summary.itertuples()
-        if r.method != RIVAL
-    ]
+    known = summary[summary.method == RIVAL] if len(summary) else summary
+    if known.empty:
+        return known
+    return summary[summary.method != RIVAL].assign(adam=known.modes.iloc[0])
 
 
 CLAIMS = (
@@ -229,81 +201,63 @@ CLAIMS = (
         "beats",
         "A solver covers more modes of the mixture than Adam at equal gradients.",
         "more in the mean, and Mann-Whitney's p, Holm-corrected, below 0.05",
-        _beats,
+        compared(
+            _rivals,
+            "{method}",
+            "modes",
+            "above {adam:.3g}",
+            lambda r: False if r["modes"] <= r["adam"] else True if r["p"] < 0.05 else None,
+        ),
     ),
 )
 
 
-def _outcome(results: Results) -> Plot | None:
+def _outcome(results: Results) -> Plot:
     planes, summary = results.table("planes"), results.table("summary")
     linear = planes[planes.game == "damped rotation"] if len(planes) else planes
-    names = [*linear.get("method", ()), *summary.get("method", ())]
-    if not names:
-        return None
-    plot = Plot(names, height=3.2)
-    if len(linear):
-        axes = plot.panel("damped rotation", "|z| at the end over the start", "")
-        for row, r in enumerate(linear.itertuples()):
-            axes.plot([1, r.growth], [row, row], **plot.style(r.method, markevery=[1]))
-        axes.set(xscale="log", ylim=(len(linear) - 0.5, -0.5))
-        axes.set_yticks(range(len(linear)), linear.method)
+    plot = Plot([*linear.get("method", ()), *summary.get("method", ())], height=3.2)
+    for row, r in enumerate(linear.itertuples()):
+        title, label = "damped rotation", "|z| at the end over the start"
+        axes = plot.rows(title, label, list(linear.method))
+        plot.line(title, r.method, [1, r.growth], [row, row], log="x", markevery=[1])
         axes.axvline(1, color=INK, linewidth=1)
-    if len(summary):
-        axes = plot.panel("GAN of a mixture", f"modes of {len(mixture.CENTERS)} covered", "")
-        for row, r in enumerate(summary.itertuples()):
-            points = [r.low, r.modes, r.high]
-            axes.plot(points, [row] * 3, **plot.style(r.method, linestyle="-", markevery=[1]))
-        axes.set(xlim=(-0.5, len(mixture.CENTERS) + 0.5), ylim=(len(summary) - 0.5, -0.5))
-        axes.set_yticks(range(len(summary)), summary.method)
+    for row, r in enumerate(summary.itertuples()):
+        title, label = "GAN of a mixture", f"modes of {len(mixture.CENTERS)} covered"
+        axes = plot.rows(title, label, list(summary.method))
+        ends = [r.low, r.modes, r.high]
+        plot.line(title, r.method, ends, [row] * 3, linestyle="-", markevery=[1])
+        axes.set_xlim(-0.5, len(mixture.CENTERS) + 0.5)
     return plot
 
 
 def _fresh(results: Results) -> dict[str, list[Record]]:
     """The runs of the fresh seeds, by method."""
     found: dict[str, list[Record]] = {}
-    for r in results.records:
-        if r["kind"] == "mixture" and r["seed"] != TUNING_SEED:
+    for r in results.kind("mixture"):
+        if r["seed"] != TUNING_SEED:
             found.setdefault(r["method"], []).append(r)
     return found
 
 
-def _modes(results: Results) -> Plot | None:
-    fresh = _fresh(results)
-    plot = Plot(list(fresh), height=2.2)
-    for method, mine in fresh.items():
+def _modes(results: Results) -> Plot:
+    plot, labels = Plot(height=2.2), ("rounds of gradients", "modes")
+    for method, mine in _fresh(results).items():
         modes = np.array([r["modes"] for r in mine], float)
         rounds = mine[0]["rounds"] * np.arange(1, modes.shape[1] + 1) / modes.shape[1]
-        axes = plot.panel(method, "rounds of gradients", "modes")
-        axes.plot(rounds, modes.mean(axis=0), **plot.style(method, markevery=5))
-        plot.band(axes, method, rounds, modes.min(axis=0), modes.max(axis=0))
-        axes.set_ylim(-0.5, len(mixture.CENTERS) + 0.5)
-    return plot if fresh else None
-
-
-def _rates(results: Results) -> Plot | None:
-    runs = results.table("mixture")
-    if runs.empty:
-        return None
-    tuning = runs[runs.seed == TUNING_SEED]
-    plot = Plot(list(tuning.method.unique()))
-    for method, mine in tuning.groupby("method", sort=False):
-        scaled = mine.rate.min() < min(mixture.PLAIN)
-        title = "small rates: in Adam's metric" if scaled else "the gradient as it is"
-        axes = plot.panel(title, "learning rate", "modes")
-        axes.plot(mine.rate, mine.modes, **plot.style(str(method)))
-        plain_log(axes, mixture.SCALED if scaled else mixture.PLAIN)
+        band = modes.min(axis=0), modes.max(axis=0)
+        axes = plot.line(method, method, rounds, modes.mean(axis=0), labels, band=band)
         axes.set_ylim(-0.5, len(mixture.CENTERS) + 0.5)
     return plot
 
 
-def _samples(results: Results) -> Plot | None:
-    fresh, plot = _fresh(results), Plot(width=2.6, height=2.6)
-    for method, mine in fresh.items():
+def _samples(results: Results) -> Plot:
+    plot = Plot(width=2.6, height=2.6)
+    for method, mine in _fresh(results).items():
         axes = plot.panel(method, "", "")
         axes.plot(*mixture.CENTERS.T, "o", color=INK, alpha=0.4, markersize=9, mfc="none")
         axes.plot(*np.array(mine[0]["samples"], float).T, ".", color=INK, markersize=2)
         axes.set(xlim=(-2.5, 2.5), ylim=(-2.5, 2.5), aspect="equal", xticks=[], yticks=[])
-    return plot if fresh else None
+    return plot
 
 
 FIGURES = (
@@ -313,7 +267,11 @@ FIGURES = (
         "Left: a game whose flow winds into the middle; a method right of the line winds out. "
         "Right: modes that the GAN covers at tuned rates and equal gradients, range and mean of "
         "the fresh seeds.",
-        _found,
+        each(
+            f"Modes of {len(mixture.CENTERS)} covered in a run's last quarter, mean and range",
+            "summary",
+            "{method} {modes:.1f} ({range})",
+        ),
     ),
     plane.RADIUS,
     plane.PLANE,
@@ -322,22 +280,7 @@ FIGURES = (
         _modes,
         f"Modes of {len(mixture.CENTERS)} that the generator covers, at tuned rates: mean and "
         "range of the fresh seeds. Look at whether modes are lost again.",
-        lambda results: (
-            "Modes lost since a run's best: "
-            + ", ".join(f"{r.method} {r.lost:.1f}" for r in results.table("summary").itertuples())
-            + "."
-        ),
-    ),
-    Figure(
-        "rates",
-        _rates,
-        "Modes covered over the last quarter of a run, on the seed that tunes: how wide a "
-        "method's valley of useful rates is.",
-        lambda results: (
-            "Rates with half of the best rate's modes: "
-            + ", ".join(f"{r.method} {r.works}" for r in results.table("summary").itertuples())
-            + "."
-        ),
+        each("Modes lost since a run's best", "summary", "{method} {lost:.1f}"),
     ),
     Figure(
         "samples",
@@ -428,7 +371,6 @@ STUDY = Study(
     tables=TABLES,
     figures=FIGURES,
     claims=CLAIMS,
-    answer=_answer,
     method=_method,
     page="docs/games.md",
 )

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .engine.problem import Batch, BatchLoss, Params
+from .engine.problem import Batch, BatchLoss, Params, Problem
 
 VISCOSITY = 0.05
 """Of Burgers' equation: the front stays wide enough for 16 x 16 points."""
@@ -187,3 +187,15 @@ burgers_rows_error = BatchLoss(
     burgers_rows_residuals,
 )
 """`burgers_error` on `burgers_rows`: the same to rounding, with one axis of samples."""
+
+
+def equation(
+    name: str,
+    title: str,
+    loss: Callable[[Params, Batch], jax.Array],
+    sizes: Sequence[int],
+    points: Batch,
+) -> Problem:
+    """A tanh network in float64 that solves an equation, at all points in every step."""
+    title = f"{title}, full batch"
+    return Problem(loss, network_init(sizes, np.float64), points, name=name, title=title)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from . import order_epochs as epochs
 from . import order_rest as rest
-from .engine import Results, Study, Table, Task, at_least, whole
+from .engine import Results, Study, Table, Task, at_least, span, whole
 from .engine.load import own_problems
 from .engine.problem import Problem
 from .engine.store import Record
@@ -29,7 +29,7 @@ class Settings:
     Attributes:
         problems: Problems, separated by commas: regression, softmax, network; your own as
             my_file.py:problem, made with odeopt.studies.Problem, which is trained as the network
-            is.
+            is, at rates that are tuned for each optimizer and order.
         seeds: Runs of each method on the convex problems; networks have five.
     """
 
@@ -71,14 +71,13 @@ def tasks(settings: Settings) -> list[Task]:
         make = functools.partial(epochs.orders, convex["regression"])
         found.append(whole("order of epochs", make))
     for own in settings.trained:
-        for optimizer in epochs.OPTIMIZERS:
-            for order in epochs.ORDERS:
-                name = f"{own.name}, {optimizer}, {order}"
-                make = functools.partial(epochs.train, own, optimizer, order)
-                task = whole(name, make)
-                found.append(
-                    task if own.name == NETWORK else dataclasses.replace(task, x64=own.x64)
-                )
+        network = own is epochs.network()
+        for optimizer, rates in epochs.RATES.items():
+            for rate in rates if network else (None,):
+                for order in epochs.ORDERS:
+                    name = f"{own.name}, {optimizer}{f' {rate:g}' if rate else ''}, {order}"
+                    work = functools.partial(epochs.train, own, optimizer, order, rate)
+                    found.append(Task(name, work, x64=network or own.x64))
     return found
 
 
@@ -102,10 +101,10 @@ def verdict(results: Results) -> str:
         gain = forward.excess / average.excess
         alike = int((full.p >= rest.CHANCE).sum())
         lines.append(
-            f"Forwards, and averaged: an average of forward iterates ends {_range(gain)} times "
+            f"Forwards, and averaged: an average of forward iterates ends {span(gain)} times "
             "nearer to the least loss, for the same gradients. Backward order comes to rest on "
             f"{int((full.rate < 1).sum())} of {len(full)} problems, for "
-            f"{_range(full.gradients / forward.gradients)} times the gradients, and its loss "
+            f"{span(full.gradients / forward.gradients)} times the gradients, and its loss "
             f"cannot be told from that of forward order on {alike} of them."
         )
     networks = results.table("networks")
@@ -116,40 +115,6 @@ def verdict(results: Results) -> str:
             f"of {len(networks)} pairs of problem and optimizer."
         )
     return " ".join(lines) or "There is nothing to compare."
-
-
-def _range(values: pd.Series) -> str:
-    low, high = f"{values.min():.3g}", f"{values.max():.3g}"
-    return low if low == high else f"{low} to {high}"
-
-
-def _answer(results: Results) -> list[str]:
-    table, lines = results.table("rest"), list[str]()
-    for problem, mine in table.groupby("problem", sort=False) if len(table) else ():
-        rows = mine.set_index("method")
-        windows = ", ".join(
-            f"{row.distance:.2g} with {row.method.removeprefix('backward, ')} ({row.gradients} "
-            "gradients)"
-            for row in mine.itertuples()
-            if str(row.method).startswith("backward, window")
-        )
-        losses = ", ".join(
-            f"{name} {_excess(rows.loc[name])} ({rows.loc[name].gradients} gradients)"
-            for name in ("forward", "backward, full", "averaged", "averaged, equal gradients")
-            if name in rows.index
-        )
-        lines.append(
-            f"{problem}: in the mean of the last steps, iterates of forward order are "
-            f"{rows.loc['forward'].distance:.2g} apart (never below "
-            f"{rows.loc['forward'].least_distance:.2g}), {windows}. Loss above the least: {losses}."
-            if "forward" in rows.index
-            else f"{problem}: loss above the least: {losses}."
-        )
-    return lines
-
-
-def _excess(row: pd.Series) -> str:
-    return f"{row.excess:.2g} ± {row.error:.1g}"
 
 
 TABLES = (
@@ -190,7 +155,8 @@ TABLES = (
         epochs.compare,
         {
             "problem": ("problem", "its name"),
-            "optimizer": ("optimizer", "momentum is heavy ball with 0.9; the number is the rate"),
+            "optimizer": ("optimizer", "momentum is heavy ball with 0.9"),
+            "rates": ("rates", "of both orders; on a problem of your own each is tuned"),
             "reshuffled": ("reshuffled", "last loss of all training data, median of the seeds"),
             "palindromic": ("palindromic", "the same in palindromic order"),
             "ratio": ("ratio", "palindromic over reshuffled, paired by seed, geometric mean"),
@@ -225,7 +191,8 @@ def _method(results: Results) -> Mapping[str, str]:
         "debiased exponential average (optax.ema) over about the last fifth of the run.",
         "Networks": f"The same batches (of the network {epochs.BATCH} examples) in every epoch, "
         f"{epochs.EPOCHS} epochs, {epochs.SEEDS} seeds; heavy ball with momentum 0.9, Adam; both "
-        "orders start at the same points and have the same number of gradients.",
+        "orders start at the same points and have the same number of gradients. On a problem of "
+        "your own the rate is tuned on seed 0 for each order, and seeds from 1 on are reported.",
         "Gradients": "Each is one batch's. Everything that backward order evaluates is counted, a "
         "Hessian product as two.",
     }
@@ -244,7 +211,6 @@ STUDY = Study(
     tables=TABLES,
     figures=(rest.EXCESS, rest.DISTANCES, epochs.SPLITTING, epochs.NETWORKS),
     claims=(*rest.CLAIMS, *epochs.CLAIMS),
-    answer=_answer,
     method=_method,
     suite=SUITE,
     page="docs/ordering.md",

@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,12 +14,18 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .. import adam, euler, heavy_ball, heun, ordering
 from .drift_trends import held_out
-from .engine import Check, Claim, Figure, Results, statistics
-from .engine.drawing import Plot, plain_log
-from .engine.problem import Params, Problem
+from .engine import Claim, Figure, Lab, Results, compared, each, groups, statistics
+from .engine.drawing import Plot
+from .engine.optimizers import entry
+from .engine.problem import Problem
+from .engine.race_figures import orders as orders_drawn
+from .engine.races import Race
 from .engine.store import Record
-from .order_rest import Convex
-from .problems import build, logits_of
+from .engine.tuner import TUNING_SEED, Grid
+from .experiments import train as train_by
+from .order_rest import Convex, by_epochs
+from .problems import build
+from .reference import solve
 
 TIME = 1.0
 COARSEST, HALVINGS = 8, 3
@@ -37,11 +42,11 @@ SPLITTINGS: dict[str, Splitting] = {
 """Order of the epochs, the step on each batch, and the order that follows for the flow of all."""
 
 OPTIMIZERS = {
-    "momentum 0.1": lambda: heavy_ball(0.1, 0.9),
-    "momentum 0.3": lambda: heavy_ball(0.3, 0.9),
-    "Adam 0.003": lambda: adam(0.003),
-    "Adam 0.01": lambda: adam(0.01),
+    "momentum": lambda: entry("momentum", lambda rate: heavy_ball(rate, 0.9), unit=0.1),
+    "Adam": lambda: entry("Adam", adam, unit=0.01),
 }
+RATES: dict[str, tuple[float, ...]] = {"momentum": (0.1, 0.3), "Adam": (0.003, 0.01)}
+"""Of the network; on a problem of one's own they are tuned, for each order."""
 ORDERS = {"reshuffled": ordering.reshuffled, "palindromic": ordering.palindromic}
 BATCH, EPOCHS, SEEDS = 64, 40, 5
 MARGIN = 0.2
@@ -51,13 +56,9 @@ MARGIN = 0.2
 def orders(problem: Convex) -> list[Record]:
     """Distance to the flow of the mean loss at a fixed time, for each splitting."""
     start = jax.tree.map(jnp.asarray, problem.params)
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, _: jax.tree.map(jnp.negative, jax.grad(problem.of_all)(y))),
-        diffrax.Dopri8(), 0.0, TIME, 0.01, start,
-        stepsize_controller=diffrax.PIDController(rtol=1e-12, atol=1e-13),
-    )  # fmt: skip
-    assert solution.ys is not None
-    end = jax.tree.map(lambda y: y[-1], solution.ys)
+    downhill = lambda t, y, _: jax.tree.map(jnp.negative, jax.grad(problem.of_all)(y))  # noqa: E731
+    ys = solve(downhill, start, TIME, first=0.01, rtol=1e-12, atol=1e-13)
+    end = jax.tree.map(lambda y: y[-1], ys)
     counts = [COARSEST * 2**k for k in range(HALVINGS + 1)]
     sizes = [TIME / (problem.batches * count) for count in counts]
     found: list[Record] = []
@@ -74,110 +75,100 @@ def orders(problem: Convex) -> list[Record]:
 
 
 def _distance(
-    problem: Convex,
-    opt: optax.GradientTransformationExtraArgs,
-    numbers: np.ndarray,
-    end: PyTree[Array],
+    problem: Convex, opt: optax.GradientTransformation, numbers: np.ndarray, end: PyTree[Array]
 ) -> Float[Array, ""]:
-    def step(carry: tuple, i: Array) -> tuple:
-        params, state = carry
-        grads = jax.grad(problem.of_batch)(params, i)
-        updates, state = opt.update(grads, state, params, value_fn=problem.of_batch, i=i)
-        return (optax.apply_updates(params, updates), state), None
+    start = jax.tree.map(jnp.asarray, problem.params)
 
-    @jax.jit
-    def last(numbers: Int[Array, " steps"]) -> PyTree[Array]:
-        start = jax.tree.map(jnp.asarray, problem.params)
-        return jax.lax.scan(step, (start, opt.init(start)), numbers)[0][0]
+    def loss(params: PyTree[Array], batch: Int[Array, ""]) -> Float[Array, ""]:
+        return problem.of_batch(params, batch)
 
-    ends = last(jnp.asarray(numbers))
-    return jnp.asarray(optax.tree.norm(jax.tree.map(jnp.subtract, ends, end)))
+    last = jax.jit(lambda numbers: train_by(opt, loss, start, numbers)[0])(jnp.asarray(numbers))
+    return jnp.asarray(optax.tree.norm(jax.tree.map(jnp.subtract, last, end)))
 
 
 @functools.cache
 def network() -> Problem:
     """The digits network, some examples held out, with the share of these that it gets wrong."""
-
-    def wrong(params: Params, validation: tuple[Array, Array]) -> Array:
-        return jnp.mean(
-            logits_of(params, validation).argmax(axis=1) != validation[1].argmax(axis=1)
-        )
-
     problem = held_out(build(["digits-ce"])[0])
-    return dataclasses.replace(problem, name="network", metric=wrong, batch_size=BATCH)
+    return dataclasses.replace(problem, name="network", batch_size=BATCH)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ordered(Problem):
+    """A problem whose mini-batches are the same in every epoch, in one of `ORDERS`."""
+
+    order: str = "reshuffled"
+
+    @property
+    def count(self) -> int:
+        """Batches of an epoch."""
+        assert self.batch_size is not None
+        return self.examples // self.batch_size
+
+    def batches(self, seed: int, steps: int) -> Int[np.ndarray, "steps batch"]:
+        """The examples of each step."""
+        rows = np.arange(self.count * (self.batch_size or 1), dtype=np.int32)
+        return rows.reshape(self.count, -1)[by_epochs(ORDERS[self.order])(self.count, steps, seed)]
 
 
 def train(
-    problem: Problem, optimizer: str, order: str, epochs: int = EPOCHS, seeds: int = SEEDS
+    problem: Problem,
+    optimizer: str,
+    order: str,
+    rate: float | None,
+    lab: Lab,
+    epochs: int = EPOCHS,
+    seeds: int = SEEDS,
 ) -> list[Record]:
-    """A problem by one optimizer in one order: a record a seed; seeds share starts and batches."""
-    opt, size = OPTIMIZERS[optimizer](), problem.batch_size
-    assert size is not None
-    count = problem.examples // size
-    rows = jax.tree.map(
-        lambda array: np.reshape(array[: count * size], (count, size, *array.shape[1:])),
-        problem.data,
-    )
+    """A problem by one optimizer in one order: a record a seed; seeds share starts and batches.
 
-    def one(params: PyTree[Array], numbers: Int[Array, "epochs batches"]) -> tuple[Array, Array]:
-        def step(carry: tuple, i: Array) -> tuple:
-            params, state = carry
-            batch = jax.tree.map(lambda array: jnp.asarray(array)[i], rows)
-            noise = jax.random.fold_in(jax.random.key(0), state.steps)
-            key = {"key": noise} if problem.takes_key else {}
-            grads = jax.grad(problem.objective)(params, batch, **key)
-            updates, state = opt.update(grads, state, params)
-            return (optax.apply_updates(params, updates), state), None
-
-        def epoch(carry: tuple, numbers: Array) -> tuple:
-            carry, _ = jax.lax.scan(step, carry, numbers)
-            return carry, problem.full_loss(carry[0], problem.data)
-
-        end: Any = jax.lax.scan(epoch, (params, opt.init(params)), numbers)
-        (last, _), losses = end
-        if not jax.tree.leaves(problem.validation):
-            return losses, jnp.array(jnp.nan)
-        return losses, problem.held_out(last, problem.validation)
-
-    starts = [problem.start(seed) for seed in range(seeds)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
-    numbers = [[ORDERS[order](count, s)(e) for e in range(epochs)] for s in range(seeds)]
-    losses, held = jax.jit(jax.vmap(one))(stacked, jnp.asarray(numbers))
+    Without a rate it is tuned, on a seed that is not reported.
+    """
+    known = {field.name: getattr(problem, field.name) for field in dataclasses.fields(Problem)}
+    ordered = Ordered(**{**known, "name": f"{problem.name}, {order}"}, order=order)
+    ends, one = ordered.count * (1 + np.arange(epochs)), OPTIMIZERS[optimizer]()
+    fresh = range(rate is None, seeds + (rate is None))
+    race = Race(lab, ordered, one, int(ends[-1]), [TUNING_SEED, *fresh], points=ends.tolist())
+    if rate is None:
+        rate = race.tune(Grid.quarter_decades(one.unit, dtype=problem.dtype)).best
+    else:
+        optimizer = f"{optimizer} {rate:g}"
     about = {"kind": "network", "problem": problem.name, "optimizer": optimizer, "order": order}
     return [
         {
             **about,
-            "seed": seed,
-            "losses": losses[seed],
-            "loss": float(losses[seed, -1]),
-            "held_out": float(held[seed]),
-            "gradients": epochs * count,
+            "learning_rate": rate,
+            "seed": r["seed"],
+            "losses": r["loss"][1:],
+            "loss": r["final_loss"],
+            "held_out": r["ends"]["last"].get("validation"),
+            "gradients": r["gradients"],
         }
-        for seed in range(seeds)
+        for r in race.runs((float(problem.dtype(rate)), seed) for seed in fresh)
     ]
 
 
 def compare(results: Results) -> pd.DataFrame:
     """One row a problem and optimizer: palindromic over reshuffled, paired by seed.
 
-    Columns: median `loss` of each order, their `ratio` (geometric mean of the seeds, its 90 %
-    interval `low` to `high`, `lowest` and `highest` seed), in how many `seeds` the palindromic one
-    is `lower`, and means of the metric on held-out data.
+    Columns: `rates` of both orders, median `loss` of each, their `ratio` (geometric mean of the
+    seeds, its 90 % interval `low` to `high`, `lowest` and `highest` seed), in how many `seeds` the
+    palindromic one is `lower`, and means of the metric on held-out data.
     """
-    runs, rows = results.of("network"), list[dict[str, Any]]()
-    for (problem, optimizer), mine in (
-        runs.groupby(["problem", "optimizer"], sort=False) if len(runs) else ()
-    ):
+    rows = list[dict[str, Any]]()
+    for (problem, optimizer), mine in groups(results.of("network"), ["problem", "optimizer"]):
         loss = mine.pivot(index="seed", columns="order", values="loss").astype(float)
         held = mine.assign(held_out=mine.held_out.astype(float)).groupby("order").held_out.mean()
         if set(loss) != set(ORDERS):
             continue
+        rates = mine.groupby("order").learning_rate.first()
         ratio = loss.palindromic / loss.reshuffled
         interval = statistics.equivalent(loss.palindromic, loss.reshuffled, 2, paired=True)
         rows.append(
             {
                 "problem": problem,
                 "optimizer": optimizer,
+                "rates": " and ".join(f"{rates[order]:.3g}" for order in ORDERS),
                 "reshuffled": loss.reshuffled.median(),
                 "palindromic": loss.palindromic.median(),
                 "ratio": float(np.exp(np.log(ratio).mean(skipna=False))),
@@ -196,86 +187,60 @@ def compare(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _as_expected(results: Results) -> list[Check]:
-    return [
-        Check(r.splitting, r.observed, f"{r.order}", bool(abs(r.observed - r.order) < MARGIN))
-        for r in results.of("order").itertuples()
-    ]
-
-
-def _gains(results: Results) -> list[Check]:
-    return [
-        Check(
-            f"{r.problem}, {r.optimizer}",
-            r.ratio,
-            "below 1",
-            True if r.high < 1 else False if r.low >= 1 else None,
-        )
-        for r in results.table("networks").itertuples()
-    ]
-
-
 CLAIMS = (
     Claim(
         "splitting",
         "Palindromic epochs are Strang's splitting: order 2, if the step on each batch has it.",
         f"observed order within {MARGIN} of the expected one",
-        _as_expected,
+        compared(
+            "order",
+            "{splitting}",
+            "observed",
+            "{order}",
+            lambda r: abs(r["observed"] - r["order"]) < MARGIN,
+        ),
     ),
     Claim(
         "gains",
         "Palindromic order ends at a lower training loss than reshuffling.",
         "90 % interval of the ratio of last losses, paired by seed, below 1",
-        _gains,
+        compared(
+            "networks",
+            "{problem}, {optimizer}",
+            "ratio",
+            "below 1",
+            lambda r: r["high"] < 1 or (False if r["low"] >= 1 else None),
+        ),
     ),
 )
 
 
-def _draw_orders(results: Results) -> Plot | None:
-    records = [r for r in results.records if r["kind"] == "order"]
-    plot = Plot([r["splitting"] for r in records], width=6.5)
-    for r in records:
-        axes = plot.panel("linear regression", "h", "error at the end")
-        axes.loglog(r["step_sizes"], r["errors"], **plot.style(r["splitting"]))
-        plain_log(axes, r["step_sizes"])
-    return plot if records else None
-
-
-def _draw_networks(results: Results) -> Plot | None:
-    runs = results.of("network")
-    plot = Plot(list(ORDERS))
-    for (problem, optimizer, order), mine in (
-        runs.groupby(["problem", "optimizer", "order"], sort=False) if len(runs) else ()
+def _draw_networks(results: Results) -> Plot:
+    plot, labels = Plot(list(ORDERS)), ("epoch", "loss")
+    for (problem, optimizer, order), mine in groups(
+        results.of("network"), ["problem", "optimizer", "order"]
     ):
-        losses = np.array(list(mine.losses), float)
-        epoch = 1 + np.arange(losses.shape[1])
-        axes = plot.panel(f"{problem}, {optimizer}", "epoch", "loss")
-        axes.semilogy(epoch, np.exp(np.log(losses).mean(axis=0)), **plot.style(order, markevery=5))
-        plot.band(axes, order, epoch, losses.min(axis=0), losses.max(axis=0))
-    return plot if len(runs) else None
+        losses, title = np.array(list(mine.losses), float), f"{problem}, {optimizer}"
+        epoch, mean = 1 + np.arange(losses.shape[1]), np.exp(np.log(losses).mean(axis=0))
+        band = losses.min(axis=0), losses.max(axis=0)
+        plot.line(title, order, epoch, mean, labels, log="y", band=band)
+    return plot
 
 
 SPLITTING = Figure(
     "orders",
-    _draw_orders,
+    orders_drawn(lambda r: "linear regression", "{splitting}".format_map, "order"),
     "Distance to the flow of the mean loss at a fixed time against h. Palindromic epochs are "
     "Strang's splitting: of order 2, if the step on each batch is.",
-    lambda results: (
-        "Observed orders: "
-        + ", ".join(f"{r.splitting} {r.observed:.2f}" for r in results.of("order").itertuples())
-        + "."
-    ),
+    each("Observed orders", "order", "{splitting} {observed:.2f}"),
 )
 NETWORKS = Figure(
     "networks",
     _draw_networks,
     "Loss of all training data after each epoch: geometric mean and range of the seeds.",
-    lambda results: (
-        "Last loss of palindromic over reshuffled order: "
-        + ", ".join(
-            f"{r.optimizer} {r.ratio:.2f} ({r.interval})"
-            for r in results.table("networks").itertuples()
-        )
-        + "."
+    each(
+        "Last loss of palindromic over reshuffled order",
+        "networks",
+        "{problem} with {optimizer} {ratio:.2f} ({interval})",
     ),
 )

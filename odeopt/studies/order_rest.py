@@ -19,7 +19,7 @@ from scipy.stats import ks_2samp
 
 from .. import euler, ordering
 from . import data
-from .engine import Check, Claim, Figure, Results, statistics
+from .engine import Check, Claim, Figure, Results, compared, each, groups, statistics
 from .engine.drawing import Plot
 from .engine.store import Record
 
@@ -280,7 +280,7 @@ def summarize(results: Results) -> pd.DataFrame:
     its standard `error`; `p`, for backward order, of the two-sample test that those of `forward`
     have the same distribution.
     """
-    records = [r for r in results.records if r["kind"] == "rest"]
+    records = results.kind("rest")
     forward = {r["problem"]: r["last excess"] for r in records if r["method"] == "forward"}
     rows = []
     for r in records:
@@ -304,35 +304,26 @@ def summarize(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _comes_to_rest(results: Results) -> list[Check]:
-    return [
-        Check(r.problem, r.rate, f"at most {CONTRACTION:g}", bool(r.rate <= CONTRACTION))
-        for r in results.table("rest").itertuples()
-        if r.method == "backward, full"
-    ]
-
-
-def _alike(results: Results) -> list[Check]:
+def _method(results: Results, name: str) -> pd.DataFrame:
+    """The rows of the methods whose names begin like that."""
     rest = results.table("rest")
-    rows = rest[rest.method.str.startswith("backward")] if len(rest) else rest
-    corrected = statistics.holm(rows.get("p", ()))
-    return [
-        Check(f"{r.problem}, {r.method}", p, f"at least {CHANCE:g}", bool(p >= CHANCE))
-        for r, p in zip(rows.itertuples(), corrected, strict=True)
-        if not np.isnan(p)
-    ]
+    return rest[rest.method.str.startswith(name)] if len(rest) else rest
+
+
+def _alike(results: Results) -> pd.DataFrame:
+    rows = _method(results, "backward")
+    return rows.assign(p=statistics.holm(rows.get("p", ()))).dropna(subset="p")
 
 
 def _averages(results: Results) -> list[Check]:
-    rest, found = results.table("rest"), list[Check]()
-    for problem, mine in rest.groupby("problem", sort=False) if len(rest) else ():
+    found = list[Check]()
+    for problem, mine in groups(results.table("rest"), "problem"):
         rows = mine.set_index("method")
-        if not {"averaged", "backward, full"} <= set(rows.index):
-            continue
-        average, full = rows.loc["averaged"], rows.loc["backward, full"]
-        gap, error = full.excess - average.excess, np.hypot(full.error, average.error)
-        holds = bool(gap > 0) if abs(gap) > 2 * error else None
-        found.append(Check(str(problem), average.excess, f"below {full.excess:.3g}", holds))
+        if {"averaged", "backward, full"} <= set(rows.index):
+            average, full = rows.loc["averaged"], rows.loc["backward, full"]
+            gap, error = full.excess - average.excess, np.hypot(full.error, average.error)
+            holds = bool(gap > 0) if abs(gap) > 2 * error else None
+            found.append(Check(str(problem), average.excess, f"below {full.excess:.3g}", holds))
     return found
 
 
@@ -342,14 +333,26 @@ CLAIMS = (
         "Where every step contracts, the iterates of backward order come to rest as fast.",
         f"distances of full backward order shrink to {FLOOR:g} by a factor of at most 1 - h wd = "
         f"{CONTRACTION:g} a step",
-        _comes_to_rest,
+        compared(
+            lambda r: _method(r, "backward, full"),
+            "{problem}",
+            "rate",
+            f"at most {CONTRACTION:g}",
+            lambda r: r["rate"] <= CONTRACTION,
+        ),
     ),
     Claim(
         "alike",
         "The loss of backward order is distributed like that of forward order.",
         f"two-sample p of the last losses, Holm-corrected, at least {CHANCE:g}; replayed windows "
         "and full order",
-        _alike,
+        compared(
+            _alike,
+            "{problem}, {method}",
+            "p",
+            f"at least {CHANCE:g}",
+            lambda r: r["p"] >= CHANCE,
+        ),
     ),
     Claim(
         "average",
@@ -360,20 +363,16 @@ CLAIMS = (
 )
 
 
-def _curves(results: Results, x: str, y: str, label: str) -> Plot | None:
-    records = [r for r in results.records if r["kind"] == "rest"]
-    if y == "distances":  # it has other steps
-        records = [r for r in records if r["method"] != "averaged, equal gradients"]
-    plot, start = Plot([r["method"] for r in records], height=3.6), dict[str, float]()
-    for r in records:
-        axes, values = plot.panel(r["problem"], x, label), np.array(r[y], float)
-        axes.plot(r[x], values, **plot.style(r["method"], markevery=max(1, len(values) // 6)))
-        start[r["problem"]] = max(values[0], start.get(r["problem"], 0))
-        floor = 1e-17 if y == "distances" else 1e-6
-        axes.set(yscale="log", ylim=(floor, 10 * start[r["problem"]]))
-        if y == "excess":
-            axes.set_xscale("log")
-    return plot if records else None
+def _curves(results: Results, x: str, y: str, label: str) -> Plot:
+    plot, top = Plot(height=3.6), dict[str, float]()
+    for r in results.kind("rest"):
+        if y == "distances" and r["method"] == "averaged, equal gradients":  # it has other steps
+            continue
+        values, log = np.array(r[y], float), "y" if y == "distances" else "xy"
+        axes = plot.line(r["problem"], r["method"], r[x], values, (x, label), log=log)
+        top[r["problem"]] = max(values[0], top.get(r["problem"], 0))
+        axes.set_ylim(1e-17 if y == "distances" else 1e-6, 10 * top[r["problem"]])
+    return plot
 
 
 EXCESS = Figure(
@@ -382,14 +381,7 @@ EXCESS = Figure(
     "Loss of all data above the least, mean of the seeds, against gradients: all of them are "
     "counted. Backward order buys no lower loss with its gradients; an average does. What leaves "
     "the frame has diverged.",
-    lambda results: (
-        "Nearest to the least loss: "
-        + ", ".join(
-            f"{mine.loc[mine.excess.idxmin()].method} ({problem})"
-            for problem, mine in results.table("rest").groupby("problem", sort=False)
-        )
-        + "."
-    ),
+    each("Loss above the least", "rest", "{problem}, {method} {excess:.2g} ± {error:.1g}"),
 )
 DISTANCES = Figure(
     "distances",
@@ -397,12 +389,9 @@ DISTANCES = Figure(
     "Distance between successive iterates, geometric mean of the seeds. Backward order comes to "
     "rest at the rate of the contraction; a window is forward again at every checkpoint; an "
     "average slows down as averages do.",
-    lambda results: (
-        "Factor by which distances shrink a step, where they do: "
-        + ", ".join(
-            f"{r.problem}, {r.method} {r.rate:.3f}"
-            for r in results.table("rest").dropna(subset="rate").itertuples()
-        )
-        + "."
+    each(
+        "Factor by which distances shrink a step, where they do",
+        lambda results: results.table("rest").dropna(subset="rate"),
+        "{problem}, {method} {rate:.3f}",
     ),
 )

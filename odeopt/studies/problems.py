@@ -31,6 +31,7 @@ from .networks import (
     burgers_rows,
     burgers_rows_error,
     cross_entropy_of,
+    equation,
     network_init,
     outputs_of,
     poisson_error,
@@ -168,24 +169,17 @@ def _logistic() -> Problem:
 
 def poisson() -> Problem:
     """A network that solves Poisson's equation."""
-    return Problem(
-        name="poisson",
-        title="Poisson's equation, network 1-24-24-1 tanh, 64 points, full batch",
-        loss=poisson_error,
-        init=network_init((1, 24, 24, 1), np.float64),
-        data=poisson_points(0.5),
-    )
+    title = "Poisson's equation, network 1-24-24-1 tanh, 64 points"
+    return equation("poisson", title, poisson_error, (1, 24, 24, 1), poisson_points(0.5))
 
 
 def _burgers() -> Problem:
-    return Problem(
-        name="burgers",
-        title=f"Burgers' equation, viscosity {VISCOSITY}, network 2-20-20-1 tanh, 256 points "
-        "inside, 96 at the border, full batch",
-        loss=burgers_rows_error,
-        init=network_init((2, 20, 20, 1), np.float64),
-        data=burgers_rows(*burgers_points(0.5)),
+    title = (
+        f"Burgers' equation, viscosity {VISCOSITY}, network 2-20-20-1 tanh, 256 points inside, 96 "
+        "at the border"
     )
+    points = burgers_rows(*burgers_points(0.5))
+    return equation("burgers", title, burgers_rows_error, (2, 20, 20, 1), points)
 
 
 def _mnist() -> Problem:

@@ -29,14 +29,9 @@ from .engine.store import Record, write_text
 from .engine.study import versions
 from .engine.terminal import grid
 from .names import lookup
-from .papers import FOLLOWING, FOUNDING, NEIGHBOUR, PAPERS
+from .papers import PAPERS
 
 SUMMARY = "summary.json"
-KINDS = {
-    FOUNDING: "What odeopt was built from",
-    FOLLOWING: "Papers of 2025-26 that follow",
-    NEIGHBOUR: "Neighbours",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,21 +163,19 @@ def _verdict(results: Results) -> str:
     return f"Of {len(table)} claims: {counts(table.verdict)}." if len(table) else "No claim yet."
 
 
-def _overview(results: Results) -> Plot | None:
-    table = results.table("claims")
-    if table.empty:
-        return None
-    plot = Plot(width=6.0, height=1.6)
-    words = [word for word in WORDS if (table.verdict == word).any()][::-1]
-    axes = plot.panel("verdicts", "claims", "")
-    axes.barh(words, [(table.verdict == word).sum() for word in words], color=INK, alpha=0.5)
+def _overview(results: Results) -> Plot:
+    table, plot = results.table("claims"), Plot(width=6.0, height=1.6)
+    for word in WORDS[::-1]:
+        if len(table) and (number := (table.verdict == word).sum()):
+            axes = plot.panel("verdicts", "claims", "")
+            axes.barh([word], [number], color=INK, alpha=0.5)
     return plot
 
 
 def _figure(name: str, claim: Claim) -> Figure:
-    def draw(results: Results) -> Plot | None:
+    def draw(results: Results) -> Plot:
         found = found_of(results, name)
-        return claim.draw(found) if found else None
+        return claim.draw(found) if found else Plot()
 
     def finding(results: Results) -> str:
         row = results.table("claims").set_index("claim").loc[name]
@@ -348,51 +341,3 @@ def command(
     results = engine.run(study(), options, {"claims": chosen})
     if options.share is None:
         write_text(folder / SUMMARY, json.dumps(summary(results), indent=1) + "\n")
-
-
-def document(kept: Record) -> str:
-    """The page of the documentation, from a run's summary."""
-    found, listed = kept["claims"], claims()
-    words = pd.Series([entry["verdict"] for entry in found.values()])
-    lines = [
-        "# The claims of the papers",
-        "",
-        "Written by `python -m benchmarks.claims` from the committed run "
-        "`benchmarks/results/claims/summary.json`; do not edit. `odeopt reproduce --list` names "
-        "the claims, `odeopt reproduce NAME` asks one on your machine, `--all` asks "
-        "them all and writes a report with figures. A claim is a module of "
-        "`odeopt/studies/claims`, with its criterion committed before its first run; where it "
-        "had to be posed again after a run, it says what the first version was. Papers were read "
-        "in their abstracts only: a claim is what an abstract says, and how it is asked is "
-        "odeopt's. A law has wrong laws beside it, which must miss its criterion; a comparison "
-        "must come out the same way in more seeds than chance would have (sign test, p <= 0.05).",
-        "",
-        f"**Of {len(found)} claims: {counts(words)}.** "
-        f"{'A full' if kept['full'] else 'A quick'} run on {kept['machine']}; "
-        + ", ".join(f"{name} {version}" for name, version in kept["versions"].items())
-        + ".",
-    ]
-    for kind in (FOUNDING, FOLLOWING, NEIGHBOUR):
-        lines += ["", f"## {KINDS[kind]}"]
-        for key, paper in PAPERS.items():
-            mine = [name for name, claim in listed.items() if claim.papers[0] == key]
-            also = [name for name, claim in listed.items() if key in claim.papers[1:]]
-            if paper.kind != kind:
-                continue
-            lines += ["", f"### {paper}", ""]
-            if not mine and not also:
-                lines.append(f"No claim: {paper.none}.")
-            for name in mine:
-                entry = found.get(name, {"verdict": NOT_RUN, "reason": "", "seeds": 0})
-                seeds = f", {entry['seeds']} seeds" if entry["seeds"] > 1 else ""
-                wrong = [f"{n} {value}" for n, value in entry.get("wrong laws", {}).items()]
-                words = [
-                    f"- **`{name}`: {entry['verdict']}**{seeds}. {listed[name].says}",
-                    f"*{listed[name].note}*" if listed[name].note else "",
-                    f"Found: {entry['reason']}." if entry["reason"] else "",
-                    f"Of a wrong law, which must miss: {'; '.join(wrong)}." if wrong else "",
-                ]
-                lines.append(" ".join(word for word in words if word))
-            if also:
-                lines.append(f"- See also {', '.join(f'`{name}`' for name in also)}.")
-    return "\n".join(lines) + "\n"

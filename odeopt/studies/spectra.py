@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..diagnostics import spectrum
+from .engine import Claim, compared
 from .engine.optimizers import Entry
 from .engine.problem import Params, Problem
-from .engine.runner import Runner, step_function
+from .engine.runner import Runner
+from .engine.steps import advance
 from .engine.store import Record
-from .engine.study import Check, Claim, Results
 
 MATVECS = 24
 """Hessian-vector products of one Lanczos run (counted as 2 gradients each): the largest
@@ -96,18 +97,13 @@ def trace(
     """
     data = jax.tree.map(jnp.asarray, problem.data)
     optimizer = entry.make(np.asarray(rate, problem.dtype)[()])
-    step = step_function(problem, optimizer)
-
-    @jax.jit
-    def advance(params: Params, state: Any, steps: int) -> tuple[Params, Any]:
-        return jax.lax.fori_loop(0, steps, lambda _, carry: step(*carry, data)[:2], (params, state))
-
+    go_on = jax.jit(functools.partial(advance, problem, optimizer))
     params = problem.start(0)
     state = optimizer.init(params)
     at = np.arange(points + 1) * steps // points
     used, sharpness = [], []
     for begin, end in zip(np.concatenate([[0], at[:-1]]), at, strict=True):
-        params, state = advance(params, state, int(end - begin))
+        params, state = go_on(int(end - begin), data, params, state)
         largest = float(_ritz(problem)(params, data)[-1])
         if not np.isfinite(largest):
             break
@@ -128,17 +124,15 @@ def trace_record(
     return {"kind": "sharpness", **about, **shown}
 
 
-def _limits_hold(results: Results) -> list[Check]:
-    return [
-        Check(f"{r.problem}, {r.optimizer}", r.measured_limit, f"{r.R:.4g}", near)
-        for r in results.of("limit").itertuples()
-        for near in [bool(abs(r.measured_limit / r.R - 1) <= NEAR)]
-    ]
-
-
 LIMITS_HOLD = Claim(
     "limits",
     "On a quadratic a step is stable up to h·sharpness = R.",
     f"measured within {NEAR:.0%} of R on a grid of 1 %",
-    _limits_hold,
+    compared(
+        "limit",
+        "{problem}, {optimizer}",
+        "measured_limit",
+        "{R:.4g}",
+        lambda r: abs(r["measured_limit"] / r["R"] - 1) <= NEAR,
+    ),
 )

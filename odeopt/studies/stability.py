@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .. import solvers as methods
+from .. import zoo
+from ..optimizer import Optimizer
+from ..solvers.explicit import ExplicitRungeKutta
 from . import accuracy, spectra
 from .engine import (
-    Check,
     Claim,
     Figure,
     Lab,
@@ -23,6 +24,9 @@ from .engine import (
     Table,
     Task,
     at_least,
+    compared,
+    each,
+    groups,
     race_figures,
     races,
     whole,
@@ -251,37 +255,23 @@ def verdict(results: Results) -> str:
     return f"{lead} {limit}; {race}."
 
 
-def _answer(results: Results) -> list[str]:
+def _best(results: Results) -> str:
     runs = runs_of(results)
-    table = races.compare(runs, baseline_of(runs))
-    winners = table[table.lowest > 0].lowest.sort_values(ascending=False, kind="stable")
+    lowest = races.compare(runs, baseline_of(runs)).lowest
+    winners = lowest[lowest > 0].sort_values(ascending=False, kind="stable")
     each = ", ".join(f"{name} on {count}" for name, count in winners.items()) or "no optimizer"
     lost = int((runs.status == "diverged").sum())
-    lines = [
+    return (
         f"At {runs.gradients.max():.0f} gradients and tuned rates, the lowest median loss belongs "
         f"to {each} of {runs.problem.nunique()} problems. {lost} of {len(runs)} runs diverged."
-    ]
-    stable = races.brackets(runs)
-    if unstable := [" / ".join(key) for key in stable.index[stable.stable.isna()]]:
-        lines.append(f"No stable rate was found for {', '.join(unstable)}.")
-    return lines
+    )
 
 
-def _cheaper(results: Results) -> list[Check]:
-    runs = runs_of(results)
-    table = races.compare(runs, baseline_of(runs))
-    if "problems" not in table:
-        return []
-    rows = table[table.solver & (table.problems > 0).fillna(False)]
-    return [
-        Check(
-            name,
-            row.gradient_high,
-            "above 1",
-            True if row.gradient_low > 1 else False if row.gradient_high <= 1 + 1e-6 else None,
-        )
-        for name, row in rows.iterrows()
-    ]
+def _solvers(results: Results) -> pd.DataFrame:
+    """Solvers whose limits can be compared with the baseline's."""
+    table = results.table("comparison")
+    known = table.get("problems", pd.Series(0, table.index)) > 0
+    return table[table.solver & known]
 
 
 CLAIMS = (
@@ -291,71 +281,66 @@ CLAIMS = (
         "cheaper",
         "Per gradient, a solver's stability limit is above SGD's.",
         "the whole bracket of the ratio, median over problems, above 1",
-        _cheaper,
+        compared(
+            _solvers,
+            "{optimizer}",
+            "gradient_high",
+            "above 1",
+            lambda r: r["gradient_low"] > 1 or (None if r["gradient_high"] > 1 + 1e-6 else False),
+        ),
     ),
 )
 
 
-def _regions(results: Results) -> Plot | None:
-    records = [record for record in results.records if record["kind"] == "spectrum"]
-    spectrum = {record["problem"]: np.array(record["eigenvalues"]) for record in records}
+def _regions(results: Results) -> Plot:
+    found = results.of("spectrum").itertuples()
+    spectrum = {record.problem: np.array(record.eigenvalues) for record in found}
     best = races.tuned(runs_of(results)).drop_duplicates(races.PAIR)
     best = best[best.problem.isin(list(spectrum))]
-    classes = {name.lower(): value for name, value in vars(methods).items()}
-    names = ("euler" if n == "sgd" else n for n in best.optimizer.unique())
-    known = {n: classes[n]() for n in names if hasattr(classes.get(n), "stability_polynomial")}
-    if not known:
-        return None
+    every = {one.name: _polynomial(one) for one in contenders(results.settings.solvers)}
+    known = {name: polynomial for name, polynomial in every.items() if polynomial is not None}
     plot, problems = Plot(list(best.optimizer.unique()), height=2.6), list(spectrum)
-    reach = max(r.learning_rate * spectrum[r.problem].max() for r in best.itertuples())
+    reach = max((r.learning_rate * spectrum[r.problem].max() for r in best.itertuples()), default=0)
     left = -min(max(4.5, reach + 0.5), 10)
     x, y = np.meshgrid(np.linspace(left, 1, 181), np.linspace(-4, 4, 161))
-    for name, mine in best.groupby("optimizer", sort=False):
-        method = known.get("euler" if name == "sgd" else name)
-        if method is None:
-            continue
-        axes = plot.panel(str(name), "Re z", "Im z", rows=len(problems))
-        colour = plot._styles[str(name)]["color"]
-        size = abs(np.polynomial.polynomial.polyval(x + 1j * y, method.stability_polynomial))
+    for name, mine in groups(best[best.optimizer.isin(known)], "optimizer"):
+        axes = plot.panel(name, "Re z", "Im z", rows=len(problems))
+        colour = plot.style(name)["color"]
+        size = abs(np.polynomial.polynomial.polyval(x + 1j * y, known[name]))
         axes.contourf(x, y, size, levels=[0, 1], colors=[colour], alpha=0.2)
         axes.contour(x, y, size, levels=[1], colors=[colour], linewidths=1.2)
         axes.set(xlim=(left, 1), ylim=(-4, 4))
         for run in mine.itertuples():
             row = problems.index(run.problem)
             z = np.clip(-run.learning_rate * spectrum[run.problem], left, 1)
-            marker: dict[str, Any] = {
-                "marker": MARKERS[row % 7],
-                "linestyle": "",
-                "ms": 3,
-                "mfc": "none",
-            }
-            plot.strip(str(name)).plot(z, np.full(len(z), row), color=INK, mew=0.6, **marker)
-            plot.key(str(run.problem), marker=MARKERS[row % 7], mfc="none")
+            style: Any = {"marker": MARKERS[row % 7], "linestyle": "", "mfc": "none"}
+            plot.strip(name).plot(z, np.full(len(z), row), color=INK, ms=3, mew=0.6, **style)
+            plot.key(run.problem, **style)
     return plot
 
 
-def _found_limits(results: Results) -> str:
-    table = _comparison(results)
-    if "step" not in table:
-        return "No two optimizers can be compared."
-    rows = table[table.solver & (table.problems > 0).fillna(False)]
-    each = "; ".join(
-        f"{r.optimizer} {r.step}, per gradient {r.gradient}" for r in rows.itertuples()
-    )
-    return f"Limits over the baseline's, per step and per gradient: {each}."
-
-
-def _found_best(results: Results) -> str:
-    return _answer(results)[0]
+def _polynomial(one: Entry) -> np.ndarray | None:
+    """Of the method, where it is one of gradient flow."""
+    optimizer = zoo.euler(0.1) if one.name == "sgd" else one.make(0.1)
+    if one.order is None or not isinstance(optimizer, Optimizer):
+        return None
+    solver = optimizer.design.solver
+    return solver.tableau.stability_polynomial if isinstance(solver, ExplicitRungeKutta) else None
 
 
 _LIMITS = Figure(
     "limits",
-    lambda r: race_figures.limits(_comparison(r).set_index("optimizer"), baseline_of(runs_of(r))),
+    lambda r: race_figures.limits(
+        r.table("comparison").set_index("optimizer"), baseline_of(runs_of(r))
+    ),
     "A limit is known to lie between the largest stable and the smallest diverged rate tried. "
     "So a ratio of two is a bar: its ends are medians over problems. Only a bar that is clear of 1 "
     "says that one limit is larger.",
-    _found_limits,
+    each(
+        "Limits over the baseline's, per step and per gradient",
+        _solvers,
+        "{optimizer} {step} and {gradient}",
+    ),
 )
 _RELATIVE = Figure(
     "loss_relative",
@@ -372,7 +357,7 @@ _REGIONS = Figure(
     "shade are directions that grow at first.",
     lambda r: "Regions of stability, with the eigenvalues of each problem on a strip.",
 )
-_RACE = race_figures.standard(runs_of, _found_best)
+_RACE = race_figures.standard(runs_of, _best)
 FIGURES = (_LIMITS, _RELATIVE, *_RACE, race_figures.SHARPNESS, _REGIONS, race_figures.ORDERS)
 
 TABLES = (
@@ -436,7 +421,6 @@ STUDY = Study(
     tables=TABLES,
     figures=FIGURES,
     claims=CLAIMS,
-    answer=_answer,
     method=_method,
     suite=SUITE,
     page="docs/stability.md",

@@ -8,33 +8,23 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from .engine import Check, Claim, Figure, Results, Study, Table, race_figures, races
+from . import stiff_runs as runs
+from . import stiff_tables as tables
+from .engine import (
+    Check,
+    Claim,
+    Figure,
+    Results,
+    Study,
+    Table,
+    compared,
+    each,
+    groups,
+    race_figures,
+    races,
+)
 from .engine.drawing import INK, Plot, log_limits
-from .engine.terminal import cell
 from .problems import build
-from .stiff_runs import (
-    CLIMBING,
-    FULL,
-    JUDGED,
-    SENSITIVE,
-    STABLE_ON,
-    SUITE,
-    SWEPT,
-    Goal,
-    Settings,
-    tasks,
-)
-from .stiff_tables import (
-    COSTS,
-    costs,
-    descent,
-    fresh,
-    judge,
-    runs_of,
-    sensitivity,
-    stable,
-    summary,
-)
 
 ROUNDING = float(np.finfo(np.float32).eps)
 """Of a loss in single precision, relative: two programs may round it differently."""
@@ -55,82 +45,32 @@ def verdict(results: Results) -> str:
         f"{lead} To the target {best} needs fewer gradients than the best rival on "
         f"{row.gradients_won} of {row.problems} problems, and fewer seconds on {row.seconds_won}"
     )
-    each = ", ".join(f"{name} on {r.gradients_won}" for name, r in others.iterrows())
-    return f"{text} (the others, in gradients: {each})." if each else f"{text}."
+    rest = ", ".join(f"{name} on {r.gradients_won}" for name, r in others.iterrows())
+    return f"{text} (the others, in gradients: {rest})." if rest else f"{text}."
 
 
 def _wins(results: Results) -> pd.DataFrame:
-    table = judge(results)
+    table = tables.judge(results)
     if table.empty:
         return table
-    groups = table.groupby("optimizer", sort=False)
-    return groups[[f"{name}_won" for name in COSTS]].sum().assign(problems=groups.size())
+    mine = table.groupby("optimizer", sort=False)
+    return mine[[f"{name}_won" for name in tables.COSTS]].sum().assign(problems=mine.size())
 
 
-def _answer(results: Results) -> list[str]:
-    table, judged, sentences = summary(results), judge(results), []
-    for name, rows in judged.groupby("optimizer", sort=False):
-        mine = table[table.optimizer == name]
-        how = "Tuned as its rivals are" if mine.tuned.any() else "With nothing tuned"
-        text = (
-            f"{how}, {name} reaches the target in {mine.reached.sum()} of {mine.runs.sum()} runs."
-        )
-        for what in COSTS:
-            behind = rows[~rows[f"{what}_won"]]
-            each = zip(
-                behind.problem, behind[f"{what}_ratio"], behind[f"{what}_rival"], strict=True
-            )
-            if len(behind):
-                text += f" Not ahead in {what}: {', '.join(_behind(*one) for one in each)}."
-        sentences.append(text)
-    return sentences
-
-
-def _behind(problem: str, quotient: float, rival: str) -> str:
-    if np.isnan(quotient):
-        return f"{problem} (nobody arrives)"
-    size = "a miss" if np.isinf(quotient) else f"{quotient:.2g} times"
-    return f"{problem} ({size} against {rival})"
-
-
-def _fewer(results: Results) -> list[Check]:
-    table = judge(results)
-    return [
-        Check(
-            f"{row.problem}, {row.optimizer}",
-            row.gradients_ratio,
-            "below 1",
-            None if np.isnan(row.gradients_ratio) else bool(row.gradients_won),
-        )
-        for row in table[table.optimizer == "linearly_implicit_euler"].itertuples()
-    ]
-
-
-def _flat(results: Results) -> list[Check]:
-    table = sensitivity(results)
-    rows = table[(table.optimizer != SENSITIVE[0]) & table.share.notna()]
-    where = rows.problem + ", " + rows.optimizer
-    return [
-        Check(name, share, f"below {MATTERS}", bool(share < MATTERS))
-        for name, share in zip(where, rows.share, strict=True)
-    ]
+def _sensitive(results: Results) -> pd.DataFrame:
+    """What is compared with the sensitivity to SGD's rate."""
+    table = results.table("sensitivity")
+    return table[(table.optimizer != runs.SENSITIVE[0]) & table.share.notna()]
 
 
 def _farther(results: Results) -> list[Check]:
-    limits = stable(results).set_index("optimizer")
-    if not set(CLIMBING) <= set(limits.index):
+    limits = tables.stable(results).set_index("optimizer")
+    if not set(runs.CLIMBING) <= set(limits.index):
         return []
-    runs = runs_of(results, "climb").set_index("optimizer")
-    row, cost = limits.loc["rkc"], int(runs.gradients_per_step.loc["rkc"].iloc[0])
+    climbed = tables.runs_of(results, "climb").set_index("optimizer")
+    row, cost = limits.loc["rkc"], int(climbed.gradients_per_step.loc["rkc"].iloc[0])
     holds = True if row.low > cost else False if row.high <= cost else None
-    return [Check(f"{STABLE_ON}, rkc", row.low, f"above {cost}", holds)]
-
-
-def _falls(results: Results) -> list[Check]:
-    return [
-        Check(f"{row.problem}, rate {row.rate:g}", row.rise, "rounding", bool(row.rise <= ROUNDING))
-        for row in descent(results).itertuples()
-    ]
+    return [Check(f"{runs.STABLE_ON}, rkc", row.low, f"above {cost}", holds)]
 
 
 CLAIMS = (
@@ -138,13 +78,25 @@ CLAIMS = (
         "fewer",
         "With nothing tuned, linearly_implicit_euler needs fewer gradients than the best rival.",
         "median gradients to the target below those of the rival that needs fewest",
-        _fewer,
+        compared(
+            lambda r: r.table("verdict").query("optimizer == 'linearly_implicit_euler'"),
+            "{problem}, {optimizer}",
+            "gradients_ratio",
+            "below 1",
+            lambda r: None if np.isnan(r["gradients_ratio"]) else r["gradients_won"],
+        ),
     ),
     Claim(
         "flat",
         "The first step of a controlled solver does not matter.",
         f"sensitivity over six decades below {MATTERS:g} of that of SGD to its rate",
-        _flat,
+        compared(
+            _sensitive,
+            "{problem}, {optimizer}",
+            "share",
+            f"below {MATTERS}",
+            lambda r: r["share"] < MATTERS,
+        ),
     ),
     Claim(
         "farther",
@@ -156,55 +108,43 @@ CLAIMS = (
         "falls",
         "At no fixed rate does the loss rise in a step of implicit_euler.",
         f"largest relative rise of the loss in a step at most {ROUNDING:.1g}, its rounding",
-        _falls,
+        compared(
+            "descent",
+            "{problem}, rate {rate:g}",
+            "rise",
+            "rounding",
+            lambda r: r["rise"] <= ROUNDING,
+        ),
     ),
 )
 
 
-def _profile(results: Results) -> Plot | None:
-    runs = fresh(results)
-    if not np.isfinite(runs.to_target).any():
-        return None
-    plot = Plot(list(runs.optimizer.unique()))
-    for name, column in COSTS.items():
-        shares = races.performance_profile(costs(results, column))
-        axes, end = plot.panel(f"{name} to the target", "factor of the least", "share of runs"), 2.0
-        end *= float(shares.index[-1])
-        for optimizer, share in shares.items():
-            style = plot.style(str(optimizer), markevery=max(1, len(share) // 6))
-            axes.step([*share.index, end], [*share, share.iloc[-1]], where="post", **style)
-        axes.set(xscale="log", xlim=(0.95, end), ylim=(-0.02, 1.02))
-    return plot
+def _profile(results: Results) -> Plot:
+    arrived = np.isfinite(tables.fresh(results).to_target).any()
+    found = {
+        f"{name} to the target": tables.costs(results, column)
+        for name, column in tables.COSTS.items()
+    }
+    return race_figures.profile(found if arrived else {})
 
 
-def _loss(results: Results) -> Plot | None:
-    runs = fresh(results)
-    if runs.empty:
-        return None
-    plot = Plot(list(runs.optimizer.unique()))
-    goals = {r["problem"]: r for r in results.records if r["kind"] == "goal"}
-    for problem, mine in runs.groupby("problem", sort=False):
-        axes, seen = plot.panel(str(problem), "gradients", "loss"), list[float]()
-        ceiling = 3 * mine.initial_loss.max()  # a run that blows up must not set the scale
+def _loss(results: Results) -> Plot:
+    fresh = tables.fresh(results)
+    plot = Plot(list(fresh.optimizer.unique()))
+    goals = {r.problem: r for r in results.of("goal").itertuples()}
+    for problem, mine in groups(fresh, "problem"):
+        seen, ceiling = list[float](), 3 * mine.initial_loss.max()  # no blow-up sets the scale
         for run in mine.itertuples():
             x, y = np.array(run.loss_gradients, float) + 1, np.array(run.loss, float)
             y = np.where(y <= ceiling, y, np.nan)
+            labels = "gradients", "loss"
+            axes = plot.line(problem, run.optimizer, x, y, labels, log="x", alpha=0.7)
             seen += list(y)
-            style = plot.style(run.optimizer, markevery=max(1, len(x) // 4), alpha=0.7)
-            axes.plot(x, y, **style)
-        goal, start = goals[str(problem)], mine.sort_values("seed").initial_loss.iloc[0]
-        target = Goal(goal["level"], 0, goal["relative"]).target(start, goal["optimum"])
+        goal, start = goals[problem], mine.sort_values("seed").initial_loss.iloc[0]
+        target = runs.Goal(goal.level, 0, goal.relative).target(start, goal.optimum)
         axes.axhline(target, color=INK, linestyle="--", linewidth=1)
-        axes.set_xscale("log")
         log_limits(axes, [*seen, target])
     return plot
-
-
-def _found_flat(results: Results) -> str:
-    table = sensitivity(results)
-    rows = table[table.share.notna() & (table.optimizer != SENSITIVE[0])]
-    each = "; ".join(f"{r.problem}, {r.optimizer}: {cell(r.share, 2)}" for r in rows.itertuples())
-    return f"Sensitivity to the first step as a share of that of {SENSITIVE[0]}'s rate: {each}."
 
 
 FIGURES = (
@@ -227,11 +167,15 @@ FIGURES = (
     Figure(
         "sensitivity",
         lambda r: race_figures.loss_against_rate(
-            runs_of(r, "sweep"), "learning_rate", "rate, or first step"
+            tables.runs_of(r, "sweep"), "learning_rate", "rate, or first step"
         ),
-        f"After {SWEPT} gradients: median and range of the fresh seeds, a cross on the strip where "
-        "one diverged. A flat line has nothing to tune.",
-        _found_flat,
+        f"After {runs.SWEPT} gradients: median and range of the fresh seeds, a cross on the strip "
+        "where one diverged. A flat line has nothing to tune.",
+        each(
+            f"Sensitivity to the first step as a share of that of {runs.SENSITIVE[0]}'s rate",
+            _sensitive,
+            "{problem}, {optimizer} {share:.2g}",
+        ),
     ),
 )
 
@@ -239,11 +183,13 @@ _VERDICT = {
     "gradients": ("gradients", "of the solver to the target, median of the fresh seeds"),
     "rival_gradients": ("best rival's", "the fewest that a rival needs"),
     "gradients_rival": ("who", "the rival of the fewest gradients"),
+    "gradients_ratio": ("ratio", "of the two; a miss is infinity"),
     "gradients_won": ("fewer", "whether the solver needs fewer"),
     "gradients_p": ("p", "of a difference in gradients: Mann-Whitney, Holm over the problems"),
     "seconds": ("seconds", "of the solver to the target, without compilation"),
     "rival_seconds": ("best rival's seconds", "the fewest that a rival needs"),
     "seconds_rival": ("by whom", "the rival of the fewest seconds"),
+    "seconds_ratio": ("of seconds", "ratio of the two"),
     "seconds_won": ("fewer seconds", "whether the solver needs fewer"),
 }
 _SUMMARY = {
@@ -262,7 +208,7 @@ TABLES = (
     Table(
         "verdict",
         "Against the best rival of each problem",
-        judge,
+        tables.judge,
         {**races.NAMED, **_VERDICT},
         ("problem", "optimizer", "gradients", "rival_gradients", "gradients_rival", "seconds_won"),
         "The best rival in gradients and the best in seconds are not always the same one.",
@@ -270,14 +216,14 @@ TABLES = (
     Table(
         "summary",
         "All results",
-        summary,
+        tables.summary,
         {**races.NAMED, **_SUMMARY},
         ("problem", "optimizer", "setting", "gradients", "seconds", "reached"),
     ),
     Table(
         "sensitivity",
         "Sensitivity to the rate, or to the first step",
-        sensitivity,
+        tables.sensitivity,
         {
             **races.NAMED,
             "sensitivity": ("sensitivity", "mean of min(loss, initial loss), minus the lowest"),
@@ -288,12 +234,12 @@ TABLES = (
             "runs": ("of", "runs"),
         },
         ("problem", "optimizer", "share", "best", "worst", "diverged"),
-        f"After {SWEPT} gradients, rates and first steps from 1e-3 to 1e3 by decades.",
+        f"After {runs.SWEPT} gradients, rates and first steps from 1e-3 to 1e3 by decades.",
     ),
     Table(
         "stable",
         "Largest stable rates",
-        stable,
+        tables.stable,
         {
             "optimizer": ("optimizer", "its name"),
             "rate": ("stable to", "the largest rate up to which no seed diverged"),
@@ -304,12 +250,12 @@ TABLES = (
             "gradients": ("gradients", "there, median"),
         },
         ("optimizer", "rate", "unstable", "low", "high", "gradients"),
-        f"On {STABLE_ON}, by quarter octaves.",
+        f"On {runs.STABLE_ON}, by quarter octaves.",
     ),
     Table(
         "descent",
         "Implicit Euler at fixed rates",
-        descent,
+        tables.descent,
         {
             "problem": ("problem", "its name"),
             "rate": ("rate", "fixed"),
@@ -333,7 +279,7 @@ def _method(results: Results) -> Mapping[str, str]:
         "Target": "A run ends at the gradient evaluation whose loss is at the target, that one "
         "counted too; or with its budget; or where the loss is not finite. A miss is infinity in "
         "every median. Where steps see mini-batches, the loss of the full batch is looked at after "
-        f"every {JUDGED} gradients, which costs seconds only.",
+        f"every {runs.JUDGED} gradients, which costs seconds only.",
         "Cost": "What the optimizer's state counts: every gradient 1, every curvature product 2, "
         "every loss of a control or a line search 1, rejected steps in full, a Jacobian or an "
         "exact solve as many as a sample has outputs. Linear algebra counts nothing in gradients: "
@@ -354,16 +300,15 @@ STUDY = Study(
     question="What do solvers for stiff losses gain on the way to a fixed target?",
     summary="Races them against tuned rivals, in gradients and in seconds, and writes tables, "
     "figures and report.html. Some minutes; an hour with --full.",
-    settings=Settings,
-    full=FULL,
-    tasks=tasks,
+    settings=runs.Settings,
+    full=runs.FULL,
+    tasks=runs.tasks,
     verdict=verdict,
     tables=TABLES,
     figures=FIGURES,
     claims=CLAIMS,
-    answer=_answer,
     method=_method,
-    suite=SUITE,
+    suite=runs.SUITE,
     page="docs/stiff.md",
 )
 run = STUDY.run

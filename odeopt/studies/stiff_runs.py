@@ -114,12 +114,8 @@ def _iterative(name: str) -> Entry:
     return Entry(name, optax.sgd, counted=True, line_search=True, tuned=False)
 
 
-def _rated(name: str, unit: float) -> Callable[[], Entry]:
-    return lambda: dataclasses.replace(find(name), unit=unit)
-
-
-def _untuned(name: str) -> Callable[[], Entry]:
-    return lambda: dataclasses.replace(find(name), tuned=False)
+def _known(name: str, **changes: Any) -> Callable[[], Entry]:
+    return lambda: dataclasses.replace(find(name), **changes)
 
 
 def _with_cg() -> Entry:
@@ -131,20 +127,21 @@ def _with_cg() -> Entry:
 
 ITERATIVE = {"bfgs": iterative.bfgs, "levenberg_marquardt": iterative.levenberg_marquardt}
 ENTRIES: dict[str, Callable[[], Entry]] = {
-    "sgd": _rated("sgd", 0.1),
-    "momentum": _rated("momentum", 0.1),
-    "adam": _rated("adam", 0.01),
+    "sgd": _known("sgd", unit=0.1),
+    "momentum": _known("momentum", unit=0.1),
+    "adam": _known("adam", unit=0.01),
     "lbfgs": lambda: _lbfgs(MEMORIES[0]),
     **{name: functools.partial(_iterative, name) for name in ITERATIVE},
-    "rkc": _rated("rkc", 10.0),
+    "rkc": _known("rkc", unit=10.0),
     "rkc-auto": lambda: entry(
         "rkc-auto", lambda rate: zoo.rkc(rate, stages=None), counted=True, unit=10.0
     ),
-    "linearly_implicit_euler": _untuned("linearly_implicit_euler"),
+    "linearly_implicit_euler": _known("linearly_implicit_euler", tuned=False),
     "linearly_implicit_euler-cg": _with_cg,
-    "rosenbrock2": _untuned("rosenbrock2"),
-    "exponential_euler": _untuned("exponential_euler"),
-    "implicit_euler": _untuned("implicit_euler"),
+    **{
+        name: _known(name, tuned=False)
+        for name in ("rosenbrock2", "exponential_euler", "implicit_euler")
+    },
 }
 """Everything that `--solvers` knows, in the order of the tables.
 

@@ -11,7 +11,6 @@ import pandas as pd
 from .engine import Results, races
 from .engine.races import PAIR, frame, width
 from .engine.statistics import holm, pairs, ratio
-from .engine.tuner import bracket
 from .stiff_runs import CLIMBING, SENSITIVE
 
 COSTS = {"gradients": "to_target", "seconds": "seconds_to_target"}
@@ -21,7 +20,7 @@ COSTS = {"gradients": "to_target", "seconds": "seconds_to_target"}
 def runs_of(results: Results, kind: str = "run") -> pd.DataFrame:
     """One row a run of that kind; a miss costs infinity."""
     runs = frame(results.records, kind)
-    for column in ("purpose", "reached", "rival", "tuned", "rise"):
+    for column in ("purpose", "reached", "rival", "tuned", "rise", "steps"):
         runs[column] = runs.get(column)
     arrived = runs.status == "reached"
     runs["to_target"] = runs.reached.astype(float).where(arrived, np.inf)
@@ -145,8 +144,7 @@ def stable(results: Results) -> pd.DataFrame:
     """
     limits, rows = dict[str, tuple[float, float]](), []
     for optimizer, group in runs_of(results, "climb").groupby("optimizer", sort=False):
-        lost = (group.status == "diverged").groupby(group.learning_rate).any()
-        limits[str(optimizer)] = bracket(lost.to_dict())
+        limits[str(optimizer)] = races.limit(group)
         medians = group.to_target.groupby(group.learning_rate).apply(_median)
         limit, best = limits[str(optimizer)], float(medians.idxmin())
         low, high = ratio(limit, limits[CLIMBING[0]]) if CLIMBING[0] in limits else (np.nan, np.nan)
@@ -161,19 +159,15 @@ def descent(results: Results) -> pd.DataFrame:
     Columns: `problem`, `rate`; `rise`: the largest of the loss in a step, relative, over all seeds
     (negative: it always fell); `loss`: the highest final one; `steps` in all; `runs`.
     """
-    made = runs_of(results, "descent")
-    rows = [
-        {
-            "problem": problem,
-            "rate": rate,
-            "rise": group.rise.astype(float).fillna(np.inf).max(),  # stored as null: not finite
-            "loss": group.final_loss.fillna(np.inf).max(),
-            "steps": int(group.steps.sum()),
-            "runs": len(group),
-        }
-        for (problem, rate), group in made.groupby(["problem", "learning_rate"], sort=False)
-    ]
-    return races.table(rows, "problem", "rate", "rise")
+    made = runs_of(results, "descent").rename(columns={"learning_rate": "rate"})
+    # What is stored as null was not finite.
+    made = made.assign(rise=made.rise.astype(float), loss=made.final_loss).fillna(
+        {"rise": np.inf, "loss": np.inf}
+    )
+    found = made.groupby(["problem", "rate"], sort=False)
+    return found.agg(
+        rise=("rise", "max"), loss=("loss", "max"), steps=("steps", "sum"), runs=("seed", "size")
+    ).reset_index()
 
 
 def _median(values: pd.Series) -> float:

@@ -269,7 +269,7 @@ def test_idx_files_are_read_packed_or_not(monkeypatch, tmp_path):
 def test_the_page_is_that_of_the_committed_run():
     kept = json.loads(committed.KEPT.read_text())
     wanted = "run `python -m benchmarks.claims`"
-    assert committed.PAGE.read_text() == reproduce.document(kept), wanted
+    assert committed.PAGE.read_text() == committed.document(kept), wanted
     assert set(kept["claims"]) == set(claims()), "a claim was never run, or is gone"
 
 

@@ -14,6 +14,8 @@ from odeopt.studies.engine.optimizers import find
 from odeopt.studies.engine.runner import POINTS, Runner
 from odeopt.studies.equivalence_paths import deviations, on_clock, relative
 
+from .engine import accessible
+
 EIGENVALUES = np.array([1.0, 0.3, 0.05])
 
 
@@ -247,8 +249,10 @@ def test_every_claim_is_judged_and_the_verdict_counts_them():
 def test_figures_leave_out_what_was_not_measured(tmp_path):
     def drawn(records):
         found = Results(equivalence.STUDY, equivalence.Settings(), records)
-        text = html.unescape(page.write(found, tmp_path).read_text())
+        written = page.write(found, tmp_path).read_text()
+        text = html.unescape(written)
         assert found.verdict in text
+        assert accessible.faults(written) == []
         return [f.name for f in equivalence.FIGURES if f'<figure id="{f.name}"' in text]
 
     assert drawn([order("euler", 1.0, 1)]) == ["order"]

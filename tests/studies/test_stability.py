@@ -12,6 +12,8 @@ from odeopt.studies.engine.optimizers import find
 from odeopt.studies.engine.store import StoreError
 from odeopt.studies.engine.study import Results
 
+from .engine import accessible
+
 SMALL = {"solvers": ["sgd", "rk4"], "problems": ["quadratic-kappa1e6"], "seeds": 2, "gradients": 40}
 
 # The children are forked before JAX starts a backend: each begins as a fresh process would, but
@@ -224,6 +226,7 @@ def test_the_report_has_every_figure_and_says_what_they_show(finished, tmp_path)
     drawn = {figure.name for figure in stability.FIGURES} - {"sharpness", "order"}
     assert {part.split('"')[0] for part in text.split('<figure id="')[1:]} == drawn
     assert "summary.csv" in text
+    assert accessible.faults(text) == []
     assert text.index("limits") < text.index("loss_rate")
 
 

@@ -11,11 +11,12 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
 
 INK = "#010203"
 """Stands for the colour of the page's text, whether that is dark or light."""
-# Okabe and Ito's colours without yellow and black, which are too pale on white and on black.
-COLOURS = (INK, "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#3B82C4")
+# After Okabe and Ito: what is too pale for lines on white, or too dark on black, is moved there.
+COLOURS = (INK, "#BF8600", "#3793C8", "#009E73", "#D55E00", "#CC79A7", "#8A6FD1")
 MARKERS = "os^DvPX"
 DASHES = ("-", "--", ":")
 FAMILY = (
@@ -55,7 +56,7 @@ class Plot:
     """A figure: panels that a page sets side by side, or below each other where it is narrow.
 
     Args:
-        names: Whose lines it shows; `style` gives each its colour and marker.
+        names: Whose lines it shows, where their order in the legend is not that of their use.
         width: Of a panel, in inches.
         height: Of a panel, in inches.
     """
@@ -70,8 +71,14 @@ class Plot:
         self._keys: dict[str, dict[str, Any]] = {}
         self._used: set[str] = set()
 
+    def __bool__(self) -> bool:
+        """Whether there is anything to see."""
+        return bool(self._panels)
+
     def style(self, name: str, **changes: Any) -> dict[str, Any]:
         """Keyword arguments of matplotlib's `plot` for that name, which the legend then shows."""
+        if name not in self._styles:
+            self._styles = styles_of([*self._styles, name])
         self._used.add(name)
         return {**self._styles[name], **changes}
 
@@ -104,28 +111,68 @@ class Plot:
         """The strip above a panel that was made with `rows`: for what has no value, as crosses."""
         return self._panels[title][0].axes[0]
 
-    def band(self, axes: Axes, name: str, x: Any, low: Any, high: Any) -> None:
-        """The range of the line of that name."""
-        axes.fill_between(x, low, high, color=self._styles[name]["color"], alpha=0.15, lw=0)
+    def line(
+        self,
+        title: str,
+        name: str,
+        x: Any,
+        y: Any,
+        labels: tuple[str, str] = ("", ""),
+        *,
+        log: str = "",
+        band: tuple[Any, Any] | None = None,
+        **changes: Any,
+    ) -> Axes:
+        """The line of a name in the panel of that title.
+
+        Args:
+            title: Of the panel.
+            name: Whose line it is.
+            x: Where its points are.
+            y: What they are.
+            labels: Of the panel's axes.
+            log: Which axes are logarithmic: "", "x", "y" or "xy".
+            band: Lowest and highest values, of the range around the line.
+            **changes: Of the style; a line has six markers or so unless they say otherwise.
+        """
+        axes = self.panel(title, *labels)
+        axes.set(**{f"{axis}scale": "log" for axis in log})
+        style = self.style(name, **{"markevery": max(1, len(x) // 6), **changes})
+        axes.plot(x, y, **style)
+        if band is not None:
+            axes.fill_between(x, *band, color=style["color"], alpha=0.15, lw=0)
+        return axes
+
+    def rows(self, title: str, label: str, names: Sequence[str]) -> Axes:
+        """A panel with a row a name, the first one on top."""
+        axes = self.panel(title, label, "")
+        axes.set(ylim=(len(names) - 0.5, -0.5))
+        axes.set_yticks(range(len(names)), names)
+        return axes
 
     def svgs(self, name: str) -> dict[str, str]:
         """Every panel as the text of an SVG element, its ids beginning with `name`."""
-        found = {}
-        for number, (title, (canvas, _)) in enumerate(self._panels.items()):
-            text = io.StringIO()
-            with matplotlib.rc_context(_RC):
-                canvas.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-            found[title] = _for_pages(text.getvalue(), f"{name}-{number}")
+        panels = enumerate(self._panels.items())
+        return {title: _svg(canvas, f"{name}-{n}") for n, (title, (canvas, _)) in panels}
+
+    def legend(self, name: str) -> list[tuple[str, str]]:
+        """Labels and samples as SVG elements, in the order of `names`, then the keys."""
+        entries = {n: s for n, s in self._styles.items() if n in self._used}
+        found = []
+        for number, (label, style) in enumerate({**entries, **self._keys}.items()):
+            canvas = Canvas(figsize=(0.36, 0.2))
+            canvas.add_artist(Line2D([0.05, 0.5, 0.95], [0.5] * 3, markevery=[1], **style))
+            found.append((label, _svg(canvas, f"{name}-key-{number}")))
         return found
 
-    def legend(self) -> list[tuple[str, str]]:
-        """Labels and small SVG samples, in the order of `names`, then the keys."""
-        entries = {n: s for n, s in self._styles.items() if n in self._used}
-        return [(label, _sample(style)) for label, style in {**entries, **self._keys}.items()]
 
-
-def _for_pages(svg: str, name: str) -> str:
-    body = svg[svg.index("<svg") :]
+def _svg(canvas: Canvas, name: str) -> str:
+    """A figure as an SVG element that takes its ink from the page, ids beginning with `name`."""
+    text = io.StringIO()
+    with matplotlib.rc_context(_RC):
+        canvas.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    body = text.getvalue()
+    body = body[body.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", body)
@@ -135,36 +182,6 @@ def _for_pages(svg: str, name: str) -> str:
     )
     body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px sans-serif", body)
     return body.replace(INK, "currentColor")
-
-
-def _sample(style: dict[str, Any]) -> str:
-    """A line with its marker, as a small SVG element."""
-    colour = style["color"].replace(INK, "currentColor")
-    dash = {"--": "5 2", ":": "1.5 2"}.get(style["linestyle"], "")
-    line = (
-        ""
-        if style["linestyle"] == ""
-        else (f'<path d="M1 7H25" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>')
-    )
-    shape = _SHAPES.get(style["marker"], "")
-    fill = style.get("mfc", colour)
-    return (
-        '<svg width="26" height="14" viewBox="0 0 26 14" aria-hidden="true">'
-        f'{line}<g stroke="{colour}" fill="{fill}">{shape}</g></svg>'
-    )
-
-
-_SHAPES = {
-    "o": '<circle cx="13" cy="7" r="3"/>',
-    "s": '<path d="M10 4h6v6h-6z"/>',
-    "^": '<path d="M13 3.5l3.5 6.5h-7z"/>',
-    "v": '<path d="M13 10.5l3.5-6.5h-7z"/>',
-    "D": '<path d="M13 3l4 4-4 4-4-4z"/>',
-    "P": '<path d="M12 3.5h2v2.500h2.500v2h-2.500v2.500h-2v-2.500h-2.500v-2h2.500z"/>',
-    "X": '<path d="M10 4l6 6M16 4l-6 6" stroke-width="3"/>',
-    "x": '<path d="M10 4l6 6M16 4l-6 6" stroke-width="1.5"/>',
-    "|": '<path d="M13 2v10" stroke-width="2"/>',
-}
 
 
 def log_limits(axes: Axes, values: Iterable[float]) -> None:

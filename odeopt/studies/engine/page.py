@@ -10,8 +10,9 @@ import jax
 import jinja2
 import pandas as pd
 
+from .settings import versions
 from .store import SETTINGS, StoreError, write_text
-from .study import Results, spoken, versions
+from .study import Results
 from .terminal import cell
 
 REPORT, VERDICT, INDEX = "report.html", "verdict.json", "index.html"
@@ -31,7 +32,7 @@ def write(results: Results, out: Path) -> Path:
     figures = []
     for figure in results.study.figures if results.records else ():
         plot = figure.draw(results)
-        if plot is None:
+        if not plot:
             continue
         panels = plot.svgs(figure.name)
         for number, svg in enumerate(panels.values()):
@@ -43,7 +44,7 @@ def write(results: Results, out: Path) -> Path:
                 "finding": figure.finding(results),
                 "panels": list(panels.values()),
                 "wide": plot.width > 5,
-                "legend": plot.legend(),
+                "legend": plot.legend(figure.name),
             }
         )
     study = results.study
@@ -55,7 +56,6 @@ def write(results: Results, out: Path) -> Path:
         study=study,
         verdict=results.verdict,
         notices=results.notices,
-        answer=list(study.answer(results)) if results.records else [],
         figures=figures,
         claims=rows(claims.loc[:, (claims != "").any()], {}),
         tables=[
@@ -97,16 +97,20 @@ def command(results: Results) -> str:
     for field in dataclasses.fields(results.settings):
         name, value = field.name, getattr(results.settings, field.name)
         if value != field.default:
-            text = spoken(value)
             option = f"--{name.replace('_', '-')}"
+            texts = [_word(item) for item in (value if isinstance(value, tuple) else (value,))]
             if name == results.study.selection:
-                words += map(str, text)
+                words += texts
             elif value is True:
                 words.append(option)
             else:
-                joined = ",".join(map(str, text)) if isinstance(text, list) else str(text)
-                words += [option, joined]
+                words += [option, ",".join(texts)]
     return shlex.join(words)
+
+
+def _word(item: Any) -> str:
+    """A setting on the command line, which knows what is the user's by its file only."""
+    return str(item) if isinstance(item, str | int | float) else "FILE.py:NAME"
 
 
 def write_index(folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """Figures that several studies have, from their records. Uses matplotlib through `drawing`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,35 +9,34 @@ import pandas as pd
 from . import races
 from .drawing import INK, Plot, log_limits, plain_log
 from .races import PAIR
-from .study import Figure, Results
+from .statistics import performance_profile
+from .store import Record
+from .study import Figure, Results, groups
+from .verdicts import each
 
 
-def loss_against_rate(runs: pd.DataFrame, x: str, label: str) -> Plot | None:
+def loss_against_rate(runs: pd.DataFrame, x: str, label: str) -> Plot:
     """Final loss against a rate in column `x`; diverged rates are crosses on a strip above."""
-    shown = races.fresh(runs)
-    shown = shown[shown[x].notna()]
-    if shown.empty:
-        return None
-    names = list(runs.optimizer.unique())
-    plot = Plot(names)
+    shown, names = races.fresh(runs), list(runs.optimizer.unique())
+    shown, plot = shown[shown[x].notna()], Plot(names)
     best = races.tuned(runs).drop_duplicates(PAIR).set_index(PAIR).learning_rate
-    for (problem, name), mine in shown.groupby(PAIR, sort=False):
-        axes = plot.panel(problem, label, "final loss", rows=len(names))
+    for (problem, name), mine in groups(shown, PAIR):
+        plot.panel(problem, label, "final loss", rows=len(names))
         finite = mine.final.where(np.isfinite(mine.final))
         # In the median a run that diverged counts as infinity, so the line stops there.
         losses = mine.final.groupby(mine[x]).median().replace(np.inf, np.nan)
         spread = finite.groupby(mine[x]).agg(["min", "max"])
-        style = plot.style(name)
-        axes.plot(losses.index, losses, **style)
-        plot.band(axes, name, spread.index, spread["min"], spread["max"])
+        band = spread["min"], spread["max"]
+        axes = plot.line(problem, name, losses.index, losses, band=band, markevery=1)
         at = mine[mine.learning_rate == best.get((problem, name))][x]
+        colour = plot.style(name)["color"]
         if len(at):
-            axes.plot(at.iloc[:1], losses[at.iloc[:1]], "o", mfc="none", ms=10, c=style["color"])
+            axes.plot(at.iloc[:1], losses[at.iloc[:1]], "o", mfc="none", ms=10, c=colour)
         lost = (mine.status == "diverged").groupby(mine[x]).any()
         crosses = lost[lost].index
         row = np.full(len(crosses), names.index(name))
-        plot.strip(problem).plot(crosses, row, "x", ms=4, c=style["color"])
-    for problem, mine in shown.groupby("problem", sort=False):
+        plot.strip(problem).plot(crosses, row, "x", ms=4, c=colour)
+    for problem, mine in groups(shown, "problem"):
         axes = plot.panel(problem, label, "final loss")
         log_limits(axes, mine.final)
         axes.set_xscale("log")
@@ -47,14 +47,14 @@ def loss_against_rate(runs: pd.DataFrame, x: str, label: str) -> Plot | None:
     return plot
 
 
-def loss_against_cost(runs: pd.DataFrame, seconds: bool = False) -> Plot | None:
+def loss_against_cost(runs: pd.DataFrame, seconds: bool = False) -> Plot:
     """Loss curves at the tuned rates: medians and ranges of the fresh seeds."""
     return curves(races.tuned(runs), list(runs.optimizer.unique()), seconds=seconds)
 
 
 def curves(
     runs: pd.DataFrame, names: Sequence[str], what: str = "loss", seconds: bool = False
-) -> Plot | None:
+) -> Plot:
     """Medians and ranges of the recorded curves of runs, one setting an optimizer and problem.
 
     Args:
@@ -63,11 +63,9 @@ def curves(
         what: The column with the curves: "loss" or "validation".
         seconds: Against seconds instead of gradients.
     """
-    if runs.empty:
-        return None
-    plot, label = Plot(names), "seconds" if seconds else "gradients"
-    for problem, group in runs.groupby("problem", sort=False):
-        axes, seen = plot.panel(problem, label, what), list[float]()
+    plot, labels = Plot(names), ("seconds" if seconds else "gradients", what)
+    for problem, group in groups(runs, "problem"):
+        seen = list[float]()
         for name, mine in group.groupby("optimizer", sort=False):
             lines = [
                 pd.Series(np.array(getattr(run, what), float), run.loss_gradients)
@@ -76,95 +74,96 @@ def curves(
                 for run in mine.itertuples()
             ]
             table = pd.concat(lines, axis=1).fillna(np.inf).ffill()  # what has diverged stays so
-            scale = (mine.seconds / mine.gradients).median() if seconds else 1.0
-            finite = table.replace(np.inf, np.nan)
-            every = max(1, len(table) // 6)
-            axes.plot(
-                table.index * scale,
-                table.median(axis=1).replace(np.inf, np.nan),
-                **plot.style(name, markevery=every),
-            )
-            plot.band(axes, name, table.index * scale, finite.min(axis=1), finite.max(axis=1))
+            at = table.index * ((mine.seconds / mine.gradients).median() if seconds else 1.0)
+            median, finite = table.median(axis=1), table.replace(np.inf, np.nan)
+            band = finite.min(axis=1), finite.max(axis=1)
+            plot.line(problem, name, at, median.replace(np.inf, np.nan), labels, band=band)
             seen += list(finite.to_numpy().ravel())
-        ceiling = 3 * group.initial_loss.max()
+        axes, ceiling = plot.panel(problem, *labels), 3 * group.initial_loss.max()
         log_limits(axes, [loss for loss in seen if loss <= ceiling])
         axes.locator_params(axis="x", nbins=5)
         axes.ticklabel_format(axis="x", scilimits=(-2, 4))
     return plot
 
 
-def profile(runs: pd.DataFrame) -> Plot | None:
-    """Performance profile of gradients to the target."""
-    cost = races.gradients_to_target(runs)
-    if cost.empty:
-        return None
-    shares = races.performance_profile(cost)
-    plot = Plot(list(shares), width=6.5)
-    axes = plot.panel("gradients to the target", "τ", "share of (problem, seed) pairs")
-    end = max(2.0, shares.index[-1] * 1.1)
-    for name, share in shares.items():
-        style = plot.style(name, markevery=max(1, len(share) // 6))
-        axes.step([*share.index, end], [*share, share.iloc[-1]], where="post", **style)
-    axes.set(ylim=(-0.02, 1.02))
-    plain_log(axes, [tick for tick in (1, 1.5, 2, 3, 5, 10, 20, 50, 100) if tick <= end])
+def profile(costs: Mapping[str, pd.DataFrame]) -> Plot:
+    """Performance profiles of costs of instances x optimizers, a panel each."""
+    plot = Plot(width=6.5 if len(costs) == 1 else 4.2)
+    for what, cost in costs.items():
+        if cost.empty:
+            continue
+        shares = performance_profile(cost)
+        end = max(2.0, shares.index[-1] * 1.1)
+        for name, share in shares.items():
+            x, y = [*share.index, end], [*share, share.iloc[-1]]
+            labels = "τ", "share of (problem, seed) pairs"
+            axes = plot.line(what, str(name), x, y, labels, drawstyle="steps-post")
+            axes.set(ylim=(-0.02, 1.02))
+            ticks = (1, 1.5, 2, 3, 5, 10, 20) if end < 30 else (1, 3, 10, 30, 100, 300, 1000, 3000)
+            plain_log(axes, [tick for tick in ticks if tick <= end])
     return plot
 
 
-def limits(table: pd.DataFrame, baseline: str) -> Plot | None:
+def limits(table: pd.DataFrame, baseline: str) -> Plot:
     """Brackets of stability limits over the baseline's, of optimizers with a limit R."""
+    plot = Plot(list(table.index))
     if "problems" not in table:
-        return None
+        return plot
     known = table[(table.problems > 0).fillna(False) & table.R.notna()]
-    if known.empty:
-        return None
-    plot = Plot(list(table.index), height=0.6 + 0.3 * len(known))
-    for key in ("step", "gradient"):
-        axes = plot.panel(f"limit per {key}, over that of {baseline}", "", "")
-        for row, (name, about) in enumerate(known.iterrows()):
-            low, high = about[f"{key}_low"], about[f"{key}_high"]
+    plot.height = 0.6 + 0.3 * len(known)
+    for key in ("step", "gradient") if len(known) else ():
+        axes = plot.rows(f"limit per {key}, over that of {baseline}", "", list(known.index))
+        low, high = known[f"{key}_low"], known[f"{key}_high"].replace(np.inf, np.nan)
+        for row, (name, *ends) in enumerate(zip(known.index, low, high, strict=True)):
             style = plot.style(str(name), linestyle="-", linewidth=3)
-            axes.plot([low, high if np.isfinite(high) else 99 * low], [row] * 2, **style)
+            axes.plot([ends[0], np.nan_to_num(ends[1], nan=99 * ends[0])], [row] * 2, **style)
         axes.axvline(1, color=INK, linewidth=1)
-        low = known[f"{key}_low"].min()
-        high = known[f"{key}_high"].replace(np.inf, np.nan).max(skipna=True)
-        high = high if np.isfinite(high) else 4 * low
-        ticks = [tick for tick in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30) if low / 2 < tick < 2 * high]
-        plain_log(axes, ticks or [1])
-        axes.set(ylim=(len(known) - 0.5, -0.5), xlim=(min(low, 1) / 1.3, max(high, 1) * 1.3))
-        axes.set_yticks(range(len(known)), known.index)
+        least, most = low.min(), np.nan_to_num(high.max(), nan=4 * low.min())
+        ticks = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
+        plain_log(axes, [tick for tick in ticks if least / 2 < tick < 2 * most] or [1])
+        axes.set_xlim(min(least, 1) / 1.3, max(most, 1) * 1.3)
     return plot
 
 
-def sharpness(results: Results) -> Plot | None:
+def sharpness(results: Results) -> Plot:
     """Sharpness along training in units of R / h, from records of the kind "sharpness"."""
-    traces = [r for r in results.records if r["kind"] == "sharpness" and r["gradients"]]
-    if not traces:
-        return None
-    plot = Plot([r["optimizer"] for r in traces], width=6.5)
-    for r in traces:
-        axes = plot.panel(r["problem"], "gradients", "sharpness · h / R")
-        relative = np.array(r["sharpness"], float) * r["learning_rate"] / r["R"]
-        axes.plot(r["gradients"], np.minimum(relative, 3), **plot.style(r["optimizer"]))
-        axes.axhline(1, color=INK, linewidth=1, linestyle="--")
+    plot, labels = Plot(width=6.5), ("gradients", "sharpness · h / R")
+    for r in results.kind("sharpness"):
+        if r["gradients"]:
+            relative = np.array(r["sharpness"], float) * r["learning_rate"] / r["R"]
+            shown = np.minimum(relative, 3)
+            name, problem = r["optimizer"], r["problem"]
+            axes = plot.line(problem, name, r["gradients"], shown, labels, markevery=1)
+            axes.axhline(1, color=INK, linewidth=1, linestyle="--")
     return plot
 
 
-def orders(results: Results) -> Plot | None:
-    """Error against step size, from records of the kind "order"."""
-    orders = [r for r in results.records if r["kind"] == "order"]
-    if not orders:
-        return None
-    plot = Plot([r["optimizer"] for r in orders], width=6.5)
-    axes = plot.panel(orders[0]["problem"], "step size h (flow time)", "error at the end")
-    for r in orders:
-        h, error = np.array(r["step_sizes"], float), np.array(r["errors"], float)
-        style = plot.style(r["optimizer"], linestyle="")
-        axes.loglog(h, error, **style)
-        slope = error[-1] * (h / h[-1]) ** r["nominal_order"]
-        axes.loglog(h, slope, "--", lw=1, c=style["color"])
-    plain_log(axes, sorted({h for r in orders for h in r["step_sizes"]})[::2])
-    plot.key("slope of the method's order", linestyle="--")
-    return plot
+def orders(
+    panel: Callable[[Record], str], name: Callable[[Record], str], order: str
+) -> Callable[[Results], Plot]:
+    """A drawing of errors against step size, from records of the kind "order".
+
+    Args:
+        panel: Where a record is drawn.
+        name: What it is called.
+        order: Where it says which order is expected.
+    """
+
+    def draw(results: Results) -> Plot:
+        plot, seen, labels = Plot(width=5.1), dict[str, set[float]](), ("step size h", "error")
+        for r in results.kind("order"):
+            h, error = np.array(r["step_sizes"], float), np.array(r["errors"], float)
+            style: Any = {"log": "xy", "linestyle": "", "markevery": 1}
+            axes = plot.line(panel(r), name(r), h, error, labels, **style)
+            slope = error[-1] * (h / h[-1]) ** r[order]
+            axes.plot(h, slope, "--", lw=1, c=plot.style(name(r))["color"])
+            ticks = seen.setdefault(panel(r), set())
+            ticks.update(h)
+            plain_log(axes, sorted(ticks)[:: 1 + len(ticks) // 5])
+        plot.key("slope of the order in theory", linestyle="--")
+        return plot
+
+    return draw
 
 
 SHARPNESS = Figure(
@@ -172,24 +171,14 @@ SHARPNESS = Figure(
     sharpness,
     "Largest Hessian eigenvalue along training. A line that climbs to 1 and stays there trains at "
     "the edge of stability of its own method.",
-    lambda results: (
-        "Sharpness times h / R along training, for "
-        + ", ".join(results.of("sharpness").optimizer.unique())
-        + "."
-    ),
+    each("Sharpness times h / R along training", "sharpness", "{optimizer}"),
 )
 ORDERS = Figure(
     "order",
-    orders,
+    orders("{problem}".format_map, "{optimizer}".format_map, "nominal_order"),
     "Error at a fixed flow time; dashed: the slope of the method's order. Look at whether points "
     "are parallel to it.",
-    lambda results: (
-        "Observed orders: "
-        + ", ".join(
-            f"{r.optimizer} {r.observed_order:.2f}" for r in results.of("order").itertuples()
-        )
-        + "."
-    ),
+    each("Observed orders", "order", "{optimizer} {observed_order:.2f}"),
 )
 
 
@@ -227,7 +216,7 @@ def standard(
         ),
         Figure(
             "profile",
-            lambda r: profile(runs_of(r)),
+            lambda r: profile({"gradients to the target": races.gradients_to_target(runs_of(r))}),
             "The share of (problem, seed) pairs in which an optimizer at its tuned rate "
             "reaches the target within τ times the gradients of the fastest. The target is "
             f"{races.TARGET:.0%} of the decrease from the median initial loss to the best median "

@@ -6,7 +6,6 @@ Uses pandas. The tables work on records only, so that a stored study gives the s
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import pandas as pd
 
@@ -14,6 +13,7 @@ from . import statistics
 from .optimizers import Entry
 from .problem import Problem
 from .runner import Curve, Runner
+from .steps import refuse_broken
 from .store import Record
 from .study import Lab, TimeOver
 from .tuner import TUNING_SEED, Grid, Tuned, bracket, place, tune
@@ -166,37 +166,12 @@ def final(record: Record) -> float:
     return float(record["final_loss"]) if record["status"] != "diverged" else float("inf")
 
 
-def refuse_broken(problem: Problem, entry: Entry, rate: float = 1e-6) -> None:
-    """Refuse an optimizer whose first step is not finite though it is tiny.
-
-    Raises:
-        ValueError: Saying so.
-    """
-    from .runner import step_function  # noqa: PLC0415
-
-    data = jax.tree.map(lambda leaf: leaf[: problem.batch_size], problem.data)
-    key = {"key": jax.random.key(0)} if problem.takes_key else {}
-    optimizer, start = entry.make(np.asarray(rate, problem.dtype)[()]), problem.start(0)
-    step = jax.jit(step_function(problem, optimizer))
-    params, _, loss = step(start, optimizer.init(start), data, **key)
-    if not np.isfinite(loss):
-        raise ValueError(
-            f"problem {problem.name!r} has a loss of {loss} at the initial point of seed 0: no "
-            "optimizer can start there; change init= or the data."
-        )
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
-        raise ValueError(
-            f"optimizer {entry.name!r} gives NaN or infinity in its first step on "
-            f"{problem.name!r}, even at a learning rate of {rate:g}: run its update() once on that "
-            "gradient and mend the transformation that does."
-        )
-
-
 def frame(records: Sequence[Record], kind: str = "run") -> pd.DataFrame:
     """The runs, one a row, with `final`: the last loss, infinite for a miss."""
     numbers = ["learning_rate", "R", "order", "seconds", "gradients", "initial_loss", "final_loss"]
     rows = [record for record in records if record["kind"] == kind]
     columns = [*PAIR, "seed", "status", "gradients_per_step", "loss", "loss_gradients", *numbers]
+    columns += ["compile_seconds"]
     runs = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
     runs = runs.astype(dict.fromkeys(numbers, float))
     runs["final"] = runs.final_loss.where(runs.status != "diverged", np.inf).astype(float)
@@ -256,23 +231,6 @@ def gradients_to_target(runs: pd.DataFrame) -> pd.DataFrame:
     return table.reindex(columns=runs.optimizer.unique()).astype(float).fillna(np.inf)
 
 
-def performance_profile(cost: pd.DataFrame) -> pd.DataFrame:
-    """The share of rows in which a column is within a factor of that row's best.
-
-    Args:
-        cost: Instances x optimizers; infinity is a miss.
-
-    Returns:
-        Factors (index, from 1) x optimizers; every column is non-decreasing and at most 1.
-    """
-    # A row that everybody misses is infinity over infinity: a miss for everybody.
-    ratio = cost.div(cost.min(axis=1), axis=0).fillna(np.inf)
-    values = ratio.to_numpy()
-    factors = np.unique(np.append(values[np.isfinite(values)], 1.0))
-    shares = {name: [(ratio[name] <= f).mean() for f in factors] for name in ratio}
-    return pd.DataFrame(shares, index=factors)
-
-
 def brackets(runs: pd.DataFrame) -> pd.DataFrame:
     """Between which rates of the grid the stability limit lies, one row a problem and optimizer.
 
@@ -282,11 +240,14 @@ def brackets(runs: pd.DataFrame) -> pd.DataFrame:
     """
     rows = {}
     for pair, mine in runs.groupby(PAIR, sort=False):
-        lost = (mine.status == "diverged").groupby(mine.learning_rate).any()
-        stable, unstable = bracket(lost.to_dict())
-        cost = mine.gradients_per_step.iloc[0]
+        (stable, unstable), cost = limit(mine), mine.gradients_per_step.iloc[0]
         rows[pair] = {"stable": stable, "unstable": unstable, "gradients_per_step": cost}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def limit(runs: pd.DataFrame) -> tuple[float, float]:
+    """Between which rates of these runs the stability limit lies, as `tuner.bracket` says."""
+    return bracket((runs.status == "diverged").groupby(runs.learning_rate).any().to_dict())
 
 
 def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
@@ -383,20 +344,15 @@ def seconds(runs: pd.DataFrame) -> pd.DataFrame:
     `seconds` of the runs together, `seconds_per_gradient`, and `seconds_per_run`, the median of the
     runs that were not cut short.
     """
-    rows = []
-    for (problem, optimizer), mine in runs.groupby(PAIR, sort=False):
-        used = mine.seconds.sum()
-        rows.append(
-            {
-                "problem": problem,
-                "optimizer": optimizer,
-                "compile_seconds": mine.compile_seconds.max(),
-                "seconds": used,
-                "seconds_per_gradient": used / max(1, mine.gradients.sum()),
-                "seconds_per_run": mine[mine.status == "ok"].seconds.median(),
-            }
-        )
-    return pd.DataFrame(rows)
+    whole = runs.assign(whole=runs.seconds.where(runs.status == "ok"))
+    found = whole.groupby(PAIR, sort=False).agg(
+        compile_seconds=("compile_seconds", "max"),
+        seconds=("seconds", "sum"),
+        seconds_per_gradient=("gradients", "sum"),
+        seconds_per_run=("whole", "median"),
+    )
+    found["seconds_per_gradient"] = found.seconds / found.seconds_per_gradient.clip(lower=1)
+    return found.reset_index()
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
@@ -421,18 +377,15 @@ def _row(runs: pd.DataFrame) -> dict[str, Any]:
     found = bool(np.isfinite(tuning[best]))
     at_best = fresh(runs)[fresh(runs).learning_rate == best]
     losses = at_best.final if found else pd.Series([np.inf])
-    cost, limit = int(about.gradients_per_step), about.R
+    cost, (stable, unstable) = int(about.gradients_per_step), limit(runs)
     used = runs.gradients[(runs.learning_rate == best) & (runs.status != "diverged")]
-    stable, unstable = bracket(
-        (runs.status == "diverged").groupby(runs.learning_rate).any().to_dict()
-    )
     initial = float(fresh(runs).initial_loss.median())
     return {
         "problem": about.problem,
         "optimizer": about.optimizer,
         "order": about.order,
-        "R": limit,
-        "R_per_gradient": limit / cost,
+        "R": about.R,
+        "R_per_gradient": about.R / cost,
         "gradients_per_step": cost,
         "gradients": int(used.max()) if found and len(used) else None,
         "best_rate": best if found else None,

@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.experimental import io_callback
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from .optimizers import Entry
 from .problem import Params, Problem
+from .steps import step_function
 
 POINTS = 60
 """Most points of a recorded loss curve, the initial one aside."""
@@ -419,42 +419,6 @@ class _Walk(NamedTuple):
             reached=jnp.where(there & (self.reached == 0), self.used + 1, self.reached),
             over=self.over | there,
         )
-
-
-def step_function(
-    problem: Problem,
-    optimizer: optax.GradientTransformation,
-    *,
-    line_search: bool = False,
-    target: jax.Array | None = None,
-) -> Callable[..., tuple[Params, Any, jax.Array]]:
-    """The ordinary optax step: `step(params, state, batch, **key) -> (params, state, loss)`.
-
-    The loss is that of the batch before the step. With `line_search`, loss and gradient are those
-    that optax's line searches left in the state. Where the loss is at `target`, nothing is changed
-    and no time for it.
-    """
-    optimizer = optax.with_extra_args_support(optimizer)
-    objective = problem.objective
-
-    def step(params: Params, state: Any, batch: Any, **key: jax.Array) -> Any:
-        extra: dict[str, Any] = {"value_fn": objective, "batch": batch, **key}
-        if line_search:
-            of_state = optax.value_and_grad_from_state(objective)
-            value, grads = of_state(params, batch, state=state, **key)
-            extra["grad"] = grads
-        else:
-            value, grads = jax.value_and_grad(objective)(params, batch, **key)
-
-        def made() -> tuple[Params, Any]:
-            updates, new = optimizer.update(grads, state, params, value=value, **extra)
-            return optax.apply_updates(params, updates), new
-
-        if target is None:
-            return *made(), value
-        return *jax.lax.cond(value <= target, lambda: (params, state), made), value
-
-    return step
 
 
 def local_devices(count: int) -> list[jax.Device]:

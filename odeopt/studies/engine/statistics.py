@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 
@@ -96,3 +97,20 @@ def equivalent(
 def ratio(first: tuple[float, float], second: tuple[float, float]) -> tuple[float, float]:
     """The bracket of a ratio of two positive numbers that are known to brackets."""
     return first[0] / second[1], first[1] / second[0]
+
+
+def performance_profile(cost: pd.DataFrame) -> pd.DataFrame:
+    """The share of rows in which a column is within a factor of that row's best.
+
+    Args:
+        cost: Instances x optimizers; infinity is a miss.
+
+    Returns:
+        Factors (index, from 1) x optimizers; every column is non-decreasing and at most 1.
+    """
+    # A row that everybody misses is infinity over infinity: a miss for everybody.
+    ratio = cost.div(cost.min(axis=1), axis=0).fillna(np.inf)
+    values = ratio.to_numpy()
+    factors = np.unique(np.append(values[np.isfinite(values)], 1.0))
+    shares = {name: [(ratio[name] <= f).mean() for f in factors] for name in ratio}
+    return pd.DataFrame(shares, index=factors)

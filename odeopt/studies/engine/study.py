@@ -5,10 +5,8 @@ Uses pandas and rich; knows no problem and no optimizer.
 
 import dataclasses
 import functools
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,13 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ... import __version__
 from ..names import lookup
 from . import store as files
 from .drawing import Plot
 from .runner import local_devices
+from .settings import items, spoken, versions
 from .store import FORMAT, Record, Store
+from .verdicts import Claim, Verdict, span
 
 
 class TimeOver(Exception):
@@ -84,80 +83,14 @@ class Task:
     x64: bool = True
 
 
-def whole(name: str, make: Callable[[], Sequence[Mapping[str, Any]]], weight: float = 1.0) -> Task:
+def whole(
+    name: str,
+    make: Callable[[], Sequence[Mapping[str, Any]]],
+    weight: float = 1.0,
+    x64: bool = True,
+) -> Task:
     """A task that is one piece of work: a kill loses all of it or nothing."""
-    return Task(name, lambda lab: lab.once(name, make), weight)
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """One comparison of a claim.
-
-    Attributes:
-        where: The problem, method and setting.
-        value: What was measured.
-        wanted: What it should be, in words.
-        holds: Whether it is; `None` where the measurement leaves it open.
-    """
-
-    where: str
-    value: float
-    wanted: str
-    holds: bool | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Claim:
-    """A sentence that a study can contradict, and what decides it, fixed beforehand.
-
-    Attributes:
-        name: Its short name.
-        says: The claim.
-        criterion: What a single comparison asks for.
-        checks: `checks(results)`, the comparisons; none where nothing was measured.
-        source: Where it comes from, if not from odeopt.
-        finding: `finding(results)`, one or two sentences with what was measured.
-    """
-
-    name: str
-    says: str
-    criterion: str
-    checks: "Callable[[Results], Sequence[Check]]"
-    source: str = ""
-    finding: "Callable[[Results], str]" = lambda results: ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """A claim and its comparisons."""
-
-    claim: Claim
-    checks: Sequence[Check]
-    finding: str = ""
-
-    @property
-    def word(self) -> str:
-        """Whether all comparisons hold, none, some, or whether they leave it open."""
-        known = [check.holds for check in self.checks if check.holds is not None]
-        if not known:
-            return "open" if self.checks else "not measured"
-        if all(known):
-            return "holds" if len(known) == len(self.checks) else "holds where it was decided"
-        return "holds in part" if any(known) else "does not hold"
-
-    @property
-    def row(self) -> dict[str, Any]:
-        """For the table of claims."""
-        held = sum(check.holds is True for check in self.checks)
-        undecided = sum(check.holds is None for check in self.checks)
-        return {
-            "claim": self.claim.says,
-            "verdict": self.word,
-            "holds": f"{held} of {len(self.checks)}" + f", {undecided} open" * bool(undecided),
-            "found": self.finding,
-            "criterion": self.claim.criterion,
-            "source": self.claim.source,
-        }
+    return Task(name, lambda lab: lab.once(name, make), weight, x64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,20 +133,25 @@ CHECKS = Table(
 """A table for studies whose claims rest on many comparisons."""
 
 
+def groups(frame: pd.DataFrame, by: str | list[str]) -> Any:
+    """Pairs of key and rows, in the order in which the keys are met; none of an empty frame."""
+    return frame.groupby(by, sort=False) if len(frame) else ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Figure:
     """A figure of a study.
 
     Attributes:
         name: Of its files.
-        draw: `draw(results)`, or `None` where there is nothing to draw.
+        draw: `draw(results)`; without a panel there is nothing to draw.
         caption: What it shows and what to look at.
         finding: `finding(results)`, one sentence with what is seen: its text for those who do not
             see it.
     """
 
     name: str
-    draw: "Callable[[Results], Plot | None]"
+    draw: "Callable[[Results], Plot]"
     caption: str
     finding: "Callable[[Results], str]"
 
@@ -235,7 +173,6 @@ class Study:
         tables: In reading order.
         figures: In reading order; the first one shows the verdict.
         claims: What is judged.
-        answer: `answer(results)`: further sentences.
         method: `method(results)`: how it was measured, paragraphs under their headings.
         suite: Version of data and protocol; results of another one are not gone on with.
         page: The page of the documentation.
@@ -253,7 +190,6 @@ class Study:
     tables: Sequence[Table] = ()
     figures: Sequence[Figure] = ()
     claims: Sequence[Claim] = ()
-    answer: "Callable[[Results], Sequence[str]]" = lambda results: ()
     method: "Callable[[Results], Mapping[str, str]]" = lambda results: {}
     suite: str = "1"
     page: str = ""
@@ -271,7 +207,7 @@ class Study:
         chosen = {name: value for name, value in given.items() if value is not None}
         for name, value in chosen.items():
             if isinstance(fields[name].default, tuple):
-                chosen[name] = _items(value)
+                chosen[name] = items(value)
         return self.settings(**{**(self.full if full else {}), **chosen})
 
     def run(
@@ -389,9 +325,18 @@ class Results:
     seconds: float = 0.0
     out: Path | None = None
 
+    def kind(self, name: str) -> list[Record]:
+        """The records of a kind."""
+        return [record for record in self.records if record["kind"] == name]
+
     def of(self, kind: str) -> pd.DataFrame:
         """The records of a kind, one a row."""
-        return pd.DataFrame([record for record in self.records if record["kind"] == kind])
+        return pd.DataFrame(self.kind(kind))
+
+    def frame(self, name: str) -> pd.DataFrame:
+        """The table of that name, or else the records of that kind."""
+        known = any(name == table.name for table in self.study.tables)
+        return self.table(name) if known else self.of(name)
 
     @functools.cached_property
     def _tables(self) -> dict[str, pd.DataFrame]:
@@ -411,7 +356,9 @@ class Results:
         found = []
         for claim in self.study.claims:
             checks = list(claim.checks(self)) if self.records else []
-            found.append(Verdict(claim, checks, claim.finding(self) if checks else ""))
+            measured = f"Measured: {span([check.value for check in checks])}."
+            finding = (claim.finding(self) or measured) if checks else ""
+            found.append(Verdict(claim, checks, finding))
         return found
 
     @property
@@ -429,53 +376,3 @@ class Results:
             f"({', '.join(self.unfinished[:3])}{', ...' if len(self.unfinished) > 3 else ''}). "
             "They are left out; --resume makes them."
         ]
-
-
-def _items(value: Any) -> tuple:
-    """A tuple of one or several values, each once."""
-    alone = isinstance(value, str | Mapping) or not hasattr(value, "__iter__")
-    items = (value,) if alone else tuple(value)
-    unique: list[Any] = []
-    for item in items:
-        if not any(item is other or (_plain(item) and item == other) for other in unique):
-            unique.append(item)
-    return tuple(unique)
-
-
-def _plain(value: Any) -> bool:
-    return isinstance(value, str | int | float)
-
-
-def spoken(value: Any) -> Any:
-    """A setting as it is stored: what has a name by that, and its checksum."""
-    if isinstance(value, tuple | list):
-        return [spoken(item) for item in value]
-    if isinstance(value, Mapping):
-        return ", ".join(map(str, value))
-    if hasattr(value, "checksum"):
-        return f"{value.name} ({value.checksum})"
-    if hasattr(value, "name"):
-        return value.name
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    return value
-
-
-def at_least(settings: Any, **bounds: float) -> None:
-    """Refuse settings that are below a bound, by the name of their option."""
-    for name, bound in bounds.items():
-        value = getattr(settings, name)
-        if value is not None and not value >= bound:
-            raise ValueError(
-                f"--{name.replace('_', '-')} must be at least {bound:g}, not {value:g}."
-            )
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes the results."""
-    packages = ("jax", "jaxlib", "optax", "diffrax", "numpy")
-    return {
-        "odeopt": __version__,
-        **{name: metadata.version(name) for name in packages},
-        "python": platform.python_version(),
-    }

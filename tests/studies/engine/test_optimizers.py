@@ -14,7 +14,8 @@ from odeopt import flows, solvers
 from odeopt.studies import spectra, stability
 from odeopt.studies.engine import optimizers
 from odeopt.studies.engine.optimizers import contenders, find
-from odeopt.studies.engine.runner import Runner, step_function
+from odeopt.studies.engine.runner import Runner
+from odeopt.studies.engine.steps import step_function
 from odeopt.studies.problems import build
 
 pytestmark = pytest.mark.usefixtures("x64")

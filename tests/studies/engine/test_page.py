@@ -7,9 +7,10 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from odeopt.studies.engine import drawing, page
+from odeopt.studies.engine import Results, drawing, page
 
-from .toy import STUDY
+from . import accessible
+from .toy import STUDY, Settings
 
 
 class Outline(html.parser.HTMLParser):
@@ -64,6 +65,41 @@ def test_headings_alternatives_and_language_are_there(written):
     assert text.index("The largest root") < text.index("<figure")  # the verdict comes first
 
 
+def test_everything_on_a_page_can_be_seen_and_read(written):
+    path, text, _ = written
+    assert accessible.faults(text) == []
+    assert accessible.faults(page.write_index(path.parent.parent).read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("<h1", "<h2", "no other, is h1"),
+        ('<h2 id="claims"', '<h4 id="claims"', "a level of headings is skipped"),
+        ('aria-label="Roots', 'title="Roots', "a picture says '' of itself"),
+        ('aria-hidden="true"', "", "a drawing is read out"),
+        ('scope="col"', "", "does not say of what"),
+        ('lang="en"', "", "no language"),
+        ("--link: #0b57d0", "--link: #8ab4f8", r"light: text in var\(--link\)"),
+        ("--link: #8ab4f8", "--link: #0b57d0", r"dark: text in var\(--link\)"),
+        ("color: CanvasText", "color: #777", "light: text in #777"),
+        ("stroke: currentColor", "stroke: #e69f00", "light: lines in #e69f00 have one of 2.2"),
+        ("stroke: currentColor", "stroke: #414487", "dark: lines in #414487"),
+    ],
+)
+def test_what_cannot_be_seen_or_read_is_found(written, old, new, fault):
+    assert old in written[1]
+    assert re.search(fault, "\n".join(accessible.faults(written[1].replace(old, new))))
+
+
+def test_contrast_is_that_of_the_recommendation():
+    black, white = accessible.colour_of("#000"), accessible.colour_of("#ffffff")
+    assert accessible.contrast(black, white) == pytest.approx(21)
+    grey = accessible.colour_of("#777777")
+    assert accessible.contrast(grey, white) == pytest.approx(4.48, abs=5e-3)
+    assert accessible.colour_of("#0008", white) == pytest.approx(3 * [1 - 0x88 / 255])
+
+
 def test_what_a_user_wrote_is_text(written):
     _, text, _ = written
     assert "[/red] &lt;i&gt;." in text
@@ -110,3 +146,5 @@ def test_an_index_has_every_verdict_and_overwrites_nothing_else(written, tmp_pat
 def test_the_command_line_makes_the_same_study():
     assert page.command(STUDY.run()) == "odeopt toy"
     assert page.command(STUDY.run(names=["b", "c"], count=2)) == "odeopt toy --names b,c --count 2"
+    own = Results(STUDY, Settings(names=("b", {"mine": None}), pause=0.5), [])
+    assert page.command(own) == "odeopt toy --names b,FILE.py:NAME --pause 0.5"

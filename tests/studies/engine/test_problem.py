@@ -10,7 +10,7 @@ import pytest
 import odeopt
 from odeopt.studies import Problem, stability
 from odeopt.studies.engine.optimizers import contenders
-from odeopt.studies.engine.races import refuse_broken
+from odeopt.studies.engine.steps import refuse_broken
 
 X = np.linspace(-1, 1, 24, dtype=np.float32)[:, None]
 Y = np.sin(3 * X)

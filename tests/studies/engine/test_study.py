@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from odeopt.studies.engine.store import Store, StoreError
-from odeopt.studies.engine.study import Check, Lab, TimeOver, Verdict
+from odeopt.studies.engine.study import Lab, TimeOver
+from odeopt.studies.engine.verdicts import Check, Verdict
 
 from .toy import STUDY
 

@@ -6,8 +6,7 @@ import time
 
 import numpy as np
 
-from odeopt.studies.engine.drawing import Plot
-from odeopt.studies.engine.study import (
+from odeopt.studies.engine import (
     Check,
     Claim,
     Figure,
@@ -17,6 +16,7 @@ from odeopt.studies.engine.study import (
     at_least,
     whole,
 )
+from odeopt.studies.engine.drawing import Plot
 
 
 @dataclasses.dataclass(frozen=True)

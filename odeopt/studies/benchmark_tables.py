@@ -1,0 +1,163 @@
+"""Tables of the benchmark: losses at chosen rates, the best rivals, wrong constants.
+
+Uses pandas; works on records only, so that a stored study gives the same tables.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .benchmark_problems import CONTESTS, HELD_OUT
+from .engine import Results
+from .engine.races import PAIR, frame, table
+from .engine.statistics import holm, pairs
+from .engine.tuner import TUNING_SEED
+
+QUESTION = "untuned"
+"""The optimizer that the study asks about."""
+LEVEL = 1.1
+"""The ratio of two losses up to which they count as level."""
+STEADY = 1.2
+"""The most that this may raise a loss by, to count as a constant that does not matter."""
+MEASURES = ("loss", "validation", "validation accuracy", "test", "test accuracy")
+
+
+def score(record: Mapping[str, Any]) -> tuple[float, str]:
+    """What decides, and where it is read out: the better of last iterate and running mean.
+
+    Infinite for a miss.
+    """
+    what, ends = record["criterion"], record["ends"]  # in which None is what is not finite
+    found = {r: np.inf if ends[r][what] is None else float(ends[r][what]) for r in ends}
+    read = min(found, key=lambda r: found[r] if np.isfinite(found[r]) else np.inf)
+    missed = record["status"] == "diverged" or not np.isfinite(found[read])
+    return (np.inf if missed else found[read]), read
+
+
+def runs_of(results: Results) -> pd.DataFrame:
+    """One row a run, with `score`, infinite for a miss, and everything that was measured there.
+
+    Whether a rival is read out at its last iterate or at the running mean is chosen on the tuning
+    seed, with its rate.
+    """
+    runs = frame(results.records)
+    if runs.empty:
+        return runs.assign(score=[], tuned=[], factor=[])
+    reads = {
+        pair: min(score(row._asdict()) for row in group.itertuples())[1]
+        for pair, group in runs[runs.seed == TUNING_SEED].groupby(PAIR)
+    }
+    ends = pd.DataFrame(
+        (r.ends[reads.get((r.problem, r.optimizer), "last")] for r in runs.itertuples()), runs.index
+    )
+    missed = runs.status == "diverged"
+    scores = [ends.loc[i, what] for i, what in runs.criterion.items()]
+    scores = pd.Series(scores, runs.index, dtype=float).where(~missed, np.inf).fillna(np.inf)
+    return runs.drop(columns=["loss", "validation"]).join(ends).assign(score=scores)
+
+
+def summary(results: Results) -> pd.DataFrame:
+    """One row a problem and optimizer at its chosen rate, untuned ones at factor 1.
+
+    Columns: `problem`, `optimizer`; `tuned`, `group`, `held_out` (of the problem), `criterion`;
+    `rate`, `rates` (how many were tried); `score`, `score_low`, `score_high` of the fresh seeds;
+    medians of `loss`, `validation`, `test`, their accuracies, `seconds`; `memory` of the state in
+    copies of the parameters; `missed` of `runs`.
+    """
+    rows = []
+    for (problem, optimizer), group in runs_of(results).groupby(PAIR, sort=False):
+        mine = group[group.purpose.eq("fresh") & (group.tuned | group.learning_rate.eq(1.0))]
+        if mine.empty:
+            continue
+        measured = [m for m in MEASURES if m in mine]
+        rows.append(
+            {
+                "problem": problem,
+                "optimizer": optimizer,
+                "tuned": bool(mine.tuned.iloc[0]),
+                "group": CONTESTS[problem].group if problem in CONTESTS else "own",
+                "held_out": problem in HELD_OUT,
+                "criterion": mine.criterion.iloc[0],
+                "rate": mine.learning_rate.iloc[0],
+                "rates": group[group.seed == TUNING_SEED].learning_rate.nunique(),
+                "score": mine.score.median(),
+                "score_low": mine.score.min(),
+                "score_high": mine.score.max(),
+                **{name: mine[name].median() for name in (*measured, "seconds")},
+                "memory": mine.memory.iloc[0],
+                "missed": int(np.isinf(mine.score).sum()),
+                "runs": len(mine),
+            }
+        )
+    return table(rows, *PAIR, "tuned", "score", "held_out")
+
+
+def judge(results: Results) -> pd.DataFrame:
+    """Every untuned optimizer against the best rival, one row a problem.
+
+    Columns: `problem`, `optimizer`, `group`, `held_out`, `criterion`; `rival`, the tuned one of
+    the lowest median on the fresh seeds (which favours it); `score`, `rival_score`, medians;
+    `ratio`; `level`, whether that is at most `LEVEL`; `ahead`, below 1; `share` of the pairs of
+    fresh seeds in which the untuned one is lower, and `p` of a difference (Mann-Whitney, Holm over
+    problems); `low`, `high`, the range of the ratio; `accuracy`, `rival_accuracy` on validation
+    data; `test`, `rival_test`; `tries`, how many runs tuned all rivals.
+    """
+    runs, rows = runs_of(results), []
+    finals = runs[runs.purpose == "fresh"]
+    finals = finals[finals.tuned | finals.learning_rate.eq(1.0)].set_index(PAIR).score
+    for problem, group in summary(results).groupby("problem", sort=False):
+        rivals = group[group.tuned.astype(bool)]
+        if rivals.empty:
+            continue
+        best = rivals.loc[rivals.score.idxmin()]
+        theirs = finals.loc[[(problem, best.optimizer)]].to_numpy()
+        for _, row in group[~group.tuned.astype(bool)].iterrows():
+            mine = finals.loc[[(problem, row.optimizer)]].to_numpy()
+            compared = pairs(mine, theirs)
+            rows.append(
+                {
+                    **row[["problem", "optimizer", "group", "held_out", "criterion"]],
+                    "rival": best.optimizer,
+                    "score": row.score,
+                    "rival_score": best.score,
+                    "ratio": row.score / best.score,
+                    "level": bool(row.score <= LEVEL * best.score),
+                    "ahead": bool(row.score < best.score),
+                    "share": compared.share,
+                    "p": compared.p,
+                    "low": mine.min() / theirs.max(),
+                    "high": mine.max() / theirs.min(),
+                    "accuracy": row.get("validation accuracy"),
+                    "rival_accuracy": best.get("validation accuracy"),
+                    "test": row.get("test"),
+                    "rival_test": best.get("test"),
+                    "tries": int(rivals.rates.sum()),
+                }
+            )
+    found = table(rows, *PAIR, "p", "ratio", "level", "ahead", "held_out")
+    found["p"] = found.groupby("optimizer").p.transform(holm)
+    return found
+
+
+def misled(results: Results) -> pd.DataFrame:
+    """What a wrong constant or horizon does to the untuned optimizer, one row a problem.
+
+    Columns: `problem`; medians over that of the optimizer as it is: `third` and `triple` of the
+    constant, `half` and `twice` the horizon, `nothing` told; `worst` of the first four; `steady`,
+    whether that is at most `STEADY`.
+    """
+    runs, rows = runs_of(results), []
+    for problem, group in runs[~runs.tuned.astype(bool)].groupby("problem", sort=False):
+        scores = group.groupby(["optimizer", "learning_rate"]).score.median()
+        mine = scores.get(QUESTION, pd.Series(dtype=float)).sort_index()
+        if len(mine) < 3:
+            continue
+        base = mine.iloc[1]
+        row = {"third": mine.iloc[0] / base, "triple": mine.iloc[2] / base}
+        for what in ("half", "twice", "nothing"):
+            row[what] = scores.get((f"{QUESTION}, told {what}", 1.0), np.nan) / base
+        worst = max(row[what] for what in ("third", "triple", "half", "twice"))
+        rows.append({"problem": problem, **row, "worst": worst, "steady": bool(worst <= STEADY)})
+    return table(rows, "problem", "worst", "steady")

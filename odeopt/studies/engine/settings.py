@@ -1,0 +1,59 @@
+"""The choices of a study: what is given, what is refused, and what is stored of them."""
+
+import dataclasses
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from ... import __version__
+
+
+def items(value: Any) -> tuple:
+    """A tuple of one or several values, each once."""
+    alone = isinstance(value, str | Mapping) or not hasattr(value, "__iter__")
+    items = (value,) if alone else tuple(value)
+    unique: list[Any] = []
+    for item in items:
+        if not any(item is other or (_plain(item) and item == other) for other in unique):
+            unique.append(item)
+    return tuple(unique)
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, str | int | float)
+
+
+def spoken(value: Any) -> Any:
+    """A setting as it is stored: what has a name by that, and its checksum."""
+    if isinstance(value, tuple | list):
+        return [spoken(item) for item in value]
+    if isinstance(value, Mapping):
+        return ", ".join(map(str, value))
+    if hasattr(value, "checksum"):
+        return f"{value.name} ({value.checksum})"
+    if hasattr(value, "name"):
+        return value.name
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
+
+
+def at_least(settings: Any, **bounds: float) -> None:
+    """Refuse settings that are below a bound, by the name of their option."""
+    for name, bound in bounds.items():
+        value = getattr(settings, name)
+        if value is not None and not value >= bound:
+            raise ValueError(
+                f"--{name.replace('_', '-')} must be at least {bound:g}, not {value:g}."
+            )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the results."""
+    packages = ("jax", "jaxlib", "optax", "diffrax", "numpy")
+    return {
+        "odeopt": __version__,
+        **{name: metadata.version(name) for name in packages},
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,85 @@
+"""The ordinary optax step on a problem, and many of them. Uses JAX and optax."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from .optimizers import Entry
+from .problem import Params, Problem
+
+
+def step_function(
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    *,
+    line_search: bool = False,
+    target: jax.Array | None = None,
+) -> Callable[..., tuple[Params, Any, jax.Array]]:
+    """The ordinary optax step: `step(params, state, batch, **key) -> (params, state, loss)`.
+
+    The loss is that of the batch before the step. With `line_search`, loss and gradient are those
+    that optax's line searches left in the state. Where the loss is at `target`, nothing is changed
+    and no time for it.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+    objective = problem.objective
+
+    def step(params: Params, state: Any, batch: Any, **key: jax.Array) -> Any:
+        extra: dict[str, Any] = {"value_fn": objective, "batch": batch, **key}
+        if line_search:
+            of_state = optax.value_and_grad_from_state(objective)
+            value, grads = of_state(params, batch, state=state, **key)
+            extra["grad"] = grads
+        else:
+            value, grads = jax.value_and_grad(objective)(params, batch, **key)
+
+        def made() -> tuple[Params, Any]:
+            updates, new = optimizer.update(grads, state, params, value=value, **extra)
+            return optax.apply_updates(params, updates), new
+
+        if target is None:
+            return *made(), value
+        return *jax.lax.cond(value <= target, lambda: (params, state), made), value
+
+    return step
+
+
+def advance(
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    steps: Any,
+    data: Any,
+    params: Params,
+    state: Any = None,
+) -> tuple[Params, Any]:
+    """Parameters and state after so many steps on the same data; the state by default a new one."""
+    step = step_function(problem, optimizer)
+    carry = params, optimizer.init(params) if state is None else state
+    return jax.lax.fori_loop(0, steps, lambda _, carry: step(*carry, data)[:2], carry)
+
+
+def refuse_broken(problem: Problem, entry: Entry, rate: float = 1e-6) -> None:
+    """Refuse an optimizer whose first step is not finite though it is tiny.
+
+    Raises:
+        ValueError: Saying so.
+    """
+    data = jax.tree.map(lambda leaf: leaf[: problem.batch_size], problem.data)
+    key = {"key": jax.random.key(0)} if problem.takes_key else {}
+    optimizer, start = entry.make(np.asarray(rate, problem.dtype)[()]), problem.start(0)
+    step = jax.jit(step_function(problem, optimizer))
+    params, _, loss = step(start, optimizer.init(start), data, **key)
+    if not np.isfinite(loss):
+        raise ValueError(
+            f"problem {problem.name!r} has a loss of {loss} at the initial point of seed 0: no "
+            "optimizer can start there; change init= or the data."
+        )
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        raise ValueError(
+            f"optimizer {entry.name!r} gives NaN or infinity in its first step on "
+            f"{problem.name!r}, even at a learning rate of {rate:g}: run its update() once on that "
+            "gradient and mend the transformation that does."
+        )

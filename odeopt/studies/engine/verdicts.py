@@ -1,0 +1,131 @@
+"""Claims: what a study can contradict, the comparisons that decide, and the word that follows."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from .study import Results
+
+Rows: TypeAlias = "str | Callable[[Results], pd.DataFrame]"
+"""A table of the study, or a kind of its records, by name; or a function that gives a frame."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One comparison of a claim.
+
+    Attributes:
+        where: The problem, method and setting.
+        value: What was measured.
+        wanted: What it should be, in words.
+        holds: Whether it is; `None` where the measurement leaves it open.
+    """
+
+    where: str
+    value: float
+    wanted: str
+    holds: bool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A sentence that a study can contradict, and what decides it, fixed beforehand.
+
+    Attributes:
+        name: Its short name.
+        says: The claim.
+        criterion: What a single comparison asks for.
+        checks: `checks(results)`, the comparisons; none where nothing was measured.
+        source: Where it comes from, if not from odeopt.
+        finding: `finding(results)`, one or two sentences with what was measured; by default the
+            lowest and the highest value.
+    """
+
+    name: str
+    says: str
+    criterion: str
+    checks: "Callable[[Results], Sequence[Check]]"
+    source: str = ""
+    finding: "Callable[[Results], str]" = lambda results: ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """A claim and its comparisons."""
+
+    claim: Claim
+    checks: Sequence[Check]
+    finding: str = ""
+
+    @property
+    def word(self) -> str:
+        """Whether all comparisons hold, none, some, or whether they leave it open."""
+        known = [check.holds for check in self.checks if check.holds is not None]
+        if not known:
+            return "open" if self.checks else "not measured"
+        if all(known):
+            return "holds" if len(known) == len(self.checks) else "holds where it was decided"
+        return "holds in part" if any(known) else "does not hold"
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """For the table of claims."""
+        held = sum(check.holds is True for check in self.checks)
+        undecided = sum(check.holds is None for check in self.checks)
+        return {
+            "claim": self.claim.says,
+            "verdict": self.word,
+            "holds": f"{held} of {len(self.checks)}" + f", {undecided} open" * bool(undecided),
+            "found": self.finding,
+            "criterion": self.claim.criterion,
+            "source": self.claim.source,
+        }
+
+
+def rows_of(results: "Results", rows: Rows) -> Iterator[dict[str, Any]]:
+    """The rows that are meant, as dicts by column."""
+    frame = results.frame(rows) if isinstance(rows, str) else rows(results)
+    yield from frame.to_dict(orient="records")
+
+
+def compared(
+    rows: Rows, where: str, value: str, wanted: str, holds: Callable[[Any], Any]
+) -> "Callable[[Results], list[Check]]":
+    """The `checks` of a claim with one comparison a row.
+
+    Args:
+        rows: Of what.
+        where: The problem, method and setting, with columns in braces.
+        value: The column that was measured.
+        wanted: What it should be, with columns in braces.
+        holds: Whether a row's is; `None` where that is open.
+    """
+
+    def check(row: dict[str, Any]) -> Check:
+        held = holds(row)
+        words = where.format(**row), row[value], wanted.format(**row)
+        return Check(*words, None if held is None else bool(held))
+
+    return lambda results: [check(row) for row in rows_of(results, rows)]
+
+
+def each(words: str, rows: Rows, text: str) -> "Callable[[Results], str]":
+    """The `finding` that is these words and then every row, with columns in braces."""
+
+    def say(results: "Results") -> str:
+        return f"{words}: {', '.join(text.format(**row) for row in rows_of(results, rows))}."
+
+    return say
+
+
+def span(values: Any) -> str:
+    """From the lowest to the highest of some values, three digits; those not finite aside."""
+    known = np.asarray(values, float)
+    known = known[np.isfinite(known)]
+    if not len(known):
+        return "nothing finite"
+    return " to ".join(dict.fromkeys(f"{value:.3g}" for value in (known.min(), known.max())))
