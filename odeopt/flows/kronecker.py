@@ -133,7 +133,7 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
             factors = jax.tree.map(jnp.zeros_like, one)
             return Metric(jnp.zeros(stack.shape, dtype), factors, one)
 
-        moment = moment_like(widened(params), self.b1)
+        moment = jax.tree.map(lambda p: moment_like(p, self.b1, wide_dtype(p.dtype)), params)
         return Kronecker(moment, each(self.dimensions, leaf, params), jnp.zeros([], float))
 
     def part(

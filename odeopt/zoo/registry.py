@@ -157,7 +157,7 @@ _NAMED: dict[str, Entry] = {
         adaptive.log_time_adam, "adaptive", "averaged", 1, 1, memory=2.0625, rests=True
     ),
     "muon": Entry(matrix.muon, "adaptive", "spectral", 1, 1, memory=2.0),
-    "soap": Entry(matrix.soap, "adaptive", "kronecker", 1, 1, memory=2.0, corrected=(2, 2)),
+    "soap": Entry(matrix.soap, "adaptive", "kronecker", 1, 1, memory=2.0),
     "untuned": Entry(matrix.untuned, "adaptive", "averaged", 1, 1, memory=3.0, rests=True),
     "simultaneous": Entry(game.simultaneous, "game", "game", 1, 1, 2.0),
     "alternating": Entry(game.alternating, "game", "game", 1, 2, needs=frozenset({"players"})),
