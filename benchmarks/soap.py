@@ -13,7 +13,6 @@ STEPS = 10  # in one program, so that each has its share of a refresh every 10 s
 # what is named, options of `odeopt.soap`, aim
 VARIANTS: list[tuple[str, dict[str, Any], str]] = [
     ("refresh every 10 steps", {}, "1.50"),
-    ("refresh every step", {"precondition_frequency": 1}, ""),
     ("refresh every 10 steps, sides to 512", {"max_precond_dim": 512}, ""),
     ("refresh every 10 steps, sides to 256", {"max_precond_dim": 256}, ""),
 ]
