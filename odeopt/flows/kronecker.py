@@ -48,7 +48,7 @@ class Kronecker(NamedTuple):
     """
 
     mu: PyTree[Array]
-    metrics: PyTree[Metric]
+    metrics: PyTree[Array]
     age: Scalar
 
 
@@ -234,7 +234,7 @@ def _singular_vectors(g: Array, bases: dict[str, Array]) -> dict[str, Array]:
     return {side: found[side] for side in bases}
 
 
-def _refreshed(metrics: PyTree[Metric]) -> PyTree[Metric]:
+def _refreshed(metrics: PyTree[Array]) -> PyTree[Array]:
     """Bases one power step closer to the eigenvectors of their factors."""
 
     def leaf(metric: Metric) -> Metric:
