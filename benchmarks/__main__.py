@@ -19,6 +19,7 @@ from .memory import memory
 from .monitor import monitored_loop
 from .sharded import sharded
 from .sharpness import sharpness_calls
+from .soap import soap_steps
 from .sweep import sweep
 from .timing import QUICK_ROUNDS, ROUNDS, Row
 
@@ -32,6 +33,7 @@ BENCHMARKS = {
     "diffrax": steps.foreign,
     "curvature": steps.curvature,
     "sharpness": sharpness_calls,
+    "soap": soap_steps,
     "monitor": monitored_loop,
     "import": imports,
     "sharded": sharded,

@@ -45,6 +45,7 @@ OPTIMIZERS: dict[str, optax.GradientTransformation] = {
     "rk_adam(solver=RK4)": odeopt.rk_adam(RATE, SOLVERS.RK4()),
     "log_time_adam": odeopt.log_time_adam(),
     "muon": odeopt.muon(RATE),
+    "soap": odeopt.soap(RATE),
     "untuned": odeopt.untuned(),
     "euler(correction=2)": odeopt.euler(RATE, correction=2),
     "heavy_ball(correction=2)": odeopt.heavy_ball(RATE, 0.9, correction=2),

@@ -90,6 +90,7 @@ from .zoo.linearized import rosenbrock2 as rosenbrock2
 
 # flows with momentum
 from .zoo.matrix import muon as muon
+from .zoo.matrix import soap as soap
 from .zoo.matrix import untuned as untuned
 from .zoo.momentum import chained_momentum as chained_momentum
 from .zoo.momentum import conformal_leapfrog as conformal_leapfrog

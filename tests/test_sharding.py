@@ -74,8 +74,8 @@ MESHES = {
 }
 STIFF = {"curvature": "hessian", "products": 5, "solve": "cg"}
 VARIANTS = {
-    # Muon's flow multiplies a matrix with itself, which is no update of its parts: docs/sharding.md
-    **{name: {} for name in VARIED if name not in ("muon", "untuned")},
+    # flows of matrices multiply them, which is no update of their parts: docs/sharding.md
+    **{name: {} for name in VARIED if name not in ("muon", "soap", "untuned")},
     "relativistic": {"delta": 1.0},
     "rk4-rms": {"stage_transform": optax.scale_by_rms()},
     "rk4-rms-scan": {"stage_transform": optax.scale_by_rms(), "scan_stages": True},

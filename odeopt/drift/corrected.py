@@ -47,9 +47,9 @@ def corrected(
 
     - Runge-Kutta methods, by `drift.modifying_integrator`, to any order up to 6. For Euler's method
       on gradient flow the step is along $g - \tfrac h2Hg + \tfrac{h^2}6(HHg + E'''(g, g))$.
-    - `solvers.Lie()` on the heavy ball, Nesterov's momentum, RMSprop and Adam(W), to order 2: a
-      step $x^+ = x - hU$ with memory, $u$ the $U$ of a memory that has always seen the present
-      gradient, follows $\dot x = -u - hc$ with
+    - `solvers.Lie()` on the heavy ball, Nesterov's momentum, RMSprop, Adam(W), Muon's flow and,
+      while its bases stay, SOAP's, to order 2: a step $x^+ = x - hU$ with memory, $u$ the $U$ of a
+      memory that has always seen the present gradient, follows $\dot x = -u - hc$ with
       $$c = \textstyle\sum_k k\,(d_kU)u + \tfrac12(Du)u,$$
       $d_k$ the derivative in the gradient of $k$ steps ago. It is the derivative of $U$ as every
       moment, and the gradient, is advanced by its mean age and half a step; cancelled from the
@@ -68,7 +68,8 @@ def corrected(
 
     Args:
       flow: what to follow: any flow with a field, e.g. `flows.GradientFlow()`; with `Lie()` one of
-        `HeavyBallFlow`, `NesterovFlow`, `RMSpropFlow`, `AdamFlow` with fixed decays.
+        `HeavyBallFlow`, `NesterovFlow`, `RMSpropFlow`, `AdamFlow`, `SpectralFlow`, `KroneckerFlow`
+        with fixed decays.
       solver: what will step it, see `modified_equation`; also `solvers.Lie()`.
       order: of the result; up to the order of the solver there is nothing to cancel and the flow
         itself comes back.

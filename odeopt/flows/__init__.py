@@ -18,6 +18,9 @@ from .game import game_gradient as game_gradient
 from .gradient import GradientFlow as GradientFlow
 from .grouped import GroupedFlow as GroupedFlow
 from .grouped import Groups as Groups
+from .kronecker import Kronecker as Kronecker
+from .kronecker import KroneckerFlow as KroneckerFlow
+from .kronecker import Metric as Metric
 from .matrix import SpectralFlow as SpectralFlow
 from .momentum import HeavyBallFlow as HeavyBallFlow
 from .momentum import Momentum as Momentum

@@ -241,8 +241,8 @@ def adam_direction(mean: Array, square: Array, eps: Any, eps_root: Any) -> Array
 @jax.custom_jvp  # the derivative from the quotient: half of the operations of a differentiated one
 def _over_root(mean: Array, size: Array, eps: Any) -> Array:
     """`mean / (sqrt(size) + eps)`; in float16 eps may round to 0, so a mean of 0 is over 1."""
-    below = jnp.sqrt(size) + eps
-    return mean / jnp.where(below == 0, 1, below).astype(mean.dtype)
+    below = (jnp.sqrt(size) + eps).astype(mean.dtype)
+    return mean / jnp.where(below == 0, 1, below)
 
 
 @_over_root.defjvp

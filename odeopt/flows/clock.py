@@ -130,9 +130,9 @@ def real(number: Any) -> Any:
     return jnp.real(number) if isinstance(number, jax.Array) else number
 
 
-def as_decay(decay: Any) -> Any:
-    """A number as a `Constant`; a clock as it is."""
-    return decay if decay is None or hasattr(decay, "retained") else Constant(real(decay))
+def as_decay(decay: Any, least: Any = None) -> Any:
+    """A number as a `Constant` of moments in at least the dtype `least`; a clock as it is."""
+    return decay if decay is None or hasattr(decay, "retained") else Constant(real(decay), least)
 
 
 def check_decay(**decays: Decay) -> None:

@@ -5,9 +5,7 @@ $G = USV^T$, as Adam's flow moves along its sign: at unit speed, whatever the si
 """
 
 import functools
-import math
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -20,6 +18,7 @@ from ..arrays import Scalar, wide_dtype
 from ..objective import Objective
 from ..sums import scaled
 from .adaptive import Moments
+from .axes import Stack, each
 from .clock import as_decay, check_decay, moment_like, real
 from .flow import AbstractFlow, State
 from .moments import AlongMoment, aged, averaged, relaxation, settled
@@ -97,7 +96,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
 
     def init(self, params: PyTree[Array]) -> Moments:
         """A zero moment, one copy of the parameters; there is no second."""
-        self._each(_shapes, params)
+        each(self.dimensions, lambda leaf, stack: None, params)  # refused now, not in a step
         return Moments(moment_like(params, self.b1, self.mu_dtype), (), jnp.zeros([], float))
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
@@ -131,27 +130,20 @@ class SpectralFlow(AlongMoment, AbstractFlow):
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
         """The polar factor of the gradient."""
-        return self._each(self._along, objective.here(z[0]))
+        return each(self.dimensions, self._along, objective.here(z[0]))
 
     def _moved(
         self, mean: PyTree[Array], params: PyTree[Array], age: Array, time: Array
     ) -> PyTree[Array]:
-        along = self.decayed(self._each(self._along, mean), params, age)
+        along = self.decayed(each(self.dimensions, self._along, mean), params, age)
         return jax.tree.map(lambda u: scaled(-time, u), along)
 
-    def _each(
-        self, function: Callable[[Array, MuonDimensionNumbers], Any], tree: PyTree[Array]
-    ) -> PyTree[Any]:
-        axes = self.dimensions(tree) if callable(self.dimensions) else self.dimensions
-        axes = jax.tree.broadcast(axes, tree, is_leaf=_is_axes)
-        return jax.tree.map(function, tree, axes)
-
-    def _along(self, mean: Array, axes: MuonDimensionNumbers) -> Array:
+    def _along(self, mean: Array, stack: Stack) -> Array:
         """`s polar(mean)` of one leaf."""
-        shape = _shapes(mean, axes)
         if not mean.size:
             return mean
-        matrices = mean.transpose(shape.order).reshape(shape.batches, shape.inputs, shape.outputs)
+        matrices = stack.matrices(mean)
+        _, inputs, outputs = stack.shape
         if self.ns_steps is None:
             found = jax.vmap(lambda m: polar(m, self.floor))(matrices)
         else:
@@ -159,11 +151,10 @@ class SpectralFlow(AlongMoment, AbstractFlow):
         if self.adaptive:
             found = jnp.sum(matrices.conj() * found) * found
         if self.consistent_rms is None:
-            scale = jnp.sqrt(jnp.maximum(1, shape.outputs / shape.inputs))
+            scale = jnp.sqrt(jnp.maximum(1, outputs / inputs))
         else:
-            scale = jnp.sqrt(jnp.maximum(shape.inputs, shape.outputs)) * self.consistent_rms
-        found = found.reshape([mean.shape[axis] for axis in shape.order])
-        return scale * found.transpose(sorted(range(mean.ndim), key=shape.order.__getitem__))
+            scale = jnp.sqrt(jnp.maximum(inputs, outputs)) * self.consistent_rms
+        return scale * stack.leaf(found, mean)
 
     def _newton_schulz(self, matrices: Array) -> Array:
         coefficients = self.ns_coeffs
@@ -180,41 +171,6 @@ class SpectralFlow(AlongMoment, AbstractFlow):
         )
         with jax.numpy_dtype_promotion("standard"):  # optax raises a number to its count
             return steps.update(matrices, steps.init(matrices))[0]
-
-
-class _Shapes(NamedTuple):
-    """A leaf as matrices: its axes in the order (batches, inputs, outputs), and their sizes."""
-
-    order: tuple[int, ...]
-    batches: int
-    inputs: int
-    outputs: int
-
-
-def _is_axes(node: Any) -> bool:
-    return type(node) is MuonDimensionNumbers
-
-
-def _shapes(leaf: Array, axes: MuonDimensionNumbers) -> _Shapes:
-    """How to read a leaf as matrices; `leaf` may be any array of the same shape.
-
-    Raises:
-      ValueError: fewer than two axes, or one axis on both sides.
-    """
-    if leaf.ndim < 2:
-        raise ValueError(
-            f"SpectralFlow moves matrices, and a leaf has the shape {leaf.shape}: use "
-            "`odeopt.muon`, which leaves it to Adam, or name the leaves with `flows.GroupedFlow`."
-        )
-    inputs, outputs = (tuple(axis % leaf.ndim for axis in jax.tree.leaves(side)) for side in axes)
-    if set(inputs) & set(outputs):
-        raise ValueError(
-            f"{axes} of a leaf of shape {leaf.shape}: an axis is of the inputs or of the outputs, "
-            "not of both."
-        )
-    rest = tuple(axis for axis in range(leaf.ndim) if axis not in inputs + outputs)
-    size = lambda chosen: math.prod(leaf.shape[axis] for axis in chosen)  # noqa: E731
-    return _Shapes(rest + inputs + outputs, size(rest), size(inputs), size(outputs))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -29,6 +29,7 @@ from .linearized import exponential_euler as exponential_euler
 from .linearized import linearly_implicit_euler as linearly_implicit_euler
 from .linearized import rosenbrock2 as rosenbrock2
 from .matrix import muon as muon
+from .matrix import soap as soap
 from .matrix import untuned as untuned
 from .momentum import chained_momentum as chained_momentum
 from .momentum import conformal_leapfrog as conformal_leapfrog

@@ -1,4 +1,4 @@
-"""Optimizers of matrices: Muon by splitting, and one without a learning rate."""
+"""Optimizers of matrices: Muon and SOAP by splitting, and one without a learning rate."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,8 +11,16 @@ from jaxtyping import Array, PyTree
 from optax.contrib import MuonDimensionNumbers
 
 from .. import solvers, stepsize
-from ..flows import AdamFlow, AveragedFlow, GroupedFlow, LogTime, SpectralFlow, UnitFlow
-from ..flows.clock import Constant
+from ..flows import (
+    AdamFlow,
+    AveragedFlow,
+    GroupedFlow,
+    KroneckerFlow,
+    LogTime,
+    SpectralFlow,
+    UnitFlow,
+)
+from ..flows.clock import Constant, as_decay
 from ..flows.matrix import Preconditioning
 from ..optimizer import LearningRate, Optimizer, ode_optimizer
 from .options import Options, named
@@ -119,6 +127,93 @@ def muon(
     )
     paces = {} if adam_learning_rate is None else {"adam": adam_learning_rate}
     flow = GroupedFlow({"matrices": matrices, "adam": others}, _Labels(axes), paces)
+    return ode_optimizer(flow, solver or solvers.Lie(), learning_rate, **options)
+
+
+@named
+def soap(
+    learning_rate: LearningRate,
+    b1: float | LogTime = 0.95,
+    b2: float | LogTime = 0.95,
+    eps: float = 1e-8,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: Any | Callable | None = None,
+    *,
+    nesterov: bool = False,
+    precondition_frequency: int = 10,
+    max_precond_dim: int | None = None,
+    shampoo_beta: float | LogTime | None = None,
+    weight_dimension_numbers: Any = None,
+    solver: solvers.Solver | None = None,
+    **options: Unpack[Options],
+) -> Optimizer:
+    r"""SOAP by Lie's splitting of its flow: Adam in the eigenbases of Shampoo's preconditioner.
+
+    Step of a matrix $W$ with gradient $G$ and bases $Q_L$, $Q_R$: $M^+ = b_1M + (1-b_1)G$,
+    $V^+ = b_2V + (1-b_2)|Q_L^HGQ_R|^2$ (exact for a fixed gradient), then
+    $W^+ = W - hQ_L\frac{Q_L^H\hat M^+Q_R}{\sqrt{\hat V^+} + \epsilon}Q_R^H - hwW$. The bases are
+    those of the moments of $GG^H$ and $G^HG$, refreshed every `precondition_frequency` steps by one
+    power step and QR. Leaves that are no matrices follow Adam's flow beside it, with the same
+    numbers. Order 1 on `flows.GroupedFlow` of `flows.KroneckerFlow` and `flows.AdamFlow`, 1
+    gradient a step and 8 products of each matrix with squares of its sides. Needs no `value_fn`.
+
+    The published algorithm, but for what follows. The first gradient counts in the moments, and its
+    step is along its polar factor; there it makes the bases and nothing moves. The roots are
+    divided by their weight before $\epsilon$ is added, as in Adam; there after. Decay acts on the
+    parameters before the step; there on those after it. Entries that cannot be told from rounding
+    do not move. A leaf of more than two axes is a stack of matrices; there every axis has a basis.
+
+    Args:
+      learning_rate: $h$: a number, a schedule of the number of steps, or a step-size rule.
+      b1: decay of the first moments, in [0, 1); or `flows.LogTime(r)`.
+      b2: decay of the second moments.
+      eps: $\epsilon$.
+      weight_decay: $w$, decoupled; a number or a schedule. That of the published code is 0.01.
+      mask: a tree of booleans, or a function of the parameters: what to decay.
+      nesterov: look ahead in the first moments.
+      precondition_frequency: steps from one refresh of the bases to the next. With an optimizer
+        that is mapped over by `jax.vmap` every step costs one.
+      max_precond_dim: a longer side keeps the identity, at no cost; None for 10,000.
+      shampoo_beta: decay of the moments that the bases are of; None for `b2`.
+      weight_dimension_numbers: which leaves are matrices, and how: a tree (or a function of the
+        parameters) of `optax.contrib.MuonDimensionNumbers`, None where a leaf is left to Adam. By
+        default leaves of two axes are. Leave embeddings to Adam.
+      solver: another splitting, such as `solvers.Strang()`; None for `solvers.Lie()`.
+      **options: those of `ode_optimizer`. `correction=2` cancels the drift between refreshes, and
+        needs `nesterov=False`.
+
+    Returns:
+      An optax transformation; its state holds two copies of the parameters, and two squares of
+      each side of a matrix. All of it but the first moment of other leaves is at least in float32.
+
+    Raises:
+      ValueError: a decay outside [0, 1), a frequency below 1, a solver that is no splitting.
+
+    Reference: Vyas et al. (2024), arXiv:2409.11321.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt
+      >>> params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+      >>> opt = odeopt.soap(3e-3)
+      >>> state, grads = opt.init(params), jax.tree.map(jnp.ones_like, params)
+      >>> updates, state = opt.update(grads, state, params)
+    """
+    b2 = as_decay(b2, jnp.float32)  # squares of small gradients would vanish in 16 bits
+    axes = _Axes(weight_dimension_numbers)
+    matrices = KroneckerFlow(
+        b1,
+        b2,
+        eps,
+        weight_decay,
+        mask,
+        nesterov,
+        precondition_frequency,
+        max_precond_dim,
+        shampoo_beta,
+        axes,
+    )
+    others = AdamFlow(b1, b2, eps, 0.0, weight_decay, mask, nesterov)
+    flow = GroupedFlow({"matrices": matrices, "adam": others}, _Labels(axes))
     return ode_optimizer(flow, solver or solvers.Lie(), learning_rate, **options)
 
 

@@ -26,7 +26,8 @@ class Entry(NamedTuple):
       family: "explicit", "stabilized", "linearized", "implicit", "momentum", "adaptive" or "game".
       follows: the flow that its steps follow: "gradient", "ball" (the heavy ball in its own time,
         in units of $\sqrt h$), "relativistic" (that with a speed limit), "adam", "rmsprop", "sign"
-        (that of Adam without memory), "spectral" (Muon's), "averaged" or "game".
+        (that of Adam without memory), "spectral" (Muon's), "kronecker" (SOAP's), "averaged" or
+        "game".
       order: of accuracy along that flow, in its own time step.
       gradients: of a step, the given one included; None where a step decides that as it goes.
       limit: the largest stable $h\lambda$ on a quadratic, at the defaults; None where there is
@@ -156,6 +157,7 @@ _NAMED: dict[str, Entry] = {
         adaptive.log_time_adam, "adaptive", "averaged", 1, 1, memory=2.0625, rests=True
     ),
     "muon": Entry(matrix.muon, "adaptive", "spectral", 1, 1, memory=2.0),
+    "soap": Entry(matrix.soap, "adaptive", "kronecker", 1, 1, memory=2.0),
     "untuned": Entry(matrix.untuned, "adaptive", "averaged", 1, 1, memory=3.0, rests=True),
     "simultaneous": Entry(game.simultaneous, "game", "game", 1, 1, 2.0),
     "alternating": Entry(game.alternating, "game", "game", 1, 2, needs=frozenset({"players"})),

@@ -25,7 +25,7 @@ CALLS = 64  # of update, in every run
 BAD = {"start": 0, "middle": CALLS // 8, "end": CALLS - 2}  # calls at which something is not finite
 SEED = 0
 RATE = 0.05  # stable for every optimizer on the losses below
-SIZES = {"rmsprop": 0.01, "adam": 0.02, "log_time_adam": 0.02, "muon": 0.02}
+SIZES = {"rmsprop": 0.01, "adam": 0.02, "log_time_adam": 0.02, "muon": 0.02, "soap": 0.02}
 
 
 class Point(NamedTuple):

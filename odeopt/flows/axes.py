@@ -1,0 +1,79 @@
+"""Which axes of a leaf make a matrix."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array, Inexact, PyTree
+from optax.contrib import MuonDimensionNumbers
+
+
+class Stack(NamedTuple):
+    """How a leaf is read as a stack of matrices.
+
+    Attributes:
+      order: its axes in the order (batches, inputs, outputs).
+      shape: that of the stack, (batches, inputs, outputs).
+    """
+
+    order: tuple[int, ...]
+    shape: tuple[int, int, int]
+
+    def matrices(self, leaf: Array) -> Inexact[Array, "batches inputs outputs"]:
+        """The stack of a leaf."""
+        return leaf.transpose(self.order).reshape(self.shape)
+
+    def leaf(self, matrices: Array, like: Array) -> Array:
+        """A leaf of the shape of `like`, of its stack."""
+        ordered = matrices.reshape([like.shape[axis] for axis in self.order])
+        return ordered.transpose(sorted(range(like.ndim), key=self.order.__getitem__))
+
+
+def each(
+    dimensions: Any, function: Callable[..., Any], tree: PyTree[Array], *rest: PyTree[Any]
+) -> PyTree[Any]:
+    """`function(leaf, stack, *rest)` of every leaf.
+
+    Args:
+      dimensions: `optax.contrib.MuonDimensionNumbers`, one for all leaves, a tree of them, or a
+        function of the parameters.
+      function: of a leaf, its `Stack`, and what `rest` has in the place of the leaf.
+      tree: a tree like the parameters.
+      rest: trees with anything in the place of leaves.
+
+    Raises:
+      ValueError: a leaf that is no matrix.
+    """
+    axes = dimensions(tree) if callable(dimensions) else dimensions
+    axes = jax.tree.broadcast(axes, tree, is_leaf=_is_axes)
+    return jax.tree.map(
+        lambda leaf, axes, *rest: function(leaf, _stack(leaf, axes), *rest), tree, axes, *rest
+    )
+
+
+def _is_axes(node: Any) -> bool:
+    return type(node) is MuonDimensionNumbers
+
+
+def _stack(leaf: Array, axes: MuonDimensionNumbers) -> Stack:
+    """How to read a leaf.
+
+    Raises:
+      ValueError: fewer than two axes, or one axis on both sides.
+    """
+    if leaf.ndim < 2:
+        raise ValueError(
+            f"This flow moves matrices, and a leaf has the shape {leaf.shape}: use `odeopt.muon` "
+            "or `odeopt.soap`, which leave it to Adam, or name the leaves with "
+            "`flows.GroupedFlow`."
+        )
+    inputs, outputs = (tuple(axis % leaf.ndim for axis in jax.tree.leaves(side)) for side in axes)
+    if set(inputs) & set(outputs):
+        raise ValueError(
+            f"{axes} of a leaf of shape {leaf.shape}: an axis is of the inputs or of the outputs, "
+            "not of both."
+        )
+    rest = tuple(axis for axis in range(leaf.ndim) if axis not in inputs + outputs)
+    size = lambda chosen: math.prod(leaf.shape[axis] for axis in chosen)  # noqa: E731
+    return Stack(rest + inputs + outputs, (size(rest), size(inputs), size(outputs)))

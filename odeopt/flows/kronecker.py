@@ -1,0 +1,281 @@
+r"""SOAP's flow: Adam's in the eigenbases of a Kronecker-factored second moment."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Inexact, PyTree
+from optax.contrib import MuonDimensionNumbers
+
+from ..arrays import Scalar
+from ..checks import check
+from ..objective import Objective
+from ..sums import scaled, wide_dtype, widened
+from .adaptive import adam_direction
+from .axes import Stack, each
+from .clock import Decay, as_decay, check_decay, moment_like, real
+from .flow import AbstractFlow, State
+from .moments import AlongMoment, abs_square, aged, divided, squares_change
+
+LARGEST = 10_000  # that of the published code; a side of 10,000 keeps two matrices of 400 MB
+_AXIS = {"left": -2, "right": -1}
+
+
+class Metric(NamedTuple):
+    """How one leaf, a stack of matrices, is scaled; at least in single precision.
+
+    Attributes:
+      nu: the second moment in the eigenbases, a stack like that of the leaf.
+      factors: the moments of $GG^H$ ("left") and $G^HG$ ("right"); a side that keeps the identity
+        has none.
+      bases: their eigenvectors, in columns; the identity before the first gradient.
+    """
+
+    nu: Inexact[Array, "batches inputs outputs"]
+    factors: dict[str, Inexact[Array, "batches side side"]]
+    bases: dict[str, Inexact[Array, "batches side side"]]
+
+
+class Kronecker(NamedTuple):
+    """What moves with the parameters in SOAP's flow.
+
+    Attributes:
+      mu: the first moment, a tree like the parameters, at least in single precision.
+      metrics: a `Metric` for each leaf.
+      age: steps since all were zero, as a real number.
+    """
+
+    mu: PyTree[Array]
+    metrics: PyTree[Array]
+    age: Scalar
+
+
+class KroneckerFlow(AlongMoment, AbstractFlow):
+    r"""SOAP's flow: $\dot W = -Q_L\,u\,Q_R^H - wW$ for every leaf, a matrix $W$.
+
+    In the eigenbases $Q_L$, $Q_R$ of the moments $L$ of $GG^H$ and $R$ of $G^HG$ it is Adam's flow:
+    $u = M'/(\sqrt V + \epsilon)$ with $M' = Q_L^HMQ_R$, $\tau_1\dot M = G - M$ and
+    $\tau_2\dot V = |Q_L^HGQ_R|^2 - V$, $M$ and $V$ divided by the weight of what they have seen. An
+    entry of $M'$ that cannot be told from rounding counts 0: divided by the root of its square it
+    would be 1.
+
+    Bases are constant but for a refresh every `precondition_frequency` steps, by one power step
+    and QR: $Q \leftarrow \mathrm{qr}(LQ)$, columns in the order of $\mathrm{diag}(Q^HLQ)$, and
+    those of $V$ with them. The first ones are the singular vectors of the first gradient that is
+    not 0, so that the first step is along its polar factor $UV^H$, as Muon's. With $Q$ exact the
+    flow commutes with rotations $W \to AWB$.
+
+    Its parts, each solved exactly: `moments` and `drift`, as of Adam's flow. As bases jump it has
+    no field for a Runge-Kutta method.
+
+    Args:
+      b1: what a step keeps of the first moment, in [0, 1); or `LogTime(r)`.
+      b2: the same of the second moment.
+      eps: $\epsilon$.
+      weight_decay: $w$, decoupled: a number, or a schedule of the number of steps.
+      mask: a tree of booleans like the parameters, or a function of them: what to decay.
+      nesterov: look ahead in the first moment. Then both parts see the gradient.
+      precondition_frequency: steps from one refresh to the next.
+      max_precond_dim: a longer side keeps the identity as its basis, and so does one of length 1;
+        None for 10,000. With 1 or less on all sides this is Adam's flow.
+      shampoo_beta: what a step keeps of $L$ and $R$; None for `b2`.
+      dimensions: which axes of a leaf make the matrix, see `flows.SpectralFlow`.
+
+    Raises:
+      ValueError: a decay outside [0, 1), a frequency below 1; in `init`, a leaf that is no matrix.
+
+    Reference: Vyas et al. (2024), "SOAP", arXiv:2409.11321.
+    """
+
+    b1: Any = eqx.field(converter=as_decay, default=0.95)
+    b2: Any = eqx.field(converter=as_decay, default=0.95)
+    eps: float = eqx.field(converter=real, default=1e-8)
+    weight_decay: Any = eqx.field(converter=real, default=0.0)
+    mask: Any = eqx.field(static=True, default=None)
+    nesterov: bool = eqx.field(static=True, default=False)
+    precondition_frequency: Any = eqx.field(converter=real, default=10)
+    max_precond_dim: int | None = eqx.field(static=True, default=None)
+    shampoo_beta: Any = eqx.field(converter=as_decay, default=None)
+    dimensions: Any = eqx.field(static=True, default=MuonDimensionNumbers())
+
+    def __check_init__(self) -> None:
+        check_decay(b1=self.b1, b2=self.b2, shampoo_beta=self._factors)
+        every = self.precondition_frequency
+        check(lambda k: k >= 1, "precondition_frequency", every, "at least 1 step, such as 10")
+
+    @property
+    def gradient_part(self) -> str | None:  # type: ignore[override]
+        """`moments`; with `nesterov` the drift sees the gradient as well."""
+        return None if self.nesterov else "moments"
+
+    @property
+    def _factors(self) -> Decay:
+        return self.b2 if self.shampoo_beta is None else self.shampoo_beta
+
+    def init(self, params: PyTree[Array]) -> Kronecker:
+        """Zero moments; bases the identity.
+
+        Two copies of the parameters, and two squares of each side that has a basis.
+        """
+        largest = LARGEST if self.max_precond_dim is None else self.max_precond_dim
+
+        def leaf(p: Array, stack: Stack) -> Metric:
+            batches, inputs, outputs = stack.shape
+            dtype = self.b2.dtype(wide_dtype(p.dtype))
+            sides = {"left": inputs, "right": outputs}
+            one = {
+                side: jnp.tile(jnp.eye(n, dtype=dtype), (batches, 1, 1))
+                for side, n in sides.items()
+                if p.size and 1 < n <= largest
+            }
+            factors = jax.tree.map(jnp.zeros_like, one)
+            return Metric(jnp.zeros(stack.shape, dtype), factors, one)
+
+        moment = jax.tree.map(lambda p: moment_like(p, self.b1, wide_dtype(p.dtype)), params)
+        return Kronecker(moment, each(self.dimensions, leaf, params), jnp.zeros([], float))
+
+    def part(
+        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
+    ) -> tuple[PyTree[Array] | None, Kronecker]:
+        """Follow the moments, after a refresh where one is due, or the drift."""
+        params, aux = z
+        if name == "drift":
+            mean = self.mean(params, aux, objective)
+            along = self.decayed(self._along(mean, aux), params, aux.age - 1)
+            return jax.tree.map(lambda u: scaled(-fraction * h, u), along), aux
+        grads = widened(objective.here(params))  # both moments must see the same rounding
+        # The step before has used the old bases, so that no gradient is seen in bases of its own.
+        due = (aux.age > 0) & (jnp.round(aux.age) % self.precondition_frequency == 0)
+        metrics = jax.lax.cond(due, _refreshed, lambda metrics: metrics, aux.metrics)
+        b1, b2, b = (
+            clock.retained(aux.age, fraction) for clock in (self.b1, self.b2, self._factors)
+        )
+
+        def leaf(g: Array, stack: Stack, metric: Metric) -> Metric:
+            return _seen(metric, stack.matrices(g), b2, b)
+
+        mu = optax.tree.update_moment(grads, aux.mu, b1, 1)
+        return None, Kronecker(mu, each(self.dimensions, leaf, grads, metrics), aux.age + fraction)
+
+    def aged(self, aux: Kronecker, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
+        """Both moments change by their mean age times the change of what they average.
+
+        The bases do not: this is Adam's counter-term in them.
+        """
+        if self.nesterov:
+            raise ValueError(
+                "The counter-term of KroneckerFlow with nesterov is not known: drop nesterov=True."
+            )
+
+        def leaf(g: Array, stack: Stack, change: Array, metric: Metric) -> PyTree[Array]:
+            seen, changed = (
+                _turned(stack.matrices(x.astype(metric.nu.dtype)), metric.bases)
+                for x in (g, change)
+            )
+            nu = aged(metric.nu, squares_change(seen, changed), self.b2, aux.age)
+            return jax.tree.map(lambda _: None, metric)._replace(nu=nu)
+
+        metrics = each(self.dimensions, leaf, grads, back, aux.metrics)
+        mu = aged(aux.mu, back, self.b1, aux.age)
+        return Kronecker(mu, metrics, None)  # type: ignore[arg-type]
+
+    def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
+        """The gradient over the root of its second moment, in the eigenbases."""
+        params, aux = z
+        if not seen:
+            _, aux = self.part("moments", z, objective, jnp.zeros([]), 1.0)
+        return self._along(objective.here(params), aux)
+
+    def _along(self, mean: PyTree[Array], aux: Kronecker) -> PyTree[Array]:
+        """`Q_L u Q_R^H`; 0 while nothing has been seen."""
+        total = self.b2.weight(aux.age)
+
+        def leaf(m: Array, stack: Stack, metric: Metric) -> Array:
+            inside = _turned(stack.matrices(m.astype(metric.nu.dtype)), metric.bases)
+            if metric.bases:
+                inside = _known(inside)
+            inside = adam_direction(inside, divided(metric.nu, total), self.eps, 0.0)
+            return stack.leaf(_turned_back(inside, metric.bases), m).astype(m.dtype)
+
+        return each(self.dimensions, leaf, mean, aux.metrics)
+
+
+def _seen(metric: Metric, g: Array, kept: Any, kept_of_factors: Any) -> Metric:
+    """The metric after the gradient `g`, a stack of matrices."""
+    factors = {
+        side: optax.tree.update_moment(_square(g, side), factor, kept_of_factors, 1)
+        for side, factor in metric.factors.items()
+    }
+    bases = metric.bases
+    if bases:
+        first = ~_any(metric.factors) & _any(factors)
+        bases = jax.lax.cond(first, _singular_vectors, lambda g, bases: bases, g, bases)
+    square = abs_square(_turned(g, bases))
+    return Metric(optax.tree.update_moment(square, metric.nu, kept, 1), factors, bases)
+
+
+def _square(g: Array, side: str) -> Array:
+    """`G G^H` or `G^H G`."""
+    return _product(g, _adjoint(g)) if side == "left" else _product(_adjoint(g), g)
+
+
+def _any(factors: dict[str, Array]) -> Bool[Array, ""]:
+    """Whether a gradient has been seen, told by a trace."""
+    factor = next(iter(factors.values()))
+    return jnp.sum(jnp.trace(factor, axis1=-2, axis2=-1)) != 0
+
+
+def _singular_vectors(g: Array, bases: dict[str, Array]) -> dict[str, Array]:
+    """Of a gradient: the eigenvectors of its factors, to the accuracy of `g`, not of a square."""
+    u, _, vh = jnp.linalg.svd(g)
+    found = {"left": u, "right": _adjoint(vh)}
+    return {side: found[side] for side in bases}
+
+
+def _refreshed(metrics: PyTree[Array]) -> PyTree[Array]:
+    """Bases one power step closer to the eigenvectors of their factors."""
+
+    def leaf(metric: Metric) -> Metric:
+        nu, bases = metric.nu, dict(metric.bases)
+        for side, basis in metric.bases.items():
+            moved = _product(metric.factors[side], basis)
+            order = jnp.argsort(-jnp.real(jnp.sum(basis.conj() * moved, axis=-2)), axis=-1)
+            bases[side] = jnp.linalg.qr(jnp.take_along_axis(moved, order[:, None], axis=-1))[0]
+            axis = _AXIS[side]
+            nu = jnp.take_along_axis(nu, jnp.expand_dims(order, -3 - axis), axis=axis)
+        return Metric(nu, metric.factors, bases)
+
+    return jax.tree.map(leaf, metrics, is_leaf=lambda node: type(node) is Metric)
+
+
+def _turned(matrices: Array, bases: dict[str, Array]) -> Array:
+    """`Q_L^H X Q_R`."""
+    if "left" in bases:
+        matrices = _product(_adjoint(bases["left"]), matrices)
+    return _product(matrices, bases["right"]) if "right" in bases else matrices
+
+
+def _turned_back(matrices: Array, bases: dict[str, Array]) -> Array:
+    """`Q_L X Q_R^H`."""
+    if "left" in bases:
+        matrices = _product(bases["left"], matrices)
+    return _product(matrices, _adjoint(bases["right"])) if "right" in bases else matrices
+
+
+def _known(matrices: Array) -> Array:
+    """The matrices with 0 in the place of entries that cannot be told from rounding."""
+    size = jnp.abs(matrices)
+    largest = jnp.max(size, axis=(-2, -1), keepdims=True, initial=0.0)
+    rounding = sum(matrices.shape[-2:]) ** 0.5 * jnp.finfo(matrices.dtype).eps
+    return jnp.where(size < rounding * largest, 0, matrices)
+
+
+def _product(a: Array, b: Array) -> Array:
+    """In full precision: bases must stay orthogonal."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _adjoint(matrices: Array) -> Array:
+    return jnp.swapaxes(matrices.conj(), -2, -1)
