@@ -5,19 +5,18 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Inexact, PyTree
 from optax.contrib import MuonDimensionNumbers
 
-from ..arrays import Scalar
+from ..arrays import Scalar, wide_dtype
 from ..checks import check
 from ..objective import Objective
-from ..sums import scaled, wide_dtype, widened
+from ..sums import scaled, widened
 from .adaptive import adam_direction
 from .axes import Stack, each
 from .clock import Decay, as_decay, check_decay, moment_like, real
 from .flow import AbstractFlow, State
-from .moments import AlongMoment, abs_square, aged, divided, squares_change
+from .moments import AlongMoment, abs_square, aged, averaged, divided, squares_change
 
 LARGEST = 10_000  # that of the published code; a side of 10,000 keeps two matrices of 400 MB
 _AXIS = {"left": -2, "right": -1}
@@ -156,7 +155,7 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
         def leaf(g: Array, stack: Stack, metric: Metric) -> Metric:
             return _seen(metric, stack.matrices(g), b2, b)
 
-        mu = optax.tree.update_moment(grads, aux.mu, b1, 1)
+        mu = averaged(aux.mu, grads, b1)
         return None, Kronecker(mu, each(self.dimensions, leaf, grads, metrics), aux.age + fraction)
 
     def aged(self, aux: Kronecker, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
@@ -205,7 +204,7 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
 def _seen(metric: Metric, g: Array, kept: Any, kept_of_factors: Any) -> Metric:
     """The metric after the gradient `g`, a stack of matrices."""
     factors = {
-        side: optax.tree.update_moment(_square(g, side), factor, kept_of_factors, 1)
+        side: averaged(factor, _square(g, side), kept_of_factors)
         for side, factor in metric.factors.items()
     }
     bases = metric.bases
@@ -213,7 +212,7 @@ def _seen(metric: Metric, g: Array, kept: Any, kept_of_factors: Any) -> Metric:
         first = ~_any(metric.factors) & _any(factors)
         bases = jax.lax.cond(first, _singular_vectors, lambda g, bases: bases, g, bases)
     square = abs_square(_turned(g, bases))
-    return Metric(optax.tree.update_moment(square, metric.nu, kept, 1), factors, bases)
+    return Metric(averaged(metric.nu, square, kept), factors, bases)
 
 
 def _square(g: Array, side: str) -> Array:
