@@ -132,7 +132,13 @@ def real(number: Any) -> Any:
 
 def as_decay(decay: Any, least: Any = None) -> Any:
     """A number as a `Constant` of moments in at least the dtype `least`; a clock as it is."""
-    return decay if decay is None or hasattr(decay, "retained") else Constant(real(decay), least)
+    if decay is None or hasattr(decay, "retained"):
+        return decay
+    decay = real(decay)
+    if isinstance(decay, jax.Array) and jnp.issubdtype(decay.dtype, jnp.floating):
+        # `optax.inject_hyperparams` rounds 0.999 to 1 in bfloat16, which would see no gradient
+        decay = jnp.minimum(decay, 1 - jnp.finfo(decay.dtype).epsneg)
+    return Constant(decay, least)
 
 
 def check_decay(**decays: Decay) -> None:

@@ -16,6 +16,7 @@ from .rule import AbstractRule, StepInfo, Verdict
 # Thresholds and factors as usual in trust-region codes, where h plays the radius.
 _GOOD, _BAD = 0.75, 0.25
 _GROW, _SHRINK, _REJECT = 3.0, 0.5, 0.25
+_FAR, _NEAR = 0.75, 0.6  # of a step: where on it the model's minimum is, to grow or to shrink
 _RISE = 1e-12  # relative rise of the loss that still counts as none
 _ROUNDING = 10.0  # roundings of the loss: what the model predicts below so many cannot be judged
 
@@ -54,14 +55,16 @@ class GainRatio(AbstractRule):
 
         accept = jnp.isfinite(after) & (after <= before + _RISE * jnp.abs(before))
         predicted, decrease = -(linear + quadratic), before - after
+        far, near = (-linear >= 2 * part * quadratic for part in (_FAR, _NEAR))
+        longer = jnp.where(far, _GROW, jnp.where(near, 1.0, _SHRINK))
         grow = (predicted > 0) & (decrease > _GOOD * predicted)
         keep = (predicted > 0) & (decrease >= _BAD * predicted)
-        factor = jnp.where(grow, _GROW, jnp.where(keep, 1.0, _SHRINK))
+        factor = jnp.where(grow, longer, jnp.where(keep, 1.0, _SHRINK))
         factor = jnp.where(accept, factor, _REJECT)
         # What cannot be seen in the loss is the model's alone to judge.
         rounding = _ROUNDING * jnp.finfo(after.dtype).eps * jnp.abs(before)
         unseen = jnp.maximum(jnp.abs(linear), jnp.abs(quadratic)) <= rounding
-        trusted = jnp.where(predicted > 0, _GROW, jnp.where(predicted < 0, _SHRINK, 1.0))
+        trusted = jnp.where(predicted > 0, longer, jnp.where(predicted < 0, _SHRINK, 1.0))
         factor = jnp.where(unseen, trusted, factor)
         return Verdict(accept, jnp.clip(h * factor, self.least, self.limit), used)
 
@@ -78,7 +81,10 @@ def gain_ratio(
     With the update u of a step, the actual decrease of the loss is compared with that of its
     quadratic model, $-(g\cdot u + \tfrac12 u\cdot Hu)$. The step is accepted if the loss does not
     rise (to 1e-12 of itself) and is finite; the next size is 3 times this one if the ratio is
-    above 0.75, half of it below 0.25, a quarter after a rejection. Where both terms of the model
+    above 0.75, half of it below 0.25, a quarter after a rejection. It does not grow where the model
+    has its minimum along u before three quarters of u, and is halved where that is before 0.6 of u:
+    there a method without damping, such as the implicit midpoint rule, would only swing to the
+    other side. Where both terms of the model
     are below the rounding of the loss, the ratio says nothing: then the size grows threefold if the
     model says that the loss falls, and is halved if it says that it rises.
 

@@ -56,8 +56,8 @@ MARGIN = 0.2
 def orders(problem: Convex) -> list[Record]:
     """Distance to the flow of the mean loss at a fixed time, for each splitting."""
     start = jax.tree.map(jnp.asarray, problem.params)
-    downhill = lambda t, y, _: jax.tree.map(jnp.negative, jax.grad(problem.of_all)(y))  # noqa: E731
-    ys = solve(downhill, start, TIME, first=0.01, rtol=1e-12, atol=1e-13)
+    falls = lambda t, y, _: jax.tree.map(jnp.negative, jax.grad(problem.of_all)(y))  # noqa: E731
+    ys = solve(falls, start, TIME, first=0.01, rtol=1e-12, atol=1e-13)
     end = jax.tree.map(lambda y: y[-1], ys)
     counts = [COARSEST * 2**k for k in range(HALVINGS + 1)]
     sizes = [TIME / (problem.batches * count) for count in counts]

@@ -156,6 +156,11 @@ class Configuration(NamedTuple):
         return "/".join(self)
 
     @property
+    def promotion(self) -> str:
+        """No dtype is promoted by chance, but in transformations of optax that rely on it."""
+        return "standard" if self.wrapper in ("inject", "multi_steps") else "strict"
+
+    @property
     def size(self) -> float:
         """The usual step size."""
         return next((s for name, s in SIZES.items() if name in self.optimizer), RATE)

@@ -41,9 +41,6 @@ class Run:
         self.configuration = configuration
         self.params = params_of(configuration.tree, configuration.dtype)
         self.size = configuration.size
-        # no dtype is promoted by chance, but in transformations of optax that rely on it
-        relies = configuration.wrapper in ("inject", "multi_steps")
-        self.promotion = "standard" if relies else "strict"
         ones = jnp.full(CALLS, self.size, float)
         self.state = configuration.build(ones).init(self.params)
         self._compiled = jax.jit(self._train).lower(*self._arguments(None, None, None)).compile()
@@ -80,7 +77,7 @@ class Run:
                 args["full_params"] = params
             if self.configuration.optimizer == "alternating":
                 args["grad_fn"] = lambda p, stage: jax.tree.map(jnp.conj, jax.grad(within)(p))
-            with jax.numpy_dtype_promotion(self.promotion):
+            with jax.numpy_dtype_promotion(self.configuration.promotion):
                 updates, state = opt.update(grads, state, params, **args)
             params = optax.apply_updates(params, updates)
             return (params, state), (params, updates, state)

@@ -106,7 +106,7 @@ def moves(updates, new, old, params):
 
 
 def stalls(updates, new, old, params):
-    return jax.tree.map(lambda u: u * (new.rejected == 0), updates), new
+    return jax.tree.map(lambda u: jnp.where(new.rejected == 0, u, 0), updates), new
 
 
 @pytest.mark.parametrize("change", [leaves_a_trace, counts_twice, moves, stalls])

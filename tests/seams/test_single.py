@@ -56,7 +56,11 @@ TWINS = {
 def test_at_a_fixed_rate_a_bad_batch_does_what_it_does_in_optax(name):
     """A2. NaN and inf at the same places, and the same numbers elsewhere, after every fault."""
     kinds = [
-        type("Twin", (Configuration,), {"build": lambda self, sizes, opt=opt: opt})
+        type(
+            "Twin",
+            (Configuration,),
+            {"build": lambda self, sizes, opt=opt: opt, "promotion": "standard"},
+        )
         for opt in TWINS[name]
     ]
     runs = [_Twin(kind(name, "fixed", "f32", "plain", "dict")) for kind in kinds]

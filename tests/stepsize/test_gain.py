@@ -181,3 +181,11 @@ def test_an_implicit_step_grows_far_beyond_the_explicit_limit():
     assert jnp.all(accepted)
     assert values[-1] < 1e-6 * values[0]
     assert sizes[-1] > 1e3 * 2 / 1e3
+
+
+@pytest.mark.parametrize("make", [odeopt.implicit_midpoint, odeopt.trapezoidal])
+def test_a_method_without_damping_does_not_swing_from_side_to_side(make):
+    """Its stability function is -1 at infinity: the longer the step, the less it gains."""
+    loss = lambda x: 0.5 * jnp.sum(jnp.array([1.0, 10.0, 100.0]) * x**2)
+    (x, _), _ = descend(make(gain_ratio()), jnp.ones(3), loss, 60)
+    assert loss(x) < 1e-6 * loss(jnp.ones(3))
