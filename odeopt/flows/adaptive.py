@@ -91,11 +91,6 @@ class AdamFlow(AlongMoment, AbstractFlow):
     def __check_init__(self) -> None:
         check_decay(b1=self.b1, b2=self.b2)
 
-    @property
-    def gradient_part(self) -> str | None:  # type: ignore[override]
-        """`moments`; with `nesterov` the drift sees the gradient as well."""
-        return None if self.nesterov else "moments"
-
     def init(self, params: PyTree[Array]) -> Moments:
         """Zero moments. Two copies of the parameters."""
         return Moments(

@@ -105,11 +105,6 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
         check(lambda k: k >= 1, "precondition_frequency", every, "at least 1 step, such as 10")
 
     @property
-    def gradient_part(self) -> str | None:  # type: ignore[override]
-        """`moments`; with `nesterov` the drift sees the gradient as well."""
-        return None if self.nesterov else "moments"
-
-    @property
     def _factors(self) -> Decay:
         return self.b2 if self.shampoo_beta is None else self.shampoo_beta
 

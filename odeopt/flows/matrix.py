@@ -89,11 +89,6 @@ class SpectralFlow(AlongMoment, AbstractFlow):
     def __check_init__(self) -> None:
         check_decay(b1=self.b1)
 
-    @property
-    def gradient_part(self) -> str | None:  # type: ignore[override]
-        """`moments`; with `nesterov` the drift sees the gradient as well."""
-        return None if self.nesterov else "moments"
-
     def init(self, params: PyTree[Array]) -> Moments:
         """A zero moment, one copy of the parameters; there is no second."""
         each(self.dimensions, lambda leaf, stack: None, params)  # refused now, not in a step

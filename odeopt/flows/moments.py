@@ -34,6 +34,8 @@ class AlongMoment:
 
     linear: ClassVar[bool] = False
     parts: ClassVar[tuple[str, ...]] = ("moments", "drift")
+    # with `nesterov` the drift sees the gradient as well
+    gradient_part: ClassVar[Any] = property(lambda self: None if self.nesterov else "moments")
 
     @property
     def needs_params(self) -> bool:

@@ -84,9 +84,9 @@ def gain_ratio(
     above 0.75, half of it below 0.25, a quarter after a rejection. It does not grow where the model
     has its minimum along u before three quarters of u, and is halved where that is before 0.6 of u:
     there a method without damping, such as the implicit midpoint rule, would only swing to the
-    other side. Where both terms of the model
-    are below the rounding of the loss, the ratio says nothing: then the size grows threefold if the
-    model says that the loss falls, and is halved if it says that it rises.
+    other side. Where both terms of the model are below the rounding of the loss, the ratio says
+    nothing: it counts as 1 if the model says that the loss falls, and the size is halved if it says
+    that it rises.
 
     The choice for implicit, linearly implicit and exponential steps, of which a large one is a
     Newton step; an explicit step it keeps near the stability limit, at the price of rejections.

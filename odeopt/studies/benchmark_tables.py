@@ -107,7 +107,7 @@ def judge(results: Results) -> pd.DataFrame:
     runs, rows = runs_of(results), []
     finals = runs[runs.purpose == "fresh"]
     finals = finals[finals.tuned | finals.learning_rate.eq(1.0)].set_index(PAIR).score
-    for problem, group in summary(results).groupby("problem", sort=False):
+    for problem, group in results.table("summary").groupby("problem", sort=False):
         rivals = group[group.tuned.astype(bool)]
         if rivals.empty:
             continue

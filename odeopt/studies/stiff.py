@@ -50,7 +50,7 @@ def verdict(results: Results) -> str:
 
 
 def _wins(results: Results) -> pd.DataFrame:
-    table = tables.judge(results)
+    table = results.table("verdict")
     if table.empty:
         return table
     mine = table.groupby("optimizer", sort=False)
@@ -64,7 +64,7 @@ def _sensitive(results: Results) -> pd.DataFrame:
 
 
 def _farther(results: Results) -> list[Check]:
-    limits = tables.stable(results).set_index("optimizer")
+    limits = results.table("stable").set_index("optimizer")
     if not set(runs.CLIMBING) <= set(limits.index):
         return []
     climbed = tables.runs_of(results, "climb").set_index("optimizer")

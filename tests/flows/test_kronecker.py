@@ -13,6 +13,8 @@ from odeopt import flows, solvers
 from odeopt.flows.kronecker import Metric
 from odeopt.objective import Objective
 
+from .reference import classical
+
 KEY = jax.random.key(0)
 NEVER = 10**6
 
@@ -209,23 +211,15 @@ def test_without_bases_it_is_adam(solver):
 
 
 # Drift.
-def along_the_flow(flow, w, steps=2000):
-    """The end of the flow without memory, by the classical Runge-Kutta method."""
-    h = 0.5 / steps
+def along_the_flow(flow, w):
+    """The end of the flow without memory."""
     aux = flow.init(w)
     zero = flow.__class__(0.0, 0.0, flow.eps, precondition_frequency=NEVER)
 
     def field(w):
         return -zero.descent((w, aux), Objective({"value_fn": of_matrix}))
 
-    def step(w, _):
-        k1 = field(w)
-        k2 = field(w + h / 2 * k1)
-        k3 = field(w + h / 2 * k2)
-        k4 = field(w + h * k3)
-        return w + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
-
-    return jax.jit(lambda: jax.lax.scan(step, w, length=steps))()[0]
+    return classical(field, w, 0.5)
 
 
 def observed_order(flow, correction):

@@ -14,6 +14,8 @@ import odeopt
 from odeopt import flows, solvers
 from odeopt.flows.matrix import polar
 
+from .reference import classical
+
 KEY = jax.random.key(0)
 CONV = MuonDimensionNumbers((0, 1), 2)
 PARAMS = {
@@ -117,19 +119,11 @@ def orders(build, exact):
     return np.log2(np.array(errors[:-1]) / np.array(errors[1:]))
 
 
-def along_the_flow(ns_steps=None, steps=2000):
-    """The end of the flow without memory, by the classical Runge-Kutta method."""
-    flow, h = flows.SpectralFlow(ns_steps=ns_steps), 0.5 / steps
+def along_the_flow(ns_steps=None):
+    """The end of the flow without memory."""
+    flow = flows.SpectralFlow(ns_steps=ns_steps)
     field = lambda w: -flow.descent((w, None), odeopt.objective.Objective({"value_fn": of_matrix}))
-
-    def step(w, _):
-        k1 = field(w)
-        k2 = field(w + h / 2 * k1)
-        k3 = field(w + h / 2 * k2)
-        k4 = field(w + h * k3)
-        return w + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
-
-    return jax.jit(lambda: jax.lax.scan(step, START.astype(float), length=steps))()[0]
+    return classical(field, START.astype(float), 0.5)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.6])
