@@ -99,6 +99,7 @@ INSIDE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapper", INSIDE)
 def test_an_optimizer_within_another_tells_its_summary(wrapper):
     opt = INSIDE[wrapper](odeopt.euler(0.01))
@@ -145,6 +146,7 @@ def test_the_edge_of_stability_is_at_one(name):
         assert (jnp.abs(params[1]) > 1) == (share > 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["euler", "heavy_ball", "adam"])
 def test_the_drift_is_that_of_the_next_step(name):
     opt = TABLE[name][0](0.01)
@@ -201,6 +203,7 @@ def test_a_loss_that_is_not_finite_once_spoils_one_record():
         np.testing.assert_allclose([record[name] for record in found], values, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_history_as_a_frame_and_as_a_figure(monkeypatch):
     opt = odeopt.euler(0.01)
     watch = odeopt.monitor(opt, network, every=2)

@@ -30,6 +30,7 @@ def single(x64):
     return drift.central_flow(cycle)
 
 
+@pytest.mark.slow
 def test_it_comes_to_the_exact_two_cycle_of_gradient_descent(single):
     edge, amplitude = 2 / RATE, np.sqrt(2 * FORCES[0])
     first = at([amplitude], [edge])

@@ -200,6 +200,7 @@ def test_a_step_of_size_zero_moves_nothing(make):
 # cost
 
 
+@pytest.mark.slow
 def test_dots_of_a_corrected_step_given_its_gradient():
     assert correction_dots(2, "difference") == 1 <= 1.35
     assert correction_dots(3, "difference") == 2 <= 6

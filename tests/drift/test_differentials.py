@@ -38,6 +38,7 @@ def dense(y):
     return [unravel(x) for x in found]
 
 
+@pytest.mark.slow
 def test_nested_products_equal_contracted_tensors():
     trees = [drift.tree(key) for key in KEYS]
     found = drift.elementary_differentials(rotation, start(), trees)

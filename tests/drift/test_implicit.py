@@ -39,6 +39,7 @@ def observed(make, steps):
     return rates([error(TIME / n, n) for n in steps])[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "correction", "order"),
     [

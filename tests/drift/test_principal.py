@@ -83,6 +83,7 @@ def test_stability_coefficients_change_sign_at_2_as_iterates_do(x64):
     assert np.all(found.coefficients.imag == 0)
 
 
+@pytest.mark.slow
 def test_directions_and_products_agree_with_the_dense_matrix(x64):
     x, h = {"a": start()[:2], "b": start()[2:]}, 0.3
     value_fn = lambda x: loss(jnp.concatenate([x["a"], x["b"]]))

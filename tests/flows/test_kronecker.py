@@ -86,6 +86,7 @@ def published(w, first, steps, h, b1, b2, beta, eps, decay, every, sides):
     return w
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "options"),
     [
@@ -176,6 +177,7 @@ def turned_back(w):
     return orthogonal(6, w.shape[0]).T @ w @ orthogonal(7, w.shape[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "options", "correction"),
     [
@@ -243,6 +245,7 @@ class WrongSecondMoment(Frozen):
         return found._replace(metrics=metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("b1", "b2"), [(0.0, 0.0), (0.6, 0.8)])
 def test_a_corrected_step_has_order_2_and_a_plain_one_1(b1, b2, x64):
     numbers = {"b1": b1, "b2": b2, "eps": 0.3}
@@ -252,6 +255,7 @@ def test_a_corrected_step_has_order_2_and_a_plain_one_1(b1, b2, x64):
         assert observed_order(frozen(wrong, **numbers), 2) < 1.3
 
 
+@pytest.mark.slow
 def test_the_drift_of_a_step_is_of_order_2_in_its_size(x64):
     sizes = []
     for h in (1e-3, 5e-4):
@@ -262,6 +266,7 @@ def test_the_drift_of_a_step_is_of_order_2_in_its_size(x64):
 
 
 # Laws.
+@pytest.mark.slow
 def test_it_commutes_with_rotations_of_both_sides(x64):
     a, b = orthogonal(8, 4), orthogonal(9, 4)
     w = normal(5, 4, 4)
@@ -309,6 +314,7 @@ def test_a_gradient_of_zero_in_float16_moves_nothing():
     chex.assert_trees_all_equal(end, params)
 
 
+@pytest.mark.slow
 def test_bases_are_those_of_the_first_gradient_that_is_not_zero():
     w = normal(5, 3, 3).astype(jnp.float32)
     opt = odeopt.soap(0.1)
@@ -358,6 +364,7 @@ def test_a_complex_matrix_of_real_numbers_moves_as_a_real_one(x64):
     np.testing.assert_allclose(found, real, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 @pytest.mark.parametrize("at", [0, 10, 11])  # the first step, a refresh, another step
 def test_a_guarded_step_that_is_not_finite_leaves_no_trace(bad, at):

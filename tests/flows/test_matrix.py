@@ -306,6 +306,7 @@ def test_groups_that_follow_one_flow_are_that_flow(flow, solver):
     chex.assert_trees_all_close(found, expected, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_all_groups_are_at_the_same_stage_for_one_gradient():
     slow, fast = flows.AdamFlow(0.9, 0.99), flows.AdamFlow(0.5, 0.9)
     grouped = flows.GroupedFlow({"a": slow, "b": fast}, by_name)

@@ -16,6 +16,7 @@ EXAMPLE = {"i": 0}
 STEPS = 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", [regression, softmax], ids=["regression", "softmax"])
 def test_iterates_come_to_rest_geometrically_where_forward_ones_wobble(x64, problem):
     loss, params, batches = problem()
@@ -40,6 +41,7 @@ def test_iterates_come_to_rest_geometrically_where_forward_ones_wobble(x64, prob
         previous = mean
 
 
+@pytest.mark.slow
 def test_backward_and_forward_iterates_have_the_same_law(x64):
     loss, params, batches = regression()
     steps, runs = 8, 1000

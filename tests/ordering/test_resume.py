@@ -17,6 +17,7 @@ from ..persistence import restored
 from . import resumable
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
     script = pathlib.Path(resumable.__file__)
     with subprocess.Popen(

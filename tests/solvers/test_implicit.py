@@ -326,6 +326,7 @@ def test_a_stationary_point_stays(x64):
 # control
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["exponential_euler", "implicit_euler"])
 @pytest.mark.parametrize("value_fn", [MSE, ENTROPY], ids=["squares", "entropy"])
 def test_no_first_step_over_six_decades_makes_it_diverge(name, value_fn):
@@ -352,6 +353,7 @@ def test_no_first_step_over_six_decades_makes_it_diverge(name, value_fn):
     assert jnp.all(values[:, -1] < 0.5 * values[:, 0])
 
 
+@pytest.mark.slow
 def test_a_trial_point_that_is_not_finite_is_no_state():
     edge = lambda x: jnp.sum(x - jnp.log(x))  # nan beyond 0
     for name in MAKERS:

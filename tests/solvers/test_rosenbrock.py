@@ -195,6 +195,7 @@ def test_a_large_step_is_gauss_newtons(samples, x64):
     assert short < 1 / (1 + 1e8 * least) + 1e-9
 
 
+@pytest.mark.slow
 @both_losses
 def test_exact_and_iterative_equal_a_dense_solve(name, value_fn, x64):
     params, data = network()
@@ -395,6 +396,7 @@ def test_masked_parameters_stay():
     chex.assert_trees_all_equal(updates["bias"], grads["bias"])
 
 
+@pytest.mark.slow
 def test_data_parallel_by_conjugate_gradients():
     params, data = network(samples=16, dtype=jnp.float32)
     data = {"inputs": data["inputs"], "targets": data["targets"]}

@@ -120,6 +120,7 @@ def test_a_bad_estimate_leaves_the_last_good_size():
     np.testing.assert_allclose(state.time - before.time, 0.5 * 2 / 20, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_mixed_trees_keep_their_types_and_nothing_recompiles():
     params = mixed_params()
     opt = odeopt.heun(sharpness(0.5, every=2, products=2))

@@ -88,6 +88,7 @@ def test_residuals_of_the_equations_are_those_of_finite_differences():
     np.testing.assert_allclose(values[:64], np.sin(np.pi * place) + np.sin(3 * np.pi * place) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["momentum+linear", "adamw+cosine", "schedule-free"])
 @pytest.mark.usefixtures("x64")
 def test_a_rival_is_read_out_at_its_end_and_at_its_running_mean(name):

@@ -279,6 +279,7 @@ def test_the_readme_says_how_many_hold():
     assert f"{held} of {len(found)} claims" in (committed.ROOT / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_example_shows_a_context_as_weights(capsys):
     example = runpy.run_path(str(committed.ROOT / "examples" / "context_as_weights.py"))
     found = example["main"]()

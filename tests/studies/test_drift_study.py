@@ -194,6 +194,7 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
         drift.run(**settings)
 
 
+@pytest.mark.slow
 def test_the_principal_flow_that_is_drawn_meets_every_iterate(x64):
     records = drift_pictures.directions()
     for r in records:
@@ -224,6 +225,7 @@ def test_the_iterates_that_are_drawn_settle_where_the_central_flow_says(x64):
     assert record["gradient flow"][-1] > 2 * edge
 
 
+@pytest.mark.slow
 def test_the_epoch_flow_of_the_order_is_the_closest_to_its_iterates(x64):
     plain, any_order, this_order = (record["distance"][1:] for record in drift_pictures.epochs())
     assert np.all(this_order < 0.5 * any_order)

@@ -137,6 +137,7 @@ def line(x64=False):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_problem_of_ones_own_is_trained_in_both_orders_at_tuned_rates(monkeypatch):
     monkeypatch.setattr(epochs.train, "__defaults__", (3, 2))
     results = order.run(problems=line())

@@ -113,12 +113,14 @@ def test_networks_with_structure_learn_digits(name):
     assert after < 0.3
 
 
+@pytest.mark.slow
 def test_the_transformer_learns_more_than_how_frequent_characters_are():
     (problem,) = problems.build(["kjv-64"], batch_size=16)
     share = np.unique(problem.data[1], return_counts=True)[1] / problem.data[1].size
     assert losses(problem, 200, 3e-3)[1] < -np.sum(share * np.log(share)) - 0.2
 
 
+@pytest.mark.slow
 def test_the_transformer_sees_no_character_that_follows():
     params = architectures.transformer_init(0, 20)
     text = np.arange(12)[None] % 20

@@ -182,6 +182,7 @@ def test_order_on_adams_flow_after_the_transient(name, decay):
     assert abs(observed(adam_end(make, decay, warm=True), exact, n) - order) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 def test_from_the_default_start_strang_s_splitting_is_between_orders_1_and_2(decay):
     """Its first gradient is taken at the start of the first step, not in its middle."""

@@ -57,6 +57,7 @@ def by_hand(steps, decay=0.03):
     return p, a
 
 
+@pytest.mark.slow
 def test_it_is_its_formulas(x64):
     wide = jax.tree.map(lambda x: x.astype(float), (PARAMS, DATA))
     params, state = train(odeopt.untuned(len(DATA)), *wide)

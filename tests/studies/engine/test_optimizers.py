@@ -52,6 +52,7 @@ def test_a_study_counts_what_the_state_counts(name):
         assert int(state.gradients) == STEPS * entry.gradients_per_step
 
 
+@pytest.mark.slow
 def test_what_is_evaluated_is_what_the_optimizer_hands_out(kappa):
     entry = find("log_time_adam")
     (curve,) = Runner(kappa, entry, STEPS, [0], 1).run([(0.05, 0)])
@@ -122,6 +123,7 @@ def test_a_full_study_knows_all_its_solvers_and_uses_budgets_to_the_last_gradien
             assert budget % find(name).gradients_per_step == 0, name
 
 
+@pytest.mark.slow
 def test_a_study_of_momentum_and_rules_has_equal_gradients():
     names = ["conformal_leapfrog", "bosh3@embedded_error"]
     options = {"problems": ["quadratic-kappa1e6"], "seeds": 1, "gradients": 24}
@@ -133,6 +135,7 @@ def test_a_study_of_momentum_and_rules_has_equal_gradients():
     assert set(result.table("summary").optimizer) == set(names)
 
 
+@pytest.mark.slow
 def test_what_a_step_costs_may_be_known_only_to_the_state(kappa):
     entry = find("linearly_implicit_euler")
     (curve,) = Runner(kappa, entry, 25, [0], 1).run([(1.0, 0)])

@@ -64,6 +64,7 @@ def with_equinox():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [plain, with_flax, with_equinox])
 def test_a_model_of_ones_own_is_raced(make):
     problem = make()
@@ -84,6 +85,7 @@ def test_a_problem_runs_in_the_precision_it_was_made_in():
         assert plain().dtype == np.float64
 
 
+@pytest.mark.slow
 def test_two_optimizers_of_ones_own_take_part_and_theory_is_read_off_them():
     import optax
 
