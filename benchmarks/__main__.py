@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 
 from . import kernels, reference, steps
+from .calls import calls
 from .imports import imports
 from .memory import memory
 from .monitor import monitored_loop
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "updates": steps.updates,
     "memory": memory,
     "compile": steps.compile_time,
+    "calls": calls,
     "diffrax": steps.foreign,
     "curvature": steps.curvature,
     "sharpness": sharpness_calls,

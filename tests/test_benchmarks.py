@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import kernels, models, programs, reference, steps, timing
+from benchmarks.calls import calls
 
 from .solvers.cases import STAGES
 
@@ -33,6 +34,11 @@ def test_updates_move_the_bytes_of_optax(name, leaves):
     ours, theirs = steps.moved_bytes(name, leaves)
     # counters, read, advanced and written, are all that it may add
     assert ours <= theirs + 256
+
+
+def test_a_traced_update_makes_few_python_calls():
+    for row in calls(0):
+        assert row.value <= float(row.aim), row
 
 
 def test_ratio_takes_the_median_of_the_rounds():

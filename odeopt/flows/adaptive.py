@@ -141,16 +141,16 @@ class AdamFlow(AlongMoment, AbstractFlow):
 
     def fused(
         self, substeps: Substeps, z: State, objective: Objective, h: Scalar
-    ) -> tuple[PyTree[Array], Moments] | None:
+    ) -> tuple[PyTree[Array], Moments, int] | None:
         """A step of moments and drift: `kernels.adam_step`.
 
         Drifts in a row are one, where there is no decay or it is solved exactly.
         """
-        first, *drifts = substeps
-        joined = len(drifts) == 1 or self.exact_decay or not self.needs_params
-        if first != ("moments", 1.0) or not joined or {part for part, _ in drifts} != {"drift"}:
+        (first, *others), (whole, *fractions) = zip(*substeps, strict=True)
+        joined = len(others) == 1 or self.exact_decay or not self.needs_params
+        if (first, whole) != ("moments", 1.0) or not joined or set(others) != {"drift"}:
             return None
-        h = sum(fraction for _, fraction in drifts) * h
+        h = sum(fractions) * h
         params, aux = z
         age = aux.age + 1
         b1, b2 = self.b1, self.b2
@@ -173,7 +173,7 @@ class AdamFlow(AlongMoment, AbstractFlow):
             decay=self._decays(params, aux.age),
             exact_decay=self.exact_decay,
         )
-        return update, Moments(mu, nu, age)
+        return update, Moments(mu, nu, age), 0
 
     def rest(self, z: State, h: Scalar, fraction: float) -> "AdamRest | None":
         """Six scalars; None with a mask of what decays, and with `nesterov`."""

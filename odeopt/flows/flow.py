@@ -76,8 +76,11 @@ class AbstractFlow(eqx.Module):
 
     def fused(
         self, substeps: Substeps, z: State, objective: Objective, h: Scalar
-    ) -> tuple[PyTree[Array], PyTree[Array]] | None:
-        """All of `substeps` in one pass, where there is a formula for them; else None."""
+    ) -> tuple[PyTree[Array], PyTree[Array], int] | None:
+        """All of `substeps` in one pass, where there is a formula for them; else None.
+
+        Update, auxiliary variables, and the gradients that it took beside the given one.
+        """
         return None
 
     @property

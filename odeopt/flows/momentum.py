@@ -103,7 +103,7 @@ class HeavyBallFlow(AbstractFlow):
 
     def fused(
         self, substeps: Substeps, z: State, objective: Objective, h: Scalar
-    ) -> tuple[PyTree[Array], Momentum] | None:
+    ) -> tuple[PyTree[Array], Momentum, int] | None:
         """The whole step: `kernels.momentum_step`."""
         whole = [(part, 1.0) for part in self.parts]
         if self.look_ahead is None or list(substeps) != whole:
@@ -113,7 +113,7 @@ class HeavyBallFlow(AbstractFlow):
         update, momentum = momentum_step(
             h, objective.here(params), momentum, kept, nesterov=self.look_ahead
         )
-        return update, Momentum(momentum, age + 1)
+        return update, Momentum(momentum, age + 1), 0
 
     def drift(
         self, z: State, objective: Objective, h: Scalar, fraction: float | Array

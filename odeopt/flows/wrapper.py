@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from ..arrays import Scalar
 from ..information import Information
-from ..objective import Objective
+from ..objective import Objective, count_gradients
 from .flow import AbstractFlow, State, Substeps
 
 
@@ -119,9 +119,13 @@ class AbstractObjectiveWrapper(AbstractWrapper):
 
     def fused(
         self, substeps: Substeps, z: State, objective: Objective, h: Scalar
-    ) -> tuple[PyTree[Array], PyTree[Array]] | None:
+    ) -> tuple[PyTree[Array], PyTree[Array], int] | None:
         """All substeps in one pass, if `base` has a formula for them."""
-        return self.base.fused(substeps, z, self.seen(objective, h), h)
+        at_once = self.base.fused(substeps, z, self.seen(objective, h), h)
+        if at_once is None:
+            return None
+        look = count_gradients(lambda o, z, h: self.seen(o, h).here(z[0]), z, h, given=True)
+        return *at_once[:2], at_once[2] + look
 
     def potential(self, objective: Objective, h: Scalar) -> Any:
         """That of `base`, of the objective that it sees."""

@@ -49,8 +49,8 @@ class Lie(AbstractMethod):
     ) -> Step:
         """One step of size `h`."""
         whole = [(part, 1.0) for part in flow.parts]
-        update, aux = compose(flow, objective, z, h, whole)
-        return Step(update, aux, memory, gradients=_cost(flow, z, h, whole))
+        update, aux, cost = compose(flow, objective, z, h, whole)
+        return Step(update, aux, memory, gradients=cost)
 
 
 class Rest(NamedTuple):
@@ -135,13 +135,13 @@ class Strang(AbstractMethod):
             substeps += [(middle, tau), *((part, late * f) for part, f in closing(flow, tau))]
             late = 1.0
         ahead = opening(flow, self.substeps[0])
-        cost = _cost(flow, z, h, substeps)
         if flow.rest(z, h, 0.5) is None:
-            update, aux = compose(flow, objective, z, h, substeps)
-            opened, aux = compose(flow, objective.elsewhere(), (add(z[0], update), aux), h, ahead)
+            update, aux, cost = compose(flow, objective, z, h, substeps)
+            after = add(z[0], update), aux
+            opened, aux = _in_turn(flow, objective.elsewhere(), after, h, ahead)
             update = jax.tree.map(jnp.add, update, opened)
             return Step(update, aux, Rest(opened), gradients=cost)
-        update, aux = compose(flow, objective, z, h, [*substeps, *ahead])
+        update, aux, cost = compose(flow, objective, z, h, [*substeps, *ahead])
         rest = flow.rest((z[0], aux), h, self.substeps[0] / 2)
         return Step(update, aux, rest, gradients=cost)
 
@@ -158,18 +158,24 @@ def closing(flow: AbstractFlow | type[AbstractFlow], tau: float) -> list[tuple[s
 
 def compose(
     flow: AbstractFlow, objective: Objective, z: State, h: Scalar, substeps: Substeps
-) -> tuple[PyTree[Array], PyTree[Array]]:
-    """Follow parts for fractions of `h`, one after the other.
-
-    The gradient at the start is the given one; once the parameters have moved it is evaluated.
-    The flow may do all of it at once.
+) -> tuple[PyTree[Array], PyTree[Array], int]:
+    """Follow parts for fractions of `h`, one after the other; the flow may do all of it at once.
 
     Returns:
-      The update of the parameters and the new auxiliary variables.
+      The update of the parameters, the new auxiliary variables, and how many gradients it took
+      beside the given one.
     """
     at_once = flow.fused(substeps, z, objective, h)
     if at_once is not None:
         return at_once
+    cost = count_gradients(lambda o, z, h: _in_turn(flow, o, z, h, substeps), z, h, given=True)
+    return *_in_turn(flow, objective, z, h, substeps), cost
+
+
+def _in_turn(
+    flow: AbstractFlow, objective: Objective, z: State, h: Scalar, substeps: Substeps
+) -> tuple[PyTree[Array], PyTree[Array]]:
+    """The first gradient is the given one; once the parameters have moved it is evaluated."""
     start, aux = z
     update, stage = None, 0
     for name, fraction in substeps:
@@ -182,10 +188,6 @@ def compose(
             with jax.numpy_dtype_promotion("standard"):  # a part may move in a wider dtype
                 update = moved if update is None else jax.tree.map(jnp.add, update, moved)
     return (jax.tree.map(jnp.zeros_like, start) if update is None else update), aux
-
-
-def _cost(flow: AbstractFlow, z: State, h: Scalar, substeps: Substeps) -> int:
-    return count_gradients(lambda o, z, h: compose(flow, o, z, h, substeps), z, h, given=True)
 
 
 def _check_parts(flow: AbstractFlow, solver: str) -> None:
