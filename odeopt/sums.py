@@ -239,7 +239,8 @@ def finite(*trees: PyTree[Array]) -> Bool[Array, ""]:
       >>> bool(odeopt.sums.finite(jnp.ones(2), {"w": jnp.array(jnp.inf)}))
       False
     """
-    bad = [jnp.any(~jnp.isfinite(leaf)) for leaf in jax.tree.leaves(trees)]
+    # 0 times what is not finite is NaN: on CPU a sum takes a third of the time of `any`.
+    bad = [~jnp.isfinite(jnp.sum(leaf * 0)) for leaf in jax.tree.leaves(trees)]
     return total(bad, jnp.int32) == 0
 
 

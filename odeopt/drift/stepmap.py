@@ -17,7 +17,7 @@ from ..sums import add, multiple, scaled
 from .differentials import SteppedField, VectorField, b_series
 from .trees import Pair, butcher, check_order, is_pair, modified_equation
 
-StepMap: TypeAlias = Callable[[PyTree[Array], Scalar], PyTree[Array]]
+StepMap: TypeAlias = Callable[[PyTree[Array], Scalar | float], PyTree[Array]]
 r"""$\Phi$: `(y, h) -> y` one step of size `h` later, differentiable in both."""
 
 
@@ -118,7 +118,7 @@ def step_map(solver: Solver | Pair, field: VectorField, *, iterations: int = 1) 
 
     _check_memory(method)
 
-    def step(y: PyTree[Array], h: Scalar) -> PyTree[Array]:
+    def step(y: PyTree[Array], h: Scalar | float) -> PyTree[Array]:
         y = jax.tree.map(jnp.asarray, y)
 
         def gradient(point: PyTree[Array], stage: int | Array = 0) -> PyTree[Array]:
@@ -146,7 +146,7 @@ def _check_memory(method: AbstractMethod) -> None:
 def _implicit_step(pair: Pair, field: VectorField, iterations: int) -> StepMap:
     a, b = [[float(x) for x in row] for row in pair[0]], [float(x) for x in pair[1]]
 
-    def step(y: PyTree[Array], h: Scalar) -> PyTree[Array]:
+    def step(y: PyTree[Array], h: Scalar | float) -> PyTree[Array]:
         y, h = jax.tree.map(jnp.asarray, y), jnp.asarray(h, float)
 
         def moved(weights: list[float], slopes: list[PyTree[Array]]) -> PyTree[Array]:
