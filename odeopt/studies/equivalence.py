@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 from . import accuracy, spectra
 from . import equivalence_paths as paths
-from .engine import CHECKS, Figure, Results, Study, Table, Task, groups, race_figures, whole
+from .engine import CHECKS, Figure, Results, Study, Table, Task, each, groups, race_figures, whole
 from .engine.drawing import COLOURS, INK, Plot, plain_log
 from .engine.load import own_problems
 from .engine.optimizers import Entry, find
@@ -87,7 +87,6 @@ def tasks(settings: Settings) -> list[Task]:
         found += [
             whole(f"order, {name}", functools.partial(paths.order, name)) for name in paths.ORDERS
         ]
-        found.append(whole("order, euler on its own flow", paths.modified_order))
     for problem in networks:
         for name, make in (("rates", paths.adam_rates), ("time constants", paths.adam_constants)):
             work = functools.partial(make, problem)
@@ -203,6 +202,19 @@ def _difference(results: Results) -> Plot:
     return _against_size(rows, "relative_rate", "worst", "h · sharpness / R", rule=1.0)
 
 
+def _sharpness(results: Results) -> Plot:
+    """Sharpness along training in units of R / h, from records of the kind "sharpness"."""
+    plot, labels = Plot(width=6.5), ("gradients", "sharpness · h / R")
+    for r in results.kind("sharpness"):
+        if r["gradients"]:
+            relative = np.array(r["sharpness"], float) * r["learning_rate"] / r["R"]
+            shown = np.minimum(relative, 3)
+            name, problem = r["optimizer"], r["problem"]
+            axes = plot.line(problem, name, r["gradients"], shown, labels, markevery=1)
+            axes.axhline(1, color=INK, linewidth=1, linestyle="--")
+    return plot
+
+
 def _momentum_error(results: Results) -> Plot:
     """Momentum's difference to the flow, on the axis on which it should be Euler's."""
     rows = results.table("deviations")
@@ -281,8 +293,20 @@ FIGURES = (
         "units of R over its initial sharpness.",
         _found("boundary of a network"),
     ),
-    race_figures.SHARPNESS,
-    race_figures.ORDERS,
+    Figure(
+        "sharpness",
+        _sharpness,
+        "Largest Hessian eigenvalue along training. A line that climbs to 1 and stays there trains "
+        "at the edge of stability of its own method.",
+        each("Sharpness times h / R along training", "sharpness", "{optimizer}"),
+    ),
+    Figure(
+        "order",
+        race_figures.orders("{problem}".format_map, "{optimizer}".format_map, "nominal_order"),
+        "Error at a fixed flow time; dashed: the slope of the method's order. Look at whether "
+        "points are parallel to it.",
+        each("Observed orders", "order", "{optimizer} {observed_order:.2f}"),
+    ),
     Figure(
         "momentum_error",
         _momentum_error,

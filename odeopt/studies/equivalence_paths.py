@@ -3,7 +3,6 @@
 Solvers of gradient flow, momentum and Adam. The flows are diffrax's, which share nothing with them.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,7 +46,6 @@ ADAM_B1 = (0.0, 0.5, 0.9)
 
 ORDERS = {"euler": 128, "heun": 128, "rk4": 64, "heavy ball 0.5": 128, "heavy ball 0.9": 256}
 """Steps over the path of `accuracy` from which a method is asymptotic."""
-MODIFIED_STEPS = 64
 
 
 def heavy_ball(b: float, make: Callable[..., Any] = zoo.heavy_ball) -> Entry:
@@ -104,7 +102,7 @@ def flow_losses(problem: Problem) -> FlowLosses:
             return lambda times: np.exp(-2 * np.outer(times, eigenvalues)) @ weights
     points = flow_of(problem, 1e-11)
     losses = jax.jit(jax.vmap(lambda point: problem.full_loss(unravel(point), data)))
-    return lambda times: np.asarray(losses(points(list(times), 0.0)))
+    return lambda times: np.asarray(losses(points(list(times))))
 
 
 def follow(sweep: Runner, flow: FlowLosses, sharpness: float) -> list[Record]:
@@ -222,12 +220,6 @@ def order(name: str) -> list[Record]:
     known = [*map(find, SOLVERS), *map(heavy_ball, MOMENTA)]
     one = next(each for each in known if each.name == name)
     return [order_record(on_flow_time(one), one.order or 1, ORDERS[name])]
-
-
-def modified_order() -> list[Record]:
-    """Observed order of Euler against the flow that it follows one order better."""
-    euler = dataclasses.replace(find("euler"), name="euler, own flow")
-    return [order_record(euler, 2, MODIFIED_STEPS, modified=True)]
 
 
 _COLUMNS = (

@@ -13,6 +13,7 @@ import pandas as pd
 from jaxtyping import Array, Float, Int, PyTree
 
 from .. import adam, euler, heavy_ball, heun, ordering
+from .accuracy import halved
 from .drift_trends import held_out
 from .engine import Claim, Figure, Lab, Results, compared, each, groups, statistics
 from .engine.drawing import Plot
@@ -28,7 +29,7 @@ from .problems import build
 from .reference import solve
 
 TIME = 1.0
-COARSEST, HALVINGS = 8, 3
+COARSEST = 8
 """Epochs over the flow time `TIME`."""
 
 Splitting = tuple[Callable[[int], ordering.BatchOrder], Callable, int]
@@ -59,18 +60,16 @@ def orders(problem: Convex) -> list[Record]:
     falls = lambda t, y, _: jax.tree.map(jnp.negative, jax.grad(problem.of_all)(y))  # noqa: E731
     ys = solve(falls, start, TIME, first=0.01, rtol=1e-12, atol=1e-13)
     end = jax.tree.map(lambda y: y[-1], ys)
-    counts = [COARSEST * 2**k for k in range(HALVINGS + 1)]
-    sizes = [TIME / (problem.batches * count) for count in counts]
     found: list[Record] = []
     for name, (order, solver, expected) in SPLITTINGS.items():
-        errors = []
-        for count, h in zip(counts, sizes, strict=True):
-            epochs = order(problem.batches)
+        epochs = order(problem.batches)
+
+        def error(count: int, epochs: Any = epochs, solver: Callable = solver) -> Any:
             numbers = np.concatenate([epochs(e) for e in range(count)])
-            errors.append(float(_distance(problem, solver(h), numbers, end)))
-        observed = float(np.log2(errors[-2] / errors[-1]))
-        about = {"kind": "order", "splitting": name, "order": expected, "observed": observed}
-        found.append({**about, "step_sizes": sizes, "errors": errors})
+            return _distance(problem, solver(TIME / len(numbers)), numbers, end)
+
+        about = {"kind": "order", "splitting": name, "order": expected}
+        found.append({**about, **halved(error, COARSEST, TIME / problem.batches)})
     return found
 
 

@@ -11,10 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .. import zoo
-from ..optimizer import Optimizer
-from ..solvers.explicit import ExplicitRungeKutta
-from . import accuracy, spectra
+from . import spectra
 from .engine import (
     Claim,
     Figure,
@@ -26,12 +23,9 @@ from .engine import (
     at_least,
     compared,
     each,
-    groups,
     race_figures,
     races,
-    whole,
 )
-from .engine.drawing import INK, MARKERS, Plot
 from .engine.load import own_optimizers, own_problems
 from .engine.optimizers import Entry, contenders
 from .engine.problem import Problem
@@ -52,10 +46,6 @@ FULL_SOLVERS = (
 )
 BASELINES = ("sgd", "euler")  # the first that takes part; they are the same method
 
-TRACED = ("sgd", "heun", "rk4")
-"""Optimizers whose sharpness is traced, if they take part."""
-DIGITS = "digits-mse"
-
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -66,7 +56,7 @@ class Settings:
             optimizers, euler@sharpness and other rules, solvers for stiff losses; your own as
             my_file.py:make, where make(h) returns an optax optimizer.
         problems: Problems, separated by commas; your own as my_file.py:problem, made with
-            odeopt.studies.Problem. digits-mse brings sharpness traces and orders of accuracy.
+            odeopt.studies.Problem.
         rates: Learning rates, separated by commas, instead of the grid around each limit that
             extends itself until the best rate is bracketed.
         seeds: Fresh seeds to report; one more tunes the rate.
@@ -104,39 +94,26 @@ FULL = {"solvers": FULL_SOLVERS, "problems": tuple(PROBLEMS), "seeds": 5, "gradi
 
 def tasks(settings: Settings) -> list[Task]:
     """Everything that is measured."""
-    entries, found = contenders(settings.solvers), list[Task]()
-    problems = build(settings.problems, settings.batch_size)
-    for problem in problems:
-        for entry in entries:
-            work = functools.partial(_race, settings, problem, entry)
-            weight = 1 + 0.15 * entry.gradients_per_step
-            found.append(Task(f"{problem.name}, {entry.name}", work, weight, problem.x64))
-        own = problem.name not in PROBLEMS and not (problem.quadratic or problem.takes_key)
-        if problem.name == DIGITS or (own and problem.batch_size is None):
-            for entry in entries:
-                if entry.name in TRACED:
-                    work = functools.partial(_trace, problem, entry)
-                    name = f"sharpness along training, {entry.name}"
-                    found.append(Task(name, work, 1.0, problem.x64))
-    if any(problem.name == DIGITS for problem in problems):
-        for entry in entries:
-            if entry.order is not None:
-                name = f"order of accuracy, {entry.name}"
-                found.append(whole(name, functools.partial(_order, entry)))
-    return found
-
-
-def _spectrum(lab: Lab, problem: Problem) -> list[Record]:
-    def make() -> list[Record]:
-        values = spectra.eigenvalues(problem, TUNING_SEED)
-        return [{"kind": "spectrum", "problem": problem.name, "eigenvalues": values}]
-
-    return lab.once(f"spectrum/{problem.name}", make)
+    return [
+        Task(
+            f"{problem.name}, {entry.name}",
+            functools.partial(_race, settings, problem, entry),
+            1 + 0.15 * entry.gradients_per_step,
+            problem.x64,
+        )
+        for problem in build(settings.problems, settings.batch_size)
+        for entry in contenders(settings.solvers)
+    ]
 
 
 def _race(settings: Settings, problem: Problem, entry: Entry, lab: Lab) -> list[Record]:
     """All runs of one optimizer on one problem, and its limit where the problem is quadratic."""
-    spectrum = _spectrum(lab, problem)
+
+    def eigenvalues() -> list[Record]:
+        values = spectra.eigenvalues(problem, TUNING_SEED)
+        return [{"kind": "spectrum", "problem": problem.name, "eigenvalues": values}]
+
+    spectrum = lab.once(f"spectrum/{problem.name}", eigenvalues)
     sharpness = float(spectrum[0]["eigenvalues"][-1])
     seeds = [TUNING_SEED, *range(1, settings.seeds + 1)]
     grid = first_grid(entry, sharpness, problem.dtype, settings.rates)
@@ -156,19 +133,6 @@ def _limit(race: Race, limit: float, sharpness: float) -> list[Record]:
     measured = spectra.measured_limit(race.runner, limit, sharpness)
     about = {"problem": race.problem.name, "optimizer": race.entry.name, "R": limit}
     return [{"kind": "limit", **about, "measured_limit": measured}]
-
-
-def _trace(problem: Problem, entry: Entry, lab: Lab) -> list[Record]:
-    def make() -> list[Record]:
-        sharpness = float(_spectrum(lab, problem)[0]["eigenvalues"][-1])
-        return [spectra.trace_record(problem, entry, sharpness)]
-
-    return lab.once(f"sharpness/{problem.name}/{entry.name}", make)
-
-
-def _order(entry: Entry) -> list[Record]:
-    assert entry.order is not None
-    return [accuracy.order_record(entry, entry.order, accuracy.COARSEST_STEPS[entry.order])]
 
 
 def runs_of(results: Results) -> pd.DataFrame:
@@ -276,7 +240,6 @@ def _solvers(results: Results) -> pd.DataFrame:
 
 CLAIMS = (
     spectra.LIMITS_HOLD,
-    accuracy.ORDERS_HOLD,
     Claim(
         "cheaper",
         "Per gradient, a solver's stability limit is above SGD's.",
@@ -290,42 +253,6 @@ CLAIMS = (
         ),
     ),
 )
-
-
-def _regions(results: Results) -> Plot:
-    found = results.of("spectrum").itertuples()
-    spectrum = {record.problem: np.array(record.eigenvalues) for record in found}
-    best = races.tuned(runs_of(results)).drop_duplicates(races.PAIR)
-    best = best[best.problem.isin(list(spectrum))]
-    every = {one.name: _polynomial(one) for one in contenders(results.settings.solvers)}
-    known = {name: polynomial for name, polynomial in every.items() if polynomial is not None}
-    plot, problems = Plot(list(best.optimizer.unique()), height=2.6), list(spectrum)
-    reach = max((r.learning_rate * spectrum[r.problem].max() for r in best.itertuples()), default=0)
-    left = -min(max(4.5, reach + 0.5), 10)
-    x, y = np.meshgrid(np.linspace(left, 1, 181), np.linspace(-4, 4, 161))
-    for name, mine in groups(best[best.optimizer.isin(known)], "optimizer"):
-        axes = plot.panel(name, "Re z", "Im z", rows=len(problems))
-        colour = plot.style(name)["color"]
-        size = abs(np.polynomial.polynomial.polyval(x + 1j * y, known[name]))
-        axes.contourf(x, y, size, levels=[0, 1], colors=[colour], alpha=0.2)
-        axes.contour(x, y, size, levels=[1], colors=[colour], linewidths=1.2)
-        axes.set(xlim=(left, 1), ylim=(-4, 4))
-        for run in mine.itertuples():
-            row = problems.index(run.problem)
-            z = np.clip(-run.learning_rate * spectrum[run.problem], left, 1)
-            style: Any = {"marker": MARKERS[row % 7], "linestyle": "", "mfc": "none"}
-            plot.strip(name).plot(z, np.full(len(z), row), color=INK, ms=3, mew=0.6, **style)
-            plot.key(run.problem, **style)
-    return plot
-
-
-def _polynomial(one: Entry) -> np.ndarray | None:
-    """Of the method, where it is one of gradient flow."""
-    optimizer = zoo.euler(0.1) if one.name == "sgd" else one.make(0.1)
-    if one.order is None or not isinstance(optimizer, Optimizer):
-        return None
-    solver = optimizer.design.solver
-    return solver.tableau.stability_polynomial if isinstance(solver, ExplicitRungeKutta) else None
 
 
 _LIMITS = Figure(
@@ -349,16 +276,36 @@ _RELATIVE = Figure(
     "point. Look at whether the lines end at 1, where linear theory says so.",
     lambda r: "On quadratics every line ends at 1; on networks they end near it.",
 )
-_REGIONS = Figure(
-    "regions",
-    _regions,
-    "Where |R(z)| ≤ 1 (shaded). On the strip above, z = −h λ for the Hessian's eigenvalues λ at "
-    "the initial point and the tuned rate h, all of them real, a row a problem. Those left of the "
-    "shade are directions that grow at first.",
-    lambda r: "Regions of stability, with the eigenvalues of each problem on a strip.",
+FIGURES = (
+    _LIMITS,
+    _RELATIVE,
+    Figure(
+        "loss_rate",
+        lambda r: race_figures.loss_against_rate(runs_of(r), "learning_rate", "learning rate h"),
+        "Median over the fresh seeds (lines), their range (bands), the tuned rate (rings); a cross "
+        "in the strip on top marks a rate at which a seed diverged. Look at where each line ends "
+        "and how wide its valley is.",
+        lambda r: "Every optimizer has a valley of rates that ends where runs diverge.",
+    ),
+    Figure(
+        "loss_gradients",
+        lambda r: race_figures.curves(races.tuned(runs_of(r)), runs_of(r).optimizer.unique()),
+        "Each optimizer at its tuned rate. Every gradient of a step is counted: this is the "
+        "comparison at equal cost, so look at which line is lowest on the right.",
+        _best,
+    ),
+    Figure(
+        "profile",
+        lambda r: race_figures.profile(
+            {"gradients to the target": races.gradients_to_target(runs_of(r))}
+        ),
+        "The share of (problem, seed) pairs in which an optimizer at its tuned rate reaches the "
+        "target within τ times the gradients of the fastest. The target is "
+        f"{races.TARGET:.0%} of the decrease from the median initial loss to the best median final "
+        "loss; a miss counts as infinity. Left end: who is fastest. Right end: who arrives at all.",
+        _best,
+    ),
 )
-_RACE = race_figures.standard(runs_of, _best)
-FIGURES = (_LIMITS, _RELATIVE, *_RACE, race_figures.SHARPNESS, _REGIONS, race_figures.ORDERS)
 
 TABLES = (
     Table(

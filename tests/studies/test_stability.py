@@ -223,25 +223,11 @@ def test_without_a_pair_to_compare_there_are_tables_still(missing, tmp_path):
 
 def test_the_report_has_every_figure_and_says_what_they_show(finished, tmp_path):
     text = page.write(finished[0], tmp_path).read_text()
-    drawn = {figure.name for figure in stability.FIGURES} - {"sharpness", "order"}
+    drawn = {figure.name for figure in stability.FIGURES}
     assert {part.split('"')[0] for part in text.split('<figure id="')[1:]} == drawn
     assert "summary.csv" in text
     assert accessible.faults(text) == []
     assert text.index("limits") < text.index("loss_rate")
-
-
-@pytest.mark.slow
-def test_sharpness_and_orders_come_with_digits_mse(monkeypatch):
-    monkeypatch.setattr("odeopt.studies.spectra.TRACE_STEPS", 20)
-    options = {"problems": ["digits-mse"], "seeds": 1, "gradients": 8, "rates": [0.05]}
-    result = stability.run(**options, solvers=["sgd", "midpoint", "rk4"])
-    orders = result.of("order").set_index("optimizer")
-    assert set(orders.index) == {"sgd", "midpoint", "rk4"}
-    assert (abs(orders.observed_order - orders.nominal_order) < 0.1).all()
-    traces = result.of("sharpness")
-    assert set(traces.optimizer) == {"sgd", "rk4"}
-    assert {len(values) for values in [*traces.gradients, *traces.sharpness]} == {21}
-    assert [verdict.word for verdict in result.claims][1] == "holds"
 
 
 def test_adam_gets_rates_without_a_limit_and_says_where_the_best_is():

@@ -11,8 +11,7 @@ from .drawing import INK, Plot, log_limits, plain_log
 from .races import PAIR
 from .statistics import performance_profile
 from .store import Record
-from .study import Figure, Results, groups
-from .verdicts import each
+from .study import Results, groups
 
 
 def loss_against_rate(runs: pd.DataFrame, x: str, label: str) -> Plot:
@@ -47,23 +46,15 @@ def loss_against_rate(runs: pd.DataFrame, x: str, label: str) -> Plot:
     return plot
 
 
-def loss_against_cost(runs: pd.DataFrame, seconds: bool = False) -> Plot:
-    """Loss curves at the tuned rates: medians and ranges of the fresh seeds."""
-    return curves(races.tuned(runs), list(runs.optimizer.unique()), seconds=seconds)
-
-
-def curves(
-    runs: pd.DataFrame, names: Sequence[str], what: str = "loss", seconds: bool = False
-) -> Plot:
+def curves(runs: pd.DataFrame, names: Sequence[str], what: str = "loss") -> Plot:
     """Medians and ranges of the recorded curves of runs, one setting an optimizer and problem.
 
     Args:
         runs: The runs.
         names: Optimizers, in the order of the legend.
         what: The column with the curves: "loss" or "validation".
-        seconds: Against seconds instead of gradients.
     """
-    plot, labels = Plot(names), ("seconds" if seconds else "gradients", what)
+    plot, labels = Plot(names), ("gradients", what)
     for problem, group in groups(runs, "problem"):
         seen = list[float]()
         for name, mine in group.groupby("optimizer", sort=False):
@@ -74,10 +65,9 @@ def curves(
                 for run in mine.itertuples()
             ]
             table = pd.concat(lines, axis=1).fillna(np.inf).ffill()  # what has diverged stays so
-            at = table.index * ((mine.seconds / mine.gradients).median() if seconds else 1.0)
             median, finite = table.median(axis=1), table.replace(np.inf, np.nan)
             band = finite.min(axis=1), finite.max(axis=1)
-            plot.line(problem, name, at, median.replace(np.inf, np.nan), labels, band=band)
+            plot.line(problem, name, table.index, median.replace(np.inf, np.nan), labels, band=band)
             seen += list(finite.to_numpy().ravel())
         axes, ceiling = plot.panel(problem, *labels), 3 * group.initial_loss.max()
         log_limits(axes, [loss for loss in seen if loss <= ceiling])
@@ -125,19 +115,6 @@ def limits(table: pd.DataFrame, baseline: str) -> Plot:
     return plot
 
 
-def sharpness(results: Results) -> Plot:
-    """Sharpness along training in units of R / h, from records of the kind "sharpness"."""
-    plot, labels = Plot(width=6.5), ("gradients", "sharpness · h / R")
-    for r in results.kind("sharpness"):
-        if r["gradients"]:
-            relative = np.array(r["sharpness"], float) * r["learning_rate"] / r["R"]
-            shown = np.minimum(relative, 3)
-            name, problem = r["optimizer"], r["problem"]
-            axes = plot.line(problem, name, r["gradients"], shown, labels, markevery=1)
-            axes.axhline(1, color=INK, linewidth=1, linestyle="--")
-    return plot
-
-
 def orders(
     panel: Callable[[Record], str], name: Callable[[Record], str], order: str
 ) -> Callable[[Results], Plot]:
@@ -164,64 +141,3 @@ def orders(
         return plot
 
     return draw
-
-
-SHARPNESS = Figure(
-    "sharpness",
-    sharpness,
-    "Largest Hessian eigenvalue along training. A line that climbs to 1 and stays there trains at "
-    "the edge of stability of its own method.",
-    each("Sharpness times h / R along training", "sharpness", "{optimizer}"),
-)
-ORDERS = Figure(
-    "order",
-    orders("{problem}".format_map, "{optimizer}".format_map, "nominal_order"),
-    "Error at a fixed flow time; dashed: the slope of the method's order. Look at whether points "
-    "are parallel to it.",
-    each("Observed orders", "order", "{optimizer} {observed_order:.2f}"),
-)
-
-
-def standard(
-    runs_of: Callable[[Results], pd.DataFrame], finding: Callable[[Results], str]
-) -> tuple[Figure, ...]:
-    """The figures of every race at tuned rates.
-
-    Args:
-        runs_of: The runs of the results, as `races.frame` gives them.
-        finding: Who ends lowest, in one sentence.
-    """
-    return (
-        Figure(
-            "loss_rate",
-            lambda r: loss_against_rate(runs_of(r), "learning_rate", "learning rate h"),
-            "Median over the fresh seeds (lines), their range (bands), the tuned rate (rings); a "
-            "cross in the strip on top marks a rate at which a seed diverged. Look at where each "
-            "line ends and how wide its valley is.",
-            lambda r: "Every optimizer has a valley of rates that ends where runs diverge.",
-        ),
-        Figure(
-            "loss_gradients",
-            lambda r: loss_against_cost(runs_of(r)),
-            "Each optimizer at its tuned rate. Every gradient of a step is counted: this is the "
-            "comparison at equal cost, so look at which line is lowest on the right.",
-            finding,
-        ),
-        Figure(
-            "loss_seconds",
-            lambda r: loss_against_cost(runs_of(r), seconds=True),
-            "The same curves against seconds, each run's time spread evenly over its gradients. "
-            "Lines that change places show where a gradient is not the whole cost of a step.",
-            lambda r: "Seconds follow gradients wherever lines keep their places.",
-        ),
-        Figure(
-            "profile",
-            lambda r: profile({"gradients to the target": races.gradients_to_target(runs_of(r))}),
-            "The share of (problem, seed) pairs in which an optimizer at its tuned rate "
-            "reaches the target within τ times the gradients of the fastest. The target is "
-            f"{races.TARGET:.0%} of the decrease from the median initial loss to the best median "
-            "final loss; a miss counts as infinity. Left end: who is fastest. Right end: who "
-            "arrives at all.",
-            finding,
-        ),
-    )
