@@ -35,7 +35,7 @@ def path_problem() -> Problem:
         name=PATH,
         title=f"gradient flow on digits, {EXAMPLES} examples, squared error",
         loss=squared_error,
-        init=lambda seed: mlp_init(seed, np.float64),
+        init=mlp_init(np.float64),
         data=digits_data(np.float64, EXAMPLES),
     )
 

@@ -364,8 +364,8 @@ def _method(results: Results) -> Mapping[str, str]:
         "frozen within a step. adam: optax's, b1 = 0.5, discriminator first.",
         "Equal gradients": f"A run has {results.settings.rounds} rounds, one gradient for each "
         "player a round. What a compiled step computes is counted, by its count of operations: of "
-        "a gradient of all players of which one player's is used, half. In a game of your own a step "
-        "of the implicit midpoint rule, which does not say what it takes, counts as "
+        "a gradient of all players of which one player's is used, half. In a game of your own a "
+        "step of the implicit midpoint rule, which does not say what it takes, counts as "
         f"{own.MIDPOINT}.",
         "Mixture": f"A 4 by 4 grid of Gaussians with standard deviation {mixture.SPREAD}, 1 apart; "
         f"networks with two hidden layers of {mixture.HIDDEN} rectified units, {mixture.LATENT} "

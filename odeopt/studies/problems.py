@@ -27,9 +27,8 @@ from .engine.problem import Batch, BatchLoss, Params, Problem
 from .names import lookup
 from .networks import (
     VISCOSITY,
+    burgers_error,
     burgers_points,
-    burgers_rows,
-    burgers_rows_error,
     cross_entropy_of,
     equation,
     network_init,
@@ -52,17 +51,11 @@ least_squares = BatchLoss(
 """Half the mean squared residual, (1/2n) ‖A x - b‖^2."""
 
 
-def logits_of(params: Params, batch: Batch) -> jax.Array:
-    """The MLP 64-32-10 with tanh on the pixels of the batch: shape (examples, 10)."""
-    hidden = jnp.tanh(batch[0] @ params["w1"] + params["b1"])
-    return hidden @ params["w2"] + params["b2"]
-
-
-squared_error = BatchLoss(squared_distance_of, logits_of)
+squared_error = BatchLoss(squared_distance_of, outputs_of)
 """Half the squared distance of the outputs to the one-hot labels, mean over examples."""
 
 cross_entropy = BatchLoss(
-    lambda logits, batch: jnp.mean(optax.softmax_cross_entropy(logits, batch[1])), logits_of
+    lambda logits, batch: jnp.mean(optax.softmax_cross_entropy(logits, batch[1])), outputs_of
 )
 """Softmax cross-entropy with the one-hot labels, mean over examples."""
 
@@ -113,20 +106,9 @@ def digits_data(dtype: Any, examples: int | None = None) -> tuple[np.ndarray, np
     return pixels[:examples].astype(dtype), data.one_hot(labels, dtype)[:examples]
 
 
-def mlp_init(seed: int, dtype: Any) -> Params:
-    """Weights normal with variance 1 / inputs, biases zero."""
-    random = np.random.default_rng(seed)
-
-    def layer(inputs: int, outputs: int) -> jax.Array:
-        weights = random.standard_normal((inputs, outputs)) / np.sqrt(inputs)
-        return jnp.asarray(weights, dtype)
-
-    return {
-        "w1": layer(64, HIDDEN),
-        "b1": jnp.zeros(HIDDEN, dtype),
-        "w2": layer(HIDDEN, 10),
-        "b2": jnp.zeros(10, dtype),
-    }
+def mlp_init(dtype: Any) -> Callable[[int], Params]:
+    """The MLP 64-32-10 with tanh."""
+    return network_init((64, HIDDEN, 10), dtype)
 
 
 def _digits(loss: str, batch_size: int | None) -> Problem:
@@ -140,7 +122,7 @@ def _digits(loss: str, batch_size: int | None) -> Problem:
         name=f"digits-{loss}{suffix}",
         title=f"digits, MLP 64-{HIDDEN}-10 tanh, {words}, {batch}",
         loss=function,
-        init=lambda seed: mlp_init(seed, np.float32),
+        init=mlp_init(np.float32),
         data=digits_data(np.float32),
         batch_size=batch_size,
     )
@@ -178,8 +160,7 @@ def _burgers() -> Problem:
         f"Burgers' equation, viscosity {VISCOSITY}, network 2-20-20-1 tanh, 256 points inside, 96 "
         "at the border"
     )
-    points = burgers_rows(*burgers_points(0.5))
-    return equation("burgers", title, burgers_rows_error, (2, 20, 20, 1), points)
+    return equation("burgers", title, burgers_error, (2, 20, 20, 1), burgers_points(0.5))
 
 
 def _mnist() -> Problem:
