@@ -212,7 +212,6 @@ FIGURES = (
         "seeds. Flat is what gradient flow would give.",
         _falls_by,
     ),
-    drift_orders.ERRORS,
 )
 
 _TRENDS = {

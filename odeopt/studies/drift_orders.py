@@ -18,8 +18,7 @@ from jaxtyping import Array, Float
 
 from .. import drift, flows, ode_optimizer, solvers
 from . import accuracy
-from .engine import Claim, Figure, Results, compared
-from .engine.race_figures import orders as orders_drawn
+from .engine import Claim, compared
 from .engine.store import Record
 from .experiments import walk
 from .reference import field, solve
@@ -152,12 +151,6 @@ def orders(name: str) -> list[Record]:
     ]
 
 
-def _label(record: Any) -> str:
-    order = record["flow"]
-    flow = "gradient flow" if order == 1 else f"modified flow, order {order}"
-    return f"{record['method']} to {flow}"
-
-
 ORDERS_HOLD = Claim(
     "orders",
     "Gradient descent follows gradient flow with order 1 and its modified flows with orders 2 and "
@@ -171,23 +164,4 @@ ORDERS_HOLD = Claim(
         f"{{order}} ± {NEAR:g}",
         lambda r: abs(r["observed"] - r["order"]) < NEAR,
     ),
-)
-
-
-def finding(results: Results) -> str:
-    """How many orders are as theory says."""
-    observed = results.of("order")
-    miss = abs(observed.observed - observed.order)
-    return (
-        f"Of {len(miss)} orders in h, {int((miss < NEAR).sum())} were observed within {NEAR:g}; "
-        f"the largest miss is {miss.max():.2g}."
-    )
-
-
-ERRORS = Figure(
-    "orders",
-    orders_drawn("{path}".format_map, _label, "order"),
-    "Distance at the end against h, in units of the length of the path. A modified flow is "
-    "followed with its order, gradient flow with order 1, or 2 with the counter-term.",
-    finding,
 )

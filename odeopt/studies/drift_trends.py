@@ -174,13 +174,8 @@ def judge(runs: pd.DataFrame) -> pd.DataFrame:
     mean slope against that of gradient descent (a trend turned around counts as not removed). The
     explicit term *restores*: its mean slope over that of gradient descent.
 
-    All are leading terms in the rate, so they are read for several largest rates.
-
-    Returns:
-        One row for each problem, time, quantity and largest rate from the second on: `largest`,
-        `edge` (that rate times the first sharpness, mean over seeds), `slope`, `change` (of the
-        quantity, at that rate, by gradient descent), `falling`, `seeds`, `removed`,
-        `by order 3` (the same of the counter-term of that order), `restored`.
+    All are leading terms in the rate, so they are read for several largest rates: one row for each
+    problem, time, quantity and largest rate from the second on.
     """
     rows = []
     for problem, mine in groups(runs, "problem"):

@@ -229,16 +229,7 @@ _COLUMNS = (
 
 
 def deviations(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a run that has a flow to be compared with.
-
-    Returns:
-        Columns: `family` ("solver", "momentum", "adam rate", "adam constants", "adam betas"),
-        `problem`, `optimizer`, `momentum`, `b1`, `R`, `learning_rate`, `step` (flow time of a
-        step), `step_sharpness`, `relative_rate` (h * sharpness / R), `worst` and `end` (relative
-        difference of the loss to the flow's: largest absolute one at the 60 common flow times,
-        and the signed last one), `delayed_end` (the same on the clock that knows momentum's start
-        from rest; `end` where there is no momentum). Infinite for a run that blew up.
-    """
+    """One row a run that has a flow to be compared with; differences are infinite if it blew up."""
     rows = []
     for record in records:
         if record["kind"] != "path" or record["family"] == "relative":

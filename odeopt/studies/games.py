@@ -288,7 +288,6 @@ FIGURES = (
         ),
     ),
     own.FIGURE,
-    plane.RADIUS,
     plane.PLANE,
     Figure(
         "modes",

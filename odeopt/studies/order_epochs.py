@@ -19,7 +19,6 @@ from .engine import Claim, Figure, Lab, Results, compared, each, groups, statist
 from .engine.drawing import Plot
 from .engine.optimizers import entry
 from .engine.problem import Problem
-from .engine.race_figures import orders as orders_drawn
 from .engine.races import Race
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, Grid
@@ -148,12 +147,7 @@ def train(
 
 
 def compare(results: Results) -> pd.DataFrame:
-    """One row a problem and optimizer: palindromic over reshuffled, paired by seed.
-
-    Columns: `rates` of both orders, median `loss` of each, their `ratio` (geometric mean of the
-    seeds, its 90 % interval `low` to `high`, `lowest` and `highest` seed), in how many `seeds` the
-    palindromic one is `lower`, and means of the metric on held-out data.
-    """
+    """One row a problem and optimizer: palindromic over reshuffled, paired by seed."""
     rows = list[dict[str, Any]]()
     for (problem, optimizer), mine in groups(results.of("network"), ["problem", "optimizer"]):
         loss = mine.pivot(index="seed", columns="order", values="loss").astype(float)
@@ -226,13 +220,6 @@ def _draw_networks(results: Results) -> Plot:
     return plot
 
 
-SPLITTING = Figure(
-    "orders",
-    orders_drawn(lambda r: "linear regression", "{splitting}".format_map, "order"),
-    "Distance to the flow of the mean loss at a fixed time against h. Palindromic epochs are "
-    "Strang's splitting: of order 2, if the step on each batch is.",
-    each("Observed orders", "order", "{splitting} {observed:.2f}"),
-)
 NETWORKS = Figure(
     "networks",
     _draw_networks,

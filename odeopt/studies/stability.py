@@ -61,7 +61,6 @@ class Settings:
             extends itself until the best rate is bracketed.
         seeds: Fresh seeds to report; one more tunes the rate.
         gradients: Gradients of each run.
-        batch_size: Examples of a mini-batch, where a problem has mini-batches; 64 if not given.
     """
 
     solvers: tuple[Any, ...] = QUICK_SOLVERS
@@ -70,7 +69,6 @@ class Settings:
     seeds: int = 3
     # A multiple of every solver's gradients per step, so that all end at the same count.
     gradients: int = 120
-    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "problems", own_problems(self.problems, PROBLEMS))
@@ -86,7 +84,7 @@ class Settings:
             )
         if self.gradients > 10**7:
             raise ValueError(f"--gradients must be at most 10000000, not {self.gradients}.")
-        at_least(self, seeds=1, batch_size=1)
+        at_least(self, seeds=1)
 
 
 FULL = {"solvers": FULL_SOLVERS, "problems": tuple(PROBLEMS), "seeds": 5, "gradients": 1800}
@@ -101,7 +99,7 @@ def tasks(settings: Settings) -> list[Task]:
             1 + 0.15 * entry.gradients_per_step,
             problem.x64,
         )
-        for problem in build(settings.problems, settings.batch_size)
+        for problem in build(settings.problems)
         for entry in contenders(settings.solvers)
     ]
 
@@ -341,7 +339,7 @@ TABLES = (
 
 
 def _method(results: Results) -> Mapping[str, str]:
-    problems = build(results.settings.problems, results.settings.batch_size)
+    problems = build(results.settings.problems)
     return {
         "Cost": f"Each run has {results.settings.gradients} gradients; a mini-batch gradient "
         "counts as one, a Hessian product as two. Seconds are those of the compiled program.",

@@ -175,8 +175,7 @@ def test_a_study_of_ones_own_problem_leaves_tables_and_a_page(tmp_path, monkeypa
         assert f'id="{figure.name}"' in text
         assert list((tmp_path / "figures").glob(f"{figure.name}-*.svg"))
     assert accessible.faults(written) == []
-    for words in (found.verdict, "Of 6 orders in h, 6 were observed within 0.1"):
-        assert words in text
+    assert found.verdict in text
     again = drift.run(**settings, out=tmp_path, resume=True)
     assert again.records == found.records
 

@@ -247,7 +247,7 @@ def test_figures_leave_out_what_was_not_measured(tmp_path):
         assert accessible.faults(written) == []
         return [f.name for f in equivalence.FIGURES if f'<figure id="{f.name}"' in text]
 
-    assert drawn([order("euler", 1.0, 1)]) == ["order"]
+    assert drawn([trace("euler", 1.0)]) == ["sharpness"]
     assert drawn(everything()) == [figure.name for figure in equivalence.FIGURES]
     assert drawn([]) == []
 

@@ -272,8 +272,6 @@ def test_the_callers_precision_is_restored(finished):
         ({"seeds": 0}, "--seeds must be at least 1"),
         ({"gradients": 3}, "--gradients must be at least 4"),
         ({"gradients": 10**9}, "--gradients must be at most"),
-        ({"batch_size": 0}, "--batch-size must be at least 1"),
-        ({"batch_size": 5000, "problems": ["digits-ce-64"]}, "must be 1 to 1797"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_runs(wrong, message):

@@ -2,7 +2,7 @@
 
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,19 @@ def own_problems(
             )
         found.append(one)
     return tuple(found)
+
+
+def built(
+    names: Iterable[str | Problem], known: Mapping[str, Callable[[], Problem]]
+) -> list[Problem]:
+    """Problems by name, made; a problem is taken as it is.
+
+    Raises:
+        ValueError: For a name that is not there, with the nearest ones.
+    """
+    return [
+        name if isinstance(name, Problem) else lookup("problem", name, known)() for name in names
+    ]
 
 
 def own_optimizers(asked: Iterable[Any]) -> tuple[Any, ...]:

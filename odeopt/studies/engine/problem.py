@@ -64,7 +64,6 @@ class Problem:
             dict of scalars by name, the first of which is the main one; by default the loss on
             `validation`.
         has_aux: Whether `loss` returns `(loss, aux)`; `aux` is dropped.
-        weight_decay: w adds w/2 times the squared norm of the parameters to the loss.
         quadratic: Whether the Hessian is constant, so that its spectrum is computed densely and
             the stability limit is exact.
         x64: Whether it runs with x64 enabled; by default as JAX is set when it is made.
@@ -97,7 +96,6 @@ class Problem:
     validation: PyTree = ()
     metric: Callable[[Params, PyTree], Any] | None = None
     has_aux: bool = False
-    weight_decay: float = 0.0
     quadratic: bool = False
     x64: bool = dataclasses.field(
         default_factory=lambda: jax.dtypes.canonicalize_dtype(float) == np.float64
@@ -198,22 +196,14 @@ class Problem:
 
     @functools.cached_property
     def objective(self) -> Callable[..., Array]:
-        """`objective(params, batch)`, with `key` too where the loss is random; decay included."""
+        """`objective(params, batch)`, with `key` too where the loss is random."""
         names = list(inspect.signature(self.loss).parameters)
-        if (
-            names[:2] == ["params", "batch"]
-            and self._plain
-            and not (self.has_aux or self.weight_decay)
-        ):
+        if names[:2] == ["params", "batch"] and self._plain and not self.has_aux:
             return self.loss
 
         def loss_of(params: Params, batch: PyTree, **key: Array) -> Array:
             loss = self.loss(self._whole(params), batch, **key)
-            loss = loss[0] if self.has_aux else loss
-            if self.weight_decay:
-                squares = (jnp.vdot(leaf, leaf).real for leaf in jax.tree.leaves(params))
-                loss = loss + 0.5 * self.weight_decay * sum(squares)
-            return loss
+            return loss[0] if self.has_aux else loss
 
         if self.takes_key:
             return lambda params, batch, key: loss_of(params, batch, key=key)

@@ -1,7 +1,6 @@
 """Figures that several studies have, from their records. Uses matplotlib through `drawing`."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,8 +9,7 @@ from . import races
 from .drawing import INK, Plot, log_limits, plain_log
 from .races import PAIR
 from .statistics import performance_profile
-from .store import Record
-from .study import Results, groups
+from .study import groups
 
 
 def loss_against_rate(runs: pd.DataFrame, x: str, label: str) -> Plot:
@@ -113,31 +111,3 @@ def limits(table: pd.DataFrame, baseline: str) -> Plot:
         plain_log(axes, [tick for tick in ticks if least / 2 < tick < 2 * most] or [1])
         axes.set_xlim(min(least, 1) / 1.3, max(most, 1) * 1.3)
     return plot
-
-
-def orders(
-    panel: Callable[[Record], str], name: Callable[[Record], str], order: str
-) -> Callable[[Results], Plot]:
-    """A drawing of errors against step size, from records of the kind "order".
-
-    Args:
-        panel: Where a record is drawn.
-        name: What it is called.
-        order: Where it says which order is expected.
-    """
-
-    def draw(results: Results) -> Plot:
-        plot, seen, labels = Plot(width=5.1), dict[str, set[float]](), ("step size h", "error")
-        for r in results.kind("order"):
-            h, error = np.array(r["step_sizes"], float), np.array(r["errors"], float)
-            style: Any = {"log": "xy", "linestyle": "", "markevery": 1}
-            axes = plot.line(panel(r), name(r), h, error, labels, **style)
-            slope = error[-1] * (h / h[-1]) ** r[order]
-            axes.plot(h, slope, "--", lw=1, c=plot.style(name(r))["color"])
-            ticks = seen.setdefault(panel(r), set())
-            ticks.update(h)
-            plain_log(axes, sorted(ticks)[:: 1 + len(ticks) // 5])
-        plot.key("slope of the order in theory", linestyle="--")
-        return plot
-
-    return draw

@@ -253,13 +253,11 @@ def limit(runs: pd.DataFrame) -> tuple[float, float]:
 def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Every optimizer against a baseline, one row an optimizer.
 
-    Columns: `solver` (whether it has an order as an ODE solver); `R`; `step_low` and `step_high`,
-    the bracket of its stability limit over the baseline's, each end the median over the `problems`
-    on which some rate of the baseline diverged; `step_larger` and `step_smaller`: on how many the
-    whole bracket is above or below 1; the same with `gradient`, the limits divided by the gradients
-    of a step; `lowest`: on how many problems its tuned median loss is the lowest; `below`: on how
-    many below the baseline's; `apart`: on how many of these that is significant (Holm, 5 %);
-    `reached` of `pairs` (problem, seed) at the target; `diverged` of `runs`.
+    `step_low` and `step_high` bracket its stability limit over the baseline's, each end the median
+    over the `problems` on which some rate of the baseline diverged; `step_larger` and
+    `step_smaller` say on how many the whole bracket is above or below 1; the same with `gradient`,
+    the limits divided by the gradients of a step. On how many problems its tuned median loss is
+    the `lowest`, or `below` the baseline's, and of these `apart`: significantly (Holm, 5 %).
     """
     limits, losses, cost = brackets(runs), tuned_losses(runs), gradients_to_target(runs)
     finite, best = losses.where(np.isfinite(losses)), tuned(runs)
@@ -356,15 +354,9 @@ def seconds(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a problem and optimizer.
+    """One row a problem and optimizer; `COLUMNS` says what they mean.
 
-    Columns: `problem`, `optimizer`, `order`, `R`, `R_per_gradient`, `gradients_per_step`,
-    `gradients` (used by a run at the best rate), `best_rate` (chosen on the tuning seed),
-    `best_rate_per_gradient`, `best_at` (as `tuner.place` says), `loss_median`, `loss_min`,
-    `loss_max` (of the fresh seeds at that rate, infinite for a miss), `initial_loss`,
-    `sensitivity`, `width_octaves`, `rates`, `runs`, `diverged` (the last three over all rates and
-    seeds), `stable` and `unstable` (as `brackets` says, None where none did). No times: equal runs
-    give equal tables.
+    `gradients` are those of a run at the best rate. No times: equal runs give equal tables.
     """
     return pd.DataFrame([_row(mine) for _, mine in runs.groupby(PAIR, sort=False)])
 
