@@ -30,6 +30,9 @@ MIDPOINT = 4
 takes: it makes as many steps as RK4."""
 
 
+_FORM = "Write losses as loss(players) or loss(players, batch), and init(key)."
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Game:
     """The losses of players and where they begin.
@@ -65,10 +68,10 @@ class Game:
             given = {"batch": self.data, "key": jax.random.key(0)}
             jax.eval_shape(functools.partial(self.grad_fn, **given), self.start(0))
         except Exception as error:
-            words = str(error) if isinstance(error, ValueError) else line(error)
+            words = str(error) if isinstance(error, ValueError) else f"{line(error)} {_FORM}"
             words = words.replace("value_fn", "a loss")
             raise ValueError(f"Game {self.name!r}: {words}") from error
-        assert self.problem  # it refuses data and a metric that do not fit
+        _ = self.problem  # it refuses data and a metric that do not fit
 
     def start(self, seed: int) -> PyTree[Array]:
         """The players of a seed."""
@@ -186,7 +189,7 @@ TABLE = Table(
 FIGURE = Figure(
     "own",
     lambda results: race_figures.loss_against_rate(
-        races.frame(results.records), "learning_rate", "learning rate h"
+        races.frame(results.records), "learning_rate", "learning rate h", "metric at the end"
     ),
     "Metric at the end, by default the norm of the joint gradient: median and range of the fresh "
     "seeds at equal gradients. A cross in the strip on top marks a rate at which a run is not "

@@ -57,15 +57,12 @@ class Settings:
             my_file.py:make, where make(h) returns an optax optimizer.
         problems: Problems, separated by commas; your own as my_file.py:problem, made with
             odeopt.studies.Problem.
-        rates: Learning rates, separated by commas, instead of the grid around each limit that
-            extends itself until the best rate is bracketed.
         seeds: Fresh seeds to report; one more tunes the rate.
         gradients: Gradients of each run.
     """
 
     solvers: tuple[Any, ...] = QUICK_SOLVERS
     problems: tuple[Any, ...] = QUICK_PROBLEMS
-    rates: tuple[float, ...] = ()
     seeds: int = 3
     # A multiple of every solver's gradients per step, so that all end at the same count.
     gradients: int = 120
@@ -73,9 +70,6 @@ class Settings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "problems", own_problems(self.problems, PROBLEMS))
         object.__setattr__(self, "solvers", own_optimizers(self.solvers))
-        for rate in self.rates:
-            if not (rate > 0 and np.isfinite(rate)):
-                raise ValueError(f"--rates must be positive numbers, not {rate:g}.")
         dearest = max(entry.gradients_per_step for entry in contenders(self.solvers))
         if self.gradients < dearest:
             raise ValueError(
@@ -114,7 +108,7 @@ def _race(settings: Settings, problem: Problem, entry: Entry, lab: Lab) -> list[
     spectrum = lab.once(f"spectrum/{problem.name}", eigenvalues)
     sharpness = float(spectrum[0]["eigenvalues"][-1])
     seeds = [TUNING_SEED, *range(1, settings.seeds + 1)]
-    grid = first_grid(entry, sharpness, problem.dtype, settings.rates)
+    grid = first_grid(entry, sharpness, problem.dtype)
     slots = max(len(grid.rates(grid.first)) * len(seeds), spectra.LIMIT_RUNS)
     about = {"sharpness": sharpness}
     race = Race(lab, problem, entry, settings.gradients, seeds, slots=slots, about=about)

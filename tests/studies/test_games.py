@@ -227,6 +227,7 @@ def test_batches_and_keys_reach_the_losses_and_a_metric_decides(tmp_path):
         ({"losses": [lambda z: jnp.ones(2) * z["p"]] * 2}, "a loss returned an array.*jnp.mean"),
         ({"losses": [lambda z, noise: z["p"]] * 2}, "also needs 'noise'"),
         ({"init": lambda key: {"p": jnp.array(1), "q": 1.0}}, r"\['p'\].*write 0.0 for 0"),
+        ({"init": lambda: DUEL}, r"Write losses as loss\(players\).*and init\(key\)"),
         ({"metric": lambda z: jnp.ones(3)}, r"shape \(3,\), not one real number"),
         ({"data": np.ones(3), "batch_size": 4}, "batch_size is 4, which must be 1 to 3"),
     ],

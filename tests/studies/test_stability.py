@@ -246,14 +246,6 @@ def test_no_time_leaves_runs_out_and_a_resume_makes_them(finished, tmp_path):
     assert (out / "summary.csv").read_bytes() == (finished[1] / "summary.csv").read_bytes()
 
 
-@pytest.mark.slow
-def test_rates_that_coincide_in_the_problems_dtype_are_run_once():
-    result = stability.run(
-        solvers=["sgd"], problems=["digits-ce"], rates=[0.1, 0.1 + 1e-10], seeds=1, gradients=4
-    )
-    assert len(result.of("run")) == 2  # two seeds
-
-
 def test_the_callers_precision_is_restored(finished):
     assert finished
     assert not jax.config.jax_enable_x64
@@ -266,9 +258,6 @@ def test_the_callers_precision_is_restored(finished):
         ({"solvers": "Low_storage4"}, "did you mean low_storage4"),
         ({"problems": ["digits"]}, "did you mean digits-"),
         ({"problems": [3]}, r"a int, not a problem: make it with odeopt\.studies\.Problem"),
-        ({"rates": [0.1, 0.0]}, "--rates must be positive"),
-        ({"rates": [float("nan")]}, "--rates must be positive"),
-        ({"rates": [float("inf")]}, "--rates must be positive"),
         ({"seeds": 0}, "--seeds must be at least 1"),
         ({"gradients": 3}, "--gradients must be at least 4"),
         ({"gradients": 10**9}, "--gradients must be at most"),

@@ -12,13 +12,13 @@ from .statistics import performance_profile
 from .study import groups
 
 
-def loss_against_rate(runs: pd.DataFrame, x: str, label: str) -> Plot:
+def loss_against_rate(runs: pd.DataFrame, x: str, label: str, what: str = "final loss") -> Plot:
     """Final loss against a rate in column `x`; diverged rates are crosses on a strip above."""
     shown, names = races.fresh(runs), list(runs.optimizer.unique())
     shown, plot = shown[shown[x].notna()], Plot(names)
     best = races.tuned(runs).drop_duplicates(PAIR).set_index(PAIR).learning_rate
     for (problem, name), mine in groups(shown, PAIR):
-        plot.panel(problem, label, "final loss", rows=len(names))
+        plot.panel(problem, label, what, rows=len(names))
         finite = mine.final.where(np.isfinite(mine.final))
         # In the median a run that diverged counts as infinity, so the line stops there.
         losses = mine.final.groupby(mine[x]).median().replace(np.inf, np.nan)
@@ -34,7 +34,7 @@ def loss_against_rate(runs: pd.DataFrame, x: str, label: str) -> Plot:
         row = np.full(len(crosses), names.index(name))
         plot.strip(problem).plot(crosses, row, "x", ms=4, c=colour)
     for problem, mine in groups(shown, "problem"):
-        axes = plot.panel(problem, label, "final loss")
+        axes = plot.panel(problem, label, what)
         log_limits(axes, mine.final)
         axes.set_xscale("log")
         if x == "relative_rate":

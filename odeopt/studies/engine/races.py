@@ -23,7 +23,6 @@ TARGET = 0.95
 GOOD = 0.1
 """A rate is good where the loss comes down by all but this share of the best decrease."""
 PAIR = ["problem", "optimizer"]
-ROUNDING = 1e-6
 
 
 class Race:
@@ -157,7 +156,6 @@ class Race:
             "validation": curve.validation,
             "ends": curve.ends,
             "loss_gradients": curve.gradients,
-            "spikes": curve.spikes,
         }
 
 
@@ -254,10 +252,9 @@ def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Every optimizer against a baseline, one row an optimizer.
 
     `step_low` and `step_high` bracket its stability limit over the baseline's, each end the median
-    over the `problems` on which some rate of the baseline diverged; `step_larger` and
-    `step_smaller` say on how many the whole bracket is above or below 1; the same with `gradient`,
-    the limits divided by the gradients of a step. On how many problems its tuned median loss is
-    the `lowest`, or `below` the baseline's, and of these `apart`: significantly (Holm, 5 %).
+    over the `problems` on which some rate of the baseline diverged; the same with `gradient`, the
+    limits divided by the gradients of a step. On how many problems its tuned median loss is the
+    `lowest`, or `below` the baseline's, and of these `apart`: significantly (Holm, 5 %).
     """
     limits, losses, cost = brackets(runs), tuned_losses(runs), gradients_to_target(runs)
     finite, best = losses.where(np.isfinite(losses)), tuned(runs)
@@ -281,9 +278,7 @@ def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def _against(limits: pd.DataFrame, name: str, baseline: str) -> dict[str, Any]:
-    """The bracket of a ratio of stability limits: medians over problems, and how often it is
-    clear of 1.
-    """
+    """The bracket of a ratio of stability limits: medians over problems."""
     found: dict[str, list[tuple[float, float]]] = {"step": [], "gradient": []}
     for problem in dict.fromkeys(key[0] for key in limits.index):
         if {(problem, name), (problem, baseline)} <= set(limits.index):
@@ -300,9 +295,6 @@ def _against(limits: pd.DataFrame, name: str, baseline: str) -> dict[str, Any]:
         lows, highs = np.array(ratios).reshape(-1, 2).T
         if len(lows):
             row |= {f"{key}_low": np.median(lows), f"{key}_high": np.median(highs)}
-        # Equal rates of two grids may differ by rounding.
-        row |= {f"{key}_larger": (lows > 1 - ROUNDING).sum()}
-        row |= {f"{key}_smaller": (highs < 1 + ROUNDING).sum()}
     return row
 
 
