@@ -64,12 +64,6 @@ def momentum_of(one: Entry) -> float:
     return one.hyperparameters.get("momentum", 0.0)
 
 
-def on_flow_time(one: Entry) -> Entry:
-    """The same optimizer with the flow time of a step, h / (1 - b), as its learning rate."""
-    share = 1 - momentum_of(one)
-    return Entry(one.name, lambda step: one.make(step * share))
-
-
 def adam(b1: Callable[[Any], Any], b2: Callable[[Any], Any]) -> Entry:
     """Adam whose betas are functions of its learning rate."""
     return Entry("adam", lambda h: zoo.adam(h, b1(h), b2(h)))
@@ -219,7 +213,9 @@ def order(name: str) -> list[Record]:
     """Observed order of a method on the path of `accuracy`, on its own clock."""
     known = [*map(find, SOLVERS), *map(heavy_ball, MOMENTA)]
     one = next(each for each in known if each.name == name)
-    return [order_record(on_flow_time(one), one.order or 1, ORDERS[name])]
+    share = 1 - momentum_of(one)
+    on_flow_time = Entry(name, lambda step: one.make(step * share))
+    return [order_record(on_flow_time, one.order or 1, ORDERS[name])]
 
 
 _COLUMNS = (

@@ -156,7 +156,7 @@ def compare(results: Results) -> pd.DataFrame:
             continue
         rates = mine.groupby("order").learning_rate.first()
         ratio = loss.palindromic / loss.reshuffled
-        interval = statistics.equivalent(loss.palindromic, loss.reshuffled, 2, paired=True)
+        low, high = statistics.paired_ratio(loss.palindromic, loss.reshuffled)
         rows.append(
             {
                 "problem": problem,
@@ -165,9 +165,9 @@ def compare(results: Results) -> pd.DataFrame:
                 "reshuffled": loss.reshuffled.median(),
                 "palindromic": loss.palindromic.median(),
                 "ratio": float(np.exp(np.log(ratio).mean(skipna=False))),
-                "low": interval.low,
-                "high": interval.high,
-                "interval": f"{interval.low:.2f} to {interval.high:.2f}",
+                "low": low,
+                "high": high,
+                "interval": f"{low:.2f} to {high:.2f}",
                 "lowest": ratio.min(),
                 "highest": ratio.max(),
                 "lower": int((ratio < 1).sum()),
