@@ -25,10 +25,9 @@ from .engine.tuner import TUNING_SEED
 BOUND = 10.0
 """A run is bounded while |z|, of all players, is at most so many times the larger of 1 and |z| at
 the start."""
-MIDPOINT = 4
-"""What a step of the implicit midpoint rule counts as, which does not say how many gradients it
-takes: it makes as many steps as RK4."""
-
+UNCOUNTED, MIDPOINT = "midpoint", 4
+"""The implicit midpoint rule does not say how many gradients it takes: a step counts as one of RK4,
+and it is not called the lowest."""
 
 _FORM = "Write losses as loss(players) or loss(players, batch), and init(key)."
 
@@ -146,7 +145,7 @@ def play(game: Game, entry: Entry, seeds: int, rounds: int, lab: Lab) -> list[Re
 def judged(record: Record) -> Record:
     """The run, which has diverged where |z| is not bounded, wherever its metric ended."""
     size = np.array(record["validation"], float)
-    bounded = np.all(size <= BOUND * max(size[0], 1)) and np.isfinite(record["final_loss"] or 0)
+    bounded = np.all(size <= BOUND * max(size[0], 1)) and record["final_loss"] is not None
     return {**record, "status": "ok" if bounded else "diverged"}
 
 
@@ -154,7 +153,7 @@ def verdict(results: Results) -> list[str]:
     """Of each game: which method ends lowest, and up to which rate each is bounded."""
     found = []
     for game, mine in groups(results.table("own"), "problem"):
-        best = mine.loc[mine.loss_median.idxmin()]
+        best = mine.loc[mine.loss_median.where(mine.optimizer != UNCOUNTED).idxmin()]
         limits = ", ".join(
             f"{r.optimizer} {'at none' if pd.isna(r.stable) else f'up to h = {r.stable:g}'}"
             for r in mine.itertuples()

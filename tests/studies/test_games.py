@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import odeopt
-from odeopt.studies import Game, games
+from odeopt.studies import Game, game_own, games
 from odeopt.studies import game_mixture as mixture
 from odeopt.studies import game_plane as plane
 from odeopt.studies.engine import Results, page
@@ -186,6 +186,21 @@ def test_a_game_of_ones_own_is_bounded_where_theory_says_so(x64):
     assert "In duel, at equal gradients of every player, " in results.verdict
     assert "simultaneous up to h = 0.1, " in results.verdict
     assert results.table("planes").empty
+
+
+@pytest.mark.parametrize(
+    ("size", "end", "status"),
+    [
+        ([0.1, 9.9, 1.0], 5.0, "ok"),  # the metric may rise
+        ([0.1, 10.1, 1.0], 0.1, "diverged"),
+        ([5.0, 49.0, 1.0], 0.1, "ok"),
+        ([5.0, None, None], None, "diverged"),
+        ([5.0, 5.0, 5.0], None, "diverged"),
+    ],
+)
+def test_a_run_is_bounded_by_its_players_not_by_its_metric(size, end, status):
+    record = {"validation": size, "final_loss": end, "status": "ok"}
+    assert game_own.judged(record)["status"] == status
 
 
 def test_batches_and_keys_reach_the_losses_and_a_metric_decides(tmp_path):
