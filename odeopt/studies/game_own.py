@@ -111,8 +111,8 @@ class Game:
 
     def entries(self, own: Mapping[str, Callable[[Any], Any]]) -> list[Entry]:
         """Every solver of games, and the user's own optimizers."""
-        turns = (1,) * len(Players.of(self.start(0)).names)
-        makes = {**plane.METHODS, "alternating": lambda h: alternating(h, turns), **own}
+        updates = (1,) * len(Players.of(self.start(0)).names)
+        makes = {**plane.METHODS, "alternating": lambda h: alternating(h, updates), **own}
         return [self._entry(name, make) for name, make in makes.items()]
 
     def _entry(self, name: str, make: Callable[[Any], Any]) -> Entry:
