@@ -6,3 +6,4 @@ package; it needs the `studies` extra.
 """
 
 from .engine.problem import Problem as Problem
+from .game_own import Game as Game

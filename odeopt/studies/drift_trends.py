@@ -20,8 +20,7 @@ from .drift_orders import THIRD
 from .engine.problem import Problem
 from .engine.store import Record
 from .engine.study import groups
-from .experiments import walk
-from .problems import logits_of
+from .experiments import error_rate, walk
 
 QUANTITIES = ("gradient norm", "sharpness")
 
@@ -51,18 +50,13 @@ HELD_OUT = 497
 
 def held_out(problem: Problem, examples: int = HELD_OUT) -> Problem:
     """The digits network without so many examples, on which its error is measured."""
-
-    def error(params: PyTree[Array], kept: PyTree) -> Array:
-        kept = tuple(map(jnp.asarray, kept))
-        return jnp.mean(logits_of(params, kept).argmax(axis=-1) != kept[1].argmax(axis=-1))
-
     order = np.random.default_rng(0).permutation(len(problem.data[0]))
     rest, kept = order[examples:], order[:examples]
     return dataclasses.replace(
         problem,
         data=tuple(array[rest] for array in problem.data),
         validation=tuple(array[kept] for array in problem.data),
-        metric=error,
+        metric=lambda params, kept: error_rate(params, tuple(map(jnp.asarray, kept))),
     )
 
 
@@ -180,13 +174,8 @@ def judge(runs: pd.DataFrame) -> pd.DataFrame:
     mean slope against that of gradient descent (a trend turned around counts as not removed). The
     explicit term *restores*: its mean slope over that of gradient descent.
 
-    All are leading terms in the rate, so they are read for several largest rates.
-
-    Returns:
-        One row for each problem, time, quantity and largest rate from the second on: `largest`,
-        `edge` (that rate times the first sharpness, mean over seeds), `slope`, `change` (of the
-        quantity, at that rate, by gradient descent), `falling`, `seeds`, `removed`,
-        `by order 3` (the same of the counter-term of that order), `restored`.
+    All are leading terms in the rate, so they are read for several largest rates: one row for each
+    problem, time, quantity and largest rate from the second on.
     """
     rows = []
     for problem, mine in groups(runs, "problem"):

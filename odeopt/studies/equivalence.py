@@ -11,8 +11,8 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 from . import accuracy, spectra
 from . import equivalence_paths as paths
-from .engine import CHECKS, Figure, Results, Study, Table, Task, groups, race_figures, whole
-from .engine.drawing import COLOURS, INK, Plot, plain_log
+from .engine import CHECKS, Figure, Results, Study, Table, Task, each, groups, whole
+from .engine.drawing import COLOURS, INK, Plot
 from .engine.load import own_problems
 from .engine.optimizers import Entry, find
 from .engine.problem import Problem
@@ -87,7 +87,6 @@ def tasks(settings: Settings) -> list[Task]:
         found += [
             whole(f"order, {name}", functools.partial(paths.order, name)) for name in paths.ORDERS
         ]
-        found.append(whole("order, euler on its own flow", paths.modified_order))
     for problem in networks:
         for name, make in (("rates", paths.adam_rates), ("time constants", paths.adam_constants)):
             work = functools.partial(make, problem)
@@ -181,68 +180,31 @@ def _clock_and_steps(results: Results) -> Plot:
     return plot
 
 
-def _against_size(
-    rows: pd.DataFrame, size: str, value: str, label: str, rule: float | None = None
-) -> Plot:
-    plot = Plot(list(rows.optimizer.unique()))
-    for (problem, name), mine in groups(rows.sort_values(size), ["problem", "optimizer"]):
-        labels = label, "relative difference of loss"
-        # What blew up is drawn where it leaves the figure.
-        shown = mine[value].abs().clip(upper=1e3)
-        axes = plot.line(problem, name, mine[size], shown, labels, log="xy", markevery=1)
-        axes.axhline(SAME, color=INK, linewidth=1, linestyle="--")
-        if rule:
-            axes.axvline(rule, color=INK, linewidth=1, linestyle="--")
-        axes.set_ylim(max(axes.get_ylim()[0], 1e-9), 1e3 if rule else None)
-    return plot
-
-
 def _difference(results: Results) -> Plot:
     rows = results.table("deviations")
-    rows = rows[rows.family == "solver"]
-    return _against_size(rows, "relative_rate", "worst", "h · sharpness / R", rule=1.0)
-
-
-def _momentum_error(results: Results) -> Plot:
-    """Momentum's difference to the flow, on the axis on which it should be Euler's."""
-    rows = results.table("deviations")
-    rows = rows[(rows.optimizer == "euler") & (rows.relative_rate < 1) | (rows.momentum > 0)]
-    b, off = rows.momentum.astype(float), np.log1p(rows.delayed_end.astype(float))
-    rows = rows.assign(scaled=rows.step_sharpness * (1 + b) / (1 - b), off=off)
-    return _against_size(rows, "scaled", "off", "h/(1-b) · sharpness · (1+b)/(1-b)")
-
-
-def _limits(results: Results) -> Plot:
-    """Measured limits in units of R, on quadratics, and of networks by their first sharpness."""
-    found = [*results.kind("limit"), *results.kind("boundary")]
-    names = list(dict.fromkeys(r["optimizer"] for r in found))
-    problems = list(dict.fromkeys(r["problem"] for r in found))
-    plot = Plot(problems, width=6.5, height=0.8 + 0.4 * len(names))
-    for r in found:
-        at = names.index(r["optimizer"]) + 0.2 * (problems.index(r["problem"]) - 1)
-        axes = plot.rows("largest stable h · sharpness / R", "", names)
-        style = plot.style(r["problem"], linestyle="")
-        if r["kind"] == "limit":
-            axes.plot([(r["measured_limit"] or np.nan) / r["R"]], [at], **style)
-        else:
-            rates, lost = np.array(r["relative_rates"]), np.array(r["diverged"])
-            axes.plot(rates[~lost], np.full((~lost).sum(), at), **style)
-            axes.plot(rates[lost], np.full(lost.sum(), at), "x", color=style["color"])
-            plot.key("diverged", marker="x")
-        plain_log(axes, [0.5, 1, 2, 4])
+    rows = rows[rows.family == "solver"].sort_values("relative_rate")
+    plot = Plot(list(rows.optimizer.unique()))
+    for (problem, name), mine in groups(rows, ["problem", "optimizer"]):
+        labels = "h · sharpness / R", "relative difference of loss"
+        # What blew up is drawn where it leaves the figure.
+        shown = mine.worst.clip(upper=1e3)
+        axes = plot.line(problem, name, mine.relative_rate, shown, labels, log="xy", markevery=1)
+        axes.axhline(SAME, color=INK, linewidth=1, linestyle="--")
         axes.axvline(1, color=INK, linewidth=1, linestyle="--")
+        axes.set_ylim(max(axes.get_ylim()[0], 1e-9), 1e3)
     return plot
 
 
-def _adam(results: Results) -> Plot:
-    """Adam's difference to its flow against h, its betas following the rate or not."""
-    plot, rows = Plot(), results.table("deviations").sort_values("learning_rate")
-    names = {"adam constants": "b = exp(-h/tau)", "adam betas": "b1, b2 as they are"}
-    for (problem, family), mine in groups(rows[rows.family.isin(names)], ["problem", "family"]):
-        rates, labels = list(mine.learning_rate), ("h", "relative difference of loss")
-        axes = plot.line(problem, names[family], rates, mine.worst, labels, log="xy", markevery=1)
-        plain_log(axes, rates[::2])
-        axes.axhline(SAME, color=INK, linewidth=1, linestyle="--")
+def _sharpness(results: Results) -> Plot:
+    """Sharpness along training in units of R / h, from records of the kind "sharpness"."""
+    plot, labels = Plot(width=6.5), ("gradients", "sharpness · h / R")
+    for r in results.kind("sharpness"):
+        if r["gradients"]:
+            relative = np.array(r["sharpness"], float) * r["learning_rate"] / r["R"]
+            shown = np.minimum(relative, 3)
+            name, problem = r["optimizer"], r["problem"]
+            axes = plot.line(problem, name, r["gradients"], shown, labels, markevery=1)
+            axes.axhline(1, color=INK, linewidth=1, linestyle="--")
     return plot
 
 
@@ -275,28 +237,11 @@ FIGURES = (
         _found("number of steps"),
     ),
     Figure(
-        "limits",
-        _limits,
-        "Measured on quadratics, where it should be 1; on a network all rates that survive, in "
-        "units of R over its initial sharpness.",
-        _found("boundary of a network"),
-    ),
-    race_figures.SHARPNESS,
-    race_figures.ORDERS,
-    Figure(
-        "momentum_error",
-        _momentum_error,
-        "Difference of log loss to the flow at the end of the path, start from rest accounted for, "
-        "against the effective step times (1+b)/(1-b). One line for every b says: momentum errs "
-        "as gradient descent does with a step (1+b)/(1-b) times as long.",
-        _found("momentum's error"),
-    ),
-    Figure(
-        "adam",
-        _adam,
-        "Largest difference to Adam's flow against the rate, when the betas follow it, so that its "
-        "time constants stay, and when the betas stay.",
-        _found("Adam's time constants"),
+        "sharpness",
+        _sharpness,
+        "Largest Hessian eigenvalue along training. A line that climbs to 1 and stays there trains "
+        "at the edge of stability of its own method.",
+        each("Sharpness times h / R along training", "sharpness", "{optimizer}"),
     ),
 )
 

@@ -3,7 +3,6 @@
 Solvers of gradient flow, momentum and Adam. The flows are diffrax's, which share nothing with them.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,7 +46,6 @@ ADAM_B1 = (0.0, 0.5, 0.9)
 
 ORDERS = {"euler": 128, "heun": 128, "rk4": 64, "heavy ball 0.5": 128, "heavy ball 0.9": 256}
 """Steps over the path of `accuracy` from which a method is asymptotic."""
-MODIFIED_STEPS = 64
 
 
 def heavy_ball(b: float, make: Callable[..., Any] = zoo.heavy_ball) -> Entry:
@@ -64,12 +62,6 @@ def limited() -> list[Entry]:
 def momentum_of(one: Entry) -> float:
     """b, zero for a solver of gradient flow."""
     return one.hyperparameters.get("momentum", 0.0)
-
-
-def on_flow_time(one: Entry) -> Entry:
-    """The same optimizer with the flow time of a step, h / (1 - b), as its learning rate."""
-    share = 1 - momentum_of(one)
-    return Entry(one.name, lambda step: one.make(step * share))
 
 
 def adam(b1: Callable[[Any], Any], b2: Callable[[Any], Any]) -> Entry:
@@ -104,7 +96,7 @@ def flow_losses(problem: Problem) -> FlowLosses:
             return lambda times: np.exp(-2 * np.outer(times, eigenvalues)) @ weights
     points = flow_of(problem, 1e-11)
     losses = jax.jit(jax.vmap(lambda point: problem.full_loss(unravel(point), data)))
-    return lambda times: np.asarray(losses(points(list(times), 0.0)))
+    return lambda times: np.asarray(losses(points(list(times))))
 
 
 def follow(sweep: Runner, flow: FlowLosses, sharpness: float) -> list[Record]:
@@ -221,13 +213,9 @@ def order(name: str) -> list[Record]:
     """Observed order of a method on the path of `accuracy`, on its own clock."""
     known = [*map(find, SOLVERS), *map(heavy_ball, MOMENTA)]
     one = next(each for each in known if each.name == name)
-    return [order_record(on_flow_time(one), one.order or 1, ORDERS[name])]
-
-
-def modified_order() -> list[Record]:
-    """Observed order of Euler against the flow that it follows one order better."""
-    euler = dataclasses.replace(find("euler"), name="euler, own flow")
-    return [order_record(euler, 2, MODIFIED_STEPS, modified=True)]
+    share = 1 - momentum_of(one)
+    on_flow_time = Entry(name, lambda step: one.make(step * share))
+    return [order_record(on_flow_time, one.order or 1, ORDERS[name])]
 
 
 _COLUMNS = (
@@ -237,16 +225,7 @@ _COLUMNS = (
 
 
 def deviations(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a run that has a flow to be compared with.
-
-    Returns:
-        Columns: `family` ("solver", "momentum", "adam rate", "adam constants", "adam betas"),
-        `problem`, `optimizer`, `momentum`, `b1`, `R`, `learning_rate`, `step` (flow time of a
-        step), `step_sharpness`, `relative_rate` (h * sharpness / R), `worst` and `end` (relative
-        difference of the loss to the flow's: largest absolute one at the 60 common flow times,
-        and the signed last one), `delayed_end` (the same on the clock that knows momentum's start
-        from rest; `end` where there is no momentum). Infinite for a run that blew up.
-    """
+    """One row a run that has a flow to be compared with; differences are infinite if it blew up."""
     rows = []
     for record in records:
         if record["kind"] != "path" or record["family"] == "relative":

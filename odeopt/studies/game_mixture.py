@@ -152,11 +152,7 @@ def method_of(asked: Any) -> dict[str, Method]:
         return {asked: lookup("method", asked, METHODS)}
     if taken := [name for name in asked if name in METHODS]:
         raise ValueError(f"{taken[0]} is a method of the study: give yours another name.")
-    return {name: Method(_taking_extra_arguments(make), OWN) for name, make in asked.items()}
-
-
-def _taking_extra_arguments(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda h: optax.with_extra_args_support(make(h))
+    return {name: Method(make, OWN) for name, make in asked.items()}
 
 
 def start(seed: int) -> Players:
@@ -183,7 +179,7 @@ def look(players: Players, key: Array) -> dict[str, Array]:
 
 def stepper(method: Method, rate: Any, key: Array) -> Callable[[Array, tuple], tuple]:
     """`(i, (players, state)) -> (players, state)`: step number i, with a batch of its own."""
-    opt, grad_fn = method.make(rate), game_gradient(method.losses)
+    opt, grad_fn = optax.with_extra_args_support(method.make(rate)), game_gradient(method.losses)
     centers = jnp.asarray(CENTERS, jnp.float32)
 
     def step(i: Array, carry: tuple) -> tuple:

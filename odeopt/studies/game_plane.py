@@ -207,27 +207,6 @@ def _plane(results: Results) -> Plot:
     return plot
 
 
-def _radius(results: Results) -> Plot:
-    plot, seen, labels = Plot(), dict[str, list[float]](), ("rounds of gradients", "|z|")
-    for r in results.kind("plane"):
-        radii = np.array(r["radii"], float)
-        rounds = np.arange(len(radii)) * r["every"] * (r["cost"] or 1)
-        axes = plot.line(r["game"], r["method"], rounds, radii, labels, log="y")
-        seen.setdefault(r["game"], []).extend(radii)
-        low, high = np.nanmin(seen[r["game"]]), np.nanmax(seen[r["game"]])
-        limits = max(0.7 * low, 1e-3 * radii[0]), min(1.5 * high, 1e4 * radii[0])
-        axes.set(ylim=limits, xlim=(0, r["steps"]))
-    return plot
-
-
-RADIUS = Figure(
-    "radius",
-    _radius,
-    "Distance from the middle over rounds of gradients, one round being a gradient for each player "
-    "(steps for the implicit midpoint rule, which does not say what it took). Look at which lines "
-    "rise where others fall or stay level.",
-    each("|z| at the end over the start", "planes", "{game} {method} {growth:.3g}"),
-)
 PLANE = Figure(
     "plane",
     _plane,

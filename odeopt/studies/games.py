@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from . import game_mixture as mixture
+from . import game_own as own
 from . import game_plane as plane
 from .engine import (
     Claim,
@@ -29,13 +30,14 @@ from .engine import (
     whole,
 )
 from .engine.drawing import INK, Plot
-from .engine.load import own_optimizers
+from .engine.load import own_optimizers, own_problems
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED
 
 WORKS = 0.5
 """Share of a method's modes at its best rate from which on another rate works as well."""
 RIVAL = "adam"
+KNOWN = ("plane", "mixture")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,19 +45,24 @@ class Settings:
     """The choices that decide the results.
 
     Attributes:
+        problems: Games, separated by commas: plane (three games of two numbers), mixture; your own
+            as my_game.py:game, made with odeopt.studies.Game. All solvers play all but the mixture.
         methods: How the mixture's GAN is trained, separated by commas: simultaneous, alternating,
             interaction, joint, rk4, rk4-penalty, adam; in Adam's metric alternating-rms,
             interaction-rms, rk4-rms; your own as my_file.py:make, where make(h) returns an
-            optimizer whose update takes grad_fn. The games of two numbers are always played by all.
-        seeds: Fresh seeds of the mixture; one more tunes the rates.
+            optimizer whose update takes grad_fn, and which plays your own games too.
+        seeds: Fresh seeds; one more tunes the rates.
         rounds: Rounds of gradients of each run, one for each player a round.
     """
 
+    problems: tuple[Any, ...] = KNOWN
     methods: tuple[Any, ...] = mixture.QUICK
     seeds: int = 5
     rounds: int = 9600
 
     def __post_init__(self) -> None:
+        found = own_problems(self.problems, KNOWN, own.Game, "losses, init")
+        object.__setattr__(self, "problems", found)
         object.__setattr__(self, "methods", own_optimizers(self.methods))
         at_least(self, seeds=1)
         least = mixture.LOOKS * max(method.cost for method in self.chosen.values())
@@ -79,14 +86,21 @@ FULL = {"methods": tuple(mixture.METHODS), "seeds": 10, "rounds": 48000}
 
 def tasks(settings: Settings) -> list[Task]:
     """Everything that is run."""
-    found = [
-        whole(f"{game}, {method}", functools.partial(plane.trajectory, game, method), 0.05)
-        for game in plane.GAMES
-        for method in plane.METHODS
-    ]
-    for name, method in settings.chosen.items():
+    found, chosen = list[Task](), settings.chosen
+    if "plane" in settings.problems:
+        found += [
+            whole(f"{game}, {method}", functools.partial(plane.trajectory, game, method), 0.05)
+            for game in plane.GAMES
+            for method in plane.METHODS
+        ]
+    for name, method in chosen.items() if "mixture" in settings.problems else ():
         work = functools.partial(_mixture, settings, name, method)
         found.append(Task(f"mixture, {name}", work, x64=False))
+    mine = {name: method.make for name, method in chosen.items() if name not in mixture.METHODS}
+    for game in (one for one in settings.problems if isinstance(one, own.Game)):
+        for entry in game.entries(mine):
+            work = functools.partial(own.play, game, entry, settings.seeds, settings.rounds)
+            found.append(Task(f"{game.name}, {entry.name}", work, 0.2, game.problem.x64))
     return found
 
 
@@ -182,7 +196,7 @@ def verdict(results: Results) -> str:
             else f"In the GAN, at equal gradients, no method covers more of "
             f"{len(mixture.CENTERS)} modes than Adam ({adam.modes:.1f})."
         )
-    return " ".join(lines) or "There is nothing to compare."
+    return " ".join([*lines, *own.verdict(results)]) or "There is nothing to compare."
 
 
 def _rivals(results: Results) -> pd.DataFrame:
@@ -273,7 +287,7 @@ FIGURES = (
             "{method} {modes:.1f} ({range})",
         ),
     ),
-    plane.RADIUS,
+    own.FIGURE,
     plane.PLANE,
     Figure(
         "modes",
@@ -330,6 +344,7 @@ TABLES = (
         ("game", "method", "growth", "predicted"),
     ),
     Table("mixture", "All runs of the GAN", _runs),
+    own.TABLE,
 )
 
 
@@ -348,7 +363,9 @@ def _method(results: Results) -> Mapping[str, str]:
         "frozen within a step. adam: optax's, b1 = 0.5, discriminator first.",
         "Equal gradients": f"A run has {results.settings.rounds} rounds, one gradient for each "
         "player a round. What a compiled step computes is counted, by its count of operations: of "
-        "a gradient of all players of which one player's is used, half.",
+        "a gradient of all players of which one player's is used, half. In a game of your own a "
+        "step of the implicit midpoint rule, which does not say what it takes, counts as "
+        f"{own.MIDPOINT}.",
         "Mixture": f"A 4 by 4 grid of Gaussians with standard deviation {mixture.SPREAD}, 1 apart; "
         f"networks with two hidden layers of {mixture.HIDDEN} rectified units, {mixture.LATENT} "
         f"latent numbers, non-saturating loss, fresh batches of {mixture.BATCH}. A sample belongs "

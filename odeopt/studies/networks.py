@@ -4,7 +4,7 @@ Uses JAX; knows nothing of data sets, nor of optimizers.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -92,7 +92,7 @@ def poisson_points(shift: float) -> Batch:
     return x, -((2 * np.pi) ** 2) * np.sin(2 * np.pi * x)
 
 
-def burgers_solution(params: Params, point: jax.Array) -> jax.Array:
+def solution_at(params: Params, point: jax.Array) -> jax.Array:
     """The network at a point (time, place)."""
     time, place = point
     return network(params, jnp.stack([2 * time - 1, place]))[0]
@@ -103,7 +103,7 @@ def _derivatives(params: Params, point: jax.Array) -> tuple[jax.Array, ...]:
     time, place = point
 
     def solution(time: jax.Array, place: jax.Array) -> jax.Array:
-        return burgers_solution(params, jnp.stack([time, place]))
+        return solution_at(params, jnp.stack([time, place]))
 
     in_time, in_place = jax.grad(solution, argnums=(0, 1))(time, place)
     curvature = jax.grad(jax.grad(solution, argnums=1), argnums=1)(time, place)
@@ -122,71 +122,64 @@ def heat_residual(params: Params, point: jax.Array) -> jax.Array:
     return in_time - 0.1 * curvature
 
 
-def _equation_error(
-    residual: Callable[[Params, jax.Array], jax.Array], params: Params, batch: Batch
-) -> jax.Array:
-    interior, border, values = batch
-    at_border = jax.vmap(lambda point: burgers_solution(params, point))(border)
-    residuals = jax.vmap(lambda point: residual(params, point))(interior)
-    return jnp.mean(residuals**2) + jnp.mean((at_border - values) ** 2)
+def _with_border(residual: Callable[[Params, jax.Array], jax.Array]) -> BatchLoss:
+    """Mean squared residual of an equation inside, plus that of the values at the border.
 
-
-def burgers_error(params: Params, batch: Batch) -> jax.Array:
-    """Mean squared residual of u_t + u u_x = nu u_xx, plus that of initial and boundary values.
-
-    The batch is (interior points, border points, values there).
+    The batch is (points, values, whether inside), one row a point.
     """
-    return _equation_error(burgers_residual, params, batch)
+
+    def residuals(params: Params, batch: Batch) -> jax.Array:
+        def one(point: jax.Array, value: jax.Array, inside: jax.Array) -> jax.Array:
+            at_border = solution_at(params, point) - value
+            return jnp.where(inside, residual(params, point), at_border)
+
+        return jax.vmap(one)(*batch)
+
+    return BatchLoss(
+        lambda residuals, batch: (
+            jnp.mean(residuals**2, where=batch[2]) + jnp.mean(residuals**2, where=~batch[2])
+        ),
+        residuals,
+    )
 
 
-def heat_error(params: Params, batch: Batch) -> jax.Array:
-    """As `burgers_error` for u_t = nu u_xx."""
-    return _equation_error(heat_residual, params, batch)
+burgers_error = _with_border(burgers_residual)
+heat_error = _with_border(heat_residual)
 
 
-def burgers_points(shift: float, count: int = 16) -> Batch:
-    """(interior points, border points, values there), shifted by a part of their distance."""
+def border_points(shift: float, frequencies: Mapping[int, float], count: int = 16) -> Batch:
+    """Points (time, place) inside and at the border, shifted by a part of their distance.
+
+    Args:
+        shift: That part.
+        frequencies: Amplitudes of the sines that are the initial values.
+        count: Points inside along either axis.
+
+    Returns:
+        (points, values, whether inside), values 0 inside and at the walls.
+    """
     unit = (np.arange(count) + shift) / count
     interior = np.stack(np.meshgrid(unit, 2 * unit - 1, indexing="ij"), axis=-1).reshape(-1, 2)
     place = 2 * (np.arange(4 * count) + shift) / (4 * count) - 1
     start = np.stack([0 * place, place], axis=-1)
     walls = np.stack([np.tile(unit, 2), np.repeat([-1.0, 1.0], count)], axis=-1)
-    values = np.concatenate([-np.sin(np.pi * place), np.zeros(2 * count)])
-    return interior, np.concatenate([start, walls]), values
+    points = np.concatenate([interior, start, walls])
+    inside = np.arange(len(points)) < len(interior)
+    values = np.zeros(len(points))
+    values[len(interior) : -len(walls)] = sum(
+        size * np.sin(k * np.pi * place) for k, size in frequencies.items()
+    )
+    return points, values, inside
 
 
-def heat_points(shift: float, count: int = 16) -> Batch:
-    """As `burgers_points`, the initial values of two frequencies."""
-    interior, border, values = burgers_points(shift, count)
-    place = border[: 4 * count, 1]
-    start = np.sin(np.pi * place) + 0.5 * np.sin(3 * np.pi * place)
-    return interior, border, np.concatenate([start, values[4 * count :]])
+def burgers_points(shift: float) -> Batch:
+    """As `border_points`, the initial values -sin(pi x)."""
+    return border_points(shift, {1: -1.0})
 
 
-def burgers_rows(interior: np.ndarray, border: np.ndarray, values: np.ndarray) -> Batch:
-    """The same points as (points, values, whether inside), one row a point, values 0 inside."""
-    inside = np.arange(len(interior) + len(border)) < len(interior)
-    zeros = np.zeros(len(interior))
-    return np.concatenate([interior, border]), np.concatenate([zeros, values]), inside
-
-
-def burgers_rows_residuals(params: Params, batch: Batch) -> jax.Array:
-    """What is left of the equation inside and of the values at the border, a number a point."""
-
-    def residual(point: jax.Array, value: jax.Array, inside: jax.Array) -> jax.Array:
-        at_border = burgers_solution(params, point) - value
-        return jnp.where(inside, burgers_residual(params, point), at_border)
-
-    return jax.vmap(residual)(*batch)
-
-
-burgers_rows_error = BatchLoss(
-    lambda residuals, batch: (
-        jnp.mean(residuals**2, where=batch[2]) + jnp.mean(residuals**2, where=~batch[2])
-    ),
-    burgers_rows_residuals,
-)
-"""`burgers_error` on `burgers_rows`: the same to rounding, with one axis of samples."""
+def heat_points(shift: float) -> Batch:
+    """As `border_points`, the initial values of two frequencies."""
+    return border_points(shift, {1: 1.0, 3: 0.5})
 
 
 def equation(

@@ -13,12 +13,12 @@ import pandas as pd
 from jaxtyping import Array, Float, Int, PyTree
 
 from .. import adam, euler, heavy_ball, heun, ordering
+from .accuracy import halved
 from .drift_trends import held_out
 from .engine import Claim, Figure, Lab, Results, compared, each, groups, statistics
 from .engine.drawing import Plot
 from .engine.optimizers import entry
 from .engine.problem import Problem
-from .engine.race_figures import orders as orders_drawn
 from .engine.races import Race
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, Grid
@@ -28,7 +28,7 @@ from .problems import build
 from .reference import solve
 
 TIME = 1.0
-COARSEST, HALVINGS = 8, 3
+COARSEST = 8
 """Epochs over the flow time `TIME`."""
 
 Splitting = tuple[Callable[[int], ordering.BatchOrder], Callable, int]
@@ -59,18 +59,16 @@ def orders(problem: Convex) -> list[Record]:
     falls = lambda t, y, _: jax.tree.map(jnp.negative, jax.grad(problem.of_all)(y))  # noqa: E731
     ys = solve(falls, start, TIME, first=0.01, rtol=1e-12, atol=1e-13)
     end = jax.tree.map(lambda y: y[-1], ys)
-    counts = [COARSEST * 2**k for k in range(HALVINGS + 1)]
-    sizes = [TIME / (problem.batches * count) for count in counts]
     found: list[Record] = []
     for name, (order, solver, expected) in SPLITTINGS.items():
-        errors = []
-        for count, h in zip(counts, sizes, strict=True):
-            epochs = order(problem.batches)
+        epochs = order(problem.batches)
+
+        def error(count: int, epochs: Any = epochs, solver: Callable = solver) -> Any:
             numbers = np.concatenate([epochs(e) for e in range(count)])
-            errors.append(float(_distance(problem, solver(h), numbers, end)))
-        observed = float(np.log2(errors[-2] / errors[-1]))
-        about = {"kind": "order", "splitting": name, "order": expected, "observed": observed}
-        found.append({**about, "step_sizes": sizes, "errors": errors})
+            return _distance(problem, solver(TIME / len(numbers)), numbers, end)
+
+        about = {"kind": "order", "splitting": name, "order": expected}
+        found.append({**about, **halved(error, COARSEST, TIME / problem.batches)})
     return found
 
 
@@ -149,12 +147,7 @@ def train(
 
 
 def compare(results: Results) -> pd.DataFrame:
-    """One row a problem and optimizer: palindromic over reshuffled, paired by seed.
-
-    Columns: `rates` of both orders, median `loss` of each, their `ratio` (geometric mean of the
-    seeds, its 90 % interval `low` to `high`, `lowest` and `highest` seed), in how many `seeds` the
-    palindromic one is `lower`, and means of the metric on held-out data.
-    """
+    """One row a problem and optimizer: palindromic over reshuffled, paired by seed."""
     rows = list[dict[str, Any]]()
     for (problem, optimizer), mine in groups(results.of("network"), ["problem", "optimizer"]):
         loss = mine.pivot(index="seed", columns="order", values="loss").astype(float)
@@ -163,7 +156,7 @@ def compare(results: Results) -> pd.DataFrame:
             continue
         rates = mine.groupby("order").learning_rate.first()
         ratio = loss.palindromic / loss.reshuffled
-        interval = statistics.equivalent(loss.palindromic, loss.reshuffled, 2, paired=True)
+        low, high = statistics.paired_ratio(loss.palindromic, loss.reshuffled)
         rows.append(
             {
                 "problem": problem,
@@ -172,9 +165,9 @@ def compare(results: Results) -> pd.DataFrame:
                 "reshuffled": loss.reshuffled.median(),
                 "palindromic": loss.palindromic.median(),
                 "ratio": float(np.exp(np.log(ratio).mean(skipna=False))),
-                "low": interval.low,
-                "high": interval.high,
-                "interval": f"{interval.low:.2f} to {interval.high:.2f}",
+                "low": low,
+                "high": high,
+                "interval": f"{low:.2f} to {high:.2f}",
                 "lowest": ratio.min(),
                 "highest": ratio.max(),
                 "lower": int((ratio < 1).sum()),
@@ -227,13 +220,6 @@ def _draw_networks(results: Results) -> Plot:
     return plot
 
 
-SPLITTING = Figure(
-    "orders",
-    orders_drawn(lambda r: "linear regression", "{splitting}".format_map, "order"),
-    "Distance to the flow of the mean loss at a fixed time against h. Palindromic epochs are "
-    "Strang's splitting: of order 2, if the step on each batch is.",
-    each("Observed orders", "order", "{splitting} {observed:.2f}"),
-)
 NETWORKS = Figure(
     "networks",
     _draw_networks,

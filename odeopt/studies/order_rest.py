@@ -271,15 +271,7 @@ def decay_rate(distances: np.ndarray) -> float:
 
 
 def summarize(results: Results) -> pd.DataFrame:
-    """One row a problem and method.
-
-    Columns: `gradients` of a run; `distance` between successive iterates, mean of the last steps;
-    `last_distance`, the last one; `least_distance`, the least of any step and seed; `rate`, the
-    factor by which distances shrink a step where they do; `spread`, root mean square distance from
-    the mean of the last third; `excess` of the last loss over the lowest, mean of the seeds, and
-    its standard `error`; `p`, for backward order, of the two-sample test that those of `forward`
-    have the same distribution.
-    """
+    """One row a problem and method; `least_distance` is the least of any step and seed."""
     records = results.kind("rest")
     forward = {r["problem"]: r["last excess"] for r in records if r["method"] == "forward"}
     rows = []

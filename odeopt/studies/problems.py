@@ -3,7 +3,6 @@
 Uses `odeopt.studies.data`, JAX and optax for losses; knows nothing of optimizers.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,13 +22,12 @@ from .architectures import (
     transformer,
     transformer_init,
 )
+from .engine.load import built
 from .engine.problem import Batch, BatchLoss, Params, Problem
-from .names import lookup
 from .networks import (
     VISCOSITY,
+    burgers_error,
     burgers_points,
-    burgers_rows,
-    burgers_rows_error,
     cross_entropy_of,
     equation,
     network_init,
@@ -52,17 +50,11 @@ least_squares = BatchLoss(
 """Half the mean squared residual, (1/2n) ‖A x - b‖^2."""
 
 
-def logits_of(params: Params, batch: Batch) -> jax.Array:
-    """The MLP 64-32-10 with tanh on the pixels of the batch: shape (examples, 10)."""
-    hidden = jnp.tanh(batch[0] @ params["w1"] + params["b1"])
-    return hidden @ params["w2"] + params["b2"]
-
-
-squared_error = BatchLoss(squared_distance_of, logits_of)
+squared_error = BatchLoss(squared_distance_of, outputs_of)
 """Half the squared distance of the outputs to the one-hot labels, mean over examples."""
 
 cross_entropy = BatchLoss(
-    lambda logits, batch: jnp.mean(optax.softmax_cross_entropy(logits, batch[1])), logits_of
+    lambda logits, batch: jnp.mean(optax.softmax_cross_entropy(logits, batch[1])), outputs_of
 )
 """Softmax cross-entropy with the one-hot labels, mean over examples."""
 
@@ -113,37 +105,35 @@ def digits_data(dtype: Any, examples: int | None = None) -> tuple[np.ndarray, np
     return pixels[:examples].astype(dtype), data.one_hot(labels, dtype)[:examples]
 
 
-def mlp_init(seed: int, dtype: Any) -> Params:
-    """Weights normal with variance 1 / inputs, biases zero."""
-    random = np.random.default_rng(seed)
-
-    def layer(inputs: int, outputs: int) -> jax.Array:
-        weights = random.standard_normal((inputs, outputs)) / np.sqrt(inputs)
-        return jnp.asarray(weights, dtype)
-
-    return {
-        "w1": layer(64, HIDDEN),
-        "b1": jnp.zeros(HIDDEN, dtype),
-        "w2": layer(HIDDEN, 10),
-        "b2": jnp.zeros(10, dtype),
-    }
+def mlp_init(dtype: Any) -> Callable[[int], Params]:
+    """The MLP 64-32-10 with tanh."""
+    return network_init((64, HIDDEN, 10), dtype)
 
 
-def _digits(loss: str, batch_size: int | None) -> Problem:
-    function, words = {
-        "mse": (squared_error, "squared error"),
-        "ce": (cross_entropy, "cross-entropy"),
-    }[loss]
-    suffix = "" if batch_size is None else f"-{batch_size}"
-    batch = "full batch" if batch_size is None else f"batch {batch_size}"
+def _digits(
+    name: str,
+    title: str,
+    loss: Callable[..., jax.Array],
+    init: Callable[[int], Params] | None = None,
+    size: int | None = None,
+) -> Problem:
+    batch = "full batch" if size is None else f"batch {size}"
     return Problem(
-        name=f"digits-{loss}{suffix}",
-        title=f"digits, MLP 64-{HIDDEN}-10 tanh, {words}, {batch}",
-        loss=function,
-        init=lambda seed: mlp_init(seed, np.float32),
+        name=f"digits-{name}{'' if size is None else f'-{size}'}",
+        title=f"digits, {title}, {batch}",
+        loss=loss,
+        init=init or mlp_init(np.float32),
         data=digits_data(np.float32),
-        batch_size=batch_size,
+        batch_size=size,
     )
+
+
+def _squared(size: int | None = None) -> Problem:
+    return _digits("mse", f"MLP 64-{HIDDEN}-10 tanh, squared error", squared_error, size=size)
+
+
+def _entropy(size: int | None = None) -> Problem:
+    return _digits("ce", f"MLP 64-{HIDDEN}-10 tanh, cross-entropy", cross_entropy, size=size)
 
 
 def logistic_error_of(margins: jax.Array, batch: Batch) -> jax.Array:
@@ -178,8 +168,7 @@ def _burgers() -> Problem:
         f"Burgers' equation, viscosity {VISCOSITY}, network 2-20-20-1 tanh, 256 points inside, 96 "
         "at the border"
     )
-    points = burgers_rows(*burgers_points(0.5))
-    return equation("burgers", title, burgers_rows_error, (2, 20, 20, 1), points)
+    return equation("burgers", title, burgers_error, (2, 20, 20, 1), burgers_points(0.5))
 
 
 def _mnist() -> Problem:
@@ -193,17 +182,11 @@ def _mnist() -> Problem:
     )
 
 
-def _classifier(
-    name: str, title: str, model: Callable[..., jax.Array], init: Callable[[int], Params], size: int
+def _structured(
+    name: str, title: str, model: Callable[..., jax.Array], init: Callable[[int], Params]
 ) -> Problem:
-    return Problem(
-        name=f"digits-{name}-{size}",
-        title=f"digits, {title}, cross-entropy, batch {size}",
-        loss=BatchLoss(cross_entropy_of, lambda params, batch: model(params, batch[0])),
-        init=init,
-        data=digits_data(np.float32),
-        batch_size=size,
-    )
+    loss = BatchLoss(cross_entropy_of, lambda params, batch: model(params, batch[0]))
+    return _digits(name, f"{title}, cross-entropy", loss, init, 64)
 
 
 def next_character_error(logits: jax.Array, batch: Batch) -> jax.Array:
@@ -211,38 +194,35 @@ def next_character_error(logits: jax.Array, batch: Batch) -> jax.Array:
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]))
 
 
-def _transformer(size: int, windows: int = 250) -> Problem:
+def _transformer(windows: int = 250) -> Problem:
     text, characters = data.load("kjv")
     rows = text[: windows * LENGTH + 1]
     return Problem(
-        name=f"kjv-{size}",
+        name="kjv-64",
         title=f"{windows * LENGTH:,} characters of the King James Bible, the next one from up to "
-        f"{LENGTH}, transformer of two layers, cross-entropy, batch {size}",
+        f"{LENGTH}, transformer of two layers, cross-entropy, batch 64",
         loss=BatchLoss(next_character_error, lambda params, batch: transformer(params, batch[0])),
         init=lambda seed: transformer_init(seed, len(characters)),
         data=(rows[:-1].reshape(windows, LENGTH), rows[1:].reshape(windows, LENGTH)),
-        batch_size=size,
+        batch_size=64,
     )
 
 
-# The argument is the size of a mini-batch where the problem has mini-batches.
-PROBLEMS: dict[str, Callable[[int], Problem]] = {
-    "quadratic-diabetes": lambda _: _diabetes(1),
-    "quadratic-diabetes2": lambda _: _diabetes(2),
-    "quadratic-kappa1e6": lambda _: synthetic_quadratic(),
-    "digits-mse": lambda _: _digits("mse", None),
-    "digits-ce": lambda _: _digits("ce", None),
-    "digits-mse-64": lambda size: _digits("mse", size),
-    "digits-ce-64": lambda size: _digits("ce", size),
-    "logistic": lambda _: _logistic(),
-    "poisson": lambda _: poisson(),
-    "burgers": lambda _: _burgers(),
-    "mnist-5k": lambda _: _mnist(),
-    "digits-cnn-64": lambda size: _classifier(
-        "cnn", "two convolutions", convolution, convolution_init, size
-    ),
-    "digits-residual-64": lambda size: _classifier(
-        "residual", "residual MLP of 8 blocks", residual, residual_init, size
+PROBLEMS: dict[str, Callable[[], Problem]] = {
+    "quadratic-diabetes": lambda: _diabetes(1),
+    "quadratic-diabetes2": lambda: _diabetes(2),
+    "quadratic-kappa1e6": synthetic_quadratic,
+    "digits-mse": _squared,
+    "digits-ce": _entropy,
+    "digits-mse-64": lambda: _squared(64),
+    "digits-ce-64": lambda: _entropy(64),
+    "logistic": _logistic,
+    "poisson": poisson,
+    "burgers": _burgers,
+    "mnist-5k": _mnist,
+    "digits-cnn-64": lambda: _structured("cnn", "two convolutions", convolution, convolution_init),
+    "digits-residual-64": lambda: _structured(
+        "residual", "residual MLP of 8 blocks", residual, residual_init
     ),
     "kjv-64": _transformer,
 }
@@ -252,24 +232,6 @@ QUICK_PROBLEMS = tuple(PROBLEMS)[:7]
 """The problems of a quick study: quadratics and digits."""
 
 
-def build(names: Sequence[str | Problem], batch_size: int | None = None) -> list[Problem]:
-    """Build problems by name; call it with x64 enabled, or the quadratics come out in float32.
-
-    Args:
-        names: Keys of `PROBLEMS`; a problem is taken as it is.
-        batch_size: Size of the mini-batches of the problems that have them (default 64);
-            such a problem is then named after its size, as in `digits-mse-16`.
-
-    Raises:
-        ValueError: For a name that is not there, with the nearest ones, or a mini-batch larger
-            than the data.
-    """
-
-    def made(name: str | Problem) -> Problem:
-        if not isinstance(name, Problem):
-            return lookup("problem", name, PROBLEMS)(batch_size or 64)
-        if batch_size is None or name.batch_size is None:
-            return name
-        return dataclasses.replace(name, batch_size=batch_size)
-
-    return [made(name) for name in names]
+def build(names: Sequence[str | Problem]) -> list[Problem]:
+    """Problems by name; call it with x64 enabled, or the quadratics come out in float32."""
+    return built(names, PROBLEMS)

@@ -33,7 +33,7 @@ NEAR = 0.01
 TRACE_RATE = 1.3
 """A learning rate in units of R / initial sharpness: sharpness first falls below R/h, since the
 initial point is not typical, and then rises to it."""
-TRACE_STEPS = 800
+TRACE_STEPS, TRACE_POINTS = 800, 20
 
 
 def measured_limit(runner: Runner, limit: float, sharpness: float) -> float:
@@ -79,48 +79,39 @@ def _ritz_of(loss: Callable[..., jax.Array]) -> Callable[[Params, Any], jax.Arra
     return jax.jit(values)
 
 
-def trace(
-    problem: Problem, entry: Entry, rate: float, steps: int, points: int = 20
-) -> tuple[list[int], list[float]]:
-    """Sharpness along one full-batch training run on seed 0.
+def trace_record(
+    problem: Problem, entry: Entry, sharpness: float, share: float = TRACE_RATE
+) -> Record:
+    """Sharpness along one full-batch run on seed 0, at a share of the stability limit.
 
     Args:
         problem: A full-batch problem.
-        entry: The optimizer.
-        rate: Its learning rate.
-        steps: Steps of the run.
-        points: Observations after the initial one.
+        entry: The optimizer, which has a limit.
+        sharpness: At the initial point.
+        share: Of the limit there.
 
     Returns:
-        Gradients used, the Hessian-vector products of the observation aside, and the sharpness
+        A record with the gradients used, the products of the observation aside, and the sharpness
         there, up to the first that is not finite.
     """
+    assert entry.limit is not None
     data = jax.tree.map(jnp.asarray, problem.data)
-    optimizer = entry.make(np.asarray(rate, problem.dtype)[()])
+    rate = problem.dtype(share * entry.limit / sharpness)
+    optimizer = entry.make(rate)
     go_on = jax.jit(functools.partial(advance, problem, optimizer))
     params = problem.start(0)
     state = optimizer.init(params)
-    at = np.arange(points + 1) * steps // points
-    used, sharpness = [], []
+    at = np.arange(TRACE_POINTS + 1) * TRACE_STEPS // TRACE_POINTS
+    used, values = [], []
     for begin, end in zip(np.concatenate([[0], at[:-1]]), at, strict=True):
         params, state = go_on(int(end - begin), data, params, state)
         largest = float(_ritz(problem)(params, data)[-1])
         if not np.isfinite(largest):
             break
         used.append(int(end) * entry.gradients_per_step)
-        sharpness.append(largest)
-    return used, sharpness
-
-
-def trace_record(
-    problem: Problem, entry: Entry, sharpness: float, share: float = TRACE_RATE
-) -> Record:
-    """`trace` at `share` of the stability limit at the initial point, as a record."""
-    assert entry.limit is not None
-    rate = float(problem.dtype(share * entry.limit / sharpness))
-    used, values = trace(problem, entry, rate, TRACE_STEPS)
+        values.append(largest)
     about = {"problem": problem.name, "optimizer": entry.name, "R": entry.limit}
-    shown = {"learning_rate": rate, "gradients": used, "sharpness": values}
+    shown = {"learning_rate": float(rate), "gradients": used, "sharpness": values}
     return {"kind": "sharpness", **about, **shown}
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from .. import zoo
 from ..optimizer import Optimizer
 from ..solvers.explicit import ExplicitRungeKutta
-from . import accuracy, spectra
+from . import spectra
 from .engine import (
     Claim,
     Figure,
@@ -29,7 +29,6 @@ from .engine import (
     groups,
     race_figures,
     races,
-    whole,
 )
 from .engine.drawing import INK, MARKERS, Plot
 from .engine.load import own_optimizers, own_problems
@@ -52,10 +51,6 @@ FULL_SOLVERS = (
 )
 BASELINES = ("sgd", "euler")  # the first that takes part; they are the same method
 
-TRACED = ("sgd", "heun", "rk4")
-"""Optimizers whose sharpness is traced, if they take part."""
-DIGITS = "digits-mse"
-
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -66,28 +61,20 @@ class Settings:
             optimizers, euler@sharpness and other rules, solvers for stiff losses; your own as
             my_file.py:make, where make(h) returns an optax optimizer.
         problems: Problems, separated by commas; your own as my_file.py:problem, made with
-            odeopt.studies.Problem. digits-mse brings sharpness traces and orders of accuracy.
-        rates: Learning rates, separated by commas, instead of the grid around each limit that
-            extends itself until the best rate is bracketed.
+            odeopt.studies.Problem.
         seeds: Fresh seeds to report; one more tunes the rate.
         gradients: Gradients of each run.
-        batch_size: Examples of a mini-batch, where a problem has mini-batches; 64 if not given.
     """
 
     solvers: tuple[Any, ...] = QUICK_SOLVERS
     problems: tuple[Any, ...] = QUICK_PROBLEMS
-    rates: tuple[float, ...] = ()
     seeds: int = 3
     # A multiple of every solver's gradients per step, so that all end at the same count.
     gradients: int = 120
-    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "problems", own_problems(self.problems, PROBLEMS))
         object.__setattr__(self, "solvers", own_optimizers(self.solvers))
-        for rate in self.rates:
-            if not (rate > 0 and np.isfinite(rate)):
-                raise ValueError(f"--rates must be positive numbers, not {rate:g}.")
         dearest = max(entry.gradients_per_step for entry in contenders(self.solvers))
         if self.gradients < dearest:
             raise ValueError(
@@ -96,7 +83,7 @@ class Settings:
             )
         if self.gradients > 10**7:
             raise ValueError(f"--gradients must be at most 10000000, not {self.gradients}.")
-        at_least(self, seeds=1, batch_size=1)
+        at_least(self, seeds=1)
 
 
 FULL = {"solvers": FULL_SOLVERS, "problems": tuple(PROBLEMS), "seeds": 5, "gradients": 1800}
@@ -104,42 +91,29 @@ FULL = {"solvers": FULL_SOLVERS, "problems": tuple(PROBLEMS), "seeds": 5, "gradi
 
 def tasks(settings: Settings) -> list[Task]:
     """Everything that is measured."""
-    entries, found = contenders(settings.solvers), list[Task]()
-    problems = build(settings.problems, settings.batch_size)
-    for problem in problems:
-        for entry in entries:
-            work = functools.partial(_race, settings, problem, entry)
-            weight = 1 + 0.15 * entry.gradients_per_step
-            found.append(Task(f"{problem.name}, {entry.name}", work, weight, problem.x64))
-        own = problem.name not in PROBLEMS and not (problem.quadratic or problem.takes_key)
-        if problem.name == DIGITS or (own and problem.batch_size is None):
-            for entry in entries:
-                if entry.name in TRACED:
-                    work = functools.partial(_trace, problem, entry)
-                    name = f"sharpness along training, {entry.name}"
-                    found.append(Task(name, work, 1.0, problem.x64))
-    if any(problem.name == DIGITS for problem in problems):
-        for entry in entries:
-            if entry.order is not None:
-                name = f"order of accuracy, {entry.name}"
-                found.append(whole(name, functools.partial(_order, entry)))
-    return found
-
-
-def _spectrum(lab: Lab, problem: Problem) -> list[Record]:
-    def make() -> list[Record]:
-        values = spectra.eigenvalues(problem, TUNING_SEED)
-        return [{"kind": "spectrum", "problem": problem.name, "eigenvalues": values}]
-
-    return lab.once(f"spectrum/{problem.name}", make)
+    return [
+        Task(
+            f"{problem.name}, {entry.name}",
+            functools.partial(_race, settings, problem, entry),
+            1 + 0.15 * entry.gradients_per_step,
+            problem.x64,
+        )
+        for problem in build(settings.problems)
+        for entry in contenders(settings.solvers)
+    ]
 
 
 def _race(settings: Settings, problem: Problem, entry: Entry, lab: Lab) -> list[Record]:
     """All runs of one optimizer on one problem, and its limit where the problem is quadratic."""
-    spectrum = _spectrum(lab, problem)
+
+    def eigenvalues() -> list[Record]:
+        values = spectra.eigenvalues(problem, TUNING_SEED)
+        return [{"kind": "spectrum", "problem": problem.name, "eigenvalues": values}]
+
+    spectrum = lab.once(f"spectrum/{problem.name}", eigenvalues)
     sharpness = float(spectrum[0]["eigenvalues"][-1])
     seeds = [TUNING_SEED, *range(1, settings.seeds + 1)]
-    grid = first_grid(entry, sharpness, problem.dtype, settings.rates)
+    grid = first_grid(entry, sharpness, problem.dtype)
     slots = max(len(grid.rates(grid.first)) * len(seeds), spectra.LIMIT_RUNS)
     about = {"sharpness": sharpness}
     race = Race(lab, problem, entry, settings.gradients, seeds, slots=slots, about=about)
@@ -156,19 +130,6 @@ def _limit(race: Race, limit: float, sharpness: float) -> list[Record]:
     measured = spectra.measured_limit(race.runner, limit, sharpness)
     about = {"problem": race.problem.name, "optimizer": race.entry.name, "R": limit}
     return [{"kind": "limit", **about, "measured_limit": measured}]
-
-
-def _trace(problem: Problem, entry: Entry, lab: Lab) -> list[Record]:
-    def make() -> list[Record]:
-        sharpness = float(_spectrum(lab, problem)[0]["eigenvalues"][-1])
-        return [spectra.trace_record(problem, entry, sharpness)]
-
-    return lab.once(f"sharpness/{problem.name}/{entry.name}", make)
-
-
-def _order(entry: Entry) -> list[Record]:
-    assert entry.order is not None
-    return [accuracy.order_record(entry, entry.order, accuracy.COARSEST_STEPS[entry.order])]
 
 
 def runs_of(results: Results) -> pd.DataFrame:
@@ -276,7 +237,6 @@ def _solvers(results: Results) -> pd.DataFrame:
 
 CLAIMS = (
     spectra.LIMITS_HOLD,
-    accuracy.ORDERS_HOLD,
     Claim(
         "cheaper",
         "Per gradient, a solver's stability limit is above SGD's.",
@@ -349,16 +309,44 @@ _RELATIVE = Figure(
     "point. Look at whether the lines end at 1, where linear theory says so.",
     lambda r: "On quadratics every line ends at 1; on networks they end near it.",
 )
-_REGIONS = Figure(
-    "regions",
-    _regions,
-    "Where |R(z)| ≤ 1 (shaded). On the strip above, z = −h λ for the Hessian's eigenvalues λ at "
-    "the initial point and the tuned rate h, all of them real, a row a problem. Those left of the "
-    "shade are directions that grow at first.",
-    lambda r: "Regions of stability, with the eigenvalues of each problem on a strip.",
+FIGURES = (
+    _LIMITS,
+    _RELATIVE,
+    Figure(
+        "loss_rate",
+        lambda r: race_figures.loss_against_rate(runs_of(r), "learning_rate", "learning rate h"),
+        "Median over the fresh seeds (lines), their range (bands), the tuned rate (rings); a cross "
+        "in the strip on top marks a rate at which a seed diverged. Look at where each line ends "
+        "and how wide its valley is.",
+        lambda r: "Every optimizer has a valley of rates that ends where runs diverge.",
+    ),
+    Figure(
+        "loss_gradients",
+        lambda r: race_figures.curves(races.tuned(runs_of(r)), runs_of(r).optimizer.unique()),
+        "Each optimizer at its tuned rate. Every gradient of a step is counted: this is the "
+        "comparison at equal cost, so look at which line is lowest on the right.",
+        _best,
+    ),
+    Figure(
+        "profile",
+        lambda r: race_figures.profile(
+            {"gradients to the target": races.gradients_to_target(runs_of(r))}
+        ),
+        "The share of (problem, seed) pairs in which an optimizer at its tuned rate reaches the "
+        "target within τ times the gradients of the fastest. The target is "
+        f"{races.TARGET:.0%} of the decrease from the median initial loss to the best median final "
+        "loss; a miss counts as infinity. Left end: who is fastest. Right end: who arrives at all.",
+        _best,
+    ),
+    Figure(
+        "regions",
+        _regions,
+        "Where |R(z)| ≤ 1 (shaded). On the strip above, z = −h λ for the Hessian's eigenvalues λ "
+        "at the initial point and the tuned rate h, all of them real, a row a problem. Those left "
+        "of the shade are directions that grow at first.",
+        lambda r: "Regions of stability, with the eigenvalues of each problem on a strip.",
+    ),
 )
-_RACE = race_figures.standard(runs_of, _best)
-FIGURES = (_LIMITS, _RELATIVE, *_RACE, race_figures.SHARPNESS, _REGIONS, race_figures.ORDERS)
 
 TABLES = (
     Table(
@@ -394,7 +382,7 @@ TABLES = (
 
 
 def _method(results: Results) -> Mapping[str, str]:
-    problems = build(results.settings.problems, results.settings.batch_size)
+    problems = build(results.settings.problems)
     return {
         "Cost": f"Each run has {results.settings.gradients} gradients; a mini-batch gradient "
         "counts as one, a Hessian product as two. Seconds are those of the compiled program.",

@@ -175,8 +175,7 @@ def test_a_study_of_ones_own_problem_leaves_tables_and_a_page(tmp_path, monkeypa
         assert f'id="{figure.name}"' in text
         assert list((tmp_path / "figures").glob(f"{figure.name}-*.svg"))
     assert accessible.faults(written) == []
-    for words in (found.verdict, "Of 6 orders in h, 6 were observed within 0.1"):
-        assert words in text
+    assert found.verdict in text
     again = drift.run(**settings, out=tmp_path, resume=True)
     assert again.records == found.records
 
@@ -223,10 +222,3 @@ def test_the_iterates_that_are_drawn_settle_where_the_central_flow_says(x64):
     settled = edge + 2 * drift_pictures.SOFTNESS * drift_pictures.DRIVE
     np.testing.assert_allclose(curvature[-100:], settled, rtol=1e-4)
     assert record["gradient flow"][-1] > 2 * edge
-
-
-@pytest.mark.slow
-def test_the_epoch_flow_of_the_order_is_the_closest_to_its_iterates(x64):
-    plain, any_order, this_order = (record["distance"][1:] for record in drift_pictures.epochs())
-    assert np.all(this_order < 0.5 * any_order)
-    assert np.all(this_order < 0.5 * plain)

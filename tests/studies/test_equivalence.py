@@ -46,15 +46,8 @@ def test_the_two_flows_of_a_quadratic_agree_with_its_modes(x64):
     times = np.linspace(0, 20, POINTS + 1)
     exact = 0.5 * (EIGENVALUES * np.exp(-2 * np.outer(times, EIGENVALUES))).sum(1)
     np.testing.assert_allclose(paths.flow_losses(modes())(times), exact, rtol=1e-12)
-    points = accuracy.flow_of(modes(), 1e-11)(list(times), 0.0)
+    points = accuracy.flow_of(modes(), 1e-11)(list(times))
     np.testing.assert_allclose(0.5 * (EIGENVALUES * points**2).sum(1), exact, rtol=1e-7)
-
-
-def test_the_modified_flow_has_the_modified_rate(x64):
-    h = 0.1
-    points = accuracy.flow_of(modes(), 1e-11, modified=True)([0.0, 3.0], h)
-    rates = EIGENVALUES + h / 2 * EIGENVALUES**2
-    np.testing.assert_allclose(points[1], np.exp(-3 * rates), rtol=1e-8)
 
 
 def test_adams_flow_with_equal_moments_at_the_start_moves_like_the_sign(x64):
@@ -198,7 +191,6 @@ def trace(name, late):
     ("claim", "good", "bad"),
     [
         ("order", order("rk4", 4.05, 4), order("rk4", 3.8, 4)),
-        ("modified flow", order("euler, own flow", 2.0, 2), order("euler, own flow", 1.0, 2)),
         ("boundary", limit("euler", 2.01), limit("euler", 2.1)),
         ("boundary", limit("euler", 1.99), limit("euler", None)),
         ("boundary of a network", boundary("euler", 1.1), boundary("euler", 2.0)),
@@ -232,7 +224,7 @@ def everything():
     for family in ("adam constants", "adam betas"):
         records += [path(family, "adam", x, 5 * x) for x in (1e-3, 2e-3)]
     records += [limit("euler", 2.0), boundary("euler", 2.0), trace("euler", 1.0)]
-    return [*records, order("euler", 1.0, 1), order("euler, own flow", 2.0, 2)]
+    return [*records, order("euler", 1.0, 1)]
 
 
 def test_every_claim_is_judged_and_the_verdict_counts_them():
@@ -255,7 +247,7 @@ def test_figures_leave_out_what_was_not_measured(tmp_path):
         assert accessible.faults(written) == []
         return [f.name for f in equivalence.FIGURES if f'<figure id="{f.name}"' in text]
 
-    assert drawn([order("euler", 1.0, 1)]) == ["order"]
+    assert drawn([trace("euler", 1.0)]) == ["sharpness"]
     assert drawn(everything()) == [figure.name for figure in equivalence.FIGURES]
     assert drawn([]) == []
 

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import odeopt
+from odeopt.studies import Game, game_own, games
 from odeopt.studies import game_mixture as mixture
 from odeopt.studies import game_plane as plane
-from odeopt.studies import games
 from odeopt.studies.engine import Results, page
 
 from .engine import accessible
@@ -124,7 +125,7 @@ def test_a_study_has_a_row_a_run_and_goes_on_to_the_same_numbers(tiny, tmp_path)
     assert [verdict.word for verdict in results.claims][:2] == ["holds", "holds"]
     text = page.write(results, out).read_text()
     drawn = {part.split('"')[0] for part in text.split('<figure id="')[1:]}
-    assert drawn == {figure.name for figure in games.FIGURES}
+    assert drawn == {figure.name for figure in games.FIGURES} - {"own"}
     assert accessible.faults(text) == []
     assert not jax.config.jax_enable_x64  # as it was
 
@@ -152,3 +153,117 @@ def test_without_time_there_is_nothing_to_compare():
 def test_bad_settings_are_refused_before_anything_runs(wrong, message):
     with pytest.raises(ValueError, match=message):
         games.run(**wrong)
+
+
+DAMPING = 0.1
+DUEL = {
+    "p": lambda z: 0.5 * DAMPING * z["p"] ** 2 + z["p"] * z["q"],
+    "q": lambda z: 0.5 * DAMPING * z["q"] ** 2 - z["p"] * z["q"],
+}
+
+
+def beginning(key):
+    return {"p": 1.0, "q": jax.random.normal(key)}
+
+
+def test_a_game_of_ones_own_is_bounded_where_theory_says_so(x64):
+    game = Game(DUEL, beginning, name="duel", rates=(0.1, 0.3, 3.0))
+    results = games.run(problems=[game], seeds=2, rounds=600)
+    table = results.table("own").set_index("optimizer")
+    # Simultaneous steps converge if and only if h (1 + e^2) < 2 e, in turn up to h = 2, RK4 to 2.8.
+    assert table.stable.drop("midpoint").to_dict() == {
+        "simultaneous": 0.1,
+        "alternating": 0.3,
+        "interaction": 0.3,
+        "joint": 0.3,
+        "rk4": 0.3,
+    }
+    assert np.isnan(table.loc["midpoint", "unstable"])  # it has no limit
+    assert set(table.gradients[table.gradients_per_step <= 4]) == {600}
+    runs = results.of("run").query("optimizer == 'joint' and learning_rate == 0.1")
+    shrinks = plane.growth(((-DAMPING, -1), (1, -DAMPING)), "joint", 0.1) ** 300
+    assert (runs.final_loss / runs.initial_loss).to_numpy() == pytest.approx(shrinks, rel=1e-6)
+    assert "In duel, at equal gradients of every player, " in results.verdict
+    assert "simultaneous up to h = 0.1, " in results.verdict
+    assert results.table("planes").empty
+
+
+@pytest.mark.parametrize(
+    ("size", "end", "status"),
+    [
+        ([0.1, 9.9, 1.0], 5.0, "ok"),  # the metric may rise
+        ([0.1, 10.1, 1.0], 0.1, "diverged"),
+        ([5.0, 49.0, 1.0], 0.1, "ok"),
+        ([5.0, None, None], None, "diverged"),
+        ([5.0, 5.0, 5.0], None, "diverged"),
+    ],
+)
+def test_a_run_is_bounded_by_its_players_not_by_its_metric(size, end, status):
+    record = {"validation": size, "final_loss": end, "status": "ok"}
+    assert game_own.judged(record)["status"] == status
+
+
+def test_batches_and_keys_reach_the_losses_and_a_metric_decides(tmp_path):
+    real = np.linspace(1, 2, 32, dtype=np.float32)
+
+    def critic(z, batch, key):
+        made = z[0] + 0.1 * jax.random.normal(key, batch.shape)
+        return jnp.mean(z[1] * made - z[1] * batch) + 0.5 * z[1] ** 2
+
+    losses = (lambda z: -z[0] * z[1], critic)
+    game = Game(
+        losses,
+        lambda key: (jnp.zeros(()), jnp.zeros(())),
+        real,
+        batch_size=8,
+        metric=lambda z: jnp.abs(z[0] - 1.5),
+        rates=(0.1,),
+    )
+    mine = {"mine": lambda h: odeopt.alternating(h, (1, 2))}
+    out = tmp_path / "out"
+    results = games.run(problems=[game], methods=[mine], seeds=1, rounds=400, out=out)
+    table = results.table("own")
+    assert list(table.optimizer)[-1] == "mine"
+    assert (table.initial_loss == 1.5).all()
+    assert (table.loss_median < 0.1).all()
+    text = page.write(results, out).read_text()
+    assert '<figure id="own">' in text
+    assert accessible.faults(text) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"losses": {"a": DUEL["p"], "q": DUEL["q"]}},
+            r"losses names \['a', 'q'\], but the players",
+        ),
+        ({"losses": [DUEL["p"]]}, "losses has 1 values, but there are 2 players"),
+        ({"losses": [lambda z: jnp.ones(2) * z["p"]] * 2}, "a loss returned an array.*jnp.mean"),
+        ({"losses": [lambda z, noise: z["p"]] * 2}, "also needs 'noise'"),
+        ({"init": lambda key: {"p": jnp.array(1), "q": 1.0}}, r"\['p'\].*write 0.0 for 0"),
+        ({"init": lambda: DUEL}, r"Write losses as loss\(players\).*and init\(key\)"),
+        ({"metric": lambda z: jnp.ones(3)}, r"shape \(3,\), not one real number"),
+        ({"data": np.ones(3), "batch_size": 4}, "batch_size is 4, which must be 1 to 3"),
+    ],
+)
+def test_what_is_no_game_says_in_one_line_what_to_write(changes, message):
+    given = {"losses": DUEL, "init": beginning, "name": "mine", **changes}
+    with pytest.raises(ValueError, match=message) as error:
+        Game(**given)
+    assert "'mine'" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_game_comes_from_a_file_that_has_it(tmp_path):
+    file = tmp_path / "my_game.py"
+    file.write_text(
+        "from odeopt.studies import Game\n"
+        "losses = [lambda z: z[0] * z[1], lambda z: -z[0] * z[1]]\n"
+        "game = Game(losses, lambda key: (1.0, 0.0))\n"
+    )
+    (game,) = games.Settings(problems=(f"{file}:game",)).problems
+    assert game.name == "my game"
+    for name, message in (("match", "has no 'match'"), ("losses", "a list, not a game: make it")):
+        with pytest.raises(ValueError, match=message):
+            games.Settings(problems=(f"{file}:{name}",))

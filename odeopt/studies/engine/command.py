@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_origin, get_type_hints
 
 import cyclopts
 import docstring_parser
@@ -111,9 +111,7 @@ def _options(study: Study) -> type:
         about: dict[str, Any] = {"help": f"{text} [default: {shown}]" if shown else text}
         about |= {"show_default": False, "negative": ""}
         if get_origin(kind) is tuple:
-            number = get_args(kind)[0] is float
-            kind = tuple[float, ...] if number else tuple[str, ...]
-            about["converter"] = _numbers if number else _words
+            kind, about["converter"] = tuple[str, ...], _words
             about["name"] = (f"--{name}", f"--{name.removesuffix('s')}")
         fields.append((field.name, Annotated[kind | None, Parameter(**about)], None))
     made = dataclasses.make_dataclass("Settings", fields, frozen=True, kw_only=True)
@@ -131,14 +129,6 @@ def _spoken(value: Any) -> str:
 def _words(_: Any, tokens: Sequence[Any]) -> tuple[str, ...]:
     found = [word.strip() for token in tokens for word in token.value.split(",")]
     return tuple(word for word in found if word)
-
-
-def _numbers(kind: Any, tokens: Sequence[Any]) -> tuple[float, ...]:
-    words = _words(kind, tokens)
-    try:
-        return tuple(map(float, words))
-    except ValueError:
-        raise ValueError(f"{','.join(words)} is not a list of numbers.") from None
 
 
 def _share(words: str | None) -> tuple[int, int] | None:

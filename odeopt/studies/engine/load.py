@@ -2,7 +2,7 @@
 
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,16 @@ def is_own(word: Any) -> bool:
     return isinstance(word, str) and ".py:" in word
 
 
-def own_problems(asked: Iterable[Any], known: Iterable[str]) -> tuple[Any, ...]:
+def own_problems(
+    asked: Iterable[Any], known: Iterable[str], kind: type = Problem, made: str = "loss, init, data"
+) -> tuple[Any, ...]:
     """Names that are known, and problems of the user's, loaded where they are in a file.
+
+    Args:
+        asked: Both.
+        known: Names.
+        kind: What a user's problem is.
+        made: What it is made of, for the message.
 
     Raises:
         ValueError: For anything else.
@@ -59,13 +67,26 @@ def own_problems(asked: Iterable[Any], known: Iterable[str]) -> tuple[Any, ...]:
         one = load(item) if is_own(item) else item
         if isinstance(one, str):
             lookup("problem", one, names)
-        elif not isinstance(one, Problem):
+        elif not isinstance(one, kind):
             raise ValueError(
-                f"{item} is a {type(one).__name__}, not a problem: make it with "
-                "odeopt.studies.Problem(loss, init, data)."
+                f"{item} is a {type(one).__name__}, not a {kind.__name__.lower()}: make it with "
+                f"odeopt.studies.{kind.__name__}({made})."
             )
         found.append(one)
     return tuple(found)
+
+
+def built(
+    names: Iterable[str | Problem], known: Mapping[str, Callable[[], Problem]]
+) -> list[Problem]:
+    """Problems by name, made; a problem is taken as it is.
+
+    Raises:
+        ValueError: For a name that is not there, with the nearest ones.
+    """
+    return [
+        name if isinstance(name, Problem) else lookup("problem", name, known)() for name in names
+    ]
 
 
 def own_optimizers(asked: Iterable[Any]) -> tuple[Any, ...]:

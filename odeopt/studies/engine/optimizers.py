@@ -5,7 +5,6 @@ What theory says of an optimizer is read off the optimizer object. Uses optax an
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from ...flows import GradientFlow
 from ...optimizer import Optimizer
 from ...state import step_params
 from ...stepsize.rule import Fixed
+from ...zoo.registry import REGISTRY
 from ..names import lookup
 
 Make = Callable[[Any], optax.GradientTransformation]
@@ -113,11 +113,6 @@ def _cost_of_a_step(optimizer: Optimizer) -> int:
     return round(int(state.gradients) / _STEPS)
 
 
-def _momentum(make: Callable[..., Any], name: str, **known: Any) -> Entry:
-    about = {"momentum": MOMENTUM}
-    return entry(name, lambda rate: make(rate, MOMENTUM), hyperparameters=about, **known)
-
-
 BASELINES: dict[str, Callable[[], Entry]] = {
     "sgd": lambda: Entry("sgd", optax.sgd, 2.0, 1),
     "momentum": lambda: Entry(
@@ -136,16 +131,17 @@ def _controlled(make: Callable[..., Any]) -> Entry:
     return entry(make.__name__, by_gain, counted=True)
 
 
-_WITH_MOMENTUM: dict[str, Callable[..., Any]] = {
-    "heavy_ball": zoo.heavy_ball,
-    "nesterov": zoo.nesterov,
-    "conformal_leapfrog": zoo.conformal_leapfrog,
-    "rk_momentum": lambda rate, b: zoo.rk_momentum(rate, b, solvers.RK4()),
-}
+def _named(*families: str) -> dict[str, Callable[[], Entry]]:
+    """The zoo's optimizers of these families that need a learning rate only."""
+    return {
+        name: functools.partial(entry, name, row.function)
+        for name, row in REGISTRY.items()
+        if row.family in families and not row.arguments and name not in ("untuned", *BASELINES)
+    }
+
+
 _OF_A_RATE: dict[str, Callable[..., Any]] = {
-    "rmsprop": zoo.rmsprop,
-    "adamw": zoo.adamw,
-    "strang_adam": zoo.strang_adam,
+    "rk_momentum": lambda rate: zoo.rk_momentum(rate, MOMENTUM, solvers.RK4()),
     "rk_adam": lambda rate: zoo.rk_adam(rate, solvers.RK4()),
     "euler@drift_adjusted": lambda cap: zoo.euler(stepsize.drift_adjusted(cap=cap)),
     "euler@corridor": lambda cap: zoo.euler(stepsize.corridor(cap=cap)),
@@ -165,9 +161,9 @@ _CONTROLLED: tuple[Callable[..., Any], ...] = (
     zoo.implicit_euler,
 )
 OTHERS: dict[str, Callable[[], Entry]] = {
-    **{n: functools.partial(_momentum, make, n) for n, make in _WITH_MOMENTUM.items()},
+    **_named("momentum", "adaptive"),
     # Near a minimum its limit is the heavy ball's; far from one, steps are bounded anyhow.
-    "relativistic": functools.partial(_momentum, zoo.relativistic, "relativistic", limit=None),
+    "relativistic": functools.partial(entry, "relativistic", zoo.relativistic, limit=None),
     **{n: functools.partial(entry, n, make) for n, make in _OF_A_RATE.items()},
     **{make.__name__: functools.partial(_controlled, make) for make in _CONTROLLED},
 }
@@ -182,12 +178,7 @@ what the optimizer's state counts, Hessian products included.
 
 def makers() -> dict[str, Callable[[], Entry]]:
     """Everything that `--solvers` knows: baselines, explicit solvers of gradient flow, `OTHERS`."""
-    explicit = {
-        name: functools.partial(entry, name, make)
-        for name, make in vars(zoo).items()
-        if _needs_only_a_rate(make) and make.__module__ == zoo.explicit.__name__
-    }
-    return {**BASELINES, **explicit, **OTHERS}
+    return {**_named("explicit"), **OTHERS, **BASELINES}
 
 
 @functools.cache
@@ -231,15 +222,3 @@ def _own(name: str, make: Make) -> Entry:
             "transformation: write it as lambda h: optax.sgd(h)."
         )
     return entry(name, make, own=True)
-
-
-def _needs_only_a_rate(make: object) -> bool:
-    if not inspect.isfunction(make):
-        return False
-    required = [
-        parameter.name
-        for parameter in inspect.signature(make).parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    return required == ["learning_rate"]

@@ -138,20 +138,11 @@ class Problem:
             start = self.init(0)
         except Exception as error:
             raise ValueError(
-                f"Problem {self.name!r}: init(0) fails: {_line(error)}. init takes a seed, an int; "
+                f"Problem {self.name!r}: init(0) fails: {line(error)}. init takes a seed, an int; "
                 "where a key is needed, write jax.random.key(seed)."
             ) from error
-        in_model = any(
-            isinstance(x, eqx.Module) for x in jax.tree.leaves(start, is_leaf=_is_module)
-        )
-        for path, leaf in jax.tree.leaves_with_path(start):
-            whole = isinstance(leaf, int | np.integer) or getattr(leaf, "dtype", None) in _INTEGERS
-            if whole and not (in_model and isinstance(leaf, int)):
-                where = jax.tree_util.keystr(path)
-                self._refuse(
-                    f"init gives whole numbers{' at ' + where if where else ''}, which have no "
-                    "gradient: write 0.0 for 0, or jnp.zeros(shape), which is floating-point."
-                )
+        if wrong := whole_numbers(start):
+            self._refuse(wrong)
         if not jax.tree.leaves(eqx.filter(start, eqx.is_inexact_array)):
             self._refuse("init gives no floating-point array: return the parameters from it.")
 
@@ -168,7 +159,7 @@ class Problem:
             shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(batch))
             raise ValueError(
                 f"Problem {self.name!r}: loss(params, batch) fails on arrays of shapes {shapes}: "
-                f"{_line(error)}. The batch is a tree like data= with fewer rows."
+                f"{line(error)}. The batch is a tree like data= with fewer rows."
             ) from error
         if isinstance(found, tuple) and len(found) == 2 and not self.has_aux:
             self._refuse("its loss returns a pair: if that is (loss, aux), say has_aux=True.")
@@ -209,11 +200,8 @@ class Problem:
     def objective(self) -> Callable[..., Array]:
         """`objective(params, batch)`, with `key` too where the loss is random; decay included."""
         names = list(inspect.signature(self.loss).parameters)
-        if (
-            names[:2] == ["params", "batch"]
-            and self._plain
-            and not (self.has_aux or self.weight_decay)
-        ):
+        changed = self.has_aux or self.weight_decay
+        if names[:2] == ["params", "batch"] and self._plain and not changed:
             return self.loss
 
         def loss_of(params: Params, batch: PyTree, **key: Array) -> Array:
@@ -288,6 +276,20 @@ class Problem:
         return np.concatenate(epochs).reshape(-1, self.batch_size)[:steps].astype(np.int32)
 
 
+def whole_numbers(start: Params) -> str:
+    """What to write instead of parameters that are integers; empty where none is."""
+    in_model = any(isinstance(x, eqx.Module) for x in jax.tree.leaves(start, is_leaf=_is_module))
+    for path, leaf in jax.tree.leaves_with_path(start):
+        whole = isinstance(leaf, int | np.integer) or getattr(leaf, "dtype", None) in _INTEGERS
+        if whole and not (in_model and isinstance(leaf, int)):
+            where = jax.tree_util.keystr(path)
+            return (
+                f"init gives whole numbers{' at ' + where if where else ''}, which have no "
+                "gradient: write 0.0 for 0, or jnp.zeros(shape), which is floating-point."
+            )
+    return ""
+
+
 _INTEGERS = [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
 
 
@@ -295,6 +297,6 @@ def _is_module(node: Any) -> bool:
     return isinstance(node, eqx.Module)
 
 
-def _line(error: BaseException) -> str:
+def line(error: BaseException) -> str:
     """An exception in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,7 +1,6 @@
 """Figures that several studies have, from their records. Uses matplotlib through `drawing`."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,18 +9,16 @@ from . import races
 from .drawing import INK, Plot, log_limits, plain_log
 from .races import PAIR
 from .statistics import performance_profile
-from .store import Record
-from .study import Figure, Results, groups
-from .verdicts import each
+from .study import groups
 
 
-def loss_against_rate(runs: pd.DataFrame, x: str, label: str) -> Plot:
+def loss_against_rate(runs: pd.DataFrame, x: str, label: str, what: str = "final loss") -> Plot:
     """Final loss against a rate in column `x`; diverged rates are crosses on a strip above."""
     shown, names = races.fresh(runs), list(runs.optimizer.unique())
     shown, plot = shown[shown[x].notna()], Plot(names)
     best = races.tuned(runs).drop_duplicates(PAIR).set_index(PAIR).learning_rate
     for (problem, name), mine in groups(shown, PAIR):
-        plot.panel(problem, label, "final loss", rows=len(names))
+        plot.panel(problem, label, what, rows=len(names))
         finite = mine.final.where(np.isfinite(mine.final))
         # In the median a run that diverged counts as infinity, so the line stops there.
         losses = mine.final.groupby(mine[x]).median().replace(np.inf, np.nan)
@@ -37,7 +34,7 @@ def loss_against_rate(runs: pd.DataFrame, x: str, label: str) -> Plot:
         row = np.full(len(crosses), names.index(name))
         plot.strip(problem).plot(crosses, row, "x", ms=4, c=colour)
     for problem, mine in groups(shown, "problem"):
-        axes = plot.panel(problem, label, "final loss")
+        axes = plot.panel(problem, label, what)
         log_limits(axes, mine.final)
         axes.set_xscale("log")
         if x == "relative_rate":
@@ -47,23 +44,15 @@ def loss_against_rate(runs: pd.DataFrame, x: str, label: str) -> Plot:
     return plot
 
 
-def loss_against_cost(runs: pd.DataFrame, seconds: bool = False) -> Plot:
-    """Loss curves at the tuned rates: medians and ranges of the fresh seeds."""
-    return curves(races.tuned(runs), list(runs.optimizer.unique()), seconds=seconds)
-
-
-def curves(
-    runs: pd.DataFrame, names: Sequence[str], what: str = "loss", seconds: bool = False
-) -> Plot:
+def curves(runs: pd.DataFrame, names: Sequence[str], what: str = "loss") -> Plot:
     """Medians and ranges of the recorded curves of runs, one setting an optimizer and problem.
 
     Args:
         runs: The runs.
         names: Optimizers, in the order of the legend.
         what: The column with the curves: "loss" or "validation".
-        seconds: Against seconds instead of gradients.
     """
-    plot, labels = Plot(names), ("seconds" if seconds else "gradients", what)
+    plot, labels = Plot(names), ("gradients", what)
     for problem, group in groups(runs, "problem"):
         seen = list[float]()
         for name, mine in group.groupby("optimizer", sort=False):
@@ -74,10 +63,9 @@ def curves(
                 for run in mine.itertuples()
             ]
             table = pd.concat(lines, axis=1).fillna(np.inf).ffill()  # what has diverged stays so
-            at = table.index * ((mine.seconds / mine.gradients).median() if seconds else 1.0)
             median, finite = table.median(axis=1), table.replace(np.inf, np.nan)
             band = finite.min(axis=1), finite.max(axis=1)
-            plot.line(problem, name, at, median.replace(np.inf, np.nan), labels, band=band)
+            plot.line(problem, name, table.index, median.replace(np.inf, np.nan), labels, band=band)
             seen += list(finite.to_numpy().ravel())
         axes, ceiling = plot.panel(problem, *labels), 3 * group.initial_loss.max()
         log_limits(axes, [loss for loss in seen if loss <= ceiling])
@@ -123,105 +111,3 @@ def limits(table: pd.DataFrame, baseline: str) -> Plot:
         plain_log(axes, [tick for tick in ticks if least / 2 < tick < 2 * most] or [1])
         axes.set_xlim(min(least, 1) / 1.3, max(most, 1) * 1.3)
     return plot
-
-
-def sharpness(results: Results) -> Plot:
-    """Sharpness along training in units of R / h, from records of the kind "sharpness"."""
-    plot, labels = Plot(width=6.5), ("gradients", "sharpness · h / R")
-    for r in results.kind("sharpness"):
-        if r["gradients"]:
-            relative = np.array(r["sharpness"], float) * r["learning_rate"] / r["R"]
-            shown = np.minimum(relative, 3)
-            name, problem = r["optimizer"], r["problem"]
-            axes = plot.line(problem, name, r["gradients"], shown, labels, markevery=1)
-            axes.axhline(1, color=INK, linewidth=1, linestyle="--")
-    return plot
-
-
-def orders(
-    panel: Callable[[Record], str], name: Callable[[Record], str], order: str
-) -> Callable[[Results], Plot]:
-    """A drawing of errors against step size, from records of the kind "order".
-
-    Args:
-        panel: Where a record is drawn.
-        name: What it is called.
-        order: Where it says which order is expected.
-    """
-
-    def draw(results: Results) -> Plot:
-        plot, seen, labels = Plot(width=5.1), dict[str, set[float]](), ("step size h", "error")
-        for r in results.kind("order"):
-            h, error = np.array(r["step_sizes"], float), np.array(r["errors"], float)
-            style: Any = {"log": "xy", "linestyle": "", "markevery": 1}
-            axes = plot.line(panel(r), name(r), h, error, labels, **style)
-            slope = error[-1] * (h / h[-1]) ** r[order]
-            axes.plot(h, slope, "--", lw=1, c=plot.style(name(r))["color"])
-            ticks = seen.setdefault(panel(r), set())
-            ticks.update(h)
-            plain_log(axes, sorted(ticks)[:: 1 + len(ticks) // 5])
-        plot.key("slope of the order in theory", linestyle="--")
-        return plot
-
-    return draw
-
-
-SHARPNESS = Figure(
-    "sharpness",
-    sharpness,
-    "Largest Hessian eigenvalue along training. A line that climbs to 1 and stays there trains at "
-    "the edge of stability of its own method.",
-    each("Sharpness times h / R along training", "sharpness", "{optimizer}"),
-)
-ORDERS = Figure(
-    "order",
-    orders("{problem}".format_map, "{optimizer}".format_map, "nominal_order"),
-    "Error at a fixed flow time; dashed: the slope of the method's order. Look at whether points "
-    "are parallel to it.",
-    each("Observed orders", "order", "{optimizer} {observed_order:.2f}"),
-)
-
-
-def standard(
-    runs_of: Callable[[Results], pd.DataFrame], finding: Callable[[Results], str]
-) -> tuple[Figure, ...]:
-    """The figures of every race at tuned rates.
-
-    Args:
-        runs_of: The runs of the results, as `races.frame` gives them.
-        finding: Who ends lowest, in one sentence.
-    """
-    return (
-        Figure(
-            "loss_rate",
-            lambda r: loss_against_rate(runs_of(r), "learning_rate", "learning rate h"),
-            "Median over the fresh seeds (lines), their range (bands), the tuned rate (rings); a "
-            "cross in the strip on top marks a rate at which a seed diverged. Look at where each "
-            "line ends and how wide its valley is.",
-            lambda r: "Every optimizer has a valley of rates that ends where runs diverge.",
-        ),
-        Figure(
-            "loss_gradients",
-            lambda r: loss_against_cost(runs_of(r)),
-            "Each optimizer at its tuned rate. Every gradient of a step is counted: this is the "
-            "comparison at equal cost, so look at which line is lowest on the right.",
-            finding,
-        ),
-        Figure(
-            "loss_seconds",
-            lambda r: loss_against_cost(runs_of(r), seconds=True),
-            "The same curves against seconds, each run's time spread evenly over its gradients. "
-            "Lines that change places show where a gradient is not the whole cost of a step.",
-            lambda r: "Seconds follow gradients wherever lines keep their places.",
-        ),
-        Figure(
-            "profile",
-            lambda r: profile({"gradients to the target": races.gradients_to_target(runs_of(r))}),
-            "The share of (problem, seed) pairs in which an optimizer at its tuned rate "
-            "reaches the target within τ times the gradients of the fastest. The target is "
-            f"{races.TARGET:.0%} of the decrease from the median initial loss to the best median "
-            "final loss; a miss counts as infinity. Left end: who is fastest. Right end: who "
-            "arrives at all.",
-            finding,
-        ),
-    )

@@ -23,7 +23,6 @@ TARGET = 0.95
 GOOD = 0.1
 """A rate is good where the loss comes down by all but this share of the best decrease."""
 PAIR = ["problem", "optimizer"]
-ROUNDING = 1e-6
 
 
 class Race:
@@ -157,7 +156,6 @@ class Race:
             "validation": curve.validation,
             "ends": curve.ends,
             "loss_gradients": curve.gradients,
-            "spikes": curve.spikes,
         }
 
 
@@ -253,13 +251,10 @@ def limit(runs: pd.DataFrame) -> tuple[float, float]:
 def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Every optimizer against a baseline, one row an optimizer.
 
-    Columns: `solver` (whether it has an order as an ODE solver); `R`; `step_low` and `step_high`,
-    the bracket of its stability limit over the baseline's, each end the median over the `problems`
-    on which some rate of the baseline diverged; `step_larger` and `step_smaller`: on how many the
-    whole bracket is above or below 1; the same with `gradient`, the limits divided by the gradients
-    of a step; `lowest`: on how many problems its tuned median loss is the lowest; `below`: on how
-    many below the baseline's; `apart`: on how many of these that is significant (Holm, 5 %);
-    `reached` of `pairs` (problem, seed) at the target; `diverged` of `runs`.
+    `step_low` and `step_high` bracket its stability limit over the baseline's, each end the median
+    over the `problems` on which some rate of the baseline diverged; the same with `gradient`, the
+    limits divided by the gradients of a step. On how many problems its tuned median loss is the
+    `lowest`, or `below` the baseline's, and of these `apart`: significantly (Holm, 5 %).
     """
     limits, losses, cost = brackets(runs), tuned_losses(runs), gradients_to_target(runs)
     finite, best = losses.where(np.isfinite(losses)), tuned(runs)
@@ -283,9 +278,7 @@ def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def _against(limits: pd.DataFrame, name: str, baseline: str) -> dict[str, Any]:
-    """The bracket of a ratio of stability limits: medians over problems, and how often it is
-    clear of 1.
-    """
+    """The bracket of a ratio of stability limits: medians over problems."""
     found: dict[str, list[tuple[float, float]]] = {"step": [], "gradient": []}
     for problem in dict.fromkeys(key[0] for key in limits.index):
         if {(problem, name), (problem, baseline)} <= set(limits.index):
@@ -302,9 +295,6 @@ def _against(limits: pd.DataFrame, name: str, baseline: str) -> dict[str, Any]:
         lows, highs = np.array(ratios).reshape(-1, 2).T
         if len(lows):
             row |= {f"{key}_low": np.median(lows), f"{key}_high": np.median(highs)}
-        # Equal rates of two grids may differ by rounding.
-        row |= {f"{key}_larger": (lows > 1 - ROUNDING).sum()}
-        row |= {f"{key}_smaller": (highs < 1 + ROUNDING).sum()}
     return row
 
 
@@ -356,15 +346,9 @@ def seconds(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a problem and optimizer.
+    """One row a problem and optimizer; `COLUMNS` says what they mean.
 
-    Columns: `problem`, `optimizer`, `order`, `R`, `R_per_gradient`, `gradients_per_step`,
-    `gradients` (used by a run at the best rate), `best_rate` (chosen on the tuning seed),
-    `best_rate_per_gradient`, `best_at` (as `tuner.place` says), `loss_median`, `loss_min`,
-    `loss_max` (of the fresh seeds at that rate, infinite for a miss), `initial_loss`,
-    `sensitivity`, `width_octaves`, `rates`, `runs`, `diverged` (the last three over all rates and
-    seeds), `stable` and `unstable` (as `brackets` says, None where none did). No times: equal runs
-    give equal tables.
+    `gradients` are those of a run at the best rate. No times: equal runs give equal tables.
     """
     return pd.DataFrame([_row(mine) for _, mine in runs.groupby(PAIR, sort=False)])
 

@@ -81,11 +81,6 @@ class Curve:
         """Whether the final loss is not finite or above the initial one."""
         return self.status == "diverged"
 
-    @property
-    def spikes(self) -> int:
-        """Read-outs at which the loss is more than twice that of the point before."""
-        return int(np.sum(self.loss[1:] > 2 * self.loss[:-1]))
-
 
 class Runner:
     """One optimizer on one problem, compiled once for any rates, seeds and budget.

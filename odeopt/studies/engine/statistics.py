@@ -43,55 +43,16 @@ def pairs(first: Sequence[float], second: Sequence[float]) -> Pairs:
     return Pairs(float(1 - test.statistic / (len(a) * len(b))), float(test.pvalue))
 
 
-class Equivalence(NamedTuple):
-    """Whether two samples are the same to a factor.
+def paired_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """The 90 % interval of the ratio of geometric means, of positive numbers in pairs.
 
-    Attributes:
-        low: Lower end of the 90 % interval of the ratio of means of logarithms.
-        high: Upper end.
-        p: The larger p-value of two one-sided tests at the margin.
-        same: Whether p is below 0.05: the interval lies within the margin.
+    From 0 to infinity where it is not known: for a single pair, or where one is not finite.
     """
-
-    low: float
-    high: float
-    p: float
-    same: bool
-
-
-def equivalent(
-    first: Sequence[float], second: Sequence[float], factor: float, paired: bool = False
-) -> Equivalence:
-    """Two one-sided t-tests (Schuirmann 1987) on logarithms, with a margin of `factor` either way.
-
-    Args:
-        first: A sample of positive numbers.
-        second: Another one; of the same seeds where `paired`.
-        factor: The largest ratio that still counts as the same.
-        paired: Whether equal places belong together.
-    """
-    a, b = np.log(np.asarray(first, float)), np.log(np.asarray(second, float))
-    margin = np.log(factor)
-    if min(len(a), len(b)) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return Equivalence(0.0, np.inf, 1.0, False)
-    if np.ptp(a) == np.ptp(b) == 0:  # no spread to test against
-        gap = float(a[0] - b[0])
-        same = abs(gap) < margin
-        return Equivalence(np.exp(gap), np.exp(gap), float(not same), same)
-    if paired:
-        tests = [
-            stats.ttest_1samp(a - b, bound, alternative=side)
-            for bound, side in ((-margin, "greater"), (margin, "less"))
-        ]
-        interval = stats.ttest_1samp(a - b, 0).confidence_interval(0.9)
-    else:
-        tests = [
-            stats.ttest_ind(a + shift, b, equal_var=False, alternative=side)
-            for shift, side in ((margin, "greater"), (-margin, "less"))
-        ]
-        interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.9)
-    p = float(max(test.pvalue for test in tests))
-    return Equivalence(float(np.exp(interval.low)), float(np.exp(interval.high)), p, p < 0.05)
+    logs = np.log(np.asarray(first, float)) - np.log(np.asarray(second, float))
+    if len(logs) < 2 or not np.isfinite(logs).all():
+        return 0.0, np.inf
+    half = stats.t.ppf(0.95, len(logs) - 1) * stats.sem(logs)
+    return float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))
 
 
 def ratio(first: tuple[float, float], second: tuple[float, float]) -> tuple[float, float]:

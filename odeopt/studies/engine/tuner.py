@@ -14,7 +14,7 @@ TUNING_SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Learning rates `unit * ratio**k`, or a fixed list.
+    """Learning rates `unit * ratio**k`.
 
     Attributes:
         unit: The rate at k = 0.
@@ -24,7 +24,6 @@ class Grid:
         most: Most blocks; a best rate that is still at an end is then reported as such.
         stride: The distance of exponents while the grid grows.
         refine: How far in exponents from the best rate two more are tried last; 0 for none.
-        fixed: Rates given by the user, which are tried as they are.
         dtype: Rates are rounded to it, so that a record holds the rate that was run.
     """
 
@@ -35,14 +34,12 @@ class Grid:
     most: int = 4
     stride: float = 1
     refine: float = 0
-    fixed: tuple[float, ...] = ()
     dtype: Any = np.float64
 
     def rates(self, exponents: Sequence[float]) -> list[float]:
-        """The rates of these exponents, or all that are fixed; each once, though they round."""
+        """The rates of these exponents; each once, though they round."""
         scaled = (self.unit * self.ratio ** float(k) for k in exponents)
-        rounded = [float(self.dtype(rate)) for rate in self.fixed or scaled]
-        return list(dict.fromkeys(rounded))
+        return list(dict.fromkeys(float(self.dtype(rate)) for rate in scaled))
 
     @classmethod
     def octaves(cls, unit: float, **options: Any) -> "Grid":
@@ -62,12 +59,11 @@ class Grid:
         return cls(unit, 10.0, first, 1, 12, stride=0.5, refine=0.25, **options)
 
 
-def first_grid(entry: Entry, sharpness: float, dtype: Any, fixed: Sequence[float] = ()) -> Grid:
+def first_grid(entry: Entry, sharpness: float, dtype: Any) -> Grid:
     """Octaves around R/sharpness; half decades to 1 without R."""
-    options = {"fixed": tuple(fixed), "dtype": dtype}
     if entry.limit is None or not np.isfinite(entry.limit):
-        return Grid.half_decades(entry.unit, **options)
-    return Grid.octaves(entry.limit / sharpness, **options)
+        return Grid.half_decades(entry.unit, dtype=dtype)
+    return Grid.octaves(entry.limit / sharpness, dtype=dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +97,7 @@ def tune(evaluate: Callable[[list[float]], Sequence[float]], grid: Grid) -> Tune
         scores.update(zip(new, map(float, evaluate(new)), strict=True) if new else ())
 
     attempt(grid.first)
-    for _ in range(0 if grid.fixed else grid.most):
+    for _ in range(grid.most):
         beyond = [grid.stride * k for k in range(1, grid.block + 1)]
         at = place(scores)
         if at in ("lower end", "none"):
@@ -112,7 +108,7 @@ def tune(evaluate: Callable[[list[float]], Sequence[float]], grid: Grid) -> Tune
             high += beyond[-1]
         else:
             break
-    if grid.refine and not grid.fixed:
+    if grid.refine:
         middle = np.log(_best(scores) / grid.unit) / np.log(grid.ratio)
         middle = round(middle / grid.refine) * grid.refine
         attempt([middle - grid.refine, middle + grid.refine])

@@ -58,7 +58,6 @@ def with_equinox():
         (X, Y),
         name="equinox",
         has_aux=True,
-        weight_decay=1e-3,
         validation=(X, Y),
         metric=lambda model, held: jnp.max(jnp.abs(jax.vmap(model)(held[0]) - held[1])),
     )

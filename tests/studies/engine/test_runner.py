@@ -247,14 +247,14 @@ def test_a_random_loss_has_a_key_of_its_own_in_every_step():
     assert 1e-6 < a.final < 1e-1  # the noise averages out, which one key for all would not
 
 
-def test_weight_decay_is_part_of_the_loss():
-    (curve,) = Runner(linear(weight_decay=1.0), find("sgd"), 2000, [0], 1).run([(0.05, 0)])
-    assert curve.final > 1.0  # the minimum without it is 0
-
-
 def test_what_fails_within_the_program_is_raised_outside(kappa):
     def fail(index, curve):
         raise ValueError("disk full")
 
     with pytest.raises(ValueError, match="disk full"):
         Runner(kappa, find("sgd"), 20, [0], 4).run([(0.1, 0)] * 3, ended=fail)
+
+
+def test_weight_decay_is_part_of_the_loss():
+    (curve,) = Runner(linear(weight_decay=1.0), find("sgd"), 2000, [0], 1).run([(0.05, 0)])
+    assert curve.final > 1.0  # the minimum without it is 0

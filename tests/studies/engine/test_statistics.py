@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from odeopt.studies.engine.statistics import equivalent, holm, pairs, ratio
+from odeopt.studies.engine.statistics import holm, paired_ratio, pairs, ratio
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
@@ -39,30 +39,21 @@ def test_misses_are_the_highest_and_tie_with_each_other():
     assert found.share == pytest.approx((3 + 3 + 0.5 * 2) / 9)
 
 
-@given(st.integers(0, 10_000), st.floats(1.05, 3.0), st.booleans())
-def test_the_same_needs_an_interval_within_the_margin(seed, factor, paired):
+@given(st.integers(0, 10_000), st.floats(0.1, 10.0))
+def test_the_interval_of_paired_ratios_is_that_of_scipys_test(seed, factor):
     random = np.random.default_rng(seed)
-    a = np.exp(0.05 * random.standard_normal(6))
-    b = np.exp(0.05 * random.standard_normal(6) + random.choice([0.0, 0.5]))
-    found = equivalent(a, b, factor, paired=paired)
-    assert found.low <= found.high
-    assert found.same == (1 / factor < found.low and found.high < factor)
-    back = equivalent(b, a, factor, paired=paired)
-    assert (back.low, back.high) == pytest.approx((1 / found.high, 1 / found.low))
+    a, b = np.exp(0.05 * random.standard_normal((2, 6)))
+    low, high = paired_ratio(a, b)
+    known = stats.ttest_1samp(np.log(a / b), 0).confidence_interval(0.9)
+    assert (low, high) == pytest.approx(tuple(np.exp(known)))
+    assert paired_ratio(factor * a, b) == pytest.approx((factor * low, factor * high))
+    assert paired_ratio(b, a) == pytest.approx((1 / high, 1 / low))
 
 
-def test_equal_samples_are_the_same_and_a_miss_never_is():
-    assert equivalent([2.0, 2.0], [2.0, 2.0], 1.1).same
-    assert not equivalent([2.0, 2.0], [3.0, 3.0], 1.1).same
-    assert not equivalent([2.0, np.inf], [2.0, 2.0], 10.0).same
-    assert not equivalent([2.0], [2.0], 10.0).same
-
-
-def test_the_test_is_scipys():
-    a, b = np.exp([0.1, 0.2, 0.0]), np.exp([0.15, 0.1, 0.05])
-    upper = stats.ttest_ind(np.log(a) - np.log(1.5), np.log(b), equal_var=False,
-                            alternative="less")  # fmt: skip
-    assert equivalent(a, b, 1.5).p >= upper.pvalue
+def test_a_ratio_without_spread_is_itself_and_one_with_a_miss_is_not_known():
+    assert paired_ratio([3.0, 6.0], [2.0, 4.0]) == pytest.approx((1.5, 1.5))
+    assert paired_ratio([2.0, np.inf], [2.0, 2.0]) == (0.0, np.inf)
+    assert paired_ratio([2.0], [2.0]) == (0.0, np.inf)
 
 
 @given(*[st.floats(1e-3, 1e3)] * 4)
