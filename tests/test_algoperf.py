@@ -145,6 +145,7 @@ class Run:
         return self.workload.loss(self.params, self.model_state)
 
 
+@pytest.mark.slow
 def test_it_trains_and_reads_out_the_average(submission):
     run = Run(submission)
     before = run.loss()
