@@ -121,13 +121,17 @@ def command(*words):
 @pytest.mark.slow
 def test_it_runs_and_every_curve_ends_at_the_budget(folder):
     datasets = ["-d", "benchmark[problem=wine]", "-d", "stability[problem=logistic]"]
-    optimizers = ["-s", "odeopt[optimizer=rk4,learning_rate=[0.1,1.0]]", "-s", "optax"]
+    optimizers = [
+        *("-s", "odeopt[optimizer=rk4,learning_rate=0.1]"),
+        *("-s", "odeopt[optimizer=untuned,learning_rate=None]"),
+        *("-s", "optax[optimizer=['schedule-free'],learning_rate=0.1]"),
+    ]
     budget = ["-o", "loss[gradients=10]", "-r", "2"]
     results = folder / "results.parquet"
     command("run", folder, *datasets, *optimizers, *budget, "--no-plot", "--output", results)
     table = pd.read_parquet(results)
     runs = table.groupby(["dataset_name", "solver_name", "idx_rep"])
-    assert len(runs) == 2 * (2 + 4) * 2
+    assert len(runs) == 2 * 3 * 2
     assert (runs.stop_val.max() == 10).all()
     assert (runs.stop_val.min() == 0).all()
     # Every optimizer starts where the others do, and elsewhere in the next repetition.

@@ -2,8 +2,8 @@
 
 from benchmark_utils import CountedSolver
 
-from odeopt.studies.benchmark import untuned
-from odeopt.studies.engine.optimizers import Entry, find
+from odeopt.studies.benchmark import untuned_makers
+from odeopt.studies.engine.optimizers import Entry, entry, find
 from odeopt.studies.names import lookup
 
 
@@ -30,5 +30,6 @@ class Solver(CountedSolver):
     def make_entry(self) -> Entry:
         if self.learning_rate is not None:
             return find(self.optimizer)
-        rate_free = {entry.name: entry for entry in untuned(self.gradients)}
-        return lookup("optimizer without a learning rate", self.optimizer, rate_free)
+        makers = untuned_makers(self.gradients)
+        make = lookup("optimizer without a learning rate", self.optimizer, makers)
+        return entry(self.optimizer, make, tuned=False)
