@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("odeopt", "tests", "benchmarks", "examples", "docs")
+FOLDERS = ("odeopt", "tests", "benchmarks", "examples", "docs", "paper")
 FILES = [
     *sorted(ROOT.glob("*.md")),
     *(

@@ -31,7 +31,7 @@ from .engine import (
 )
 from .engine.drawing import INK, Plot
 from .engine.load import own_optimizers, own_problems
-from .engine.optimizers import Entry, contenders, entry
+from .engine.optimizers import Entry, Make, contenders, entry
 from .engine.problem import Problem
 from .engine.races import NAMED, Race, frame, fresh
 from .engine.rivals import OPTIMIZERS, RIVALS, averaged, names, rival
@@ -86,19 +86,23 @@ class Settings:
 
 def untuned(steps: int) -> list[Entry]:
     """What takes part as it is, for runs of so many steps; a rate is a factor of its constant."""
+    return [entry(name, make, tuned=False) for name, make in untuned_makers(steps).items()]
+
+
+def untuned_makers(steps: int) -> dict[str, Make]:
+    """The same optimizers as functions of that factor, by name."""
 
     def told(horizon: int | None) -> Any:
         rule = stepsize.anytime if horizon is None else functools.partial(stepsize.horizon, horizon)
         return lambda factor: zoo.untuned(learning_rate=rule(DISTANCE * factor))
 
-    made = {
+    return {
         QUESTION: told(steps),
         "untuned, told half": told(max(1, steps // 2)),
         "untuned, told twice": told(2 * steps),
         "untuned, told nothing": told(None),
         "log_time_adam": lambda factor: zoo.log_time_adam(first=1e-3 * factor),
     }
-    return [entry(name, make, tuned=False) for name, make in made.items()]
 
 
 FULL = {"problems": tuple(CONTESTS), "rivals": RIVALS, "seeds": 5, "gradients": 2000}

@@ -47,28 +47,30 @@ RIVALS = (
 
 
 def rival(name: str, steps: int) -> Entry:
-    """The rival of that name for runs of so many steps.
+    """The rival of that name for runs of so many steps, read out also at a running mean.
 
     Args:
         name: One of `RIVALS`.
         steps: When its schedule ends.
     """
+    return averaged(scheduled(name, steps), steps)
+
+
+def scheduled(name: str, steps: int) -> Entry:
+    """The same without the running mean."""
     optimizer, _, schedule = name.partition("+")
     if optimizer == "schedule-free":
-        return averaged(
-            Entry(
-                name,
-                lambda rate: contrib.schedule_free_adamw(
-                    rate, warmup_steps=_warm_up(steps), weight_decay=0.0
-                ),
-                read=contrib.schedule_free_eval_params,
-                unit=1e-2,
+        return Entry(
+            name,
+            lambda rate: contrib.schedule_free_adamw(
+                rate, warmup_steps=_warm_up(steps), weight_decay=0.0
             ),
-            steps,
+            read=contrib.schedule_free_eval_params,
+            unit=1e-2,
         )
     unit, make = OPTIMIZERS[optimizer]
     factor = SCHEDULES[schedule](steps)
-    return averaged(Entry(name, lambda rate: make(lambda n: rate * factor(n)), unit=unit), steps)
+    return Entry(name, lambda rate: make(lambda n: rate * factor(n)), unit=unit)
 
 
 class Averaged(NamedTuple):
