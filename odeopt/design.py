@@ -1,12 +1,13 @@
 """What an optimizer is, frozen, and its two functions `init` and `update`."""
 
 import dataclasses
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from .arguments import as_arrays, check_gradient, check_params
 from .flows import AbstractFlow
@@ -18,6 +19,7 @@ from .staged import init_progress, staged_update
 from .state import ODEState, counted, select
 from .stepsize import AbstractRule, StepInfo
 from .stepsize.rule import settled
+from .sums import finite
 
 LearningRate: TypeAlias = optax.ScalarOrSchedule | AbstractRule
 """A number, an optax schedule (of the number of steps), or a step-size rule."""
@@ -184,30 +186,81 @@ def _update(
     # as in optax, a step that needs no parameters takes their structure from the gradient
     z = (objective.given if params is None else params), state.aux
     info = StepInfo(state.steps, z, objective, objective.given_value(), flow, solver)
-    h, proposed = rule.propose(state.rule, info)
-    step = solver.step(flow, objective, z, h, state.memory)
-    verdict = rule.judge(proposed, info, h, step)
-    # What a flow keeps in another dtype (optax's `mu_dtype`) is wider within the step.
-    update, aux = optax.tree.cast_like((step.update, step.aux), (z[0], state.aux))
+    begun = 1
+    if rule.tries > 1:
+        solver, setup = solver.prepared(objective, z)
+        begun += setup
+        if info.value is None and Information.VALUE in rule.needs:
+            info, begun = info._replace(value=objective.value(z[0])), begun + 1
 
-    accept, rule_state, transform = verdict.accept, verdict.state, advanced
-    if design.rejects:
-        given, made = (grads, info.value), (h, update, aux)
-        ok, rule_state = settled(rule, state.rule, verdict, given, made, step.finite & (h >= 0))
-        transform = select(ok, advanced, state.transform)
-        # XLA on CPU would work out a cheap scalar again in every leaf that it enters, sums over all
-        # leaves included: compile time goes as the square of their number. It repeats no root.
-        accept = jnp.sqrt((ok & accept).astype(float)) > 0
-    elif step.finite is not True:
-        accept = step.finite & accept
-    stayed = jax.tree.map(jnp.zeros_like, update) if accept is not True else update
-    (update, aux), memory = select(
-        accept, ((update, aux), step.memory), ((stayed, state.aux), state.memory)
+    def attempt(rule_state: PyTree[Array], gradients: int | Array | None) -> _Try:
+        h, proposed = rule.propose(rule_state, info)
+        step = solver.step(flow, objective, z, h, state.memory)
+        verdict = rule.judge(proposed, info, h, step)
+        # What a flow keeps in another dtype (optax's `mu_dtype`) is wider within the step.
+        update, aux = optax.tree.cast_like((step.update, step.aux), (z[0], state.aux))
+
+        accept, after, transform = verdict.accept, verdict.state, advanced
+        if design.rejects:
+            given, made = (grads, info.value), (h, update, aux)
+            ok, after = settled(rule, rule_state, verdict, given, made, step.finite & (h >= 0))
+            transform = select(ok, advanced, state.transform)
+            # XLA on CPU would work out a cheap scalar again in every leaf that it enters, sums over
+            # all leaves included: compile time goes as the square of their number. It repeats no
+            # root.
+            accept = jnp.sqrt((ok & accept).astype(float)) > 0
+        elif step.finite is not True:
+            accept = step.finite & accept
+        stayed = jax.tree.map(jnp.zeros_like, update) if accept is not True else update
+        (update, aux), memory = select(
+            accept, ((update, aux), step.memory), ((stayed, state.aux), state.memory)
+        )
+        used = None
+        if gradients is not None and step.gradients is not None:
+            used = gradients + step.gradients + verdict.gradients
+        return _Try(update, aux, memory, after, transform, h, accept, verdict.again, used)
+
+    last = attempt(state.rule, begun)
+    if rule.tries > 1:
+        last = _tried_again(last, attempt, rule.tries, finite((grads, info.value)))
+    return last.update, counted(state, last.h, last.accept, last.gradients)._replace(
+        aux=last.aux, memory=last.memory, rule=last.rule, transform=last.transform
     )
-    gradients = None if step.gradients is None else 1 + step.gradients + verdict.gradients
-    return update, counted(state, h, accept, gradients)._replace(
-        aux=aux, memory=memory, rule=rule_state, transform=transform
-    )
+
+
+class _Try(NamedTuple):
+    """A step as it was judged: what `update` returns if it is the last one."""
+
+    update: PyTree[Array]
+    aux: PyTree[Array]
+    memory: PyTree[Array]
+    rule: PyTree[Array]
+    transform: PyTree[Array]
+    h: Array
+    accept: bool | Array
+    again: bool | Array
+    gradients: int | Array | None
+
+
+def _tried_again(
+    first: _Try, attempt: Callable[..., _Try], most: int, sane: Bool[Array, ""]
+) -> _Try:
+    """Further tries from the same point, until one is accepted or there were `most`."""
+
+    def unfinished(carry: tuple[_Try, Array]) -> Bool[Array, ""]:
+        last, tries = carry
+        return ~jnp.asarray(last.accept) & last.again & (tries < most) & sane
+
+    def again(carry: tuple[_Try, Array]) -> tuple[_Try, Array]:
+        last, tries = carry
+        return attempt(last.rule, last.gradients), tries + 1
+
+    carry = jax.tree.map(jnp.asarray, first), jnp.int32(1)
+    if isinstance(first.accept, jax.core.Tracer):
+        return jax.lax.while_loop(unfinished, again, carry)[0]
+    while unfinished(carry):  # without `jit` a loop of JAX's would be compiled in every call
+        carry = again(carry)
+    return carry[0]
 
 
 def _init_transform(design: Design, params: PyTree[Array]) -> PyTree[Array]:

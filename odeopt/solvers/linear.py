@@ -10,10 +10,10 @@ from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
 from ..checks import check, is_known, is_whole
-from ..curvature import gauss_newton, no_diagonal, outputs_per_sample
+from ..curvature import Rows, gauss_newton, no_diagonal, outputs_per_sample
 from ..objective import LinearMap, Objective
 from ..split import Split, split
-from .systems import AbstractSystem, Exact, Iterative, LinearSolve, split_parts
+from .systems import AbstractSystem, Exact, Iterative, LinearSolve, exact_rows, split_parts
 
 Curvature = Literal["auto", "ggn", "hessian"]
 Solve = Literal["auto", "exact", "cg"]
@@ -60,6 +60,7 @@ class LinearSolver(eqx.Module):
     tolerance: float | Scalar
     fraction: float = eqx.field(static=True)
     precondition: bool = eqx.field(static=True)
+    rows: Rows | None = eqx.field(repr=False)  # None: worked out for each system
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class LinearSolver(eqx.Module):
     ) -> None:
         self.curvature, self.solve, self.precondition = curvature, solve, precondition
         self.products, self.fraction = known_numbers(products, fraction)
-        self.tolerance = tolerance
+        self.tolerance, self.rows = tolerance, None
         check_curvature(self.curvature, self.products, self.fraction)
         if self.solve not in ("auto", "exact", "cg"):
             raise ValueError(f'solve is {self.solve!r}; pass "auto", "exact" or "cg".')
@@ -95,6 +96,14 @@ class LinearSolver(eqx.Module):
         diagonal = no_diagonal(params) if self.precondition else ()
         return LinearSolve(direction, none, jnp.zeros([], float), jnp.zeros([], float), diagonal)
 
+    def prepared(self, objective: Objective, params: PyTree[Array]) -> tuple["LinearSolver", int]:
+        """For several systems at `params`: the solver with the Jacobian, and what that has cost."""
+        parts = self._exact(objective, params)
+        if parts is None:
+            return self, 0
+        rows, used = exact_rows(parts, params)
+        return eqx.tree_at(lambda s: s.rows, self, rows, is_leaf=lambda x: x is None), used
+
     def system(
         self, objective: Objective, params: PyTree[Array], h: Scalar, gradient_cost: int
     ) -> tuple[AbstractSystem, Scalar]:
@@ -110,17 +119,25 @@ class LinearSolver(eqx.Module):
           The system, and what it was divided by to be multiplied with: 1 / (1 + h).
         """
         shift, weight = 1 / (1 + h), h / (1 + h)
+        parts = self._exact(objective, params)
+        if parts is not None:
+            rows, used = exact_rows(parts, params) if self.rows is None else (self.rows, 0)
+            return Exact(rows, shift, weight, used), shift
         kind: Curvature = "ggn" if is_gauss_newton(objective, self.curvature) else "hessian"
-        if kind == "ggn" or self.solve == "exact":
-            parts = split(objective, self.fraction)
-            if self.solve == "exact" or (self.solve == "auto" and self._exact(parts, params)):
-                return Exact(parts, shift, weight, params), shift
         product = curvature_product(objective, params, kind, self.fraction)
         cost = product_cost(objective, kind, self.fraction, gradient_cost)
         system = product, shift, weight, params, cost
         return Iterative(*system, self.products, self.tolerance, self.precondition), shift
 
-    def _exact(self, parts: Split, params: PyTree[Array]) -> bool:
+    def _exact(self, objective: Objective, params: PyTree[Array]) -> Split | None:
+        """Model and loss where the solve is exact."""
+        splits = self.solve == "exact" or is_gauss_newton(objective, self.curvature)
+        if self.solve == "cg" or not splits:
+            return None
+        parts = split(objective, self.fraction)
+        return parts if self.solve == "exact" or self._small(parts, params) else None
+
+    def _small(self, parts: Split, params: PyTree[Array]) -> bool:
         """Whether "auto" is exact."""
         leaves = jax.tree.leaves(params)
         size = sum(leaf.size for leaf in leaves)

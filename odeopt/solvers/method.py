@@ -19,10 +19,12 @@ class Model(NamedTuple):
     Attributes:
       linear: $g\cdot u$.
       quadratic: $\tfrac12u\cdot Bu$ with the curvature B of the step.
+      exact: whether the step solves its system to rounding, however long it is.
     """
 
     linear: Scalar
     quadratic: Scalar
+    exact: bool = False
 
 
 class Step(NamedTuple):
@@ -106,6 +108,10 @@ class AbstractMethod(eqx.Module):
     def init(self, flow: AbstractFlow, z: State) -> PyTree[Array]:
         """The memory before the first step, none by default. Structural, like `flow.init`."""
         return ()
+
+    def prepared(self, objective: Objective, z: State) -> tuple["AbstractMethod", int]:
+        """For steps from one `z`: the method with what they share, and its cost in gradients."""
+        return self, 0
 
     @abc.abstractmethod
     def step(

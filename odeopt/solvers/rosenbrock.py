@@ -90,6 +90,11 @@ class Rosenbrock(AbstractMethod):
         first = self.solver.init(z[0])
         return first if self.accuracy == 1 else (first, self.solver.init(z[0]))
 
+    def prepared(self, objective: Objective, z: State) -> tuple[AbstractMethod, int]:
+        """With the Jacobian, for the exact solve."""
+        solver, used = self.solver.prepared(objective, z[0])
+        return Rosenbrock(self.accuracy, solver), used
+
     def step(
         self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: Any
     ) -> Step:
@@ -105,7 +110,7 @@ class Rosenbrock(AbstractMethod):
             update, memory = system.solve_for_step(scale * h, slope, memory)
             used += system.cost(memory)
             if solved is objective:
-                model = Model(inner(slope, update), 0.5 * memory.quadratic_form)
+                model = Model(inner(slope, update), 0.5 * memory.quadratic_form, system.exact)
         else:
             one, first = system.solve_for_step(scale * h, slope, memory[0])
             there = solved.at(1).gradient(add(params, one))

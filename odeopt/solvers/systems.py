@@ -46,9 +46,11 @@ class AbstractSystem(abc.ABC):
 
     Attributes:
       setup: gradients that its preparation has cost.
+      exact: whether it is solved to rounding.
     """
 
     setup: int = 0
+    exact: bool = False
 
     @abc.abstractmethod
     def solve_for_step(
@@ -132,21 +134,26 @@ def split_parts(parts: Split, params: PyTree[Array]) -> bool:
     return any(is_split(jnp.asarray(leaf)) for leaf in jax.tree.leaves((parts.samples, params)))
 
 
-class Exact(AbstractSystem):
-    """By Cholesky's decomposition. As many gradients as a sample has outputs, for all solves."""
+def exact_rows(parts: Split, params: PyTree[Array]) -> tuple[Rows, int]:
+    """What exact solves go through, and its gradients: as many as a sample has outputs."""
+    if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
+        raise TypeError('solve="exact" takes real parameters only: pass solve="cg".')
+    if split_parts(parts, params):
+        raise ValueError(
+            'solve="exact" forms one matrix of all samples and parameters, which are split '
+            'over devices here: pass solve="cg", or "auto", which then is the same.'
+        )
+    return gauss_newton_rows(parts, params), outputs_per_sample(parts, params)[1]
 
-    def __init__(self, parts: Split, shift: Scalar, weight: Scalar, params: PyTree[Array]) -> None:
-        if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
-            raise TypeError('solve="exact" takes real parameters only: pass solve="cg".')
-        if split_parts(parts, params):
-            raise ValueError(
-                'solve="exact" forms one matrix of all samples and parameters, which are split '
-                'over devices here: pass solve="cg", or "auto", which then is the same.'
-            )
-        self._rows: Rows = gauss_newton_rows(parts, params)
-        self._shift, self._weight = shift, weight
-        self._invert = self._rows.factored(shift, weight)
-        self.setup = outputs_per_sample(parts, params)[1]
+
+class Exact(AbstractSystem):
+    """By Cholesky's decomposition."""
+
+    exact = True
+
+    def __init__(self, rows: Rows, shift: Scalar, weight: Scalar, setup: int) -> None:
+        self._rows, self._shift, self._weight, self.setup = rows, shift, weight, setup
+        self._invert = rows.factored(shift, weight)
 
     def solve_for_step(
         self,

@@ -48,11 +48,13 @@ class Verdict(NamedTuple):
       accept: whether it is taken; a Python True costs nothing.
       state: the state of the rule after it.
       gradients: what the rule itself has evaluated for it; a Hessian product counts as 2.
+      again: whether a rejected step is tried again in the same call, as often as `tries` says.
     """
 
     accept: bool | Bool[Array, ""]
     state: PyTree[Array]
     gradients: int | Int[Array, ""] = 0
+    again: bool | Bool[Array, ""] = False
 
 
 class AbstractRule(eqx.Module):
@@ -69,6 +71,11 @@ class AbstractRule(eqx.Module):
 
     needs: ClassVar[Information] = Information.NONE
     rejects: ClassVar[bool] = True
+
+    @property
+    def tries(self) -> int:
+        """The most steps that one call of `update` makes, where the verdict is to try again."""
+        return 1
 
     def check(self, flow: AbstractFlow, method: AbstractMethod) -> None:
         """Refuse what flags (`needs`) cannot say, when the optimizer is built: a `ValueError`."""

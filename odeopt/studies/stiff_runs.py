@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from threadpoolctl import threadpool_limits
 
-from .. import stepsize, zoo
+from .. import zoo
 from . import iterative
 from .engine import Lab, Task, at_least
 from .engine.load import own_optimizers, own_problems
@@ -119,8 +119,9 @@ def _known(name: str, **changes: Any) -> Callable[[], Entry]:
 
 
 def _with_cg() -> Entry:
+    known = find("linearly_implicit_euler")
     by_gain = lambda first: zoo.linearly_implicit_euler(  # noqa: E731
-        stepsize.gain_ratio(first=first), solve="cg"
+        known.make(first).design.rule, solve="cg"
     )
     return entry("linearly_implicit_euler-cg", by_gain, counted=True, tuned=False)
 

@@ -30,16 +30,18 @@ def linearly_implicit_euler(
     where B is the Hessian and the loss convex. For $h \to \infty$ it is the Newton or Gauss-Newton
     step, for $h \to 0$ gradient descent. Nothing bounds a large step on a loss that is not
     quadratic, so a fixed learning rate may diverge (on cross-entropy it does, since B vanishes
-    where softmax saturates); with `stepsize.gain_ratio()`, the default, the loss never rises.
+    where softmax saturates); with `stepsize.gain_ratio`, the default, the loss never rises.
 
     Costs, in gradients a step: 1; the exact solve as many as a sample has outputs, and a Cholesky
     decomposition of at most 1,000 rows; or conjugate gradients 2 a product; `gain_ratio` 1, and 1
     for the loss at the start unless `update` gets `value=`. The quadratic model of `gain_ratio` is
-    that of the linear system, so it takes no product of its own.
+    that of the linear system, so it takes no product of its own. Unless
+    the batch is another, a step that it rejects is tried again in the same call, which costs 1 (and
+    products), but no Jacobian.
 
     Args:
-      learning_rate: $h$: None for `stepsize.gain_ratio()`; or a number, a schedule of the number of
-        steps, or another rule.
+      learning_rate: $h$: None for `stepsize.gain_ratio(tries=5)`; or a number, a schedule of the
+        number of steps, or another rule.
       curvature: "auto": "ggn" where `value_fn` is an `odeopt.composite`, else "hessian", of any
         loss. Where that is indefinite, conjugate gradients stop at the last direction before they
         saw it.
@@ -87,7 +89,8 @@ def linearly_implicit_euler(
       True
     """
     solver = solvers.LinearSolver(curvature, solve, products, tolerance, fraction, precondition)
-    return controlled(solvers.Rosenbrock(1, solver), learning_rate, **options)
+    rule = gain_ratio(tries=5) if learning_rate is None else learning_rate
+    return controlled(solvers.Rosenbrock(1, solver), rule, **options)
 
 
 @named
@@ -111,7 +114,8 @@ def rosenbrock2(
     second solve; `gain_ratio` takes a Hessian product.
 
     Args:
-      learning_rate: as for `linearly_implicit_euler`, and so are all others.
+      learning_rate: None for `stepsize.gain_ratio()`; else as for `linearly_implicit_euler`, and so
+        are all others.
       curvature: "auto", "ggn" or "hessian".
       solve: "auto", "exact" or "cg".
       products: the most curvature products of each of two solves, beside one for its start.
@@ -153,7 +157,7 @@ def exponential_euler(
     1, and 1 for the loss at the start unless `update` gets `value=`.
 
     Args:
-      learning_rate: as for `linearly_implicit_euler`.
+      learning_rate: None for `stepsize.gain_ratio()`; else as for `linearly_implicit_euler`.
       curvature: "auto", "ggn" or "hessian"; see `linearly_implicit_euler`. Along directions of
         negative curvature the step grows exponentially, as the flow does.
       products: the most curvature products of a step; None for 10.

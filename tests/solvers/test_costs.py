@@ -67,7 +67,7 @@ def test_a_model_of_an_exact_quadratic_foresees_every_step(rate):
         x, sizes = x + updates, [*sizes, float(state.step_size)]
     assert sizes == pytest.approx([0.3] * 3 if rate else [1.0, 3.0, 9.0])
     if rate is None:
-        assert float(state.rule) == 27.0
+        assert float(state.rule.size) == 27.0
 
 
 @pytest.mark.parametrize("name", ["linearly_implicit_euler", "exponential_euler"])

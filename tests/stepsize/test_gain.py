@@ -102,6 +102,186 @@ def test_the_size_of_the_next_step_follows_the_ratio(x64):
         assert float(updates) == (-1.0 if factor > 0 else 0.0)
 
 
+# several tries in a call
+
+
+def of_outputs(loss):
+    return odeopt.composite(loss, lambda x: x, samples=())
+
+
+def seen(opt, x, loss):
+    """The state after a call that ended where the next one begins."""
+    state = opt.init(x)
+    return state._replace(rule=state.rule._replace(loss=loss.astype(float)))
+
+
+def steep(x):
+    """Finite far out, too: a step that is not is made shorter by more."""
+    return jnp.sum(jnp.array([1.0, 10.0]) * x**2 + jnp.cos(3 * x))
+
+
+@pytest.mark.parametrize("factor", [1.001, 0.999])
+def test_where_the_model_is_nearly_exact_the_step_grows_by_its_error(factor, x64):
+    loss = of_outputs(lambda x: 1 + x + (factor - 1) * x**3)  # as above
+    x = jnp.float64(0.0)
+    for make, solve, begin, expected in [
+        (odeopt.linearly_implicit_euler, {"solve": "exact"}, seen, 10.0),
+        (odeopt.linearly_implicit_euler, {"solve": "exact"}, lambda opt, x, _: opt.init(x), 3.0),
+        (odeopt.linearly_implicit_euler, {"solve": "cg"}, seen, 3.0),
+        (odeopt.euler, {}, seen, 3.0),
+    ]:
+        opt = make(gain_ratio(tries=2), **solve)
+        _, after = opt.update(jax.grad(loss)(x), begin(opt, x, loss(x)), x, value_fn=loss)
+        np.testing.assert_allclose(after.rule.size, expected)
+
+
+@pytest.mark.parametrize("offset", [1e-3, 1.0, 1e4])
+def test_rounding_is_not_taken_for_an_exact_model(offset):
+    loss = of_outputs(lambda x: offset - 0.01 * jnp.sum(x))  # linear, so the model is exact
+    opt, x = odeopt.linearly_implicit_euler(gain_ratio(tries=2)), jnp.zeros(1)
+    _, after = opt.update(jax.grad(loss)(x), seen(opt, x, loss(x)), x, value_fn=loss)
+    decrease, eps = 0.01**2, np.finfo(np.float32).eps
+    known = 0.01 * decrease / (10 * eps * (offset + decrease))
+    assert max(3.0, 0.3 * known) <= 1.01 * float(after.rule.size)
+    assert float(after.rule.size) <= 1.01 * max(3.0, known)
+
+
+def test_a_quadratic_takes_a_few_steps(x64):
+    loss = odeopt.composite(
+        lambda out: 0.5 * jnp.sum(out**2), lambda x: jnp.geomspace(0.1, 10, 20) * x, samples=()
+    )
+    _, (values, accepted, _) = descend(odeopt.linearly_implicit_euler(), jnp.ones(20), loss, 6)
+    assert jnp.all(accepted)
+    assert values[4] < 1e-12 * values[0]
+
+
+@methods
+@pytest.mark.parametrize("give_value", [True, False])
+def test_tries_are_the_steps_that_halving_would_make(name, give_value):
+    x, first = jnp.array([1.0, -0.5]), 4.0
+    value, grads = jax.value_and_grad(steep)(x)
+    given = {"value": value} if give_value else {}
+    opt = MAKERS[name](gain_ratio(first=first, tries=10))
+    begun = seen(opt, x, value)
+    updates, state = jax.jit(lambda: opt.update(grads, begun, x, value_fn=steep, **given))()
+    alone, tries = None, 0
+    while alone is None or not jnp.any(alone):
+        one = MAKERS[name](gain_ratio(first=first / 2**tries))
+        alone, after = one.update(grads, one.init(x), x, value_fn=steep, **given)
+        tries += 1
+    assert tries > 1
+    np.testing.assert_allclose(updates, alone, rtol=1e-5)
+    np.testing.assert_allclose(state.rule.size, after.rule, rtol=1e-6)
+    np.testing.assert_allclose(state.rule.loss, steep(x + updates), rtol=1e-6)
+    assert float(state.time) == first / 2 ** (tries - 1)
+    assert (int(state.steps), int(state.rejected)) == (1, 0)
+    stages = {"euler": 1, "heun": 2, "rk4": 4}[name]
+    # further stages, the model's product and the loss at the trial point for each, one start
+    assert int(state.gradients) == 1 + (not give_value) + tries * (stages - 1 + 3)
+
+
+def test_tries_end_and_the_call_is_rejected_once():
+    x = jnp.array([1.0, -0.5])
+    opt = odeopt.euler(gain_ratio(first=1e6, tries=3))
+    updates, state = opt.update(jax.grad(steep)(x), seen(opt, x, steep(x)), x, value_fn=steep)
+    np.testing.assert_array_equal(updates, jnp.zeros(2))
+    assert (int(state.steps), int(state.rejected)) == (1, 1)
+    assert float(state.rule.size) == 1e6 / 8
+    assert int(state.gradients) == 2 + 3 * 3
+
+
+def test_where_the_batch_is_another_a_step_is_rejected_as_with_one_try():
+    x = jnp.array([1.0, -0.5])
+    found = []
+    for tries in (1, 9):
+        opt = odeopt.euler(gain_ratio(first=1e3, tries=tries))
+        state = opt.init(x) if tries == 1 else seen(opt, x, 1.1 * steep(x))
+        updates, after = opt.update(jax.grad(steep)(x), state, x, value_fn=steep)
+        size = after.rule if tries == 1 else after.rule.size
+        found.append((updates, size, after.gradients, after.rejected))
+    chex.assert_trees_all_equal(*found)
+
+
+def test_the_loss_of_the_last_call_is_that_of_the_next_though_programs_round_otherwise():
+    x = jnp.array([1.0, -0.5])
+    opt = odeopt.euler(gain_ratio(first=0.01, tries=9))
+    _, state = opt.update(jax.grad(steep)(x), opt.init(x), x, value_fn=steep)
+    state = state._replace(rule=state.rule._replace(size=jnp.asarray(10.0)))
+    x = x - 0.01 * jax.grad(steep)(x)
+    _, after = opt.update(jax.grad(steep)(x), state, x, value_fn=steep)
+    assert int(after.rejected) == 0
+    assert 0.0 < float(after.step_size) < 10.0
+
+
+@pytest.mark.parametrize("bad", [{"value": jnp.nan}, {}])
+def test_a_bad_batch_is_not_tried_again(bad):
+    x = jnp.array([1.0, -0.5])
+    opt = odeopt.euler(gain_ratio(first=1e3, tries=9))
+    state = seen(opt, x, steep(x))
+    grads = jax.grad(steep)(x) if bad else jnp.full(2, jnp.nan)
+    updates, after = opt.update(grads, state, x, value_fn=steep, **{"value": steep(x), **bad})
+    np.testing.assert_array_equal(updates, jnp.zeros(2))
+    assert int(after.rejected) == 1
+    assert float(after.rule.size) == 1e3
+    assert int(after.gradients) == 1 + 3
+
+
+@pytest.mark.parametrize("solve", ["exact", "cg"])
+def test_the_jacobian_is_taken_once_for_all_tries(solve):
+    """Each try of the exact solve costs the loss at its point; `vmap` tries until all are done."""
+    loss = odeopt.composite(
+        lambda out: jnp.sum(out**2),
+        lambda x: jnp.stack([10 * (x[1] - x[0] ** 2), 1 - x[0]]),
+        samples=(),
+    )
+    opt = odeopt.linearly_implicit_euler(gain_ratio(first=1e3, tries=20), solve=solve)
+    starts = jnp.array([[-1.2, 1.0], [1.0, 0.9], [0.3, 4.0]])
+
+    def update(x):
+        value, grads = jax.value_and_grad(loss)(x)
+        return value, *opt.update(grads, seen(opt, x, value), x, value=value, value_fn=loss)
+
+    before, updates, states = jax.jit(jax.vmap(update))(starts)
+    alone = [jax.jit(update)(x) for x in starts]
+    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
+    found = (before, updates, states)
+    if solve == "cg":  # of the rest of its residual only the size is the same
+        found, expected = ((*t[:2], t[2].rule) for t in (found, expected))
+    chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-6)
+    assert jnp.all(jax.vmap(loss)(starts + updates) < before)
+    tries = 1 + np.round(np.log2(1e3 / states.step_size))
+    assert tries.max() > 1 == tries.min()
+    if solve == "exact":
+        np.testing.assert_array_equal(states.gradients, 1 + 2 + tries)
+
+
+def test_a_try_evaluates_the_model_once():
+    calls = []
+
+    def predict(x):
+        jax.debug.callback(lambda: calls.append(1))
+        return jnp.stack([10 * (x[1] - x[0] ** 2), 1 - x[0]])
+
+    loss = odeopt.composite(lambda out: jnp.sum(out**2), predict, samples=())
+    x = jnp.array([-1.2, 1.0])
+    value, grads = jax.value_and_grad(loss)(x)
+
+    def evaluations(first):
+        opt = odeopt.linearly_implicit_euler(gain_ratio(first=first, tries=20))
+        begun = seen(opt, x, value)
+        update = jax.jit(lambda: opt.update(grads, begun, x, value=value, value_fn=loss))
+        jax.effects_barrier()
+        calls.clear()
+        _, state = jax.block_until_ready(update())
+        jax.effects_barrier()
+        return len(calls), state
+
+    several, state = evaluations(1e3)
+    once, accepted = evaluations(float(state.step_size))
+    assert several > once
+    assert int(state.gradients) - int(accepted.gradients) == several - once
+
+
 def test_a_trial_point_that_is_not_finite_is_a_rejection():
     edge = lambda x: jnp.sum(x - jnp.log(x))  # nan beyond x = 0
     start = jnp.array([2.0, 0.5])
@@ -171,6 +351,12 @@ def test_what_cannot_work_is_refused():
 def test_bad_arguments(name):
     with pytest.raises(ValueError, match=f"{name} is -1.*must be positive"):
         gain_ratio(**{name: -1.0})
+
+
+def test_bad_options():
+    for tries in (0, 1.5):
+        with pytest.raises(ValueError, match=r"tries is .*whole number of at least 1"):
+            gain_ratio(tries=tries)
 
 
 def test_an_implicit_step_grows_far_beyond_the_explicit_limit():

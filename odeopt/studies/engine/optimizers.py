@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -127,7 +128,9 @@ BASELINES: dict[str, Callable[[], Entry]] = {
 
 
 def _controlled(make: Callable[..., Any]) -> Entry:
-    by_gain = lambda first: make(stepsize.gain_ratio(first=first))  # noqa: E731
+    """By its own step-size rule, from another first step."""
+    rule = make().design.rule
+    by_gain = lambda first: make(eqx.tree_at(lambda r: r.first, rule, first))  # noqa: E731
     return entry(make.__name__, by_gain, counted=True)
 
 
