@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import tempfile
 import zlib
@@ -21,6 +22,9 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 # The first example of a test compiles, which no deadline should count.
 hypothesis.settings.register_profile("odeopt", deadline=None)
 hypothesis.settings.load_profile("odeopt")
+
+# An extra of its own, which `.ci/run` installs: it is large.
+collect_ignore = [] if importlib.util.find_spec("benchopt") else ["test_benchopt.py"]
 
 # Of the cases of one test function the fast tier runs one, `.ci/run` a few more (`slow`); only
 # `pytest -m ""` runs them all (`exhaustive`), but for the seams, of which `.ci/run` runs every one.

@@ -11,15 +11,14 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
+from benchopt.benchmark import Benchmark
 
 import odeopt
 from odeopt.studies import problems
 from odeopt.studies.benchmark_problems import build
 from odeopt.studies.engine.steps import advance
 
-pytest.importorskip("benchopt")
-
-from benchopt.benchmark import Benchmark
+pytestmark = pytest.mark.slow
 
 FOLDER = Path(__file__).parent.parent / "benchmarks" / "benchopt"
 
@@ -68,7 +67,6 @@ def test_a_call_is_a_gradient(solvers, optimizer, rate, cost):
         assert list(first) == list(range(0, 12, cost))
 
 
-@pytest.mark.slow
 def test_untuned_is_told_the_budget(solvers):
     (problem,) = problems.build(["logistic"])
     solver = solvers["odeopt"].get_instance(optimizer="untuned", learning_rate=None)
@@ -118,7 +116,6 @@ def command(*words):
     subprocess.run([sys.executable, "-m", "benchopt", *words], env=environment, check=True)
 
 
-@pytest.mark.slow
 def test_it_runs_and_every_curve_ends_at_the_budget(folder):
     datasets = ["-d", "benchmark[problem=wine]", "-d", "stability[problem=logistic]"]
     optimizers = [
@@ -144,6 +141,5 @@ def test_it_runs_and_every_curve_ends_at_the_budget(folder):
     assert (table.objective_value == decides).all()
 
 
-@pytest.mark.slow
 def test_it_passes_the_tests_of_benchopt(folder):
     command("test", folder, "--skip-install")

@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import jinja2
-import pytest
+import yaml  # flax brings it
 
 import odeopt
 
@@ -14,7 +14,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def test_the_conda_recipe_takes_version_and_dependencies_from_the_sources():
-    yaml = pytest.importorskip("yaml")  # benchopt brings it
     file = ROOT / "conda" / "recipe" / "meta.yaml"
 
     def beside(name):

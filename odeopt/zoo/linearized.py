@@ -35,9 +35,9 @@ def linearly_implicit_euler(
     Costs, in gradients a step: 1; the exact solve as many as a sample has outputs, and a Cholesky
     decomposition of at most 1,000 rows; or conjugate gradients 2 a product; `gain_ratio` 1, and 1
     for the loss at the start unless `update` gets `value=`. The quadratic model of `gain_ratio` is
-    that of the linear system, so it takes no product of its own. Unless
-    the batch is another, a step that it rejects is tried again in the same call, which costs 1 (and
-    products), but no Jacobian.
+    that of the linear system, so it takes no product of its own. While the batch is the same, a
+    step that it rejects is tried again in the same call, which costs 1 (and products), but no
+    Jacobian.
 
     Args:
       learning_rate: $h$: None for `stepsize.gain_ratio(tries=5)`; or a number, a schedule of the
