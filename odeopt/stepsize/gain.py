@@ -46,21 +46,16 @@ class GainRatio(AbstractRule):
     first: float | Array
     least: float
     limit: float
-    most: int = eqx.field(static=True, default=1)
-
-    @property
-    def tries(self) -> int:
-        """As asked for."""
-        return self.most
+    tries: int = eqx.field(static=True, default=1)
 
     def init(self, params: PyTree[Array]) -> Any:
         """The size to try next."""
         first = jnp.asarray(self.first, float)
-        return first if self.most == 1 else Seen(first, jnp.zeros([], float))
+        return first if self.tries == 1 else Seen(first, jnp.zeros([], float))
 
     def propose(self, state: Any, info: StepInfo) -> tuple[Scalar, Any]:
         """What the last step left."""
-        return (state if self.most == 1 else state.size), state
+        return (state if self.tries == 1 else state.size), state
 
     def judge(self, state: Any, info: StepInfo, h: Scalar, step: Step) -> Verdict:
         """Accepted if the loss is finite and does not rise."""
@@ -69,7 +64,7 @@ class GainRatio(AbstractRule):
         before = objective.value(params) if info.value is None else jnp.asarray(info.value)
         after = objective.value(optax.apply_updates(params, update))
         same: bool | Array = False
-        if self.most > 1:
+        if self.tries > 1:
             apart = jnp.sqrt(jnp.finfo(before.dtype).eps) * jnp.abs(before)
             same = jnp.abs(before - state.loss.astype(before.dtype)) <= apart
         model, used = step.model, 1 + (info.value is None)
@@ -98,14 +93,14 @@ class GainRatio(AbstractRule):
         trusted = jnp.where(predicted > 0, longer, jnp.where(predicted < 0, _SHRINK, 1.0))
         factor = jnp.where(unseen, trusted, factor)
         size = jnp.clip(h * factor, self.least, self.limit)
-        if self.most == 1:
+        if self.tries == 1:
             return Verdict(accept, size, used)
         end = jnp.where(accept, after, before).astype(float)
         return Verdict(accept, Seen(size, end), used, same)
 
     def failed(self, state: Any) -> Any:
         """A quarter of the size, as after a rejection."""
-        if self.most == 1:
+        if self.tries == 1:
             return jnp.maximum(_REJECT * state, self.least)
         return state._replace(size=jnp.maximum(_REJECT * state.size, self.least))
 

@@ -67,15 +67,12 @@ class AbstractRule(eqx.Module):
       needs: what a rule cannot do without, beside the gradient; compared with what flow, solver
         and mode have when the optimizer is built.
       rejects: whether a step that is not finite is rejected, as `odeopt.guard` asks of any.
+      tries: the most steps that one call of `update` makes, where the verdict is to try again.
     """
 
     needs: ClassVar[Information] = Information.NONE
     rejects: ClassVar[bool] = True
-
-    @property
-    def tries(self) -> int:
-        """The most steps that one call of `update` makes, where the verdict is to try again."""
-        return 1
+    tries = 1
 
     def check(self, flow: AbstractFlow, method: AbstractMethod) -> None:
         """Refuse what flags (`needs`) cannot say, when the optimizer is built: a `ValueError`."""
