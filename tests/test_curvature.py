@@ -98,6 +98,7 @@ def rows_of(loss, params, data):
     return curvature.Rows(*jax.jit(make)(params), unravel)
 
 
+@pytest.mark.slow
 @losses
 def test_gauss_newton_products_are_those_of_the_definition(name, x64):
     params, data = problem()
@@ -156,6 +157,7 @@ def definite(n=12):
     return jnp.asarray(basis * np.geomspace(1, 100, n) @ basis.T)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("products", [1, 6])
 def test_conjugate_gradients_are_those_of_jax(products, x64):
     matrix = definite()
@@ -190,6 +192,7 @@ def test_a_good_start_saves_products_and_its_length_does_not_matter(x64):
     np.testing.assert_allclose(warm.value, cold.value, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_iterate_points_with_the_right_hand_side_from_any_start(x64):
     matrix, right = definite(), jnp.cos(jnp.arange(12.0))
     start = -right + 0.1 * jnp.sin(jnp.arange(12.0))

@@ -66,6 +66,7 @@ def test_the_function_stays(layers, params):
     np.testing.assert_allclose(model(grown.params, X), model(params, X), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", LAYERS)
 @pytest.mark.parametrize("name", NORMALIZED | PLAIN)
 def test_the_dynamics_stay_in_the_middle_of_a_run(name, layers, params):

@@ -46,6 +46,7 @@ def test_it_needs_no_more_than_the_page_says(name):
     assert within <= ROWS[name][1] + 0.05
 
 
+@pytest.mark.slow
 def test_momentum_and_adam_need_what_optax_needs():
     for name, theirs in (
         ("heavy_ball", optax.sgd(0.1, 0.9)),

@@ -53,6 +53,7 @@ def test_stochastic_rounding_follows_float32():
     assert abs(ratio - 1) < 0.02
 
 
+@pytest.mark.slow
 def test_compensated_summation_follows_float32():
     ratio = final_loss(jnp.bfloat16, compensate=True) / final_loss(jnp.float32)
     assert abs(ratio - 1) < 0.01
@@ -104,6 +105,7 @@ def test_compensated_passes_on_what_the_optimizer_needs():
     assert jnp.array_equal(odeopt.step_params(state, x), x)
 
 
+@pytest.mark.slow
 def test_a_compensated_state_is_summed_up_and_comes_back_from_pickle_flax_and_orbax(tmp_path):
     opt = odeopt.compensated(odeopt.adam(1e-3))
     params = {"low": jnp.ones(4, jnp.bfloat16), "wide": jnp.ones(3)}

@@ -13,6 +13,7 @@ def loss(params, rows):
     return jnp.mean(jnp.cosh(rows @ params["w"] + params["b"]))
 
 
+@pytest.mark.slow
 def test_it_is_the_mean_of_rayleigh_quotients(x64):
     params = {"w": jnp.array([0.5, -0.2]), "b": jnp.array(0.1)}
     expected = []

@@ -71,6 +71,7 @@ def test_one_loss_has_one_term_half_a_step_of_hg(x64):
     np.testing.assert_allclose(found.relative, h / 2 * diagnostics.corridor(whole, x), rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_parts_split_the_drift_of_their_sum_and_shares_sum_to_1(x64):
     h, x = 0.1, start()
     tasks = [lambda x, b=b: part(x, b) for b in BATCHES]

@@ -37,6 +37,7 @@ def trained(x64):
     return params, data, jax.jit(jax.hessian(lambda v: network(unravel(v), **data)))(flat)
 
 
+@pytest.mark.slow
 def test_the_extreme_eigenvalues_and_their_vectors_are_those_of_the_dense_hessian(trained):
     params, data, dense = trained
 
@@ -165,6 +166,7 @@ def test_moments_of_the_density_are_those_of_the_matrix_up_to_the_spread_of_one_
         )
 
 
+@pytest.mark.slow
 def test_the_gauss_newton_spectrum_is_that_of_the_dense_matrix(trained):
     params, data, _ = trained
     flat, unravel = ravel_pytree(params)
@@ -192,6 +194,7 @@ def test_gauss_newton_is_the_hessian_where_the_model_is_linear(trained):
     np.testing.assert_allclose(found.values, expected.values, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_trees_of_every_dtype_are_seen_as_real():
     """Complex entries count as two real ones, bfloat16 is widened, empty leaves are nothing."""
     params = mixed_params()

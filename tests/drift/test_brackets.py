@@ -70,6 +70,7 @@ def test_the_bracket_is_what_the_order_of_two_steps_changes(x64):
     assert observed(lambda n: errors(n)[1], [128, 256]) == pytest.approx(2, abs=0.1)
 
 
+@pytest.mark.slow
 def test_gradient_descent_on_several_tasks_needs_the_conflict_term(x64):
     together = lambda x: sum(task(x) for task in TASKS)
 

@@ -80,6 +80,7 @@ def test_a_b_series_is_the_weighted_sum_and_shares_its_last_derivatives():
     assert difference(total, expected) < 1e-13
 
 
+@pytest.mark.slow
 def test_leaves_keep_their_dtypes_and_masked_ones_stay_empty():
     y = {"a": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(3, jnp.float32), "c": ()}
     field = lambda y: jax.tree.map(lambda leaf: -jnp.sin(leaf), y)

@@ -43,6 +43,7 @@ def model(x64):
     }
 
 
+@pytest.mark.slow
 def test_the_mean_over_all_orders_follows_the_penalized_loss_with_local_order_3(model):
     def error(n, flow=model[False]):
         h = 1 / n
@@ -56,6 +57,7 @@ def test_the_mean_over_all_orders_follows_the_penalized_loss_with_local_order_3(
     assert observed(given, steps) == pytest.approx(2, abs=0.1)  # with one order's bracket
 
 
+@pytest.mark.slow
 def test_a_given_order_needs_the_bracket(model):
     @jax.jit
     def iterates(n):

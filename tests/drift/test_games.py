@@ -103,6 +103,7 @@ def prepared(updates, speeds):
     return n, grad_fn, method, GameFlow(speeds, updates)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("updates", "speeds"), CASES, ids=str)
 def test_the_drift_of_a_step_is_what_the_table_says(updates, speeds):
     """The step's Taylor series in h, against the blocks of the field's derivative."""
@@ -255,6 +256,7 @@ def test_penalties_with_these_weights_are_the_counter_terms():
         chex.assert_trees_all_close(plain, jax.tree.map(lambda u: u / h, moved), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_in_turn_the_second_players_interaction_has_the_other_sign():
     """Order 2 of alternating steps on penalized losses; order 1 with the simultaneous sign."""
 
@@ -295,6 +297,7 @@ def average(losses, size):
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), each)
 
 
+@pytest.mark.slow
 def test_two_halves_are_unbiased_and_one_batch_is_not():
     weights = {"own": 0.3, "interaction": -0.2}
     losses = noisy, other

@@ -59,6 +59,7 @@ def test_the_corrected_method_has_the_order(make, correction, order, x64):
     assert abs(rate - order) < 0.1
 
 
+@pytest.mark.slow
 def test_the_other_sign_costs_the_order(x64):
     method = solvers.Rosenbrock(1, solvers.LinearSolver("hessian", **EXACT))
     doubled = drift.regularized(flows.GradientFlow(), lambda h: -h / 4)

@@ -93,6 +93,7 @@ def test_the_regularized_flow_of_a_loss_is_the_flow_of_the_regularized_loss(x64,
     assert distance(ours, two_steps(flow, plain)) > 1e-3
 
 
+@pytest.mark.slow
 def test_every_leaf_keeps_its_dtype_and_products_are_counted():
     params = mixed_params()
     flow = drift.regularized(flows.GradientFlow(), 0.1)

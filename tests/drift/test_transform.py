@@ -26,6 +26,7 @@ def descend(opt, params, objective, n=4):
     return params, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_before_sgd_it_is_corrected_euler(order):
     schedule = optax.linear_schedule(0.2, 0.0, 4)

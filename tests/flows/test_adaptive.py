@@ -13,6 +13,7 @@ def quotient(mean, square, eps, eps_root):
     return mean / (jnp.sqrt(square + eps_root) + eps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "derivative",
     [

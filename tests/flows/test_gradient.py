@@ -86,6 +86,7 @@ def test_anywhere_else_it_is_evaluated_also_at_the_start():
     assert_trees_equal(objective(GIVEN).gradient(elsewhere), jax.grad(loss)(elsewhere))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [None, GIVEN])
 def test_a_product_is_the_dense_hessian_s(given, x64):
     """With a given gradient too: differentiating through that would give zero."""

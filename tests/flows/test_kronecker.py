@@ -146,6 +146,7 @@ def test_it_is_the_published_algorithm(shape, options, x64):
     assert np.max(abs(late - expected)) > 1e-3  # the measurement can fail
 
 
+@pytest.mark.slow
 def test_the_first_step_is_along_the_polar_factor(x64):
     w = normal(5, 5, 3)
     end, _ = run(odeopt.soap(0.1, eps=0.0), w, steps=1)
@@ -277,6 +278,7 @@ def test_it_commutes_with_rotations_of_both_sides(x64):
         assert bool(jnp.max(jnp.abs(rotated - a @ plain @ b)) < 1e-8) is same
 
 
+@pytest.mark.slow
 def test_bases_stay_orthogonal_and_approach_the_eigenvectors():
     _, state = run(odeopt.soap(0.01), normal(5, 12, 7).astype(jnp.float32), steps=300)
     metric = metric_of(state)
@@ -286,6 +288,7 @@ def test_bases_stay_orthogonal_and_approach_the_eigenvectors():
         assert jnp.linalg.norm(factor - jnp.diag(jnp.diag(factor))) < 0.1 * jnp.linalg.norm(factor)
 
 
+@pytest.mark.slow
 def test_a_stack_of_matrices_is_as_many_matrices(x64):
     one, two = normal(1, 4, 4), normal(2, 4, 4)
     opt = odeopt.soap(0.02, weight_dimension_numbers=MuonDimensionNumbers(2, 0))
@@ -326,6 +329,7 @@ def test_bases_are_those_of_the_first_gradient_that_is_not_zero():
     np.testing.assert_allclose(turned, jnp.diag(jnp.diag(turned)), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 def test_what_no_gradient_moves_stays(scale):
     """Rounding would be divided by its own size: rows without a gradient would walk at random."""
@@ -338,6 +342,7 @@ def test_what_no_gradient_moves_stays(scale):
     assert jnp.max(moved[6:]) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_gradient_of_rank_1_moves_along_itself():
     u, v = normal(1, 5), normal(2, 4)
     grads = jnp.outer(u, v).astype(jnp.float32)

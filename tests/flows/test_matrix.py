@@ -148,12 +148,14 @@ class WrongAge(flows.SpectralFlow):
         return super().aged(aux, grads, jax.tree.map(lambda d: 0.5 * d, back))
 
 
+@pytest.mark.slow
 def test_a_counter_term_with_the_wrong_age_of_the_moment_fails(x64):
     flow = WrongAge(0.6, None, nesterov=False)
     build = lambda h: odeopt.ode_optimizer(flow, solvers.Lie(), h, correction=2)
     assert orders(build, along_the_flow())[-1] < 1.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "order"), [(solvers.Euler(), 1), (solvers.RK4(), 3)], ids=["euler", "rk4"]
 )
@@ -194,6 +196,7 @@ def test_the_polar_factor_and_its_derivative(drawn):
     np.testing.assert_allclose(change, difference, atol=1e-6 * float(1 + 1 / least))
 
 
+@pytest.mark.slow
 def test_singular_matrices_have_a_bounded_derivative():
     for matrix in (jnp.zeros((3, 2)), jnp.ones((3, 2)), jnp.diag(jnp.array([1.0, 1e-30]))):
         factor, change = jax.jvp(
@@ -290,6 +293,7 @@ def steps_of(flow, solver, h=0.05, steps=10):
     return params, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flow", "solver"),
     [

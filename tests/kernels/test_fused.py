@@ -61,6 +61,7 @@ def close(got, expected, dtype):
         assert jnp.all(apart <= unit.astype(jnp.float32) + 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UPDATES)
 @pytest.mark.parametrize("form", FORMS)
 def test_kernel_is_its_reference_at_every_size(name, form):

@@ -42,6 +42,7 @@ def test_a_window_of_one_is_the_optimizer_bit_for_bit(name):
     assert int(outer.gradients) == int(state.gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INNER)
 def test_it_is_the_composition_newest_first(x64, name):
     loss, params, _ = regression()
@@ -177,6 +178,7 @@ def test_it_runs_under_vmap_masked_and_inject_hyperparams(x64):
     assert gap({"w": params["w"]}, jax.tree.map(lambda x: x[-1], zero)) < 1e-14
 
 
+@pytest.mark.slow
 def test_random_keys_can_be_stored():
     loss = lambda x, key: jnp.sum((x - jax.random.normal(key, x.shape)) ** 2)
     opt = ordering.backward(odeopt.euler(0.1), 3, example={"key": jax.random.key(0)})

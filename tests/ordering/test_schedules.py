@@ -14,6 +14,7 @@ from odeopt import drift, ordering
 from ..drift.models import BATCHES, distance, last, observed, part, solve, start
 
 
+@pytest.mark.slow
 def test_every_epoch_sees_every_batch_once_in_its_order():
     orders = {
         "forward": ordering.forward(7),

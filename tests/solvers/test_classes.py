@@ -44,6 +44,7 @@ def adaptive(solver, tolerance=1e-4):
     return diffrax.diffeqsolve(term, solver, 0.0, 1.0, 0.1, start(), stepsize_controller=controller)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
 def test_pairs_step_adaptively(name, x64):
     exact = adaptive(diffrax.Dopri8(), 1e-13).ys[0]
@@ -61,6 +62,7 @@ def test_without_an_estimate_adaptive_steps_are_refused(name):
         adaptive(CLASSES[name]())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OWN)  # the others have diffrax's own interpolant
 def test_dense_output_meets_the_steps(name, x64):
     saved = diffrax.diffeqsolve(

@@ -29,6 +29,7 @@ def tight(cls, **kwargs):
     return cls(root_finder=diffrax.VeryChord(rtol=1e-12, atol=1e-12), **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "stages"), [(diffrax.Dopri8(), 13), (diffrax.Tsit5(), 6), (diffrax.Euler(), 1)]
 )
@@ -41,6 +42,7 @@ def test_explicit_solvers_take_odeopt_s_loop(solver, stages, x64):
     np.testing.assert_allclose(end, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IMPLICIT)
 def test_implicit_solvers_equal_diffeqsolve_on_a_stiff_quadratic(name, x64):
     solver, h, n = tight(IMPLICIT[name]), 0.1, 5

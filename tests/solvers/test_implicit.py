@@ -69,6 +69,7 @@ def test_order_of_the_optimizer(name, x64):
     assert abs(observed(end, "gradient", ORDERS[name]) - ORDERS[name]) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "order"), [("implicit_midpoint", 2), ("exponential_euler", 1)])
 def test_order_with_a_matrix_that_is_not_the_jacobian(name, order, x64):
     """Newton's method gets there all the same; the exponential of a wrong matrix does not."""
@@ -154,6 +155,7 @@ def test_stability_function_through_diffeqsolve(name, x64):
     assert CLASSES[name].stability_limit == np.inf
 
 
+@pytest.mark.slow
 def test_which_methods_let_stiff_modes_die(x64):
     """L-stability of implicit Euler; of the two of order 2 the factor goes to -1."""
     rates, ones = jnp.array([1e6, 1e9, 1e12]), jnp.ones(3)
@@ -266,6 +268,7 @@ def quadratic(n=30):
     return (lambda x: 0.5 * x @ matrix @ x), rotation, rates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("basis", [None, 10])
 def test_exponential_is_exact_on_quadratics_at_any_step_size(basis, x64):
     value, rotation, rates = quadratic(10)
@@ -315,6 +318,7 @@ def test_the_quadratic_form_is_that_of_the_step(basis, x64):
     assert int(state.gradients) == 1 + 2 * 20
 
 
+@pytest.mark.slow
 def test_a_stationary_point_stays(x64):
     for name in MAKERS:
         x = jnp.zeros(3)

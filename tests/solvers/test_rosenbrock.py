@@ -123,12 +123,14 @@ def flow_of(value, x, time):
 # orders and stability
 
 
+@pytest.mark.slow
 @methods
 def test_order_on_a_nonlinear_loss(name, x64):
     make = lambda h: MAKERS[name](h, "hessian", **to_the_end)
     assert abs(observed(make, loss, start(), 1.0, 128, value_fn=loss) - ORDERS[name]) < 0.1
 
 
+@pytest.mark.slow
 @methods
 def test_order_with_a_matrix_that_is_not_the_jacobian(name, x64):
     """Far from interpolation the Gauss-Newton matrix misses much of the Hessian."""
@@ -181,6 +183,7 @@ def test_a_large_step_is_newtons(x64):
     np.testing.assert_allclose(updates, newton, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [4, 30])  # fewer and more outputs than parameters
 def test_a_large_step_is_gauss_newtons(samples, x64):
     params, data = network(samples=samples)
@@ -273,6 +276,7 @@ def test_no_first_step_over_six_decades_makes_it_diverge(name, value_fn):
     assert jnp.all(state.rejected < 40)
 
 
+@pytest.mark.slow
 def test_a_fixed_step_diverges_on_cross_entropy():
     """Why control is the default: softmax saturates, and nothing holds the step back."""
     params, data = network(hidden=8, samples=30, dtype=jnp.float32)
@@ -382,6 +386,7 @@ def test_mixed_trees_keep_their_types():
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.slow
 def test_masked_parameters_stay():
     params, data = network(dtype=jnp.float32)
     mask = {"in": True, "bias": False, "out": True}

@@ -54,6 +54,7 @@ def test_order_of_the_optimizer(order, field, x64):
     assert abs(observed(optimizer_end(make, field), field, order) - order) < 0.1
 
 
+@pytest.mark.slow
 @by_order
 @pytest.mark.parametrize("field", FIELDS)
 def test_order_through_diffeqsolve(order, field, x64):
@@ -225,6 +226,7 @@ def test_every_stage_evaluates_one_gradient(stages):
     assert int(state.gradients) == stages == RungeKuttaChebyshev(stages).gradients_per_step
 
 
+@pytest.mark.slow
 def test_mixed_trees_keep_their_types_and_nothing_recompiles_with_chosen_stages():
     chex.clear_trace_counter()
     params = mixed_params()
@@ -442,6 +444,7 @@ def test_chosen_stages_under_vmap():
         np.testing.assert_allclose(update, one(rate), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_chosen_stages_of_masked_parameters():
     x = jnp.array([1.0, -1.0, 1.0, 0.5])
     params = {"a": x, "b": jnp.ones(2)}

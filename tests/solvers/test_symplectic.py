@@ -51,6 +51,7 @@ def exact(drive):
     return np.concatenate([leaf[0] for leaf in solution.ys])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drive", [0.0, 1.0])
 @pytest.mark.parametrize("name", CASES)
 def test_order_through_diffeqsolve(name, drive):

@@ -29,6 +29,7 @@ def step_size(rule, x, loss=bowl):
 points = st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3).map(jnp.array)
 
 
+@pytest.mark.slow
 @given(x=points, cap=st.floats(1e-3, 1e3), power=st.sampled_from([0.5, 1.0, 2.0]))
 @pytest.mark.parametrize("smooth", [False, True])
 def test_drift_adjusted_never_exceeds_its_cap_and_is_finite(x, cap, power, smooth):
@@ -52,6 +53,7 @@ def test_drift_adjusted_on_an_eigenvector_is_two_over_its_eigenvalue(axis):
     assert int(state.gradients) == 3  # the gradient, and a Hessian product that counts 2
 
 
+@pytest.mark.slow
 @given(x=points.filter(lambda x: bool(jnp.linalg.norm(x) > 1e-3)))
 def test_drift_adjusted_is_at_least_the_stability_limit_of_euler(x):
     size, _ = step_size(drift_adjusted(cap=1e6), x)

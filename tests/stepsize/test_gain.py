@@ -56,6 +56,7 @@ def network_params():
     }
 
 
+@pytest.mark.slow
 @methods
 def test_a_network_trains_from_any_first_step_over_twelve_decades(name):
     def train(first):

@@ -89,6 +89,7 @@ def test_it_stays_below_the_edge_of_stability_of_a_network_that_sharpens():
     assert loss(end) < 0.7 * loss(params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "curvature",
     [jnp.zeros(3), -jnp.ones(3), jnp.full(3, jnp.nan)],

@@ -50,6 +50,7 @@ def test_the_two_flows_of_a_quadratic_agree_with_its_modes(x64):
     np.testing.assert_allclose(0.5 * (EIGENVALUES * points**2).sum(1), exact, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_adams_flow_with_equal_moments_at_the_start_moves_like_the_sign(x64):
     # Early on both corrected moments are those of one gradient: every coordinate moves at speed 1.
     times = np.array([0.0, 1e-4, 2e-4])
@@ -89,6 +90,7 @@ def test_runs_on_flow_time_converge_with_the_order(swept):
         assert above.worst.item() > 1
 
 
+@pytest.mark.slow
 def test_momentum_errs_by_its_factor_on_the_delayed_clock(swept):
     euler = {row.step: row.end for row in deviations(swept(find("euler"))).itertuples()}
     for b in (0.5, 0.9):
@@ -238,6 +240,7 @@ def test_every_claim_is_judged_and_the_verdict_counts_them():
     assert f"of {len(rivals)} rival readings {rivals.count('does not hold')} do" in found.verdict
 
 
+@pytest.mark.slow
 def test_figures_leave_out_what_was_not_measured(tmp_path):
     def drawn(records):
         found = Results(equivalence.STUDY, equivalence.Settings(), records)

@@ -15,6 +15,7 @@ from odeopt.studies.engine import Results, page
 from .engine import accessible
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [m for m in plane.METHODS if m != "alternating"])
 def test_a_linear_game_grows_as_calculated(x64, method):
     (record,) = plane.trajectory("damped rotation", method)
@@ -46,6 +47,7 @@ def test_a_step_is_counted_as_its_compiled_program_computes():
         assert operations(name) / once == pytest.approx(cost, rel=0.15), name
 
 
+@pytest.mark.slow
 def test_samples_at_the_modes_cover_them_and_a_blur_covers_none(monkeypatch):
     key = jax.random.key(1)
     which = jax.random.randint(key, (mixture.SAMPLES,), 0, 8)

@@ -32,6 +32,7 @@ def test_the_spread_keeps_its_digits_where_points_come_to_rest(x64):
     assert float(tail.spread) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", rest.PROBLEMS)
 def test_the_least_loss_is_the_least(x64, name):
     problem = rest.PROBLEMS[name]()
@@ -100,6 +101,7 @@ def test_a_gain_is_claimed_where_the_interval_leaves_no_doubt(palindromic, word)
     assert ("lower than reshuffling on p with o" in results.verdict) == (word == "holds")
 
 
+@pytest.mark.slow
 def test_the_network_is_counted_and_its_errors_are_shares(x64):
     lab = Lab(Store(None, {}))
     (run,) = epochs.train(epochs.network(), "Adam", "palindromic", 0.01, lab, 1, 1)

@@ -105,6 +105,7 @@ def losses(problem, steps, rate):
     return float(problem.loss(begin, data)), float(problem.loss(end, data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits-cnn-64", "digits-residual-64"])
 def test_networks_with_structure_learn_digits(name):
     before, after = losses(*problems.build([name]), 150, 3e-3)

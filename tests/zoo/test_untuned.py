@@ -69,6 +69,7 @@ def test_it_is_its_formulas(x64):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("horizon", [None, 40])
 @pytest.mark.parametrize("scale", [2.0**-10, 2.0**20])
 def test_the_scale_of_the_loss_does_not_matter(horizon, scale, x64):
@@ -79,6 +80,7 @@ def test_the_scale_of_the_loss_does_not_matter(horizon, scale, x64):
         np.testing.assert_allclose(other[k], one[k], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("horizon", [None, 100])
 def test_a_zero_gradient_moves_nothing_but_the_decay_of_matrices(horizon):
     opt, zero = odeopt.untuned(horizon), jax.tree.map(jnp.zeros_like, PARAMS)
@@ -114,6 +116,7 @@ def test_a_side_of_1_is_no_matrix():
     assert all(bool(jnp.all(u == 0)) for u in jax.tree.leaves(updates))  # it does not decay
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [0, 7])
 @pytest.mark.parametrize("horizon", [None, 40])
 def test_a_batch_that_is_not_finite_costs_one_step(horizon, bad):

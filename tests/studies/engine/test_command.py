@@ -120,6 +120,7 @@ def test_a_share_makes_its_part_and_no_report(call, tmp_path):
     assert (tmp_path / "out" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_without_a_traceback(tmp_path, request):
     with subprocess.Popen(
         [sys.executable, "-c", TOY, str(request.config.rootpath), "toy", "--count", "1"],

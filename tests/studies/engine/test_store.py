@@ -72,6 +72,7 @@ def test_a_torn_last_line_is_made_again_and_nothing_else_is_lost(cut, tail):
         assert (path / store.RUNS).read_bytes() == whole
 
 
+@pytest.mark.slow
 @given(
     line=st.integers(0, 3),
     at=st.integers(0, 500),
@@ -109,6 +110,7 @@ def test_a_line_that_is_there_twice_counts_once(tmp_path):
     assert len(reopened(tmp_path / "out")) == 4
 
 
+@pytest.mark.slow
 def test_a_second_process_is_told_who_writes_and_a_killed_one_holds_nothing(tmp_path):
     out = tmp_path / "out"
     filled(out)
