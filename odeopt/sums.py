@@ -239,8 +239,9 @@ def finite(*trees: PyTree[Array]) -> Bool[Array, ""]:
       >>> bool(odeopt.sums.finite(jnp.ones(2), {"w": jnp.array(jnp.inf)}))
       False
     """
-    # 0 times what is not finite is NaN: on CPU a sum takes a third of the time of `any`.
-    bad = [~jnp.isfinite(jnp.sum(leaf * 0)) for leaf in jax.tree.leaves(trees)]
+    # NaN is the largest: on CPU a maximum takes a third of the time of `any`.
+    leaves = (x for x in jax.tree.leaves(trees) if jnp.issubdtype(x.dtype, jnp.inexact))
+    bad = [~jnp.isfinite(jnp.max(jnp.abs(x), initial=0)) for x in leaves]
     return total(bad, jnp.int32) == 0
 
 

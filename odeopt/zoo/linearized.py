@@ -62,7 +62,7 @@ def linearly_implicit_euler(
       An optax transformation; its state holds one copy of the parameters (none with
       `solve="exact"`), and in `memory` (`solvers.LinearSolve`) the products, 0 where the solve was
       exact, the residual and the curvature of the last accepted step. Conjugate gradients take five
-      copies within a step, eight with `gain_ratio`; the exact solve the Jacobian: samples times
+      copies within a step, nine with `gain_ratio`; the exact solve the Jacobian: samples times
       outputs times parameters.
 
     Raises:

@@ -433,7 +433,7 @@ def test_memory_of_a_step_is_what_the_docstrings_say():
     value_fn = odeopt.composite(lambda out: jnp.sum(jnp.cosh(out)), lambda x: 1.1 * x, samples=())
     x = jnp.ones(n, jnp.float32)
     for opt, copies in [
-        (odeopt.linearly_implicit_euler(), 8),
+        (odeopt.linearly_implicit_euler(), 9),
         (odeopt.implicit_euler(0.1), 12),
         (odeopt.exponential_euler(0.1), 26),
         (odeopt.exponential_euler(0.1, basis=2), 10),

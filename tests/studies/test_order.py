@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from odeopt.studies import Problem, order
+from odeopt.studies import Problem, accuracy, order
 from odeopt.studies import order_epochs as epochs
 from odeopt.studies import order_rest as rest
 from odeopt.studies.engine import Lab, Results, page
@@ -116,7 +116,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(rest.run, "__defaults__", (9,))
     monkeypatch.setattr(epochs.train, "__defaults__", (2, 2))
     monkeypatch.setattr(epochs, "COARSEST", 2)
-    monkeypatch.setattr(epochs, "HALVINGS", 1)
+    monkeypatch.setattr(accuracy, "HALVINGS", 1)
     monkeypatch.setattr(epochs, "RATES", {"Adam": (0.01,)})
     methods = ("forward", "backward, window 8", "backward, full", "averaged")
     kept = {name: rest.METHODS[name] for name in methods}
