@@ -145,3 +145,11 @@ def test_keys_and_steps_give_other_roundings():
     ]
     # only a missing step, which is step 0, makes two of them equal
     assert len({tuple(r.tolist()) for r in rounded}) == 6
+
+
+def test_only_an_entry_that_is_not_finite_is_not_finite():
+    largest = jnp.finfo(jnp.float32).max
+    assert odeopt.sums.finite(jnp.array([largest + 1j * largest]), jnp.zeros((0, 2)), jnp.arange(3))
+    for bad in (jnp.nan, jnp.inf, -jnp.inf):
+        assert not odeopt.sums.finite(jnp.ones(2), jnp.array([1 + 1j * bad]))
+        assert not odeopt.sums.finite(jnp.array([0, bad], jnp.float16))

@@ -124,8 +124,9 @@ class AbstractObjectiveWrapper(AbstractWrapper):
         at_once = self.base.fused(substeps, z, self.seen(objective, h), h)
         if at_once is None:
             return None
+        update, aux, cost = at_once
         look = count_gradients(lambda o, z, h: self.seen(o, h).here(z[0]), z, h, given=True)
-        return *at_once[:2], at_once[2] + look
+        return update, aux, cost + look
 
     def potential(self, objective: Objective, h: Scalar) -> Any:
         """That of `base`, of the objective that it sees."""

@@ -123,9 +123,8 @@ class LinearSolver(eqx.Module):
         if parts is not None:
             rows, used = exact_rows(parts, params) if self.rows is None else (self.rows, 0)
             return Exact(rows, shift, weight, used), shift
-        kind: Curvature = "ggn" if is_gauss_newton(objective, self.curvature) else "hessian"
-        product = curvature_product(objective, params, kind, self.fraction)
-        cost = product_cost(objective, kind, self.fraction, gradient_cost)
+        product = curvature_product(objective, params, self.curvature, self.fraction)
+        cost = product_cost(objective, self.curvature, self.fraction, gradient_cost)
         system = product, shift, weight, params, cost
         return Iterative(*system, self.products, self.tolerance, self.precondition), shift
 

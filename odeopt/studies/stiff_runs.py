@@ -15,7 +15,7 @@ from .. import zoo
 from . import iterative
 from .engine import Lab, Task, at_least
 from .engine.load import own_optimizers, own_problems
-from .engine.optimizers import Entry, contenders, entry, find
+from .engine.optimizers import Entry, contenders, controlled, entry, find
 from .engine.problem import Problem
 from .engine.races import Race
 from .engine.store import Record
@@ -119,11 +119,8 @@ def _known(name: str, **changes: Any) -> Callable[[], Entry]:
 
 
 def _with_cg() -> Entry:
-    known = find("linearly_implicit_euler")
-    by_gain = lambda first: zoo.linearly_implicit_euler(  # noqa: E731
-        known.make(first).design.rule, solve="cg"
-    )
-    return entry("linearly_implicit_euler-cg", by_gain, counted=True, tuned=False)
+    make = functools.partial(zoo.linearly_implicit_euler, solve="cg")
+    return controlled("linearly_implicit_euler-cg", make, tuned=False)
 
 
 ITERATIVE = {"bfgs": iterative.bfgs, "levenberg_marquardt": iterative.levenberg_marquardt}

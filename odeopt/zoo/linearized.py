@@ -89,8 +89,7 @@ def linearly_implicit_euler(
       True
     """
     solver = solvers.LinearSolver(curvature, solve, products, tolerance, fraction, precondition)
-    rule = gain_ratio(tries=5) if learning_rate is None else learning_rate
-    return controlled(solvers.Rosenbrock(1, solver), rule, **options)
+    return controlled(solvers.Rosenbrock(1, solver), learning_rate, tries=5, **options)
 
 
 @named
@@ -191,8 +190,12 @@ def exponential_euler(
 
 
 def controlled(
-    method: solvers.AbstractMethod, learning_rate: LearningRate | None, **options: Any
+    method: solvers.AbstractMethod,
+    learning_rate: LearningRate | None,
+    *,
+    tries: int = 1,
+    **options: Any,
 ) -> Optimizer:
-    """A method of gradient flow, by default controlled by the gain ratio."""
-    rule = gain_ratio() if learning_rate is None else learning_rate
+    """A method of gradient flow, by default controlled by the gain ratio with so many tries."""
+    rule = gain_ratio(tries=tries) if learning_rate is None else learning_rate
     return ode_optimizer(GradientFlow(), method, rule, **options)

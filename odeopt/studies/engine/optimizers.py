@@ -127,11 +127,11 @@ BASELINES: dict[str, Callable[[], Entry]] = {
 """Optax's own optimizers, under the names that studies give them."""
 
 
-def _controlled(make: Callable[..., Any]) -> Entry:
-    """By its own step-size rule, from another first step."""
+def controlled(name: str, make: Callable[..., Any], **options: Any) -> Entry:
+    """An optimizer by its own step-size rule, from another first step."""
     rule = make().design.rule
     by_gain = lambda first: make(eqx.tree_at(lambda r: r.first, rule, first))  # noqa: E731
-    return entry(make.__name__, by_gain, counted=True)
+    return entry(name, by_gain, counted=True, **options)
 
 
 def _named(*families: str) -> dict[str, Callable[[], Entry]]:
@@ -168,7 +168,7 @@ OTHERS: dict[str, Callable[[], Entry]] = {
     # Near a minimum its limit is the heavy ball's; far from one, steps are bounded anyhow.
     "relativistic": functools.partial(entry, "relativistic", zoo.relativistic, limit=None),
     **{n: functools.partial(entry, n, make) for n, make in _OF_A_RATE.items()},
-    **{make.__name__: functools.partial(_controlled, make) for make in _CONTROLLED},
+    **{make.__name__: functools.partial(controlled, make.__name__, make) for make in _CONTROLLED},
 }
 """The zoo's optimizers that are not explicit solvers of gradient flow, and `solver@rule`.
 
