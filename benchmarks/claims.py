@@ -40,7 +40,8 @@ def document(kept: Record) -> str:
         "must come out the same way in more seeds than chance would have (sign test, p <= 0.05).",
         "",
         f"**Of {len(found)} claims: {counts(words)}.** "
-        f"{'A full' if kept['full'] else 'A quick'} run on {kept['machine']}; "
+        f"{'A full' if kept['full'] else 'A quick'} run on {kept['machine']}, "
+        f"seeds from {kept['first seed']} on; "
         + ", ".join(f"{name} {version}" for name, version in kept["versions"].items())
         + ".",
     ]

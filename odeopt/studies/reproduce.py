@@ -41,12 +41,16 @@ class Settings:
     Attributes:
         claims: Names of the claims to run.
         full: More seeds and longer runs.
+        first_seed: The first seed of each claim; the others follow it.
     """
 
     claims: tuple[str, ...] = ()
     full: bool = False
+    first_seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.first_seed < 0:
+            raise ValueError(f"--first-seed is {self.first_seed}; give a whole number from 0 on.")
         for name in self.claims:
             lookup("claim", name, claims())
 
@@ -73,7 +77,8 @@ def tasks(settings: Settings) -> list[Task]:
     for name, claim in claims().items():
         if claim.experiment is None or name in absent:
             continue
-        for seed in range(claim.seeds[settings.full]):
+        seeds = range(settings.first_seed, settings.first_seed + claim.seeds[settings.full])
+        for seed in seeds:
             weight = claim.seconds[settings.full] * (name in settings.claims)
             work = functools.partial(_work, name, claim, seed, settings)
             found.append(Task(f"{name}, seed {seed}", work, weight))
@@ -262,6 +267,7 @@ def summary(results: Results) -> Record:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": versions(),
         "full": results.settings.full,
+        "first seed": results.settings.first_seed,
         "claims": {
             str(name): {
                 "verdict": row["verdict"],
@@ -309,6 +315,7 @@ def command(
     *names: str,
     every: Annotated[bool, Parameter("--all", negative="")] = False,
     show: Annotated[bool, Parameter("--list", negative="")] = False,
+    first_seed: int = 0,
     options: Annotated[engine.Options | None, Parameter(name="*")] = None,
 ) -> None:
     """Run claims of the papers and judge them; results of earlier calls are kept and shown too.
@@ -317,6 +324,8 @@ def command(
         names: Claims, as --list names them.
         every: All claims. One whose data are not here is out of reach.
         show: Only list them: paper, claim, cost, status in the folder.
+        first_seed: The first seed of each claim, to ask with other random numbers than those of
+            the committed run.
         options: Of every study. Results are in claims-quick or claims-full unless --out says
             otherwise; --resume is always on.
     """
@@ -338,6 +347,6 @@ def command(
         estimate = f"About {sum(todo) / 60:.0f} minutes on one core; Ctrl-C loses nothing."
         Console(stderr=True).print(Text(estimate))
     options = dataclasses.replace(options, out=folder, resume=True)
-    results = engine.run(study(), options, {"claims": chosen})
+    results = engine.run(study(), options, {"claims": chosen, "first_seed": first_seed})
     if options.share is None:
         write_text(folder / SUMMARY, json.dumps(summary(results), indent=1) + "\n")

@@ -221,6 +221,19 @@ def test_one_claim_after_the_other_in_one_folder(call, tmp_path):
     assert any("igr-orders" in line and "not run" in line for line in out.splitlines())
 
 
+def test_other_seeds_are_asked_in_a_folder_of_their_own(call, tmp_path):
+    tasks = reproduce.tasks(reproduce.Settings(("edge-flow",), first_seed=100))
+    assert [t.name for t in tasks if "edge-flow," in t.name] == [
+        f"edge-flow, seed {seed}" for seed in range(100, 105)
+    ]
+    assert call("games-dirac", "--first-seed", "7")[0] == 0
+    kept = json.loads((tmp_path / "claims-quick" / "summary.json").read_text())
+    assert kept["first seed"] == 7
+    code, _, err = call("games-dirac")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "first_seed: 7 there, 0 now" in err
+
+
 def test_mistakes_are_one_line(call, monkeypatch, tmp_path):
     code, _, err = call("game-dirac")
     assert (code, err.count("\n")) == (2, 1)
