@@ -32,6 +32,7 @@ from .names import lookup
 from .papers import PAPERS
 
 SUMMARY = "summary.json"
+FAILED = "failed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,11 @@ def _work(name: str, claim: Claim, seed: int, settings: Settings, lab: Lab) -> l
     piece = f"{name} {claim.version}, seed {seed}"
     if name not in settings.claims:
         return lab.store.get(piece) or []
-    return lab.once(piece, lambda: [_measured(name, claim, seed, settings.full)])
+    try:
+        return lab.once(piece, lambda: [_measured(name, claim, seed, settings.full)])
+    except (ArithmeticError, RuntimeError, ValueError) as error:  # not kept: run again by --resume
+        words = str(error).strip().split("\n")[0] or type(error).__name__
+        return [{"kind": FAILED, "claim": name, "reason": f"seed {seed} failed: {words}"}]
 
 
 def _measured(name: str, claim: Claim, seed: int, full: bool) -> Record:
@@ -102,7 +107,7 @@ def _measured(name: str, claim: Claim, seed: int, full: bool) -> Record:
 
 def found_of(results: Results, name: str) -> list[Found]:
     """What each seed of a claim found; nothing before all of them are done."""
-    found = [r["found"] for r in results.records if r["claim"] == name]
+    found = [r["found"] for r in results.kind("claim") if r["claim"] == name]
     return found if len(found) == claims()[name].seeds[results.settings.full] else []
 
 
@@ -110,8 +115,11 @@ def found_of(results: Results, name: str) -> list[Found]:
 def judgements(results: Results) -> dict[str, Judgement]:
     """Every claim's verdict; computed once for all tables of the same results."""
     absent = missing(results.settings.claims)
+    failed = {record["claim"]: record["reason"] for record in results.kind(FAILED)}
     return {
-        name: claim.judge(found_of(results, name), absent.get(name, ""))
+        name: Judgement(NOT_RUN, failed[name])
+        if name in failed
+        else claim.judge(found_of(results, name), absent.get(name, ""))
         for name, claim in claims().items()
     }
 
@@ -121,9 +129,9 @@ def _claims(results: Results) -> pd.DataFrame:
     for name, judgement in judgements(results).items():
         claim = claims()[name]
         asked = name in results.settings.claims or claim.experiment is not None
-        if judgement.word == NOT_RUN or not asked:
+        if (judgement.word == NOT_RUN and not judgement.reason) or not asked:
             continue
-        seconds = [r["seconds"] for r in results.records if r["claim"] == name]
+        seconds = [r["seconds"] for r in results.kind("claim") if r["claim"] == name]
         rows.append(
             {
                 "paper": PAPERS[claim.papers[0]].title,

@@ -1,5 +1,6 @@
 """Claims: their form, how they are judged, what a user sees; a few of them run (slow)."""
 
+import dataclasses
 import json
 import math
 import runpy
@@ -232,6 +233,21 @@ def test_other_seeds_are_asked_in_a_folder_of_their_own(call, tmp_path):
     code, _, err = call("games-dirac")
     assert (code, err.count("\n")) == (2, 1)
     assert "first_seed: 7 there, 0 now" in err
+
+
+def test_an_experiment_that_fails_does_not_stop_the_others(call, monkeypatch):
+    def broken(seed, full):
+        raise RuntimeError("no root was found\nmore about it")
+
+    one = dataclasses.replace(claims()["games-dirac"], experiment=broken)
+    with monkeypatch.context() as patch:
+        patch.setitem(claims(), "games-dirac", one)
+        code, out, err = call("games-dirac", "games-rotation")
+    assert code == 0, err
+    assert out.splitlines()[0] == "Of 2 claims: 1 reproduced, 1 not run."
+    assert "seed 0 failed: no root was found" in " ".join(out.split())
+    code, out, _ = call("games-dirac")  # nothing of the failure is kept
+    assert out.splitlines()[0] == "Of 2 claims: 2 reproduced."
 
 
 def test_mistakes_are_one_line(call, monkeypatch, tmp_path):
