@@ -15,6 +15,7 @@ from odeopt.studies.reproduce import SUMMARY, counts
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "benchmarks" / "results" / "claims" / SUMMARY
 PAGE = ROOT / "docs" / "claims.md"
+FRESH = "Criteria were posed, and posed again, on seeds from 0 on: the seeds of this run are fresh."
 KINDS = {
     FOUNDING: "What odeopt was built from",
     FOLLOWING: "Papers of 2025-26 that follow",
@@ -44,6 +45,7 @@ def document(kept: Record) -> str:
         f"seeds from {kept['first seed']} on; "
         + ", ".join(f"{name} {version}" for name, version in kept["versions"].items())
         + ".",
+        *(("", FRESH) if kept["first seed"] else ()),
     ]
     for kind in (FOUNDING, FOLLOWING, NEIGHBOUR):
         lines += ["", f"## {KINDS[kind]}"]
