@@ -14,7 +14,15 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from . import data as sets
-from .architectures import convolution, convolution_init
+from .architectures import (
+    LENGTH,
+    convolution,
+    convolution_init,
+    residual,
+    residual_init,
+    transformer,
+    transformer_init,
+)
 from .engine.load import built
 from .engine.problem import Batch, BatchLoss, Params, Problem
 from .networks import (
@@ -28,13 +36,16 @@ from .networks import (
     network_init,
     squared_distance_of,
 )
-from .problems import digits_data, synthetic_quadratic
+from .problems import digits_data, next_character_error, poisson, synthetic_quadratic
 
-SUITE = "benchmark-1"
+SUITE = "benchmark-2"
 """Version of the problems below. A change of data, initial point or loss needs a new one."""
 
-HELD_OUT = ("wine", "digit-rows", "digits-vae", "heat")
-"""Not run while the untuned optimizers were designed: their table stands apart."""
+HELD_OUT = ("wine", "digit-rows", "digits-vae", "heat", "residual", "poisson")
+"""Not run while the untuned optimizers were designed: their table stands apart.
+
+The last two were named after the unit of vectors had changed, before its first run on them.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +216,22 @@ def _digit_rows() -> Problem:
     return _learning("digit-rows", title, _classes, model, init, _digits(), 32)
 
 
+def _residual() -> Problem:
+    title = "digits, residual network of 8 blocks of 32, cross-entropy"
+    return _learning("residual", title, _classes, residual, residual_init, _digits(), 64)
+
+
+def _characters() -> Problem:
+    text, known = sets.load("kjv")
+    rows = text[: 2400 * LENGTH + 1]
+    pairs = rows[:-1].reshape(-1, LENGTH), rows[1:].reshape(-1, LENGTH)
+    cuts = (slice(1920), slice(1920, 2160), slice(2160, 2400))
+    parts = [tuple(array[cut] for array in pairs) for cut in cuts]
+    title = f"text, the next character from up to {LENGTH}, transformer of two layers"
+    init = lambda seed: transformer_init(seed, len(known))  # noqa: E731
+    return _learning("characters", title, next_character_error, transformer, init, parts, 16)
+
+
 def _vae() -> Problem:
     (data, _), (held, _), (test, _) = _digits()
     encoder, decoder = network_init((64, 64, 16), np.float32), network_init((8, 64, 64), np.float32)
@@ -275,9 +302,12 @@ CONTESTS: dict[str, Contest] = {
     "convolution": Contest("mini-batch", _convolution),
     "digit-rows": Contest("mini-batch", _digit_rows),
     "digits-vae": Contest("mini-batch", _vae),
+    "residual": Contest("mini-batch", _residual),
+    "characters": Contest("mini-batch", _characters),
     "factorisation": Contest("mini-batch", _factorisation, "loss"),
     "burgers": _physics("burgers", "Burgers' equation", burgers_error, burgers_points),
     "heat": _physics("heat", "the heat equation", heat_error, heat_points),
+    "poisson": Contest("physics-informed", poisson, "loss"),
 }
 """Every problem by name, in the order of the tables."""
 
