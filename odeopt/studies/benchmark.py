@@ -56,7 +56,7 @@ class Settings:
             nadam-.95, adamw, muon, muon-decay, each with every schedule or with one, as in
             adamw+linear (constant, linear, cosine); schedule-free; your own as my_file.py:make,
             where make(h) returns an optax optimizer. The untuned ones always take part.
-        seeds: Fresh seeds to report; one more tunes the rates.
+        seeds: Seeds to report; one more, seed 0, tunes the rates.
         gradients: Gradients of each run; schedules end there.
     """
 
@@ -131,7 +131,7 @@ def _has_matrix(problem: Problem) -> bool:
 
 
 def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Record]:
-    """Tune on the tuning seed, or leave the constant as it is; then run the fresh seeds."""
+    """Tune on the tuning seed, or leave the constant as it is; then run the reported seeds."""
     seeds, what = range(1, settings.seeds + 1), criterion(problem)
     params = problem.start(0)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -165,17 +165,19 @@ def verdict(results: Results) -> str:
     """On how many problems the untuned optimizers are level with the best rival."""
     found = results.table("verdict")
     if found.empty:
-        return "No problem has both a tuned and an untuned optimizer that is done."
+        return "No problem has finished runs of both a tuned and an untuned optimizer."
     rows = _asked(found)
-    lead = "Yes" if rows.level.all() else "On some problems" if rows.level.any() else "No"
     text = (
-        f"{lead}: with nothing tuned, {QUESTION} is within {LEVEL - 1:.0%} of the best tuned and "
-        f"scheduled rival on {rows.level.sum()} of {len(rows)} problems, and ahead on "
+        f"With nothing tuned, the loss of {QUESTION} is within {LEVEL - 1:.0%} of the best tuned "
+        f"and scheduled rival's on {rows.level.sum()} of {len(rows)} problems, and lower on "
         f"{rows.ahead.sum()}"
     )
     hidden = rows[rows.held_out.astype(bool)]
     if len(hidden):
-        text += f"; of the {len(hidden)} held out, on {hidden.level.sum()} and {hidden.ahead.sum()}"
+        text += (
+            f"; of the {len(hidden)} held-out problems it is within {LEVEL - 1:.0%} on "
+            f"{hidden.level.sum()} and lower on {hidden.ahead.sum()}"
+        )
     return f"{text}."
 
 
@@ -187,7 +189,7 @@ CLAIMS = (
     Claim(
         "level",
         f"With nothing tuned, {QUESTION} is level with the best tuned and scheduled rival.",
-        f"median over the fresh seeds at most {LEVEL:g} times that of the best rival",
+        f"median over the reported seeds at most {LEVEL:g} times that of the best rival",
         compared(
             lambda r: _asked(r.table("verdict")),
             "{problem}",
@@ -198,8 +200,9 @@ CLAIMS = (
     ),
     Claim(
         "steady",
-        "Its constant may be wrong by a factor of 3, its horizon by a factor of 2.",
-        f"that raises the median at most {STEADY:g} times",
+        "A constant that is wrong by a factor of 3, or a horizon by a factor of 2, does not "
+        "matter.",
+        f"the median is at most {STEADY:g} times as high with it",
         compared("misled", "{problem}", "worst", f"at most {STEADY:g}", lambda r: r["steady"]),
     ),
 )
@@ -211,7 +214,7 @@ def _ratio(results: Results) -> Plot:
     plot = Plot(width=6.5, height=1 + 0.4 * len(problems))
     names = list(found.optimizer.unique())
     for number, (name, rows) in enumerate(groups(found, "optimizer")):
-        axes = plot.rows("final loss over that of the best tuned rival", "ratio", problems)
+        axes = plot.rows("final loss, divided by that of the best tuned rival", "ratio", problems)
         style = plot.style(name, linestyle="")
         y = np.array([problems.index(p) for p in rows.problem], float)
         y += 0.8 * (number + 0.5) / len(names) - 0.4  # below each other in the problem's row
@@ -236,15 +239,15 @@ FIGURES = (
     Figure(
         "ratio",
         _ratio,
-        "Medians of the fresh seeds; a line spans all pairs of seeds. Left of 1 nothing tuned is "
-        f"ahead; left of the dashed line at {LEVEL:g} it is level.",
+        "Medians of the reported seeds; a line spans all pairs of seeds. Left of 1 the untuned "
+        f"optimizer has the lower loss; left of the dashed line at {LEVEL:g} it is level.",
         verdict,
     ),
     Figure(
         "validation",
         lambda results: _curves(results, "validation"),
-        "On validation data, at the last iterate: untuned optimizers and every rival that is the "
-        "best somewhere. A curve that rises again is overfitting.",
+        "Loss on validation data at the last iterate: untuned optimizers, and every rival that "
+        "is the best on some problem. A curve that rises again shows overfitting.",
         verdict,
     ),
 )
@@ -256,34 +259,37 @@ TABLES = (
         judge,
         {
             **NAMED,
-            "criterion": ("decides", "what is compared: validation loss, or training loss"),
-            "held_out": ("held out", "not run while the untuned optimizers were designed"),
-            "score": ("loss", "of the untuned one: median of the fresh seeds"),
-            "rival": ("best rival", "the tuned one of the lowest median"),
-            "rival_score": ("its loss", "median of the fresh seeds"),
-            "ratio": ("ratio", f"of the two; level up to {LEVEL:g}"),
-            "share": ("pairs of seeds", "the share in which the untuned one ends lower"),
-            "p": ("p", "of a difference: Mann-Whitney, Holm over the problems"),
+            "criterion": ("decides", "the loss that is compared: validation or training"),
+            "held_out": (
+                "held out",
+                "whether the problem was not used in the design of the untuned optimizers",
+            ),
+            "score": ("loss", "of the untuned optimizer: median of the reported seeds"),
+            "rival": ("best rival", "the tuned rival with the lowest median"),
+            "rival_score": ("its loss", "median of the reported seeds"),
+            "ratio": ("ratio", f"loss divided by the rival's; level up to {LEVEL:g}"),
+            "share": ("pairs of seeds", "the share in which the untuned optimizer ends lower"),
+            "p": ("p", "of the difference: Mann-Whitney, Holm over the problems"),
             "accuracy": ("accuracy", "on validation data"),
             "rival_accuracy": ("rival's", "accuracy on validation data"),
             "test": ("test loss", "reported only"),
             "rival_test": ("rival's", "test loss"),
-            "tries": ("tuning runs", "that all rivals together took"),
+            "tries": ("tuning runs", "of all rivals together"),
         },
         ("problem", "optimizer", "score", "rival", "rival_score", "ratio"),
     ),
     Table(
         "misled",
-        "What a wrong constant or horizon does",
+        "Wrong constants and horizons",
         misled,
         {
             "problem": ("problem", "its name"),
-            "third": ("a third", "of the constant: loss over that with it as it is"),
+            "third": ("a third", "of the constant: loss divided by that with the default"),
             "triple": ("three times", "the constant"),
             "half": ("half", "the horizon is told"),
             "twice": ("twice", "the horizon is told"),
-            "nothing": ("nothing", "is told of the horizon"),
-            "steady": ("steady", f"whether the first four are at most {STEADY:g}"),
+            "nothing": ("nothing", "no horizon"),
+            "steady": ("steady", f"whether the first four columns are at most {STEADY:g}"),
         },
     ),
     Table(
@@ -292,18 +298,21 @@ TABLES = (
         summary,
         {
             **NAMED,
-            "rate": ("rate", "tuned on seed 0; of an untuned one a factor"),
+            "rate": (
+                "rate",
+                "tuned on seed 0; for an untuned optimizer the factor of its constant",
+            ),
             "rates": ("tried", "rates on seed 0"),
-            "score": ("loss", "what decides: median of the fresh seeds"),
-            "score_low": ("lowest", "of the fresh seeds"),
-            "score_high": ("highest", "of the fresh seeds"),
+            "score": ("loss", "the loss that is compared: median of the reported seeds"),
+            "score_low": ("lowest", "of the reported seeds"),
+            "score_high": ("highest", "of the reported seeds"),
             "loss": ("training", "final training loss, median"),
             "validation": ("validation", "loss, median"),
             "validation accuracy": ("accuracy", "on validation data, median"),
             "test": ("test", "loss, median"),
             "seconds": ("seconds", "of a run, median"),
-            "memory": ("memory", "of the state with the running mean, in copies of the parameters"),
-            "missed": ("missed", "fresh runs that diverged"),
+            "memory": ("memory", "of the state and the running mean, in copies of the parameters"),
+            "missed": ("missed", "reported runs that diverged"),
             "runs": ("of", "fresh runs"),
         },
     ),
@@ -313,16 +322,17 @@ TABLES = (
 def _method(results: Results) -> Mapping[str, str]:
     settings = results.settings
     return {
-        "Cost": f"Every run takes {settings.gradients} gradients; schedules end there. Tuning is "
-        "not counted; the table says how many runs it took.",
-        "Rivals": "Constant rate, linear decay to 0, and warm-up with cosine decay, each read out "
-        "at its last iterate and at a running mean over 5 % of the steps, whichever is better on "
-        "the tuning seed.",
-        "Tuning": "Seed 0, by what decides: half decades around a rate of the optimizer's own, "
-        "extended until the best one has both its neighbours, then the quarter decades beside it.",
-        "Seeds": f"Seeds 1 to {settings.seeds} are reported. They change the initial point and the "
-        "order of the batches, not the split into training, validation and test data.",
-        "Held out": f"{', '.join(HELD_OUT)} were named before any untuned optimizer had run on "
+        "Cost": f"Every run has {settings.gradients} gradients, and schedules end there. Tuning "
+        "is not counted; the table says how many runs it took.",
+        "Rivals": "Constant rate, linear decay to 0, and warm-up with cosine decay, each "
+        "evaluated at its last iterate and at a running mean over 5 % of the steps; the better "
+        "one on the tuning seed counts.",
+        "Tuning": "On seed 0, by the loss that is compared: half decades around a default rate "
+        "of the optimizer, until both neighbours of the best rate have been tried, then the "
+        "quarter decades beside it.",
+        "Seeds": f"Seeds 1 to {settings.seeds} are reported. They change the initial point and "
+        "the order of the batches, not the split into training, validation and test data.",
+        "Held out": f"{', '.join(HELD_OUT)} were chosen before any untuned optimizer had run on "
         "them.",
         "Problems": "; ".join(problem.spoken for problem in build(settings.problems)),
     }
@@ -330,8 +340,8 @@ def _method(results: Results) -> Mapping[str, str]:
 
 STUDY = Study(
     name="benchmark",
-    question="Does one untuned setting stand against tuned and scheduled rivals?",
-    summary="Races untuned optimizers against tuned ones with schedules at equal gradients, and "
+    question="How does one untuned setting compare with tuned and scheduled rivals?",
+    summary="Compares untuned optimizers with tuned and scheduled ones at equal gradients, and "
     "writes tables, figures and report.html. Minutes; hours with --full.",
     settings=Settings,
     full=FULL,

@@ -91,8 +91,8 @@ def summary(results: Results) -> pd.DataFrame:
 def judge(results: Results) -> pd.DataFrame:
     """Every untuned optimizer against the best rival, one row a problem.
 
-    The rival is the tuned one of the lowest median on the fresh seeds, which favours it. `low` and
-    `high` are the range of the ratio over all pairs of seeds.
+    The rival is the tuned one of the lowest median on the reported seeds, which favours it. `low`
+    and `high` are the range of the ratio over all pairs of seeds.
     """
     runs, rows = runs_of(results), []
     finals = runs[runs.purpose == "fresh"]

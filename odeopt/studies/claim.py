@@ -177,7 +177,7 @@ class Claim:
         controls = [bound.check(found) for bound in self.control]
         fooled = [check for check in controls if check.holds]
         if fooled:
-            reason = f"a wrong law passes as well, so nothing is decided: {_spoken(fooled)}"
+            reason = f"a wrong law passes too, so the experiment decides nothing: {_spoken(fooled)}"
             return Judgement(NOT_HERE, reason, checks, controls)
         missed = [check for check in checks if not check.holds]
         if not missed:

@@ -124,16 +124,16 @@ def reach(mine: pd.DataFrame, share: str = "removed") -> tuple[float, float]:
 def _spoken(bracket: tuple[float, float]) -> str:
     low, high = bracket
     if not low:
-        return f"at no rate from h·sharpness = {high:.2g} on"
+        return f"at no rate (smallest tried: h·sharpness = {high:.2g})"
     if np.isinf(high):
-        return f"at every rate here, up to h·sharpness = {low:.2g}"
-    return f"up to h·sharpness = {low:.2g} and no longer at {high:.2g}"
+        return f"at every rate tried, up to h·sharpness = {low:.2g}"
+    return f"up to h·sharpness = {low:.2g}, no longer at {high:.2g}"
 
 
 def _reaches(results: Results) -> str:
     mine = groups(results.table("trends"), ["problem", "quantity"])
     each = (f"{' '.join(key)} {_spoken(reach(rows))}" for key, rows in mine)
-    return f"At least {ENOUGH:.0%} at all flow times: {'; '.join(each)}."
+    return f"At least {ENOUGH:.0%} is removed at all flow times: {'; '.join(each)}."
 
 
 def verdict(results: Results) -> str:
@@ -142,8 +142,9 @@ def verdict(results: Results) -> str:
     if len(orders):
         miss = int((abs(orders.observed - orders.order) >= drift_orders.NEAR).sum())
         words.append(
-            "Gradient descent follows the flow of E + (h/4)‖grad E‖² one order better than "
-            f"gradient flow, and {len(orders) - miss} of {len(orders)} orders are theory's."
+            "Gradient descent follows the flow of E + (h/4)‖grad E‖² with one order more than "
+            f"gradient flow; {len(orders) - miss} of {len(orders)} measured orders agree with "
+            "theory."
         )
     words += [_falls_by(results)] if len(results.table("trends")) else []
     return " ".join(words) or "Nothing was measured yet."
@@ -155,8 +156,8 @@ def _falls_by(results: Results) -> str:
     return (
         f"As the rate grows, gradient norm and sharpness fall in {most.falling.sum()} of "
         f"{most.seeds.sum()} comparisons, by {_range(-100 * most.change)} % at the largest rate. "
-        f"Of that, cancelling the drift to order 2 removes {_range(100 * most.removed)} % (below "
-        f"0 the trend is turned around), to order 3 {_range(100 * most['by order 3'])} %."
+        f"Cancelling the drift to order 2 removes {_range(100 * most.removed)} % of this trend (a "
+        f"negative share is a reversed trend), to order 3 {_range(100 * most['by order 3'])} %."
     )
 
 
@@ -179,8 +180,8 @@ CLAIMS = (
         "Barrett and Dherin, arXiv:2009.11162",
     ),
     _enough("removed", "The counter-term of order 2 removes that trend.", finding=_reaches),
-    _enough("by order 3", "With the term of order 3 it removes it too."),
-    _enough("restored", "The explicit penalty restores it at the smallest rate."),
+    _enough("by order 3", "With the term of order 3 too, the counter-term removes that trend."),
+    _enough("restored", "The explicit penalty restores that trend at the smallest rate."),
 )
 
 
@@ -207,38 +208,44 @@ FIGURES = (
     Figure(
         "trends",
         _draw_trends,
-        "What the rate changes at equal flow time: gradient norm and sharpness, in percent of "
-        "where the counter-term leads at the smallest rate, paired by seed; mean and range of the "
-        "seeds. Flat is what gradient flow would give.",
+        "Gradient norm and sharpness at equal flow time, as percentage changes from the run with "
+        "the counter-term at the smallest rate, paired by seed; mean and range of the seeds. "
+        "Gradient flow would give flat lines.",
         _falls_by,
     ),
 )
 
 _TRENDS = {
     "problem": ("problem", "its name"),
-    "quantity": ("quantity", "what falls or does not"),
+    "quantity": ("quantity", "the quantity whose trend is measured"),
     "time": ("time", "flow time at which it is measured"),
     "edge": (
         "h·sharpness to",
-        "the largest rate that is compared, times the first sharpness, mean over seeds; gradient "
+        "the largest rate of the fit times the initial sharpness, mean over seeds; gradient "
         "descent is stable below 2",
     ),
-    "slope": ("slope", "of the logarithm with the rate, least squares, mean over seeds"),
-    "change": ("change", "what that slope makes at the largest rate"),
-    "falling": ("falling", "seeds in which it is negative"),
+    "slope": (
+        "slope",
+        "of the logarithm of the quantity over the rate, least squares, mean over seeds",
+    ),
+    "change": ("change", "relative change that this slope gives at the largest rate"),
+    "falling": ("falling", "seeds in which the slope is negative"),
     "seeds": ("seeds", "their number"),
     "removed": (
         "removed",
-        "by the counter-term: 1 less the size of its slope against that of gradient descent, so "
-        "that a trend turned around does not count as removed",
+        "by the counter-term: 1 - |its slope| / |slope of gradient descent|, so a reversed trend "
+        "does not count as removed",
     ),
     "by order 3": ("by order 3", "the same with the next term too"),
-    "restored": ("restored", "slope of the explicit penalty over that of gradient descent"),
+    "restored": ("restored", "slope of the explicit penalty divided by that of gradient descent"),
 }
 _ORDERS = {
     "path": ("path", "where iterates and flow are compared"),
     "method": ("method", "what makes the iterates"),
-    "flow": ("flow", "order in h of the flow that it is compared with; 1 is gradient flow"),
+    "flow": (
+        "flow",
+        "order in h of the flow that the iterates are compared with; 1 is gradient flow",
+    ),
     "order": ("order", "of the error, by theory"),
     "observed": ("observed", "log2 of the ratio of errors at the two smallest step sizes"),
 }
@@ -271,25 +278,27 @@ TABLES = (
 def _method(results: Results) -> Mapping[str, str]:
     problems = build(results.settings.problems)
     return {
-        "Iterates and flows": "Float64; flows by diffrax's Dopri8 at tight tolerance, with fields "
-        "that share nothing with the optimizers. Errors are distances at the end, over the length "
-        "of the path from start to end.",
-        "Variants": "gradient descent: x - h g. counter-term: x - h (g - (h/2) H g), which cancels "
-        "the leading term of the drift. order 3: with (h²/6)(HHg + E'''(g, g)) too. explicit: the "
-        "smallest rate k, on E + ((h - k)/4)‖grad E‖², which makes up for the rest of h.",
+        "Iterates and flows": "Float64; flows by diffrax's Dopri8 at tight tolerance, with "
+        "fields that share no code with the optimizers. An error is the distance at the end, "
+        "divided by the distance from start to end.",
+        "Variants": "gradient descent: x - h g. counter-term: x - h (g - (h/2) H g), which "
+        "cancels the leading term of the drift. order 3: with (h²/6)(HHg + E'''(g, g)) too. "
+        "explicit: the smallest rate k on E + ((h - k)/4)‖grad E‖², the penalty that rate h "
+        "would add.",
         "Networks": "; ".join(problem.spoken for problem in problems)
         + f". Of digits, {HELD_OUT} examples are held out.",
-        "Rates": "The largest is about one over the first sharpness; the others are halves of it.",
-        "Pairs": "All runs of a seed start at one point and use all training examples in every "
-        "step, so nothing but the rate and the variant differs.",
+        "Rates": "The largest is about 1 over the initial sharpness; each of the others is half "
+        "of the one before.",
+        "Pairs": "All runs of a seed start at the same point and use all training examples in "
+        "every step, so only the rate and the variant differ.",
     }
 
 
 STUDY = Study(
     name="drift",
-    question="What is the drift of gradient descent, and what does it do?",
-    summary="Compares iterates with flows and modified flows, and trends of gradient norm and "
-    "sharpness with the rate, with the drift's counter-term and without. Two minutes; ten with "
+    question="Which flow does gradient descent follow, and how does that change a network?",
+    summary="Compares iterates with flows and modified flows, and measures how gradient norm and "
+    "sharpness change with the rate, with and without the counter-term. Two minutes; ten with "
     "--full.",
     settings=Settings,
     full=FULL,

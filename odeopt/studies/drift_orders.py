@@ -153,9 +153,9 @@ def orders(name: str) -> list[Record]:
 
 ORDERS_HOLD = Claim(
     "orders",
-    "Gradient descent follows gradient flow with order 1 and its modified flows with orders 2 and "
-    "3; the counter-term brings it back to gradient flow with order 2, its next term with order 3, "
-    "and the wrong sign does not.",
+    "Gradient descent follows gradient flow with order 1 and its modified flows with orders 2 "
+    "and 3; with the counter-term it follows gradient flow with order 2, with the next term too "
+    "with order 3, and with the wrong sign only with order 1.",
     f"observed order within {NEAR:g} of theory's, as h is halved for the third time",
     compared(
         "order",

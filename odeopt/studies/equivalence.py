@@ -150,11 +150,11 @@ def verdict(results: Results) -> str:
     same = below.worst <= SAME
     lead = "Yes," if same.all() else "Only well" if same.any() else "Not even"
     return (
-        f"{lead} below the stability limit: in {same.sum()} of "
-        f"{len(same)} runs below it the loss is gradient flow's at all times to {SAME:.0%}. Of "
-        f"{(~words.rival).sum()} claims {counts.get((False, 'holds'), 0)} hold, "
-        f"{counts.get((False, 'holds in part'), 0)} in part; of {words.rival.sum()} rival readings "
-        f"{counts.get((True, 'does not hold'), 0)} do not hold."
+        f"{lead} below the stability limit: in {same.sum()} of {len(same)} runs below it the loss "
+        f"is that of gradient flow to {SAME:.0%} at all times. Of {(~words.rival).sum()} claims "
+        f"{counts.get((False, 'holds'), 0)} hold, {counts.get((False, 'holds in part'), 0)} in "
+        f"part; of {words.rival.sum()} rival readings {counts.get((True, 'does not hold'), 0)} do "
+        "not hold."
     )
 
 
@@ -222,10 +222,10 @@ FIGURES = (
     Figure(
         "difference",
         _difference,
-        "Largest relative difference to the flow's loss at 60 common flow times, against the step "
-        "size in units of each method's limit (vertical line; what blew up sits at the top). Below "
-        f"the horizontal line ({SAME:.0%}) flow time predicts the loss. Look at how far right each "
-        "method gets.",
+        "Largest relative difference from the flow's loss at 60 common flow times, against the "
+        "step size in units of each method's limit (vertical line; diverged runs are at the "
+        f"top). Below the horizontal line ({SAME:.0%}) flow time predicts the loss. Compare how "
+        "far right each method stays below it.",
         _found("flow time"),
     ),
     Figure(
@@ -260,11 +260,14 @@ TABLES = (
             "relative_rate": ("h·sharpness/R", "the rate in units of the stability limit"),
             "worst": (
                 "worst",
-                "largest relative difference of the loss to the flow's at the 60 common flow "
-                "times; a miss is a run that blew up",
+                "largest relative difference of the loss from the flow's at the 60 common flow "
+                "times; a miss is a diverged run",
             ),
-            "end": ("end", "the same at the last one, signed"),
-            "delayed_end": ("delayed end", "on the clock that knows momentum's start from rest"),
+            "end": ("end", "the difference at the last flow time, with its sign"),
+            "delayed_end": (
+                "delayed end",
+                "the same at the flow time that accounts for momentum's start from rest",
+            ),
         },
     ),
 )
@@ -272,13 +275,13 @@ TABLES = (
 
 def _method(results: Results) -> Mapping[str, str]:
     return {
-        "Thresholds": f"{SAME:.0%} for losses and for limits on quadratics, {NEAR:.0%} (0.1 for "
-        "orders) for what is known to a grid or fluctuates. A claim holds in part where some of "
-        "its comparisons do. Its rivals are readings of a learning rate that theory expects to "
-        "fail.",
+        "Thresholds": f"{SAME:.0%} for losses and for limits on quadratics; {NEAR:.0%} (0.1 for "
+        "orders) for quantities that fluctuate or are known only on a grid. A claim holds in "
+        "part if some of its comparisons do. Its rivals are other meanings of a learning rate, "
+        "which theory expects to fail.",
         "Flows": "In closed form on quadratics; on networks by diffrax's Dopri8 at tight "
-        "tolerance, a code that shares nothing with the optimizers. R is theory's limit of "
-        "h·sharpness, sharpness the largest Hessian eigenvalue at the initial point.",
+        "tolerance, which shares no code with the optimizers. R is the limit of h·sharpness in "
+        "theory, and the sharpness is the largest Hessian eigenvalue at the initial point.",
         "Problems": "; ".join(problem.spoken for problem in made(results.settings)),
     }
 
@@ -286,8 +289,8 @@ def _method(results: Results) -> Mapping[str, str]:
 STUDY = Study(
     name="equivalence",
     question="Is a learning rate a step size?",
-    summary="Measures flow time, stability limits and orders of solvers, momentum and Adam beside "
-    "the flows that they should follow, and judges every claim. About two minutes.",
+    summary="Compares solvers, momentum and Adam with the flows that they should follow: flow "
+    "time, stability limits and orders. Judges every claim. About two minutes.",
     settings=Settings,
     full={},
     tasks=tasks,

@@ -46,7 +46,10 @@ def _reaches(rows: Callable[[Results], pd.DataFrame], by: str, size: str) -> Cal
             ends = dict.fromkeys(_bracket(*bracket) for bracket in (each[0], each[-1]))
             label = name if isinstance(name, str) else f"{by} = {name:g}"
             found.append(f"{label}: {' (worst), '.join(ends)}{' (best)' if len(ends) > 1 else ''}")
-        return f"The loss is the flow's up to {_SIZES[size]} in {'; '.join(found)}, by problem."
+        return (
+            f"The loss is that of the flow up to this {_SIZES[size]}, by problem: "
+            f"{'; '.join(found)}."
+        )
 
     return say
 
@@ -175,8 +178,8 @@ _RATE = "{problem}, h = {learning_rate:.3g}"
 CLAIMS = (
     Claim(
         "flow time",
-        "Below the stability limit the loss depends on flow time n·h only: it is the loss of "
-        "gradient flow, whatever the step size and the solver.",
+        "Below the stability limit the loss depends only on flow time n·h: it is the loss of "
+        "gradient flow, for any step size and solver.",
         WITHIN,
         _same(_BELOW, _AT),
         finding=_reaches(_BELOW, "optimizer", "relative_rate"),
@@ -189,21 +192,21 @@ CLAIMS = (
     ),
     Claim(
         "above the limit",
-        "Rival: flow time predicts the loss above the limit, too.",
+        "Rival: flow time predicts the loss also above the limit.",
         WITHIN,
         _same(_runs("solver", "relative_rate > 1"), _AT),
     ),
     Claim(
         "boundary",
-        "A run on a quadratic is stable exactly while h·sharpness < R: the solver's own number, "
-        "2(1+b) with heavy-ball momentum b, 2(1+b)/(1+2b) with Nesterov's.",
+        "A run on a quadratic is stable if and only if h·sharpness < R. R is a number of the "
+        "solver: 2(1+b) with heavy-ball momentum b, 2(1+b)/(1+2b) with Nesterov's.",
         f"measured limit over R is 1 ± {SAME:g} (measured to half a percent)",
         _near_one(_limits, "{problem}, {optimizer}, R = {R:.4g}", "ratio", SAME),
     ),
     Claim(
         "boundary of a network",
         "The same holds on a network, with the sharpness of its initial point.",
-        f"the bracket of the largest stable h·sharpness/R (steps of 19 %) contains 1 ± {NEAR:g}",
+        f"the interval of the largest stable h·sharpness/R (steps of 19 %) meets 1 ± {NEAR:g}",
         compared(
             _boundaries,
             "{problem}, {optimizer}",
@@ -214,8 +217,8 @@ CLAIMS = (
     ),
     Claim(
         "edge of stability",
-        "Full-batch training of a network brings its sharpness to R/h, each method to its own R, "
-        "and keeps it there.",
+        "Full-batch training of a network brings its sharpness to R/h, with the R of each "
+        "method, and keeps it there.",
         f"the median of sharpness·h/R over the last quarter of 800 steps is 1 ± {NEAR:g}",
         _near_one(_edges, "{problem}, {optimizer}", "late", NEAR),
     ),
@@ -232,8 +235,8 @@ CLAIMS = (
     ),
     Claim(
         "order",
-        "The error against gradient flow after a fixed flow time falls with the order of the "
-        "method on a real training path: 1, 2, 4; with momentum, on the clock n·h/(1-b), 1.",
+        "On a real training path the error against gradient flow after a fixed flow time has the "
+        "order of the method: 1, 2, 4; with momentum, at flow time n·h/(1-b), 1.",
         f"log2 of the last ratio of errors, as the step is halved, is the order ± {NEAR:g}",
         compared(
             "order",
@@ -259,9 +262,9 @@ CLAIMS = (
     ),
     Claim(
         "momentum's error",
-        "At equal effective step, momentum is off gradient flow by (1+b)/(1-b) times as much as "
-        "gradient descent: 3 for b = 0.5, 19 for 0.9, 199 for 0.99. The clock starts from rest: n "
-        "steps count as h/(1-b) times n - b(1-bⁿ)/(1-b).",
+        "At equal effective step, the error of momentum against gradient flow is (1+b)/(1-b) "
+        "times that of gradient descent: 3 for b = 0.5, 19 for 0.9, 199 for 0.99. Momentum "
+        "starts from rest: n steps cover a flow time of h/(1-b) times n - b(1-bⁿ)/(1-b).",
         "the ratio of the differences of log loss at the end of the path is (1+b)/(1-b) "
         f"± {NEAR:.0%}",
         compared(
@@ -275,7 +278,7 @@ CLAIMS = (
     Claim(
         "Adam's rate",
         "Adam averages its gradient with weights that sum to one, so a step of Adam is a step of "
-        "h, whatever b1: its loss at n·h is that of the flow that has no b1.",
+        "h for any b1: its loss at n·h is that of the flow without b1.",
         WITHIN,
         _same(_runs(_ADAM), "{problem}, b1 = {b1:g}, h = {learning_rate:.3g}"),
         finding=_reaches(_runs(_ADAM), "b1", "learning_rate"),
@@ -288,15 +291,15 @@ CLAIMS = (
     ),
     Claim(
         "Adam's time constants",
-        "Adam's betas are time constants, tau = -h/ln(b): with b = exp(-h/tau) at every rate, the "
-        "loss depends on flow time n·h only, and is that of Adam's flow.",
+        "Adam's betas are time constants, tau = -h/ln(b): with b = exp(-h/tau) at every rate, "
+        "the loss depends only on flow time n·h and is that of Adam's flow.",
         WITHIN,
         _same(_runs("adam constants"), _RATE),
         finding=_reaches(_runs("adam constants"), "optimizer", "learning_rate"),
     ),
     Claim(
         "Adam's betas",
-        "Rival: with the same betas at every rate, the loss depends on flow time n·h only.",
+        "Rival: with the same betas at every rate, the loss depends only on flow time n·h.",
         WITHIN,
         _same(_runs("adam betas"), _RATE),
     ),

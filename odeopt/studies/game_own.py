@@ -158,10 +158,13 @@ def verdict(results: Results) -> list[str]:
             f"{r.optimizer} {'at none' if pd.isna(r.stable) else f'up to h = {r.stable:g}'}"
             for r in mine.itertuples()
         )
-        lead = f"{best.optimizer} ends lowest, at {best.loss_median:.3g} of {best.initial_loss:.3g}"
+        lead = (
+            f"{best.optimizer} ends lowest, at {best.loss_median:.3g} (start: "
+            f"{best.initial_loss:.3g})"
+        )
         lead = lead if np.isfinite(best.loss_median) else "no method stays bounded"
         found.append(
-            f"In {game}, at equal gradients of every player, {lead}; bounded are {limits}."
+            f"In {game}, at equal gradients of every player, {lead}. Bounded are {limits}."
         )
     return found
 
@@ -174,12 +177,12 @@ TABLE = Table(
         **races.NAMED,
         "gradients_per_step": ("rounds", "of gradients a step, one for each player"),
         "best_rate": ("rate", "the best of those tried, on seed 0"),
-        "loss_median": ("end", "metric at the end: median of the fresh seeds"),
-        "loss_min": ("lowest", "of the fresh seeds"),
-        "loss_max": ("highest", "of the fresh seeds"),
+        "loss_median": ("end", "metric at the end: median of the reported seeds"),
+        "loss_min": ("lowest", "of the reported seeds"),
+        "loss_max": ("highest", "of the reported seeds"),
         "initial_loss": ("start", "metric at the start, median"),
         "stable": ("bounded to", "largest rate up to which every run stays bounded"),
-        "unstable": ("not at", "smallest rate at which a run does not"),
+        "unstable": ("not at", "smallest rate at which a run does not stay bounded"),
         "diverged": ("not bounded", "runs, over all rates and seeds"),
         "runs": ("of", "runs"),
     },
@@ -190,8 +193,9 @@ FIGURE = Figure(
     lambda results: race_figures.loss_against_rate(
         races.frame(results.records), "learning_rate", "learning rate h", "metric at the end"
     ),
-    "Metric at the end, by default the norm of the joint gradient: median and range of the fresh "
-    "seeds at equal gradients. A cross in the strip on top marks a rate at which a run is not "
-    f"bounded: |z| of all players above {BOUND:g} times the larger of 1 and |z| at the start.",
+    "Metric at the end, by default the norm of the joint gradient: median and range of the "
+    "reported seeds at equal gradients. A cross in the strip on top marks a rate at which a run "
+    f"is not bounded: |z| of all players above {BOUND:g} times the larger of 1 and |z| at the "
+    "start.",
     lambda results: " ".join(verdict(results)),
 )

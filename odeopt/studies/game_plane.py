@@ -171,8 +171,8 @@ def _circle(results: Results) -> pd.DataFrame:
 
 CALCULATED = Claim(
     "calculated",
-    "A step multiplies a linear game by the largest eigenvalue of its matrix.",
-    f"|z| at the end within {EXACT:g} of its calculated multiple of the start, relative",
+    "In a linear game |z| grows by the largest eigenvalue of the step's matrix a step.",
+    f"|z| at the end within {EXACT:g} (relative) of the calculated value",
     compared(
         _linear,
         "{game}, {method}",
@@ -183,7 +183,7 @@ CALCULATED = Claim(
 )
 CIRCLE = Claim(
     "circle",
-    "Without the drift of Euler's method the Dirac GAN keeps its circle.",
+    "Methods without the drift of Euler's method stay on the circle of the Dirac GAN.",
     "|z|² within 1 % of its start at every step",
     compared(
         _circle,
@@ -210,13 +210,13 @@ def _plane(results: Results) -> Plot:
 PLANE = Figure(
     "plane",
     _plane,
-    "Trajectories from the same start, as lines through the steps. The flow turns on a circle "
-    "(bilinear, Dirac GAN) or into the middle (damped rotation); a method that leaves it outwards "
-    "does so by its drift. In the bilinear game a player has no terms of its own, so that "
-    "interaction and joint are one line; h is large there, and the terms of next order let them "
-    "out too.",
+    "Trajectories from the same start, as lines through the steps. The flow is a circle "
+    "(bilinear, Dirac GAN) or spirals inwards (damped rotation). The drift of a method makes it "
+    "leave the flow outwards. In the bilinear game a player has no drift of its own, so "
+    "interaction and joint are the same line; h is large there, and the terms of the next order "
+    "let them drift outwards too.",
     each(
-        "Ended more than 1 % farther out than they began",
+        "|z| at the end more than 1 % above the start",
         lambda results: results.table("planes").query(f"growth > {1 + CIRCLE_MISS}"),
         "{game} {method}",
     ),

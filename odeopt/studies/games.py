@@ -51,7 +51,7 @@ class Settings:
             interaction, joint, rk4, rk4-penalty, adam; in Adam's metric alternating-rms,
             interaction-rms, rk4-rms; your own as my_file.py:make, where make(h) returns an
             optimizer whose update takes grad_fn, and which plays your own games too.
-        seeds: Fresh seeds; one more tunes the rates.
+        seeds: Seeds to report; one more, seed 0, tunes the rates.
         rounds: Rounds of gradients of each run, one for each player a round.
     """
 
@@ -105,7 +105,7 @@ def tasks(settings: Settings) -> list[Task]:
 
 
 def _mixture(settings: Settings, name: str, method: mixture.Method, lab: Lab) -> list[Record]:
-    """Every rate on the seed that tunes, then fresh seeds at the best one."""
+    """Every rate on the seed that tunes, then reported seeds at the best one."""
     train = functools.partial(mixture.train, name, method, rounds=settings.rounds)
     same_seed = [TUNING_SEED] * len(method.rates)
     tuning = lab.once(f"rates/{name}", functools.partial(train, method.rates, same_seed))
@@ -123,7 +123,7 @@ def _runs(results: Results) -> pd.DataFrame:
 
 
 def _summary(results: Results) -> pd.DataFrame:
-    """One row a method, of its tuned rate over the fresh seeds."""
+    """One row a method, of its tuned rate over the reported seeds."""
     runs, rows = results.table("mixture"), list[dict[str, Any]]()
     fresh = {method: mine[mine.seed != TUNING_SEED] for method, mine in groups(runs, "method")}
     rival = fresh.get(RIVAL)
@@ -178,10 +178,11 @@ def verdict(results: Results) -> str:
         out = damped[damped.growth > 1].method
         settle = ", ".join(damped[damped.growth < 1].method) or "no method"
         lines.append(
-            f"It decides whether a game settles: where the flow winds into the middle, "
-            f"{', '.join(out)} steps wind out, and {settle} settle."
+            "The error decides whether a game converges: in the damped rotation, whose flow "
+            f"spirals inwards, {', '.join(out)} spiral outwards, and {settle} converge."
             if len(out)
-            else f"Where the flow winds into the middle, {settle} settle, and none winds out."
+            else f"In the damped rotation, whose flow spirals inwards, {settle} converge, and no "
+            "method spirals outwards."
         )
     if RIVAL in set(summary.get("method", ())) and len(summary) > 1:
         adam = summary[summary.method == RIVAL].iloc[0]
@@ -189,9 +190,9 @@ def verdict(results: Results) -> str:
         each = ", ".join(f"{r.method} ({r.modes:.1f})" for r in above.itertuples())
         clear = int((above.p < 0.05).sum())
         lines.append(
-            f"In the GAN, at equal gradients, more of {len(mixture.CENTERS)} modes than Adam "
-            f"({adam.modes:.1f}) cover {each}; {clear} of these differences are significant "
-            "(Holm, 5 %)."
+            f"In the GAN, at equal gradients, these cover more of {len(mixture.CENTERS)} modes "
+            f"than Adam ({adam.modes:.1f}): {each}; {clear} of these differences are significant "
+            "(Mann-Whitney, Holm, 5 %)."
             if each
             else f"In the GAN, at equal gradients, no method covers more of "
             f"{len(mixture.CENTERS)} modes than Adam ({adam.modes:.1f})."
@@ -214,7 +215,7 @@ CLAIMS = (
     Claim(
         "beats",
         "A solver covers more modes of the mixture than Adam at equal gradients.",
-        "more in the mean, and Mann-Whitney's p, Holm-corrected, below 0.05",
+        "higher mean, and p of the Mann-Whitney test, corrected by Holm, below 0.05",
         compared(
             _rivals,
             "{method}",
@@ -231,7 +232,7 @@ def _outcome(results: Results) -> Plot:
     linear = planes[planes.game == "damped rotation"] if len(planes) else planes
     plot = Plot([*linear.get("method", ()), *summary.get("method", ())], height=3.2)
     for row, r in enumerate(linear.itertuples()):
-        title, label = "damped rotation", "|z| at the end over the start"
+        title, label = "damped rotation", "|z| at the end, divided by the start"
         axes = plot.rows(title, label, list(linear.method))
         plot.line(title, r.method, [1, r.growth], [row, row], log="x", markevery=[1])
         axes.axvline(1, color=INK, linewidth=1)
@@ -245,7 +246,7 @@ def _outcome(results: Results) -> Plot:
 
 
 def _fresh(results: Results) -> dict[str, list[Record]]:
-    """The runs of the fresh seeds, by method."""
+    """The runs of the reported seeds, by method."""
     found: dict[str, list[Record]] = {}
     for r in results.kind("mixture"):
         if r["seed"] != TUNING_SEED:
@@ -278,11 +279,12 @@ FIGURES = (
     Figure(
         "outcome",
         _outcome,
-        "Left: a game whose flow winds into the middle; a method right of the line winds out. "
-        "Right: modes that the GAN covers at tuned rates and equal gradients, range and mean of "
-        "the fresh seeds.",
+        "Left: a game whose flow spirals inwards; a method right of the line spirals outwards. "
+        "Right: modes that the GAN covers at tuned rates and equal gradients, mean and range of "
+        "the reported seeds.",
         each(
-            f"Modes of {len(mixture.CENTERS)} covered in a run's last quarter, mean and range",
+            f"Modes covered, of {len(mixture.CENTERS)}, in the last quarter of a run, mean and "
+            "range",
             "summary",
             "{method} {modes:.1f} ({range})",
         ),
@@ -292,15 +294,15 @@ FIGURES = (
     Figure(
         "modes",
         _modes,
-        f"Modes of {len(mixture.CENTERS)} that the generator covers, at tuned rates: mean and "
-        "range of the fresh seeds. Look at whether modes are lost again.",
-        each("Modes lost since a run's best", "summary", "{method} {lost:.1f}"),
+        f"Modes that the generator covers, of {len(mixture.CENTERS)}, at tuned rates: mean and "
+        "range of the reported seeds. A falling curve loses modes again.",
+        each("Modes lost since the best point of a run", "summary", "{method} {lost:.1f}"),
     ),
     Figure(
         "samples",
         _samples,
-        "What the generator makes at the end, first fresh seed; circles: the modes.",
-        lambda results: "Samples of the trained generators beside the modes of the data.",
+        "Samples of the generator at the end, first reported seed; circles are the modes.",
+        lambda results: "Samples of the trained generators, and the modes of the data.",
     ),
 )
 
@@ -310,18 +312,22 @@ TABLES = (
         "GAN of a mixture",
         _summary,
         {
-            "method": ("method", "its name; rms: in Adam's metric"),
+            "method": ("method", "its name; rms means in Adam's metric"),
             "cost": ("rounds", "rounds of gradients a step, one gradient for each player"),
-            "rates": ("rate", "the tuned rate lies between its neighbours on the grid"),
-            "modes": ("modes", "covered over the last quarter of the looks, mean of the seeds"),
+            "rates": (
+                "rate",
+                "the best rate lies between these two, the neighbours of the tuned "
+                "rate on the grid",
+            ),
+            "modes": ("modes", "covered in the last quarter of a run, mean of the seeds"),
             "range": ("range", "of the seeds"),
             "p": (
                 "p",
-                "Mann and Whitney's against Adam, corrected by Holm; 5 seeds cannot go "
-                "below 0.008 before the correction",
+                "Mann-Whitney test against Adam, corrected by Holm; with 5 seeds at least 0.008 "
+                "before the correction",
             ),
-            "works": ("good rates", "rates with at least half the modes of the best"),
-            "lost": ("lost", "fewer modes than at the run's best"),
+            "works": ("good rates", "rates with at least half the modes of the best rate"),
+            "lost": ("lost", "modes lost since the best point of the run"),
             "wobble": ("wobble", "standard deviation of the modes in time"),
             "share": ("share", "samples within two standard deviations of a mode"),
             "diverged": ("diverged", "runs that are not finite"),
@@ -335,9 +341,15 @@ TABLES = (
         {
             "game": ("game", "its name"),
             "method": ("method", "its name"),
-            "cost": ("rounds", "rounds of gradients a step; none where the solver does not say"),
-            "growth": ("growth", "|z| at the end over |z| at the start"),
-            "predicted": ("calculated", "by the largest eigenvalue of the step, if it is linear"),
+            "cost": (
+                "rounds",
+                "rounds of gradients a step; none if the solver does not count them",
+            ),
+            "growth": ("growth", "|z| at the end, divided by |z| at the start"),
+            "predicted": (
+                "calculated",
+                "from the largest eigenvalue of the step, if the game is linear",
+            ),
             "lowest": ("lowest", "of |z| over all steps, relative to the start"),
             "highest": ("highest", "of |z| over all steps, relative to the start"),
         },
@@ -355,30 +367,32 @@ def _method(results: Results) -> Mapping[str, str]:
     )
     return {
         "Games of two numbers": f"{games}; float64.",
-        "Methods": "simultaneous: x - h g for both players. alternating: the second player at the "
-        "new first one. interaction, joint: simultaneous with the counter-terms between players, "
-        "or all of them. rk4: the joint field. midpoint: the implicit midpoint rule. penalty: "
-        f"{mixture.PENALTY} |grad of the generator's loss|² added to the discriminator's. rms: "
-        "every gradient over the root of its mean square (optax's scale_by_rms, decay 0.999), "
-        "frozen within a step. adam: optax's, b1 = 0.5, discriminator first.",
-        "Equal gradients": f"A run has {results.settings.rounds} rounds, one gradient for each "
-        "player a round. What a compiled step computes is counted, by its count of operations: of "
-        "a gradient of all players of which one player's is used, half. In a game of your own a "
-        "step of the implicit midpoint rule, which does not say what it takes, counts as "
-        f"{own.MIDPOINT}.",
+        "Methods": "simultaneous: x - h g for both players. alternating: the second player sees "
+        "the new parameters of the first. interaction, joint: simultaneous with the "
+        "counter-terms between players, or all of them. rk4: the joint field. midpoint: the "
+        f"implicit midpoint rule. penalty: {mixture.PENALTY} |grad of the generator's loss|² "
+        "added to the discriminator's. rms: every gradient divided by the root of its mean "
+        "square (optax's scale_by_rms, decay 0.999), which is fixed within a step. adam: "
+        "optax's, b1 = 0.5, discriminator first.",
+        "Equal gradients": f"A run has {results.settings.rounds} rounds, with one gradient for "
+        "each player a round. Costs are measured by the operations of the compiled step: if only "
+        "one player's gradient is used, it counts half. In a game of your own a step of the "
+        f"implicit midpoint rule, which does not count its gradients, counts as {own.MIDPOINT} "
+        "rounds.",
         "Mixture": f"A 4 by 4 grid of Gaussians with standard deviation {mixture.SPREAD}, 1 apart; "
         f"networks with two hidden layers of {mixture.HIDDEN} rectified units, {mixture.LATENT} "
         f"latent numbers, non-saturating loss, fresh batches of {mixture.BATCH}. A sample belongs "
         f"to a mode within {mixture.NEAR} standard deviations; a mode is covered by "
         f"{mixture.ENOUGH} of {mixture.SAMPLES} samples.",
-        "Learning rates": "The one that covers most modes on seed 0; the reported seeds are fresh.",
+        "Learning rates": "The rate that covers the most modes on seed 0 is run on the reported "
+        "seeds.",
     }
 
 
 STUDY = Study(
     name="games",
-    question="What does integration error do to a game?",
-    summary="Follows three games of two numbers by methods for games, trains a GAN of a mixture of "
+    question="How does the error of a solver change a game?",
+    summary="Runs methods for games on three games of two numbers, trains a GAN on a mixture of "
     "16 Gaussians by them at equal gradients, and writes tables, figures and report.html. Five "
     "minutes; an hour or more with --full.",
     settings=Settings,

@@ -101,18 +101,20 @@ def verdict(results: Results) -> str:
         gain = forward.excess / average.excess
         alike = int((full.p >= rest.CHANCE).sum())
         lines.append(
-            f"Forwards, and averaged: an average of forward iterates ends {span(gain)} times "
-            "nearer to the least loss, for the same gradients. Backward order comes to rest on "
-            f"{int((full.rate < 1).sum())} of {len(full)} problems, for "
-            f"{span(full.gradients / forward.gradients)} times the gradients, and its loss "
-            f"cannot be told from that of forward order on {alike} of them."
+            "Forward order, with averaging: for the same gradients the loss of averaged forward "
+            f"iterates is {span(gain)} times nearer to the minimum than that of the last iterate. "
+            f"Iterates in backward order converge on {int((full.rate < 1).sum())} of {len(full)} "
+            f"problems, for {span(full.gradients / forward.gradients)} times the gradients; on "
+            f"{alike} of them their loss does not differ significantly from that of forward "
+            "order."
         )
     networks = results.table("networks")
     if len(networks):
         clear = [f"{r.problem} with {r.optimizer}" for r in networks.itertuples() if r.high < 1]
         lines.append(
-            f"Palindromic order ends lower than reshuffling on {', '.join(clear) or 'no network'}, "
-            f"of {len(networks)} pairs of problem and optimizer."
+            "Palindromic order ends lower than reshuffling on "
+            f"{', '.join(clear) or 'no network'}, of {len(networks)} pairs of problem and "
+            "optimizer."
         )
     return " ".join(lines) or "There is nothing to compare."
 
@@ -120,23 +122,29 @@ def verdict(results: Results) -> str:
 TABLES = (
     Table(
         "rest",
-        "Rest, loss and cost",
+        "Convergence, loss and cost",
         rest.summarize,
         {
             "problem": ("problem", "its name"),
             "method": ("method", "the order in which batches act"),
             "gradients": ("gradients", "of one run"),
-            "distance": ("distance", f"of successive iterates, mean of the last {rest.LAST} steps"),
+            "distance": (
+                "distance",
+                f"between successive iterates, mean of the last {rest.LAST} steps",
+            ),
             "last_distance": ("last", "the last distance"),
-            "rate": ("rate", "the factor by which the distance shrinks a step, where it does"),
+            "rate": ("rate", "the factor by which the distance shrinks a step, if it does"),
             "spread": ("spread", "root mean square distance from the mean of the last third"),
-            "excess": ("excess", "loss of all data at the end above the least, mean of the seeds"),
+            "excess": ("excess", "final loss on all data minus the minimum, mean of the seeds"),
             "error": ("error", "its standard error"),
-            "p": ("p", "of the two-sample test that backward order has forward order's losses"),
+            "p": (
+                "p",
+                "of the two-sample test that backward and forward order have the same losses",
+            ),
         },
         ("problem", "method", "gradients", "distance", "excess", "p"),
-        "The bracket form is an expansion for small window × h × curvature: beyond that it "
-        "diverges.",
+        "The bracket form is an expansion for small window × h × curvature, and diverges where "
+        "this product is not small.",
     ),
     Table(
         "orders",
@@ -156,15 +164,15 @@ TABLES = (
         {
             "problem": ("problem", "its name"),
             "optimizer": ("optimizer", "momentum is heavy ball with 0.9"),
-            "rates": ("rates", "of both orders; on a problem of your own each is tuned"),
-            "reshuffled": ("reshuffled", "last loss of all training data, median of the seeds"),
+            "rates": ("rates", "of both orders; tuned for each order on a problem of your own"),
+            "reshuffled": ("reshuffled", "final loss on all training data, median of the seeds"),
             "palindromic": ("palindromic", "the same in palindromic order"),
-            "ratio": ("ratio", "palindromic over reshuffled, paired by seed, geometric mean"),
+            "ratio": ("ratio", "palindromic divided by reshuffled, paired by seed, geometric mean"),
             "interval": ("90 %", "interval of the ratio"),
             "lower of seeds": ("lower", "seeds in which palindromic order ends lower"),
             "held_out_reshuffled": (
                 "held out, reshuffled",
-                "metric on held-out data, mean of the seeds; of the network the share of errors",
+                "metric on held-out data, mean of the seeds; for the network the error rate",
             ),
             "held_out_palindromic": ("held out, palindromic", "the same in palindromic order"),
         },
@@ -178,31 +186,32 @@ def _method(results: Results) -> Mapping[str, str]:
     titles |= {problem.name: problem.title for problem in results.settings.trained}
     return {
         "Problems": "; ".join(f"{name}: {title or 'own'}" for name, title in titles.items()) + ".",
-        "Backward order": "x_n = T_1 T_2 … T_n(x_0) lets the newest batch act first. Where every "
-        "step contracts, its iterates come to rest. For batches drawn alike it has the same "
-        "distribution as forward order at every n, so its expected loss is not lower: what "
-        "vanishes is the wobble, not the distance from the minimum. Its n-th iterate alone is "
-        "gradient descent over the stored batches in reverse, for n gradients; n²/2 buy the "
-        "trajectory.",
+        "Backward order": "x_n = T_1 T_2 … T_n(x_0): the newest batch acts first. If every step "
+        "contracts, the iterates converge. If all batches are drawn from the same distribution, "
+        "x_n has the same distribution as in forward order, so its expected loss is not lower: "
+        "the fluctuation vanishes, not the distance from the minimum. The n-th iterate alone "
+        "costs n gradients (gradient descent over the stored batches in reverse order), the "
+        "whole trajectory n²/2.",
         "Convex problems": f"Float64, gradient descent with h = {rest.RATE}, {rest.STEPS} steps "
-        "('equal gradients': as many as full backward order takes gradients). Forward, backward "
-        "and averaged runs draw their batches independently, the same ones for each seed. 'one "
-        "order', 'reshuffled' and 'palindromic' go through all batches every epoch. 'averaged': a "
-        "debiased exponential average (optax.ema) over about the last fifth of the run.",
+        "('equal gradients': as many steps as full backward order takes gradients). Forward, "
+        "backward and averaged runs draw their batches independently, the same ones for each "
+        "seed. 'one order', 'reshuffled' and 'palindromic' go through all batches every epoch. "
+        "'averaged': a debiased exponential average (optax.ema) over about the last fifth of the "
+        "run.",
         "Networks": f"The same batches (of the network {epochs.BATCH} examples) in every epoch, "
         f"{epochs.EPOCHS} epochs, {epochs.SEEDS} seeds; heavy ball with momentum 0.9, Adam; both "
         "orders start at the same points and have the same number of gradients. On a problem of "
         "your own the rate is tuned on seed 0 for each order, and seeds from 1 on are reported.",
-        "Gradients": "Each is one batch's. Everything that backward order evaluates is counted, a "
-        "Hessian product as two.",
+        "Gradients": "One gradient is that of one batch. Everything that backward order "
+        "evaluates is counted, a Hessian product as two.",
     }
 
 
 STUDY = Study(
     name="order",
     question="In which order should mini-batches act?",
-    summary="Compares forward, backward, palindromic and reshuffled order and averages: whether "
-    "iterates come to rest, their loss, their cost in gradients; and writes tables, figures and "
+    summary="Compares forward, backward, palindromic and reshuffled order, and averages: whether "
+    "iterates converge, their loss and their cost in gradients. Writes tables, figures and "
     "report.html. Four minutes; five times the seeds with --full.",
     settings=Settings,
     full={"seeds": 200},

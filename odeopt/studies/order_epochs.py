@@ -183,7 +183,8 @@ def compare(results: Results) -> pd.DataFrame:
 CLAIMS = (
     Claim(
         "splitting",
-        "Palindromic epochs are Strang's splitting: order 2, if the step on each batch has it.",
+        "Palindromic epochs are Strang's splitting: they have order 2 if the step on each batch "
+        "has.",
         f"observed order within {MARGIN} of the expected one",
         compared(
             "order",
@@ -196,7 +197,7 @@ CLAIMS = (
     Claim(
         "gains",
         "Palindromic order ends at a lower training loss than reshuffling.",
-        "90 % interval of the ratio of last losses, paired by seed, below 1",
+        "90 % interval of the ratio of final losses, paired by seed, is below 1",
         compared(
             "networks",
             "{problem}, {optimizer}",
@@ -223,9 +224,9 @@ def _draw_networks(results: Results) -> Plot:
 NETWORKS = Figure(
     "networks",
     _draw_networks,
-    "Loss of all training data after each epoch: geometric mean and range of the seeds.",
+    "Loss on all training data after each epoch: geometric mean and range of the seeds.",
     each(
-        "Last loss of palindromic over reshuffled order",
+        "Final loss of palindromic order, divided by that of reshuffled order",
         "networks",
         "{problem} with {optimizer} {ratio:.2f} ({interval})",
     ),

@@ -322,9 +322,10 @@ def _averages(results: Results) -> list[Check]:
 CLAIMS = (
     Claim(
         "rest",
-        "Where every step contracts, the iterates of backward order come to rest as fast.",
-        f"distances of full backward order shrink to {FLOOR:g} by a factor of at most 1 - h wd = "
-        f"{CONTRACTION:g} a step",
+        "If every step contracts, the iterates of backward order converge at the rate of the "
+        "contraction.",
+        f"distances of full backward order shrink to {FLOOR:g} by a factor of at most 1 - h · "
+        f"weight decay = {CONTRACTION:g} a step",
         compared(
             lambda r: _method(r, "backward, full"),
             "{problem}",
@@ -335,9 +336,9 @@ CLAIMS = (
     ),
     Claim(
         "alike",
-        "The loss of backward order is distributed like that of forward order.",
-        f"two-sample p of the last losses, Holm-corrected, at least {CHANCE:g}; replayed windows "
-        "and full order",
+        "The losses of backward and forward order have the same distribution.",
+        f"p of the two-sample test of the final losses, corrected by Holm, at least {CHANCE:g}; "
+        "replayed windows and full order",
         compared(
             _alike,
             "{problem}, {method}",
@@ -349,7 +350,7 @@ CLAIMS = (
     Claim(
         "average",
         "An average of forward iterates has a lower loss than full backward order.",
-        "mean excess lower by more than two standard errors",
+        "mean loss lower by more than two standard errors",
         _averages,
     ),
 )
@@ -369,20 +370,20 @@ def _curves(results: Results, x: str, y: str, label: str) -> Plot:
 
 EXCESS = Figure(
     "excess",
-    lambda results: _curves(results, "gradients", "excess", "loss above the least"),
-    "Loss of all data above the least, mean of the seeds, against gradients: all of them are "
-    "counted. Backward order buys no lower loss with its gradients; an average does. What leaves "
-    "the frame has diverged.",
+    lambda results: _curves(results, "gradients", "excess", "loss above the minimum"),
+    "Loss on all data minus the minimum, mean of the seeds, against all gradients. Backward "
+    "order needs more gradients for no lower loss; an average has a lower loss. Curves that "
+    "leave the frame have diverged.",
     each("Loss above the least", "rest", "{problem}, {method} {excess:.2g} ± {error:.1g}"),
 )
 DISTANCES = Figure(
     "distances",
-    lambda results: _curves(results, "steps", "distances", "distance of iterates"),
-    "Distance between successive iterates, geometric mean of the seeds. Backward order comes to "
-    "rest at the rate of the contraction; a window is forward again at every checkpoint; an "
-    "average slows down as averages do.",
+    lambda results: _curves(results, "steps", "distances", "distance between iterates"),
+    "Distance between successive iterates, geometric mean of the seeds. Backward order converges "
+    "at the rate of the contraction. A window starts again at every checkpoint. An average moves "
+    "less and less.",
     each(
-        "Factor by which distances shrink a step, where they do",
+        "Factor by which distances shrink a step, if they do",
         lambda results: results.table("rest").dropna(subset="rate"),
         "{problem}, {method} {rate:.3f}",
     ),

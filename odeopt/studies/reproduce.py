@@ -206,12 +206,12 @@ TABLES = (
         "Claims",
         _claims,
         {
-            "paper": ("paper", "the first that says it"),
+            "paper": ("paper", "the first paper with this claim"),
             "claim": ("claim", "name"),
-            "verdict": ("verdict", "by a criterion that was fixed before the run"),
+            "verdict": ("verdict", "by a criterion fixed before the run"),
             "says": ("says", "the claim"),
-            "reason": ("reason", "what was measured: the median of the seeds, or the worst seed"),
-            "seeds": ("seeds", "runs, of an experiment in which nothing is random one"),
+            "reason": ("reason", "the measured values: the median of the seeds, or the worst seed"),
+            "seeds": ("seeds", "number of runs; one if nothing is random"),
             "seconds": ("seconds", "of all seeds, compilation included"),
         },
         ("claim", "verdict", "reason"),
@@ -223,8 +223,11 @@ TABLES = (
         {
             "paper": ("paper", "its title"),
             "arxiv": ("arXiv", "its number"),
-            "kind": ("kind", "what odeopt was built from, what came after, what stands beside"),
-            "claims": ("claims", "with their verdicts; or why none follows"),
+            "kind": (
+                "kind",
+                "a paper that odeopt was built from, one that followed, or a related one",
+            ),
+            "claims": ("claims", "with their verdicts, or why there is none"),
         },
     ),
     Table(
@@ -236,8 +239,8 @@ TABLES = (
             "where": ("quantity", "what was measured"),
             "value": ("value", "the median of the seeds, or the worst seed"),
             "wanted": ("wanted", "the bound"),
-            "holds": ("holds", "whether it is within"),
-            "law": ("law", "claimed; or a wrong one, whose bounds must be missed"),
+            "holds": ("holds", "whether the value meets the bound"),
+            "law": ("law", "the claimed law, or a wrong law, whose bounds must be missed"),
         },
     ),
 )
@@ -249,8 +252,8 @@ def study() -> Study:
     overview = Figure("overview", _overview, "Claims by their verdict.", _verdict)
     return Study(
         name="reproduce",
-        question="Does it hold here? The claims of the papers, one by one",
-        summary="Runs claims of papers and judges them by criteria fixed beforehand.",
+        question="Which claims of the papers hold here?",
+        summary="Tests claims of papers by criteria fixed beforehand.",
         settings=Settings,
         full={"full": True},
         tasks=tasks,
@@ -344,7 +347,7 @@ def command(
         Console().print(grid(listing(options.full, kept)))
         return
     if not names and not every:
-        raise ValueError("name a claim, or say --all; --list shows them.")
+        raise ValueError("name a claim, or pass --all; --list shows them.")
     for name in names:
         lookup("claim", name, claims())
     for name, reason in missing(names).items():
@@ -352,7 +355,7 @@ def command(
     chosen = tuple(claims()) if every else names
     if options.full:
         todo = [claims()[name].seconds[True] for name in chosen if name not in kept]
-        estimate = f"About {sum(todo) / 60:.0f} minutes on one core; Ctrl-C loses nothing."
+        estimate = f"About {sum(todo) / 60:.0f} minutes on one core; finished runs survive Ctrl-C."
         Console(stderr=True).print(Text(estimate))
     options = dataclasses.replace(options, out=folder, resume=True)
     results = engine.run(study(), options, {"claims": chosen, "first_seed": first_seed})

@@ -118,7 +118,7 @@ def trace_record(
 LIMITS_HOLD = Claim(
     "limits",
     "On a quadratic a step is stable up to h·sharpness = R.",
-    f"measured within {NEAR:.0%} of R on a grid of 1 %",
+    f"measured limit within {NEAR:.0%} of R, on a grid of 1 %",
     compared(
         "limit",
         "{problem}, {optimizer}",

@@ -62,7 +62,7 @@ class Settings:
             my_file.py:make, where make(h) returns an optax optimizer.
         problems: Problems, separated by commas; your own as my_file.py:problem, made with
             odeopt.studies.Problem.
-        seeds: Fresh seeds to report; one more tunes the rate.
+        seeds: Seeds to report; one more, seed 0, tunes the rates.
         gradients: Gradients of each run.
     """
 
@@ -78,8 +78,8 @@ class Settings:
         dearest = max(entry.gradients_per_step for entry in contenders(self.solvers))
         if self.gradients < dearest:
             raise ValueError(
-                f"--gradients must be at least {dearest}, the cost of one step of the dearest "
-                f"solver asked for, not {self.gradients}."
+                f"--gradients must be at least {dearest}, the cost of one step of the most "
+                f"expensive solver, not {self.gradients}."
             )
         if self.gradients > 10**7:
             raise ValueError(f"--gradients must be at most 10000000, not {self.gradients}.")
@@ -193,7 +193,7 @@ def verdict(results: Results) -> str:
     table = races.compare(runs, baseline)
     solvers = table[table.solver & (table.index != baseline)]
     if not baseline or solvers.empty:
-        return "There is no solver beside sgd or euler here, so there is nothing to compare."
+        return "This run has no solver besides sgd or euler, so there is nothing to compare."
     problems, most, clearly = runs.problem.nunique(), solvers.below.max(), solvers.apart.max()
     lead = "Yes, mostly." if 2 * clearly > problems else "On some problems."
     lead = "No." if not most else lead if clearly else "Not clearly."
@@ -201,17 +201,21 @@ def verdict(results: Results) -> str:
     name = about.R.reindex(solvers.index).idxmax()
     other, mine = about.loc[baseline], about.loc[name]
     limit = (
-        f"The step limit of {name}, R = {mine.R:.3g}, is {mine.R / other.R:.3g} times that of "
-        f"{baseline}, and it pays {mine.gradients_per_step} gradients for a step, so that per "
-        f"gradient it is {mine.R / mine.gradients_per_step / other.R:.2g} times as large"
+        f"The stability limit of {name}, R = {mine.R:.3g}, is {mine.R / other.R:.3g} times that "
+        f"of {baseline} per step. A step costs {mine.gradients_per_step} gradients, so per "
+        f"gradient the limit is {mine.R / mine.gradients_per_step / other.R:.2g} times as large"
     )
     if not most:
-        race = f"no solver ended below {baseline} at equal gradients on any of {problems} problems"
+        race = (
+            f"at equal gradients no solver ended with a lower loss than {baseline} on any of "
+            f"{problems} problems"
+        )
     else:
         each = ", ".join(f"{n} on {row.below:.0f}" for n, row in solvers.iterrows() if row.below)
         race = (
-            f"below {baseline} at equal gradients ended {each} of {problems} problems "
-            f"({int(solvers.apart.sum())} of these differences are significant, Holm, 5 %)"
+            f"at equal gradients these ended with a lower loss than {baseline}: {each} of "
+            f"{problems} problems ({int(solvers.apart.sum())} of these differences are "
+            "significant: Mann-Whitney, Holm, 5 %)"
         )
     return f"{lead} {limit}; {race}."
 
@@ -223,8 +227,9 @@ def _best(results: Results) -> str:
     each = ", ".join(f"{name} on {count}" for name, count in winners.items()) or "no optimizer"
     lost = int((runs.status == "diverged").sum())
     return (
-        f"At {runs.gradients.max():.0f} gradients and tuned rates, the lowest median loss belongs "
-        f"to {each} of {runs.problem.nunique()} problems. {lost} of {len(runs)} runs diverged."
+        f"With {runs.gradients.max():.0f} gradients and tuned rates, the lowest median loss is "
+        f"that of {each} of {runs.problem.nunique()} problems. {lost} of {len(runs)} runs "
+        "diverged."
     )
 
 
@@ -240,7 +245,7 @@ CLAIMS = (
     Claim(
         "cheaper",
         "Per gradient, a solver's stability limit is above SGD's.",
-        "the whole bracket of the ratio, median over problems, above 1",
+        "the whole interval of the ratio, median over problems, is above 1",
         compared(
             _solvers,
             "{optimizer}",
@@ -293,11 +298,11 @@ _LIMITS = Figure(
     lambda r: race_figures.limits(
         r.table("comparison").set_index("optimizer"), baseline_of(runs_of(r))
     ),
-    "A limit is known to lie between the largest stable and the smallest diverged rate tried. "
-    "So a ratio of two is a bar: its ends are medians over problems. Only a bar that is clear of 1 "
-    "says that one limit is larger.",
+    "A limit lies between the largest stable and the smallest diverged rate that were tried. So "
+    "the ratio of two limits is an interval, drawn as a bar; its ends are medians over problems. "
+    "Only a bar that does not contain 1 shows that one limit is larger.",
     each(
-        "Limits over the baseline's, per step and per gradient",
+        "Limits divided by the baseline's, per step and per gradient",
         _solvers,
         "{optimizer} {step} and {gradient}",
     ),
@@ -305,8 +310,8 @@ _LIMITS = Figure(
 _RELATIVE = Figure(
     "loss_relative",
     lambda r: race_figures.loss_against_rate(runs_of(r), "relative_rate", "h · sharpness / R"),
-    "Losses against the rate in units of each method's own linear stability limit at the initial "
-    "point. Look at whether the lines end at 1, where linear theory says so.",
+    "Loss against the rate in units of each method's own linear stability limit at the initial "
+    "point. According to linear theory the lines end at 1.",
     lambda r: "On quadratics every line ends at 1; on networks they end near it.",
 )
 FIGURES = (
@@ -315,16 +320,19 @@ FIGURES = (
     Figure(
         "loss_rate",
         lambda r: race_figures.loss_against_rate(runs_of(r), "learning_rate", "learning rate h"),
-        "Median over the fresh seeds (lines), their range (bands), the tuned rate (rings); a cross "
-        "in the strip on top marks a rate at which a seed diverged. Look at where each line ends "
-        "and how wide its valley is.",
-        lambda r: "Every optimizer has a valley of rates that ends where runs diverge.",
+        "Median over the reported seeds (lines), their range (bands), the tuned rate (rings). A "
+        "cross in the strip on top marks a rate at which a seed diverged. Compare where the "
+        "lines end and how wide their minima are.",
+        lambda r: (
+            "For every optimizer the loss has a minimum over the rates, and runs diverge "
+            "beyond some rate."
+        ),
     ),
     Figure(
         "loss_gradients",
         lambda r: race_figures.curves(races.tuned(runs_of(r)), runs_of(r).optimizer.unique()),
-        "Each optimizer at its tuned rate. Every gradient of a step is counted: this is the "
-        "comparison at equal cost, so look at which line is lowest on the right.",
+        "Each optimizer at its tuned rate. Every gradient of a step is counted, so this is the "
+        "comparison at equal cost: the line that is lowest on the right wins.",
         _best,
     ),
     Figure(
@@ -333,18 +341,19 @@ FIGURES = (
             {"gradients to the target": races.gradients_to_target(runs_of(r))}
         ),
         "The share of (problem, seed) pairs in which an optimizer at its tuned rate reaches the "
-        "target within τ times the gradients of the fastest. The target is "
-        f"{races.TARGET:.0%} of the decrease from the median initial loss to the best median final "
-        "loss; a miss counts as infinity. Left end: who is fastest. Right end: who arrives at all.",
+        f"target within τ times the gradients of the fastest. The target is {races.TARGET:.0%} of "
+        "the decrease from the median initial loss to the best median final loss; a miss counts "
+        "as infinity. Left end: how often an optimizer is the fastest. Right end: how often it "
+        "reaches the target.",
         _best,
     ),
     Figure(
         "regions",
         _regions,
-        "Where |R(z)| ≤ 1 (shaded). On the strip above, z = −h λ for the Hessian's eigenvalues λ "
-        "at the initial point and the tuned rate h, all of them real, a row a problem. Those left "
-        "of the shade are directions that grow at first.",
-        lambda r: "Regions of stability, with the eigenvalues of each problem on a strip.",
+        "The region of stability |R(z)| ≤ 1 (shaded). The strip above shows z = −h λ for the "
+        "eigenvalues λ of the Hessian at the initial point and the tuned rate h, one row for "
+        "each problem; they are real. Directions with z left of the shaded region grow at first.",
+        lambda r: "Regions of stability, with the eigenvalues of each problem above.",
     ),
 )
 
@@ -357,18 +366,28 @@ TABLES = (
             "optimizer": ("optimizer", "its name"),
             "step": (
                 "limit, per step",
-                "stability limit over the baseline's: from the least to the most it can be on the "
-                "grid, medians over problems",
+                "stability limit divided by the baseline's: the interval that the grid allows, "
+                "medians over problems",
             ),
             "gradient": ("per gradient", "the same, divided by the gradients of a step"),
             "lowest": ("lowest on", "problems on which its median final loss is the lowest"),
-            "below": ("below on", "problems on which it ends below the baseline"),
-            "apart": ("clearly", "of these, where that is significant: Mann-Whitney, 5 %, Holm"),
+            "below": (
+                "below on",
+                "problems on which its median final loss is below the baseline's",
+            ),
+            "apart": (
+                "clearly",
+                "those of them with a significant difference: Mann-Whitney, Holm, 5 %",
+            ),
             "reached of pairs": ("reached", "pairs of problem and seed at the target"),
-            "diverged of runs": ("diverged", "runs not finite or ended above their start"),
+            "diverged of runs": (
+                "diverged",
+                "runs whose final loss is not finite or above the initial loss",
+            ),
         },
         ("optimizer", "step", "gradient", "lowest", "below", "diverged of runs"),
-        "The rate of a method without R is no flow time, and its ratio says little.",
+        "The rate of a method without R is not a flow time, so a ratio of limits to its limit "
+        "says little.",
     ),
     Table(
         "summary",
@@ -384,13 +403,13 @@ TABLES = (
 def _method(results: Results) -> Mapping[str, str]:
     problems = build(results.settings.problems)
     return {
-        "Cost": f"Each run has {results.settings.gradients} gradients; a mini-batch gradient "
+        "Cost": f"Each run has {results.settings.gradients} gradients. A mini-batch gradient "
         "counts as one, a Hessian product as two. Seconds are those of the compiled program.",
         "Learning rates": "Octaves of R/sharpness where the method has a stability limit R "
         "(sharpness: the largest Hessian eigenvalue at the tuning seed's initial point), half "
-        "decades for the others, extended until the best rate is inside the grid.",
-        "Seeds": f"Seed 0 chooses the rate. Medians and ranges are over the "
-        f"{results.settings.seeds} other seeds, which change initial point and batches.",
+        "decades for the others. The grid is extended until the best rate is inside it.",
+        "Seeds": "The rate is chosen on seed 0. Medians and ranges are over "
+        f"{results.settings.seeds} other seeds, with other initial points and batches.",
         "Divergence": "A final loss that is not finite or above the initial one; it counts as "
         "infinity in every median and ranking.",
         "Problems": "; ".join(problem.spoken for problem in problems),
@@ -399,7 +418,7 @@ def _method(results: Results) -> Mapping[str, str]:
 
 STUDY = Study(
     name="stability",
-    question="Is a solver more stable than SGD, and what does it cost?",
+    question="Is a solver more stable than SGD, and at what cost?",
     summary="Runs every solver over learning rates and seeds at an equal number of gradients, and "
     "writes tables, figures and report.html. Two minutes; an hour or more with --full.",
     settings=Settings,

@@ -36,17 +36,24 @@ def verdict(results: Results) -> str:
     """On how many problems the best solver is ahead of the best rival, and the others."""
     wins = _wins(results)
     if wins.empty:
-        return "No problem has both a solver and a rival that is done: nothing is compared."
+        return (
+            "No problem has finished runs of both a solver and a rival, so there is nothing "
+            "to compare."
+        )
     best = wins.gradients_won.idxmax()
     row, others = wins.loc[best], wins.drop(best)
     lead = "Yes." if row.gradients_won == row.problems else "On some problems."
-    lead = lead if row.gradients_won else "Nothing in gradients."
+    lead = lead if row.gradients_won else "No, not in gradients."
     text = (
-        f"{lead} To the target {best} needs fewer gradients than the best rival on "
+        f"{lead} To reach the target, {best} needs fewer gradients than the best rival on "
         f"{row.gradients_won} of {row.problems} problems, and fewer seconds on {row.seconds_won}"
     )
     rest = ", ".join(f"{name} on {r.gradients_won}" for name, r in others.iterrows())
-    return f"{text} (the others, in gradients: {rest})." if rest else f"{text}."
+    return (
+        f"{text} (fewer gradients than the best rival, other solvers: {rest})."
+        if rest
+        else f"{text}."
+    )
 
 
 def _wins(results: Results) -> pd.DataFrame:
@@ -77,7 +84,7 @@ CLAIMS = (
     Claim(
         "fewer",
         "With nothing tuned, linearly_implicit_euler needs fewer gradients than the best rival.",
-        "median gradients to the target below those of the rival that needs fewest",
+        "median gradients to the target below those of the rival that needs the fewest",
         compared(
             lambda r: r.table("verdict").query("optimizer == 'linearly_implicit_euler'"),
             "{problem}, {optimizer}",
@@ -89,7 +96,7 @@ CLAIMS = (
     Claim(
         "flat",
         "The first step of a controlled solver does not matter.",
-        f"sensitivity over six decades below {MATTERS:g} of that of SGD to its rate",
+        f"sensitivity over six decades below {MATTERS:g} times that of SGD to its learning rate",
         compared(
             _sensitive,
             "{problem}, {optimizer}",
@@ -101,13 +108,14 @@ CLAIMS = (
     Claim(
         "farther",
         "Per gradient, the largest stable rate of rkc is above SGD's.",
-        "the whole bracket of the ratio of rates above the gradients of a step",
+        "the whole interval of the ratio of rates is above the number of gradients of a step",
         _farther,
     ),
     Claim(
         "falls",
-        "At no fixed rate does the loss rise in a step of implicit_euler.",
-        f"largest relative rise of the loss in a step at most {ROUNDING:.1g}, its rounding",
+        "A step of implicit_euler does not raise the loss at any fixed rate.",
+        f"largest relative rise of the loss in a step at most {ROUNDING:.1g}, the rounding of "
+        "float32",
         compared(
             "descent",
             "{problem}, rate {rate:g}",
@@ -151,17 +159,17 @@ FIGURES = (
     Figure(
         "profile",
         _profile,
-        "The share of runs, over all problems and fresh seeds, in which an optimizer needs at most "
-        "so many times the gradients, or the seconds, of the one that needs fewest. Left end: who "
-        "is fastest. Right end: who arrives at all. An optimizer that does not run on a problem "
-        "has missed it.",
+        "The share of runs, over all problems and reported seeds, in which an optimizer needs at "
+        "most τ times the gradients, or seconds, of the one that needs the fewest. Left end: how "
+        "often an optimizer is the fastest. Right end: how often it reaches the target. An "
+        "optimizer that does not run on a problem counts as a miss there.",
         verdict,
     ),
     Figure(
         "loss",
         _loss,
-        "Every fresh run up to the target (dashed; where it depends on the seed, that of seed 1). "
-        "Look at whether the order at the target was the order on the way.",
+        "Every reported run up to the target (dashed; if the target depends on the seed, that of "
+        "seed 1). Check whether the same optimizer was ahead before the target was reached.",
         verdict,
     ),
     Figure(
@@ -169,10 +177,12 @@ FIGURES = (
         lambda r: race_figures.loss_against_rate(
             tables.runs_of(r, "sweep"), "learning_rate", "rate, or first step"
         ),
-        f"After {runs.SWEPT} gradients: median and range of the fresh seeds, a cross on the strip "
-        "where one diverged. A flat line has nothing to tune.",
+        f"Loss after {runs.SWEPT} gradients: median and range of the reported seeds; a cross in "
+        "the strip on top marks a rate at which one diverged. A flat line means that there is "
+        "nothing to tune.",
         each(
-            f"Sensitivity to the first step as a share of that of {runs.SENSITIVE[0]}'s rate",
+            f"Sensitivity to the first step, divided by that of {runs.SENSITIVE[0]} to its "
+            "learning rate",
             _sensitive,
             "{problem}, {optimizer} {share:.2g}",
         ),
@@ -180,25 +190,31 @@ FIGURES = (
 )
 
 _VERDICT = {
-    "gradients": ("gradients", "of the solver to the target, median of the fresh seeds"),
+    "gradients": ("gradients", "of the solver to the target, median of the reported seeds"),
     "rival_gradients": ("best rival's", "the fewest that a rival needs"),
-    "gradients_rival": ("who", "the rival of the fewest gradients"),
-    "gradients_ratio": ("ratio", "of the two; a miss is infinity"),
+    "gradients_rival": ("who", "the rival with the fewest gradients"),
+    "gradients_ratio": (
+        "ratio",
+        "the solver's gradients divided by the rival's; a miss is infinite",
+    ),
     "gradients_won": ("fewer", "whether the solver needs fewer"),
-    "gradients_p": ("p", "of a difference in gradients: Mann-Whitney, Holm over the problems"),
+    "gradients_p": ("p", "of the difference in gradients: Mann-Whitney, Holm over the problems"),
     "seconds": ("seconds", "of the solver to the target, without compilation"),
     "rival_seconds": ("best rival's seconds", "the fewest that a rival needs"),
-    "seconds_rival": ("by whom", "the rival of the fewest seconds"),
+    "seconds_rival": ("by whom", "the rival with the fewest seconds"),
     "seconds_ratio": ("of seconds", "ratio of the two"),
     "seconds_won": ("fewer seconds", "whether the solver needs fewer"),
 }
 _SUMMARY = {
-    "setting": ("setting", "rate, memory or first step; tuned on seed 0 where there is a choice"),
-    "tried": ("tried", "how many settings"),
-    "tuning": ("tuning", "gradients of that"),
-    "reached": ("reached", "fresh runs at the target"),
+    "setting": (
+        "setting",
+        "learning rate, memory or first step; tuned on seed 0 if there are several",
+    ),
+    "tried": ("tried", "number of settings that were tried"),
+    "tuning": ("tuning", "gradients used for it"),
+    "reached": ("reached", "reported runs that reached the target"),
     "runs": ("of", "fresh runs"),
-    "gradients": ("gradients", "to the target, median; a miss is infinity"),
+    "gradients": ("gradients", "to the target, median; a miss is infinite"),
     "gradients_min": ("fewest", "gradients"),
     "gradients_max": ("most", "gradients"),
     "seconds": ("seconds", "to the target, median"),
@@ -211,7 +227,7 @@ TABLES = (
         tables.judge,
         {**races.NAMED, **_VERDICT},
         ("problem", "optimizer", "gradients", "rival_gradients", "gradients_rival", "seconds_won"),
-        "The best rival in gradients and the best in seconds are not always the same one.",
+        "The rival with the fewest gradients is not always the one with the fewest seconds.",
     ),
     Table(
         "summary",
@@ -226,8 +242,11 @@ TABLES = (
         tables.sensitivity,
         {
             **races.NAMED,
-            "sensitivity": ("sensitivity", "mean of min(loss, initial loss), minus the lowest"),
-            "share": ("of sgd's", "the same over that of sgd to its rate"),
+            "sensitivity": (
+                "sensitivity",
+                "mean over the rates of min(loss, initial loss), minus the lowest loss",
+            ),
+            "share": ("of sgd's", "the same divided by that of sgd to its learning rate"),
             "best": ("best loss", "over the rates"),
             "worst": ("worst", "over the rates"),
             "diverged": ("diverged", "runs"),
@@ -242,11 +261,11 @@ TABLES = (
         tables.stable,
         {
             "optimizer": ("optimizer", "its name"),
-            "rate": ("stable to", "the largest rate up to which no seed diverged"),
-            "unstable": ("diverges at", "the next one, at which a seed did"),
-            "low": ("over sgd's, from", "the least that the ratio of limits can be"),
-            "high": ("to", "the most"),
-            "best": ("best rate", "of the fewest gradients to the target"),
+            "rate": ("stable to", "the largest rate such that no seed diverged at it or below"),
+            "unstable": ("diverges at", "the next rate, at which a seed diverged"),
+            "low": ("over sgd's, from", "the lower end of the ratio of limits"),
+            "high": ("to", "the upper end"),
+            "best": ("best rate", "the rate with the fewest gradients to the target"),
             "gradients": ("gradients", "there, median"),
         },
         ("optimizer", "rate", "unstable", "low", "high", "gradients"),
@@ -259,10 +278,13 @@ TABLES = (
         {
             "problem": ("problem", "its name"),
             "rate": ("rate", "fixed"),
-            "rise": ("largest rise", "of the loss in a step, relative; negative: it always fell"),
-            "loss": ("loss", "the highest final one"),
+            "rise": (
+                "largest rise",
+                "of the loss in a step, relative; negative if the loss always fell",
+            ),
+            "loss": ("loss", "the highest final loss"),
             "steps": ("steps", "in all"),
-            "runs": ("runs", "one a seed"),
+            "runs": ("runs", "one for each seed"),
         },
     ),
 )
@@ -276,29 +298,31 @@ def _method(results: Results) -> Mapping[str, str]:
         for p in build(settings.problems)
     ]
     return {
-        "Target": "A run ends at the gradient evaluation whose loss is at the target, that one "
-        "counted too; or with its budget; or where the loss is not finite. A miss is infinity in "
-        "every median. Where steps see mini-batches, the loss of the full batch is looked at after "
-        f"every {runs.JUDGED} gradients, which costs seconds only.",
-        "Cost": "What the optimizer's state counts: every gradient 1, every curvature product 2, "
-        "every loss of a control or a line search 1, rejected steps in full, a Jacobian or an "
-        "exact solve as many as a sample has outputs. Linear algebra counts nothing in gradients: "
-        "the seconds see it. They are wall time of compiled runs, compilation aside.",
-        "Tuning": "Seed 0, for the fewest gradients to the target, misses ranked behind by their "
-        "final loss: half decades until the best one has both its neighbours, then the quarter "
-        "decades beside it; a memory of 10 or 50 for L-BFGS. It is listed, not counted.",
+        "Target": "A run ends when the loss is at the target (the gradient there is counted), "
+        "with its budget, or when the loss is not finite. A miss counts as infinity in medians. "
+        f"With mini-batches the loss of the full batch is evaluated after every {runs.JUDGED} "
+        "gradients; this costs seconds but is not counted in gradients.",
+        "Cost": "The optimizer's own count: every gradient 1, every curvature product 2, every "
+        "loss for step-size control or a line search 1, rejected steps in full, a Jacobian or an "
+        "exact solve as many as a sample has outputs. Linear algebra is not counted in gradients "
+        "but takes seconds. Seconds are wall time of compiled runs, without compilation.",
+        "Tuning": "On seed 0, for the fewest gradients to the target; misses rank last, by their "
+        "final loss. Half decades until both neighbours of the best rate have been tried, then "
+        "the quarter decades beside it; a memory of 10 or 50 for L-BFGS. Tuning is listed, not "
+        "counted.",
         "Rivals": "L-BFGS (optax), BFGS and Levenberg-Marquardt (optimistix) run on full batches "
         "only; BFGS where its matrix is small enough, Levenberg-Marquardt where the loss is a sum "
         "of squares and its Jacobian is small enough.",
-        "Seeds": f"Seeds 1 to {settings.seeds} are reported: other initial points, other batches.",
+        "Seeds": f"Seeds 1 to {settings.seeds} are reported, with other initial points and "
+        "batches.",
         "Problems": "; ".join(listed),
     }
 
 
 STUDY = Study(
     name="stiff",
-    question="What do solvers for stiff losses gain on the way to a fixed target?",
-    summary="Races them against tuned rivals, in gradients and in seconds, and writes tables, "
+    question="How many gradients and seconds do solvers for stiff losses need to a fixed target?",
+    summary="Compares them with tuned rivals, in gradients and in seconds, and writes tables, "
     "figures and report.html. Some minutes; an hour with --full.",
     settings=runs.Settings,
     full=runs.FULL,

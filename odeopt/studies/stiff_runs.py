@@ -250,7 +250,7 @@ def _alone(work: Callable[..., list[Record]], *given: Any) -> list[Record]:
 
 
 def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Record]:
-    """Tune on the tuning seed where there is something to tune, then run the fresh seeds."""
+    """Tune on the tuning seed where there is something to tune, then run the reported seeds."""
     goal, fresh = settings.goal(problem), range(1, settings.seeds + 1)
     (about,) = found = list(lab.once(f"goal/{problem.name}", lambda: [_goal(problem, goal)]))
     optimum = about["optimum"]

@@ -29,7 +29,7 @@ def runs_of(results: Results, kind: str = "run") -> pd.DataFrame:
 
 
 def fresh(results: Results) -> pd.DataFrame:
-    """The runs to the target on fresh seeds."""
+    """The runs to the target on reported seeds."""
     runs = runs_of(results)
     return runs[runs.purpose == "fresh"]
 
@@ -40,8 +40,8 @@ def summary(results: Results) -> pd.DataFrame:
     Columns: `problem`, `optimizer`, `rival`, `tuned`; `setting` (rate, memory, or first step,
     chosen on the tuning seed where `tuned`), `tried` and `tuning` (how many settings, and the
     gradients used on them); `reached` of `runs` fresh ones; `gradients` and `seconds` to the
-    target, medians over the fresh seeds, with `_min` and `_max`, infinite for a miss; `loss`, the
-    median final one. Pairs without a fresh run are left out.
+    target, medians over the reported seeds, with `_min` and `_max`, infinite for a miss; `loss`,
+    the median final one. Pairs without a fresh run are left out.
     """
     rows = []
     for (problem, optimizer), group in runs_of(results).groupby(PAIR, sort=False):

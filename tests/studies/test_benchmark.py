@@ -210,8 +210,9 @@ def test_the_verdict_compares_with_the_best_median_and_says_losses_as_plainly_as
     np.testing.assert_allclose((judged.low["wine"], judged.high["wine"]), (1 / 5, 2))
     assert (judged.p >= 0.1).all()  # the least that 3 and 3 can be
     assert benchmark.verdict(_example()) == (
-        "On some problems: with nothing tuned, untuned is within 10% of the best tuned and "
-        "scheduled rival on 1 of 2 problems, and ahead on 1; of the 1 held out, on 1 and 1."
+        "With nothing tuned, the loss of untuned is within 10% of the best tuned and scheduled "
+        "rival's on 1 of 2 problems, and lower on 1; of the 1 held-out problems it is within 10% "
+        "on 1 and lower on 1."
     )
     verdicts = {verdict.claim.name: verdict.word for verdict in _example().claims}
     assert verdicts == {"level": "holds in part", "steady": "does not hold"}

@@ -72,12 +72,12 @@ def test_a_claim_says_between_which_rates_enough_is_removed():
 
     row = results(known()).table("shares").query("edge == 0.8").set_index("quantity").iloc[0]
     assert (row.removed, row["by order 3"]) == ("95", "100")
-    assert "p gradient norm at every rate here, up to h·sharpness = 0.8" in said(known())
+    assert "p gradient norm at every rate tried, up to h·sharpness = 0.8" in said(known())
     weak = [
         {**r, "gradient norm": np.exp(-r["rate"])} if r["variant"] == "counter-term" else r
         for r in known()
     ]
-    assert "p gradient norm at no rate from h·sharpness = 0.2 on" in said(weak)
+    assert "p gradient norm at no rate (smallest tried: h·sharpness = 0.2)" in said(weak)
     trends = pd.DataFrame(
         {"edge": [0.1, 0.1, 0.2, 0.2, 0.4, 0.4], "removed": [0.9, 0.9, 0.9, 0.7, 0.9, 0.9]}
     )

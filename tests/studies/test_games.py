@@ -102,7 +102,7 @@ def test_more_modes_than_adam_are_claimed_where_seeds_leave_no_doubt(seeds, word
     results = made(records)
     (claim,) = [verdict for verdict in results.claims if verdict.claim.name == "beats"]
     assert claim.word == word
-    assert f"cover rk4 (15.0); {clear} of these differences" in results.verdict
+    assert f"than Adam (8.0): rk4 (15.0); {clear} of these differences" in results.verdict
 
 
 @pytest.fixture

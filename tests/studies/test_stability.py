@@ -183,9 +183,9 @@ def rival(below, unstable):
 @pytest.mark.parametrize(("below", "lead"), [(False, "No."), (True, "Not clearly.")])
 def test_the_verdict_says_what_the_data_say(below, lead):
     results = made(SGD + rival(below, 8.0))
-    assert results.verdict.startswith(f"{lead} The step limit of rk9, R = 8, is 4 times that of")
-    assert "pays 9 gradients" in results.verdict
-    assert ("no solver ended below sgd" in results.verdict) == (not below)
+    assert results.verdict.startswith(f"{lead} The stability limit of rk9, R = 8, is 4 times")
+    assert "A step costs 9 gradients" in results.verdict
+    assert ("no solver ended with a lower loss than sgd" in results.verdict) == (not below)
 
 
 def test_a_gain_is_called_one_where_seeds_leave_no_doubt():

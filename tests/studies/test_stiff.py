@@ -283,7 +283,7 @@ def test_a_study_tunes_on_seed_0_and_reports_the_others(result):
     summary = result.table("summary")
     assert (summary.gradients <= 60).tolist() == [False, False, True]
     assert (summary.reached == 2).all()
-    assert result.verdict.startswith("Yes. To the target linearly_implicit_euler needs fewer")
+    assert result.verdict.startswith("Yes. To reach the target, linearly_implicit_euler needs")
 
 
 @pytest.mark.slow
@@ -372,8 +372,8 @@ def test_the_verdict_says_losses_as_plainly_as_wins():
     assert dict(judged.seconds_won) == {"won": False, "lost": False}
     assert (judged.gradients_p >= 0.1).all()  # the least that 3 and 3 can be
     assert stiff.verdict(_example()) == (
-        "On some problems. To the target mine needs fewer gradients than the best rival on 1 of 2 "
-        "problems, and fewer seconds on 0."
+        "On some problems. To reach the target, mine needs fewer gradients than the best rival on "
+        "1 of 2 problems, and fewer seconds on 0."
     )
     assert (judged.gradients_ratio["lost"], judged.gradients_rival["lost"]) == (np.inf, "sgd")
     assert judged.seconds_ratio["won"] == pytest.approx(9 / 0.52)

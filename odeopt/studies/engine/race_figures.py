@@ -100,7 +100,7 @@ def limits(table: pd.DataFrame, baseline: str) -> Plot:
     known = table[(table.problems > 0).fillna(False) & table.R.notna()]
     plot.height = 0.6 + 0.3 * len(known)
     for key in ("step", "gradient") if len(known) else ():
-        axes = plot.rows(f"limit per {key}, over that of {baseline}", "", list(known.index))
+        axes = plot.rows(f"limit per {key}, divided by that of {baseline}", "", list(known.index))
         low, high = known[f"{key}_low"], known[f"{key}_high"].replace(np.inf, np.nan)
         for row, (name, *ends) in enumerate(zip(known.index, low, high, strict=True)):
             style = plot.style(str(name), linestyle="-", linewidth=3)

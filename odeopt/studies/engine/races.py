@@ -182,7 +182,7 @@ def table(rows: Sequence[Mapping[str, Any]], *columns: str) -> pd.DataFrame:
 
 
 def fresh(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs on fresh seeds: the tuning seed only chooses the rate."""
+    """The runs on reported seeds: the tuning seed only chooses the rate."""
     return runs[runs.seed != TUNING_SEED]
 
 
@@ -394,23 +394,26 @@ COLUMNS = {
     **NAMED,
     "order": ("order", "of accuracy as a solver of gradient flow"),
     "R": ("R", "largest stable h·sharpness in theory"),
-    "R_per_gradient": ("R per gradient", "R over the gradients of a step"),
+    "R_per_gradient": ("R per gradient", "R divided by the gradients of a step"),
     "measured_limit": ("measured limit", "the largest stable h·sharpness, to 0.5 %"),
-    "best_rate": ("tuned h", "the learning rate that did best on seed 0"),
-    "best_relative_rate": ("h·sharpness/R", "the tuned rate over the limit in theory"),
+    "best_rate": ("tuned h", "the learning rate with the lowest loss on seed 0"),
+    "best_relative_rate": ("h·sharpness/R", "the tuned rate in units of the theoretical limit"),
     "best_at": ("tuned at", "where in the grid the best rate lies"),
-    "loss_median": ("loss", "final loss on all data at the tuned rate: median of seeds"),
-    "loss_min": ("lowest", "of the fresh seeds"),
-    "loss_max": ("highest", "of the fresh seeds"),
-    "stable": ("stable to", "largest rate up to which no seed diverged"),
+    "loss_median": (
+        "loss",
+        "final loss on all data at the tuned rate: median of the reported seeds",
+    ),
+    "loss_min": ("lowest", "of the reported seeds"),
+    "loss_max": ("highest", "of the reported seeds"),
+    "stable": ("stable to", "largest rate such that no seed diverged at it or below"),
     "unstable": ("diverges at", "smallest rate at which a seed diverged"),
     "sensitivity": (
         "sensitivity",
-        "mean over log rates of min(loss, initial loss), minus the best",
+        "mean over log rates of min(loss, initial loss), minus the lowest loss",
     ),
     "width_octaves": (
         "good octaves",
-        f"width of the rates that give up at most {GOOD:.0%} of the best decrease",
+        f"width of the range of rates that lose at most {GOOD:.0%} of the best decrease",
     ),
     "diverged": ("diverged", "runs, over all rates and seeds"),
     "runs": ("of", "runs"),
@@ -418,9 +421,9 @@ COLUMNS = {
 """Headings and meanings of the columns of `summary`."""
 SECONDS = {
     **NAMED,
-    "compile_seconds": ("compilation", "of the one program of all its runs, in seconds"),
+    "compile_seconds": ("compilation", "of the one program that makes all runs, in seconds"),
     "seconds": ("all runs", "in seconds"),
     "seconds_per_gradient": ("a gradient", "in seconds"),
-    "seconds_per_run": ("a run", "median of those not cut short, in seconds"),
+    "seconds_per_run": ("a run", "median of the runs that were not cut short, in seconds"),
 }
 """Headings and meanings of the columns of `seconds`."""

@@ -126,8 +126,11 @@ CHECKS = Table(
         "claim": ("claim", "its short name"),
         "where": ("where", "problem, method and setting"),
         "value": ("value", "what was measured"),
-        "wanted": ("wanted", "what it should be"),
-        "holds": ("holds", "whether it is; a dash where the measurement leaves it open"),
+        "wanted": ("wanted", "what the value should be"),
+        "holds": (
+            "holds",
+            "whether the value is as wanted; a dash if the measurement does not decide",
+        ),
     },
 )
 """A table for studies whose claims rest on many comparisons."""
@@ -364,7 +367,9 @@ class Results:
     @property
     def verdict(self) -> str:
         """The answer."""
-        return self.study.verdict(self) if self.records else "No run was made: nothing to compare."
+        return (
+            self.study.verdict(self) if self.records else ("No run was made: nothing to compare.")
+        )
 
     @property
     def notices(self) -> list[str]:
@@ -372,7 +377,7 @@ class Results:
         if not self.unfinished:
             return []
         return [
-            f"Time was over before {len(self.unfinished)} steps of work were done "
+            f"There was no time for {len(self.unfinished)} steps of work "
             f"({', '.join(self.unfinished[:3])}{', ...' if len(self.unfinished) > 3 else ''}). "
-            "They are left out; --resume makes them."
+            "The report leaves them out; --resume makes them."
         ]
