@@ -30,15 +30,15 @@ def document(kept: Record) -> str:
     lines = [
         "# The claims of the papers",
         "",
-        "Written by `python -m benchmarks.claims` from the committed run "
-        "`benchmarks/results/claims/summary.json`; do not edit. `odeopt reproduce --list` names "
-        "the claims, `odeopt reproduce NAME` asks one on your machine, `--all` asks "
-        "them all and writes a report with figures. A claim is a module of "
-        "`odeopt/studies/claims`, with its criterion committed before its first run; where it "
-        "had to be posed again after a run, it says what the first version was. Papers were read "
-        "in their abstracts only: a claim is what an abstract says, and how it is asked is "
-        "odeopt's. A law has wrong laws beside it, which must miss its criterion; a comparison "
-        "must come out the same way in more seeds than chance would have (sign test, p <= 0.05).",
+        "`python -m benchmarks.claims` writes this page from the committed run "
+        "`benchmarks/results/claims/summary.json`; do not edit it. `odeopt reproduce --list` lists "
+        "the claims, `odeopt reproduce NAME` tests one on your machine, and `--all` tests all and "
+        "writes a report with figures. A claim is a module of `odeopt/studies/claims`. Its "
+        "criterion was committed before its first run; if it was changed after a run, the claim "
+        "says what the first version was. Only the abstracts of the papers were read: a claim is "
+        "taken from an abstract, and its experiment is odeopt's. Beside a law stand wrong laws, "
+        "which must miss its criterion. A comparison must have the same outcome in more seeds than "
+        "chance would give (sign test, p <= 0.05).",
         "",
         f"**Of {len(found)} claims: {counts(words)}.** "
         f"{'A full' if kept['full'] else 'A quick'} run on {kept['machine']}, "
@@ -65,7 +65,7 @@ def document(kept: Record) -> str:
                     f"- **`{name}`: {entry['verdict']}**{seeds}. {listed[name].says}",
                     f"*{listed[name].note}*" if listed[name].note else "",
                     f"Found: {entry['reason']}." if entry["reason"] else "",
-                    f"Of a wrong law, which must miss: {'; '.join(wrong)}." if wrong else "",
+                    f"Wrong law, which must miss: {'; '.join(wrong)}." if wrong else "",
                 ]
                 lines.append(" ".join(word for word in words if word))
             if also:

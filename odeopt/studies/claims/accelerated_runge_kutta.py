@@ -1,7 +1,7 @@
 """Runge-Kutta of order s on the accelerated flow converges like N^(-2s/(s+1)), descent like 1/N.
 
-x'' + (5/t)x' + 4 grad E = 0 with steps C·N^(-1/(s+1)); a quadratic with eigenvalues even in their
-logarithm, on which gradient descent has its worst rate, 1/N.
+x'' + (5/t)x' + 4 grad E = 0 with steps C·N^(-1/(s+1)); a quadratic with eigenvalues evenly spaced
+in their logarithm, on which gradient descent has its worst rate, 1/N.
 """
 
 from typing import Any

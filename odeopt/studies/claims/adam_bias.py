@@ -1,13 +1,13 @@
-"""Adam's drift has a sign: a long second memory seeks large gradients in the 1-norm, a first small.
+"""A long second memory of Adam favours gradients of large 1-norm, a long first memory small ones.
 
-Early training of a digits network, eps 0.1: at equal flow time the perturbed norm
-Σ|g| - eps log(1 + |g|/eps) is larger with (b1, b2) = (0, 0.9) than along the small-step limit, and
-smaller with (0.9, 0). And the counter-term of Adam brings its steps to the flow with order 2; that
-of gradient descent, without memory, leaves order 1.
+Early training of a digits network, eps 0.1: at equal flow time the perturbed norm Σ|g| - eps log(1
++ |g|/eps) is larger with (b1, b2) = (0, 0.9) than along the small-step limit, and smaller with
+(0.9, 0). And the counter-term of Adam brings its steps to the flow with order 2; that of gradient
+descent, without memory, leaves order 1.
 
 A first version asked the same of the plain norm with eps 1e-3 and rate 1e-3, where the expansion
-does not hold (h·memory·curvature/eps is 90), and of orders from h = 1/64 on, where they are not
-yet asymptotic: the second memory's norm was 1.33 of the limit, the first's 17, the order 1.64.
+does not hold (h·memory·curvature/eps is 90), and of orders from h = 1/64 on, where they are not yet
+asymptotic: the second memory's norm was 1.33 of the limit, the first's 17, the order 1.64.
 """
 
 import functools

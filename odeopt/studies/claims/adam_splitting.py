@@ -1,8 +1,8 @@
 """Adam is a splitting of a flow: with betas exp(-h/τ) its steps converge to it with order 1.
 
-The moments relax exactly, then the parameters move by an Euler step; in which sense it is an
-implicit-explicit method. Read in the middle of steps it is Strang's splitting, of order 2. With
-fixed betas the steps converge to another flow.
+The moments are solved exactly, then the parameters make an Euler step; in this sense Adam is an
+implicit-explicit method. Evaluated in the middle of steps it is Strang's splitting, of order 2.
+With fixed betas the steps converge to another flow.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """A step made of the trees of B-series commutes with every affine change of variables.
 
-That is what Runge-Kutta methods of gradient flow have in common, in the metric that the change
-carries along; a step of Adam, which looks at single coordinates, does not have it.
+All Runge-Kutta methods on gradient flow have this property, in the metric transformed by the change
+of variables. A step of Adam, which treats each coordinate separately, does not.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
-"""For batches drawn alike, a backward iterate has the distribution of the forward one.
+"""If batches are drawn alike, backward and forward iterates have the same distribution.
 
-So its expected loss is not lower: what vanishes is the wobble, not the distance from the minimum.
-Two-sample test of the last losses of both orders; the average of forward iterates, beside it, has
-another distribution, and a lower loss.
+So backward order has no lower expected loss: the fluctuation vanishes, not the distance from the
+minimum. A two-sample test compares the final losses of both orders. The average of forward iterates
+has another distribution, and a lower loss.
 """
 
 from typing import Any

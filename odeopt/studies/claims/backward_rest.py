@@ -1,7 +1,7 @@
-"""Composed backward, the newest batch acting first, the iterates converge to a point.
+"""In backward order, where the newest batch acts first, the iterates converge to a point.
 
-Forward they go on to wobble. Least squares with weight decay on diabetes, batches drawn alike; in
-the directions in which the data's loss is flat a step contracts by 1 - h·decay.
+In forward order they keep fluctuating. Least squares with weight decay on diabetes, batches drawn
+alike; in directions in which the loss of the data is flat, a step contracts by 1 - h·decay.
 """
 
 from typing import Any

@@ -1,8 +1,9 @@
-"""The implicit penalty of SGD grows like h/B: what it adds to descent is (h/4B)·(N-B)/(N-1)·tr Σ.
+"""The implicit penalty of SGD grows like h/B: it adds (h/4B)·(N-B)/(N-1)·tr Σ to descent's.
 
-Mean over 4,000 shuffles, each with its reverse, of an epoch's end, less an epoch of full-batch
-steps: its component along grad tr Σ, Σ the covariance of the examples' gradients, over the
-predicted one is 1 within 10 % for B = 2, 4 and 8. Without the factor 1/B it would be off by 4.
+Σ is the covariance of the gradients of single examples. From the end of an epoch, averaged over
+4,000 shuffles and their reverses, the end of an epoch of full-batch steps is subtracted. The
+component of the difference along grad tr Σ, divided by the predicted one, is 1 within 10 % for B =
+2, 4 and 8. Without the factor 1/B it would be off by a factor of 4.
 """
 
 import functools

@@ -1,9 +1,9 @@
 """AdamW on a fixed clock has ten times less shuffle variance at equal validation loss.
 
-A consequence of the law of order noise that odeopt draws, not its paper. AdamW at rate 5e-4 for 10
-epochs of digits, once with the betas (0.9, 0.999), once with betas that remember the same flow time
-as these do at 5e-3: the variance of the end over shuffles is at least 10 times smaller, and the
-validation loss the same within 5 %.
+This follows from the law of `order-noise`; it is odeopt's conclusion, not the paper's. AdamW at
+rate 5e-4 for 10 epochs of digits, once with the betas (0.9, 0.999), once with betas of the same
+time constants as these have at rate 5e-3. With the latter the variance of the end over shuffles is
+at least 10 times smaller, and the validation loss the same within 5 %.
 """
 
 import functools

@@ -1,8 +1,10 @@
 """Smaller batches end at functions of lower geometric complexity, at equal flow time.
 
-SGD at rate 0.1 on digits, batches of 8, 64 and 512; and so does weight decay, at batch 64.
+SGD at rate 0.1 on digits in batches of 8, 64 and 512. Weight decay, at batch 64, lowers the
+complexity too.
 
-A first version made 400 steps, when the networks had not yet fitted: a ratio of 1.01. Now 3,000.
+A first version made 400 steps, before the networks had fitted the data: a ratio of 1.01. Now it is
+3,000 steps.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Two tasks learned together follow E + (h/4)Σ‖g_i‖² + (h/2)⟨g_1, g_2⟩: the last is the conflict.
 
-Gradient descent on the sum of two digit tasks comes to that flow with order 2; without the conflict
-term, or with it twice, only with order 1.
+Gradient descent on the sum of two digit tasks follows this flow with order 2, and the flow without
+the conflict term, or with it twice, only with order 1.
 
 A first version took h = 0.2 to 0.05, above the stability limit, where nothing has an order.
 """

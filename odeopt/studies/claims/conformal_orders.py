@@ -1,7 +1,7 @@
-"""Conformal leapfrog follows the damped flow with order 2 in its own step, heavy ball with order 1.
+"""Conformal leapfrog has order 2 in its time step on the damped flow, heavy ball order 1.
 
-For the same one gradient a step; Suzuki and Yoshida's composition of three leapfrogs has order 4.
-The own step is the root of the learning rate, with friction fixed: b = exp(-γ sqrt h).
+Both take one gradient a step; Suzuki and Yoshida's composition of three leapfrogs has order 4. The
+time step is the square root of the learning rate at fixed friction: b = exp(-γ sqrt h).
 """
 
 import functools

@@ -1,8 +1,8 @@
-"""What a context does to a block is what a rank-one change of its weights does, exactly.
+"""A context changes a block exactly as a rank-one change of its weights does.
 
-Attention over a context moves the input of the first layer from a to a'; the weights
-W + W(a' - a)aᵀ/‖a‖² without the context give the same output. One block of self-attention and a
-network, random weights; with the patch normalized by ‖a'‖² instead it is not the same.
+Attention over a context moves the input of the first layer from a to a'; the weights W + W(a' -
+a)aᵀ/‖a‖² without the context give the same output. One block of self-attention and a network,
+random weights; with the patch normalized by ‖a'‖² instead it is not the same.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
-"""Attention trained on examples in context answers as if it had made gradient steps on them.
+"""Attention trained on examples in context acts as if it had made gradient steps on them.
 
-One layer of linear attention, trained on random linear regressions: the weights that it implicitly
-has with a context align with an Euler step on the same examples with a cosine of at least 0.98, and
-what a further example adds with the gradient of that example. The weights of another context do not
+One layer of linear attention, trained on random linear regressions: the implicit weights with a
+context align with an Euler step on the same examples with a cosine of at least 0.98, and the change
+by one more example aligns with the gradient of that example. The weights of another context do not
 align.
 """
 

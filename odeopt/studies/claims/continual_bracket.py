@@ -1,7 +1,8 @@
-"""Tasks learned in turn follow a flow with their Lie bracket; turning every other round cancels it.
+"""Tasks in turn follow a flow with their Lie bracket; reversing every other round cancels it.
 
-Two digit tasks, a step on each: the flow with the bracket has order 2, without it order 1; rounds
-there and back follow the flow without it with order 2.
+Two digit tasks, one step on each: rounds follow the flow with the bracket with order 2, and the
+flow without it with order 1. If every other round is reversed, they follow the flow without it with
+order 2.
 """
 
 import functools

@@ -1,7 +1,7 @@
-"""Where gradient flow runs straight, gradient descent stays on it whatever its step size.
+"""Where gradient flow is straight, gradient descent stays on it for any step size.
 
-On E = ‖x‖ the corridor rate E/‖g‖² leads to the minimum in one step, and half of it half-way; on an
-ellipse, whose flow is curved, neither holds.
+On E = ‖x‖ one step at the corridor rate E/‖g‖² reaches the minimum, and half that rate goes half of
+the distance; on an ellipse, whose flow is curved, neither holds.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
-"""The capped drift-adjusted rate needs no sweep: with a cap far too large for descent it trains.
+"""The capped drift-adjusted rate needs no sweep: it trains with a cap far too large for descent.
 
-h = c/(1 + (c/2)‖Hg‖/‖g‖) on digits in batches of 8. With c = 10 the last loss stays within a factor
-of 3 of the best fixed rate of a sweep; plain descent at 10 does not train at all.
+h = c/(1 + (c/2)‖Hg‖/‖g‖) on digits in batches of 8. With c = 10 the final loss is within a factor
+of 3 of that of the best fixed rate in a sweep; plain descent at rate 10 does not train.
 """
 
 from typing import Any

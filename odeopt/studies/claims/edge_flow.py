@@ -5,11 +5,11 @@
 at the middle of two successive iterates within 5 % (largest difference after the first 50 steps).
 Gradient flow at the same times is not.
 
-When the oscillation sets in no flow can know: below the edge it dies out to the size of rounding
+No flow can predict when the oscillation starts: below the edge it decays to the size of rounding
 errors, from which it grows again. In double precision the sharpness rises further before it does.
 
-A first version began beyond the edge, at weights of the usual size: largest differences of 7 to
-12 % in the first 200 steps, 0.1 % at the end; the heavy ball itself diverged.
+A first version began beyond the edge, at weights of the usual size: largest differences of 7 to 12
+% in the first 200 steps, 0.1 % at the end; the heavy ball itself diverged.
 """
 
 import functools

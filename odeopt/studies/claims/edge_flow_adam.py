@@ -1,9 +1,10 @@
 """Adam too has a flow that resolves its oscillation at its own edge of stability.
 
 `drift.edge_flow` of Adam's step map, moments included, on digits, full batch, 500 steps: training
-comes to the edge, preconditioned sharpness 38/h, within 15 %; there that at the centre of the flow
-is that at the middle of two successive iterates within 5 % (largest difference in the last third).
-Without the amplitude, the flow of Adam's smooth increments leaves the edge behind.
+comes to the edge, preconditioned sharpness 38/h, within 15 %; there the preconditioned sharpness at
+the centre of the flow equals that at the middle of two successive iterates within 5 % (largest
+difference in the last third). Without the amplitude, the flow of Adam's smooth increments leaves
+the edge behind.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
 """Training with step size h brings the sharpness to R/h, R being the solver's stability limit.
 
 Five solvers on digits, squared error, full batch: Euler and Heun (R = 2), SSPRK3 (2.51), RK4 (2.79)
-and the heavy ball with momentum 0.9 (3.8), h = R/(2.5 first sharpness), small weights.
-In the last third of the looks h·sharpness/R is 1 within 10 %; with Euler's limit for RK4 it is not.
+and the heavy ball with momentum 0.9 (3.8), h = R/(2.5 first sharpness), small weights. In the last
+third of the measurements h·sharpness/R is 1 within 10 %; with Euler's limit for RK4 it is not.
 
 A first version began at weights of the usual size with 1.3 times the limit: there gradient flow
 does not sharpen on this network, so that there was no edge to come to (0.74 to 0.87).

@@ -1,7 +1,7 @@
 """The mean over all shuffles of an epoch of SGD follows the loss E + (h/4m) Σ‖grad E_k‖².
 
-Three batches of a neuron, all six orders: the mean end of an epoch comes to that flow with local
-order 3; to the flow of E alone, or of twice the penalty, only with order 2.
+Three batches of a neuron, all six orders: the mean end of an epoch approaches this flow with local
+order 3, and the flow of E alone, or with twice the penalty, only with order 2.
 """
 
 import functools

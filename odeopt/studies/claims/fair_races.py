@@ -6,5 +6,5 @@ CLAIM = Claim(
     __doc__,
     ("fair",),
     unreachable="it is about pretraining language models of a hundred million parameters and more, "
-    "each optimizer tuned; `odeopt untuned` races by the same protocol, at the size of a laptop",
+    "each optimizer tuned; `odeopt benchmark` compares by a similar protocol on small problems",
 )

@@ -1,7 +1,8 @@
-"""With its drift cancelled a GAN keeps to the circle that its flow turns on; plain descent leaves.
+"""With its drift cancelled a GAN stays on the circle of its flow; plain descent leaves it.
 
-The Dirac GAN: one point, one slope. Cancelling the interaction keeps |z|² within 1 % over 2,000
-steps, as the joint counter-term and RK4 on both players do; simultaneous descent spirals outwards.
+The Dirac GAN: one point, one slope. |z|² stays within 1 % over 2,000 steps with the interaction
+cancelled, with the joint counter-term and with RK4 on both players; simultaneous descent spirals
+outwards.
 """
 
 from typing import Any

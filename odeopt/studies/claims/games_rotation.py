@@ -1,7 +1,7 @@
-"""Simultaneous descent of two players diverges where their flow converges; in turn it converges.
+"""Simultaneous descent of two players diverges where their flow and alternating descent converge.
 
 Without the interaction part of the drift simultaneous descent converges too. On the damped rotation
-x' = -0.09 x + y, y' = -x - 0.09 y with h = 0.2, where every growth can be calculated.
+x' = -0.09 x + y, y' = -x - 0.09 y with h = 0.2, where the growth of each method can be calculated.
 """
 
 from typing import Any

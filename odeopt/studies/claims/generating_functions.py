@@ -1,8 +1,8 @@
 """A generating function S = hH at the midpoint gives the implicit midpoint rule, of order 2.
 
-With its next term, (h³/24) H''(J grad H, J grad H), the map that it generates has order 4 and is
-still symplectic. On the pendulum coupled to a quartic oscillator; with the term's sign turned the
-order stays 2.
+With the next term, (h³/24) H''(J grad H, J grad H), the generated map has order 4 and is still
+symplectic. A pendulum coupled to a quartic oscillator; with the wrong sign of this term the order
+stays 2.
 """
 
 from typing import Any

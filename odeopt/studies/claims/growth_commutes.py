@@ -1,7 +1,7 @@
-"""Runge-Kutta steps commute with growth: grow and step is step and grow.
+"""Runge-Kutta steps commute with growth: growing before or after a step gives the same result.
 
-Growth is an affine map, and so the rates that it divides belong to every stage: RK4 with the mapped
-rates in its stages agrees to 1e-10 in float64; with the plain rates it does not.
+Growth is an affine map that divides the rates of some parameters. RK4 with these rates in every
+stage agrees to 1e-10 in float64; with the plain rates it does not.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""A network grown by copying units keeps its function, and Adam its path if its moments are mapped.
+"""Growth by copying units keeps a network's function, and Adam's path if its moments are mapped.
 
 Each hidden unit twice, the next layer's weights divided by 2. In float32 the outputs agree to 1e-6,
 and 100 further steps of Adam to 1e-4; with the moments reset instead of mapped they do not.

@@ -1,6 +1,6 @@
-"""Grown and with its old units frozen, a network learns a second task and keeps more of the first.
+"""A grown network with frozen old units learns a second task and keeps more of the first.
 
-Digits 0 to 4, then 5 to 9 alone, by Adam; labels of the first task are still asked for. Compared
+Digits 0 to 4, then 5 to 9 alone, by Adam; labels of the first task stay possible outputs. Compared
 with plain fine-tuning at the same rate and number of steps, the old task keeps at least 10 points
 of accuracy more, and the new one is learned to 90 %.
 """

@@ -1,7 +1,7 @@
 """Gradient descent follows gradient flow to order 1, and the flow of E + (h/4)‖grad E‖² to order 2.
 
-Subtracting (h/2)Hg from the gradient takes the drift away: order 2 to gradient flow itself. With
-the wrong sign it stays at 1. On the two-parameter model (ab - 0.6)²/2.
+Subtracting (h/2)Hg from the gradient cancels the drift: the iterates follow gradient flow itself
+with order 2. With the wrong sign the order stays 1. On the two-parameter model (ab - 0.6)²/2.
 """
 
 from typing import Any

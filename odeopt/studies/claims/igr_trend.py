@@ -1,8 +1,8 @@
 """At equal flow time, gradient norm and sharpness fall as the learning rate grows.
 
-The counter-term of order 2 takes at least half of that trend away, and the explicit penalty at the
-smallest rate brings at least half of it back. A digits network, full batch; the share that is
-removed is 1 - |slope with the counter-term| / |slope|.
+The counter-term of order 2 removes at least half of this trend, and the explicit penalty at the
+smallest rate restores at least half of it. A digits network, full batch; the share removed is 1 -
+|slope with the counter-term| / |slope|.
 """
 
 import functools

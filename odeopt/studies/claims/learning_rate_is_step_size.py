@@ -1,7 +1,7 @@
 """Follow the gradient flow: below the stability limit the loss is a function of flow time.
 
-A digits network, full batch: with h·sharpness of the start at 0.2, 0.1 and 0.05 the losses at
-equal h·n agree within 2 % with those at 0.0125; at equal numbers of steps they do not.
+A digits network, full batch: with h times the initial sharpness at 0.2, 0.1 and 0.05, the losses at
+equal h·n agree within 2 % with those at 0.0125. At equal numbers of steps they do not.
 """
 
 from typing import Any

@@ -1,12 +1,11 @@
 """The heavy ball follows the flow of E/(1-b) + h(1+b)/(4(1-b)³)‖grad E‖², to order 2.
 
 So momentum 0.9 regularizes implicitly 19 times more than the same flow time of gradient descent
-does. With the factor that descent of the same effective rate h/(1-b) has, without (1+b), the order
-is 1.
+does. With the factor of descent at the same effective rate h/(1-b), without (1+b), the order is 1.
 
 A first version drew the start from a normal distribution. From far out (seed 108) this flow,
-followed backward to the step before, is at infinity in less than h; now entries are between -1
-and 1.
+followed backward to the step before, is at infinity in less than h; now entries are between -1 and
+1.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Momentum on the mean gradient of RK4 does not widen its stability limit, as it does Euler's.
 
 On a quadratic with momentum 0.9 the largest stable h·λ is 3.8 for Euler's method, 2(1 + b), and
-2.785 for RK4, the limit that it has without.
+2.785 for RK4, the same as without momentum.
 """
 
 from typing import Any

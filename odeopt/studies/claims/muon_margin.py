@@ -2,10 +2,10 @@
 
 A linear classifier of 4 separable classes, cross-entropy, both with normalized steps that shrink
 like 1/sqrt(n): the margin over the spectral norm of the weights is larger for Muon, that over their
-Frobenius norm is larger for descent. The wrong norm each would have it the other way round.
+Frobenius norm is larger for descent. With the two norms exchanged the order would be reversed.
 
-In first versions descent stopped short of its margin, which a quadratic program knows (0.2415 where
-descent had 0.2285): its normalization added 1e-6 to norms that go to zero.
+In first versions descent did not reach its largest margin, which a quadratic program gives (0.2415,
+descent had 0.2285), because its normalization added 1e-6 to norms that go to zero.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""How much the order of an epoch's batches matters falls like h⁴; with fixed betas like h² only.
+"""The effect of the order of an epoch's batches falls like h⁴, with fixed betas only like h².
 
 Variance of the end point over random orders of one epoch, from a state reached in a fixed flow time
 with the batches in one order: SGD and RK4 h⁴, momentum and Adam with fixed betas h², Adam whose

@@ -1,8 +1,9 @@
-"""Which task comes first in a round biases training; cancelling their Lie bracket ends that.
+"""The order of tasks in a round biases training; cancelling their Lie bracket removes the bias.
 
-Digits in two tasks, a step on each in turn, in both orders: how far both runs end apart, relative
-to the way, is at least five times smaller with the bracket taken off after every round, and with
-rounds there and back. With the bracket's sign turned it is larger.
+Digits in two tasks, a step on each in turn, in both orders: the distance between the ends of both
+runs, relative to the length of the path, is at least five times smaller if the bracket is
+subtracted after every round, or if every other round is reversed. With the wrong sign of the
+bracket it is larger.
 
 A first version took four times the rate, h·curvature near 1, where the next terms are as large: in
 the worst seed 0.5 and 0.9 of the distance were left.

@@ -2,7 +2,7 @@
 
 The expansion of a residual tower over its paths, for optimizer steps: x + h f_1 + ... + h f_n plus
 products of pairs, in which only the order of a pair matters. Steps of gradient descent on batches
-of digits; what is left is of order 3, with the sign turned around of order 2.
+of digits; the error is of order 3, with the wrong sign of order 2.
 """
 
 from typing import Any

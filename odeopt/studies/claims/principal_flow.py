@@ -1,7 +1,7 @@
-"""The principal flow meets every iterate of gradient descent on a quadratic, at any step size.
+"""On a quadratic the principal flow passes through every iterate of gradient descent, at any step.
 
-Also where it oscillates (hλ = 1.8) and where it diverges (hλ = 2.1), of which gradient flow knows
-nothing: that is off by more than the start is from the minimum.
+Also where descent oscillates (hλ = 1.8) and where it diverges (hλ = 2.1). There the error of
+gradient flow is of the size of the initial distance from the minimum or larger.
 """
 
 from typing import Any

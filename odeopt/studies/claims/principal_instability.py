@@ -4,8 +4,8 @@ Along training at the edge of stability: the component of the gradient in the He
 eigendirection grows where the coefficient is positive and shrinks where it is negative. Gradient
 flow would have it shrink always, which is right only part of the time.
 
-A first version took the rate 0.6 at weights of the usual size, which never come to the edge; now
-weights are small, and 2/h is twice the first sharpness.
+A first version took the rate 0.6 at weights of the usual size, which never reach the edge; now
+weights are small, and 2/h is twice the initial sharpness.
 """
 
 from typing import Any

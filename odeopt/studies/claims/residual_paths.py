@@ -2,8 +2,8 @@
 
 It is a sum over paths, of which there are 2ⁿ. Random branches of fixed size, n = 8 to 128 blocks:
 unscaled the size of the output grows exponentially in n; scaled by 1/n it stays within a factor of
-2, and differs from a tower of another depth no more than by its draw. The analogue for an
-optimizer: n steps of size t/n.
+2, and towers of different depth differ only by their random draw. The analogue for an optimizer: n
+steps of size t/n.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """In small batches plain RK4 ends at a lower loss than Adam, per step and per gradient.
 
 Digits in batches of 8, rates of both chosen on validation data, losses on further held-out data.
-Per step both make 450; per gradient Adam makes 1,800, as many as the gradients of RK4.
+Per step, both make 450 steps; per gradient, Adam makes 1,800 steps, as many as RK4 has gradients.
 """
 
 from typing import Any

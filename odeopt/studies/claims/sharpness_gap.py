@@ -2,7 +2,7 @@
 
 SGD on digits, squared error, from small weights, 2/h twice the first sharpness: after 2,000 steps
 h·sharpness is smaller for batches of 8 than of 40, and there smaller than for the full batch, in
-every seed; by the law of full batches all would be the same.
+every seed. By the law of full batches all three would be equal.
 """
 
 from typing import Any

@@ -2,7 +2,7 @@
 
 A quadratic of condition 1e4, to 1e-6 of the first loss: at most 1.1 times the gradients of
 Nesterov's momentum tuned to the same bounds, at most a twentieth of gradient descent's. With the
-stages that plain Chebyshev damping (0.05) would take it is not so.
+number of stages for plain Chebyshev damping (0.05) it needs more.
 """
 
 import functools

@@ -1,9 +1,9 @@
 """With momentum b, training in small batches brings the batch sharpness to 2(1-b)/h.
 
-That is (1-b)/(1+b) of where full batches bring the sharpness, 2(1+b)/h. Heavy ball with 0.9 on
-digits, squared error, from small weights with 2(1-b)/h twice the first batch sharpness; in the last
-third of the looks the ratio is between 0.7 and 1.4 for batches of 8. By the law of full batches it
-would be 19 times as large.
+With full batches the sharpness goes to 2(1+b)/h instead, (1+b)/(1-b) times as much. Heavy ball with
+0.9 on digits, squared error, from small weights with 2(1-b)/h twice the initial batch sharpness. In
+the last third of the measurements the ratio is between 0.7 and 1.4 for batches of 8. By the law of
+full batches it would be 19 times as large.
 """
 
 import functools

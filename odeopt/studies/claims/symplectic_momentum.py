@@ -1,7 +1,8 @@
 """Heavy ball is conformally symplectic: every step shrinks the symplectic form by exactly b.
 
 So do relativistic descent and the conformal leapfrog, whatever the loss and the step size: with M
-the Jacobian of a step in (x, v), MᵀΩM = bΩ. Nesterov's step, with its gradient elsewhere, does not.
+the Jacobian of a step in (x, v), MᵀΩM = bΩ. Nesterov's step, which takes its gradient at another
+point, does not.
 """
 
 from collections.abc import Callable

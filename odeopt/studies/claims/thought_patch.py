@@ -1,12 +1,12 @@
-"""One patch of the weights, the same for all tokens, stands for most of what a prompt does.
+"""One change of the weights, the same for all tokens, has most of the effect of a prompt.
 
-The patches of single tokens are gathered into a thought matrix and a thought vector, by least
-squares over 200 tokens; on 200 further tokens these leave at most half of the change that the
-prompt makes. The random block of `context-patch`; with another prompt's patch more is left than
-half. A prompt is six tokens around a mean of its own.
+The weight changes of single tokens are combined into a thought matrix and a thought vector, by
+least squares over 200 tokens. On 200 other tokens these reproduce the effect of the prompt with an
+error of at most half of it. The block is the random one of `context-patch`; with another prompt's
+change the error is more than half. A prompt is six tokens around a mean of its own.
 
-In a first version prompts had no mean: then any two do the same, which is to dilute a token's
-attention to itself, and another's patch passed as well.
+In a first version prompts had no mean. Then any two have the same effect, to dilute a token's
+attention to itself, and another prompt's change passed as well.
 """
 
 from typing import Any
