@@ -1,15 +1,14 @@
-"""What a prompt does to a block of a transformer, as a change of the block's weights.
+"""The effect of a prompt on a block of a transformer, as a change of the block's weights.
 
     python examples/context_as_weights.py
 
-One block with random weights, attention and then a network. For one token the context is the same
-as a change of the first layer of rank one, exactly. Read token by token, these changes are steps of
-the weights, as those of an optimizer are: on the whole they become smaller as the context grows.
-For all tokens at once one change, the thought patch, stands for most of the prompt, on tokens that
-it has not seen as well.
+The block has random weights, attention and then a network. For one token the context has exactly
+the effect of a change of rank one in the first layer. As the context grows token by token, these
+changes are steps of the weights, like those of an optimizer, and mostly become smaller. One change
+for all tokens, the thought patch, has most of the effect of the prompt, also on new tokens.
 
-The mathematics is that of the claims `context-patch` and `thought-patch`: `odeopt reproduce` asks
-them with seeds and wrong laws.
+The mathematics is that of the claims `context-patch` and `thought-patch`: `odeopt reproduce` tests
+them with several seeds and against wrong laws.
 """
 
 import itertools
@@ -30,7 +29,7 @@ def miss(found: jax.Array, wanted: jax.Array) -> float:
 
 
 def main(seed: int = 0) -> dict[str, float]:
-    """Print and return what is left of the difference that the context makes."""
+    """Print and return the relative errors of the outputs without the context."""
     random = np.random.default_rng(seed)
     weights = drawn(random, 1 / 3)
     first, tokens = weights["first"], jnp.asarray(random.normal(size=(2 * TOKENS, WIDTH)))

@@ -3,8 +3,8 @@
     python examples/data_parallel.py --processes 2
 
 starts two processes on this machine, connected over loopback, and trains a small network with RK4
-and then with linearly implicit Euler. Each process holds its share of the data. `train` is what a
-cluster would run too, where `jax.distributed.initialize()` finds out by itself who takes part.
+and then with linearly implicit Euler. Each process holds its share of the data. On a cluster
+`train` is the same, and `jax.distributed.initialize()` finds the other processes by itself.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """# Backward and averaged runs
 
-**Lesson**: applied newest batch first, stochastic gradient descent comes to rest at a point;
-forward it never does. That point is no better than any other iterate. An average is better, at no
-cost.
+**Lesson**: in backward order, where the newest batch acts first, stochastic gradient descent
+converges to a point; in forward order it does not. That point is no better than another iterate. An
+average is better, at no cost.
 
 A noisy least-squares problem with weight decay, batches of 4. The figure shows the distance from
 the minimum of all data.

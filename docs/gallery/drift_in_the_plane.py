@@ -1,7 +1,7 @@
 """# The drift in the plane
 
-**Lesson**: gradient descent does not follow gradient flow but the flow of another loss, and that
-one can be written down. `drift.modified_field` predicts where the iterates go.
+**Lesson**: gradient descent follows the flow of another loss more closely than gradient flow.
+`drift.modified_field` computes that flow, which predicts where the iterates go.
 
 The modified field of third order has two terms beyond the gradient. Its curve runs through the
 iterates, while the curve of gradient flow leaves them.

@@ -1,7 +1,7 @@
 """# Edge of stability at R/h
 
-**Lesson**: the sharpness of a network rises until it meets the stability limit of its own solver,
-R over the learning rate h. RK4's R is larger than Euler's, so RK4 settles in a sharper place.
+**Lesson**: the sharpness of a network rises until it reaches R/h, the stability limit R of the
+solver over the learning rate h. RK4's R is larger than Euler's, so RK4 ends at a larger sharpness.
 
 A network of one hidden layer fits scattered targets in full batch. The horizontal lines are R/h
 for each method; the curves are the largest eigenvalue of the Hessian along training.

@@ -1,10 +1,10 @@
 """# The spiral of a GAN
 
-**Lesson**: in a game the error of a solver alone decides whether training settles. Simultaneous
-gradient descent spirals out, RK4 at the same learning rate stays on the circle.
+**Lesson**: in a game the error of a solver can decide whether training stays bounded. Simultaneous
+gradient descent spirals outwards, RK4 at the same learning rate stays on the circle.
 
-The Dirac GAN: a generator of one number and a linear discriminator. Its flow turns on closed
-orbits around the equilibrium at zero.
+The Dirac GAN: a generator of one number and a linear discriminator. The solutions of its
+flow are closed orbits around the equilibrium at zero.
 """
 
 import jax

@@ -1,7 +1,8 @@
 r"""# Heavy ball and its modified flow
 
 **Lesson**: a heavy ball with learning rate h and momentum b follows gradient flow at the rate
-h/(1 - b), of a loss with a gradient penalty. The penalty explains most of what is left.
+h/(1 - b). It follows the flow of a loss with a gradient penalty more closely: the penalty explains
+most of the difference.
 
 The modified loss is $E + \tfrac h4\tfrac{1 + b}{(1 - b)^2}\|\nabla E\|^2$. Both flows are
 integrated with RK4. The figure shows how far each is from the iterates.

@@ -1,7 +1,7 @@
 """# A flow of your own
 
-**Lesson**: a flow is a vector field in ten lines, and every solver steps it. Here gradients are
-normalized, so that the parameters move at constant speed whatever the slope.
+**Lesson**: a flow is a vector field in ten lines, and every solver can step it. Here gradients are
+normalized, so the parameters move at constant speed.
 
 The speed of gradient flow falls with the gradient. Normalized flow crosses the flat part of the
 loss at full speed. Any tableau integrates it.

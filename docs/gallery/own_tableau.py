@@ -1,7 +1,7 @@
 """# A tableau of your own
 
 **Lesson**: coefficients are all that a Runge-Kutta optimizer needs. Order, stability polynomial
-and limit are computed from them, and a wrong coefficient is refused.
+and limit are computed from them, and a wrong coefficient raises an error.
 
 Kutta's method of order 3 and his 3/8 rule of order 4, written as tableaus, beside Euler's method.
 The slope of each line is the order of the method.

@@ -1,10 +1,10 @@
 r"""# A physics-informed network by linearly implicit Euler
 
-**Lesson**: on a small stiff least-squares problem a solver that knows the curvature needs a few
-hundred gradients where Adam needs thousands.
+**Lesson**: on a small stiff least-squares problem a solver that uses the curvature needs a few
+hundred gradients, Adam thousands.
 
-A network solves $-u'' = \pi^2\sin\pi x$ on the unit interval. Gradients are counted as the states
-count them. The [how-to page](../how-to/pinn.md) has the loop by itself.
+A network solves $-u'' = \pi^2\sin\pi x$ on the unit interval. Gradients are those
+that the state counts. The [how-to page](../how-to/pinn.md) has the loop by itself.
 """
 
 import jax

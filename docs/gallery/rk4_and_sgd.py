@@ -1,10 +1,10 @@
 """# RK4 against SGD on a quadratic
 
-**Lesson**: at the same learning rate RK4 stays on gradient flow while SGD zigzags around it. The
-price is four gradients a step instead of one.
+**Lesson**: at the same learning rate RK4 stays on gradient flow while SGD zigzags around it. It
+costs four gradients a step instead of one.
 
 Gradient flow is the curve that steepest descent follows with infinitely small steps. A step of
-`optax.sgd` is a step of Euler's method along it; a step of `odeopt.rk4` is one of order 4. The
+`optax.sgd` is a step of Euler's method along it; a step of `odeopt.rk4` is a step of order 4. The
 learning rate of both is 0.95 of Euler's stability limit.
 """
 

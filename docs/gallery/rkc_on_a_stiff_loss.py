@@ -1,8 +1,8 @@
 """# RKC on a stiff loss
 
-**Lesson**: the stability limit of a stabilized method grows with the square of its stages. At
-equal gradients `rkc` goes much further than gradient descent where a few directions are much
-steeper than the rest.
+**Lesson**: the stability limit of a stabilized method grows with the square of the number of
+stages. At equal gradients `rkc` goes much further than gradient descent where the curvature of some
+directions is much larger than that of the others.
 
 A quadratic with curvatures from 0.01 to 100. Each method runs at 0.9 of its own limit.
 """

@@ -1,7 +1,7 @@
 """# Two devices
 
-**Lesson**: parameters that are split over devices are updated where they are. A step on two
-devices is the step on one, to rounding, and each device holds half of the state.
+**Lesson**: each device updates its own part of the parameters. A step on two devices equals the
+step on one up to rounding, and each device holds half of the state.
 
 A matrix is split by rows over two devices of the CPU, and trained with a heavy ball. The figure
 shows the difference from one device, relative to the parameters.

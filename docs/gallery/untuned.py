@@ -1,8 +1,8 @@
 """# Untuned against tuned and scheduled
 
 **Lesson**: one run of `log_time_adam()`, with nothing to tune, ends within a factor of 2 of Adam
-at the best of 17 learning rates. On noisy labels, as here, tuned Adam is ahead, with a schedule
-or without.
+at the best of 17 learning rates. On noisy labels, as here, tuned Adam is ahead, with and
+without a schedule.
 
 A small network on 256 noisy examples, batches of 32, 600 steps. Each point is the error on
 held-out examples. [The benchmark](../benchmark.md) has more problems.
