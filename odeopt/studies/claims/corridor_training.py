@@ -1,9 +1,10 @@
 """At a small rate training runs in corridors, where its flow is nearly straight; at the edge not.
 
-On digits, squared error, full batch, small weights: the corridor measure ‖Hg‖/‖g‖ over the
-sharpness is at most 0.2 in the later two thirds of a run at rate 0.08/λ, λ the first sharpness, and
-at least 0.5 of one at 0.8/λ, which comes to the edge of stability. A step of h leaves gradient flow
-by h²‖Hg‖/2, within 10 % for h = 0.1/sharpness, on the way at the small rate; by h²‖Hg‖ it does not.
+On digits, squared error, full batch, small weights: the corridor measure ‖Hg‖/‖g‖ divided by the
+sharpness is at most 0.2 in the last two thirds of a run at rate 0.08/λ, λ being the initial
+sharpness. It is at least 0.5 in a run at 0.8/λ, which reaches the edge of stability. Along the run
+at the small rate, the distance of a step of h from gradient flow is h²‖Hg‖/2 within 10 % for h =
+0.1/sharpness, not h²‖Hg‖.
 """
 
 import functools

@@ -1,9 +1,9 @@
-"""The task that comes first in a round is forgotten more; without the Lie bracket both alike.
+"""The first task of a round is forgotten more; without the Lie bracket both are forgotten alike.
 
-Digits in two tasks, a step on each in turn, in both orders. Forgetting: how much higher the losses
-end of the task whose step comes first in each round than of the same task where its step comes
-last, mean over both. Taking the bracket off after every round, and rounds there and back, leave at
-most a fifth of it; with the bracket's sign turned at least as much is left.
+Digits in two tasks, a step on each in turn, in both orders. Forgetting is the final loss of a task
+whose step comes first in each round, minus its final loss if the step comes last; the mean over
+both tasks. If the bracket is subtracted after every round, or every other round is reversed, at
+most a fifth of it is left. With the wrong sign of the bracket at least as much is left.
 """
 
 from typing import Any
