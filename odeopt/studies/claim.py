@@ -155,12 +155,13 @@ class Claim:
 
     @property
     def version(self) -> str:
-        """Changes with the module that makes it, so that old numbers are not taken for new ones."""
+        """Changes with the code of its module, so that old numbers are not taken for new ones."""
         if self.experiment is None:
             return ""
         module = inspect.getmodule(self.experiment)
         assert module is not None
-        return f"{zlib.crc32(inspect.getsource(module).encode()):08x}"
+        code = inspect.getsource(module).replace(module.__doc__ or "", "")
+        return f"{zlib.crc32(code.encode()):08x}"
 
     def judge(self, found: Sequence[Found], missing: str = "") -> "Judgement":
         """The verdict on what was found with each seed.
