@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
 KNOWN = (int, float, np.number)
@@ -11,6 +12,11 @@ KNOWN = (int, float, np.number)
 def is_known(number: Any) -> bool:
     """Whether a hyper-parameter is a Python or NumPy number, not one that is traced."""
     return isinstance(number, KNOWN)
+
+
+def is_traced(tree: Any) -> bool:
+    """Whether an array among the leaves is traced, so that its values cannot be looked at."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def is_whole(number: Any) -> bool:

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Bool, PyTree
 
 from .arguments import as_arrays, check_gradient, check_params
+from .checks import is_traced, is_whole
 from .flows import AbstractFlow
 from .information import Information
 from .kernels.choice import chosen
@@ -95,7 +96,7 @@ class Design:
             jax.eval_shape(step, zero, h)
         except (ValueError, TypeError, LookupError):  # a game needs players
             return self.solver.gradients_per_step
-        return 1 + used if isinstance(used, int) else self.solver.gradients_per_step
+        return 1 + used if is_whole(used) else self.solver.gradients_per_step
 
     @property
     def memory(self) -> float | None:
@@ -256,7 +257,7 @@ def _tried_again(
         return attempt(last.rule, last.gradients), tries + 1
 
     carry = jax.tree.map(jnp.asarray, first), jnp.int32(1)
-    if isinstance(first.accept, jax.core.Tracer):
+    if is_traced(first.accept):
         return jax.lax.while_loop(unfinished, again, carry)[0]
     while unfinished(carry):  # without `jit` a loop of JAX's would be compiled in every call
         carry = again(carry)

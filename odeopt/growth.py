@@ -7,11 +7,10 @@ steps of their unit: every Runge-Kutta method commutes with this map, as with an
 """
 
 import dataclasses
-import operator
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -131,28 +130,30 @@ def grow(
       >>> grown.params["c"].shape, grown.state.aux.mu["a"].shape
       ((8, 2), (3, 8))
     """
-    units = [units] if isinstance(units, Units) else list(units)
+    units = jax.tree.leaves(units)  # of which one alone is a leaf
     if split and key is None:
         raise ValueError("split draws at random: pass key=jax.random.key(0), say.")
     if any(layer.copies < 1 for layer in units):
         raise ValueError(f"copies is {[layer.copies for layer in units]}; it must be at least 1.")
-    changes = _changes(params, units)
+    leaves, structure = jax.tree.flatten(params)
+    held, state_structure = jax.tree.flatten(state)
+    like_params = functools.partial(jax.tree.unflatten, structure)
+    changes = _changes(like_params(range(len(leaves))), units)
     fields = _fields(params, state, degrees)
-    values = jax.tree.map(lambda leaf, change: change.of(leaf, 0), params, changes)
+    values = [change.of(leaf, 0) for leaf, change in zip(leaves, changes, strict=True)]
     if split:
         values = _split(values, changes, split, key)
-    leaves, structure = jax.tree.flatten(state)
-    flat = jax.tree.leaves(changes, is_leaf=_is_change)
     mapped = [
-        leaf if place is None else flat[place[0]].of(leaf, place[1])
-        for leaf, place in zip(leaves, fields, strict=True)
+        leaf if place is None else changes[place[0]].of(leaf, place[1])
+        for leaf, place in zip(held, fields, strict=True)
     ]
+    copied = [change.copied(leaf) for leaf, change in zip(leaves, changes, strict=True)]
     return Grown(
-        values,
-        jax.tree.unflatten(structure, mapped),
-        jax.tree.map(lambda leaf, change: change.copied(leaf), params, changes),
-        jax.tree.map(operator.attrgetter("value"), changes, is_leaf=_is_change),
-        jax.tree.map(operator.attrgetter("gradient"), changes, is_leaf=_is_change),
+        like_params(values),
+        jax.tree.unflatten(state_structure, mapped),
+        like_params(copied),
+        like_params(change.value for change in changes),
+        like_params(change.gradient for change in changes),
     )
 
 
@@ -190,20 +191,14 @@ class _Change:
         return new
 
 
-def _is_change(node: Any) -> bool:
-    return type(node) is _Change
-
-
-def _changes(params: PyTree[Array], units: Sequence[Units]) -> PyTree[_Change]:
-    changes = jax.tree.map(lambda _: _Change(), params)
-
-    def changed(where: Callable, change: Callable[[_Change], _Change]) -> PyTree[_Change]:
-        chosen = lambda tree: jax.tree.leaves(where(tree), is_leaf=_is_change)  # noqa: E731
-        return eqx.tree_at(chosen, changes, replace_fn=change, is_leaf=_is_change)
-
+def _changes(places: PyTree[int], units: Sequence[Units]) -> list[_Change]:
+    """By leaf; `places` are the parameters with the number of each leaf in its place."""
+    changes = [_Change() for _ in jax.tree.leaves(places)]
     for layer in units:
-        changes = changed(layer.into, operator.methodcaller("into", layer.into_axis, layer.copies))
-        changes = changed(layer.out, operator.methodcaller("out", layer.out_axis, layer.copies))
+        for i in jax.tree.leaves(layer.into(places)):
+            changes[i] = changes[i].into(layer.into_axis, layer.copies)
+        for i in jax.tree.leaves(layer.out(places)):
+            changes[i] = changes[i].out(layer.out_axis, layer.copies)
     return changes
 
 
@@ -238,12 +233,10 @@ def _fields(
     return found
 
 
-def _split(params: PyTree[Array], changes: PyTree[_Change], size: float, key: Any) -> PyTree[Array]:
+def _split(leaves: list[Array], changes: list[_Change], size: float, key: Any) -> list[Array]:
     """Perturb the copies of `into`, with sum 0 over the copies of a unit."""
-    leaves, structure = jax.tree.flatten(params)
-    flat = jax.tree.leaves(changes, is_leaf=_is_change)
     moved = []
-    for index, (leaf, change) in enumerate(zip(leaves, flat, strict=True)):
+    for index, (leaf, change) in enumerate(zip(leaves, changes, strict=True)):
         if change.gradient != 1:
             axis, copies = change.repeats[0]
             noise = jax.random.normal(jax.random.fold_in(key, index), leaf.shape, leaf.dtype)
@@ -253,4 +246,4 @@ def _split(params: PyTree[Array], changes: PyTree[_Change], size: float, key: An
             moved.append(leaf + scale * jnp.concatenate(list(parts), axis))
         else:
             moved.append(leaf)
-    return jax.tree.unflatten(structure, moved)
+    return moved

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from .checks import check_positive
+from .checks import check_positive, is_traced
 from .diagnostics.sharpness import extreme, linearized_gradient
 from .objective import Objective
 from .state import states, summary
@@ -149,7 +149,7 @@ class Monitor:
     def _check(
         self, params: PyTree[Any], arrays: PyTree[Array], state: PyTree[Any], args: Any, kwargs: Any
     ) -> None:
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, state))):
+        if is_traced((params, state)):
             raise TypeError(
                 "The monitor returns Python numbers, so call it after the compiled train step, not "
                 "within it: `params, state = train_step(...)`, then `watch(params, state, ...)`."

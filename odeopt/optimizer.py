@@ -130,7 +130,7 @@ def ode_optimizer(
       >>> int(state.gradients), float(state.time)
       (4, 0.5)
     """
-    check_flow(flow)
+    check_flow(flow, AbstractFlow, "GradientFlow()")
     rule = as_rule(learning_rate)
     method = as_method(solver, error=Information.ERROR in rule.needs)
     given = {"stage_transform": stage_transform, "scan_stages": scan_stages, "staged": staged}

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .checks import is_traced
 from .flows import State
 from .objective import transformed
 from .solvers import Step, field_cost
@@ -105,7 +106,7 @@ def staged_update(
 
 def _check_position(method: Any, progress: Progress, params: PyTree[Array]) -> None:
     """Outside `jit`, where values can be seen: are the parameters at the stage point?"""
-    if isinstance(progress.stage, jax.core.Tracer) or int(progress.stage) == 0:
+    if is_traced(progress.stage) or int(progress.stage) == 0:
         return
     i = int(progress.stage)
     increment = method.increment(i, progress.slopes[:i])[0]

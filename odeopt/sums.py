@@ -72,7 +72,7 @@ def across(
       >>> jnp.linalg.norm(split(jnp.ones(4), jnp.full(4, 1e6))).round(3)  # at most 1 / sqrt(delta)
       Array(1., dtype=float32)
     """
-    names = (axes,) if isinstance(axes, str) else tuple(axes)
+    names = tuple(jax.tree.leaves(axes))
     inside = optax.with_extra_args_support(optimizer)
 
     def init(params: PyTree[Array]) -> PyTree[Array]:

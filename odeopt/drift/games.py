@@ -10,6 +10,7 @@ from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
 from ..flows import GameFlow, Players, State
+from ..flows.flow import check_flow
 from ..flows.game import alone
 from ..objective import Objective
 from ..sums import add, scaled
@@ -58,7 +59,8 @@ def corrected_game(
         `drift.corrected`.
 
     Raises:
-      ValueError: terms, a form or a clip that there is not; a flow that is not a game.
+      TypeError: a flow that is not a game.
+      ValueError: terms, a form or a clip that there is not.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -71,8 +73,7 @@ def corrected_game(
       >>> [round(float(x), 4) for x in updates]  # cos h - 1, sin h
       [-0.005, 0.1]
     """
-    if not isinstance(flow, GameFlow):
-        raise ValueError(f"{type(flow).__name__} is not a game: pass odeopt.flows.GameFlow().")
+    check_flow(flow, GameFlow, "GameFlow()")
     if terms not in get_args(GameTerms):
         raise ValueError(f"No counter-term is called {terms!r}: {', '.join(get_args(GameTerms))}.")
     if form not in get_args(Form):

@@ -11,7 +11,7 @@ from ..arguments import checked_loss, forwarded
 from ..arrays import Scalar
 from ..checks import is_zero
 from ..flows import Players
-from ..flows.game import PerPlayer, named, own_gradient
+from ..flows.game import PerPlayer, own_gradient
 from ..sums import inner
 
 Loss = Callable[..., Any]
@@ -61,7 +61,6 @@ def penalized_game(
       >>> [round(float(loss((jnp.array(1.0), jnp.array(2.0)))), 2) for loss in calm]
       [2.05, -1.8]
     """
-    names = named(losses)
 
     def penalized(name: Any) -> Loss:
         def loss(players: PyTree[Array], /, **arguments: Any) -> Scalar:
@@ -86,7 +85,8 @@ def penalized_game(
 
         return loss
 
-    return _like(losses, [penalized(name) for name in names])
+    players = Players.of(losses)
+    return players.rebuild([penalized(name) for name in players.names])
 
 
 def ode_gan_penalty(
@@ -126,19 +126,18 @@ def ode_gan_penalty(
         push = own_gradient(every[g], everyone, g, arguments)
         return _value(every[d], players, arguments) + strength * inner(push, push)
 
-    players = named(losses)
-    if not {generator, discriminator} <= set(players):
+    players = Players.of(losses)
+    if not {generator, discriminator} <= {*players.names}:
         raise ValueError(
-            f"The players are {list(players)}: say which of them is which, `generator=...` and "
-            "`discriminator=...`."
+            f"The players are {list(players.names)}: say which of them is which, `generator=...` "
+            "and `discriminator=...`."
         )
-    return _like(losses, [*(players | {discriminator: penalized}).values()])
-
-
-def _like(losses: PerPlayer, new: list[Loss]) -> Any:
-    if isinstance(losses, Mapping):
-        return dict(zip(losses, new, strict=True))
-    return tuple(new)
+    return players.rebuild(
+        [
+            penalized if name == discriminator else loss
+            for name, loss in zip(players.names, players.trees, strict=True)
+        ]
+    )
 
 
 def _value(loss: Loss, players: PyTree[Array], arguments: Mapping[str, Any]) -> Scalar:

@@ -82,7 +82,7 @@ def regularized(flow: AbstractFlow, strength: Strength) -> RegularizedFlow:
       >>> int(state.gradients)
       3
     """
-    check_flow(flow)
+    check_flow(flow, AbstractFlow, "GradientFlow()")
     return RegularizedFlow(flow, strength if callable(strength) else real(strength))
 
 

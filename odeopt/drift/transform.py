@@ -98,13 +98,13 @@ def counter_term(
     flow = corrected(_Recorded(), Euler(), order, form=form, clip=clip)
     counts = flow.init(()) != ()
 
-    def init(params: PyTree[Array]) -> CounterTermState:
+    def init(params: PyTree[Array | float]) -> CounterTermState:
         return CounterTermState(jnp.zeros([], jnp.int32), flow.init(()))
 
     def update(
         grads: PyTree[Array],
         state: CounterTermState,
-        params: PyTree[Array] | None = None,
+        params: PyTree[Array | float] | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree[Array], CounterTermState]:
         if params is None:

@@ -12,6 +12,7 @@ import diffrax
 import kauri
 import numpy as np
 
+from ..checks import is_whole
 from ..solvers import Solver, as_method
 
 Number: TypeAlias = int | float | Fraction
@@ -172,7 +173,7 @@ def check_order(order: int, most: int = MAX_ORDER) -> int:
     Raises:
       ValueError: with the range.
     """
-    if type(order) is not int or not 1 <= order <= most:
+    if not is_whole(order) or not 1 <= order <= most:
         raise ValueError(f"order is {order!r}; it must be an integer from 1 to {most}.")
     return order
 

@@ -45,15 +45,23 @@ def each(
     Raises:
       ValueError: a leaf that is no matrix.
     """
-    axes = dimensions(tree) if callable(dimensions) else dimensions
-    axes = jax.tree.broadcast(axes, tree, is_leaf=_is_axes)
     return jax.tree.map(
-        lambda leaf, axes, *rest: function(leaf, _stack(leaf, axes), *rest), tree, axes, *rest
+        lambda leaf, axes, *rest: function(leaf, _stack(leaf, axes), *rest),
+        tree,
+        axes_of(dimensions, tree),
+        *rest,
     )
 
 
-def _is_axes(node: Any) -> bool:
-    return type(node) is MuonDimensionNumbers
+def axes_of(dimensions: Any, tree: PyTree[Array]) -> PyTree[MuonDimensionNumbers | None]:
+    """`dimensions`, as `each` takes them, for every leaf; None for a leaf that is no matrix."""
+    given = dimensions(tree) if callable(dimensions) else dimensions
+    return jax.tree.broadcast(given, tree, is_leaf=is_axes)
+
+
+def is_axes(node: Any) -> bool:
+    """Whether a node of a tree of axes is that of one leaf."""
+    return node is None or isinstance(node, MuonDimensionNumbers)
 
 
 def _stack(leaf: Array, axes: MuonDimensionNumbers) -> Stack:

@@ -135,9 +135,9 @@ def as_decay(decay: Any, least: Any = None) -> Any:
     if decay is None or hasattr(decay, "retained"):
         return decay
     decay = real(decay)
-    if isinstance(decay, jax.Array) and jnp.issubdtype(decay.dtype, jnp.floating):
+    if not is_known(decay):
         # `optax.inject_hyperparams` rounds 0.999 to 1 in bfloat16, which would see no gradient
-        decay = jnp.minimum(decay, 1 - jnp.finfo(decay.dtype).epsneg)
+        decay = jnp.minimum(decay, 1 - jnp.finfo(jnp.result_type(decay, float)).epsneg)
     return Constant(decay, least)
 
 

@@ -18,14 +18,14 @@ State = tuple[PyTree[Array], PyTree[Array]]
 """`z = (params, aux)`: the parameters, and whatever else moves with them."""
 
 
-def check_flow(flow: Any) -> None:
-    """Refuse what is no flow.
+def check_flow(flow: Any, kind: type, such_as: str) -> None:
+    """Refuse what is no flow of this kind.
 
     Raises:
       TypeError: with what to write instead.
     """
-    if not isinstance(flow, AbstractFlow):
-        raise TypeError(f"flow is a {type(flow).__name__}; pass e.g. odeopt.flows.GradientFlow().")
+    if not isinstance(flow, kind):
+        raise TypeError(f"flow is a {type(flow).__name__}; pass e.g. odeopt.flows.{such_as}.")
 
 
 class AbstractFlow(eqx.Module):

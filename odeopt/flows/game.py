@@ -63,19 +63,14 @@ class Players(NamedTuple):
         Raises:
           ValueError: names or a number of values that are not those of the players.
         """
-        if isinstance(values, Mapping):
-            if set(values) != set(self.names):
-                raise ValueError(
-                    f"{what} names {sorted(values, key=str)}, but the players are "
-                    f"{list(self.names)}: give one value for each."
-                )
-            return [values[name] for name in self.names]
-        if len(values) != len(self.names):
-            raise ValueError(
-                f"{what} has {len(values)} values, but there are {len(self.names)} players, "
-                f"{list(self.names)}: give one value for each."
-            )
-        return list(values)
+        by_name = named(values)
+        for order in (self.names, range(len(self.names))):
+            if by_name.keys() == {*order}:
+                return [by_name[name] for name in order]
+        raise ValueError(
+            f"{what} has {len(by_name)} values, for {[*by_name]}, but the players are "
+            f"{[*self.names]}: give one value for each."
+        )
 
     def at(self, name: Any) -> int:
         """The place of a player; without a mapping of names, players are known by it."""
@@ -142,9 +137,7 @@ class GameFlow(AbstractFlow):
         if self.speeds is not None:
             players.each(self.speeds, "speeds")
         if self.updates is not None:
-            mentioned = dict(self.updates)
-            by_place = set(mentioned) == set(range(len(players.names)))
-            players.each(list(mentioned) if by_place else mentioned, "updates")
+            players.each(dict(self.updates), "updates")
         return ()
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:

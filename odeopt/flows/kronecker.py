@@ -142,7 +142,12 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
         grads = widened(objective.here(params))  # both moments must see the same rounding
         # The step before has used the old bases, so that no gradient is seen in bases of its own.
         due = (aux.age > 0) & (jnp.round(aux.age) % self.precondition_frequency == 0)
-        metrics = jax.lax.cond(due, _refreshed, lambda metrics: metrics, aux.metrics)
+        metrics = jax.lax.cond(
+            due,
+            lambda metrics: jax.tree.map(lambda _, metric: _refreshed(metric), grads, metrics),
+            lambda metrics: metrics,
+            aux.metrics,
+        )
         b1, b2, b = (
             clock.retained(aux.age, fraction) for clock in (self.b1, self.b2, self._factors)
         )
@@ -228,20 +233,16 @@ def _singular_vectors(g: Array, bases: dict[str, Array]) -> dict[str, Array]:
     return {side: found[side] for side in bases}
 
 
-def _refreshed(metrics: PyTree[Array]) -> PyTree[Array]:
+def _refreshed(metric: Metric) -> Metric:
     """Bases one power step closer to the eigenvectors of their factors."""
-
-    def leaf(metric: Metric) -> Metric:
-        nu, bases = metric.nu, dict(metric.bases)
-        for side, basis in metric.bases.items():
-            moved = _product(metric.factors[side], basis)
-            order = jnp.argsort(-jnp.real(jnp.sum(basis.conj() * moved, axis=-2)), axis=-1)
-            bases[side] = jnp.linalg.qr(jnp.take_along_axis(moved, order[:, None], axis=-1))[0]
-            axis = _AXIS[side]
-            nu = jnp.take_along_axis(nu, jnp.expand_dims(order, -3 - axis), axis=axis)
-        return Metric(nu, metric.factors, bases)
-
-    return jax.tree.map(leaf, metrics, is_leaf=lambda node: type(node) is Metric)
+    nu, bases = metric.nu, dict(metric.bases)
+    for side, basis in metric.bases.items():
+        moved = _product(metric.factors[side], basis)
+        order = jnp.argsort(-jnp.real(jnp.sum(basis.conj() * moved, axis=-2)), axis=-1)
+        bases[side] = jnp.linalg.qr(jnp.take_along_axis(moved, order[:, None], axis=-1))[0]
+        axis = _AXIS[side]
+        nu = jnp.take_along_axis(nu, jnp.expand_dims(order, -3 - axis), axis=axis)
+    return Metric(nu, metric.factors, bases)
 
 
 def _turned(matrices: Array, bases: dict[str, Array]) -> Array:

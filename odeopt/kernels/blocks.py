@@ -18,9 +18,8 @@ TPU_BLOCK = (256, 512)  # rows, columns: 0.5 MiB of float32 for each operand
 _LANES = 128
 _VECTOR = 16  # bytes that a thread of a GPU reads at once
 # Before jax 0.12 Mosaic GPU has no square root, no interpreter, and no kernel writes in place.
-_interpreter: Any = getattr(plgpu, "InterpretGPUParams", None)
-_COMPLETE = _interpreter is not None
-_load: Any = plgpu.load  # whose arguments differ
+_COMPLETE = jax.__version_info__ >= (0, 12)
+_gpu: Any = plgpu  # of which names and arguments differ
 
 
 def on_gpu(fused: Fused, numbers: Array, *arrays: Array, interpret: bool = False) -> Outputs:
@@ -34,8 +33,8 @@ def on_gpu(fused: Fused, numbers: Array, *arrays: Array, interpret: bool = False
 
     def load(ref: Any, place: Any) -> Array:
         if _COMPLETE:
-            return _load(ref.at[place], layout=layout, optimized=False)
-        return _load(ref, place, layout=layout, optimized=False)
+            return _gpu.load(ref.at[place], layout=layout, optimized=False)
+        return _gpu.load(ref, place, layout=layout, optimized=False)
 
     def body(given: Any, *refs: Any) -> None:
         start = jax.lax.axis_index("block") * GPU_BLOCK
@@ -59,7 +58,7 @@ def on_gpu(fused: Fused, numbers: Array, *arrays: Array, interpret: bool = False
         out_type=new,
         grid=(blocks,),
         grid_names=("block",),
-        **({"interpret": _interpreter()} if interpret else {}),
+        **({"interpret": _gpu.InterpretGPUParams()} if interpret else {}),
     )
     if in_place:
         written = pl.run_state(lambda refs: kernel(numbers, *refs))(flat)

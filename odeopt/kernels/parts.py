@@ -39,8 +39,8 @@ def partitioned(fused: Fused, run: Run, numbers: Array, *arrays: Array) -> Outpu
     def partition(mesh: Any, arguments: Any, results: Any) -> tuple[Any, ...]:
         spec = _even(arguments[1].sharding.spec, arguments[1].shape, mesh)
         part = functools.partial(_part, fused, run, arguments[1].shape, mesh, spec)
-        ins, outs = jax.tree.map(
-            lambda s: NamedSharding(mesh, s), _specs(fused, arrays, spec), is_leaf=_is_spec
+        ins, outs = (
+            tuple(NamedSharding(mesh, s) for s in specs) for specs in _specs(fused, arrays, spec)
         )
         return mesh, part, outs, ins
 
@@ -111,10 +111,4 @@ def _padded(spec: P, ndim: int) -> list[Any]:
 
 
 def _names(entry: Any) -> tuple[str, ...]:
-    if entry is None:
-        return ()
-    return entry if isinstance(entry, tuple) else (entry,)
-
-
-def _is_spec(node: Any) -> bool:
-    return isinstance(node, P)
+    return tuple(jax.tree.leaves(entry))

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree, UInt32
+from jaxtyping import Array, Int, Integer, PyTree
 
 from .fused import Outputs, fused
 
@@ -20,7 +20,7 @@ def add_rounded(
     params: PyTree[Array],
     updates: PyTree[Array],
     step: int | Int[Array, ""],
-    seed: int | UInt32[Array, ""] = 0,
+    seed: int | Integer[Array, ""] = 0,
 ) -> PyTree[Array]:
     r"""`params + updates`, bfloat16 leaves rounded up or down at random, right in the mean.
 
@@ -48,8 +48,8 @@ def add_rounded(
     structure: Any = jax.tree.structure(params)
     pairs = list(zip(jax.tree.leaves(params), structure.flatten_up_to(updates), strict=True))
     low = [i for i, (p, _) in enumerate(pairs) if p.dtype == jnp.bfloat16]
-    first = [_mix(_word(seed) ^ _mix(_word(step) ^ _mix(_word(i)))) for i in low]
-    second = [_mix(word + _word(1)) for word in first]
+    first = [_mix(jnp.uint32(seed) ^ _mix(jnp.uint32(step) ^ _mix(jnp.uint32(i)))) for i in low]
+    second = [_mix(word + jnp.uint32(1)) for word in first]
     (sums,) = _add((), *([pairs[i][side] for i in low] for side in (0, 1)), own=(first, second))
     rounded = dict(zip(low, sums, strict=True))
     return structure.unflatten(
@@ -95,7 +95,3 @@ def _mix(x: Array) -> Array:
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         x = (x ^ (x >> shift)) * jnp.full_like(x, factor)  # more than a weak int32 holds
     return x ^ (x >> 16)
-
-
-def _word(x: int | Array) -> Array:
-    return x.astype(jnp.uint32) if isinstance(x, jax.Array) else jnp.uint32(x % 2**32)

@@ -225,7 +225,7 @@ class _Backward(NamedTuple):
         count = optax.safe_increment(state.steps)
         return updates, BackwardState(count, gradients, inner, checkpoint, stored)
 
-    def _to_store(self, extra_args: Mapping[str, Any]) -> dict[str, PyTree[Array]]:
+    def _to_store(self, extra_args: Mapping[str, Any]) -> dict[str, PyTree[Any]]:
         missing = [name for name in self.example if name not in extra_args]
         if missing:
             passed = ", ".join(f"{name}={name}" for name in missing)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..checks import is_traced
 from ..flows import AbstractFlow, GradientFlow
 from ..objective import Objective
 from .method import AbstractMethod
@@ -41,7 +42,7 @@ def stability_limit(flow: AbstractFlow, method: AbstractMethod) -> float:
             "beside it, so its largest stable step is not a multiple of 1/sharpness. Give its "
             "learning rate as a number, or use `stepsize.angle()`."
         )
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(flow)):
+    if is_traced(flow):
         raise ValueError(f"{name}: the limit needs hyper-parameters that are known beforehand.")
     radius = _radius(flow, method)
     unstable = np.flatnonzero(radius(_PRODUCTS) > 1 + _MARGIN)

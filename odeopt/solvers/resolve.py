@@ -33,7 +33,7 @@ def as_method(solver: Solver, *, error: bool = False) -> AbstractMethod:
         return ExplicitRungeKutta(tableau, error=error)
     if isinstance(solver, diffrax.AbstractSolver):
         own = getattr(solver, "method", None)
-        return own if isinstance(own, AbstractMethod) else DiffraxMethod(solver)
+        return DiffraxMethod(solver) if own is None else own
     if isinstance(solver, optax.GradientTransformation):
         hint = (
             "is an optax optimizer, which already is a flow with a solver and a learning rate. "

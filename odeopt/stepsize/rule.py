@@ -205,9 +205,13 @@ def as_rule(learning_rate: Any) -> AbstractRule:
     """
     if hasattr(learning_rate, "propose"):
         return learning_rate
-    if isinstance(learning_rate, np.ndarray) and learning_rate.shape == ():
-        learning_rate = learning_rate.item()
-    if isinstance(learning_rate, numbers.Real) and not isinstance(learning_rate, bool):
+    if callable(learning_rate):
+        return Scheduled(learning_rate)
+    array = isinstance(learning_rate, jax.Array)
+    if array and learning_rate.shape == ():
+        return Scheduled(lambda _: learning_rate)
+    # NumPy's scalars are real numbers, its bool is none
+    if not array and isinstance(np.asarray(learning_rate)[()], numbers.Real):
         rate = float(learning_rate)
         if not (math.isfinite(rate) and rate > 0):
             raise ValueError(
@@ -216,10 +220,6 @@ def as_rule(learning_rate: Any) -> AbstractRule:
                 "`optax.linear_schedule(0., 0.1, 100)`.)"
             )
         return Fixed(rate)
-    if isinstance(learning_rate, jax.Array) and learning_rate.shape == ():
-        return Scheduled(lambda _: learning_rate)
-    if callable(learning_rate):
-        return Scheduled(learning_rate)
     raise TypeError(
         f"learning_rate is {learning_rate!r:.80}; pass a number, an optax schedule (a function of "
         "the step count) or a rule from odeopt.stepsize."

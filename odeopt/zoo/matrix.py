@@ -20,6 +20,7 @@ from ..flows import (
     SpectralFlow,
     UnitFlow,
 )
+from ..flows.axes import axes_of, is_axes
 from ..flows.clock import Constant, as_decay
 from ..flows.matrix import Preconditioning
 from ..optimizer import LearningRate, Optimizer, ode_optimizer
@@ -308,8 +309,7 @@ class _Axes:
     def __call__(self, params: PyTree[Array]) -> PyTree[MuonDimensionNumbers | None]:
         if self.chosen is None:
             return jax.tree.map(lambda x: MuonDimensionNumbers() if x.ndim == 2 else None, params)
-        given = self.chosen(params) if callable(self.chosen) else self.chosen
-        return jax.tree.broadcast(given, params, is_leaf=_is_axes)
+        return axes_of(self.chosen, params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,7 +320,7 @@ class _Labels:
 
     def __call__(self, params: PyTree[Array]) -> PyTree[str]:
         return jax.tree.map(
-            lambda axes: "adam" if axes is None else "matrices", self.axes(params), is_leaf=_is_axes
+            lambda axes: "adam" if axes is None else "matrices", self.axes(params), is_leaf=is_axes
         )
 
 
@@ -333,7 +333,3 @@ def _last_axis_out(params: PyTree[Array]) -> PyTree[MuonDimensionNumbers | None]
         return MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
 
     return jax.tree.map(leaf, params)
-
-
-def _is_axes(node: Any) -> bool:
-    return node is None or isinstance(node, MuonDimensionNumbers)

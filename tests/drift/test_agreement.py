@@ -108,6 +108,7 @@ def test_any_odeopt_method_has_a_step_map():
     assert abs(modified + 2) > 1e-3
 
 
+@pytest.mark.untyped
 def test_what_cannot_be_derived_is_refused():
     euler = odeopt.solvers.Euler()
     with pytest.raises(ValueError, match="pass it"):

@@ -256,7 +256,7 @@ def test_stages_count_by_their_weight():
 # what is refused
 
 
-@pytest.mark.parametrize("order", [-1, 0, 7, 2.5])
+@pytest.mark.parametrize("order", [-1, 0, 7, pytest.param(2.5, marks=pytest.mark.untyped)])
 def test_an_order_that_is_not_there_is_refused(order):
     with pytest.raises(ValueError, match="integer from 1 to 6"):
         drift.corrected(flows.GradientFlow(), EULER, order)
@@ -264,6 +264,7 @@ def test_an_order_that_is_not_there_is_refused(order):
         odeopt.rk4(0.1, correction=order)
 
 
+@pytest.mark.untyped
 def test_what_cannot_be_corrected_is_refused():
     base = flows.GradientFlow()
     twice = drift.corrected(base, EULER, 2)

@@ -334,7 +334,6 @@ def test_odegans_penalty_is_the_discriminators_alone():
     [
         (lambda: drift.corrected_game(GameFlow(), "all"), "joint, interaction, self, published"),
         (lambda: drift.corrected_game(GameFlow(), "joint", form="x"), "form is 'x'"),
-        (lambda: drift.corrected_game(odeopt.flows.GradientFlow(), "joint"), "is not a game"),
         (lambda: drift.ode_gan_penalty({"g": noisy, "d": other}, 1.0), "which of them is which"),
         (lambda: drift.penalized_game(LOSSES, own=(1.0,))[0](start()), "1 values"),
         (lambda: drift.penalized_game(LOSSES, own=1.0, halves=("x",))[0](start()), "not passed"),
@@ -346,6 +345,13 @@ def test_odegans_penalty_is_the_discriminators_alone():
         ),
     ],
 )
+@pytest.mark.untyped
 def test_what_makes_no_sense_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.untyped
+def test_a_flow_that_is_no_game_is_refused():
+    with pytest.raises(TypeError, match=r"is a GradientFlow.*GameFlow\(\)"):
+        drift.corrected_game(odeopt.flows.GradientFlow(), "joint")

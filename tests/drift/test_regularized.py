@@ -146,6 +146,7 @@ def test_stability_limits_of_euler_with_a_penalty():
         solvers.stability_limit(flow, solvers.as_method(solvers.Euler()))
 
 
+@pytest.mark.untyped
 def test_what_a_regularized_flow_needs_is_asked_for():
     flow = drift.regularized(flows.GradientFlow(), 0.1)
     opt = odeopt.ode_optimizer(flow, solvers.Euler(), 0.1)

@@ -82,6 +82,7 @@ def test_python_floats_are_parameters_too():
     assert jnp.allclose(grads["b"], 0.9 * 4.0)
 
 
+@pytest.mark.untyped
 def test_what_does_not_fit_is_refused():
     opt = optax.chain(drift.counter_term(0.1, 2), optax.sgd(0.1))
     with pytest.raises(ValueError, match="value_fn=loss"):

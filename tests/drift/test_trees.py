@@ -111,7 +111,7 @@ def test_a_level_sequence_names_a_tree():
             drift.tree(bad)
 
 
-@pytest.mark.parametrize("order", [-1, 0, 7, 2.0, True])
+@pytest.mark.parametrize("order", [-1, 0, 7, pytest.param(2.0, marks=pytest.mark.untyped), True])
 def test_an_order_that_is_not_there_is_refused(order):
     for function in (drift.modified_equation, drift.modifying_integrator):
         with pytest.raises(ValueError, match="from 1 to 6"):
@@ -129,6 +129,7 @@ def test_an_order_that_is_not_there_is_refused(order):
         (([["1/2"]], [1]), TypeError, "numbers or fractions"),
     ],
 )
+@pytest.mark.untyped
 def test_what_is_no_runge_kutta_method_is_refused(solver, error, message):
     with pytest.raises(error, match=message):
         drift.modified_equation(solver, 2)

@@ -193,6 +193,7 @@ def test_random_keys_can_be_stored():
     np.testing.assert_allclose(x, expected, rtol=1e-6)
 
 
+@pytest.mark.untyped
 def test_what_makes_no_sense_is_refused():
     euler, example = odeopt.euler(0.1), {"i": 0}
     for kwargs, message in [

@@ -354,6 +354,7 @@ def test_bad_arguments(name):
         gain_ratio(**{name: -1.0})
 
 
+@pytest.mark.untyped
 def test_bad_options():
     for tries in (0, 1.5):
         with pytest.raises(ValueError, match=r"tries is .*whole number of at least 1"):

@@ -240,7 +240,7 @@ def test_batches_and_keys_reach_the_losses_and_a_metric_decides(tmp_path):
             {"losses": {"a": DUEL["p"], "q": DUEL["q"]}},
             r"losses names \['a', 'q'\], but the players",
         ),
-        ({"losses": [DUEL["p"]]}, "losses has 1 values, but there are 2 players"),
+        ({"losses": [DUEL["p"]]}, "losses has 1 values, for .*, but the players are"),
         ({"losses": [lambda z: jnp.ones(2) * z["p"]] * 2}, "a loss returned an array.*jnp.mean"),
         ({"losses": [lambda z, noise: z["p"]] * 2}, "also needs 'noise'"),
         ({"init": lambda key: {"p": jnp.array(1), "q": 1.0}}, r"\['p'\].*write 0.0 for 0"),
