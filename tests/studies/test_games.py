@@ -238,7 +238,7 @@ def test_batches_and_keys_reach_the_losses_and_a_metric_decides(tmp_path):
     [
         (
             {"losses": {"a": DUEL["p"], "q": DUEL["q"]}},
-            r"losses names \['a', 'q'\], but the players",
+            r"losses has 2 values, for \['a', 'q'\], but the players",
         ),
         ({"losses": [DUEL["p"]]}, "losses has 1 values, for .*, but the players are"),
         ({"losses": [lambda z: jnp.ones(2) * z["p"]] * 2}, "a loss returned an array.*jnp.mean"),
