@@ -1,7 +1,7 @@
 """What all corrected flows share: the clip of their counter-terms."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import equinox as eqx
 import jax
@@ -38,15 +38,8 @@ class AbstractCorrected(AbstractWrapper):
 
     clip: eqx.AbstractVar[float | None]
 
-    @property
-    def linear(self) -> bool:  # type: ignore[override]
-        """Where `base` is; a clip compares sizes."""
-        return self.base.linear and self.clip is None
-
-    @property
-    def needs_params(self) -> bool:
-        """True: gradients are taken elsewhere."""
-        return True
+    linear: ClassVar[Any] = property(lambda self: self.base.linear and self.clip is None)
+    needs_params: ClassVar[bool] = True  # gradients are taken elsewhere
 
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
         """That of `base`, and a counter of clipped steps where there is a clip."""

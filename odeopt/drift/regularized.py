@@ -1,7 +1,7 @@
 """Gradient regularizers: of a flow, and of a mini-batch loss."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -30,15 +30,12 @@ class RegularizedFlow(AbstractObjectiveWrapper):
     base: AbstractFlow
     strength: Strength
 
+    needs_params: ClassVar[bool] = True  # for the Hessian product
+
     @property
     def linear(self) -> bool:  # type: ignore[override]
         """Where `base` is and the strength goes with the step size: else limits do not scale."""
         return self.base.linear and callable(self.strength)
-
-    @property
-    def needs_params(self) -> bool:
-        """True, for the Hessian product."""
-        return True
 
     def seen(self, objective: Any, h: Scalar) -> Penalized:
         """With `g + 2 strength Hg` for g."""

@@ -1,7 +1,7 @@
 r"""Primal averaging: follow one point, look at another, keep their average."""
 
 from collections.abc import Callable
-from typing import NamedTuple, NoReturn
+from typing import ClassVar, NamedTuple, NoReturn
 
 import equinox as eqx
 import jax
@@ -80,14 +80,11 @@ class AveragedFlow(AbstractFlow):
     weight_decay: float = eqx.field(converter=real, default=0.0)
     clock: LogTime = LogTime()
 
+    has: ClassVar[Information] = Information.HEADING  # it need not descend
+
     def __check_init__(self) -> None:
         check(lambda b: 0 <= b <= 1, "beta", self.beta, "between 0 (z) and 1 (the average)")
         check(lambda q: q >= 0, "power", self.power, "at least 0: the weights are t^power")
-
-    @property
-    def has(self) -> Information:  # type: ignore[override]
-        """It knows its heading, and need not descend."""
-        return Information.HEADING
 
     @property
     def parts(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -104,7 +101,7 @@ class AveragedFlow(AbstractFlow):
         return self.base.linear and not self._adapts
 
     @property
-    def needs_params(self) -> bool:
+    def needs_params(self) -> bool:  # type: ignore[override]
         """True with weight decay."""
         return self._decays or self.base.needs_params
 

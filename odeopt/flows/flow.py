@@ -42,12 +42,14 @@ class AbstractFlow(eqx.Module):
       parts: names of its parts, in the order in which Lie's splitting composes them; () for none.
       gradient_part: the one part that looks at the gradient; None where several do, and the step
         therefore cannot be cut in the middle.
+      needs_params: whether a step reads the parameters, beside their gradient.
     """
 
     has: ClassVar[Information] = Information.NONE
     linear: ClassVar[bool] = True
     parts: ClassVar[tuple[str, ...]] = ()
     gradient_part: ClassVar[str | None] = None
+    needs_params: ClassVar[bool] = False
 
     @abc.abstractmethod
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
@@ -82,11 +84,6 @@ class AbstractFlow(eqx.Module):
         Update, auxiliary variables, and the gradients that it took beside the given one.
         """
         return None
-
-    @property
-    def needs_params(self) -> bool:
-        """Whether a step reads the parameters, beside their gradient."""
-        return False
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
         """The gradient in the flow's own metric: minus the direction that it alone would give.

@@ -37,11 +37,11 @@ class Players(NamedTuple):
     """
 
     names: tuple[Any, ...]
-    trees: list[PyTree[Array]]
-    rebuild: Callable[[Sequence[PyTree[Array]]], PyTree[Array]]
+    trees: list[PyTree[Any]]
+    rebuild: Callable[[Sequence[PyTree[Any]]], PyTree[Any]]
 
     @classmethod
-    def of(cls, players: PyTree[Array]) -> "Players":
+    def of(cls, players: PyTree[Any]) -> "Players":
         """Taken apart. A single array is a game of one player, without name."""
         pairs, structure = jax.tree_util.tree_flatten_with_path(
             players, is_leaf=lambda node: node is not players
@@ -127,7 +127,7 @@ class GameFlow(AbstractFlow):
         return tuple(str(name) for name, times in self.updates or () for _ in range(times))
 
     @property
-    def needs_params(self) -> bool:
+    def needs_params(self) -> bool:  # type: ignore[override]
         """Where players move in turn: the gradient of the second is taken elsewhere."""
         return self.updates is not None
 

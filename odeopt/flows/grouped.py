@@ -85,7 +85,7 @@ class GroupedFlow(AbstractFlow):
         return found.pop() if len(found) == 1 else None
 
     @property
-    def needs_params(self) -> bool:
+    def needs_params(self) -> bool:  # type: ignore[override]
         """Whether the flow of any group does."""
         return any(flow.needs_params for flow in self._all)
 

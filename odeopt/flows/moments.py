@@ -36,11 +36,7 @@ class AlongMoment:
     parts: ClassVar[tuple[str, ...]] = ("moments", "drift")
     # with `nesterov` the drift sees the gradient as well
     gradient_part: ClassVar[Any] = property(lambda self: None if self.nesterov else "moments")
-
-    @property
-    def needs_params(self) -> bool:
-        """True with weight decay."""
-        return not is_zero(self.weight_decay)
+    needs_params: ClassVar[Any] = property(lambda self: not is_zero(self.weight_decay))
 
     def owed(self, aux: Any) -> Array:
         """Before the first gradient the direction is not known: the first step cannot open."""

@@ -1,7 +1,7 @@
 """Every leaf moves in a unit of length of its own."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -61,18 +61,11 @@ class UnitFlow(AbstractWrapper):
     base: AbstractFlow
     weight_decay: Any = eqx.field(converter=real, default=0.0)
 
+    linear: ClassVar[bool] = False  # the unit depends on the parameters
+    needs_params: ClassVar[bool] = True
+
     def __check_init__(self) -> None:
         check(lambda w: w >= 0, "weight_decay", self.weight_decay, "at least 0, such as 0.03")
-
-    @property
-    def linear(self) -> bool:  # type: ignore[override]
-        """Never: the unit depends on the parameters."""
-        return False
-
-    @property
-    def needs_params(self) -> bool:
-        """Always."""
-        return True
 
     def inner(self, aux: Unit) -> PyTree[Array]:
         """Those of `base`."""

@@ -57,9 +57,6 @@ def forward(batches: int) -> BatchOrder:
     Args:
       batches: n, how many batches an epoch has.
 
-    Raises:
-      ValueError: less than one batch.
-
     Examples:
       >>> import itertools, odeopt
       >>> list(itertools.islice(odeopt.ordering.forward(3), 6))
@@ -77,9 +74,6 @@ def reversed(batches: int) -> BatchOrder:
     Args:
       batches: n, how many batches an epoch has.
 
-    Raises:
-      ValueError: less than one batch.
-
     Examples:
       >>> import odeopt
       >>> odeopt.ordering.reversed(3)(0)
@@ -94,9 +88,6 @@ def reshuffled(batches: int, seed: int = 0) -> BatchOrder:
     Args:
       batches: n, how many batches an epoch has.
       seed: of the random orders.
-
-    Raises:
-      ValueError: less than one batch.
 
     Examples:
       >>> import odeopt
@@ -119,9 +110,6 @@ def palindromic(batches: int, seed: int | None = 0) -> BatchOrder:
     Args:
       batches: n, how many batches an epoch has.
       seed: of the random orders; `None` keeps b_1, ..., b_n.
-
-    Raises:
-      ValueError: less than one batch.
 
     Examples:
       >>> import itertools, odeopt

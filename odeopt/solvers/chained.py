@@ -1,5 +1,7 @@
 """Anything on the mean gradient of a solver's step."""
 
+from typing import Any, ClassVar
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
@@ -38,15 +40,8 @@ class Chained(AbstractMethod):
                 "it is given the mean gradient alone: use `solvers.Lie()`."
             )
 
-    @property
-    def order(self) -> int:
-        """The order is 1."""
-        return 1
-
-    @property
-    def gradients_per_step(self) -> int | None:
-        """As many as `inner`."""
-        return self.inner.gradients_per_step
+    order: ClassVar[int] = 1
+    gradients_per_step: ClassVar[Any] = property(lambda self: self.inner.gradients_per_step)
 
     def check(self, flow: AbstractFlow) -> None:
         """What either refuses."""

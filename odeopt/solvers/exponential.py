@@ -64,6 +64,7 @@ class Exponential(AbstractMethod):
     fraction: float = eqx.field(static=True)
 
     options: ClassVar[frozenset[str]] = frozenset()
+    stability_limit: ClassVar[float] = math.inf
 
     def __init__(
         self,
@@ -93,11 +94,6 @@ class Exponential(AbstractMethod):
     def order(self) -> int:
         """2 with the Hessian, of which the error is of third order; 1 with any other matrix."""
         return 2 if self.curvature == "hessian" else 1
-
-    @property
-    def stability_limit(self) -> float:
-        """Infinite."""
-        return math.inf
 
     @property
     def gradients_per_step(self) -> int:
@@ -225,11 +221,7 @@ class ExponentialEuler(AbstractLinearized):
 
     products: int = 10
     method: ClassVar[Exponential] = Exponential("hessian")
-
-    @property
-    def gradients_per_step(self) -> int:
-        """One; products with the Jacobian come on top."""
-        return 1
+    gradients_per_step: ClassVar[int] = 1  # products with the Jacobian come on top
 
     def move(
         self, h: Array, f: Array, jacobian: LinearMap, field: Callable[[Array], Array]

@@ -1,6 +1,6 @@
 """Any other diffrax solver as a method, through diffrax's own step."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
@@ -41,6 +41,8 @@ class DiffraxMethod(AbstractMethod):
 
     solver: diffrax.AbstractSolver
 
+    gradients_per_step: ClassVar[None] = None
+
     def __init__(self, solver: diffrax.AbstractSolver) -> None:
         structure = solver.term_structure
         single = isinstance(structure, type) and issubclass(diffrax.ODETerm, structure)
@@ -64,11 +66,6 @@ class DiffraxMethod(AbstractMethod):
         """An error estimate, where the solver is adaptive."""
         adaptive = isinstance(self.solver, diffrax.AbstractAdaptiveSolver)
         return Information.ERROR if adaptive else Information.NONE
-
-    @property
-    def gradients_per_step(self) -> None:
-        """Not known for a foreign solver."""
-        return None
 
     def init(self, flow: AbstractFlow, z: State) -> tuple[()]:
         """Nothing is kept; the leaves are checked, because a solve that fails is only rejected.

@@ -44,16 +44,8 @@ class ImplicitEuler(diffrax.ImplicitEuler):
     )
 
     method: ClassVar[Implicit] = Implicit("euler")
-
-    @property
-    def stability_limit(self) -> float:
-        """Real-axis stability limit: infinite."""
-        return self.method.stability_limit
-
-    @property
-    def gradients_per_step(self) -> None:
-        """As many as the root finder takes."""
-        return
+    stability_limit: ClassVar[float] = method.stability_limit
+    gradients_per_step: ClassVar[None] = None  # as many as the root finder takes
 
     def step(
         self,
@@ -79,11 +71,7 @@ class AbstractHalved(AbstractAdapter, diffrax.AbstractImplicitSolver):
     root_find_max_steps: int = 10  # type: ignore[misc]
 
     method: ClassVar[Implicit]
-
-    @property
-    def gradients_per_step(self) -> None:
-        """As many as the root finder takes."""
-        return
+    gradients_per_step: ClassVar[None] = None
 
     def half(
         self, terms: diffrax.AbstractTerm, t0: Any, t1: Any, y0: PyTree[Array], args: Any

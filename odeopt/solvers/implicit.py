@@ -87,6 +87,7 @@ class Implicit(AbstractMethod):
 
     counter_term: ClassVar[Literal["series", "memory", "penalty"] | None] = "penalty"
     options: ClassVar[frozenset[str]] = frozenset()
+    stability_limit: ClassVar[float] = math.inf  # the methods are A-stable
 
     def __init__(
         self,
@@ -108,11 +109,6 @@ class Implicit(AbstractMethod):
     def order(self) -> int:
         """1 for Euler, 2 for the others, as far as the minimization is carried."""
         return _ORDERS[self.kind]
-
-    @property
-    def stability_limit(self) -> float:
-        """Infinite: the methods are A-stable."""
-        return math.inf
 
     @property
     def gradients_per_step(self) -> int:

@@ -25,11 +25,6 @@ class AbstractLinearized(AbstractAdapter):
 
     method: ClassVar[AbstractMethod]
 
-    @property
-    @abc.abstractmethod
-    def gradients_per_step(self) -> int:
-        """Evaluations of the field; products with its Jacobian come on top."""
-
     @abc.abstractmethod
     def move(
         self, h: Array, f: Array, jacobian: LinearMap, field: Callable[[Array], Array]

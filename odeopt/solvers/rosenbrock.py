@@ -49,6 +49,7 @@ class Rosenbrock(AbstractMethod):
     solver: LinearSolver
 
     options: ClassVar[frozenset[str]] = frozenset()
+    stability_limit: ClassVar[float] = math.inf  # the methods are L-stable
 
     def __init__(self, order: int = 1, solver: LinearSolver | None = None) -> None:
         if order not in (1, 2):
@@ -67,11 +68,6 @@ class Rosenbrock(AbstractMethod):
     def order(self) -> int:
         """1 or 2, where the systems are solved to that."""
         return self.accuracy
-
-    @property
-    def stability_limit(self) -> float:
-        """Infinite: the methods are L-stable."""
-        return math.inf
 
     @property
     def gradients_per_step(self) -> int:

@@ -29,16 +29,8 @@ class Lie(AbstractMethod):
     """
 
     counter_term: ClassVar[Literal["series", "memory", "penalty"] | None] = "memory"
-
-    @property
-    def order(self) -> int:
-        """The order is 1."""
-        return 1
-
-    @property
-    def gradients_per_step(self) -> int:
-        """1, the given one, of a flow in which nothing looks at the gradient after a move."""
-        return 1
+    order: ClassVar[int] = 1
+    gradients_per_step: ClassVar[int] = 1  # where nothing looks at the gradient after a move
 
     def check(self, flow: AbstractFlow) -> None:
         """The flow must have parts."""

@@ -4,11 +4,11 @@ What diffrax runs of `Lie` and `Strang` on the heavy ball's flow: the same subst
 own time.
 """
 
-import abc
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
@@ -17,6 +17,13 @@ from ..flows import HeavyBallFlow
 from .splitting import SUZUKI_YOSHIDA, Lie, Strang, Substeps, closing, opening
 
 _Pair = tuple[PyTree, PyTree]
+
+
+def _symmetric(method: Strang) -> Substeps:
+    """Halves of friction and drift on either side of each kick."""
+    ball = HeavyBallFlow
+    lengths = method.substeps
+    return [s for t in lengths for s in (*opening(ball, t), ("kick", t), *closing(ball, t))]
 
 
 class AbstractConformal(diffrax.AbstractSolver):
@@ -29,6 +36,10 @@ class AbstractConformal(diffrax.AbstractSolver):
 
     Args:
       friction: $\gamma$; 0 for a symplectic method of a Hamiltonian system.
+
+    Attributes:
+      method: the pure step function that the optimizers use.
+      substeps: parts and fractions of one step, in their order.
     """
 
     friction: float
@@ -36,15 +47,8 @@ class AbstractConformal(diffrax.AbstractSolver):
     term_structure: ClassVar = (diffrax.ODETerm, diffrax.ODETerm)
     interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation
 
-    @property
-    @abc.abstractmethod
-    def method(self) -> Lie | Strang:
-        """The pure step function that the optimizers use."""
-
-    @property
-    @abc.abstractmethod
-    def substeps(self) -> Substeps:
-        """Parts and fractions of one step, in their order."""
+    method: eqx.AbstractClassVar[Lie | Strang]
+    substeps: eqx.AbstractClassVar[Substeps]
 
     def order(self, terms: Any) -> int:
         """The order of the method."""
@@ -99,43 +103,19 @@ class AbstractConformal(diffrax.AbstractSolver):
 class ConformalEuler(AbstractConformal):
     """Friction, kick, drift: the heavy ball. Order 1, 1 gradient a step."""
 
-    @property
-    def method(self) -> Lie:
-        """`Lie()`."""
-        return Lie()
-
-    @property
-    def substeps(self) -> Substeps:
-        """Each part once."""
-        return [(part, 1.0) for part in HeavyBallFlow.parts]
+    method: ClassVar[Lie] = Lie()
+    substeps: ClassVar[Substeps] = [(part, 1.0) for part in HeavyBallFlow.parts]
 
 
 class ConformalLeapfrog(AbstractConformal):
     """The symmetric composition. Order 2, 1 gradient a step."""
 
-    @property
-    def method(self) -> Strang:
-        """`Strang()`."""
-        return Strang()
-
-    @property
-    def substeps(self) -> Substeps:
-        """Halves of friction and drift on either side of each kick."""
-        return [
-            substep
-            for tau in self.method.substeps
-            for substep in (
-                *opening(HeavyBallFlow, tau),
-                ("kick", tau),
-                *closing(HeavyBallFlow, tau),
-            )
-        ]
+    method: ClassVar[Strang] = Strang()
+    substeps: ClassVar[Substeps] = _symmetric(method)
 
 
 class SuzukiYoshida(ConformalLeapfrog):
     """Three leapfrogs, the middle one backwards in time. Order 4, 3 gradients a step."""
 
-    @property
-    def method(self) -> Strang:
-        """`Strang(SUZUKI_YOSHIDA)`."""
-        return Strang(SUZUKI_YOSHIDA)
+    method: ClassVar[Strang] = Strang(SUZUKI_YOSHIDA)
+    substeps: ClassVar[Substeps] = _symmetric(method)

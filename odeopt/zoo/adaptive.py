@@ -180,7 +180,6 @@ def strang_adam(
       mu_dtype: see `adam`.
       weight_decay: $w$, decoupled and solved exactly within a drift.
       mask: what to decay; see `adamw`.
-      **options: those of `ode_optimizer`.
 
     Examples:
       >>> import odeopt
@@ -219,18 +218,14 @@ def rk_adam(
       eps_root: see `adam`.
       weight_decay: $w$, decoupled.
       mask: what to decay; see `adamw`.
-      **options: those of `ode_optimizer`.
 
     Returns:
       An optax transformation; its state holds two copies of the parameters (`staged` adds three
       times the number of stages), and a step keeps three for each stage.
 
     Examples:
-      >>> import jax, jax.numpy as jnp, odeopt
-      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> import odeopt
       >>> opt = odeopt.rk_adam(1e-3, odeopt.solvers.RK4())
-      >>> state, grads = opt.init(params), jax.grad(loss)(params)
-      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     flow = AdamFlow(b1, b2, eps, eps_root, weight_decay, mask)
     return ode_optimizer(flow, solver, learning_rate, **options)
@@ -274,7 +269,6 @@ def log_time_adam(
       gain: of the controller.
       rate: $r$ of the clock.
       eps: $\epsilon$.
-      **options: those of `ode_optimizer`.
 
     Returns:
       An optax transformation; its state holds two copies of the parameters and a sixteenth.

@@ -96,11 +96,8 @@ def muon(
     References: Jordan (2024), "Muon"; Bernstein and Newhouse, arXiv:2409.20325.
 
     Examples:
-      >>> import jax, jax.numpy as jnp, odeopt
-      >>> params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+      >>> import odeopt
       >>> opt = odeopt.muon(0.02)
-      >>> state, grads = opt.init(params), jax.tree.map(jnp.ones_like, params)
-      >>> updates, state = opt.update(grads, state, params)
     """
     axes = _Axes(muon_weight_dimension_numbers)
     matrices = SpectralFlow(
@@ -193,11 +190,8 @@ def soap(
     Reference: Vyas et al. (2024), arXiv:2409.11321.
 
     Examples:
-      >>> import jax, jax.numpy as jnp, odeopt
-      >>> params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+      >>> import odeopt
       >>> opt = odeopt.soap(3e-3)
-      >>> state, grads = opt.init(params), jax.tree.map(jnp.ones_like, params)
-      >>> updates, state = opt.update(grads, state, params)
     """
     b2 = as_decay(b2, jnp.float32)  # squares of small gradients would vanish in 16 bits
     axes = _Axes(weight_dimension_numbers)
@@ -258,7 +252,6 @@ def untuned(
       muon_weight_dimension_numbers: which leaves are matrices, and how: see `muon`. By default
         those of two or more axes, the last against all others, where both sides are longer than 1:
         embeddings and kernels of convolutions too. Name the axes of layers that are stacked.
-      **options: those of `ode_optimizer`.
 
     Returns:
       An optax transformation; its state holds two copies of matrices and three of other

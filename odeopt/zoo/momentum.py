@@ -43,11 +43,8 @@ def heavy_ball(
       ValueError: a momentum outside [0, 1), or a number that is not positive as learning rate.
 
     Examples:
-      >>> import jax, jax.numpy as jnp, odeopt
-      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> import odeopt
       >>> opt = odeopt.heavy_ball(0.1, 0.9)
-      >>> state, grads = opt.init(params), jax.grad(loss)(params)
-      >>> updates, state = opt.update(grads, state, params)
     """
     flow = HeavyBallFlow(momentum, accumulator_dtype)
     return ode_optimizer(flow, solvers.Lie(), learning_rate, **options)
@@ -99,7 +96,6 @@ def conformal_leapfrog(
     Args:
       learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.
       momentum: $\mu$ in [0, 1), or `flows.LogTime(r)`.
-      **options: those of `ode_optimizer`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -126,14 +122,10 @@ def suzuki_yoshida(
     Args:
       learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.
       momentum: $\mu$ in (0, 1): the step backwards in time undoes friction.
-      **options: those of `ode_optimizer`.
 
     Examples:
-      >>> import jax, jax.numpy as jnp, odeopt
-      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> import odeopt
       >>> opt = odeopt.suzuki_yoshida(0.1, 0.9)
-      >>> state, grads = opt.init(params), jax.grad(loss)(params)
-      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     _positive(momentum)
     solver = solvers.Strang(solvers.SUZUKI_YOSHIDA)
@@ -162,7 +154,6 @@ def relativistic(
       momentum: $\mu$ in [0, 1), or `flows.LogTime(r)`.
       delta: $\delta \ge 0$, one over the square of the longest step.
       leapfrog: the symmetric splitting; parameters rest where `conformal_leapfrog` says.
-      **options: those of `ode_optimizer`.
 
     Raises:
       ValueError: a negative `delta`.
@@ -195,7 +186,6 @@ def rk_momentum(
         `stepsize.embedded_error` the solver must have an error estimate.
       momentum: $\mu$ in (0, 1).
       solver: an instance of a solver class such as `odeopt.solvers.RK4()`, a tableau or a method.
-      **options: those of `ode_optimizer`.
 
     Returns:
       An optax transformation; its state holds one copy of the parameters (`staged` adds twice the
@@ -205,11 +195,8 @@ def rk_momentum(
       ValueError: a momentum outside (0, 1).
 
     Examples:
-      >>> import jax, jax.numpy as jnp, odeopt
-      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> import odeopt
       >>> opt = odeopt.rk_momentum(0.1, 0.9, odeopt.solvers.RK4())
-      >>> state, grads = opt.init(params), jax.grad(loss)(params)
-      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     _positive(momentum)
     return ode_optimizer(HeavyBallFlow(momentum), solver, learning_rate, **options)
@@ -237,14 +224,10 @@ def chained_momentum(
       momentum: $\mu$ in [0, 1), or `flows.LogTime(r)`.
       solver: an instance of a solver class such as `odeopt.solvers.RK4()`, a tableau or a method.
       nesterov: look ahead.
-      **options: those of `ode_optimizer`.
 
     Examples:
-      >>> import jax, jax.numpy as jnp, odeopt
-      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> import odeopt
       >>> opt = odeopt.chained_momentum(0.1, 0.9, odeopt.solvers.RK4())
-      >>> state, grads = opt.init(params), jax.grad(loss)(params)
-      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
     """
     flow = NesterovFlow(momentum) if nesterov else HeavyBallFlow(momentum)
     method = solvers.Chained(solvers.as_method(solver))
