@@ -107,14 +107,8 @@ def forwarded(
     """The extra arguments that `function` names, after its `positional` leading ones.
 
     Warns where an argument keeps its default while a name that it does not know was passed: optax
-    asks us to ignore such names, and a misspelt random key would switch dropout off in silence.
-
-    Args:
-      function: whose arguments they are.
-      called_as: how it is called, for the message.
-      positional: its leading arguments.
-      extra_args: what the caller of `update` passed by name.
-      alone: whether it is the only function that they are meant for.
+    asks us to ignore such names, and a misspelt random key would switch dropout off in silence. Not
+    where it is not `alone`, and names may be meant for another function.
     """
     parameters = list(inspect.signature(function).parameters.values())
     named = {

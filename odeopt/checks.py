@@ -30,26 +30,12 @@ def is_zero(number: Any) -> bool:
 
 
 def check(ok: Any, name: str, number: Any, must: str) -> None:
-    """Refuse a known number for which `ok(number)` is not true.
-
-    Args:
-      ok: the condition.
-      name: of the argument.
-      number: its value; a traced one cannot be looked at.
-      must: what it must be, for the message.
-
-    Raises:
-      ValueError: with name, number and `must`.
-    """
+    """Refuse a known number for which `ok(number)` is not true: a `ValueError` with all three."""
     if is_known(number) and not ok(number):
         raise ValueError(f"{name} is {number}; it must be {must}.")
 
 
 def check_positive(**numbers: Any) -> None:
-    """Refuse a number that is not positive, by name; a traced one cannot be looked at.
-
-    Raises:
-      ValueError: with the name and the number.
-    """
+    """Refuse a number that is not positive, by name; a traced one cannot be looked at."""
     for name, number in numbers.items():
         check(lambda x: x > 0, name, number, "positive")

@@ -159,15 +159,9 @@ def grow(
 
 @dataclasses.dataclass(frozen=True)
 class _Change:
-    """What happens to one leaf.
+    """What happens to one leaf: copies along axes, and factors of its values and gradients."""
 
-    Attributes:
-      repeats: `(axis, copies)`, one after the other.
-      value: what its values are multiplied by.
-      gradient: what its gradients are multiplied by.
-    """
-
-    repeats: tuple[tuple[int, int], ...] = ()
+    repeats: tuple[tuple[int, int], ...] = ()  # `(axis, copies)`, one after the other
     value: float = 1.0
     gradient: float = 1.0
 
@@ -220,8 +214,7 @@ def _fields(
         if end is None or not jnp.shape(leaf):
             found.append(None)
             continue
-        names = [k.name for k in path[: len(path) - len(end)] if hasattr(k, "name")]
-        name = names[-1] if names else ""
+        name = next((k.name for k in path[-len(end) - 1 :: -1] if hasattr(k, "name")), "")
         if name not in degrees:
             raise ValueError(
                 f"The state holds a tree like the parameters in {name!r}, and what growth does to "
@@ -235,7 +228,7 @@ def _fields(
 
 def _split(leaves: list[Array], changes: list[_Change], size: float, key: Any) -> list[Array]:
     """Perturb the copies of `into`, with sum 0 over the copies of a unit."""
-    moved = []
+    moved = [*leaves]
     for index, (leaf, change) in enumerate(zip(leaves, changes, strict=True)):
         if change.gradient != 1:
             axis, copies = change.repeats[0]
@@ -243,7 +236,5 @@ def _split(leaves: list[Array], changes: list[_Change], size: float, key: Any) -
             parts = jnp.stack(jnp.split(noise, copies, axis))
             parts = parts - jnp.mean(parts, 0)
             scale = size * jnp.sqrt(jnp.mean(leaf**2))
-            moved.append(leaf + scale * jnp.concatenate(list(parts), axis))
-        else:
-            moved.append(leaf)
+            moved[index] = leaf + scale * jnp.concatenate(list(parts), axis)
     return moved

@@ -47,13 +47,8 @@ def lanczos(product: LinearMap, start: PyTree[Array], like: PyTree[Array], produ
     Symmetric in the real inner product: complex entries count as two real ones. The basis is
     orthogonalized in full, twice. Where the Krylov space is exhausted early (repeated eigenvalues,
     a start in an invariant subspace) the missing values repeat the smallest with weight 0. All are
-    NaN if the first application is not finite.
-
-    Args:
-      product: the map; it is handed trees of the dtypes of `like`.
-      start: the first vector, a tree like `like`, `widened`.
-      like: shapes and dtypes.
-      products: applications; no more than there are dimensions.
+    NaN if the first application is not finite. `product` is handed trees of the dtypes of `like`,
+    `start` is `widened`; there are no more applications than dimensions.
     """
     size = min(products, dimension(like))  # there are no more directions
     dtype = widest(jax.tree.leaves(start))

@@ -15,18 +15,11 @@ Losses = Callable[..., Any] | Sequence[Callable[..., Any]]
 
 
 class LossSum(NamedTuple):
-    """The gradients of the parts of a loss.
+    """The gradients of the parts of a loss; complex ones conjugated."""
 
-    Attributes:
-      parts: what tells the parts apart, one row each: to be scanned over.
-      number: how many there are.
-      gradient: `(params, row) -> gradient` of that part, complex ones conjugated.
-      value: `(params, row) -> loss` of that part.
-    """
-
-    parts: PyTree[Array]
+    parts: PyTree[Array]  # what tells the parts apart, one row each: to be scanned over
     number: int
-    gradient: Callable[[PyTree[Array], PyTree[Array]], PyTree[Array]]
+    gradient: Callable[[PyTree[Array], PyTree[Array]], PyTree[Array]]  # of params and a row
     value: Callable[[PyTree[Array], PyTree[Array]], Scalar]
 
     @classmethod
@@ -42,7 +35,7 @@ class LossSum(NamedTuple):
                     f"each names {list(each)}, but the parts are those of a list of losses: leave "
                     "it out, or pass one loss."
                 )
-            return cls._of_several(tuple(value_fn), arguments)
+            return cls._of_several(value_fn, arguments)
         unknown = sorted(set(each) - set(arguments))
         if unknown:
             raise ValueError(
@@ -70,12 +63,11 @@ class LossSum(NamedTuple):
 
     @classmethod
     def _of_several(
-        cls, value_fns: tuple[Callable[..., Any], ...], arguments: Mapping[str, Any]
+        cls, value_fns: Sequence[Callable[..., Any]], arguments: Mapping[str, Any]
     ) -> "LossSum":
-        if not value_fns:
-            raise ValueError("There is no loss: pass one, or a list of at least one.")
         losses = [Objective.of(value_fn, arguments) for value_fn in value_fns]
-
+        if not losses:
+            raise ValueError("There is no loss: pass one, or a list of at least one.")
         gradients = [loss.gradient for loss in losses]
         return cls(
             jnp.arange(len(losses)),

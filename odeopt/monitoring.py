@@ -192,22 +192,19 @@ def monitor(
     - `batch_sharpness`: the mean over batches of $g\cdot Hg/\|g\|^2$, g and H of one batch: here
       over the last 10 that were measured, each at the parameters of its own step. With small
       batches it is this one that settles at the edge of stability (arXiv:2604.14108).
-    - `step_size`, `time`, `steps`, `accepted`, `rejected`, `gradients`, as `odeopt.summary` has
-      them, of an optimizer of odeopt, also inside `chain`, `inject_hyperparams`, `masked` or
-      `MultiSteps` (with the paths in the state if there are several). Of another one `step_size`
-      is the `learning_rate` that `inject_hyperparams` keeps, if it does.
+    - what `odeopt.summary` has (with paths in the state if there are several optimizers of odeopt).
+      Of another optimizer `step_size`, if `inject_hyperparams` keeps its `learning_rate`.
     - `stability_ratio`, where `opt` is of odeopt and has a `stability_limit` R: $h\lambda/R$ with
       the last step size; 1 is the edge of stability.
     - `drift`, `drift_cosine`, where `opt` is of odeopt and its counter-term known: `size` and
       `cosine` of `drift.step_drift`, what the solver's error adds to the next step, in units of
       the parameters, and its cosine with that step (for Euler's method with the gradient).
 
-    Costs, in gradients: a record takes `products` Hessian products (the first 24) of 2 gradients
-    each, 3 for the batch sharpness, and 3 to 5 for the drift of Euler's method, momentum or Adam.
-    At the defaults a loop of gradient descent takes at most 1.15 times as long
-    (`python -m benchmarks --only monitor`). Two programs are compiled, and a record waits for the
-    device. Hand over as arrays what changes: a new Python number compiles again. Memory: a copy of
-    the parameters; during a measurement one more for each product.
+    A record costs `products` Hessian products (the first 24) of 2 gradients each, 3 for the batch
+    sharpness, and 3 to 5 for the drift of Euler's method, momentum or Adam: at the defaults a loop
+    of gradient descent takes at most 1.15 times as long (`python -m benchmarks --only monitor`).
+    Hand over as arrays what changes: a new Python number compiles again. Memory: a copy of the
+    parameters; during a measurement one more for each product.
 
     Args:
       opt: any optax optimizer, the one whose state the loop holds.
@@ -235,8 +232,6 @@ def monitor(
       ...     record = watch(params, state, batch)
       >>> {name: round(record[name], 3) for name in ("step", "sharpness", "stability_ratio")}
       {'step': 3.0, 'sharpness': 15.0, 'stability_ratio': 0.75}
-      >>> len(watch.history)
-      2
     """
     if not hasattr(opt, "init") or not callable(loss):
         raise TypeError(

@@ -35,11 +35,10 @@ class Objective(abc.ABC):
     """The loss and its gradient, as the keyword arguments of `update` describe them.
 
     Immutable, and it counts nothing (`count_gradients` does). `here(x)` is the gradient at the
-    point of a stage: at the start of a step that is the gradient which the caller of `update` has
-    already computed. `gradient(x)` is evaluated always. The difference is explicit, because
-    the derivative of a *given* gradient would silently be zero. Complex gradients are the
-    conjugate of `jax.grad`'s, as in optax. Nothing is evaluated before it is asked for, so an
-    optimizer of one stage needs no arguments.
+    point of a stage: at the start of a step the one that the caller of `update` has computed.
+    `gradient(x)` is always evaluated: the derivative of a *given* gradient would silently be zero.
+    Complex gradients are the conjugate of `jax.grad`'s, as in optax. Nothing is evaluated before it
+    is asked for, so an optimizer of one stage needs no arguments.
 
     Attributes:
       args: the keyword arguments of `update`, of which these have a meaning here:
@@ -322,11 +321,7 @@ def count_gradients(function: Callable[..., Any], *args: Any, given: bool = Fals
     The function is traced once on abstract values with an objective that only counts, so the
     number is known before anything is evaluated. It must not loop over the objective with
     `lax.scan` or `lax.while_loop`, of which one round would be seen: count a round and multiply.
-
-    Args:
-      function: `(objective, *args) -> anything`.
-      args: trees of arrays.
-      given: whether the first `here` is free, as at the start of a step.
+    With `given` the first `here` is free, as at the start of a step.
     """
     count = [0]
     jax.eval_shape(lambda *args: function(Tally(count, given), *args), *args)

@@ -77,11 +77,10 @@ def ode_optimizer(
     in each parameter's own dtype. The learning rate *is* the step size: its sum is flow time.
 
     Closure mode (the default): `update(grads, state, params, value_fn=loss, **arguments)`. `grads`
-    serve as the first stage; further ones come from `value_fn(params, **arguments)`, to which
-    keyword arguments named like its parameters are forwarded (others are ignored), or from
-    `grad_fn(params, stage)`, stages counted from 1. `value_fn` may return `(loss, aux)`. Inside
-    `optax.masked`, `partition` or `multi_transform` also pass `full_params=params`. A method of
-    one stage needs none of this.
+    serve as the first stage; further ones come from `value_fn(params, **arguments)`, which may
+    return `(loss, aux)` and gets the arguments that it names, or from `grad_fn(params, stage)`,
+    stages counted from 1. Inside `optax.masked`, `partition` or `multi_transform` also pass
+    `full_params=params`. A method of one stage needs none of this.
 
     Staged mode (`staged=True`, explicit solvers): each `update` is one *stage*, at the parameters
     that the caller was handed, and every s-th call completes a step. No extra argument is needed;

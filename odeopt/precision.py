@@ -88,8 +88,7 @@ def compensated(
     $r^+ = \Delta + r - (\mathrm{rd}(x + u) - x)$. The parameters are those of a sum in higher
     precision, rounded (W. Kahan, Commun. ACM 8, 1965). For leaves below 32 bits; others pass.
 
-    Must be the last of its chain, and the updates be added by `optax.apply_updates`: whatever else
-    is done to them the residue does not see.
+    Must be the last of its chain, and the updates be added by `optax.apply_updates`.
 
     Args:
       optimizer: an optax or odeopt optimizer. Moments in float32 are its own business

@@ -20,18 +20,11 @@ _HOW = """
 
 
 class Split(NamedTuple):
-    """A loss of the outputs of a model, with every argument but the parameters bound.
-
-    Attributes:
-      predict: `params -> outputs`.
-      loss: `outputs -> loss`.
-      samples: the arguments that carry the samples on their leading axis; `{}` for none.
-      predict_one: `(params, sample) -> outputs`, of one element of `samples`.
-    """
+    """A loss of the outputs of a model, with every argument but the parameters bound."""
 
     predict: Callable[[PyTree[Array]], PyTree[Array]]
     loss: Callable[[PyTree[Array]], Scalar]
-    samples: dict[str, PyTree[Array]]
+    samples: dict[str, PyTree[Array]]  # the arguments that have them on their leading axis
     predict_one: Callable[[PyTree[Array], dict[str, PyTree[Array]]], PyTree[Array]]
 
 
@@ -119,12 +112,11 @@ def composite(
     It is `loss_fn(predict_fn(params, ...), ...)`, to be differentiated and passed as any other
     loss. Each function gets the arguments that it names, and both get one that both name.
 
-    The generalized Gauss-Newton matrix $J^T\,\nabla^2\ell\,J$ needs no more. Its *exact*
-    solution takes the Jacobian of each sample by itself, so there the outputs of `predict_fn` must
-    depend on their own sample only, and `loss_fn` must be a sum or a mean, weighted or not, over
-    the leading axis of the outputs. That is not checked: of a model whose samples interact, such as
-    one with batch normalization in training mode, write `samples=()`, or pass `solve="cg"` to the
-    optimizer.
+    The generalized Gauss-Newton matrix $J^T\,\nabla^2\ell\,J$ needs no more. For its *exact*
+    solution each output must depend on its own sample only, and `loss_fn` be a sum or a mean,
+    weighted or not, over the leading axis of the outputs. That is not checked: of a model whose
+    samples interact (batch normalization in training mode) write `samples=()`, or pass `solve="cg"`
+    to the optimizer.
 
     Args:
       loss_fn: the loss of the whole batch, `loss_fn(outputs, ...)`, a scalar or `(scalar, aux)`.

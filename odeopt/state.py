@@ -61,12 +61,7 @@ class ODEState(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """Where a wrapper of optimizers goes back to; `step_params` does not look into it.
-
-    Attributes:
-      params: the parameters.
-      state: the optimizer's state.
-    """
+    """Where a wrapper of optimizers goes back to; `step_params` does not look into it."""
 
     params: PyTree[Array]
     state: PyTree[Array]

@@ -30,20 +30,17 @@ def suggest_learning_rate(
     r"""The largest stable step at `params`: $R/\lambda_{max}$, limit over sharpness.
 
     On a quadratic that is the boundary of divergence. On a network it is the boundary of *linear*
-    stability at `params`, and a cautious estimate of the other one: beyond it the sharpest
-    direction grows until it finds less curvature, often without diverging. On a digits network
-    with squared error (64-32-10, 4 seeds) the loss of gradient descent stayed below its start up to
-    1.2 to 1.5 times this rate, that of RK4 up to 2.0 to 2.8 times; both diverged from 2.4 to 3.1
-    times on, and gradient descent with cross-entropy from 2.8 (3 seeds). Where training sharpens
-    the boundary comes down again: `stepsize.sharpness` follows it.
+    stability at `params`, and a cautious estimate of the other one: on a digits network with
+    squared error (64-32-10, 4 seeds) the loss of gradient descent stayed below its start up to 1.2
+    to 1.5 times this rate, that of RK4 up to 2.0 to 2.8 times; both diverged from 2.4 to 3.1 times
+    on. Where training sharpens, `stepsize.sharpness` follows the boundary down.
 
     Costs `products` Hessian products, 2 gradients each, and in memory `products` copies of the
     parameters (see `diagnostics.sharpness`). A Ritz value is never above the largest eigenvalue,
     so with too few products too much is suggested.
 
     Args:
-      opt: an optimizer, of which flow and solver are taken: `odeopt.rk4(1.0)`; or a solver, as for
-        `ode_optimizer`: `solvers.RK4()`.
+      opt: an optimizer, of which flow and solver are taken, or a solver: `solvers.RK4()`.
       value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`.
       params: where the curvature is taken.
       flow: of a solver, the flow to follow where that is not gradient flow:

@@ -132,11 +132,8 @@ def split_over(leaf: Array) -> tuple[str, ...]:
 def is_split(leaf: Array, axis: int | None = None) -> bool:
     """Whether a leaf is known to be split over devices: explicitly, or inside `shard_map`.
 
-    A sharding that XLA alone knows of cannot be seen while a program is traced.
-
-    Args:
-      leaf: the leaf.
-      axis: the axis that is asked about, where the split is explicit; None: any.
+    A sharding that XLA alone knows of cannot be seen while a program is traced. `axis` asks about
+    that one, where the split is explicit.
     """
     kind = jax.typeof(leaf)
     if axis is not None:
@@ -255,13 +252,7 @@ def entries(leaf: Array) -> int:
 def noise(
     draw: Callable[[Array, tuple[int, ...], Any], Array], like: PyTree[Array], seed: Array | int = 0
 ) -> PyTree[Array]:
-    """A tree of pseudo-random leaves like those of `like`, split as they are.
-
-    Args:
-      draw: `(key, shape, dtype) -> leaf`.
-      like: shapes, dtypes and shardings.
-      seed: which of many.
-    """
+    """Pseudo-random leaves like those of `like`, split as they are; `draw(key, shape, dtype)`."""
     leaves, structure = jax.tree.flatten(like)
     key = jax.random.fold_in(jax.random.key(0), seed)
 

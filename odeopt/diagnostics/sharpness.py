@@ -12,6 +12,7 @@ from ..lanczos import lanczos, start_vector
 from ..losses import LossSum
 from ..objective import LinearMap, Objective
 from ..sums import inner
+from .drift import ratio
 
 Result = TypeVar("Result")
 
@@ -49,10 +50,9 @@ def sharpness(
     parameters, in float32 at least and split over devices as they are. A complex entry counts as
     a pair. Safe under `jit` and `vmap`.
 
-    Needs no `jit` to be fast: the program is compiled at the first call and kept for later calls
-    with the same function object, shapes and settings. So hand over by name what changes, such as
-    the batch, as arrays: what `value_fn` closes over stays what it was at the first call, and a
-    new function object or Python number compiles again.
+    Needs no `jit`: the program is kept for later calls with the same function object, shapes and
+    settings. Hand over by name, as arrays, what changes, such as the batch: what `value_fn` closes
+    over stays what it was at the first call.
 
     Args:
       value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`.
@@ -114,9 +114,7 @@ def batch_sharpness(
 
     def body(total: Array, row: PyTree[Array]) -> Array:
         g, product = jax.linearize(lambda p: parts.gradient(p, row), params)
-        square = inner(g, g)
-        curved = inner(g, product(g))
-        return total + jnp.where(square > 0, curved / jnp.where(square > 0, square, 1.0), 0.0)
+        return total + ratio(inner(g, product(g)), inner(g, g))
 
     return parts.fold(body, jnp.zeros([], float)) / parts.number
 

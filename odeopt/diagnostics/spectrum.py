@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..arguments import forwarded
 from ..curvature import gauss_newton
 from ..lanczos import lanczos, start_vector
 from ..objective import LinearMap
-from ..split import Split
+from ..split import composite
 from .sharpness import check_products, compiled, hessian
 
 
@@ -103,16 +102,7 @@ def _gauss_newton_spectrum(
     arguments: dict[str, Any],
     products: int,
 ) -> Spectrum:
-    of_loss = forwarded(loss_fn, "loss_fn(outputs)", 1, arguments)
-    of_model = forwarded(predict_fn, "predict_fn(params)", 1, arguments)
-
-    def predict(params: PyTree[Array]) -> PyTree[Array]:
-        return predict_fn(params, **of_model)
-
-    def loss(outputs: PyTree[Array]) -> Float[Array, ""]:
-        return loss_fn(outputs, **of_loss)
-
-    split = Split(predict, loss, {}, lambda params, sample: predict(params))
+    split = composite(loss_fn, predict_fn, samples=()).split(arguments, None)
     return _density(gauss_newton(split, params), params, products)
 
 

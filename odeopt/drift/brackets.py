@@ -10,9 +10,7 @@ from jaxtyping import Array, PyTree
 from ..arrays import Scalar
 from ..losses import Losses, LossSum
 from ..sums import inner
-
-VectorField = Callable[[PyTree[Array]], PyTree[Array]]
-"""`y -> dy/dt`, trees of one structure."""
+from .differentials import VectorField
 
 
 def lie_bracket(f: VectorField, g: VectorField) -> VectorField:

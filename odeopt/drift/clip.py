@@ -29,14 +29,9 @@ class Corrected(NamedTuple):
 
 
 class AbstractCorrected(AbstractWrapper):
-    """A flow with counter-terms, and the number of steps in which they were clipped.
+    """A flow with counter-terms to `base`, and the number of steps in which they were clipped."""
 
-    Attributes:
-      base: the flow that the steps are to follow.
-      clip: the largest counter-term, relative to what it corrects; None for no limit.
-    """
-
-    clip: eqx.AbstractVar[float | None]
+    clip: eqx.AbstractVar[float | None]  # the largest, relative to what it corrects
 
     linear: ClassVar[Any] = property(lambda self: self.base.linear and self.clip is None)
     needs_params: ClassVar[bool] = True  # gradients are taken elsewhere
@@ -71,11 +66,7 @@ class AbstractCorrected(AbstractWrapper):
 
 
 def check_clip(clip: Any) -> None:
-    """Refuse a clip that is not a positive number or None.
-
-    Raises:
-      ValueError: with what to write instead.
-    """
+    """Refuse a clip that is not a positive number or None."""
     must = "the largest counter-term relative to what it corrects, positive, or None for no limit"
     check(lambda clip: clip > 0, "clip", clip, must)
 

@@ -51,19 +51,16 @@ def corrected(
       while its bases stay, SOAP's, to order 2: a step $x^+ = x - hU$ with memory, $u$ the $U$ of a
       memory that has always seen the present gradient, follows $\dot x = -u - hc$ with
       $$c = \textstyle\sum_k k\,(d_kU)u + \tfrac12(Du)u,$$
-      $d_k$ the derivative in the gradient of $k$ steps ago. It is the derivative of $U$ as every
-      moment, and the gradient, is advanced by its mean age and half a step; cancelled from the
-      first step on. The flow is $\dot x = -E'$ at the ball's own clock (`memory.Remembering`), and
-      $\dot x = -g/(|g| + \epsilon) - wx$ for Adam.
-    - Implicit and linearly implicit Euler on gradient flow, to order 2. They err as Euler's method
-      does, with the other sign, so the counter-term is the penalty $+\tfrac h4\|\nabla E\|^2$
-      (`regularized`): a loss with it is what they descend. On a quadratic that gives
-      $1/(1 + z + z^2/2)$, still L-stable.
+      $d_k$ the derivative in the gradient of $k$ steps ago: every moment, and the gradient, is
+      advanced by its mean age and half a step, from the first step on. The flow is $\dot x = -E'$
+      at the ball's own clock (`memory.Remembering`), $\dot x = -g/(|g| + \epsilon) - wx$ of Adam.
+    - Implicit and linearly implicit Euler on gradient flow, to order 2, by the penalty
+      $+\tfrac h4\|\nabla E\|^2$ (`regularized`), as their error is that of Euler's method with the
+      other sign. On a quadratic that gives $1/(1 + z + z^2/2)$, still L-stable.
 
     Forms: `"difference"` takes gradients at shifted points. For Euler's method these are the stages
-    of a Runge-Kutta method of that order (the corrected method *is* one, the midpoint rule for
-    order 2): 1, 2 or 3 gradients more for order 2, 3, 4. With memory
-    $hHU \approx g(x) - g(x - hU)$: 1 more, where the plain step would lead.
+    of a Runge-Kutta method (the midpoint rule for order 2): 1, 2 or 3 gradients more for order 2,
+    3, 4. With memory $hHU \approx g(x) - g(x - hU)$: 1 more, where the plain step would lead.
     `"derivatives"` takes Hessian products and their derivatives; it is what other tableaus get.
 
     Args:
@@ -75,9 +72,8 @@ def corrected(
         itself comes back.
       form: None for differences where there are some.
       clip: the largest counter-term, relative to the norm of what it corrects; None for no limit.
-        Beyond that $h$ times the factor times the curvature is not small, and the series does not
-        converge: a longer term is shortened to it, one that is not finite left out.
-        `optax.tree.get(state, "clipped")` counts such steps.
+        Beyond that the series does not converge: a longer term is shortened to it, one that is not
+        finite left out. `optax.tree.get(state, "clipped")` counts such steps.
 
     Returns:
       A flow for `ode_optimizer(flow, solver, h)`, which then needs `value_fn=` in `update`. With a
@@ -157,14 +153,9 @@ def _by_potential(flow: AbstractFlow, method: AbstractMethod, order: int) -> Abs
 class Series(AbstractCorrected):
     """A flow with the counter-terms of a Runge-Kutta method; built by `corrected`.
 
-    The counter-terms are those of the field $hF$ at the step size 1: no power of h enters.
-
-    Args:
-      base: the flow that the steps are to follow.
-      clip: see `corrected`.
-      tableau: the counter-terms as the mean slope of this method.
-      taylor: the counter-terms as the total derivatives of the field up to this order.
-      coefficients: the counter-terms as a sum over trees.
+    The counter-terms are those of the field $hF$ at the step size 1: no power of h enters. They are
+    the mean slope of `tableau`, or the total derivatives of the field up to the order `taylor`, or
+    a sum over trees, `coefficients`.
     """
 
     base: AbstractFlow

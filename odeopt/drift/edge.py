@@ -77,8 +77,8 @@ def edge_flow(step: StepMap) -> EdgeFlow:
       `field(edge, h)` on `Edge(centre, amplitude)`; for diffrax
       `ODETerm(lambda t, y, h: field(y, h))`, with `args=h`. And `field.start(params, h)`.
 
-    References: an ODE with the size of the oscillation is the idea of Edge flow (arXiv:2606.18080;
-    its abstract was at hand); this form, and that it holds for any step map, is derived here.
+    References: an ODE with the size of the oscillation is the idea of Edge flow (arXiv:2606.18080);
+    this form, for any step map, is derived here.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt

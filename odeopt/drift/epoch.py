@@ -10,12 +10,10 @@ from jaxtyping import Array, PyTree
 from ..arrays import Scalar
 from ..losses import Losses, LossSum
 from ..sums import inner, scaled
-
-FieldOfStep = Callable[[PyTree[Array], float | Scalar], PyTree[Array]]
-"""`(y, h) -> dy/dt`, a vector field that models steps of size h."""
+from .differentials import SteppedField
 
 
-def epoch_flow(value_fn: Losses, /, *, ordered: bool = True, **batches: Any) -> FieldOfStep:
+def epoch_flow(value_fn: Losses, /, *, ordered: bool = True, **batches: Any) -> SteppedField:
     r"""The flow that an epoch of stochastic gradient descent follows, to one more order.
 
     For m batches, $g = \tfrac1m\sum_kg_k$, and j before k:

@@ -39,11 +39,9 @@ def corrected_game(
 
     "joint" has all of them: the iterates follow the joint flow $\dot x = V$ with order 2.
     "interaction" leaves out a player's own, "self" all others. "published" are the weights in the
-    text of arXiv:2105.13922, which let every player have a clock of its own: those of other players
-    times $s_i/s_j$, and of one who has moved already $s_i/s_j - 2$. For equal speeds they are the
-    same; for others the iterates follow the joint flow with order 1 only. The table is derived
-    here: in the step of player i, what the others have done already is a term too much, what they
-    will do is one too little.
+    text of arXiv:2105.13922, a clock for every player: those of other players times $s_i/s_j$, and
+    of one who has moved already $s_i/s_j - 2$; of order 1 where speeds differ. The table is derived
+    here.
 
     Form "difference": V where the players are shifted by $\tfrac h2w_{ij}V_j$. Simultaneous and
     joint, that is one gradient more (the midpoint rule), else one for each player, of which only
@@ -83,14 +81,7 @@ def corrected_game(
 
 
 class CorrectedGame(AbstractCorrected):
-    """What `corrected_game` returns.
-
-    Attributes:
-      base: the game.
-      terms: the counter-terms.
-      form: how they are taken.
-      clip: their largest size.
-    """
+    """What `corrected_game` returns."""
 
     base: GameFlow
     terms: GameTerms = eqx.field(static=True)

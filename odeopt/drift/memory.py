@@ -26,11 +26,7 @@ class Remembering(AbstractCorrected):
     $hw_n$ with $w_n = (1 - \mu^{n+1})/(1 - \mu)$ the weight of the gradients in it ($w_{n+1}$ with
     Nesterov's momentum), and $k$ steps ago is that much time ago. At this clock the corrected
     iterates follow $\dot x = -\nabla E(x)$ from the first step on.
-
-    Args:
-      base: a flow with parts that knows how old its memory is.
-      clip: see `corrected`.
-      derivatives: a Hessian product for $\delta$ instead of a difference of gradients.
+    With `derivatives` a Hessian product gives $\delta$ instead of a difference of gradients.
     """
 
     base: AbstractFlow
@@ -89,11 +85,7 @@ class Remembering(AbstractCorrected):
 
 
 def with_memory(flow: AbstractFlow, order: int, form: str, clip: float | None) -> Remembering:
-    """The corrected flow for `solvers.Lie()`.
-
-    Raises:
-      ValueError: an order above 2; a flow without known counter-term.
-    """
+    """The corrected flow for `solvers.Lie()`; refuses an order above 2, or no known ages."""
     if order > 2:
         raise ValueError(
             f"order is {order}: counter-terms of steps with memory are known to order 2."

@@ -107,9 +107,8 @@ def principal_flow(
     complex*: $(1 - h\lambda)^{t/h} = |1 - h\lambda|^{t/h}e^{i\pi t/h}$. The dtype of y decides.
 
     - Complex y: the flow itself. Start from `y + 0j`; the iterates are the *real part at the times*
-      $nh$. There the imaginary part is 0 on a quadratic, else it is a measure of the model's error.
-      The eigenpairs are those at the real part, and the gradient at $a + ib$ is
-      $g(a) + iH(a)b$: real losses will do, exact for quadratics.
+      $nh$, where the imaginary part, 0 on a quadratic, measures the model's error. Eigenpairs are
+      those at the real part, and the gradient at $a + ib$ is $g(a) + iH(a)b$.
     - Real y: the real part of the coefficients, the *stability coefficients*. It is the envelope
       of the oscillation: the distance of the iterates to the minimum, without their sign.
 

@@ -20,12 +20,7 @@ Strength: TypeAlias = float | Scalar | Callable[[Scalar], Scalar]
 
 
 class RegularizedFlow(AbstractObjectiveWrapper):
-    """What `regularized` returns: `base`, of a loss with a gradient penalty.
-
-    Attributes:
-      base: the flow.
-      strength: of the penalty.
-    """
+    """What `regularized` returns: `base`, of a loss with a gradient penalty."""
 
     base: AbstractFlow
     strength: Strength
@@ -47,10 +42,9 @@ def regularized(flow: AbstractFlow, strength: Strength) -> RegularizedFlow:
     r"""The same flow of the loss $E + \mu\|\nabla E\|^2$: a gradient penalty without a third pass.
 
     Every gradient g that the flow takes becomes $g + 2\mu Hg$. With $\mu > 0$ this is explicit
-    gradient regularization. Gradient descent does it by itself with $\mu = \tfrac h4$ (implicit
-    gradient regularization; Barrett and Dherin, arXiv:2009.11162), so of gradient flow
-    $\mu = +\tfrac h4$ doubles and $\mu = -\tfrac h4$ cancels what Euler's method does, which then
-    has order 2: one knob. For the heavy ball the latter is $\mu = -\tfrac h4(1+b)/(1-b)^2$.
+    gradient regularization. Gradient descent does it by itself with $\mu = \tfrac h4$ (Barrett and
+    Dherin, arXiv:2009.11162), so $\mu = +\tfrac h4$ doubles and $\mu = -\tfrac h4$ cancels that; it
+    then has order 2. For the heavy ball the latter is $\mu = -\tfrac h4(1+b)/(1-b)^2$.
 
     At $-\tfrac h4$ the stability polynomial is $1 - z + z^2/2$, with the limit 2 of Euler's method
     itself; at $+\tfrac h4$ the limit falls to $\sqrt5 - 1$.

@@ -151,12 +151,7 @@ def is_pair(solver: Any) -> bool:
 
 
 def butcher(solver: Solver | Pair) -> Pair:
-    """The pair `(A, b)` of a Runge-Kutta method, checked.
-
-    Raises:
-      ValueError: no Runge-Kutta method, or weights that do not sum to 1.
-      TypeError: something that is not a solver.
-    """
+    """The pair `(A, b)` of a Runge-Kutta method, checked; errors as `modified_equation`."""
     if is_pair(solver):
         return _checked(solver)
     if isinstance(solver, diffrax.ImplicitEuler):
@@ -168,11 +163,7 @@ def butcher(solver: Solver | Pair) -> Pair:
 
 
 def check_order(order: int, most: int = MAX_ORDER) -> int:
-    """Refuse an order that is no integer from 1 to `most`.
-
-    Raises:
-      ValueError: with the range.
-    """
+    """Refuse an order that is no integer from 1 to `most`: a `ValueError` with the range."""
     if not is_whole(order) or not 1 <= order <= most:
         raise ValueError(f"order is {order!r}; it must be an integer from 1 to {most}.")
     return order

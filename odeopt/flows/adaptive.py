@@ -250,20 +250,11 @@ def _over_root_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 
 class AdamRest(NamedTuple):
-    r"""How far ahead of the end of a step the parameters of Adam's flow rest, as numbers.
+    """How far ahead of the end of a step the parameters of Adam's flow rest, as numbers."""
 
-    Attributes:
-      time: how long they have drifted.
-      kept: what weight decay has left of them in that time.
-      first: total weight of the gradients in the first moment.
-      second: total weight of the squares in the second.
-      eps: $\epsilon$.
-      eps_root: $\epsilon_r$.
-    """
-
-    time: Scalar
-    kept: Scalar
-    first: Scalar
+    time: Scalar  # how long they have drifted
+    kept: Scalar  # what weight decay has left of them in that time
+    first: Scalar  # total weight of what either moment has seen
     second: Scalar
     eps: Scalar
     eps_root: Scalar

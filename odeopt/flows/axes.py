@@ -10,14 +10,9 @@ from optax.contrib import MuonDimensionNumbers
 
 
 class Stack(NamedTuple):
-    """How a leaf is read as a stack of matrices.
+    """How a leaf is read as a stack of matrices: (batches, inputs, outputs)."""
 
-    Attributes:
-      order: its axes in the order (batches, inputs, outputs).
-      shape: that of the stack, (batches, inputs, outputs).
-    """
-
-    order: tuple[int, ...]
+    order: tuple[int, ...]  # its axes in that order
     shape: tuple[int, int, int]
 
     def matrices(self, leaf: Array) -> Inexact[Array, "batches inputs outputs"]:

@@ -142,11 +142,7 @@ def as_decay(decay: Any, least: Any = None) -> Any:
 
 
 def check_decay(**decays: Decay) -> None:
-    """Refuse a number outside [0, 1), by name; a traced one cannot be looked at.
-
-    Raises:
-      ValueError: with what to write instead.
-    """
+    """Refuse a number outside [0, 1), by name; a traced one cannot be looked at."""
     for name, clock in decays.items():
         clock.check(name)
 
@@ -208,7 +204,7 @@ def momentum_of(learning_rate: float, friction: float) -> float:
     r"""The momentum of a heavy ball, $\mu = e^{-\gamma\sqrt h}$, the inverse of `friction`.
 
     Args:
-      learning_rate: $h$; the ball's own time step is $\sqrt h$.
+      learning_rate: see `friction`.
       friction: $\gamma$, per unit of the ball's own time.
 
     Examples:

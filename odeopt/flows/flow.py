@@ -19,11 +19,7 @@ State = tuple[PyTree[Array], PyTree[Array]]
 
 
 def check_flow(flow: Any, kind: type, such_as: str) -> None:
-    """Refuse what is no flow of this kind.
-
-    Raises:
-      TypeError: with what to write instead.
-    """
+    """Refuse what is no flow of this kind: a `TypeError` with what to write instead."""
     if not isinstance(flow, kind):
         raise TypeError(f"flow is a {type(flow).__name__}; pass e.g. odeopt.flows.{such_as}.")
 

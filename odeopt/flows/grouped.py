@@ -109,29 +109,21 @@ class GroupedFlow(AbstractFlow):
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """The increments of each group."""
-        moved = self._each(
-            lambda flow, z, objective, h: flow.increment(z, objective, h), z, objective, h
-        )
+        moved = self._each(lambda flow, *here: flow.increment(*here), z, objective, h)
         return moved[0], Groups(moved[1], jnp.ones_like(z[1].age))
 
     def part(
         self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, Groups]:
         """That part of every group."""
-
-        def one(flow: AbstractFlow, z: State, objective: Objective, h: Array) -> Any:
-            return flow.part(name, z, objective, h, fraction)
-
+        one = lambda flow, *here: flow.part(name, *here, fraction)  # noqa: E731
         update, after = self._each(one, z, objective, h)
         ends = fraction if name == self.parts[-1] else 0.0
         return update, Groups(after, z[1].age + ends)
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
         """The descent direction of each group."""
-
-        def one(flow: AbstractFlow, z: State, objective: Objective, h: Array) -> Any:
-            return flow.descent(z, objective, seen=seen), z[1]
-
+        one = lambda flow, z, objective, h: (flow.descent(z, objective, seen=seen), z[1])  # noqa: E731
         return self._each(one, z, objective, jnp.zeros([]))[0]
 
     def owed(self, aux: Groups) -> Bool[Array, ""] | None:
@@ -182,20 +174,12 @@ class GroupedFlow(AbstractFlow):
 @Objective.register  # answers all that a flow asks
 @dataclasses.dataclass(frozen=True)
 class _Group:
-    """The objective as a group sees it: all other leaves as they are.
-
-    Attributes:
-      whole: the objective.
-      params: all parameters.
-      seen: their gradient at the point of the stage; taken once for all groups.
-      groups: the label of each leaf.
-      label: of this group.
-    """
+    """The objective as a group sees it: all other leaves as they are."""
 
     whole: Objective
     params: PyTree[Array]
-    seen: Callable[[], PyTree[Array]]
-    groups: PyTree[str]
+    seen: Callable[[], PyTree[Array]]  # the gradient there; taken once for all groups
+    groups: PyTree[str]  # the label of each leaf
     label: str
 
     def here(self, params: PyTree[Array]) -> PyTree[Array]:

@@ -174,11 +174,7 @@ def polar(matrix: Inexact[Array, "m n"], floor: float) -> Inexact[Array, "m n"]:
 
     Where singular values vanish it is not unique and its derivative is not bounded. Here a singular
     value of 0 (to rounding) counts 0, so that the polar factor of 0 is 0, and the derivative takes
-    those below `floor` times the largest for that.
-
-    Args:
-      matrix: $m \times n$, real or complex.
-      floor: of the singular values, relative to the largest, in the derivative.
+    those below `floor` times the largest for that. Real or complex.
     """
     u, _, v, known = _factors(matrix)
     return (u * known) @ v

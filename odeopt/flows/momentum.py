@@ -149,13 +149,9 @@ class HeavyBallFlow(AbstractFlow):
 
 
 class Resting(NamedTuple):
-    """How far ahead of the end of a step the parameters of a heavy ball rest.
+    """How far ahead of the end of a step the parameters of a heavy ball rest."""
 
-    Attributes:
-      time: what the momentum is multiplied with.
-    """
-
-    time: Scalar
+    time: Scalar  # what the momentum is multiplied with
 
     def readout(self, params: PyTree[Array], aux: Momentum) -> PyTree[Array]:
         """The parameters at the end of the step."""

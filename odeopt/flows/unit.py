@@ -37,9 +37,9 @@ class UnitFlow(AbstractWrapper):
     $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(x))}$. Of leaves of two or more axes $s_0$ is the larger
     of the root mean square before the first step and
     $0.5/\sqrt{\max(\text{inputs}, \text{outputs})}$, outputs being the last axis, so that zeros can
-    move. Of vectors and scalars it is 0.1: the gains of a normalization, which start at 1, would
-    else make a network collapse at three times a good rate. The geometric mean lies between two
-    units that fail: $s_0$ is slow where a leaf must grow far, its present size runs away.
+    move. Of vectors and scalars it is 0.1, since with the gains of a normalization, which start at
+    1, a network would collapse at three times a good rate. Of two units that fail, $s_0$ is slow
+    where a leaf must grow far, and its present size runs away.
 
     Decay is not measured in the unit. A velocity of root mean square $u$ that keeps its direction
     takes a leaf to $s_0(u/w)^2$, where both terms cancel, and no further.

@@ -95,12 +95,7 @@ def adam_step(
 
 
 def decaying_time(h: Scalar, decay: Number) -> Scalar:
-    r"""$(1 - e^{-wh})/w$: what a velocity $-u - wx$ with $u$ fixed moves in the time $h$, over it.
-
-    Args:
-      h: the time $h$.
-      decay: $w$.
-    """
+    r"""$(1 - e^{-wh})/w$: how far a velocity $-u - wx$ of fixed $u$ moves in $h$, over itself."""
     exponent = decay * h
     safe = jnp.where(exponent == 0, 1.0, exponent)
     return h * jnp.where(exponent == 0, 1.0, -jnp.expm1(-safe) / safe)

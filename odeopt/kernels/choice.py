@@ -33,9 +33,6 @@ def chosen(kind: str) -> Iterator[None]:
 
     Not for users: JAX does not know of the choice, so a program that it has already traced keeps
     the choice of then. An optimizer made by `using` is another optimizer, traced for itself.
-
-    Raises:
-      ValueError: a name that there is not.
     """
     check_kernel(kind)
     token = _current.set(kind)
@@ -78,23 +75,14 @@ def using(kind: Kernel, opt: Any) -> Any:
 
 
 def check_kernel(kernel: str) -> None:
-    """Refuse what is no name of a form.
-
-    Raises:
-      ValueError: with the names that there are.
-    """
+    """Refuse what is no name of a form: a `ValueError` with the names that there are."""
     names = get_args(Kernel)
     if kernel not in names and kernel not in INTERPRETED:
         raise ValueError(f"kernel is {kernel!r}; it is one of {', '.join(map(repr, names))}.")
 
 
 def where(kernel: str, name: str) -> tuple[str, ...]:
-    """The platforms on which the update `name` runs its Pallas form; `()` for jnp everywhere.
-
-    Args:
-      kernel: what the user chose.
-      name: of the fused update, as in `MEASURED`.
-    """
+    """The platforms on which the update `name` runs its Pallas form; `()` for jnp everywhere."""
     if kernel == "auto":
         return tuple([p for p in PLATFORMS if name in MEASURED.get(p, ())]) if MEASURED else ()
     if kernel == "jnp":

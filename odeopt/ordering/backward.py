@@ -46,19 +46,16 @@ def backward(
 
     $T_k$ is one step of `optimizer` on the k-th batch; forward order is $T_n\cdots T_1(x_0)$
     (arXiv:2502.01557). Where every $T_k$ contracts by a factor c,
-    $\|x_{n+1} - x_n\| \le c^n\|T_{n+1}(x_0) - x_0\|$: the iterates come to rest, where forward ones
-    go on to wobble. What that is worth: for batches drawn alike, forward and backward $x_n$ have
-    *the same distribution* at every n, so the expected loss is not lower, and where they rest is
-    decided by the first few batches. Without contraction nothing comes to rest: then warm up
-    forward, `start_after`. Averaging (`optax.ema` of the parameters, `optax.contrib.schedule_free`)
-    lowers the loss too, and is cheaper.
+    $\|x_{n+1} - x_n\| \le c^n\|T_{n+1}(x_0) - x_0\|$: the iterates come to rest. For batches drawn
+    alike, forward and backward $x_n$ have *the same distribution* at every n, so the expected loss
+    is not lower, and where they rest is decided by the first few batches. Without contraction warm
+    up forward, `start_after`. Averaging (`optax.contrib.schedule_free`) lowers the loss too, and is
+    cheaper.
 
-    Full and windowed: the window begins at a checkpoint of parameters *and* optimizer state, and
-    with every `window` steps a new one begins where the last has led. Each replay starts from both:
-    momentum and Adam's moments are those of the checkpoint when the newest batch acts, and what a
-    batch leaves in them the older ones find; a schedule counts the steps of the replay. A window of
-    1 is `optimizer` itself. The full form is one window as long as the run: `steps=` says how long
-    that is. (Beyond it the next window begins.)
+    A window begins at a checkpoint of parameters *and* optimizer state, from which each replay
+    starts; after `window` steps the next one begins where it has led. What a batch leaves in the
+    moments the older ones find, and a schedule counts the steps of the replay. A window of 1 is
+    `optimizer` itself. The full form is one window as long as the run, which `steps=` says.
 
         opt = ordering.backward(odeopt.euler(0.1), window=8, example={"batch": 0})
         updates, state = opt.update(grads, state, params, value_fn=loss, batch=i)
@@ -82,14 +79,12 @@ def backward(
     s-stage optimizer costs s times as much. Memory, beyond that of `optimizer`: one copy of the
     parameters and of its state, the arguments of window - 1 steps, two integers.
 
-    The two other methods move the newest step past those before it to leading order. Both cost
-    more gradients than the replay, but the sum of their products is not sequential (bracket), and a
-    small update does not come out as the difference of two points (linearized, for float32).
-    Bracket, for $T_k(x) = x - hg_k(x)$, everything at $x_{n-1}$, with $x_0 - x_{n-1}$ for
-    $h\sum_ig_i$: $x_n = x_{n-1} - hg_n + h^2(\sum_iH_ig_n - H_n\sum_ig_i)$.
+    The two other methods move the newest step past those before it to leading order, for optimizers
+    that keep nothing from step to step (`euler`, Runge-Kutta, `optax.sgd` without momentum). Their
+    products are not sequential (bracket), and a small update is not the difference of two points
+    (linearized, for float32). Bracket, for $T_k(x) = x - hg_k(x)$, everything at $x_{n-1}$, with
+    $x_0 - x_{n-1}$ for $h\sum_ig_i$: $x_n = x_{n-1} - hg_n + h^2(\sum_iH_ig_n - H_n\sum_ig_i)$.
     Linearized: $x_n = x_{n-1} - h\,D(T_1\cdots T_{n-1})(x_0)\,g_n(x_0)$, one JVP of the replay.
-    They are for optimizers that keep nothing from step to step (`euler`, Runge-Kutta, `optax.sgd`
-    without momentum).
 
     Args:
       optimizer: any optax optimizer or one of odeopt's in closure mode.
@@ -120,7 +115,8 @@ def backward(
       >>> float(x), int(state.gradients)  # halfway to 4, then to 0, then to 8
       (4.5, 6)
     """
-    return _Backward.of(optimizer, window, start_after, steps, example, method).transformation()
+    made = _Backward.of(optimizer, window, start_after, steps, example, method)
+    return optax.GradientTransformationExtraArgs(made.init, made.update)
 
 
 class _Backward(NamedTuple):
@@ -162,9 +158,6 @@ class _Backward(NamedTuple):
             raise ValueError(f"method is {method!r}; pass one of {', '.join(map(repr, METHODS))}.")
         full = optax.with_extra_args_support(optimizer)
         return cls(full, window, start_after, dict(example or {}), method)
-
-    def transformation(self) -> optax.GradientTransformationExtraArgs:
-        return optax.GradientTransformationExtraArgs(self.init, self.update)
 
     def init(self, params: PyTree[Array]) -> BackwardState:
         inner = self.optimizer.init(params)

@@ -17,15 +17,10 @@ Result = tuple[PyTree[Array], PyTree[Array], Count]
 
 
 class Step(NamedTuple):
-    """One step of the wrapped optimizer on any batch.
-
-    Attributes:
-      optimizer: the wrapped one.
-      extra_args: the arguments of `update` that all batches share.
-    """
+    """One step of the wrapped optimizer on any batch."""
 
     optimizer: optax.GradientTransformationExtraArgs
-    extra_args: Mapping[str, Any]
+    extra_args: Mapping[str, Any]  # of `update`, those that all batches share
 
     def check(self) -> None:
         """Refuse to go on without anything to evaluate."""
@@ -60,20 +55,12 @@ class Step(NamedTuple):
 
 
 class Window(NamedTuple):
-    """The steps since the checkpoint.
-
-    Attributes:
-      step: one of them.
-      position: how many there are, the newest left out.
-      checkpoint: where they begin.
-      stored: their arguments, one row each; rows from `position` on are of earlier windows.
-      newest: the arguments of the newest.
-    """
+    """The steps since the checkpoint."""
 
     step: Step
-    position: Int[Array, ""]
+    position: Int[Array, ""]  # how many there are, the newest left out
     checkpoint: Checkpoint
-    stored: PyTree[Array]
+    stored: PyTree[Array]  # their arguments; rows from `position` on are of earlier windows
     newest: Mapping[str, Any]
 
     def row(self, index: Int[Array, ""]) -> PyTree[Array]:

@@ -23,14 +23,10 @@ class FlatTerm(diffrax.AbstractTerm):
 
     Linear solvers do not promote, and a field need not be holomorphic: its Jacobian is a linear map
     of real and imaginary parts.
-
-    Args:
-      term: the term of trees.
-      like: a tree with their shapes and dtypes.
     """
 
-    term: diffrax.AbstractTerm
-    like: PyTree[Array]
+    term: diffrax.AbstractTerm  # of trees
+    like: PyTree[Array]  # of their shapes and dtypes
 
     def vf(self, t: Any, y: Array, args: Any) -> PyTree[Array]:
         """That of the term, a tree."""
@@ -46,13 +42,7 @@ class FlatTerm(diffrax.AbstractTerm):
 
 
 class Reached(NamedTuple):
-    """Where a step has led.
-
-    Attributes:
-      y1: its end.
-      result: whether it was found.
-      inside: what dense output needs beside both ends; None if nothing.
-    """
+    """Where a step has led, and what dense output needs beside both ends."""
 
     y1: PyTree[Array]
     result: Any = diffrax.RESULTS.successful

@@ -64,8 +64,7 @@ class Implicit(AbstractMethod):
     length is the minimum of the parabola through what is known, within 0.1 to 0.5), or, where a
     fall would be below the rounding of the loss, one that halves the gradient of P. Over a step P
     never rises, however large h, however badly the systems are solved and wherever it is cut off;
-    so for implicit Euler $E(x^+) + \|x^+ - x\|^2/(2h) \le E(x)$ at every step. (A root finder on
-    $y - x + h\nabla E(y) = 0$ has no such guide, and leaves for other stationary points.)
+    so for implicit Euler $E(x^+) + \|x^+ - x\|^2/(2h) \le E(x)$ at every step.
 
     Stability functions: $1/(1+z)$, L-stable; $(1 - z/2)/(1 + z/2)$ of the others, which keep a
     mode of large $z = h\lambda$ alive, only its sign alternates.

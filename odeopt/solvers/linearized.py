@@ -31,11 +31,8 @@ class AbstractLinearized(AbstractAdapter):
     ) -> tuple[Array, diffrax.RESULTS]:
         """The increment of (time, state) as one real vector, and whether it was found.
 
-        Args:
-          h: the step size.
-          f: the field at the start.
-          jacobian: `v -> J v` there.
-          field: `increment -> field` that far from the start.
+        `f` is the field at the start, `jacobian` its map `v -> J v` there, and `field` maps an
+        increment to the field that far from it.
         """
 
     def reached(

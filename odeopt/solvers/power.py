@@ -15,14 +15,9 @@ _MIXED = 0.1  # of a random direction in every start, so that one which was not 
 
 
 class Sharpest(NamedTuple):
-    """What is known of the curvature, where it decides on the number of stages.
+    """What is known of the curvature, where it decides on the number of stages."""
 
-    Attributes:
-      value: the spectral radius of the Hessian, an estimate from below; 0 before the first.
-      vector: its direction, a tree like the parameters.
-    """
-
-    value: Scalar
+    value: Scalar  # the spectral radius of the Hessian, from below; 0 before the first estimate
     vector: PyTree[Array]
 
 

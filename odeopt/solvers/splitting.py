@@ -46,11 +46,7 @@ class Lie(AbstractMethod):
 
 
 class Rest(NamedTuple):
-    """How far ahead of the end of a step the parameters rest. One copy of the parameters.
-
-    Attributes:
-      ahead: where they rest, minus the end of the step.
-    """
+    """How far ahead of the end of a step the parameters rest. One copy of the parameters."""
 
     ahead: PyTree[Array]
 
@@ -153,9 +149,7 @@ def compose(
 ) -> tuple[PyTree[Array], PyTree[Array], int]:
     """Follow parts for fractions of `h`, one after the other; the flow may do all of it at once.
 
-    Returns:
-      The update of the parameters, the new auxiliary variables, and how many gradients it took
-      beside the given one.
+    The update, the new auxiliary variables, and the gradients that it took beside the given one.
     """
     at_once = flow.fused(substeps, z, objective, h)
     if at_once is not None:

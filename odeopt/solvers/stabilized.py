@@ -40,9 +40,8 @@ class RungeKuttaChebyshev(AbstractMethod):
     bits are combined in float32.
 
     Stable up to $h\lambda = R$: at order 1 $R = 2w_0T_s'(w_0)/T_s(w_0) \approx 1.93s^2$, at order 2
-    about $0.65s^2$: per gradient the limit grows with the stages. Damping costs little of it (3 %
-    at order 1 and the default) and is needed: without it modes at the extrema of the polynomial
-    would not decay.
+    about $0.65s^2$. Damping costs little of it (3 % at order 1 and the default); without it modes
+    at the extrema of the polynomial would not decay.
 
     `stages=None` takes as many as are stable at the given `h`, for gradient flow only: the
     smallest number whose limit is 1.2 times $h$ times the spectral radius of the Hessian. That is
@@ -165,13 +164,10 @@ class RungeKuttaChebyshev(AbstractMethod):
     ) -> PyTree[Array]:
         r"""$\delta_s/h$, in float32 at least; of optimizers and of the diffrax class.
 
-        Args:
-          slope: `(stage, time, point) -> f`, with the time in units of `h` from the start.
-          start: where the step starts.
-          first: the slope there.
-          h: the step size; 1 where the slopes are increments, which carry it.
-          weight: of the first slope in the first stage.
-          loop: `(body, carry) -> carry`: runs `body(carry, (stage, row))` over the other stages.
+        `first` is the slope at `start` and `weight` its own in the first stage;
+        `slope(stage, time, point)` gives the others, the time in units of `h` from the start, and
+        `loop(body, carry)` runs `body(carry, (stage, row))` over their stages. `h` is 1 where
+        slopes are increments.
         """
 
         def widened(k: Array) -> Array:

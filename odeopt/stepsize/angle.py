@@ -18,17 +18,11 @@ from .rule import AbstractRule, StepInfo, Verdict
 
 
 class Heading(NamedTuple):
-    """What the rule remembers.
-
-    Attributes:
-      log_size: logarithm of the step size.
-      square: running mean of the squared length of the descent direction.
-      update: the last update of the parameters; `()` where the flow knows its heading.
-    """
+    """What the rule remembers."""
 
     log_size: Scalar
-    square: Scalar
-    update: PyTree[Array]
+    square: Scalar  # running mean of the squared length of the descent direction
+    update: PyTree[Array]  # the last one; `()` where the flow knows its heading
 
 
 class Angle(AbstractRule):
@@ -101,9 +95,8 @@ def angle(
     the flow: Adam's divides by the root of the second moment) and the update before, in Euclidean
     inner products over all leaves. The cosine is taken with the *running mean* of $\|u\|^2$ in
     place of its present value: where gradients fade faster than the metric forgets them, a step
-    that hardly moves must not count as agreement. It is counted by `shrink` where it is negative,
-    which offsets that the noise of mini-batches alone turns it negative. A line search on average,
-    at no cost in gradients.
+    that hardly moves must not count as agreement. `shrink` offsets that the noise of mini-batches
+    alone turns it negative. A line search on average, at no cost in gradients.
 
     The multiplicative form on the last direction of Adam is Martínez-Rubio's (thesis, Oxford,
     2017), after Almeida (1998) and Baydin et al. (arXiv:1703.04782). The running mean, the

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from ..arrays import Scalar
 from ..checks import check_positive
+from ..diagnostics.drift import ratio
 from ..information import Information
 from ..solvers import Step
 from ..sums import inner, norm
@@ -26,11 +27,10 @@ class DriftAdjusted(AbstractLocalRule):
         params = info.z[0]
         g = info.objective.here(params)
         # Complex gradients arrive conjugated; as a direction in parameter space that is right.
-        drift, size = norm(info.objective.product(params)(g)), norm(g)
-        ratio = jnp.where(size > 0, drift / jnp.where(size > 0, size, 1.0), 0.0) ** self.power
+        r = ratio(norm(info.objective.product(params)(g)), norm(g)) ** self.power
         if self.smooth:
-            return self.cap / (1.0 + 0.5 * self.cap * ratio)
-        return self.cap / jnp.maximum(1.0, 0.5 * self.cap * ratio)
+            return self.cap / (1.0 + 0.5 * self.cap * r)
+        return self.cap / jnp.maximum(1.0, 0.5 * self.cap * r)
 
     def judge(self, state: tuple[()], info: StepInfo, h: Scalar, step: Step) -> Verdict:
         """Accepted; a Hessian product was used."""

@@ -175,16 +175,8 @@ def settled(
 ) -> tuple[Bool[Array, ""], PyTree[Array]]:
     """The policy for what is not finite: whether a step can be kept, and the state of its rule.
 
-    A gradient or loss that is not finite is not the step size's fault: the rule is as it was. Where
-    only the step is not, the rule hears of it (`failed`).
-
-    Args:
-      rule: the rule.
-      before: its state before the step was proposed.
-      verdict: what it says of the step.
-      given: gradient and loss.
-      made: the step.
-      sound: False where the step could not be computed.
+    A gradient or loss (`given`) that is not finite is not the step size's fault: the rule is as it
+    was. Where only the step is not (`made`, or not `sound`), the rule hears of it (`failed`).
     """
     sane = finite(given)
     kept = sane & sound & finite(made, verdict.state)

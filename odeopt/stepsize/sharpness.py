@@ -20,15 +20,10 @@ from .rule import AbstractRule, StepInfo, Verdict
 
 
 class LastEstimate(NamedTuple):
-    """What the sharpness rule remembers.
+    """What the sharpness rule remembers of the last good estimate."""
 
-    Attributes:
-      size: step size of the last good estimate; before one, the cap.
-      vector: its Ritz vector, a tree like the parameters; zero before the first.
-    """
-
-    size: Scalar
-    vector: PyTree[Array]
+    size: Scalar  # before one, the cap
+    vector: PyTree[Array]  # its Ritz vector; zero before the first
 
 
 class SharpnessRule(AbstractRule):
@@ -100,8 +95,7 @@ def sharpness(
     infinite (give one for a loss that may start out concave or linear).
 
     A Ritz value is never above the sharpness, and the sharpness moves between estimates: that is
-    what `safety` is for. Below 1 the step stays under the edge of stability as long as it can;
-    where training sharpens as its step allows, the step then shrinks with it.
+    what `safety` is for.
 
     Costs 2 gradients a product: `2 * products / every` a step, after `2 * first` in the first.
     They are counted in the step that takes them. (Under `vmap` JAX estimates in every step, though

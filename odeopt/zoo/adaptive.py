@@ -29,6 +29,7 @@ def rmsprop(
 
     Step: $v^+ = bv + (1-b)g^2$ (exact for a fixed gradient), $x^+ = x - hg/\sqrt{v^+ + \epsilon}$.
     Order 1 on `flows.RMSpropFlow`, 1 gradient a step. Needs no `value_fn`.
+    The state holds one copy of the parameters, up to three.
 
     Args:
       learning_rate: $h$: a number, a schedule of the number of steps, or a step-size rule.
@@ -41,9 +42,6 @@ def rmsprop(
       nesterov: look ahead in the momentum.
       bias_correction: divide the moments by the weight of what they have seen.
       **options: see `adam`; `correction` not with `centered` or `momentum`.
-
-    Returns:
-      An optax transformation; its state holds one copy of the parameters, up to three.
 
     Raises:
       ValueError: a decay or momentum outside [0, 1), or a number that is not positive as learning
@@ -76,7 +74,7 @@ def adam(
     Step: the moments relax to the gradient, $m^+ = b_1m + (1-b_1)g$, $v^+ = b_2v + (1-b_2)g^2$
     (exact for a fixed gradient), then the parameters drift,
     $x^+ = x - h\hat m^+/(\sqrt{\hat v^+ + \epsilon_r} + \epsilon)$. Order 1 on `flows.AdamFlow`,
-    1 gradient a step. Needs no `value_fn`.
+    1 gradient a step. Needs no `value_fn`. The state holds two copies of the parameters.
 
     Args:
       learning_rate: $h$: a number, a schedule of the number of steps, or a step-size rule.
@@ -90,9 +88,6 @@ def adam(
         $\dot x = -g/(|g| + \epsilon)$ with order 2 from the first step on, for one gradient more a
         step; the counter-term is clipped where the gradient changes much within $b_2/(1 - b_2)$
         steps. Not with `nesterov`.
-
-    Returns:
-      An optax transformation; its state holds two copies of the parameters.
 
     Raises:
       ValueError: `b1` or `b2` outside [0, 1), or a number that is not positive as learning rate.
@@ -163,13 +158,11 @@ def strang_adam(
 
     Step: half a drift, the moments relax to the gradient there, half a drift. Between calls the
     parameters rest where the next gradient is taken and `odeopt.step_params(state, params)` gives
-    the end of the step, half a drift back. Adam's direction is not known before the first
-    gradient, so the first step cannot open with half a drift: it closes with it instead, and its
-    gradient is that of its start. After the transient the order is 2; from the default start
-    between 1 and 2 (`tests/zoo/test_orders.py`). At a fixed rate and without weight decay the
-    resting points are Adam's iterates after a first step 1.5 times as long: Adam is of order 2 up
-    to half a step, and what Strang's splitting changes is where to read it. Do not expect another
-    optimizer.
+    the end of the step, half a drift back. The first step, before which Adam's direction is not
+    known, closes with the half that it cannot open with. After the transient the order is 2; from
+    the default start between 1 and 2 (`tests/zoo/test_orders.py`). At a fixed rate and without
+    weight decay the resting points are Adam's iterates after a first step 1.5 times as long: what
+    Strang's splitting changes is where to read them. Do not expect another optimizer.
 
     Args:
       learning_rate: $h$; see `adam`, which also lists memory and errors.
@@ -208,6 +201,7 @@ def rk_adam(
     flow is smooth (away from sign changes of a gradient that has just begun to move) and as many
     gradients. From the default start, where the bias correction is 0/0, RK4 has order 3 only
     (`tests/zoo/test_orders.py`).
+    The state holds two copies of the parameters (`staged` adds three times the number of stages).
 
     Args:
       learning_rate: $h$; see `adam`, which also lists errors.
@@ -218,10 +212,6 @@ def rk_adam(
       eps_root: see `adam`.
       weight_decay: $w$, decoupled.
       mask: what to decay; see `adamw`.
-
-    Returns:
-      An optax transformation; its state holds two copies of the parameters (`staged` adds three
-      times the number of stages), and a step keeps three for each stage.
 
     Examples:
       >>> import odeopt
@@ -252,15 +242,13 @@ def log_time_adam(
     (`flows.AveragedFlow`). One gradient a step, the same form for full batches and mini-batches.
 
     **Evaluate and keep `odeopt.step_params(state, params)`**, the average: `params` is where the
-    next gradient is taken. At equal gradients it ends ahead of tuned rivals of constant rate that
-    are read at their last iterate. Ahead of rivals with a decaying rate, an average of their own or
-    the metric of matrices (Muon) it is not, on fresh problems: `odeopt benchmark`.
+    next gradient is taken. At equal gradients it ends ahead of tuned rivals of constant rate, not
+    of those with a decaying rate, an average or the metric of matrices: `odeopt benchmark`.
 
-    What it comes from: the clock on both moments is ADANA's (arXiv:2602.05298, with a tuned rate);
-    the controller on the angle is Martínez-Rubio's (thesis, Oxford, 2017), after Almeida (1998) and
-    Baydin et al. (arXiv:1703.04782); the average is Shamir and Zhang's (2013), the interpolation
-    the schedule-free form's (arXiv:2405.15682). Ours: clock and controller together, the two
-    formulas of predictability, a default that is not tuned.
+    The clock on both moments is ADANA's (arXiv:2602.05298, with a tuned rate); for the controller
+    see `stepsize.angle`, for the average `flows.AveragedFlow`. Ours: clock and controller together,
+    the two formulas of predictability, a default that is not tuned.
+    The state holds two copies of the parameters and a sixteenth.
 
     Args:
       learning_rate: None for the controller; a number, schedule or rule replaces it.
@@ -269,9 +257,6 @@ def log_time_adam(
       gain: of the controller.
       rate: $r$ of the clock.
       eps: $\epsilon$.
-
-    Returns:
-      An optax transformation; its state holds two copies of the parameters and a sixteenth.
 
     Raises:
       ValueError: `first` or `rate` that is not positive.

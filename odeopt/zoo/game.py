@@ -31,6 +31,7 @@ def simultaneous(
     (`flows.GameFlow`), 1 gradient a step, that is one of each player's. Needs no `grad_fn`. With
     one loss for all and equal speeds it equals `optax.sgd`. Where players turn around each other it
     grows: on $L_1 = pq = -L_2$ by $\sqrt{1 + h^2}$ a step, and on any game without damping.
+    The state holds five numbers, one more with a correction.
 
     Args:
       learning_rate: $h$: a number, a schedule of the number of steps, or a step-size rule.
@@ -40,9 +41,6 @@ def simultaneous(
         weights of arXiv:2105.13922, 1 gradient more for each player, of which `jit` computes that
         player's: see `drift.corrected_game`. Needs `grad_fn=` in `update`.
       stage_transform: an optax transformation applied to every gradient, of all players.
-
-    Returns:
-      An optax transformation; it stores five numbers, one more with a correction.
 
     Raises:
       ValueError: a correction that there is not; in `init`, speeds of other players.
@@ -78,10 +76,9 @@ def alternating(
     for a time h. Five critic steps at the full rate are
     `updates={"critic": 5, "generator": 1}, speeds={"critic": 5, "generator": 1}`.
 
-    `grads` serve the first move; each further one calls `grad_fn` where the players are then.
-    `state.gradients` counts those calls. Of each call one player's gradient is used; under `jit`,
-    with the call for `grads` inside it too, the others are not computed, and a round with one
-    update each costs what a simultaneous one does.
+    `grads` serve the first move; each further one calls `grad_fn` where the players are then, and
+    counts as 1. Under `jit`, the call for `grads` inside it too, only the mover's gradient is
+    computed: a round with one update each costs what a simultaneous one does.
 
     Args:
       learning_rate: $h$; see `simultaneous`.

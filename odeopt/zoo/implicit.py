@@ -32,10 +32,9 @@ def implicit_euler(
 
     Costs, in gradients a step: 1, and 1 for the loss at the start unless `update` gets `value=`;
     for each of `iterations` at most 1, and 1 more for each trial of its line search that fails; and
-    the linear solve of a step of `linearly_implicit_euler`. The state's `memory` (a
-    `solvers.Proximal`) says how many there were, and how far the gradient of the proximal objective
-    fell. `gain_ratio`, the default, adds 3, or 4 without `value=`; it takes no longer steps than
-    the quadratic model foresees, and rejects none, since the loss cannot rise.
+    the linear solve of a step of `linearly_implicit_euler`; the state's `memory` (a
+    `solvers.Proximal`) says what there was. `gain_ratio`, the default, adds 3, or 4 without
+    `value=`; it rejects no step, since the loss cannot rise.
 
     Args:
       learning_rate: $h$: None for `stepsize.gain_ratio()`; or a number, a schedule of the number of

@@ -58,6 +58,7 @@ def muon(
     steepest descent in the spectral norm, at unit speed. Leaves that are no matrices follow Adam's
     flow beside it. Order 1 on `flows.GroupedFlow` of `flows.SpectralFlow` and `flows.AdamFlow`, 1
     gradient a step and a few products of the matrices with themselves. Needs no `value_fn`.
+    The state holds one copy of matrices and two of other parameters.
 
     Args:
       learning_rate: $h$: a number, a schedule of the number of steps, or a step-size rule.
@@ -86,9 +87,6 @@ def muon(
         for `solvers.Lie()`. From the default start RK4 has order 3, as on Adam's flow (`rk_adam`).
       **options: those of `ode_optimizer`. `correction=2` needs `nesterov=False`, and is exact with
         `ns_steps=None`.
-
-    Returns:
-      An optax transformation; its state holds one copy of matrices and two of other parameters.
 
     Raises:
       ValueError: a decay outside [0, 1), or a number that is not positive as learning rate.
@@ -162,7 +160,7 @@ def soap(
     do not move. A leaf of more than two axes is a stack of matrices; there every axis has a basis.
 
     Args:
-      learning_rate: $h$: a number, a schedule of the number of steps, or a step-size rule.
+      learning_rate: $h$; see `muon`.
       b1: decay of the first moments, in [0, 1); or `flows.LogTime(r)`.
       b2: decay of the second moments.
       eps: $\epsilon$.
@@ -173,9 +171,7 @@ def soap(
         that is mapped over by `jax.vmap` every step costs one.
       max_precond_dim: a longer side keeps the identity, at no cost; None for 10,000.
       shampoo_beta: decay of the moments that the bases are of; None for `b2`.
-      weight_dimension_numbers: which leaves are matrices, and how: a tree (or a function of the
-        parameters) of `optax.contrib.MuonDimensionNumbers`, None where a leaf is left to Adam. By
-        default leaves of two axes are. Leave embeddings to Adam.
+      weight_dimension_numbers: which leaves are matrices, and how: see `muon`.
       solver: another splitting, such as `solvers.Strang()`; None for `solvers.Lie()`.
       **options: those of `ode_optimizer`. `correction=2` cancels the drift between refreshes, and
         needs `nesterov=False`.
@@ -236,26 +232,19 @@ def untuned(
     **Evaluate and keep `odeopt.step_params(state, params)`**, the average. 1 gradient a step and a
     few products of the matrices with themselves. Needs no `value_fn`.
 
-    Without weight decay it fits as fast as data can be interpolated, and then grows overconfident:
-    it is the decay that makes its validation loss that of a tuned optimizer. A constant a third as
+    It is the decay that makes its validation loss that of a tuned optimizer: a constant a third as
     large costs little, one three times as large up to half of the loss. For a problem without a
-    generalization gap (a differential equation, a single pass over the data) a smaller decay, 0.01
-    or 0, ends lower.
+    generalization gap (a differential equation, a single pass over the data) 0.01 or 0 ends lower.
+    The state holds two copies of matrices and three of other parameters.
 
     Args:
-      horizon: $N$, the number of steps that the run will take. It may be wrong by a factor of 2.
-        A run that goes on past it continues at the rate of the last step, which is small. None
-        where the end is not known.
+      horizon: $N$, the number of steps that the run will take. It may be wrong by a factor of 2;
+        past it the rate stays that of the last step, which is small. None where it is not known.
       learning_rate: None for the clock; a number, a schedule or a rule replaces it, in units.
-      weight_decay: $w$ of matrices, per unit of flow time. Directed motion takes a matrix
-        to the spectral norm of $(0.2/w)^2$ of its start or so, and no further.
+      weight_decay: $w$ of matrices, per unit of flow time.
       muon_weight_dimension_numbers: which leaves are matrices, and how: see `muon`. By default
         those of two or more axes, the last against all others, where both sides are longer than 1:
         embeddings and kernels of convolutions too. Name the axes of layers that are stacked.
-
-    Returns:
-      An optax transformation; its state holds two copies of matrices and three of other
-      parameters.
 
     Raises:
       ValueError: a horizon below 1, a negative decay, `horizon` together with `learning_rate`.

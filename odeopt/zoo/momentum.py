@@ -26,7 +26,7 @@ def heavy_ball(
 
     Order 1 on the heavy ball's flow (`flows.HeavyBallFlow`) in its own time step $\sqrt h$, which
     is order 1/2 in the learning rate $h$: at a fixed friction the error halves when $h$ is
-    quartered and $\mu$ becomes $\sqrt\mu$.
+    quartered and $\mu$ becomes $\sqrt\mu$. The state holds one copy of the parameters.
 
     Args:
       learning_rate: $h$: a number, a schedule of the number of steps, or a step-size rule.
@@ -35,9 +35,6 @@ def heavy_ball(
       **options: those of `ode_optimizer`. With `correction=2` the iterates follow gradient flow
         with order 2, for one gradient more a step. The counter-term helps where
         $h\lambda < (1-\mu)^2$; beyond that it is clipped.
-
-    Returns:
-      An optax transformation; its state holds one copy of the parameters.
 
     Raises:
       ValueError: a momentum outside [0, 1), or a number that is not positive as learning rate.
@@ -180,16 +177,13 @@ def rk_momentum(
     Its stability limit is that of the solver's polynomial at
     the eigenvalues of this system, `solvers.stability_limit(flow, method)`: 8.20 for RK4 at
     $\mu = 0.9$. Momentum *on* a solver of gradient flow is another thing: `chained_momentum`.
+    The state holds one copy of the parameters (`staged` adds twice the number of stages).
 
     Args:
       learning_rate: $h$; see `heavy_ball`, which also lists errors. With
         `stepsize.embedded_error` the solver must have an error estimate.
       momentum: $\mu$ in (0, 1).
       solver: an instance of a solver class such as `odeopt.solvers.RK4()`, a tableau or a method.
-
-    Returns:
-      An optax transformation; its state holds one copy of the parameters (`staged` adds twice the
-      number of stages), and a step keeps two for each stage.
 
     Raises:
       ValueError: a momentum outside (0, 1).

@@ -15,6 +15,7 @@ from . import adaptive, explicit, game, implicit, linearized, matrix, momentum, 
 
 _HEUN = solvers.Heun()
 _KUTTA3 = solvers.Tableau(a=[[1 / 2], [-1, 2]], b=[1 / 6, 2 / 3, 1 / 6])
+_BALL = types.MappingProxyType({"momentum": 0.9, "solver": _HEUN})
 _STIFF = types.MappingProxyType({"curvature": "hessian", "products": 5})
 
 
@@ -68,17 +69,8 @@ def _explicit(
     corrected: tuple[int, int] | None = None,
     **arguments: Any,
 ) -> Entry:
-    return Entry(
-        function,
-        "explicit",
-        "gradient",
-        order,
-        gradients,
-        limit,
-        arguments=arguments,
-        staged=True,
-        corrected=corrected,
-    )
+    row = Entry(function, "explicit", "gradient", order, gradients, limit, arguments=arguments)
+    return row._replace(staged=True, corrected=corrected)
 
 
 def _stiff(
@@ -119,26 +111,9 @@ _NAMED: dict[str, Entry] = {
     ),
     "relativistic": Entry(momentum.relativistic, "momentum", "relativistic", 1, 1, 3.8, 1.0),
     "rk_momentum": Entry(
-        momentum.rk_momentum,
-        "momentum",
-        "ball",
-        2,
-        2,
-        0.746,
-        1.0,
-        {"momentum": 0.9, "solver": _HEUN},
-        staged=True,
+        momentum.rk_momentum, "momentum", "ball", 2, 2, 0.746, 1.0, _BALL, staged=True
     ),
-    "chained_momentum": Entry(
-        momentum.chained_momentum,
-        "momentum",
-        "ball",
-        1,
-        2,
-        2.0,
-        1.0,
-        {"momentum": 0.9, "solver": _HEUN},
-    ),
+    "chained_momentum": Entry(momentum.chained_momentum, "momentum", "ball", 1, 2, 2.0, 1.0, _BALL),
     "rmsprop": Entry(adaptive.rmsprop, "adaptive", "rmsprop", 1, 1, memory=1.0),
     "adam": Entry(adaptive.adam, "adaptive", "adam", 1, 1, memory=2.0, corrected=(2, 2)),
     "adamw": Entry(adaptive.adamw, "adaptive", "adam", 1, 1, memory=2.0),
@@ -175,15 +150,10 @@ _FREE_OF_MEMORY = {"ball": "gradient", "adam": "sign"}  # what a corrected step 
 def _corrected(entry: Entry) -> Entry:
     assert entry.corrected is not None
     order, gradients = entry.corrected
-    return entry._replace(
-        follows=_FREE_OF_MEMORY.get(entry.follows, entry.follows),
-        order=order,
-        gradients=gradients,
-        limit=None,
-        arguments={**entry.arguments, "correction": 2},
-        staged=False,
-        corrected=None,
-    )
+    arguments = {**entry.arguments, "correction": 2}
+    follows = _FREE_OF_MEMORY.get(entry.follows, entry.follows)
+    better = entry._replace(follows=follows, order=order, gradients=gradients, arguments=arguments)
+    return better._replace(limit=None, staged=False, corrected=None)
 
 
 def _in_stages(entry: Entry) -> Entry:

@@ -45,9 +45,8 @@ def rkc(
         3 % of the limit at the default.
       max_stages: the most that `stages=None` takes.
       **options: `stage_transform`; with `stages=None` one that only scales. `correction`, not with
-        `stages=None`: the counter-term is unstable well below the limit of the method, since it
-        grows with the square of $h\lambda$: for accuracy at small steps. For order 2 at large ones
-        take `order=2`. No staged mode, and the stages are looped over in any case.
+        `stages=None`, for accuracy at small steps: the counter-term grows with the square of
+        $h\lambda$. For order 2 at large ones take `order=2`.
 
     Returns:
       An optax transformation. It stores four scalars, with `stages=None` also a copy of the
