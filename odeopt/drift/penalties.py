@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..arguments import checked_loss, forwarded
@@ -13,6 +12,7 @@ from ..checks import is_zero
 from ..flows import Players
 from ..flows.game import PerPlayer, own_gradient
 from ..sums import inner
+from .regularized import halved
 
 Loss = Callable[..., Any]
 
@@ -67,7 +67,7 @@ def penalized_game(
             everyone = Players.of(players)
             every = everyone.each(losses, "losses")
             i = everyone.at(name)
-            first, second = _halves(arguments, halves)
+            first, second = halved(arguments, halves)
             total = _value(every[i], players, arguments)
             weight = _number(own, everyone, i, "own")
             if weight is not None:
@@ -149,25 +149,3 @@ def _number(value: float | PerPlayer, players: Players, index: int, what: str) -
     if isinstance(value, Mapping | Sequence):
         value = players.each(value, what)[index]
     return None if is_zero(value) else value
-
-
-def _halves(
-    arguments: dict[str, Any], names: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments twice, those of `names` cut in two."""
-    missing = [name for name in names if name not in arguments]
-    if missing:
-        raise ValueError(f"halves names {missing}, which were not passed: pass them by name.")
-    sizes = {jnp.shape(x)[:1] for name in names for x in jax.tree.leaves(arguments[name])}
-    if names and (len(sizes) != 1 or (size := next(iter(sizes))) in {(), (0,)} or size[0] % 2):
-        raise ValueError(
-            f"{', '.join(names)}: leading axes {sorted(sizes)}; what is cut into halves needs the "
-            "same even number of samples everywhere."
-        )
-
-    def half(rows: slice) -> dict[str, Any]:
-        cut = {n: jax.tree.map(lambda x: x[rows], arguments[n]) for n in names}
-        return {**arguments, **cut}
-
-    middle = size[0] // 2 if names else 0
-    return half(slice(middle)), half(slice(middle, None))

@@ -63,13 +63,8 @@ class PrincipalFlow:
     def directions(self, params: PyTree[Array], h: float | Scalar) -> Directions:
         """Eigenvalues, coefficients and gradient components at real parameters."""
         g, product = self._linearized(params)
-        start = flatten(g)
-        if self._products is None:
-            values, vectors = jnp.linalg.eigh(hessian_matrix(product, params))
-            return Directions(values, principal_coefficients(h, values), start @ vectors)
-        ritz = _krylov(product, start, params, self._products)
-        components = jnp.linalg.norm(start) * ritz.vectors[0]
-        return Directions(ritz.values, principal_coefficients(h, ritz.values), components)
+        values, components, _ = self._spectral(product, flatten(g), params)
+        return Directions(values, principal_coefficients(h, values), components)
 
     def _linearized(self, point: PyTree[Array]) -> tuple[PyTree[Array], LinearMap]:
         return jax.linearize(self._objective.gradient, point)
@@ -82,12 +77,22 @@ class PrincipalFlow:
         like: PyTree[Array],
     ) -> Array:
         """`function(H) vector`."""
+        values, components, back = self._spectral(product, vector, like)
+        return back(function(values) * components)
+
+    def _spectral(
+        self, product: LinearMap, vector: Float[Array, " n"], like: PyTree[Array]
+    ) -> tuple[Array, Array, Callable[[Array], Array]]:
+        """Eigenvalues, the components of a vector, and the vector of other components."""
         if self._products is None:
             values, vectors = jnp.linalg.eigh(hessian_matrix(product, like))
-            return vectors @ (function(values) * (vector @ vectors))
-        ritz = _krylov(product, vector, like, self._products)
-        weights = ritz.vectors @ (function(ritz.values) * ritz.vectors[0])
-        return jnp.linalg.norm(vector) * (weights @ jax.vmap(flatten)(ritz.basis))
+            return values, vector @ vectors, lambda components: vectors @ components
+        # Where the vector is zero the space starts anywhere.
+        length = jnp.linalg.norm(vector)
+        start = unflatten(jnp.where(length > 0, vector, 1.0), widened(like))
+        ritz = lanczos(product, start, like, self._products)
+        basis = jax.vmap(flatten)(ritz.basis)
+        return ritz.values, length * ritz.vectors[0], lambda c: (ritz.vectors @ c) @ basis
 
 
 def principal_flow(
@@ -159,9 +164,3 @@ def hessian_matrix(product: LinearMap, like: PyTree[Array]) -> Float[Array, "n n
     identity = jnp.eye(flatten(like).size, dtype=flatten(like).dtype)
     matrix = jax.vmap(lambda e: flatten(product(unflatten(e, like))))(identity)
     return 0.5 * (matrix + matrix.T)
-
-
-def _krylov(product: LinearMap, start: Array, like: PyTree[Array], products: int) -> Any:
-    """Ritz values from `start`; where that is zero, from anywhere."""
-    anywhere = jnp.where(jnp.linalg.norm(start) > 0, start, 1.0)
-    return lanczos(product, unflatten(anywhere, widened(like)), like, products)

@@ -1,6 +1,6 @@
 """Gradient regularizers: of a flow, and of a mini-batch loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import jax
@@ -121,21 +121,32 @@ def gradient_penalty(
       >>> float(penalty(batch_size=2)), float(penalty(batch_size=1)), float(penalty())
       (0.0, 1.0, -1.0)
     """
-    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
-    if len(sizes) != 1 or (size := next(iter(sizes), ())) in {(), (0,)} or size[0] % 2:
-        raise ValueError(
-            f"The batch has leading axes {sorted(sizes)}; it is cut into halves, so every array "
-            "needs the same even number of samples."
-        )
-    half = size[0] // 2
+    parts = halved(batch, tuple(batch) or ("batch",))
     if batch_size is not None and not batch_size > 0:
         raise ValueError(f"batch_size is {batch_size}; a batch has at least 1 sample.")
-
-    def gradient(first: bool) -> PyTree[Array]:
-        rows = slice(half) if first else slice(half, None)
-        part = jax.tree.map(lambda leaf: leaf[rows], batch)
-        return Objective.of(value_fn, part).gradient(params)
-
-    a, b = gradient(True), gradient(False)
+    a, b = (Objective.of(value_fn, part).gradient(params) for part in parts)
+    half = len(jax.tree.leaves(parts[0])[0])
     weight = 0.0 if batch_size is None else half / batch_size
     return (1 - weight) * inner(a, b) + 0.5 * weight * (inner(a, a) + inner(b, b))
+
+
+def halved(
+    arguments: dict[str, Any], names: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments twice, those of `names` cut in two."""
+    missing = [name for name in names if name not in arguments]
+    if missing:
+        raise ValueError(f"{missing}, to be cut into halves, were not passed: pass them by name.")
+    sizes = {jnp.shape(x)[:1] for name in names for x in jax.tree.leaves(arguments[name])}
+    if names and (len(sizes) != 1 or (size := next(iter(sizes))) in {(), (0,)} or size[0] % 2):
+        raise ValueError(
+            f"{', '.join(names)}: leading axes {sorted(sizes)}; what is cut into halves needs the "
+            "same even number of samples everywhere."
+        )
+
+    def half(rows: slice) -> dict[str, Any]:
+        cut = {n: jax.tree.map(lambda x: x[rows], arguments[n]) for n in names}
+        return {**arguments, **cut}
+
+    middle = size[0] // 2 if names else 0
+    return half(slice(middle)), half(slice(middle, None))

@@ -69,24 +69,18 @@ def modified_field(
     check_order(order)
     if by not in (None, "trees", "step"):
         raise ValueError(f'by is {by!r}; it is "trees", "step" or None.')
-    solver = _is_solver(step_or_solver)
-    if solver and field is None:
+    if callable(step_or_solver) and not isinstance(step_or_solver, type):
+        if by == "trees":
+            raise ValueError('A step map has no tree coefficients: drop by="trees".')
+        return _from_step(step_or_solver, order)
+    if field is None:
         raise ValueError(
             "A solver has a modified field of some vector field: pass it, "
             "`modified_field(solver, lambda y: -jax.grad(loss)(y), order)`."
         )
-    if by == "trees" or (by is None and solver and _has_tableau(step_or_solver)):
-        assert field is not None or not solver
-        if field is None or not solver:
-            raise ValueError('A step map has no tree coefficients: drop by="trees".')
+    if by == "trees" or (by is None and _has_tableau(step_or_solver)):
         return b_series(modified_equation(step_or_solver, order), field)  # type: ignore[arg-type]
-    if solver:
-        assert field is not None
-        step = step_map(step_or_solver, field, iterations=order - 1)  # type: ignore[arg-type]
-    elif callable(step_or_solver):
-        step = step_or_solver
-    else:
-        raise TypeError(f"{step_or_solver!r:.80} is neither a solver nor a step map `(y, h) -> y`.")
+    step = step_map(step_or_solver, field, iterations=order - 1)  # type: ignore[arg-type]
     return _from_step(step, order)
 
 
@@ -209,10 +203,6 @@ def _derivatives(
         lambda h: _derivatives(function, h, order - 1), (at,), (jnp.ones_like(at),)
     )
     return [*lower, tangents[-1]]
-
-
-def _is_solver(thing: Any) -> bool:
-    return isinstance(thing, type) or not callable(thing)
 
 
 def _is_implicit(solver: Any) -> bool:

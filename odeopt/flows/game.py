@@ -14,7 +14,7 @@ from ..arguments import checked_loss, forwarded
 from ..arrays import Scalar
 from ..checks import is_whole
 from ..objective import Objective
-from ..sums import scaled
+from ..sums import multiple
 from .clock import real
 from .flow import AbstractFlow, State
 
@@ -48,10 +48,8 @@ class Players(NamedTuple):
         )
 
         def name(path: tuple) -> Any:
-            entry = path[0] if path else None
-            return next(
-                (getattr(entry, k) for k in ("key", "idx", "name") if hasattr(entry, k)), None
-            )
+            kinds = "key", "idx", "name"
+            return next((getattr(e, k) for e in path[:1] for k in kinds if hasattr(e, k)), None)
 
         names = tuple(name(path) for path, _ in pairs)
         rebuild = functools.partial(jax.tree.unflatten, structure)
@@ -146,15 +144,9 @@ class GameFlow(AbstractFlow):
 
     def moved(self, grads: PyTree[Array], h: Scalar) -> PyTree[Array]:
         """How far all players move in a time h against these gradients, at their speeds."""
-        if self.speeds is None:
-            return jax.tree.map(lambda g: scaled(-h, g), grads)
         players = Players.of(grads)
-        return players.rebuild(
-            [
-                jax.tree.map(lambda g, s=s: scaled(-h * s, g), tree)
-                for s, tree in zip(self.speeds_of(players), players.trees, strict=True)
-            ]
-        )
+        own = zip(self.speeds_of(players), players.trees, strict=True)
+        return players.rebuild([multiple(-h * speed, tree) for speed, tree in own])
 
     def speeds_of(self, players: Players) -> list[Any]:
         """One for each player, in order."""

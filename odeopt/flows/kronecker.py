@@ -254,9 +254,7 @@ def _turned(matrices: Array, bases: dict[str, Array]) -> Array:
 
 def _turned_back(matrices: Array, bases: dict[str, Array]) -> Array:
     """`Q_L X Q_R^H`."""
-    if "left" in bases:
-        matrices = _product(bases["left"], matrices)
-    return _product(matrices, _adjoint(bases["right"])) if "right" in bases else matrices
+    return _turned(matrices, jax.tree.map(_adjoint, bases))
 
 
 def _known(matrices: Array) -> Array:

@@ -5,17 +5,9 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import diffrax
-import jax
 from jaxtyping import Array, PyTree
 
-from .. import lanczos
-from ..lanczos import unflatten
-
-
-def flatten(tree: PyTree[Array]) -> Array:
-    """`lanczos.flatten`, also where promotion is strict: the leaves may differ in their dtypes."""
-    with jax.numpy_dtype_promotion("standard"):
-        return lanczos.flatten(tree)
+from ..lanczos import flatten, unflatten
 
 
 class FlatTerm(diffrax.AbstractTerm):

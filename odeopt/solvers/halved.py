@@ -12,8 +12,8 @@ import lineax
 import optimistix as optx
 from jaxtyping import Array, PyTree
 
-from ..lanczos import unflatten
-from .adapter import AbstractAdapter, FlatTerm, Reached, flatten
+from ..lanczos import flatten, unflatten
+from .adapter import AbstractAdapter, FlatTerm, Reached
 from .implicit import Implicit
 
 

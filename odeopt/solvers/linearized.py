@@ -11,9 +11,9 @@ from jaxtyping import Array, PyTree
 
 from ..flows import AbstractFlow
 from ..information import Information
-from ..lanczos import unflatten
+from ..lanczos import flatten, unflatten
 from ..objective import LinearMap
-from .adapter import AbstractAdapter, Reached, flatten
+from .adapter import AbstractAdapter, Reached
 from .method import AbstractMethod
 
 

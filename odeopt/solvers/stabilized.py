@@ -18,10 +18,10 @@ from ..arrays import Scalar, real_dtype, wide_dtype
 from ..checks import is_known, is_whole
 from ..flows import AbstractFlow, State
 from ..information import Information
-from ..lanczos import unflatten
+from ..lanczos import flatten, unflatten
 from ..objective import Objective
 from ..sums import add, scaled
-from .adapter import AbstractAdapter, FlatTerm, Reached, flatten
+from .adapter import AbstractAdapter, FlatTerm, Reached
 from .chebyshev import Coefficients, coefficients
 from .method import AbstractMethod, Step, field_cost
 from .power import FIRST, Sharpest, sharpest

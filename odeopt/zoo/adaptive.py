@@ -93,11 +93,8 @@ def adam(
       ValueError: `b1` or `b2` outside [0, 1), or a number that is not positive as learning rate.
 
     Examples:
-      >>> import jax, jax.numpy as jnp, odeopt
-      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
+      >>> import odeopt
       >>> opt = odeopt.adam(1e-3)
-      >>> state, grads = opt.init(params), jax.grad(loss)(params)
-      >>> updates, state = opt.update(grads, state, params)
     """
     flow = AdamFlow(b1, b2, eps, eps_root, nesterov=nesterov, mu_dtype=mu_dtype)
     return ode_optimizer(flow, solvers.Lie(), learning_rate, **options)

@@ -119,14 +119,7 @@ _NAMED: dict[str, Entry] = {
     "adamw": Entry(adaptive.adamw, "adaptive", "adam", 1, 1, memory=2.0),
     "strang_adam": Entry(adaptive.strang_adam, "adaptive", "adam", 2, 1, memory=2.0, rests=True),
     "rk_adam": Entry(
-        adaptive.rk_adam,
-        "adaptive",
-        "adam",
-        2,
-        2,
-        memory=2.0,
-        arguments={"solver": _HEUN},
-        staged=True,
+        adaptive.rk_adam, "adaptive", "adam", 2, 2, None, 2.0, {"solver": _HEUN}, staged=True
     ),
     "log_time_adam": Entry(
         adaptive.log_time_adam, "adaptive", "averaged", 1, 1, memory=2.0625, rests=True
