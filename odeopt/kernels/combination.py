@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..checks import is_zero
+from ..checks import KNOWN
 from .fused import Number, Outputs, fused
 
 
@@ -25,7 +25,7 @@ def combination(weights: Sequence[Number], slopes: Sequence[PyTree[Array]]) -> P
       Array([0.5 , 0.75], dtype=float32)
     """
     pairs = zip(weights, slopes, strict=True)
-    terms = [(w, k) for w, k in pairs if not is_zero(w)]
+    terms = [(w, k) for w, k in pairs if not (isinstance(w, KNOWN) and w == 0)]
     if not terms:
         return jax.tree.map(jnp.zeros_like, slopes[0])
     weights, slopes = zip(*terms, strict=True)
