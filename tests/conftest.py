@@ -4,6 +4,7 @@ import tempfile
 import zlib
 from collections import defaultdict
 
+import chex
 import hypothesis
 import jax
 import pytest
@@ -49,3 +50,9 @@ def pytest_collection_modifyitems(items):
 def x64():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True)
+def traces_are_counted_anew():
+    """chex tells functions apart by their source, which several tests may share."""
+    chex.clear_trace_counter()

@@ -559,7 +559,6 @@ def test_init_is_structural(name, staged):
 @both_modes
 @pytest.mark.parametrize("enable_x64", [False, True])
 def test_the_state_never_changes_its_type_and_nothing_recompiles(name, staged, enable_x64):
-    chex.clear_trace_counter()
     with jax.enable_x64(enable_x64):
         params = mixed_params()
         opt = make(name, optax.constant_schedule(0.1), staged=staged)

@@ -127,7 +127,6 @@ def test_state_keeps_its_shapes_and_nothing_recompiles_with_donation(name):
     inner = getattr(odeopt, name)(0.01)
     opt = ordering.backward(inner, 3, 2, example={"shift": jnp.float32(0)})
     params = mixed_params()
-    chex.clear_trace_counter()
 
     @jax.jit
     def start(params):

@@ -364,7 +364,6 @@ def test_auto_is_exact_where_that_is_small():
 
 
 def test_mixed_trees_keep_their_types():
-    chex.clear_trace_counter()
     params = mixed_params()
     opt = odeopt.linearly_implicit_euler(None, "hessian")
     state = opt.init(params)

@@ -228,7 +228,6 @@ def test_every_stage_evaluates_one_gradient(stages):
 
 @pytest.mark.slow
 def test_mixed_trees_keep_their_types_and_nothing_recompiles_with_chosen_stages():
-    chex.clear_trace_counter()
     params = mixed_params()
     opt = odeopt.rkc(2.0, None)
     state = opt.init(params)

@@ -94,7 +94,6 @@ def test_non_finite_gradients_are_survived(name):
 
 
 def test_mixed_trees_keep_their_types_and_nothing_recompiles():
-    chex.clear_trace_counter()
     params = mixed_params()
     opt = odeopt.bosh3(odeopt.stepsize.embedded_error(1e-2, 1e-2))
     state = opt.init(params)
