@@ -318,9 +318,15 @@ def test_jit_scan_and_vmap_change_nothing(opt):
     [
         (lambda: GameFlow(updates=(1, 0)), "at least once"),
         (lambda: odeopt.simultaneous(0.1, correction="both"), "joint, interaction, self"),
-        (lambda: odeopt.alternating(0.1, (1, 1, 1)).init(players()), r"updates names \[0, 1, 2\]"),
+        (
+            lambda: odeopt.alternating(0.1, (1, 1, 1)).init(players()),
+            r"updates has 3 values, for \[0, 1, 2\]",
+        ),
         (lambda: odeopt.alternating(0.1, {"g": 1, "discriminator": 1}).init(players()), "'g'"),
-        (lambda: odeopt.simultaneous(0.1, speeds={"g": 1.0}).init(players()), "speeds names"),
+        (
+            lambda: odeopt.simultaneous(0.1, speeds={"g": 1.0}).init(players()),
+            r"speeds has 1 values, for \['g'\]",
+        ),
         (lambda: odeopt.game_gradient((first_loss,))(players()), "1 values"),
         (
             lambda: odeopt.ode_optimizer(GameFlow(), solvers.Lie(), 0.1).update(
