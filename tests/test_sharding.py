@@ -90,6 +90,7 @@ VARIANTS = {
     "adam-angle": {"learning_rate": stepsize.angle()},
     "rkc-auto": {"stages": None, "max_stages": 4},
     "linearly_implicit_euler": {**STIFF, "precondition": True},
+    "linearly_implicit_euler-rank": {**STIFF, "rank": 3},
     "exponential_euler": {"curvature": "hessian", "products": 5},
     "implicit_euler": {**STIFF, "iterations": 2},
 }
