@@ -59,27 +59,29 @@ def nystrom(product: LinearMap, params: PyTree[Array], rank: int) -> LowRank:
     draws = jax.vmap(lambda i: noise(jax.random.normal, wide, i))(jnp.arange(number))
     images = jax.vmap(lambda v: widened(product(optax.tree.cast_like(v, params))))(draws)
     dtype = widest(jax.tree.leaves(wide))
+    # products are rounded as the parameters are
+    rounding = number * max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(params))
     inside, outside = (_gram(tree, images, dtype) for tree in (draws, images))
     with jax.default_matmul_precision("highest"):  # an accelerator's default is less
-        root = _inverse_root(*jnp.linalg.eigh(0.5 * (inside + inside.T)))
+        root = _inverse_root(*jnp.linalg.eigh(0.5 * (inside + inside.T)), rounding)
         values, vectors = jnp.linalg.eigh(root.T @ outside @ root)
-        columns = root @ _inverse_root(values, vectors)
+        columns = root @ _inverse_root(values, vectors, rounding)
     basis = jax.vmap(lambda weights: combined(weights, images))(columns.T[::-1])
-    return LowRank(basis, jnp.where(_large(values), values, 0.0)[::-1])
+    return LowRank(basis, jnp.where(_large(values, rounding), values, 0.0)[::-1])
 
 
 def _gram(a: PyTree[Array], b: PyTree[Array], dtype: jnp.dtype) -> Float[Array, "rank rank"]:
     return jax.vmap(lambda tree: components(a, tree, dtype))(b)
 
 
-def _large(values: Float[Array, " rank"]) -> Float[Array, " rank"]:
+def _large(values: Float[Array, " rank"], rounding: float) -> Float[Array, " rank"]:
     """Which eigenvalues are positive and no rounding."""
-    return values > len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+    return values > rounding * jnp.max(jnp.abs(values))
 
 
 def _inverse_root(
-    values: Float[Array, " rank"], vectors: Float[Array, "rank rank"]
+    values: Float[Array, " rank"], vectors: Float[Array, "rank rank"], rounding: float
 ) -> Float[Array, "rank rank"]:
     """The inverse square root's columns; 0 where an eigenvalue is not `_large`."""
-    large = _large(values)
+    large = _large(values, rounding)
     return vectors * jnp.where(large, 1 / jnp.sqrt(jnp.where(large, values, 1.0)), 0.0)

@@ -108,6 +108,8 @@ REDUCTIONS = {
     "rk4-corrected": 4,
     "rkc-auto": 6,
     "linearly_implicit_euler": 6,
+    # two matrices of inner products, and two products with the sketch wherever it is used
+    "linearly_implicit_euler-rank": 10,
     "exponential_euler": 8,
     "implicit_euler": 8,
     "euler-sharpness": 12,
