@@ -90,6 +90,8 @@ VARIANTS = {
     "adam-angle": {"learning_rate": stepsize.angle()},
     "rkc-auto": {"stages": None, "max_stages": 4},
     "linearly_implicit_euler": {**STIFF, "precondition": True},
+    # to the end: inside `shard_map` other directions are drawn
+    "linearly_implicit_euler-rank": {**STIFF, "rank": 3, "products": 20, "tolerance": 1e-6},
     "exponential_euler": {"curvature": "hessian", "products": 5},
     "implicit_euler": {**STIFF, "iterations": 2},
 }
@@ -107,6 +109,8 @@ REDUCTIONS = {
     "rk4-corrected": 4,
     "rkc-auto": 6,
     "linearly_implicit_euler": 6,
+    # two matrices of inner products, and two products with the sketch wherever it is used
+    "linearly_implicit_euler-rank": 10,
     "exponential_euler": 8,
     "implicit_euler": 8,
     "euler-sharpness": 12,

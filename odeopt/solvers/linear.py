@@ -1,6 +1,6 @@
 """Linear systems of the curvature, as an implicit step meets them: exact, or matrix-free."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 from ..arrays import Scalar
 from ..checks import check, is_known, is_whole
 from ..curvature import Rows, gauss_newton, no_diagonal, outputs_per_sample
+from ..nystrom import LowRank, nystrom
 from ..objective import LinearMap, Objective
 from ..split import Split, split
 from .systems import AbstractSystem, Exact, Iterative, LinearSolve, exact_rows, split_parts
@@ -47,11 +48,15 @@ class LinearSolver(eqx.Module):
         for all of them.
       precondition: conjugate gradients in the metric of shift + weight |diag B|, the diagonal
         estimated by one product more in each solve.
+      rank: conjugate gradients in the metric of shift + weight times an approximation of B of this
+        rank (Nystrom's, of random directions that are always the same), made by as many products
+        before the first solve at a point; None for 0: none. It takes three times as many copies of
+        the parameters.
 
     Raises:
       ValueError: an unknown name, the Hessian with `solve="exact"`, fewer than 1 product, a
-        negative tolerance, or a fraction that is none.
-      TypeError: `products` or `fraction` that are known at run time only.
+        negative tolerance, a fraction that is none, a negative rank, or a rank with `precondition`.
+      TypeError: `products`, `fraction` or `rank` that are known at run time only.
     """
 
     curvature: Curvature = eqx.field(static=True)
@@ -60,7 +65,10 @@ class LinearSolver(eqx.Module):
     tolerance: float | Scalar
     fraction: float = eqx.field(static=True)
     precondition: bool = eqx.field(static=True)
-    rows: Rows | None = eqx.field(repr=False)  # None: worked out for each system
+    rank: int = eqx.field(static=True)
+    # None: worked out for each system
+    rows: Rows | None = eqx.field(repr=False)
+    low_rank: LowRank | None = eqx.field(repr=False)
 
     def __init__(
         self,
@@ -70,10 +78,12 @@ class LinearSolver(eqx.Module):
         tolerance: float | Scalar = 1e-3,
         fraction: float | None = None,
         precondition: bool = False,
+        rank: int | None = None,
     ) -> None:
         self.curvature, self.solve, self.precondition = curvature, solve, precondition
         self.products, self.fraction = known_numbers(products, fraction)
-        self.tolerance, self.rows = tolerance, None
+        self.rank = known_count("rank", rank, 0)
+        self.tolerance, self.rows, self.low_rank = tolerance, None, None
         check_curvature(self.curvature, self.products, self.fraction)
         if self.solve not in ("auto", "exact", "cg"):
             raise ValueError(f'solve is {self.solve!r}; pass "auto", "exact" or "cg".')
@@ -82,12 +92,17 @@ class LinearSolver(eqx.Module):
                 'solve="exact" goes through the Jacobian of every sample, of which the '
                 'Gauss-Newton matrix is made: pass curvature="ggn", or solve="cg".'
             )
+        if self.rank < 0 or (self.rank and precondition):
+            raise ValueError(
+                f"rank is {self.rank} and precondition {precondition}; pass a rank of at least 0, "
+                "or precondition=True, not both."
+            )
         check(lambda x: x >= 0, "tolerance", tolerance, "at least 0")
 
     @property
     def gradients(self) -> int:
-        """The most that one solve by conjugate gradients costs."""
-        return 2 * (self.products + 1 + self.precondition)
+        """The most that one solve by conjugate gradients costs, with its preconditioner."""
+        return 2 * (self.products + 1 + self.precondition + self.rank)
 
     def init(self, params: PyTree[Array]) -> LinearSolve:
         """Before the first solve. One copy of the parameters, none with `solve="exact"`."""
@@ -97,12 +112,17 @@ class LinearSolver(eqx.Module):
         return LinearSolve(direction, none, jnp.zeros([], float), jnp.zeros([], float), diagonal)
 
     def prepared(self, objective: Objective, params: PyTree[Array]) -> tuple["LinearSolver", int]:
-        """For several systems at `params`: the solver with the Jacobian, and what that has cost."""
+        """For several systems at `params`: with the Jacobian or the sketch, and what that cost."""
         parts = self._exact(objective, params)
-        if parts is None:
+        if parts is not None:
+            rows, used = exact_rows(parts, params)
+            return eqx.tree_at(lambda s: s.rows, self, rows, is_leaf=_is_none), used
+        if not self.rank:
             return self, 0
-        rows, used = exact_rows(parts, params)
-        return eqx.tree_at(lambda s: s.rows, self, rows, is_leaf=lambda x: x is None), used
+        product = curvature_product(objective, params, self.curvature, self.fraction)
+        made = nystrom(product, params, self.rank)
+        solver = eqx.tree_at(lambda s: s.low_rank, self, made, is_leaf=_is_none)
+        return solver, product_cost(objective, self.curvature, self.fraction, 1) * made.rank
 
     def system(
         self, objective: Objective, params: PyTree[Array], h: Scalar, gradient_cost: int
@@ -125,8 +145,12 @@ class LinearSolver(eqx.Module):
             return Exact(rows, shift, weight, used), shift
         product = curvature_product(objective, params, self.curvature, self.fraction)
         cost = product_cost(objective, self.curvature, self.fraction, gradient_cost)
-        system = product, shift, weight, params, cost
-        return Iterative(*system, self.products, self.tolerance, self.precondition), shift
+        low_rank, setup = self.low_rank, 0
+        if self.rank and low_rank is None:
+            low_rank = nystrom(product, params, self.rank)
+            setup = cost * low_rank.rank
+        system = product, shift, weight, params, cost, self.products, self.tolerance
+        return Iterative(*system, self.precondition, low_rank, setup), shift
 
     def _exact(self, objective: Objective, params: PyTree[Array]) -> Split | None:
         """Model and loss where the solve is exact."""
@@ -146,6 +170,10 @@ class LinearSolver(eqx.Module):
         rows = samples * width
         small = min(rows, size) <= _DENSE and rows * size <= _ENTRIES
         return small and width <= 2 * self.products
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
 
 
 def known_count(name: str, number: int | None, default: int) -> int:

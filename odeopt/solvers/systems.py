@@ -1,6 +1,7 @@
 """Linear systems of the curvature at one point: exact, or by conjugate gradients."""
 
 import abc
+import functools
 import operator
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from ..curvature import (
     outputs_per_sample,
     refined,
 )
+from ..nystrom import LowRank
 from ..objective import LinearMap
 from ..split import Split
 from ..sums import add, inner, is_split, multiple, widened
@@ -84,7 +86,10 @@ class Iterative(AbstractSystem):
         most: int,
         tolerance: float | Scalar,
         precondition: bool,
+        low_rank: LowRank | None,
+        setup: int,
     ) -> None:
+        self._low_rank, self.setup = low_rank, setup
         self._product, self._shift, self._weight = product, shift, weight
         self._params, self._cost = params, cost
         self._most, self._tolerance, self._precondition = most, tolerance, precondition
@@ -104,8 +109,10 @@ class Iterative(AbstractSystem):
 
     def solve(self, right: PyTree[Array], last: LinearSolve) -> tuple[PyTree[Array], LinearSolve]:
         diagonal: Any = last.diagonal
-        metric = None
-        if self._precondition:
+        metric: LinearMap | None = None
+        if self._low_rank is not None:
+            metric = functools.partial(self._low_rank.solve, self._shift, self._weight)
+        elif self._precondition:
             diagonal = refined(diagonal, self._product, self._params)
             value = diagonal.value
             metric = lambda r: jax.tree.map(self._divided, r, value)  # noqa: E731

@@ -15,7 +15,7 @@ import pandas as pd
 from .. import stepsize, zoo
 from ..stepsize.distance import DISTANCE
 from .benchmark_problems import CONTESTS, HELD_OUT, QUICK_PROBLEMS, SUITE, build, criterion
-from .benchmark_tables import LEVEL, QUESTION, STEADY, judge, misled, score, summary
+from .benchmark_tables import LEVEL, QUESTION, STEADY, judge, misled, profile, score, summary
 from .engine import (
     Claim,
     Figure,
@@ -33,7 +33,7 @@ from .engine.drawing import INK, Plot
 from .engine.load import own_optimizers, own_problems
 from .engine.optimizers import Entry, Make, contenders, entry
 from .engine.problem import Problem
-from .engine.races import NAMED, Race, frame, fresh
+from .engine.races import NAMED, TARGET, Race, frame, fresh
 from .engine.rivals import OPTIMIZERS, RIVALS, averaged, names, rival
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, Grid
@@ -277,6 +277,25 @@ TABLES = (
             "tries": ("tuning runs", "of all rivals together"),
         },
         ("problem", "optimizer", "score", "rival", "rival_score", "ratio"),
+    ),
+    Table(
+        "profile",
+        "How fast, over all problems: AlgoPerf's integrated performance profile",
+        profile,
+        {
+            "optimizer": ("optimizer", "its name"),
+            "score": (
+                "score",
+                "mean over τ from 1 to 4 of the share of problems on which it takes "
+                "at most τ times the fewest gradients to the target: 1 is always the fastest",
+            ),
+            "arrived": (
+                "arrives",
+                "problems on which it reaches the target, "
+                f"{TARGET:.0%} of the decrease to the best end, by the median of the fresh seeds",
+            ),
+            "problems": ("of", "problems that have a target"),
+        },
     ),
     Table(
         "misled",

@@ -11,8 +11,8 @@ import pandas as pd
 
 from .benchmark_problems import CONTESTS, HELD_OUT
 from .engine import Results
-from .engine.races import PAIR, frame, table
-from .engine.statistics import holm, pairs
+from .engine.races import PAIR, frame, gradients_to_target, table
+from .engine.statistics import holm, pairs, profile_score
 from .engine.tuner import TUNING_SEED
 
 QUESTION = "untuned"
@@ -62,7 +62,7 @@ def summary(results: Results) -> pd.DataFrame:
     """One row a problem and optimizer at its chosen rate, untuned ones at factor 1."""
     rows = []
     for (problem, optimizer), group in runs_of(results).groupby(PAIR, sort=False):
-        mine = group[group.purpose.eq("fresh") & (group.tuned | group.learning_rate.eq(1.0))]
+        mine = _reported(group)
         if mine.empty:
             continue
         measured = [m for m in MEASURES if m in mine]
@@ -88,15 +88,37 @@ def summary(results: Results) -> pd.DataFrame:
     return table(rows, *PAIR, "tuned", "score", "held_out")
 
 
+def _reported(runs: pd.DataFrame) -> pd.DataFrame:
+    """The fresh runs at the chosen rate, of untuned optimizers at factor 1."""
+    return runs[runs.purpose.eq("fresh") & (runs.tuned | runs.learning_rate.eq(1.0))]
+
+
+def profile(results: Results) -> pd.DataFrame:
+    """AlgoPerf's score of every optimizer: gradients until what decides has come down.
+
+    They are counted on the curve of the last iterate, to the target of `races.targets`; medians
+    over the fresh seeds.
+    """
+    runs = _reported(frame(results.records))
+    curves = [np.array(run[run.criterion], float) for _, run in runs.iterrows()]
+    ends = np.array([curve[-1] for curve in curves])
+    best = runs.assign(
+        loss=curves,
+        initial_loss=[curve[0] for curve in curves],
+        final=np.where(runs.status == "diverged", np.inf, ends),
+    )
+    costs = gradients_to_target(best, runs.optimizer.unique()).groupby("problem").median()
+    found = {"score": profile_score(costs), "arrived": np.isfinite(costs).sum()}
+    return pd.DataFrame({**found, "problems": len(costs)}).rename_axis("optimizer").reset_index()
+
+
 def judge(results: Results) -> pd.DataFrame:
     """Every untuned optimizer against the best rival, one row a problem.
 
     The rival is the tuned one of the lowest median on the reported seeds, which favours it. `low`
     and `high` are the range of the ratio over all pairs of seeds.
     """
-    runs, rows = runs_of(results), []
-    finals = runs[runs.purpose == "fresh"]
-    finals = finals[finals.tuned | finals.learning_rate.eq(1.0)].set_index(PAIR).score
+    finals, rows = _reported(runs_of(results)).set_index(PAIR).score, []
     for problem, group in results.table("summary").groupby("problem", sort=False):
         rivals = group[group.tuned.astype(bool)]
         if rivals.empty:

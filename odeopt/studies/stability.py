@@ -338,7 +338,11 @@ FIGURES = (
     Figure(
         "profile",
         lambda r: race_figures.profile(
-            {"gradients to the target": races.gradients_to_target(runs_of(r))}
+            {
+                "gradients to the target": races.gradients_to_target(
+                    races.tuned(runs_of(r)), runs_of(r).optimizer.unique()
+                )
+            }
         ),
         "The share of (problem, seed) pairs in which an optimizer at its tuned rate reaches the "
         f"target within τ times the gradients of the fastest. The target is {races.TARGET:.0%} of "

@@ -21,6 +21,7 @@ def linearly_implicit_euler(
     tolerance: float | Scalar = 1e-3,
     fraction: float | None = None,
     precondition: bool = False,
+    rank: int | None = None,
     **options: Unpack[Options],
 ) -> Optimizer:
     r"""Linearly implicit Euler, by default with nothing to tune: Levenberg and Marquardt as an ODE.
@@ -54,6 +55,10 @@ def linearly_implicit_euler(
       fraction: take the curvature on the first samples only, this share of them; None for all.
       precondition: conjugate gradients by an estimate of the diagonal of B, which takes a product
         a step and one more copy of the parameters in the state.
+      rank: conjugate gradients by an approximation of B of this rank, made at each point by as many
+        products, all at once; None for none. For seconds, not for gradients, where B is dense and
+        its eigenvalues decay fast: [what it saves](../stiff.md#a-sketch-of-the-curvature). Three
+        times as many copies of the parameters.
       **options: `correction=2`, with "hessian", cancels the drift: the step is that of the loss
         $E + \tfrac h4\|\nabla E\|^2$, has order 2, and stays L-stable on a convex quadratic.
         Gradients cost 3, Hessian products 6. Of `ode_optimizer`'s other options there is no use.
@@ -67,8 +72,9 @@ def linearly_implicit_euler(
 
     Raises:
       ValueError: an unknown `curvature` or `solve`, `products` below 1, a negative `tolerance`, a
-        `fraction` that is none; in `update`, "ggn" or a fraction without a `composite`.
-      TypeError: `products` or `fraction` that are known at run time only.
+        `fraction` that is none, a negative `rank` or one beside `precondition`; in `update`, "ggn"
+        or a fraction without a `composite`.
+      TypeError: `products`, `fraction` or `rank` that are known at run time only.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -88,7 +94,8 @@ def linearly_implicit_euler(
       >>> float(loss(params, **batch)) < 1e-9
       True
     """
-    solver = solvers.LinearSolver(curvature, solve, products, tolerance, fraction, precondition)
+    numbers = products, tolerance, fraction, precondition, rank
+    solver = solvers.LinearSolver(curvature, solve, *numbers)
     return controlled(solvers.Rosenbrock(1, solver), learning_rate, tries=5, **options)
 
 

@@ -225,6 +225,28 @@ def test_where_a_rival_is_read_out_is_chosen_on_the_tuning_seed():
     assert summary.loc["lost", "good"].score == 3.0
 
 
+def test_the_profile_counts_gradients_to_what_decides_at_the_chosen_rate():
+    """Validation: "slow" takes 2 gradients to the target, 0.145, where "fast" takes 1.
+
+    Training loss, an untuned constant that is wrong and seed 0 do not count.
+    """
+    found = []
+    for name, curve in {"fast": [1.0, 0.1, 0.1], "slow": [1.0, 0.5, 0.1]}.items():
+        for seed in (0, 1, 2):
+            found.append(_record("wine", name, seed, 0.1))
+            found[-1] |= {"loss": [1.0, 0.9, 0.0], "validation": curve, "loss_gradients": [0, 1, 2]}
+            found[-1]["validation"] = curve if seed else [1.0, 1e-9, 1e-9]
+    found += [_record("wine", QUESTION, 1, 1e-9, tuned=False, rate=3.0)]
+    found += [_record("wine", "lost", seed, None) for seed in (0, 1, 2)]
+    table = benchmark_tables.profile(Results(benchmark.STUDY, benchmark.Settings(), found))
+    table = table.set_index("optimizer")
+    np.testing.assert_allclose(table.score[["fast", "slow", "lost"]], [1, 2 / 3, 0])
+    assert dict(table.arrived) == {"fast": 1, "slow": 1, "lost": 0}
+    assert set(table.problems) == {1}
+    untold = Results(benchmark.STUDY, benchmark.Settings(), found[:1])  # stopped while tuning
+    assert benchmark_tables.profile(untold).problems.sum() == 0
+
+
 @pytest.mark.slow
 def test_a_wrong_constant_and_horizon_are_compared_with_the_right_one():
     (row,) = benchmark.misled(_example()).to_dict(orient="records")

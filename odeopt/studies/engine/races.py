@@ -201,23 +201,27 @@ def tuned_losses(runs: pd.DataFrame) -> pd.DataFrame:
     return table.reindex(index=problems, columns=optimizers).astype(float).fillna(np.inf)
 
 
-def targets(runs: pd.DataFrame) -> pd.Series:
+def targets(best: pd.DataFrame) -> pd.Series:
     """The loss that counts as arrived, per problem: `TARGET` of the decrease to the best one.
 
     The decrease begins at the median initial loss and ends at the lowest median final loss that any
-    optimizer has at its tuned rate. A problem on which no optimizer improves has no target.
+    optimizer has in these runs. A problem on which no optimizer improves has no target.
     """
-    end = tuned_losses(runs).min(axis=1)
-    begin = fresh(runs).groupby("problem").initial_loss.median().reindex(end.index)
+    end = best.groupby(PAIR).final.median().groupby("problem").min()
+    begin = best.groupby("problem").initial_loss.median()
     return (end + (1 - TARGET) * (begin - end))[end < begin]
 
 
-def gradients_to_target(runs: pd.DataFrame) -> pd.DataFrame:
+def gradients_to_target(best: pd.DataFrame, optimizers: Sequence[str]) -> pd.DataFrame:
     """Gradients until the loss curve first reaches the target: (problem, seed) x optimizer.
 
     Infinity for a run that never does, or that is missing.
+
+    Args:
+        best: The runs of each optimizer at the rate that it is judged by, such as `tuned`.
+        optimizers: Names of the columns.
     """
-    goal, best = targets(runs), tuned(runs)
+    goal = targets(best)
     best = best[best.problem.isin(goal.index)]
 
     def cost(run: pd.Series) -> float:
@@ -226,7 +230,7 @@ def gradients_to_target(runs: pd.DataFrame) -> pd.DataFrame:
 
     costs = best.assign(cost=[cost(run) for _, run in best.iterrows()])
     table = costs.pivot(index=["problem", "seed"], columns="optimizer", values="cost")
-    return table.reindex(columns=runs.optimizer.unique()).astype(float).fillna(np.inf)
+    return table.reindex(columns=optimizers).astype(float).fillna(np.inf)
 
 
 def brackets(runs: pd.DataFrame) -> pd.DataFrame:
@@ -256,8 +260,8 @@ def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     limits divided by the gradients of a step. On how many problems its tuned median loss is the
     `lowest`, or `below` the baseline's, and of these `apart`: significantly (Holm, 5 %).
     """
-    limits, losses, cost = brackets(runs), tuned_losses(runs), gradients_to_target(runs)
-    finite, best = losses.where(np.isfinite(losses)), tuned(runs)
+    limits, losses, best = brackets(runs), tuned_losses(runs), tuned(runs)
+    finite, cost = losses.where(np.isfinite(losses)), gradients_to_target(best, losses.columns)
     lowest = finite.eq(finite.min(axis=1), axis=0)
     rows = {}
     for name, mine in runs.groupby("optimizer", sort=False):

@@ -69,9 +69,27 @@ def performance_profile(cost: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Factors (index, from 1) x optimizers; every column is non-decreasing and at most 1.
     """
-    # A row that everybody misses is infinity over infinity: a miss for everybody.
-    ratio = cost.div(cost.min(axis=1), axis=0).fillna(np.inf)
+    ratio = _over_best(cost)
     values = ratio.to_numpy()
     factors = np.unique(np.append(values[np.isfinite(values)], 1.0))
     shares = {name: [(ratio[name] <= f).mean() for f in factors] for name in ratio}
     return pd.DataFrame(shares, index=factors)
+
+
+def profile_score(cost: pd.DataFrame, largest: float = 4.0) -> pd.Series:
+    """The mean of each performance profile over factors from 1 to `largest`: AlgoPerf's score.
+
+    From 0 (always a miss, or `largest` times the best) to 1 (always the best). Dahl et al.,
+    arXiv:2306.07179.
+
+    Args:
+      cost: as for `performance_profile`; every number is positive.
+      largest: the factor from which on being slower no longer matters.
+    """
+    # A row adds to the integral from its own factor on.
+    return ((largest - _over_best(cost)) / (largest - 1)).clip(lower=0).mean()
+
+
+def _over_best(cost: pd.DataFrame) -> pd.DataFrame:
+    # A row that everybody misses is infinity over infinity: a miss for everybody.
+    return cost.div(cost.min(axis=1), axis=0).fillna(np.inf)

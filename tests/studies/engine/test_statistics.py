@@ -1,10 +1,18 @@
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from odeopt.studies.engine.statistics import holm, paired_ratio, pairs, ratio
+from odeopt.studies.engine.statistics import (
+    holm,
+    paired_ratio,
+    pairs,
+    performance_profile,
+    profile_score,
+    ratio,
+)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
@@ -54,6 +62,22 @@ def test_a_ratio_without_spread_is_itself_and_one_with_a_miss_is_not_known():
     assert paired_ratio([3.0, 6.0], [2.0, 4.0]) == pytest.approx((1.5, 1.5))
     assert paired_ratio([2.0, np.inf], [2.0, 2.0]) == (0.0, np.inf)
     assert paired_ratio([2.0], [2.0]) == (0.0, np.inf)
+
+
+def test_the_profile_score_of_a_worked_example():
+    """Over the best: a 1, 1, miss, miss; b 2, miss, 1, miss; c 5, 3.25, 4, miss."""
+    rows = [[10, 20, 50], [4, np.inf, 13], [np.inf, 8, 32], [np.inf] * 3]
+    found = profile_score(pd.DataFrame(rows, columns=["a", "b", "c"]))
+    np.testing.assert_allclose(found, [2 / 4, (2 / 3 + 1) / 4, (0.75 / 3) / 4])
+
+
+@given(st.lists(st.lists(st.floats(0.1, 10.0), min_size=3, max_size=3), min_size=1, max_size=6))
+def test_the_profile_score_is_the_mean_of_the_profile(rows):
+    cost = pd.DataFrame(rows)
+    profile = performance_profile(cost)
+    factors = np.linspace(1, 4, 3001)
+    heights = profile.reindex(np.union1d(factors, profile.index)).ffill().loc[factors]
+    np.testing.assert_allclose(profile_score(cost), heights.mean(), atol=1e-3)
 
 
 @given(*[st.floats(1e-3, 1e3)] * 4)
