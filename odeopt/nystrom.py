@@ -63,7 +63,8 @@ def nystrom(product: LinearMap, params: PyTree[Array], rank: int) -> LowRank:
     rounding = number * max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(params))
     inside, outside = (_gram(tree, images, dtype) for tree in (draws, images))
     with jax.default_matmul_precision("highest"):  # an accelerator's default is less
-        root = _inverse_root(*jnp.linalg.eigh(0.5 * (inside + inside.T)), rounding)
+        sizes, turn = jnp.linalg.eigh(0.5 * (inside + inside.T))
+        root = _inverse_root(sizes, turn, rounding)
         values, vectors = jnp.linalg.eigh(root.T @ outside @ root)
         columns = root @ _inverse_root(values, vectors, rounding)
     basis = jax.vmap(lambda weights: combined(weights, images))(columns.T[::-1])
