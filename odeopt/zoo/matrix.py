@@ -151,7 +151,11 @@ def soap(
     those of the moments of $GG^H$ and $G^HG$, refreshed every `precondition_frequency` steps by one
     power step and QR. Leaves that are no matrices follow Adam's flow beside it, with the same
     numbers. Order 1 on `flows.GroupedFlow` of `flows.KroneckerFlow` and `flows.AdamFlow`, 1
-    gradient a step and 8 products of each matrix with squares of its sides. Needs no `value_fn`.
+    gradient a step and 8 products of each matrix with squares of its sides. Where sides are longer
+    than a batch these cost more than the gradient: on 784-512-512-10 and 2 CPU cores a training
+    step takes 18 times as long as one with Adam in batches of 128, 3.7 times in batches of 1,024,
+    and 1.02 times with `max_precond_dim=256` (`python -m benchmarks --only soap`). Needs no
+    `value_fn`.
 
     The published algorithm, but for what follows. The first gradient counts in the moments, and its
     step is along its polar factor; there it makes the bases and nothing moves. The roots are
