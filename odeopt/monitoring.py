@@ -65,7 +65,7 @@ class Monitor:
         Args:
           params: the parameters after the step, or an Equinox model.
           state: the optimizer's state after the step.
-          args: what the loss takes beside the parameters: the batch, a key, ...
+          args: the other arguments of the loss: the batch, a key, ...
           kwargs: the same by name.
         """
         if self._calls % self._every:
@@ -182,7 +182,7 @@ def monitor(
     r"""A monitor for a training loop of your own, with any optax optimizer.
 
     After `watch = odeopt.monitor(opt, loss)`, call `watch(params, state, ...)` at the end of every
-    step, with what the loss takes beside the parameters. In the first call, and in every `every`-th
+    step, with the other arguments of the loss. In the first call, and in every `every`-th
     one after it, it returns a record, a dict of Python floats for any logger; else an empty dict.
     It only reads: training is the same with and without it. A record has
 
@@ -203,7 +203,7 @@ def monitor(
     A record costs `products` Hessian products (the first 24) of 2 gradients each, 3 for the batch
     sharpness, and 3 to 5 for the drift of Euler's method, momentum or Adam: at the defaults a loop
     of gradient descent takes at most 1.15 times as long (`python -m benchmarks --only monitor`).
-    Hand over as arrays what changes: a new Python number compiles again. Memory: a copy of the
+    Pass changing values as arrays: a new Python number compiles again. Memory: a copy of the
     parameters; during a measurement one more for each product.
 
     Args:

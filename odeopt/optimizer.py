@@ -231,7 +231,7 @@ def stability_limit(opt: Optimizer) -> float:
 
 
 def describe(opt: Optimizer) -> dict[str, Any]:
-    """What an optimizer is made of and what theory says of it.
+    """The parts of an optimizer, its order, stability limit, cost and memory.
 
     Args:
       opt: an optimizer of odeopt.

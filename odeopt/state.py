@@ -154,10 +154,9 @@ def states(state: PyTree[Array]) -> Iterator[tuple[str, ODEState]]:
 def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
     """The parameters of the last completed step: for evaluation and checkpoints.
 
-    In closure mode these are `params`, unless the optimizer rests elsewhere between calls: the
-    leapfrogs and `strang_adam` where the next gradient is taken, half a step ahead. In staged mode
-    `params` are a stage point for all but one of every `s` calls; the step's own parameters are
-    kept in the state.
+    In closure mode these are `params`, unless the optimizer keeps the point of its next gradient
+    there: the leapfrogs and `strang_adam`, half a step ahead. In staged mode `params` are a stage
+    point for all but one of every `s` calls; the step's own parameters are kept in the state.
 
     Args:
       state: the optimizer's state, also nested in the state of `chain`, `partition`,

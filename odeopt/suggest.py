@@ -30,10 +30,10 @@ def suggest_learning_rate(
     r"""The largest stable step at `params`: $R/\lambda_{max}$, limit over sharpness.
 
     On a quadratic that is the boundary of divergence. On a network it is the boundary of *linear*
-    stability at `params`, and a cautious estimate of the other one: on a digits network with
-    squared error (64-32-10, 4 seeds) the loss of gradient descent stayed below its start up to 1.2
-    to 1.5 times this rate, that of RK4 up to 2.0 to 2.8 times; both diverged from 2.4 to 3.1 times
-    on. Where training sharpens, `stepsize.sharpness` follows the boundary down.
+    stability at `params`, and a cautious estimate of where training diverges: on a digits network
+    with squared error (64-32-10, 4 seeds) the loss of gradient descent stayed below its start up to
+    1.2 to 1.5 times this rate, that of RK4 up to 2.0 to 2.8 times; both diverged from 2.4 to 3.1
+    times on. Where training sharpens, `stepsize.sharpness` follows the boundary down.
 
     Costs `products` Hessian products, 2 gradients each, and in memory `products` copies of the
     parameters (see `diagnostics.sharpness`). A Ritz value is never above the largest eigenvalue,

@@ -43,8 +43,8 @@ def across(
     it, nor does one under `jit`, explicit sharding included.
 
     A step-size rule or flow of your own takes its sums from `odeopt.sums` (`inner`, `norm`,
-    `finite`). With `jnp.linalg.norm` or `optax.tree.norm` it would judge its own part only, and the
-    devices would decide differently: `update` refuses that.
+    `finite`). With `jnp.linalg.norm` or `optax.tree.norm` each device would use its own part and
+    could decide differently: `update` then raises an error.
 
     What the caller hands over is the caller's to sum: `value_fn` must return the whole loss, and
     `grads` must be its gradient, on every device.

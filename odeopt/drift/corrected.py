@@ -40,7 +40,7 @@ def corrected(
     form: Form | None = None,
     clip: float | None = CLIP,
 ) -> AbstractFlow:
-    r"""The flow to hand to `solver` so that its steps follow `flow` itself, with order `order`.
+    r"""The flow to pass to `solver` so that its steps follow `flow` with order `order`.
 
     A solver of order $q$ follows another field than the one it is given, $f + h^qf_{q+1} + \dots$
     (`drift.modified_equation`). Handed $f$ with counter-terms, it follows $f$:

@@ -46,16 +46,17 @@ def backward(
 
     $T_k$ is one step of `optimizer` on the k-th batch; forward order is $T_n\cdots T_1(x_0)$
     (arXiv:2502.01557). Where every $T_k$ contracts by a factor c,
-    $\|x_{n+1} - x_n\| \le c^n\|T_{n+1}(x_0) - x_0\|$: the iterates come to rest. For batches drawn
+    $\|x_{n+1} - x_n\| \le c^n\|T_{n+1}(x_0) - x_0\|$: the iterates converge. For batches drawn
     alike, forward and backward $x_n$ have *the same distribution* at every n, so the expected loss
-    is not lower, and where they rest is decided by the first few batches. Without contraction warm
+    is not lower, and the first few batches determine the limit. Without contraction warm
     up forward, `start_after`. Averaging (`optax.contrib.schedule_free`) lowers the loss too, and is
     cheaper.
 
     A window begins at a checkpoint of parameters *and* optimizer state, from which each replay
-    starts; after `window` steps the next one begins where it has led. What a batch leaves in the
-    moments the older ones find, and a schedule counts the steps of the replay. A window of 1 is
-    `optimizer` itself. The full form is one window as long as the run, which `steps=` says.
+    starts; after `window` steps the next one begins where it has led. The steps of the older
+    batches use the moments that the newer ones leave, and a schedule counts the steps of the
+    replay. A window of 1 is `optimizer` itself. The full form is one window as long as the run,
+    which `steps=` says.
 
         opt = ordering.backward(odeopt.euler(0.1), window=8, example={"batch": 0})
         updates, state = opt.update(grads, state, params, value_fn=loss, batch=i)

@@ -54,7 +54,7 @@ class Exponential(AbstractMethod):
 
     Raises:
       ValueError: an unknown curvature, fewer than 1 product, a basis that does not divide them, a
-        negative tolerance, a fraction that is none.
+        negative tolerance, a fraction outside (0, 1].
     """
 
     curvature: Curvature = eqx.field(static=True)

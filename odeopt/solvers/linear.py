@@ -55,7 +55,7 @@ class LinearSolver(eqx.Module):
 
     Raises:
       ValueError: an unknown name, the Hessian with `solve="exact"`, fewer than 1 product, a
-        negative tolerance, a fraction that is none, a negative rank, or a rank with `precondition`.
+        negative tolerance, a fraction outside (0, 1], a negative rank, or one with `precondition`.
       TypeError: `products`, `fraction` or `rank` that are known at run time only.
     """
 

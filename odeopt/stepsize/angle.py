@@ -1,4 +1,4 @@
-"""A step size from the angle between the gradient and where the run is going."""
+"""A step size from the angle between the gradient and the direction of the run."""
 
 import math
 from typing import Any, NamedTuple
@@ -88,7 +88,7 @@ def angle(
     limit: float = float("inf"),
     remembers: bool = True,
 ) -> Angle:
-    r"""The step size grows while gradients agree with where the run is going.
+    r"""The step size grows while the gradient points in the direction of the run.
 
     $\ln h \leftarrow \ln h + \kappa c$ before each step, $c = \cos\theta$ (times `shrink` where it
     is negative), $\theta$ the angle between the descent direction $u = -Dg$ (in the metric $D$ of
@@ -110,11 +110,11 @@ def angle(
       gain: $\kappa$; with a clock, $\kappa$ is `gain` times $r/(n + r)$.
       clock: `flows.LogTime(r)`; None for a constant gain, which is then also the rate of the
         running mean.
-      shrink: what a negative cosine counts, in (0, 1].
+      shrink: the factor of a negative cosine, in (0, 1].
       first: the size of the first step, in flow time.
       limit: the largest size.
       remembers: keep the last update to measure the angle with, one copy of the parameters. False:
-        ask the flow, which must know its heading as `flows.AveragedFlow` does.
+        use the flow's heading; only `flows.AveragedFlow` has one.
 
     Raises:
       ValueError: a gain, `shrink`, `first` or `limit` that is not positive.

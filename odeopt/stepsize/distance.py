@@ -28,7 +28,7 @@ class Horizon(AbstractLocalRule):
 
 
 def horizon(steps: int, distance: float = DISTANCE, *, warm_up: float = 0.05) -> Horizon:
-    r"""A distance over $\sqrt N$ where the number of steps $N$ is known, rising, then falling.
+    r"""A distance over $\sqrt N$, $N$ the number of steps, with warm-up and linear decay.
 
     $h_n = \frac{d}{\sqrt N}\min\left(1, \frac{n+1}{wN}, \frac{N-n}{(1-w)N}\right)$ for the step
     $n = 0, 1, \dots$: a random walk of $N$ steps of size $d/\sqrt N$ ends at the distance $d$. For

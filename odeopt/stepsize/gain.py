@@ -1,4 +1,4 @@
-"""Step sizes by how well a quadratic model foresees the loss."""
+"""Step sizes by how well a quadratic model predicts the loss."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -112,7 +112,7 @@ def gain_ratio(
     limit: float = 1e12,
     tries: int = 1,
 ) -> GainRatio:
-    r"""Trust-region control: the loss never rises, and the step grows while it is foreseen.
+    r"""Trust-region control: the loss never rises, and the step grows while it is predicted.
 
     With the update u of a step, the actual decrease of the loss is compared with that of its
     quadratic model, $-(g\cdot u + \tfrac12 u\cdot Hu)$. The step is accepted if the loss does not
@@ -125,15 +125,15 @@ def gain_ratio(
     that it rises.
 
     With several `tries` the rule remembers the loss at which a call ended. Where the next begins
-    there, and so is of the same batch, it does two things more; on mini-batches, where both would
-    insist on what suits one batch, neither. A rejected step is made again at half its size in the
-    same call, from the gradient and the Jacobian that are known: a try costs what the method and
-    the rule evaluate for it, with the exact solve of `linearly_implicit_euler` 1. And where
-    `linearly_implicit_euler` solves exactly and the model is nearly exact, the size grows by more
-    than 3: the share of the decrease that the model misses, |1 - ratio|, grows about as the size
-    does, so the next size is 0.01 / |1 - ratio| times this one. What rounding may have moved counts
-    as missed. A quadratic then takes a few steps. (Conjugate gradients of few products would not
-    follow: the larger the step, the less of its system they solve.)
+    there, and so is of the same batch, it does two things more; on mini-batches it does neither. A
+    rejected step is made again at half its size in the same call, from the gradient and the
+    Jacobian that are known: a try costs what the method and the rule evaluate for it, with the
+    exact solve of `linearly_implicit_euler` 1. And where `linearly_implicit_euler` solves exactly
+    and the model is nearly exact, the size grows by more than 3: the share of the decrease that the
+    model misses, |1 - ratio|, grows about as the size does, so the next size is 0.01 / |1 - ratio|
+    times this one. Rounding errors count as missed. A quadratic then takes a few steps. (Conjugate
+    gradients of few products would not follow: the larger the step, the less of its system they
+    solve.)
 
     The choice for implicit, linearly implicit and exponential steps, of which a large one is a
     Newton step; an explicit step it keeps near the stability limit, at the price of rejections.

@@ -229,7 +229,7 @@ def log_time_adam(
     eps: float = 1e-8,
     **options: Unpack[Options],
 ) -> Optimizer:
-    r"""Adam's flow in logarithmic time, with a step size that finds itself: nothing to tune.
+    r"""Adam's flow in logarithmic time, with a step size that adapts: nothing to tune.
 
     One clock, $k_n = r/(n + r)$, runs everything: $v \leftarrow v + k(g^2 - v)$, $D = 1/(\sqrt v +
     \epsilon)$; $\ln h \leftarrow \ln h + 2kc$, where $c$ is the cosine of the angle between $Dg$

@@ -49,7 +49,7 @@ def implicit_euler(
       precondition: see `linearly_implicit_euler`.
       **options: `correction=2` cancels the drift: the step is that of the loss
         $E + \tfrac h4\|\nabla E\|^2$, has order 2, and stays L-stable. Gradients cost 3, Hessian
-        products 6. Of `ode_optimizer`'s other options there is no use.
+        products 6. The other options of `ode_optimizer` do not apply.
 
     Returns:
       An optax transformation; its state is that of `linearly_implicit_euler`. A step by conjugate
@@ -97,7 +97,7 @@ def implicit_midpoint(
       solve: "auto", "exact" or "cg".
       iterations: the most Newton steps.
       products: the most curvature products of each.
-      tolerance: at which the minimization ends; order 2 is seen as far as it is carried.
+      tolerance: of the minimization; order 2 needs a small one, such as 1e-12.
       fraction: of the samples that curvature is taken on.
       precondition: conjugate gradients by an estimate of the diagonal.
       **options: up to `correction=2` there is nothing to cancel.
@@ -140,7 +140,7 @@ def trapezoidal(
       solve: "auto", "exact" or "cg".
       iterations: the most Newton steps.
       products: the most curvature products of each.
-      tolerance: at which the minimization ends; order 2 is seen as far as it is carried.
+      tolerance: of the minimization; order 2 needs a small one, such as 1e-12.
       fraction: of the samples that curvature is taken on.
       precondition: conjugate gradients by an estimate of the diagonal.
       **options: up to `correction=2` there is nothing to cancel.

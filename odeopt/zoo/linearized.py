@@ -24,7 +24,7 @@ def linearly_implicit_euler(
     rank: int | None = None,
     **options: Unpack[Options],
 ) -> Optimizer:
-    r"""Linearly implicit Euler, by default with nothing to tune: Levenberg and Marquardt as an ODE.
+    r"""Linearly implicit Euler: the Levenberg-Marquardt method as an ODE solver; nothing to tune.
 
     Step: $x^+ = x + d$, $(I + hB)\,d = -h\nabla E(x)$ with B the Gauss-Newton matrix or the
     Hessian. Order 1 on gradient flow, stability function $1/(1 + h\lambda)$: stable for any step
@@ -44,8 +44,8 @@ def linearly_implicit_euler(
       learning_rate: $h$: None for `stepsize.gain_ratio(tries=5)`; or a number, a schedule of the
         number of steps, or another rule.
       curvature: "auto": "ggn" where `value_fn` is an `odeopt.composite`, else "hessian", of any
-        loss. Where that is indefinite, conjugate gradients stop at the last direction before they
-        saw it.
+        loss. Where that is indefinite, conjugate gradients stop before the first direction of
+        negative curvature.
       solve: "exact", for "ggn": by Cholesky's decomposition and the Jacobian of every sample, which
         must not depend on the others (with batch normalization pass "cg"); "cg": conjugate
         gradients, from the last step's direction on; "auto": exact where that is small (see
@@ -61,7 +61,7 @@ def linearly_implicit_euler(
         times as many copies of the parameters.
       **options: `correction=2`, with "hessian", cancels the drift: the step is that of the loss
         $E + \tfrac h4\|\nabla E\|^2$, has order 2, and stays L-stable on a convex quadratic.
-        Gradients cost 3, Hessian products 6. Of `ode_optimizer`'s other options there is no use.
+        Gradients cost 3, Hessian products 6. The other options of `ode_optimizer` do not apply.
 
     Returns:
       An optax transformation; its state holds one copy of the parameters (none with
@@ -72,8 +72,8 @@ def linearly_implicit_euler(
 
     Raises:
       ValueError: an unknown `curvature` or `solve`, `products` below 1, a negative `tolerance`, a
-        `fraction` that is none, a negative `rank` or one beside `precondition`; in `update`, "ggn"
-        or a fraction without a `composite`.
+        `fraction` outside (0, 1], a negative `rank` or one beside `precondition`; in `update`,
+        "ggn" or a fraction without a `composite`.
       TypeError: `products`, `fraction` or `rank` that are known at run time only.
 
     Examples:

@@ -221,7 +221,7 @@ def untuned(
     muon_weight_dimension_numbers: Any = None,
     **options: Unpack[Options],
 ) -> Optimizer:
-    r"""For whoever will not tune: Muon's flow in units of each matrix's size, by a clock.
+    r"""Muon's flow with steps relative to the size of each matrix: no learning rate to tune.
 
     Three pieces. The *flow*: matrices follow `flows.SpectralFlow`, other leaves `flows.AdamFlow`
     (both with look-ahead, $b_1 = 0.9$, $b_2 = 0.98$), each leaf in its *unit* `flows.UnitFlow`,

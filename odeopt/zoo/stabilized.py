@@ -24,17 +24,17 @@ def rkc(
     (1 - \nu_j)x_{j-2} - \mu_jh\nabla E(x_{j-1})$, $x^+ = x_s$, with coefficients such that a mode
     of curvature $\lambda$ is multiplied by $T_s(w_0 - w_1h\lambda)/T_s(w_0)$, $T_s$ the Chebyshev
     polynomial. Stable to $h\lambda \le 1.93s^2$ (at order 2 to $0.65s^2$): with 10 stages 97 times
-    Euler's limit for 10 times its gradients. Full batches or large ones: a step goes down the flow
-    of the batch that it sees, far.
+    Euler's limit for 10 times its gradients. Full batches or large ones: a step follows the flow
+    of its own batch for a long time.
 
     Order 1 or 2, `stages` gradients a step, of which the first is the `grads` handed to `update`
     (van der Houwen and Sommeijer, Z. Angew. Math. Mech. 60, 1980; Sommeijer, Shampine and Verwer,
     J. Comput. Appl. Math. 88, 1998).
 
     With `stages=None` each step takes as many stages as its size and the curvature of the loss ask
-    for, with a margin of 1.2, so that the learning rate says how far to follow the flow and nothing
-    of stability: 2 gradients a step more for the estimate, 48 before the first. A step that would
-    need more than `max_stages` is rejected.
+    for, with a margin of 1.2, so that the learning rate is only the flow time of a step: 2
+    gradients a step more for the estimate, 48 before the first. A step that would need more than
+    `max_stages` is rejected.
 
     Args:
       learning_rate: the step size, in flow time: a number, a schedule of the number of steps, or a
