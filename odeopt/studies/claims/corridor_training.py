@@ -29,7 +29,7 @@ def unravel() -> Any:
     return ravel_pytree(small_start(SIZES, 0))[1]
 
 
-def downhill(x: jax.Array, batch: Any) -> jax.Array:
+def velocity(x: jax.Array, batch: Any) -> jax.Array:
     """Gradient flow."""
     return -jax.grad(lambda x: squared_error(unravel()(x), batch))(x)
 
@@ -51,8 +51,8 @@ def experiment(seed: int, full: bool) -> dict[str, Any]:
             sharp, x = float(sharpness(params, batch)), ravel_pytree(params)[0]
             ratios.append(measure / sharp)
             if name == "small rate":
-                h, ahead = 0.1 / sharp, downhill(x, batch)
-                apart = distance(x + h * ahead, follow(downhill, x, h, batch))
+                h, ahead = 0.1 / sharp, velocity(x, batch)
+                apart = distance(x + h * ahead, follow(velocity, x, h, batch))
                 deviations.append(apart / (h**2 * measure * float(jnp.linalg.norm(ahead))))
         late = ratios[LOOKS // 3 :]
         found |= {f"measure over sharpness, {name}": float(np.median(late)), name: ratios}
