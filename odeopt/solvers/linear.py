@@ -111,7 +111,9 @@ class LinearSolver(eqx.Module):
         diagonal = no_diagonal(params) if self.precondition else ()
         return LinearSolve(direction, none, jnp.zeros([], float), jnp.zeros([], float), diagonal)
 
-    def prepared(self, objective: Objective, params: PyTree[Array]) -> tuple["LinearSolver", int]:
+    def prepared(
+        self, objective: Objective, params: PyTree[Array], gradient_cost: int = 1
+    ) -> tuple["LinearSolver", int]:
         """For several systems at `params`: with the Jacobian or the sketch, and what that cost."""
         parts = self._exact(objective, params)
         if parts is not None:
@@ -122,7 +124,8 @@ class LinearSolver(eqx.Module):
         product = curvature_product(objective, params, self.curvature, self.fraction)
         made = nystrom(product, params, self.rank)
         solver = eqx.tree_at(lambda s: s.low_rank, self, made, is_leaf=_is_none)
-        return solver, product_cost(objective, self.curvature, self.fraction, 1) * made.rank
+        cost = product_cost(objective, self.curvature, self.fraction, gradient_cost)
+        return solver, cost * made.rank
 
     def system(
         self, objective: Objective, params: PyTree[Array], h: Scalar, gradient_cost: int
@@ -139,18 +142,15 @@ class LinearSolver(eqx.Module):
           The system, and what it was divided by to be multiplied with: 1 / (1 + h).
         """
         shift, weight = 1 / (1 + h), h / (1 + h)
-        parts = self._exact(objective, params)
-        if parts is not None:
-            rows, used = exact_rows(parts, params) if self.rows is None else (self.rows, 0)
-            return Exact(rows, shift, weight, used), shift
+        solver, used = self, 0
+        if self.rows is None and self.low_rank is None:
+            solver, used = self.prepared(objective, params, gradient_cost)
+        if solver.rows is not None:
+            return Exact(solver.rows, shift, weight, used), shift
         product = curvature_product(objective, params, self.curvature, self.fraction)
         cost = product_cost(objective, self.curvature, self.fraction, gradient_cost)
-        low_rank, setup = self.low_rank, 0
-        if self.rank and low_rank is None:
-            low_rank = nystrom(product, params, self.rank)
-            setup = cost * low_rank.rank
         system = product, shift, weight, params, cost, self.products, self.tolerance
-        return Iterative(*system, self.precondition, low_rank, setup), shift
+        return Iterative(*system, self.precondition, solver.low_rank, used), shift
 
     def _exact(self, objective: Objective, params: PyTree[Array]) -> Split | None:
         """Model and loss where the solve is exact."""
