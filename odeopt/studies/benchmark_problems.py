@@ -36,7 +36,13 @@ from .networks import (
     network_init,
     squared_distance_of,
 )
-from .problems import digits_data, next_character_error, poisson, synthetic_quadratic
+from .problems import (
+    digits_data,
+    next_character_error,
+    poisson,
+    synthetic_quadratic,
+    windows_of_text,
+)
 
 SUITE = "benchmark-2"
 """Version of the problems below. A change of data, initial point or loss needs a new one."""
@@ -222,13 +228,14 @@ def _residual() -> Problem:
 
 
 def _characters() -> Problem:
-    text, known = sets.load("kjv")
-    rows = text[: 2400 * LENGTH + 1]
-    pairs = rows[:-1].reshape(-1, LENGTH), rows[1:].reshape(-1, LENGTH)
+    texts, characters = windows_of_text(2400)
     cuts = (slice(1920), slice(1920, 2160), slice(2160, 2400))
-    parts = [tuple(array[cut] for array in pairs) for cut in cuts]
+    parts = [tuple(array[cut] for array in texts) for cut in cuts]
     title = f"text, the next character from up to {LENGTH}, transformer of two layers"
-    init = lambda seed: transformer_init(seed, len(known))  # noqa: E731
+
+    def init(seed: int) -> Params:
+        return transformer_init(seed, characters)
+
     return _learning("characters", title, next_character_error, transformer, init, parts, 16)
 
 

@@ -194,16 +194,22 @@ def next_character_error(logits: jax.Array, batch: Batch) -> jax.Array:
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]))
 
 
-def _transformer(windows: int = 250) -> Problem:
+def windows_of_text(count: int) -> tuple[Batch, int]:
+    """Windows of text, and the same one character on; and how many characters there are."""
     text, characters = data.load("kjv")
-    rows = text[: windows * LENGTH + 1]
+    rows = text[: count * LENGTH + 1]
+    return (rows[:-1].reshape(count, LENGTH), rows[1:].reshape(count, LENGTH)), len(characters)
+
+
+def _transformer(windows: int = 250) -> Problem:
+    texts, characters = windows_of_text(windows)
     return Problem(
         name="kjv-64",
         title=f"{windows * LENGTH:,} characters of the King James Bible, the next one from up to "
         f"{LENGTH}, transformer of two layers, cross-entropy, batch 64",
         loss=BatchLoss(next_character_error, lambda params, batch: transformer(params, batch[0])),
-        init=lambda seed: transformer_init(seed, len(characters)),
-        data=(rows[:-1].reshape(windows, LENGTH), rows[1:].reshape(windows, LENGTH)),
+        init=lambda seed: transformer_init(seed, characters),
+        data=texts,
         batch_size=64,
     )
 

@@ -367,9 +367,7 @@ class Results:
     @property
     def verdict(self) -> str:
         """The answer."""
-        return (
-            self.study.verdict(self) if self.records else ("No run was made: nothing to compare.")
-        )
+        return self.study.verdict(self) if self.records else "No run was made: nothing to compare."
 
     @property
     def notices(self) -> list[str]:
