@@ -214,7 +214,8 @@ def _fields(
         if end is None or not jnp.shape(leaf):
             found.append(None)
             continue
-        name = next((k.name for k in path[-len(end) - 1 :: -1] if hasattr(k, "name")), "")
+        names = [k.name for k in path[: len(path) - len(end)] if hasattr(k, "name")]
+        name = names[-1] if names else ""
         if name not in degrees:
             raise ValueError(
                 f"The state holds a tree like the parameters in {name!r}, and what growth does to "

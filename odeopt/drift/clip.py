@@ -33,8 +33,12 @@ class AbstractCorrected(AbstractWrapper):
 
     clip: eqx.AbstractVar[float | None]  # the largest, relative to what it corrects
 
-    linear: ClassVar[Any] = property(lambda self: self.base.linear and self.clip is None)
     needs_params: ClassVar[bool] = True  # gradients are taken elsewhere
+
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        """Whether `base` is linear and nothing is clipped."""
+        return self.base.linear and self.clip is None
 
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
         """That of `base`, and a counter of clipped steps where there is a clip."""

@@ -48,8 +48,10 @@ class Players(NamedTuple):
         )
 
         def name(path: tuple) -> Any:
-            kinds = "key", "idx", "name"
-            return next((getattr(e, k) for e in path[:1] for k in kinds if hasattr(e, k)), None)
+            entry = path[0] if path else None
+            return next(
+                (getattr(entry, k) for k in ("key", "idx", "name") if hasattr(entry, k)), None
+            )
 
         names = tuple(name(path) for path, _ in pairs)
         rebuild = functools.partial(jax.tree.unflatten, structure)

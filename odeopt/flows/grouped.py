@@ -116,14 +116,20 @@ class GroupedFlow(AbstractFlow):
         self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, Groups]:
         """That part of every group."""
-        one = lambda flow, *here: flow.part(name, *here, fraction)  # noqa: E731
+
+        def one(flow: AbstractFlow, z: State, objective: Objective, h: Array) -> Any:
+            return flow.part(name, z, objective, h, fraction)
+
         update, after = self._each(one, z, objective, h)
         ends = fraction if name == self.parts[-1] else 0.0
         return update, Groups(after, z[1].age + ends)
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
         """The descent direction of each group."""
-        one = lambda flow, z, objective, h: (flow.descent(z, objective, seen=seen), z[1])  # noqa: E731
+
+        def one(flow: AbstractFlow, z: State, objective: Objective, h: Array) -> Any:
+            return flow.descent(z, objective, seen=seen), z[1]
+
         return self._each(one, z, objective, jnp.zeros([]))[0]
 
     def owed(self, aux: Groups) -> Bool[Array, ""] | None:

@@ -1,7 +1,7 @@
 """Flows made of another flow."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from jaxtyping import Array, Bool, PyTree
 
@@ -26,11 +26,30 @@ class AbstractWrapper(AbstractFlow):
 
     base: AbstractFlow
 
-    has: ClassVar[Any] = property(lambda self: self.base.has & ~Information.POTENTIAL)
-    linear: ClassVar[Any] = property(lambda self: self.base.linear)
-    parts: ClassVar[Any] = property(lambda self: self.base.parts)
-    gradient_part: ClassVar[Any] = property(lambda self: self.base.gradient_part)
-    needs_params: ClassVar[Any] = property(lambda self: self.base.needs_params)
+    @property
+    def has(self) -> Information:  # type: ignore[override]
+        """That of `base`, without the potential."""
+        return self.base.has & ~Information.POTENTIAL
+
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        """As `base`."""
+        return self.base.linear
+
+    @property
+    def parts(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The parts of `base`."""
+        return self.base.parts
+
+    @property
+    def gradient_part(self) -> str | None:  # type: ignore[override]
+        """The gradient part of `base`."""
+        return self.base.gradient_part
+
+    @property
+    def needs_params(self) -> bool:  # type: ignore[override]
+        """As `base`."""
+        return self.base.needs_params
 
     def inner(self, aux: PyTree[Array]) -> PyTree[Array]:
         """The auxiliary variables of `base`."""
@@ -88,7 +107,10 @@ class AbstractObjectiveWrapper(AbstractWrapper):
     It forwards everything, the fused step and the potential too.
     """
 
-    has: ClassVar[Any] = property(lambda self: self.base.has)
+    @property
+    def has(self) -> Information:  # type: ignore[override]
+        """What `base` has."""
+        return self.base.has
 
     def around(self, change: Callable[[AbstractFlow], AbstractFlow]) -> AbstractFlow:
         """The change of `base` within: what changes the flow commutes with the objective."""

@@ -1,6 +1,6 @@
 """Anything on the mean gradient of a solver's step."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,11 @@ class Chained(AbstractMethod):
             )
 
     order: ClassVar[int] = 1
-    gradients_per_step: ClassVar[Any] = property(lambda self: self.inner.gradients_per_step)
+
+    @property
+    def gradients_per_step(self) -> int | None:
+        """As many as `inner`."""
+        return self.inner.gradients_per_step
 
     def check(self, flow: AbstractFlow) -> None:
         """What either refuses."""

@@ -266,7 +266,10 @@ class RKC(AbstractAdapter):
             )
         self.method = RungeKuttaChebyshev(stages, order, damping)
 
-    gradients_per_step: ClassVar[Any] = property(lambda self: self.method.gradients_per_step)
+    @property
+    def gradients_per_step(self) -> int:
+        """One evaluation of the field a stage."""
+        return self.method.gradients_per_step
 
     def reached(
         self, terms: diffrax.AbstractTerm, t0: Any, t1: Any, y0: PyTree[Array], args: Any
