@@ -22,6 +22,13 @@ _SEARCHES = {
     "solvers.RK4": "api/solvers.html#odeopt.solvers.classes.RK4",
     "clip_by_global_norm": "how-to/clipping.html",
 }
+# Pages of other libraries and the names that they explain: their inventories would need a network.
+_ELSEWHERE = {
+    name: page.format(name)
+    for page, names in json.loads(Path(__file__).with_name("elsewhere.json").read_text()).items()
+    for name in names.split()
+}
+_SHORT = {"jnp": "jax.numpy", "eqx": "equinox", "nnx": "flax.nnx"}
 _FETCHED = re.compile(r'<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)="(?:https?:)?//[^>]*>')
 
 # What `pymdownx.arithmatex` leaves of $...$ and $$...$$.
@@ -45,7 +52,10 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
 
 
 def _linked(content: str, *, back: bool) -> str:
-    """The first mention of every public name under a heading leads to its entry; `back` too."""
+    """The first mention of every public name under a heading leads to its entry; `back` too.
+
+    Names of other libraries lead to their documentation.
+    """
     heading, seen = "", set()
 
     def link(found: re.Match[str]) -> str:
@@ -57,7 +67,8 @@ def _linked(content: str, *, back: bool) -> str:
         if entry is None or entry in seen:
             return found[0]
         seen.add(entry)
-        returns = f' backlink-type="referenced-by" backlink-anchor="{heading}"' if back else ""
+        ours = back and entry not in _ELSEWHERE
+        returns = f' backlink-type="referenced-by" backlink-anchor="{heading}"' if ours else ""
         return f'<autoref identifier="{entry}"{returns}>{found[0]}</autoref>'
 
     return _NAMES.sub(link, content)
@@ -65,6 +76,9 @@ def _linked(content: str, *, back: bool) -> str:
 
 def _entry(name: str) -> str | None:
     """Where a function or class of the package is defined, by which its entry is called."""
+    package, dot, rest = name.partition(".")
+    if (other := f"{_SHORT.get(package, package)}{dot}{rest}") in _ELSEWHERE:
+        return other
     try:
         found = operator.attrgetter(name)(odeopt)
     except AttributeError:
@@ -75,6 +89,12 @@ def _entry(name: str) -> str | None:
 
 def _mathml(latex: str, display: str) -> str:
     return convert(html.unescape(latex).strip(), display=display)
+
+
+def on_env(env: Any, config: Any, **_: Any) -> None:
+    """Say where names of other libraries are explained, before references are resolved."""
+    for name, url in _ELSEWHERE.items():
+        config.plugins["autorefs"].register_url(name, url)
 
 
 @event_priority(-200)  # after `offline`, which has -100

@@ -1,7 +1,9 @@
 """Documents are tested: their Python blocks run, their tables say what the library says."""
 
 import importlib
+import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -74,6 +76,14 @@ def test_every_public_name_has_its_api_page(package):
         if public and not {module, f"{module}.{name}"} & documented:
             missing.append(f"::: {module}.{name}")
     assert missing == [], "add these lines to a page in docs/api"
+
+
+def test_names_of_other_libraries_that_pages_link_to_exist():
+    pages = json.loads((ROOT / "docs" / "elsewhere.json").read_text())
+    names = " ".join(pages.values()).split()
+    assert len(names) == len(set(names))
+    for name in names:
+        pkgutil.resolve_name(name)  # raises if there is none
 
 
 GALLERY = sorted((ROOT / "docs" / "gallery").glob("*.py"))
