@@ -46,6 +46,7 @@ OPTIMIZERS: dict[str, optax.GradientTransformation] = {
     "log_time_adam": odeopt.log_time_adam(),
     "muon": odeopt.muon(RATE),
     "soap": odeopt.soap(RATE),
+    "log_time_soap": odeopt.log_time_soap(),
     "untuned": odeopt.untuned(),
     "euler(correction=2)": odeopt.euler(RATE, correction=2),
     "heavy_ball(correction=2)": odeopt.heavy_ball(RATE, 0.9, correction=2),

@@ -89,6 +89,7 @@ from .zoo.linearized import linearly_implicit_euler as linearly_implicit_euler
 from .zoo.linearized import rosenbrock2 as rosenbrock2
 
 # flows with momentum
+from .zoo.matrix import log_time_soap as log_time_soap
 from .zoo.matrix import muon as muon
 from .zoo.matrix import soap as soap
 from .zoo.matrix import untuned as untuned

@@ -53,7 +53,7 @@ class Settings:
             convolution, digit-rows, digits-vae, factorisation, burgers, heat; your own as
             my_file.py:problem, made with odeopt.studies.Problem.
         rivals: Tuned optimizers, separated by commas: momentum, nesterov-.99, adam, adam-.98,
-            nadam-.95, adamw, muon, muon-decay, each with every schedule or with one, as in
+            nadam-.95, adamw, muon, muon-decay, soap, each with every schedule or with one, as in
             adamw+linear (constant, linear, cosine); schedule-free; your own as my_file.py:make,
             where make(h) returns an optax optimizer. The untuned ones always take part.
         seeds: Seeds to report; one more, seed 0, tunes the rates.
@@ -102,6 +102,7 @@ def untuned_makers(steps: int) -> dict[str, Make]:
         "untuned, told twice": told(2 * steps),
         "untuned, told nothing": told(None),
         "log_time_adam": lambda factor: zoo.log_time_adam(first=1e-3 * factor),
+        "log_time_soap": lambda factor: zoo.log_time_soap(first=1e-3 * factor),
     }
 
 
@@ -123,7 +124,7 @@ def tasks(settings: Settings) -> list[Task]:
     ]
 
 
-_MATRIX = ("muon", "muon-decay")
+_MATRIX = ("muon", "muon-decay", "soap")
 
 
 def _has_matrix(problem: Problem) -> bool:

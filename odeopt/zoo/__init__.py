@@ -28,6 +28,7 @@ from .implicit import trapezoidal as trapezoidal
 from .linearized import exponential_euler as exponential_euler
 from .linearized import linearly_implicit_euler as linearly_implicit_euler
 from .linearized import rosenbrock2 as rosenbrock2
+from .matrix import log_time_soap as log_time_soap
 from .matrix import muon as muon
 from .matrix import soap as soap
 from .matrix import untuned as untuned

@@ -1,4 +1,4 @@
-"""Optimizers of matrices: Muon and SOAP by splitting, and one without a learning rate."""
+"""Optimizers of matrices: Muon and SOAP by splitting, and two without a learning rate."""
 
 import dataclasses
 from collections.abc import Callable
@@ -284,6 +284,88 @@ def untuned(
     return ode_optimizer(
         AveragedFlow(flow, beta=0.0, power=16.0), solvers.Lie(), learning_rate, **options
     )
+
+
+@named
+def log_time_soap(
+    learning_rate: LearningRate | None = None,
+    *,
+    weight_decay: float = 0.0,
+    first: float = 1e-3,
+    gain: float = 1.0,
+    rate: float = 10.0,
+    eps: float = 1e-8,
+    precondition_frequency: int = 10,
+    max_precond_dim: int | None = None,
+    weight_dimension_numbers: Any = None,
+    **options: Unpack[Options],
+) -> Optimizer:
+    r"""SOAP's flow in logarithmic time, with a step size that adapts: for full batches.
+
+    `log_time_adam` with another metric: one clock, $k_n = r/(n + r)$, runs the second moments, the
+    moments that the bases are of, the average and the step size, $\ln h \leftarrow \ln h + kc$ with
+    $c$ as in `stepsize.angle`. The direction is $Q_L(Q_L^HGQ_R/(\sqrt V + \epsilon))Q_R^H$, that of
+    `flows.KroneckerFlow` without a first moment: the average (`flows.AveragedFlow`) is the
+    momentum. Leaves that are no matrices follow Adam's flow. One gradient a step, and the products
+    of matrices of `soap`: seconds where sides are long. Needs no `value_fn`.
+
+    **Evaluate and keep `odeopt.step_params(state, params)`**, the average: `params` is where the
+    next gradient is taken. Meant for gradients without noise and a loss that one wants as low as it
+    goes: differential equations, least squares (`odeopt benchmark`). For mini-batches take
+    `untuned`. A classifier that fits its data has no minimum: the step size grows until the loss is
+    lost in rounding, and then it can be lost altogether. Stop before.
+
+    Args:
+      learning_rate: None for the controller; a number, schedule or rule replaces it.
+      weight_decay: $w$, decoupled, per unit of flow time.
+      first: the size of the first step; the controller leaves it within a few steps.
+      gain: of the controller.
+      rate: $r$ of the clock.
+      eps: $\epsilon$.
+      precondition_frequency: steps from one refresh of the bases to the next.
+      max_precond_dim: a longer side keeps the identity as its basis; None for 10,000.
+      weight_dimension_numbers: which leaves are matrices, and how: see `muon`. By default as in
+        `untuned`.
+      **options: those of `ode_optimizer`.
+
+    Returns:
+      An optax transformation; its state holds three copies of the parameters and a sixteenth, and
+      two squares of each side of a matrix.
+
+    Raises:
+      ValueError: a number that is not positive, or a frequency below 1.
+
+    References: `log_time_adam`; Vyas et al. (2024), "SOAP", arXiv:2409.11321; SOAP on
+    physics-informed networks: arXiv:2502.00604. Ours: the two together.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, odeopt, optax
+      >>> loss = lambda p: jnp.sum((jnp.eye(3) @ p["w"] + p["b"] - jnp.ones((3, 2))) ** 2)
+      >>> params = {"w": jnp.zeros((3, 2)), "b": jnp.zeros(2)}
+      >>> opt = odeopt.log_time_soap()
+      >>> state, update = opt.init(params), jax.jit(opt.update)
+      >>> for _ in range(100):
+      ...     updates, state = update(jax.grad(loss)(params), state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> bool(loss(odeopt.step_params(state, params)) < 1e-4)
+      True
+    """
+    clock = LogTime(rate)
+    if learning_rate is None:
+        learning_rate = stepsize.angle(gain, clock=clock, first=first, remembers=False)
+    chosen = weight_dimension_numbers
+    axes = _Axes(_last_axis_out if chosen is None else chosen)
+    matrices = KroneckerFlow(
+        0.0,
+        clock,
+        eps,
+        precondition_frequency=precondition_frequency,
+        max_precond_dim=max_precond_dim,
+        dimensions=axes,
+    )
+    flow = GroupedFlow({"matrices": matrices, "adam": AdamFlow(0.0, clock, eps)}, _Labels(axes))
+    averaged = AveragedFlow(flow, weight_decay=weight_decay, clock=clock)
+    return ode_optimizer(averaged, solvers.Lie(), learning_rate, **options)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -126,6 +126,9 @@ _NAMED: dict[str, Entry] = {
     ),
     "muon": Entry(matrix.muon, "adaptive", "spectral", 1, 1, memory=2.0),
     "soap": Entry(matrix.soap, "adaptive", "kronecker", 1, 1, memory=2.0),
+    "log_time_soap": Entry(
+        matrix.log_time_soap, "adaptive", "averaged", 1, 1, memory=3.0625, rests=True
+    ),
     "untuned": Entry(matrix.untuned, "adaptive", "averaged", 1, 1, memory=3.0, rests=True),
     "simultaneous": Entry(game.simultaneous, "game", "game", 1, 1, 2.0),
     "alternating": Entry(game.alternating, "game", "game", 1, 2, needs=frozenset({"players"})),

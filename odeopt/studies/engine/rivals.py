@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, PyTree
 from optax import contrib
 
+from ... import zoo
 from .optimizers import Entry
 
 WARM_UP = 0.05
@@ -36,6 +37,7 @@ OPTIMIZERS: dict[str, tuple[float, Callable[[Any], optax.GradientTransformation]
     "adamw": (1e-2, lambda rate: optax.adamw(rate, weight_decay=0.1)),
     "muon": (1e-2, contrib.muon),
     "muon-decay": (1e-2, lambda rate: contrib.muon(rate, weight_decay=0.1)),
+    "soap": (1e-2, zoo.soap),  # optax has none
 }
 """The middle of the first grid of rates, and the optimizer of a rate or schedule."""
 
