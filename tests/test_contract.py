@@ -474,6 +474,7 @@ AUXILIARY = dict.fromkeys(MOMENTUM, 1) | dict.fromkeys(ADAPTIVE, 2) | {"rmsprop"
 AUXILIARY |= {"log_time_adam": 3}  # lag, second moment, and (of small leaves) the last gradient
 AUXILIARY |= {"heavy_ball-corrected": 1, "adam-corrected": 2}
 AUXILIARY |= {"untuned": 3}  # Adam's moments, and the lag of the average
+AUXILIARY |= {"log_time_soap": 4}  # the same, and the last gradient
 
 
 @known_cost_in_both_modes

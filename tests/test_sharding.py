@@ -73,9 +73,10 @@ MESHES = {
     "tensor": ((4, 2), ("data", "model"), {"a": P("data", "model"), "b": P("model")}, 2),
 }
 STIFF = {"curvature": "hessian", "products": 5, "solve": "cg"}
+MATRICES = ("muon", "soap", "log_time_soap", "untuned")
 VARIANTS = {
     # flows of matrices multiply them, which is no update of their parts: docs/sharding.md
-    **{name: {} for name in VARIED if name not in ("muon", "soap", "untuned")},
+    **{name: {} for name in VARIED if name not in MATRICES},
     "relativistic": {"delta": 1.0},
     "rk4-rms": {"stage_transform": optax.scale_by_rms()},
     "rk4-rms-scan": {"stage_transform": optax.scale_by_rms(), "scan_stages": True},

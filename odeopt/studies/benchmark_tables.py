@@ -17,6 +17,8 @@ from .engine.tuner import TUNING_SEED
 
 QUESTION = "untuned"
 """The optimizer that the study asks about."""
+WITHOUT_NOISE = "log_time_soap"
+"""The one that it asks about besides, where every gradient is that of all data."""
 LEVEL = 1.1
 """The ratio of two losses up to which they count as level."""
 STEADY = 1.2

@@ -95,6 +95,7 @@ DRIVEN = {
     "adam": lambda h: odeopt.adam(h, b1=0.98, b2=0.98),
     "rk4": odeopt.rk4,
     "log_time_adam": odeopt.log_time_adam,
+    "log_time_soap": odeopt.log_time_soap,
 }
 
 

@@ -190,6 +190,7 @@ def _example():
             name = f"{QUESTION}, told {told}"
             found.append(_record("wine", name, seed + 1, times * mine, tuned=False))
         found += [
+            _record("wine", "log_time_soap", seed + 1, good / 2, tuned=False),
             _record("wine", "good", seed + 1, good),
             _record("wine", "bad", seed + 1, bad, mean=4.0),
             _record("lost", QUESTION, seed + 1, 10 * good, tuned=False),
@@ -211,11 +212,16 @@ def test_the_verdict_compares_with_the_best_median_and_says_losses_as_plainly_as
     assert (judged.p >= 0.1).all()  # the least that 3 and 3 can be
     assert benchmark.verdict(_example()) == (
         "With nothing tuned, the loss of untuned is within 10% of the best tuned and scheduled "
-        "rival's on 1 of 2 problems, and lower on 1; of the 1 held-out problems it is within 10% "
-        "on 1 and lower on 1."
+        "rival's on 1 of 2 problems, and lower on 1 (held out: 1 of 1, lower on 1). In full "
+        "batches that of log_time_soap is within 10% on 1 of 1 problems, and lower on 1 (held out: "
+        "1 of 1, lower on 1)."
     )
     verdicts = {verdict.claim.name: verdict.word for verdict in _example().claims}
-    assert verdicts == {"level": "holds in part", "steady": "does not hold"}
+    assert verdicts == {
+        "level": "holds in part",
+        "full-batch": "holds",
+        "steady": "does not hold",
+    }
 
 
 def test_where_a_rival_is_read_out_is_chosen_on_the_tuning_seed():
