@@ -47,7 +47,7 @@ _NAMES = re.compile(
 def on_page_content(content: str, page: Any, **_: Any) -> str:
     """Formulas become MathML, which browsers render themselves, and public names links."""
     content = _INLINE.sub(lambda found: _mathml(found.group(1), "inline"), content)
-    content = _BLOCK.sub(lambda found: _mathml(found.group(1), "block"), content)
+    content = _BLOCK.sub(lambda f: f"<div>{_mathml(f.group(1), 'block')}</div>", content)
     return _linked(content, back=not page.url.startswith(("api/", "changelog")))
 
 
