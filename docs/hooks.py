@@ -7,6 +7,7 @@ import html
 import json
 import operator
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,16 @@ _ELSEWHERE = {
     for page, names in json.loads(Path(__file__).with_name("elsewhere.json").read_text()).items()
     for name in names.split()
 }
+_PACKAGES = (
+    "stepsize",
+    "solvers",
+    "flows",
+    "drift",
+    "ordering",
+    "diagnostics",
+    "kernels",
+    "studies",
+)
 _SHORT = {"jnp": "jax.numpy", "eqx": "equinox", "nnx": "flax.nnx"}
 _FETCHED = re.compile(r'<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)="(?:https?:)?//[^>]*>')
 
@@ -35,13 +46,17 @@ _FETCHED = re.compile(r'<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)="(?:htt
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 _BLOCK = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.DOTALL)
 
-# Inline code that starts with a name, and what must stay as it is: blocks, links and headings.
+# What holds a name: headings, inline code that starts with one, and `a.b.c` in blocks of Python.
+# Links stay as they are.
 _NAMES = re.compile(
-    r"<(pre|a)\b.*?</\1>"
+    r"<(a|autoref)\b.*?</\1>"
     r'|<h[1-6] id="(?P<heading>[^"]*)".*?</h[1-6]>'
-    r"|<code>(?:odeopt\.)?(?P<name>[a-zA-Z_][\w.]*)(?:\([^<]*\))?</code>",
+    r"|<code>(?:odeopt\.)?(?P<name>[a-zA-Z_][\w.]*)(?P<call>\([^<]*\))?</code>"
+    r'|(?P<path><span class="n">\w+</span>'
+    r'(?:<span class="o">\.</span><span class="n">\w+</span>)+)',
     re.DOTALL,
 )
+_TAG = re.compile("<[^>]*>")
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:
@@ -63,15 +78,41 @@ def _linked(content: str, *, back: bool) -> str:
         if found["heading"]:
             heading = found["heading"]
             seen.clear()
-        entry = _entry(found["name"]) if found["name"] else None
+        if found["path"]:
+            return _in_code(found["path"], linked)
+        name = found["name"] or ""
+        plain = not found["call"] and name.islower() and "_" not in name
+        return linked(name if plain else _full(name), found[0])
+
+    def linked(name: str, shown: str) -> str:
+        entry = _entry(name)
         if entry is None or entry in seen:
-            return found[0]
+            return shown
         seen.add(entry)
         ours = back and entry not in _ELSEWHERE
         returns = f' backlink-type="referenced-by" backlink-anchor="{heading}"' if ours else ""
-        return f'<autoref identifier="{entry}"{returns}>{found[0]}</autoref>'
+        return f'<autoref identifier="{entry}"{returns}>{shown}</autoref>'
 
     return _NAMES.sub(link, content)
+
+
+def _in_code(path: str, linked: Callable[[str, str], str]) -> str:
+    """The longest part of `a.b.c` that is a name leads to its entry."""
+    spans = path.split('<span class="o">')
+    for end in range(len(spans), 1, -1):
+        shown = '<span class="o">'.join(spans[:end])
+        name = _TAG.sub("", shown).removeprefix("odeopt.")
+        if _entry(name):
+            return linked(name, shown) + path[len(shown) :]
+    return path
+
+
+def _full(name: str) -> str:
+    """`RK4` as `solvers.RK4`: the name with the package that has it, unless odeopt has it too."""
+    if hasattr(odeopt, name):
+        return name
+    owners = (package for package in _PACKAGES if hasattr(getattr(odeopt, package), name))
+    return next((f"{package}.{name}" for package in owners), name)
 
 
 def _entry(name: str) -> str | None:
@@ -105,7 +146,7 @@ def on_post_build(config: Any, **_: Any) -> None:
     separator = re.compile(index["config"]["separator"])
     entries = {entry["location"]: f"{entry['title']} {entry['text']}" for entry in index["docs"]}
     for search, location in _SEARCHES.items():
-        text = re.sub("<[^>]*>", " ", entries.get(location, "")).lower()
+        text = _TAG.sub(" ", entries.get(location, "")).lower()
         if not set(separator.split(search.lower())) & set(separator.split(text)):
             raise PluginError(f"A search for {search} does not find {location}.")
     for file in site.rglob("*.html"):

@@ -155,7 +155,7 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
         def leaf(g: Array, stack: Stack, metric: Metric) -> Metric:
             return _seen(metric, stack.matrices(g), b2, b)
 
-        mu = averaged(aux.mu, grads, b1)
+        mu = _averaged(aux.mu, grads, b1)
         return None, Kronecker(mu, each(self.dimensions, leaf, grads, metrics), aux.age + fraction)
 
     def aged(self, aux: Kronecker, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
@@ -204,7 +204,7 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
 def _seen(metric: Metric, g: Array, kept: Any, kept_of_factors: Any) -> Metric:
     """The metric after the gradient `g`, a stack of matrices."""
     factors = {
-        side: averaged(factor, _square(g, side), kept_of_factors)
+        side: _averaged(factor, _square(g, side), kept_of_factors)
         for side, factor in metric.factors.items()
     }
     bases = metric.bases
@@ -212,7 +212,13 @@ def _seen(metric: Metric, g: Array, kept: Any, kept_of_factors: Any) -> Metric:
         first = ~_any(metric.factors) & _any(factors)
         bases = jax.lax.cond(first, _singular_vectors, lambda g, bases: bases, g, bases)
     square = abs_square(_turned(g, bases))
-    return Metric(averaged(metric.nu, square, kept), factors, bases)
+    return Metric(_averaged(metric.nu, square, kept), factors, bases)
+
+
+def _averaged(moment: PyTree[Array], seen: PyTree[Array], kept: Any) -> PyTree[Array]:
+    """A moment in its own dtype: a clock counts in the default one, which may be wider."""
+    found = averaged(moment, seen, kept)
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), found, moment)
 
 
 def _square(g: Array, side: str) -> Array:

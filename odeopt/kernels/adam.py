@@ -140,7 +140,8 @@ def _direction(known: Sequence[Number], g: Array, m: Array, v: Array) -> Outputs
         mean = m / rounded(first, m)
     # floored at 0, as the flow's: a Runge-Kutta stage may have left the cone of averages
     size = jnp.maximum(jnp.real(v / rounded(second, v)), 0)
-    return mean / (jnp.sqrt(size + eps_root) + eps), m, v
+    below = jnp.sqrt(size + eps_root) + eps
+    return mean / jnp.where(below == 0, 1, below), m, v  # in float16 eps may round to 0
 
 
 def _square(g: Array) -> Array:
