@@ -29,16 +29,7 @@ _ELSEWHERE = {
     for page, names in json.loads(Path(__file__).with_name("elsewhere.json").read_text()).items()
     for name in names.split()
 }
-_PACKAGES = (
-    "stepsize",
-    "solvers",
-    "flows",
-    "drift",
-    "ordering",
-    "diagnostics",
-    "kernels",
-    "studies",
-)
+_PACKAGES = ("stepsize", "solvers", "flows", "drift", "ordering", "diagnostics", "kernels")
 _SHORT = {"jnp": "jax.numpy", "eqx": "equinox", "nnx": "flax.nnx"}
 _FETCHED = re.compile(r'<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)="(?:https?:)?//[^>]*>')
 
