@@ -6,7 +6,7 @@ from typing import Any, Unpack
 import optax
 
 from .. import solvers
-from ..flows import AdamFlow, AveragedFlow, LogTime, RMSpropFlow
+from ..flows import AbstractFlow, AdamFlow, AveragedFlow, LogTime, RMSpropFlow
 from ..optimizer import LearningRate, Optimizer, ode_optimizer
 from ..stepsize import angle
 from .options import Options, named
@@ -270,8 +270,21 @@ def log_time_adam(
       True
     """
     clock = LogTime(rate)
+    base = RMSpropFlow(clock, eps, eps_in_sqrt=False)
+    return in_log_time(base, clock, learning_rate, weight_decay, first, gain, **options)
+
+
+def in_log_time(
+    base: AbstractFlow,
+    clock: LogTime,
+    learning_rate: LearningRate | None,
+    weight_decay: float,
+    first: float,
+    gain: float,
+    **options: Unpack[Options],
+) -> Optimizer:
+    """A flow, its average and, where no rate is given, its step size on one clock."""
     if learning_rate is None:
         learning_rate = angle(gain, clock=clock, first=first, remembers=False)
-    base = RMSpropFlow(clock, eps, eps_in_sqrt=False)
     flow = AveragedFlow(base, weight_decay=weight_decay, clock=clock)
     return ode_optimizer(flow, solvers.Lie(), learning_rate, **options)

@@ -24,6 +24,7 @@ from ..flows.axes import axes_of, is_axes
 from ..flows.clock import Constant, as_decay
 from ..flows.matrix import Preconditioning
 from ..optimizer import LearningRate, Optimizer, ode_optimizer
+from .adaptive import in_log_time
 from .options import Options, named
 
 
@@ -351,8 +352,6 @@ def log_time_soap(
       True
     """
     clock = LogTime(rate)
-    if learning_rate is None:
-        learning_rate = stepsize.angle(gain, clock=clock, first=first, remembers=False)
     chosen = weight_dimension_numbers
     axes = _Axes(_last_axis_out if chosen is None else chosen)
     matrices = KroneckerFlow(
@@ -364,8 +363,7 @@ def log_time_soap(
         dimensions=axes,
     )
     flow = GroupedFlow({"matrices": matrices, "adam": AdamFlow(0.0, clock, eps)}, _Labels(axes))
-    averaged = AveragedFlow(flow, weight_decay=weight_decay, clock=clock)
-    return ode_optimizer(averaged, solvers.Lie(), learning_rate, **options)
+    return in_log_time(flow, clock, learning_rate, weight_decay, first, gain, **options)
 
 
 @dataclasses.dataclass(frozen=True)
