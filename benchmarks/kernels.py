@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 import odeopt
 from odeopt import kernels
+from odeopt.kernels import choice
 
 from .models import update_step
 from .timing import Loop, Row, paired, ratio
@@ -56,7 +57,7 @@ def _optimizer(factory: Callable[..., Any], **kwargs: Any) -> Callable[[Any, str
 
 def _combination(tree: Any, kernel: str) -> Side:
     def step(carry: Carry, *slopes: Any) -> Carry:
-        with kernels.chosen(kernel):
+        with choice.chosen(kernel):
             update = kernels.combination([RATE * w for w in RK4], slopes)
         return (jax.tree.map(jnp.add, carry[0], update),)
 
@@ -66,7 +67,7 @@ def _combination(tree: Any, kernel: str) -> Side:
 def _rounding(tree: Any, kernel: str) -> Side:
     def step(carry: Carry, updates: Any) -> Carry:
         params, number = carry
-        with kernels.chosen(kernel):
+        with choice.chosen(kernel):
             return kernels.add_rounded(params, updates, number), number + 1
 
     updates = jax.tree.map(lambda p: jnp.full_like(p, RATE, jnp.float32), tree)

@@ -16,6 +16,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.plugins import event_priority
 
 import odeopt
+import odeopt.studies
 
 # What a reader may search for, and an entry that must be found: one with a word of the search.
 _SEARCHES = {
@@ -29,7 +30,17 @@ _ELSEWHERE = {
     for page, names in json.loads(Path(__file__).with_name("elsewhere.json").read_text()).items()
     for name in names.split()
 }
-_PACKAGES = ("stepsize", "solvers", "flows", "drift", "ordering", "diagnostics", "kernels")
+_PACKAGES = (
+    "stepsize",
+    "solvers",
+    "flows",
+    "drift",
+    "ordering",
+    "diagnostics",
+    "kernels",
+    "growth",
+    "studies",
+)
 _SHORT = {"jnp": "jax.numpy", "eqx": "equinox", "nnx": "flax.nnx"}
 _FETCHED = re.compile(r'<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)="(?:https?:)?//[^>]*>')
 
@@ -48,13 +59,14 @@ _NAMES = re.compile(
     re.DOTALL,
 )
 _TAG = re.compile("<[^>]*>")
+_ENTRY = re.compile(r'href="[^"#]*#(odeopt\.[\w.]+)"')
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:
     """Formulas become MathML, which browsers render themselves, and public names links."""
     content = _INLINE.sub(lambda found: _mathml(found.group(1), "inline"), content)
     content = _BLOCK.sub(lambda f: f"<div>{_mathml(f.group(1), 'block')}</div>", content)
-    return _linked(content, back=not page.url.startswith(("api/", "changelog")))
+    return _linked(content, back=_guide(page.url))
 
 
 def _linked(content: str, *, back: bool) -> str:
@@ -131,7 +143,7 @@ def on_env(env: Any, config: Any, **_: Any) -> None:
 
 @event_priority(-200)  # after `offline`, which has -100
 def on_post_build(config: Any, **_: Any) -> None:
-    """Fail if a search misses what it is for, or if a page fetches something from elsewhere."""
+    """Fail if a search misses what it is for, a page fetches, or no guide links a public name."""
     site = Path(config.site_dir)
     index = json.loads((site / "search/search_index.js").read_text().removeprefix("var __index = "))
     separator = re.compile(index["config"]["separator"])
@@ -140,6 +152,23 @@ def on_post_build(config: Any, **_: Any) -> None:
         text = _TAG.sub(" ", entries.get(location, "")).lower()
         if not set(separator.split(search.lower())) & set(separator.split(text)):
             raise PluginError(f"A search for {search} does not find {location}.")
+    unlinked = _public()
     for file in site.rglob("*.html"):
-        if fetched := _FETCHED.search(file.read_text()):
-            raise PluginError(f"{file.relative_to(site)} fetches from elsewhere: {fetched.group()}")
+        name, text = file.relative_to(site).as_posix(), file.read_text()
+        if fetched := _FETCHED.search(text):
+            raise PluginError(f"{name} fetches from elsewhere: {fetched.group()}")
+        if _guide(name):
+            unlinked -= set(_ENTRY.findall(text))
+    if unlinked:
+        raise PluginError(f"No guide links {', '.join(sorted(unlinked))}.")
+
+
+def _guide(page: str) -> bool:
+    return not page.startswith(("api/", "changelog"))
+
+
+def _public() -> set[str]:
+    """The entries of all functions and classes that a package of odeopt names."""
+    packages = (odeopt, *(getattr(odeopt, package) for package in _PACKAGES))
+    names = {f"{p.__name__}.{n}".removeprefix("odeopt.") for p in packages for n in vars(p)}
+    return {entry for name in names if (entry := _entry(name)) and "._" not in f".{name}"}

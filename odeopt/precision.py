@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key, PyTree
 
-from .kernels import Kernel, add_rounded, chosen
+from .kernels import Kernel, add_rounded
+from .kernels.choice import chosen
 
 
 def apply_updates(

@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 
 from ..arguments import over_own
 from ..arrays import Scalar
-from ..kernels import AdamNumbers, adam_step, decaying_time
+from ..kernels.adam import AdamNumbers, adam_step, decaying_time
 from ..objective import Objective
 from ..sums import scaled
 from .clock import as_decay, check_decay, moment_like, real

@@ -2,12 +2,8 @@
 
 from .adam import AdamNumbers as AdamNumbers
 from .adam import adam_step as adam_step
-from .adam import decaying_time as decaying_time
 from .choice import MEASURED as MEASURED
 from .choice import Kernel as Kernel
-from .choice import check_kernel as check_kernel
-from .choice import chosen as chosen
-from .choice import current as current
 from .choice import using as using
 from .combination import combination as combination
 from .momentum import momentum_step as momentum_step

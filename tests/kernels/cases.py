@@ -9,6 +9,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from odeopt import kernels
+from odeopt.kernels import choice
 
 H = jnp.float32(0.1)
 NUMBERS = kernels.AdamNumbers(0.9, 0.999, 0.1, 0.001, 1e-8, 0.0)
@@ -36,7 +37,7 @@ FORMULAS = {
 
 def _by(formula):
     def update(k, kernel):
-        with kernels.chosen(kernel):
+        with choice.chosen(kernel):
             return formula(k)
 
     return update

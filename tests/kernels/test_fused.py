@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from odeopt import kernels
+from odeopt.kernels import choice
 
 from .cases import (
     FEW,
@@ -125,7 +126,7 @@ def test_vmap_over_step_sizes(form):
     k, rates = arrays((33, 130), jnp.float32), jnp.array([0.1, 0.2])
 
     def step(h, form):
-        with kernels.chosen(form):
+        with choice.chosen(form):
             return kernels.momentum_step(h, k[0], k[1], 0.9)
 
     got = jax.vmap(lambda h: step(h, form))(rates)
@@ -139,7 +140,7 @@ def test_moments_keep_dtypes_of_their_own(form):
     m, v = m.astype(jnp.float16), jnp.square(v.astype(jnp.float32))
 
     def step(form, g, m, v, x):
-        with kernels.chosen(form):
+        with choice.chosen(form):
             return kernels.adam_step(H, g, m, v, NUMBERS, params=x, decay=0.1)
 
     got = step(form, g, m, v, x)
@@ -220,7 +221,7 @@ def test_pallas_is_refused_on_a_cpu():
 
 def test_an_unknown_kernel_is_refused():
     with pytest.raises(ValueError, match="'auto', 'jnp', 'pallas'"):
-        kernels.check_kernel("triton")
+        choice.check_kernel("triton")
     with pytest.raises(ValueError, match="kernel is 'triton'"):
         kernels.using("triton", optax.sgd(0.1))
 
@@ -242,12 +243,12 @@ def test_the_choice_is_kept_in_the_design():
 
 
 def test_the_choice_ends_with_the_call():
-    with kernels.chosen("pallas"):
-        assert kernels.current() == "pallas"
-    assert kernels.current() == "auto"
-    with pytest.raises(KeyError), kernels.chosen("pallas"):
+    with choice.chosen("pallas"):
+        assert choice.current() == "pallas"
+    assert choice.current() == "auto"
+    with pytest.raises(KeyError), choice.chosen("pallas"):
         raise KeyError
-    assert kernels.current() == "auto"
+    assert choice.current() == "auto"
 
 
 def test_no_program_is_kept_from_another_choice():

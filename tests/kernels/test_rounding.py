@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odeopt.kernels import add_rounded, chosen
+from odeopt.kernels import add_rounded
+from odeopt.kernels.choice import chosen
 from odeopt.kernels.rounding import _noise
 
 from .cases import FORMS, SIZES, trees
