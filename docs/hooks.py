@@ -170,5 +170,5 @@ def _guide(page: str) -> bool:
 def _public() -> set[str]:
     """The entries of all functions and classes that a package of odeopt names."""
     packages = (odeopt, *(getattr(odeopt, package) for package in _PACKAGES))
-    names = {f"{p.__name__}.{n}".removeprefix("odeopt.") for p in packages for n in vars(p)}
+    names = {f"{p.__name__}.{n}".removeprefix("odeopt.") for p in packages for n in dir(p)}
     return {entry for name in names if (entry := _entry(name)) and "._" not in f".{name}"}

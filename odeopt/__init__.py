@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from . import interrupt as _interrupt  # isort: skip  # noqa: F401 - the rest takes seconds
 from . import diagnostics as diagnostics
 from . import flows as flows
-from . import growth as growth
 from . import kernels as kernels
 from . import solvers as solvers
 from . import stepsize as stepsize
@@ -106,13 +105,21 @@ from .zoo.stabilized import rkc as rkc
 
 if TYPE_CHECKING:
     from . import drift as drift
+    from . import growth as growth
     from . import ordering as ordering
 
 __version__ = "0.1.0"
 
 
+_LATER = ("drift", "growth", "ordering")
+
+
 def __getattr__(name: str) -> Any:
-    """`drift` and `ordering`, imported at their first use: many programs never come to it."""
-    if name not in ("drift", "ordering"):
+    """Modules that are imported at their first use: many programs never come to it."""
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return importlib.import_module(f".{name}", __name__)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -1,5 +1,8 @@
 """Solvers: one-step methods, each a pure step function and a diffrax solver class."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .chained import Chained as Chained
 from .classes import RK4 as RK4
 from .classes import SSPRK3 as SSPRK3
@@ -15,9 +18,6 @@ from .explicit import ExplicitRungeKutta as ExplicitRungeKutta
 from .exponential import Exponential as Exponential
 from .exponential import ExponentialEuler as ExponentialEuler
 from .foreign import DiffraxMethod as DiffraxMethod
-from .halved import ImplicitEuler as ImplicitEuler
-from .halved import ImplicitMidpoint as ImplicitMidpoint
-from .halved import Trapezoidal as Trapezoidal
 from .implicit import Implicit as Implicit
 from .implicit import Proximal as Proximal
 from .limits import stability_limit as stability_limit
@@ -36,8 +36,29 @@ from .splitting import Lie as Lie
 from .splitting import Strang as Strang
 from .stabilized import RKC as RKC
 from .stabilized import RungeKuttaChebyshev as RungeKuttaChebyshev
-from .symplectic import ConformalEuler as ConformalEuler
-from .symplectic import ConformalLeapfrog as ConformalLeapfrog
-from .symplectic import SuzukiYoshida as SuzukiYoshida
 from .systems import LinearSolve as LinearSolve
 from .tableau import Tableau as Tableau
+
+if TYPE_CHECKING:
+    from .halved import ImplicitEuler as ImplicitEuler
+    from .halved import ImplicitMidpoint as ImplicitMidpoint
+    from .halved import Trapezoidal as Trapezoidal
+    from .symplectic import ConformalEuler as ConformalEuler
+    from .symplectic import ConformalLeapfrog as ConformalLeapfrog
+    from .symplectic import SuzukiYoshida as SuzukiYoshida
+
+_LATER = {
+    **dict.fromkeys(("ImplicitEuler", "ImplicitMidpoint", "Trapezoidal"), "halved"),
+    **dict.fromkeys(("ConformalEuler", "ConformalLeapfrog", "SuzukiYoshida"), "symplectic"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The solvers for diffrax that no optimizer is made of, imported at their first use."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -14,7 +14,7 @@ import pandas as pd
 
 from .. import stepsize, zoo
 from ..stepsize.distance import DISTANCE
-from .benchmark_problems import CONTESTS, HELD_OUT, QUICK_PROBLEMS, SUITE, build, criterion
+from .benchmark_problems import CONTESTS, HELD_OUT, QUICK_PROBLEMS, SUITE, build, contest
 from .benchmark_tables import (
     LEVEL,
     QUESTION,
@@ -143,13 +143,13 @@ def _has_matrix(problem: Problem) -> bool:
 
 def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Record]:
     """Tune on the tuning seed, or leave the constant as it is; then run the reported seeds."""
-    seeds, what = range(1, settings.seeds + 1), criterion(problem)
+    seeds, judged = range(1, settings.seeds + 1), contest(problem)
     params = problem.start(0)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     state = jax.eval_shape(one.make(0.1).init, params)
     about = {
         "tuned": one.tuned,
-        "criterion": what,
+        "criterion": judged.criterion,
         "memory": sum(leaf.size for leaf in jax.tree.leaves(state)) / size,
     }
     race = Race(
@@ -160,7 +160,7 @@ def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Re
         [TUNING_SEED, *seeds],
         slots=7,
         about=about,
-        points=50,
+        points=judged.points,
     )
     if not one.tuned:
         factors = (1.0, *FACTORS) if one.name == QUESTION else (1.0,)

@@ -10,8 +10,8 @@ from odeopt import solvers
 
 CLASSES = {
     name: cls
-    for name, cls in vars(solvers).items()
-    if isinstance(cls, type) and issubclass(cls, diffrax.AbstractSolver)
+    for name in dir(solvers)
+    if isinstance(cls := getattr(solvers, name), type) and issubclass(cls, diffrax.AbstractSolver)
 }
 PAIRS = {"ConformalEuler", "ConformalLeapfrog", "SuzukiYoshida"}  # of position and velocity
 MATRIX = np.array([[-0.3, 1.0], [-1.0, -0.2]])

@@ -25,7 +25,7 @@ def test_problems_keep_their_dtype_and_hold_examples_out(name):
     gradient = jax.value_and_grad(problem.objective)
     leaves = jax.tree.leaves(jax.eval_shape(gradient, problem.start(0), problem.data, **key))
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype(problem.dtype)}
-    if benchmark_problems.criterion(problem) == "loss":
+    if benchmark_problems.contest(problem).criterion == "loss":
         return
     parts = [problem.data[0], *(part[0] for part in problem.validation)]
     rows = [{row.tobytes() for row in part.reshape(len(part), -1)} for part in parts]
