@@ -6,7 +6,7 @@ import jax
 from benchopt import BaseObjective
 from benchopt.stopping_criterion import NoCriterion
 
-from odeopt.studies.benchmark_problems import criterion
+from odeopt.studies.benchmark_problems import contest
 from odeopt.studies.engine.problem import Problem
 
 
@@ -35,7 +35,7 @@ class Objective(BaseObjective):
     def evaluate_result(self, params: Any) -> dict[str, float]:
         measured = self.measured(params, self.problem.data, self.problem.validation)
         found = {name.replace(" ", "_"): float(value) for name, value in measured.items()}
-        return {"value": found[criterion(self.problem)], **found}
+        return {"value": found[contest(self.problem).criterion], **found}
 
     def get_one_result(self) -> dict[str, Any]:
         return {"params": self.problem.start(0)}

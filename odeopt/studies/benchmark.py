@@ -5,7 +5,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -210,32 +210,24 @@ def _full_batch(found: pd.DataFrame) -> pd.DataFrame:
     return found[(found.optimizer == WITHOUT_NOISE) & whole]
 
 
+def _claim(name: str, optimizer: str, rows: Callable[..., pd.DataFrame], where: str = "") -> Claim:
+    return Claim(
+        name,
+        f"With nothing tuned, {optimizer} is level with the best tuned and scheduled rival{where}.",
+        f"median over the reported seeds at most {LEVEL:g} times that of the best rival",
+        compared(
+            lambda r: rows(r.table("verdict")),
+            "{problem}",
+            "ratio",
+            f"at most {LEVEL:g}",
+            lambda r: r["level"],
+        ),
+    )
+
+
 CLAIMS = (
-    Claim(
-        "level",
-        f"With nothing tuned, {QUESTION} is level with the best tuned and scheduled rival.",
-        f"median over the reported seeds at most {LEVEL:g} times that of the best rival",
-        compared(
-            lambda r: _asked(r.table("verdict")),
-            "{problem}",
-            "ratio",
-            f"at most {LEVEL:g}",
-            lambda r: r["level"],
-        ),
-    ),
-    Claim(
-        "full-batch",
-        f"With nothing tuned, {WITHOUT_NOISE} is level with the best tuned and scheduled rival in "
-        "full batches.",
-        f"median over the reported seeds at most {LEVEL:g} times that of the best rival",
-        compared(
-            lambda r: _full_batch(r.table("verdict")),
-            "{problem}",
-            "ratio",
-            f"at most {LEVEL:g}",
-            lambda r: r["level"],
-        ),
-    ),
+    _claim("level", QUESTION, _asked),
+    _claim("full-batch", WITHOUT_NOISE, _full_batch, " in full batches"),
     Claim(
         "steady",
         "A constant that is wrong by a factor of 3, or a horizon by a factor of 2, does not "
