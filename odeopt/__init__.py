@@ -4,8 +4,7 @@ Every optimizer is an `optax.GradientTransformationExtraArgs` whose update is on
 solver; the learning rate is the step size.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import interrupt as _interrupt  # isort: skip  # noqa: F401 - the rest takes seconds
 from . import diagnostics as diagnostics
@@ -15,11 +14,11 @@ from . import solvers as solvers
 from . import stepsize as stepsize
 from . import sums as sums
 
-# games
-from .flows import game_gradient as game_gradient
-
 # builder
 from .information import Information as Information
+
+# imported at first use
+from .later import later as _later
 
 # a training loop of your own
 from .monitoring import Monitor as Monitor
@@ -71,27 +70,7 @@ from .zoo.explicit import runge_kutta as runge_kutta
 from .zoo.explicit import ssprk3 as ssprk3
 from .zoo.explicit import tsit5 as tsit5
 
-# games of several players
-from .zoo.game import alternating as alternating
-from .zoo.game import game_implicit_midpoint as game_implicit_midpoint
-from .zoo.game import game_runge_kutta as game_runge_kutta
-from .zoo.game import simultaneous as simultaneous
-
-# gradient flow by implicit methods
-from .zoo.implicit import implicit_euler as implicit_euler
-from .zoo.implicit import implicit_midpoint as implicit_midpoint
-from .zoo.implicit import trapezoidal as trapezoidal
-
-# gradient flow by methods that linearize it
-from .zoo.linearized import exponential_euler as exponential_euler
-from .zoo.linearized import linearly_implicit_euler as linearly_implicit_euler
-from .zoo.linearized import rosenbrock2 as rosenbrock2
-
 # flows with momentum
-from .zoo.matrix import log_time_soap as log_time_soap
-from .zoo.matrix import muon as muon
-from .zoo.matrix import soap as soap
-from .zoo.matrix import untuned as untuned
 from .zoo.momentum import chained_momentum as chained_momentum
 from .zoo.momentum import conformal_leapfrog as conformal_leapfrog
 from .zoo.momentum import heavy_ball as heavy_ball
@@ -100,26 +79,40 @@ from .zoo.momentum import relativistic as relativistic
 from .zoo.momentum import rk_momentum as rk_momentum
 from .zoo.momentum import suzuki_yoshida as suzuki_yoshida
 
-# gradient flow by stabilized methods
-from .zoo.stabilized import rkc as rkc
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import drift as drift
     from . import growth as growth
     from . import ordering as ordering
+    from .flows.game import game_gradient as game_gradient
+    from .zoo.game import alternating as alternating
+    from .zoo.game import game_implicit_midpoint as game_implicit_midpoint
+    from .zoo.game import game_runge_kutta as game_runge_kutta
+    from .zoo.game import simultaneous as simultaneous
+    from .zoo.implicit import implicit_euler as implicit_euler
+    from .zoo.implicit import implicit_midpoint as implicit_midpoint
+    from .zoo.implicit import trapezoidal as trapezoidal
+    from .zoo.linearized import exponential_euler as exponential_euler
+    from .zoo.linearized import linearly_implicit_euler as linearly_implicit_euler
+    from .zoo.linearized import rosenbrock2 as rosenbrock2
+    from .zoo.matrix import log_time_soap as log_time_soap
+    from .zoo.matrix import muon as muon
+    from .zoo.matrix import soap as soap
+    from .zoo.matrix import untuned as untuned
+    from .zoo.stabilized import rkc as rkc
 
-__version__ = "0.1.0"
-
-
-_LATER = ("drift", "growth", "ordering")
-
-
-def __getattr__(name: str) -> Any:
-    """Modules that are imported at their first use: many programs never come to it."""
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module(f".{name}", __name__)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+__getattr__, __dir__ = _later(
+    __name__,
+    {
+        "drift": (),
+        "growth": (),
+        "ordering": (),
+        "flows.game": ("game_gradient",),
+        "zoo.game": ("alternating", "game_implicit_midpoint", "game_runge_kutta", "simultaneous"),
+        "zoo.implicit": ("implicit_euler", "implicit_midpoint", "trapezoidal"),
+        "zoo.linearized": ("exponential_euler", "linearly_implicit_euler", "rosenbrock2"),
+        "zoo.matrix": ("log_time_soap", "muon", "soap", "untuned"),
+        "zoo.stabilized": ("rkc",),
+    },
+)

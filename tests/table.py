@@ -1,9 +1,9 @@
-"""What other tests read from `odeopt.zoo.REGISTRY`, and a loss on leaves of every kind."""
+"""What other tests read from `odeopt.zoo.registry`, and a loss on leaves of every kind."""
 
 import jax
 import jax.numpy as jnp
 
-from odeopt.zoo import REGISTRY
+from odeopt.zoo.registry import REGISTRY
 
 
 def _rows(chosen):

@@ -25,8 +25,9 @@ def test_the_page_lists_every_optimizer():
     named = {name.partition("(")[0] for name in ROWS} | {"runge_kutta", "from_diffrax"}
     public = {
         name
-        for name, thing in vars(odeopt).items()
-        if callable(thing) and getattr(thing, "__module__", "").startswith("odeopt.zoo")
+        for name in dir(odeopt)
+        if callable(thing := getattr(odeopt, name))
+        and getattr(thing, "__module__", "").startswith("odeopt.zoo")
     }
     assert public - GAMES <= named, where
 

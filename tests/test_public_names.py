@@ -1,6 +1,9 @@
 """Every public name is documented."""
 
+import ast
 import inspect
+import operator
+from pathlib import Path
 from typing import get_type_hints
 
 import pytest
@@ -21,7 +24,7 @@ MODULES = [
 NAMES = [
     (module.__name__, name, getattr(module, name))
     for module in MODULES
-    for name in vars(module)
+    for name in dir(module)
     if not name.startswith("_") and not inspect.ismodule(getattr(module, name))
 ]
 SHARED = {*get_type_hints(Options)}  # documented once, for all
@@ -55,3 +58,17 @@ def test_options_that_all_share_are_documented_once():
     for option in SHARED:
         assert f"{option}:" in Options.__doc__
         assert option in inspect.signature(odeopt.rk4).parameters
+
+
+@pytest.mark.parametrize("package", [odeopt, odeopt.flows, odeopt.solvers])
+def test_what_is_imported_later_is_what_a_type_checker_sees(package):
+    body = ast.parse(Path(package.__file__).read_text()).body
+    (block,) = (node for node in body if isinstance(node, ast.If))
+    seen = {f"{node.module or name.name}.{name.name}" for node in block.body for name in node.names}
+    listed = ast.literal_eval(body[-1].value.args[1])
+    assert seen == {f"{module}.{n}" for module, names in listed.items() for n in names or (module,)}
+    for names in listed.values():
+        for name in names:
+            assert getattr(package, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'rk5'"):
+        operator.attrgetter("rk5")(package)

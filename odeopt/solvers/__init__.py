@@ -1,8 +1,8 @@
 """Solvers: one-step methods, each a pure step function and a diffrax solver class."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..later import later as _later
 from .chained import Chained as Chained
 from .classes import RK4 as RK4
 from .classes import SSPRK3 as SSPRK3
@@ -15,50 +15,48 @@ from .classes import Midpoint as Midpoint
 from .classes import Ralston as Ralston
 from .classes import Tsit5 as Tsit5
 from .explicit import ExplicitRungeKutta as ExplicitRungeKutta
-from .exponential import Exponential as Exponential
-from .exponential import ExponentialEuler as ExponentialEuler
 from .foreign import DiffraxMethod as DiffraxMethod
-from .implicit import Implicit as Implicit
-from .implicit import Proximal as Proximal
 from .limits import stability_limit as stability_limit
-from .linear import LinearSolver as LinearSolver
 from .method import AbstractMethod as AbstractMethod
 from .method import Model as Model
 from .method import Step as Step
 from .method import field_cost as field_cost
 from .resolve import Solver as Solver
 from .resolve import as_method as as_method
-from .rosenbrock import LinearlyImplicitEuler as LinearlyImplicitEuler
-from .rosenbrock import Rosenbrock as Rosenbrock
-from .rosenbrock import Rosenbrock2 as Rosenbrock2
 from .splitting import SUZUKI_YOSHIDA as SUZUKI_YOSHIDA
 from .splitting import Lie as Lie
 from .splitting import Strang as Strang
-from .stabilized import RKC as RKC
-from .stabilized import RungeKuttaChebyshev as RungeKuttaChebyshev
-from .systems import LinearSolve as LinearSolve
 from .tableau import Tableau as Tableau
 
 if TYPE_CHECKING:
+    from .exponential import Exponential as Exponential
+    from .exponential import ExponentialEuler as ExponentialEuler
     from .halved import ImplicitEuler as ImplicitEuler
     from .halved import ImplicitMidpoint as ImplicitMidpoint
     from .halved import Trapezoidal as Trapezoidal
+    from .implicit import Implicit as Implicit
+    from .implicit import Proximal as Proximal
+    from .linear import LinearSolver as LinearSolver
+    from .rosenbrock import LinearlyImplicitEuler as LinearlyImplicitEuler
+    from .rosenbrock import Rosenbrock as Rosenbrock
+    from .rosenbrock import Rosenbrock2 as Rosenbrock2
+    from .stabilized import RKC as RKC
+    from .stabilized import RungeKuttaChebyshev as RungeKuttaChebyshev
     from .symplectic import ConformalEuler as ConformalEuler
     from .symplectic import ConformalLeapfrog as ConformalLeapfrog
     from .symplectic import SuzukiYoshida as SuzukiYoshida
+    from .systems import LinearSolve as LinearSolve
 
-_LATER = {
-    **dict.fromkeys(("ImplicitEuler", "ImplicitMidpoint", "Trapezoidal"), "halved"),
-    **dict.fromkeys(("ConformalEuler", "ConformalLeapfrog", "SuzukiYoshida"), "symplectic"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    """The solvers for diffrax that no optimizer is made of, imported at their first use."""
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+__getattr__, __dir__ = _later(
+    __name__,
+    {
+        "exponential": ("Exponential", "ExponentialEuler"),
+        "halved": ("ImplicitEuler", "ImplicitMidpoint", "Trapezoidal"),
+        "implicit": ("Implicit", "Proximal"),
+        "linear": ("LinearSolver",),
+        "rosenbrock": ("LinearlyImplicitEuler", "Rosenbrock", "Rosenbrock2"),
+        "stabilized": ("RKC", "RungeKuttaChebyshev"),
+        "symplectic": ("ConformalEuler", "ConformalLeapfrog", "SuzukiYoshida"),
+        "systems": ("LinearSolve",),
+    },
+)

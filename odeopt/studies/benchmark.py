@@ -12,7 +12,9 @@ import jax
 import numpy as np
 import pandas as pd
 
-from .. import stepsize, zoo
+import odeopt
+
+from .. import stepsize
 from ..stepsize.distance import DISTANCE
 from .benchmark_problems import CONTESTS, HELD_OUT, QUICK_PROBLEMS, SUITE, build, contest
 from .benchmark_tables import (
@@ -104,15 +106,15 @@ def untuned_makers(steps: int) -> dict[str, Make]:
 
     def told(horizon: int | None) -> Any:
         rule = stepsize.anytime if horizon is None else functools.partial(stepsize.horizon, horizon)
-        return lambda factor: zoo.untuned(learning_rate=rule(DISTANCE * factor))
+        return lambda factor: odeopt.untuned(learning_rate=rule(DISTANCE * factor))
 
     return {
         QUESTION: told(steps),
         "untuned, told half": told(max(1, steps // 2)),
         "untuned, told twice": told(2 * steps),
         "untuned, told nothing": told(None),
-        "log_time_adam": lambda factor: zoo.log_time_adam(first=1e-3 * factor),
-        "log_time_soap": lambda factor: zoo.log_time_soap(first=1e-3 * factor),
+        "log_time_adam": lambda factor: odeopt.log_time_adam(first=1e-3 * factor),
+        "log_time_soap": lambda factor: odeopt.log_time_soap(first=1e-3 * factor),
     }
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from jax.flatten_util import ravel_pytree
 
-from .. import zoo
+import odeopt
+
 from .accuracy import flow_of, order_record
 from .engine.optimizers import Entry, entry, find
 from .engine.problem import Problem
@@ -48,7 +49,7 @@ ORDERS = {"euler": 128, "heun": 128, "rk4": 64, "heavy ball 0.5": 128, "heavy ba
 """Steps over the path of `accuracy` from which a method is asymptotic."""
 
 
-def heavy_ball(b: float, make: Callable[..., Any] = zoo.heavy_ball) -> Entry:
+def heavy_ball(b: float, make: Callable[..., Any] = odeopt.heavy_ball) -> Entry:
     """Heavy ball, `v+ = b v + g, x+ = x - h v+`, or another optimizer with momentum b."""
     name = f"{make.__name__.replace('_', ' ')} {b:g}"
     return entry(name, lambda rate: make(rate, b), hyperparameters={"momentum": b})
@@ -56,7 +57,7 @@ def heavy_ball(b: float, make: Callable[..., Any] = zoo.heavy_ball) -> Entry:
 
 def limited() -> list[Entry]:
     """Everything that has a stability limit in h * lambda."""
-    return [*map(find, SOLVERS), *map(heavy_ball, MOMENTA), heavy_ball(0.9, zoo.nesterov)]
+    return [*map(find, SOLVERS), *map(heavy_ball, MOMENTA), heavy_ball(0.9, odeopt.nesterov)]
 
 
 def momentum_of(one: Entry) -> float:
@@ -66,7 +67,7 @@ def momentum_of(one: Entry) -> float:
 
 def adam(b1: Callable[[Any], Any], b2: Callable[[Any], Any]) -> Entry:
     """Adam whose betas are functions of its learning rate."""
-    return Entry("adam", lambda h: zoo.adam(h, b1(h), b2(h)))
+    return Entry("adam", lambda h: odeopt.adam(h, b1(h), b2(h)))
 
 
 def decay(time_constant: float) -> Callable[[Any], Any]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .. import zoo
+import odeopt
+
 from ..optimizer import Optimizer
 from ..solvers.explicit import ExplicitRungeKutta
 from . import spectra
@@ -286,7 +287,7 @@ def _regions(results: Results) -> Plot:
 
 def _polynomial(one: Entry) -> np.ndarray | None:
     """Of the method, where it is one of gradient flow."""
-    optimizer = zoo.euler(0.1) if one.name == "sgd" else one.make(0.1)
+    optimizer = odeopt.euler(0.1) if one.name == "sgd" else one.make(0.1)
     if one.order is None or not isinstance(optimizer, Optimizer):
         return None
     solver = optimizer.design.solver

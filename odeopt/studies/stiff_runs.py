@@ -11,7 +11,8 @@ import numpy as np
 import optax
 from threadpoolctl import threadpool_limits
 
-from .. import zoo
+import odeopt
+
 from . import iterative
 from .engine import Lab, Task, at_least
 from .engine.load import own_optimizers, own_problems
@@ -119,7 +120,7 @@ def _known(name: str, **changes: Any) -> Callable[[], Entry]:
 
 
 def _with_cg() -> Entry:
-    make = functools.partial(zoo.linearly_implicit_euler, solve="cg")
+    make = functools.partial(odeopt.linearly_implicit_euler, solve="cg")
     return controlled("linearly_implicit_euler-cg", make, tuned=False)
 
 
@@ -132,7 +133,7 @@ ENTRIES: dict[str, Callable[[], Entry]] = {
     **{name: functools.partial(_iterative, name) for name in ITERATIVE},
     "rkc": _known("rkc", unit=10.0),
     "rkc-auto": lambda: entry(
-        "rkc-auto", lambda rate: zoo.rkc(rate, stages=None), counted=True, unit=10.0
+        "rkc-auto", lambda rate: odeopt.rkc(rate, stages=None), counted=True, unit=10.0
     ),
     "linearly_implicit_euler": _known("linearly_implicit_euler", tuned=False),
     "linearly_implicit_euler-cg": _with_cg,
@@ -340,7 +341,7 @@ def _climb(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[R
 
 def _descent(settings: Settings, problem: Problem, lab: Lab) -> list[Record]:
     """Implicit Euler at fixed rates over nine decades: does the loss ever rise?"""
-    fixed = entry("implicit_euler, fixed step", zoo.implicit_euler, counted=True)
+    fixed = entry("implicit_euler, fixed step", odeopt.implicit_euler, counted=True)
     seeds, budget = _few(settings), DESCENT_STEPS * (FIXED_COST + 1)
     options: dict[str, Any] = {"points": 1, "most": DESCENT_STEPS}
     race = Race(lab, problem, fixed, budget, seeds, kind="descent", slots=30, **options)

@@ -19,7 +19,7 @@ import optax
 
 import odeopt
 from odeopt import stepsize
-from odeopt.zoo import REGISTRY
+from odeopt.zoo.registry import REGISTRY
 
 CALLS = 64  # of update, in every run
 BAD = {"start": 0, "middle": CALLS // 8, "end": CALLS - 2}  # calls at which something is not finite

@@ -9,7 +9,7 @@ import optax
 
 import odeopt
 from odeopt.state import states
-from odeopt.zoo import REGISTRY
+from odeopt.zoo.registry import REGISTRY
 
 from .cases import CALLS, Configuration, Fault, loss, params_of
 from .runs import History, Run

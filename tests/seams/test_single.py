@@ -14,7 +14,7 @@ import pytest
 import odeopt
 from odeopt import stepsize
 from odeopt.information import Information
-from odeopt.zoo import REGISTRY
+from odeopt.zoo.registry import REGISTRY
 
 from . import laws
 from .cases import (

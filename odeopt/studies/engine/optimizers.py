@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ... import solvers, stepsize, zoo
+import odeopt
+
+from ... import solvers, stepsize
 from ...flows import GradientFlow
 from ...optimizer import Optimizer
 from ...state import step_params
@@ -144,29 +146,29 @@ def _named(*families: str) -> dict[str, Callable[[], Entry]]:
 
 
 _OF_A_RATE: dict[str, Callable[..., Any]] = {
-    "rk_momentum": lambda rate: zoo.rk_momentum(rate, MOMENTUM, solvers.RK4()),
-    "rk_adam": lambda rate: zoo.rk_adam(rate, solvers.RK4()),
-    "euler@drift_adjusted": lambda cap: zoo.euler(stepsize.drift_adjusted(cap=cap)),
-    "euler@corridor": lambda cap: zoo.euler(stepsize.corridor(cap=cap)),
-    "bosh3@embedded_error": lambda rtol: zoo.bosh3(stepsize.embedded_error(rtol, 0.1 * rtol)),
-    "euler@sharpness": lambda safety: zoo.euler(
+    "rk_momentum": lambda rate: odeopt.rk_momentum(rate, MOMENTUM, solvers.RK4()),
+    "rk_adam": lambda rate: odeopt.rk_adam(rate, solvers.RK4()),
+    "euler@drift_adjusted": lambda cap: odeopt.euler(stepsize.drift_adjusted(cap=cap)),
+    "euler@corridor": lambda cap: odeopt.euler(stepsize.corridor(cap=cap)),
+    "bosh3@embedded_error": lambda rtol: odeopt.bosh3(stepsize.embedded_error(rtol, 0.1 * rtol)),
+    "euler@sharpness": lambda safety: odeopt.euler(
         stepsize.sharpness(safety, every=_STEPS, products=4, first=4)
     ),
-    "adam@angle": lambda first: zoo.adam(stepsize.angle(first=first)),
-    "log_time_adam": lambda first: zoo.log_time_adam(first=first),
-    "rkc": zoo.rkc,
-    "rkc2": lambda rate: zoo.rkc(rate, order=2),
+    "adam@angle": lambda first: odeopt.adam(stepsize.angle(first=first)),
+    "log_time_adam": lambda first: odeopt.log_time_adam(first=first),
+    "rkc": odeopt.rkc,
+    "rkc2": lambda rate: odeopt.rkc(rate, order=2),
 }
 _CONTROLLED: tuple[Callable[..., Any], ...] = (
-    zoo.linearly_implicit_euler,
-    zoo.rosenbrock2,
-    zoo.exponential_euler,
-    zoo.implicit_euler,
+    odeopt.linearly_implicit_euler,
+    odeopt.rosenbrock2,
+    odeopt.exponential_euler,
+    odeopt.implicit_euler,
 )
 OTHERS: dict[str, Callable[[], Entry]] = {
     **_named("momentum", "adaptive"),
     # Near a minimum its limit is the heavy ball's; far from one, steps are bounded anyhow.
-    "relativistic": functools.partial(entry, "relativistic", zoo.relativistic, limit=None),
+    "relativistic": functools.partial(entry, "relativistic", odeopt.relativistic, limit=None),
     **{n: functools.partial(entry, n, make) for n, make in _OF_A_RATE.items()},
     **{make.__name__: functools.partial(controlled, make.__name__, make) for make in _CONTROLLED},
 }

@@ -13,7 +13,8 @@ import optax
 from jaxtyping import Array, PyTree
 from optax import contrib
 
-from ... import zoo
+import odeopt
+
 from .optimizers import Entry
 
 WARM_UP = 0.05
@@ -37,7 +38,7 @@ OPTIMIZERS: dict[str, tuple[float, Callable[[Any], optax.GradientTransformation]
     "adamw": (1e-2, lambda rate: optax.adamw(rate, weight_decay=0.1)),
     "muon": (1e-2, contrib.muon),
     "muon-decay": (1e-2, lambda rate: contrib.muon(rate, weight_decay=0.1)),
-    "soap": (1e-2, zoo.soap),  # optax has none
+    "soap": (1e-2, odeopt.soap),  # optax has none
 }
 """The middle of the first grid of rates, and the optimizer of a rate or schedule."""
 

@@ -17,7 +17,7 @@ from odeopt.studies.engine.optimizers import contenders, find
 from odeopt.studies.engine.runner import Runner
 from odeopt.studies.engine.steps import step_function
 from odeopt.studies.problems import build
-from odeopt.zoo import REGISTRY
+from odeopt.zoo.registry import REGISTRY
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -156,7 +156,7 @@ def test_what_a_step_costs_may_be_known_only_to_the_state(kappa):
 
 def test_every_explicit_solver_and_baseline_takes_part():
     rows = {name for name, row in REGISTRY.items() if row.family == "explicit"}
-    explicit = rows & set(vars(odeopt)) - {"runge_kutta", "from_diffrax"}
+    explicit = rows & set(dir(odeopt)) - {"runge_kutta", "from_diffrax"}
     assert len(explicit) > 9
     known = optimizers.makers()
     assert set(known) == {"sgd", "momentum", "adam", *explicit, *optimizers.OTHERS}

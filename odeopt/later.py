@@ -1,0 +1,33 @@
+"""Names of a package that are imported at their first use."""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+def later(
+    package: str, modules: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """The `__getattr__` and `__dir__` of a package (PEP 562).
+
+    Args:
+      package: its `__name__`.
+      modules: the names that each module of it holds; none stands for the module itself.
+
+    Examples:
+      >>> import odeopt
+      >>> "muon" in dir(odeopt), odeopt.muon.__module__
+      (True, 'odeopt.zoo.matrix')
+    """
+    where = {name: module for module, names in modules.items() for name in names or (module,)}
+
+    def attribute(name: str) -> Any:
+        if name not in where:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        found = importlib.import_module(f".{where[name]}", package)
+        found = getattr(found, name) if modules[where[name]] else found
+        setattr(sys.modules[package], name, found)
+        return found
+
+    return attribute, lambda: sorted({*vars(sys.modules[package]), *where})
