@@ -33,6 +33,7 @@ class Average(NamedTuple):
         adapts.
       predictability: $s$, how well one gradient predicts the next; `()` where nothing adapts.
       away: $1 - \beta$ of the last step; the average is $a = y + (1 - \beta)(a - z)$.
+      pace: size of the last step.
     """
 
     lag: PyTree[Array]
@@ -41,6 +42,7 @@ class Average(NamedTuple):
     previous: PyTree[Array]
     predictability: PyTree[Array]
     away: Scalar
+    pace: Scalar
 
     def readout(self, params: PyTree[Array]) -> PyTree[Array]:
         """The average, where the parameters are y."""
@@ -61,7 +63,9 @@ class AveragedFlow(AbstractFlow):
     consecutive gradients in the metric of `base`. Full batches have $s$ near 1 and get momentum,
     noisy ones $s$ near 0 and get the schedule-free form. (The two formulas are ours.)
 
-    Stored as the lag $d = a - z$, of which all updates are small multiples: nothing cancels.
+    Stored as the lag $d = a - z$, of which all updates are small multiples: nothing cancels. Where
+    a step is less than half as long as the one before, $d$ shrinks by twice their ratio ($z$ is
+    moved, $y$ stays): a rule that brakes would not stop a path that follows its lag otherwise.
 
     Args:
       base: a flow with parts, such as `GradientFlow()` or `RMSpropFlow()`.
@@ -131,6 +135,7 @@ class AveragedFlow(AbstractFlow):
             jax.tree.map(jnp.copy, _sparse(zeros)) if adapts else (),  # a buffer of its own
             jnp.zeros([], float) if adapts else (),
             jnp.zeros([], float),
+            jnp.zeros([], float),
         )
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
@@ -147,10 +152,12 @@ class AveragedFlow(AbstractFlow):
             moved,
             aux.lag,
         )
-        previous, predictability = jax.tree.map(jnp.zeros_like, (aux.previous, aux.predictability))
+        previous, predictability, pace = jax.tree.map(
+            jnp.zeros_like, (aux.previous, aux.predictability, aux.pace)
+        )
         away = (1 - beta) - aux.away
         age = jnp.ones_like(aux.age)
-        return update, Average(lag, base, age, previous, predictability, away)
+        return update, Average(lag, base, age, previous, predictability, away, pace)
 
     def part(
         self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
@@ -168,8 +175,11 @@ class AveragedFlow(AbstractFlow):
                 return None, aux
             lag = jax.tree.map(lambda d, u: d - u.astype(d.dtype), aux.lag, moved)
             return jax.tree.map(lambda u: scaled(1 - beta, u), moved), aux._replace(lag=lag)
-        lag, previous, predictability = aux.lag, aux.previous, aux.predictability
+        previous, predictability = aux.previous, aux.predictability
         moves = h != 0  # the average of a path that stands still does too
+        slowed = moves & (2 * h < aux.pace)
+        kept = jnp.where(slowed, 2 * h / jnp.where(slowed, aux.pace, 1.0), 1.0)
+        lag = jax.tree.map(lambda d: scaled(kept, d), aux.lag)
         weight = jnp.where(moves, fraction * self._weight(aux, predictability), 0.0)
         if self._adapts:
             previous = _sparse(objective.here(params))
@@ -180,8 +190,9 @@ class AveragedFlow(AbstractFlow):
         factor = (1 - beta) - weight - (1 - ahead) * (1 - weight)
         update = jax.tree.map(lambda d: scaled(factor, d), lag)
         lag = jax.tree.map(lambda d: scaled(1 - weight, d), lag)
+        pace = jnp.where(moves, h, aux.pace)
         return update, Average(
-            lag, aux.base, aux.age + fraction, previous, predictability, 1 - ahead
+            lag, aux.base, aux.age + fraction, previous, predictability, 1 - ahead, pace
         )
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:

@@ -17,6 +17,9 @@ from ..sums import inner
 from .rule import AbstractRule, StepInfo, Verdict
 
 
+_LONGEST = 3.0  # running lengths
+
+
 class Heading(NamedTuple):
     """What the rule remembers."""
 
@@ -54,12 +57,15 @@ class Angle(AbstractRule):
         rate: Any = self.gain if self.clock is None else self.clock.forgetting(steps)
         length = inner(descent, descent)
         # The first length stands for all before it.
+        most = jnp.where(state.square > 0, _LONGEST**2 * state.square, jnp.inf)
+        excess = jnp.where(length > most, 0.5 * jnp.log(length / most), 0.0)
+        length = jnp.minimum(length, most)
         fresh = (state.square == 0) | (rate >= 1)
         square = jnp.where(fresh, length, state.square + rate * (length - state.square))
         product, ahead = inner(descent, heading), inner(heading, heading)
         agreement = -_cosine(product, square, ahead)
         turned = jnp.where(agreement < 0, self.shrink * agreement, agreement)
-        change = turned * self.gain * (1.0 if self.clock is None else rate)
+        change = turned * self.gain * (1.0 if self.clock is None else rate) - excess
         # A gradient whose square overflows says nothing of the angle.
         known = jnp.isfinite(change) & jnp.isfinite(square)
         limit = jnp.log(jnp.asarray(self.limit, float))
@@ -97,6 +103,11 @@ def angle(
     place of its present value: where gradients fade faster than the metric forgets them, a step
     that hardly moves must not count as agreement. `shrink` offsets that the noise of mini-batches
     alone turns it negative. A line search on average, at no cost in gradients.
+
+    A direction more than three times as long as the root of that mean shows that the last steps
+    went too far: the step size is divided by the excess, and the mean counts the direction as three
+    times as long. Without this a network that has fitted its data, whose step size grows while
+    gradients are lost in rounding, runs away (`tests/zoo/test_log_time_soap.py`).
 
     The multiplicative form on the last direction of Adam is Martínez-Rubio's (thesis, Oxford,
     2017), after Almeida (1998) and Baydin et al. (arXiv:1703.04782). The running mean, the
