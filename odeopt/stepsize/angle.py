@@ -16,7 +16,6 @@ from ..solvers import Step
 from ..sums import inner
 from .rule import AbstractRule, StepInfo, Verdict
 
-
 _LONGEST = 3.0  # running lengths
 
 
@@ -59,7 +58,6 @@ class Angle(AbstractRule):
         # The first length stands for all before it.
         most = jnp.where(state.square > 0, _LONGEST**2 * state.square, jnp.inf)
         excess = jnp.where(length > most, 0.5 * jnp.log(length / most), 0.0)
-        length = jnp.minimum(length, most)
         fresh = (state.square == 0) | (rate >= 1)
         square = jnp.where(fresh, length, state.square + rate * (length - state.square))
         product, ahead = inner(descent, heading), inner(heading, heading)
@@ -105,8 +103,7 @@ def angle(
     alone turns it negative. A line search on average, at no cost in gradients.
 
     A direction more than three times as long as the root of that mean shows that the last steps
-    went too far: the step size is divided by the excess, and the mean counts the direction as three
-    times as long. Without this a network that has fitted its data, whose step size grows while
+    went too far: the step size is divided by the excess. Without this a network that has fitted its data, whose step size grows while
     gradients are lost in rounding, runs away (`tests/zoo/test_log_time_soap.py`).
 
     The multiplicative form on the last direction of Adam is Martínez-Rubio's (thesis, Oxford,

@@ -314,7 +314,7 @@ def log_time_soap(
     next gradient is taken. Meant for gradients without noise and a loss that one wants as low as it
     goes: differential equations, least squares (`odeopt benchmark`). For mini-batches take
     `untuned`. A classifier that fits its data has no minimum: the step size grows until the loss is
-    lost in rounding, and then it can be lost altogether. Stop before.
+    lost in rounding, and is cut where a gradient jumps. The loss then rises for some steps.
 
     Args:
       learning_rate: None for the controller; a number, schedule or rule replaces it.

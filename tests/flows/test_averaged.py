@@ -44,6 +44,21 @@ def test_the_definition():
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("size", [0.05, 0.01, 0.0])
+def test_the_lag_brakes_with_the_step(size):
+    """A step of less than half the size before takes that much of the lag; one of size 0 none."""
+    opt = averaged(lambda n: jnp.where(n < 9, 0.1, size), beta=1.0, power=3.0)
+    (*_, (_, before)), state = iterate(opt, start(), 9), None
+    x, state = start(), opt.init(start())
+    for _ in range(10):
+        updates, after = opt.update(gradient(x), state, x)
+        x, state, lag = optax.apply_updates(x, updates), after, state.aux.lag
+    kept = 1.0 if size == 0 else min(1.0, 2 * size / 0.1)
+    weight = 0.0 if size == 0 else 4 / 13
+    np.testing.assert_allclose(x, before - weight * kept * (lag + size * gradient(before)))
+
+
+@pytest.mark.usefixtures("x64")
 def test_beta_1_is_momentum():
     """a_{n+1} - a_n = -c_n h g_n + (c_n / c_{n-1} - c_n)(a_n - a_{n-1}): friction that falls."""
     h, power = 0.1, 3.0

@@ -54,6 +54,13 @@ def test_a_gradient_that_fades_stops_counting():
     assert steady[-1] / steady[30] > 100
 
 
+@pytest.mark.parametrize("times", [2.0, 30.0])
+def test_a_jump_of_the_gradient_divides_the_size_by_what_is_above_three_lengths(times):
+    a, b = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
+    found, _ = sizes(odeopt.euler(angle(0.5)), [a, b, times * a, b], a)
+    np.testing.assert_allclose(found[2] / found[1], min(1.0, 3 / times), rtol=1e-5)
+
+
 @pytest.mark.parametrize("scale", [1e-15, 1e15])
 def test_the_size_does_not_depend_on_the_scale_of_the_loss(scale):
     key = jax.random.key(0)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from sklearn.datasets import load_digits
 
 import odeopt
 
@@ -44,6 +45,24 @@ def test_in_full_batch_it_ends_lower_than_log_time_adam():
         for opt in (odeopt.log_time_soap(), odeopt.log_time_adam())
     )
     assert soap < 0.5 * adam
+
+
+@pytest.mark.parametrize("name", ["log_time_adam", "log_time_soap"])
+def test_a_classifier_that_has_fitted_its_data_stays_fitted(name):
+    """In float32, where gradients end as rounding and the step size has grown by 1e5."""
+    pixels, labels = load_digits(return_X_y=True)
+    pixels, keys = jnp.asarray(pixels / 16, jnp.float32), jax.random.split(jax.random.key(0))
+    params = {
+        "in": jax.random.normal(keys[0], (64, 32), jnp.float32) / 8,
+        "out": jax.random.normal(keys[1], (32, 10), jnp.float32) / 32**0.5,
+        "shift": jnp.zeros(10, jnp.float32),
+    }
+
+    def loss(params):
+        logits = jnp.tanh(pixels @ params["in"]) @ params["out"] + params["shift"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    assert loss(train(getattr(odeopt, name)(), params, loss, 600)) < 1e-5
 
 
 @pytest.mark.parametrize("arguments", [{"rate": 0.0}, {"first": -1.0}, {"gain": 0.0}])
