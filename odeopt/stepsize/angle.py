@@ -103,8 +103,9 @@ def angle(
     alone turns it negative. A line search on average, at no cost in gradients.
 
     A direction more than three times as long as the root of that mean shows that the last steps
-    went too far: the step size is divided by the excess. Without this a network that has fitted its data, whose step size grows while
-    gradients are lost in rounding, runs away (`tests/zoo/test_log_time_soap.py`).
+    went too far: the step size is divided by the excess. Without this a network that has fitted its
+    data, whose step size grows while gradients are lost in rounding, runs away
+    (`tests/zoo/test_log_time_soap.py`).
 
     The multiplicative form on the last direction of Adam is Martínez-Rubio's (thesis, Oxford,
     2017), after Almeida (1998) and Baydin et al. (arXiv:1703.04782). The running mean, the
