@@ -58,8 +58,16 @@ def test_table_of_explicit_solvers():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_between_files_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
-    local = [target for target in targets if "://" not in target]
-    assert [target for target in local if not (page.parent / target).exists()] == []
+    local = [page.parent / target for target in targets if "://" not in target]
+    made = {GALLERY / f"{script.stem}{kind}" for script in SCRIPTS for kind in (".md", ".svg")}
+    assert [target for target in local if not target.exists() and target not in made] == []
+
+
+def test_every_page_of_theory_has_a_figure():
+    theory = (ROOT / "mkdocs.yml").read_text().partition("- Theory:")[2].partition("- Studies:")[0]
+    pages = re.findall(r": (\S+\.md)", theory)
+    assert len(pages) > 5
+    assert [page for page in pages if "![" not in (ROOT / "docs" / page).read_text()] == []
 
 
 @pytest.mark.parametrize(
@@ -70,7 +78,9 @@ def test_every_public_name_has_its_api_page(package):
     pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
     documented = set(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))  # modules and single names
     missing = []
-    for name, value in vars(importlib.import_module(f"odeopt{package}")).items():
+    owner = importlib.import_module(f"odeopt{package}")
+    for name in dir(owner):
+        value = getattr(owner, name)
         module = getattr(value, "__module__", "")
         public = not name.startswith("_") and module.startswith("odeopt")
         if public and not {module, f"{module}.{name}"} & documented:
@@ -86,10 +96,11 @@ def test_names_of_other_libraries_that_pages_link_to_exist():
         pkgutil.resolve_name(name)  # raises if there is none
 
 
-GALLERY = sorted((ROOT / "docs" / "gallery").glob("*.py"))
+GALLERY = ROOT / "docs" / "gallery"
+SCRIPTS = sorted(GALLERY.glob("*.py"))
 
 
-@pytest.mark.parametrize("script", GALLERY, ids=lambda script: script.stem)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_gallery_runs(script):
     # In a process of its own, since some change JAX's configuration.
     environment = {**os.environ, "MPLBACKEND": "agg", "PYTHONPATH": str(ROOT)}
