@@ -3,6 +3,7 @@
 It needs no network and no server.
 """
 
+import functools
 import html
 import json
 import operator
@@ -59,11 +60,19 @@ _NAMES = re.compile(
     re.DOTALL,
 )
 _TAG = re.compile("<[^>]*>")
+_HEADING = re.compile(
+    r'(<h[1-6] id="(odeopt\.[\w.]+)"[^>]*>\s*<span class="doc doc-object-name[^"]*">)[^<]*'
+)
 _ENTRY = re.compile(r'href="[^"#]*#(odeopt\.[\w.]+)"')
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:
-    """Formulas become MathML, which browsers render themselves, and public names links."""
+    """Formulas become MathML, which browsers render themselves, and public names links.
+
+    Entries are headed by the name to write, not by the file that has it.
+    """
+    public = _public()
+    content = _HEADING.sub(lambda f: f[1] + public[f[2]] if f[2] in public else f[0], content)
     content = _INLINE.sub(lambda found: _mathml(found.group(1), "inline"), content)
     content = _BLOCK.sub(lambda f: f"<div>{_mathml(f.group(1), 'block')}</div>", content)
     return _linked(content, back=_guide(page.url))
@@ -152,7 +161,7 @@ def on_post_build(config: Any, **_: Any) -> None:
         text = _TAG.sub(" ", entries.get(location, "")).lower()
         if not set(separator.split(search.lower())) & set(separator.split(text)):
             raise PluginError(f"A search for {search} does not find {location}.")
-    unlinked = _public()
+    unlinked = set(_public())
     for file in site.rglob("*.html"):
         name, text = file.relative_to(site).as_posix(), file.read_text()
         if fetched := _FETCHED.search(text):
@@ -167,8 +176,10 @@ def _guide(page: str) -> bool:
     return not page.startswith(("api/", "changelog"))
 
 
-def _public() -> set[str]:
-    """The entries of all functions and classes that a package of odeopt names."""
+@functools.cache
+def _public() -> dict[str, str]:
+    """By its entry, the shortest name of every function and class that a package of odeopt has."""
     packages = (odeopt, *(getattr(odeopt, package) for package in _PACKAGES))
-    names = {f"{p.__name__}.{n}".removeprefix("odeopt.") for p in packages for n in dir(p)}
-    return {entry for name in names if (entry := _entry(name)) and "._" not in f".{name}"}
+    names = [f"{p.__name__}.{n}" for p in packages for n in dir(p) if not n.startswith("_")]
+    names.sort(key=len, reverse=True)  # of two names the shorter one stays
+    return {entry: n for n in names if (entry := _entry(n.removeprefix("odeopt.")))}
