@@ -29,7 +29,7 @@ collect_ignore = [] if importlib.util.find_spec("benchopt") else ["test_benchopt
 
 # Of the cases of one test function the fast tier runs one, `.ci/run` a few more (`slow`); only
 # `pytest -m ""` runs them all (`exhaustive`), but for the seams, of which `.ci/run` runs every one.
-SAMPLE, MORE = 1, 3
+SAMPLE, MORE = 1, 2
 
 
 @pytest.hookimpl(tryfirst=True)
