@@ -55,9 +55,9 @@ class Angle(AbstractRule):
         steps = info.steps.astype(float)
         rate: Any = self.gain if self.clock is None else self.clock.forgetting(steps)
         length = inner(descent, descent)
-        # The first length stands for all before it.
         most = jnp.where(state.square > 0, _LONGEST**2 * state.square, jnp.inf)
         excess = jnp.where(length > most, 0.5 * jnp.log(length / most), 0.0)
+        # The first length stands for all before it.
         fresh = (state.square == 0) | (rate >= 1)
         square = jnp.where(fresh, length, state.square + rate * (length - state.square))
         product, ahead = inner(descent, heading), inner(heading, heading)
