@@ -51,7 +51,6 @@ from .sums import across as across
 # adaptive flows
 from .zoo.adaptive import adam as adam
 from .zoo.adaptive import adamw as adamw
-from .zoo.adaptive import log_time_adam as log_time_adam
 from .zoo.adaptive import rk_adam as rk_adam
 from .zoo.adaptive import rmsprop as rmsprop
 from .zoo.adaptive import strang_adam as strang_adam
@@ -96,11 +95,12 @@ if TYPE_CHECKING:
     from .zoo.linearized import exponential_euler as exponential_euler
     from .zoo.linearized import linearly_implicit_euler as linearly_implicit_euler
     from .zoo.linearized import rosenbrock2 as rosenbrock2
-    from .zoo.matrix import log_time_soap as log_time_soap
     from .zoo.matrix import muon as muon
     from .zoo.matrix import soap as soap
-    from .zoo.matrix import untuned as untuned
     from .zoo.stabilized import rkc as rkc
+    from .zoo.untuned import log_time_adam as log_time_adam
+    from .zoo.untuned import log_time_soap as log_time_soap
+    from .zoo.untuned import untuned as untuned
 
 __getattr__, __dir__ = _later(
     __name__,
@@ -112,7 +112,8 @@ __getattr__, __dir__ = _later(
         "zoo.game": ("alternating", "game_implicit_midpoint", "game_runge_kutta", "simultaneous"),
         "zoo.implicit": ("implicit_euler", "implicit_midpoint", "trapezoidal"),
         "zoo.linearized": ("exponential_euler", "linearly_implicit_euler", "rosenbrock2"),
-        "zoo.matrix": ("log_time_soap", "muon", "soap", "untuned"),
+        "zoo.matrix": ("muon", "soap"),
         "zoo.stabilized": ("rkc",),
+        "zoo.untuned": ("log_time_adam", "log_time_soap", "untuned"),
     },
 )

@@ -6,9 +6,8 @@ from typing import Any, Unpack
 import optax
 
 from .. import solvers
-from ..flows import AbstractFlow, AdamFlow, AveragedFlow, LogTime, RMSpropFlow
+from ..flows import AdamFlow, LogTime, RMSpropFlow
 from ..optimizer import LearningRate, Optimizer, ode_optimizer
-from ..stepsize import angle
 from .options import Options, named
 
 
@@ -216,75 +215,3 @@ def rk_adam(
     """
     flow = AdamFlow(b1, b2, eps, eps_root, weight_decay, mask)
     return ode_optimizer(flow, solver, learning_rate, **options)
-
-
-@named
-def log_time_adam(
-    learning_rate: LearningRate | None = None,
-    *,
-    weight_decay: float = 0.0,
-    first: float = 1e-3,
-    gain: float = 2.0,
-    rate: float = 10.0,
-    eps: float = 1e-8,
-    **options: Unpack[Options],
-) -> Optimizer:
-    r"""Adam's flow in logarithmic time, with a step size that adapts: nothing to tune.
-
-    One clock, $k_n = r/(n + r)$, runs everything: $v \leftarrow v + k(g^2 - v)$, $D = 1/(\sqrt v +
-    \epsilon)$; $\ln h \leftarrow \ln h + 2kc$, where $c$ is the cosine of the angle between $Dg$
-    and the lag of the path behind its average, with the length of $Dg$ from a running mean, and
-    times 0.7 where it is negative (`stepsize.angle`); $z \leftarrow z - h(Dg + wy)$; gradients are
-    taken at $y$ and the result is the average $a$, both set by how predictable the gradient is
-    (`flows.AveragedFlow`). One gradient a step, the same form for full batches and mini-batches.
-
-    **Evaluate and keep `odeopt.step_params(state, params)`**, the average: `params` is where the
-    next gradient is taken. At equal gradients it ends ahead of tuned rivals of constant rate, not
-    of those with a decaying rate, an average or the metric of matrices: `odeopt benchmark`.
-
-    The clock on both moments is ADANA's (arXiv:2602.05298, with a tuned rate); for the controller
-    see `stepsize.angle`, for the average `flows.AveragedFlow`. Ours: clock and controller together,
-    the two formulas of predictability, a default that is not tuned.
-    The state holds two copies of the parameters and a sixteenth.
-
-    Args:
-      learning_rate: None for the controller; a number, schedule or rule replaces it.
-      weight_decay: $w$, decoupled, per unit of flow time.
-      first: the size of the first step; the controller leaves it within a few steps.
-      gain: of the controller.
-      rate: $r$ of the clock.
-      eps: $\epsilon$.
-
-    Raises:
-      ValueError: `first` or `rate` that is not positive.
-
-    Examples:
-      >>> import jax, jax.numpy as jnp, odeopt, optax
-      >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
-      >>> opt = odeopt.log_time_adam()
-      >>> state = opt.init(params)
-      >>> for _ in range(100):
-      ...     updates, state = opt.update(jax.grad(loss)(params), state, params)
-      ...     params = optax.apply_updates(params, updates)
-      >>> bool(loss(odeopt.step_params(state, params)) < 1e-4)
-      True
-    """
-    clock = LogTime(rate)
-    base = RMSpropFlow(clock, eps, eps_in_sqrt=False)
-    return in_log_time(base, clock, learning_rate, weight_decay, first, gain, **options)
-
-
-def in_log_time(
-    base: AbstractFlow,
-    clock: LogTime,
-    learning_rate: LearningRate | None,
-    weight_decay: float,
-    first: float,
-    gain: float,
-    **options: Unpack[Options],
-) -> Optimizer:
-    """A flow, its average and, where no rate is given, its step size on one clock."""
-    if learning_rate is None:
-        learning_rate = angle(gain, clock=clock, first=first, remembers=False)
-    flow = AveragedFlow(base, weight_decay=weight_decay, clock=clock)
-    return ode_optimizer(flow, solvers.Lie(), learning_rate, **options)

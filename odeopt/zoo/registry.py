@@ -11,7 +11,7 @@ import diffrax
 
 from .. import solvers
 from ..optimizer import LearningRate, Optimizer
-from . import adaptive, explicit, game, implicit, linearized, matrix, momentum, stabilized
+from . import adaptive, explicit, game, implicit, linearized, matrix, momentum, stabilized, untuned
 
 _HEUN = solvers.Heun()
 _KUTTA3 = solvers.Tableau(a=[[1 / 2], [-1, 2]], b=[1 / 6, 2 / 3, 1 / 6])
@@ -122,14 +122,14 @@ _NAMED: dict[str, Entry] = {
         adaptive.rk_adam, "adaptive", "adam", 2, 2, None, 2.0, {"solver": _HEUN}, staged=True
     ),
     "log_time_adam": Entry(
-        adaptive.log_time_adam, "adaptive", "averaged", 1, 1, memory=2.0625, rests=True
+        untuned.log_time_adam, "adaptive", "averaged", 1, 1, memory=2.0625, rests=True
     ),
     "muon": Entry(matrix.muon, "adaptive", "spectral", 1, 1, memory=2.0),
     "soap": Entry(matrix.soap, "adaptive", "kronecker", 1, 1, memory=2.0),
     "log_time_soap": Entry(
-        matrix.log_time_soap, "adaptive", "averaged", 1, 1, memory=3.0625, rests=True
+        untuned.log_time_soap, "adaptive", "averaged", 1, 1, memory=3.0625, rests=True
     ),
-    "untuned": Entry(matrix.untuned, "adaptive", "averaged", 1, 1, memory=3.0, rests=True),
+    "untuned": Entry(untuned.untuned, "adaptive", "averaged", 1, 1, memory=3.0, rests=True),
     "simultaneous": Entry(game.simultaneous, "game", "game", 1, 1, 2.0),
     "alternating": Entry(game.alternating, "game", "game", 1, 2, needs=frozenset({"players"})),
     "game_runge_kutta": Entry(
