@@ -78,22 +78,40 @@ def check_params(params: PyTree[Array]) -> None:
             )
 
 
-def checked_loss(out: Any) -> Scalar:
+def checked_loss(out: Any, said: str = "value_fn returned", must: str = "return") -> Scalar:
     """The loss in what a loss function returned: itself, or the first of `(loss, aux)`."""
     value = out[0] if isinstance(out, tuple) and len(out) == 2 else out
     if not isinstance(value, jax.Array | np.ndarray | np.generic | int | float | complex):
         raise TypeError(
-            f"value_fn returned a {type(value).__name__}; it must return a scalar loss, or the "
-            "pair (loss, aux)."
+            f"{said} a {type(value).__name__}; it must {must} a scalar loss, or the pair "
+            "(loss, aux)."
         )
     if jnp.shape(value) != ():
         raise ValueError(
-            f"value_fn returned an array of shape {jnp.shape(value)}; it must return a scalar "
-            "loss: write `return jnp.mean(...)`."
+            f"{said} an array of shape {jnp.shape(value)}; it must {must} a scalar loss: write "
+            "`jnp.mean(...)`."
         )
     if jnp.iscomplexobj(value):
-        raise TypeError("value_fn returned a complex number; return a real loss.")
+        raise TypeError(f"{said} a complex number; it must {must} a real loss.")
     return jnp.asarray(value)
+
+
+def check_grad_fn(grad_fn: Callable, extra_args: Mapping[str, Any]) -> None:
+    """Refuse a `grad_fn` that would take the number of the stage for something else."""
+    parameters = inspect.signature(grad_fn).parameters.values()
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return
+    says, names = "takes the parameters alone", ""
+    for second in [p for p in parameters if p.kind < p.KEYWORD_ONLY][1:2]:
+        other = second.default is not second.empty or second.name in extra_args
+        if second.name == "stage" or not other:
+            return
+        says, names = f"has {second.name!r} in second place", f", {second.name}"
+    raise TypeError(
+        "grad_fn is called with the parameters and the number of the stage, and this one "
+        f"{says}: pass `value_fn=loss`, or `grad_fn=lambda params, stage{names}: "
+        f"jax.grad(loss)(params{names})`."
+    )
 
 
 def forwarded(

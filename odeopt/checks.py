@@ -1,5 +1,6 @@
 """Checks of numbers that are known when something is built."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -33,6 +34,14 @@ def check(ok: Any, name: str, number: Any, must: str) -> None:
     """Refuse a known number for which `ok(number)` is not true: a `ValueError` with all three."""
     if is_known(number) and not ok(number):
         raise ValueError(f"{name} is {number}; it must be {must}.")
+
+
+def check_ascending(**numbers: Any) -> None:
+    """Refuse numbers that are not positive, or that fall from one to the next, by name."""
+    check_positive(**numbers)
+    known = [(name, number) for name, number in numbers.items() if is_known(number)]
+    for (name, low), (above, high) in itertools.pairwise(known):
+        check(lambda x, high=high: x <= high, name, low, f"at most {high}, which is {above}")
 
 
 def check_positive(**numbers: Any) -> None:

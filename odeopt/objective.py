@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
 from .arguments import (
+    check_grad_fn,
     check_gradient,
     checked_loss,
     forwarded,
@@ -126,7 +126,7 @@ class Objective(abc.ABC):
     def given_value(self) -> Scalar | None:
         """The loss at the start of the step, where the caller of `update` passed `value=`."""
         value = self.args.get("value")
-        return None if value is None else jnp.asarray(value)
+        return None if value is None else checked_loss(value, "value is", "be")
 
     def product(self, params: PyTree[Array]) -> LinearMap:
         """`v -> H v` with the Hessian at `params`. Every product counts as 2 gradients."""
@@ -151,6 +151,8 @@ class Objective(abc.ABC):
             positional, called_as = _CALLED[name]
             if "value_fn" in [*inspect.signature(function).parameters][positional:]:
                 raise TypeError(_TAKEN)
+            if name == "grad_fn":
+                check_grad_fn(function, self.args)
             kwargs = forwarded(function, called_as, positional, self.args)
             full = self.args.get("full_params")
             hidden = [p for p in jax.tree.leaves(params, is_leaf=is_masked) if is_masked(p)]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
-from .arguments import is_masked
+from .arguments import as_arrays, is_masked
 from .arrays import Scalar
 from .flows import State
 
@@ -170,6 +170,7 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
     if any(map(_is_variable, jax.tree.leaves(params, is_leaf=_is_variable))):
         end = step_params(state, jax.tree.map(_value, params, is_leaf=_is_variable))
         return jax.tree.map(lambda v, new: v.replace(new), params, end, is_leaf=_is_variable)
+    params = as_arrays(params)
     _check_chains(state)
     found = list(states(state))
     if not found:

@@ -1,5 +1,6 @@
 """Bad input gets an error that says what to write instead, and nothing is lost."""
 
+import chex
 import diffrax
 import equinox as eqx
 import jax
@@ -69,6 +70,64 @@ def test_grad_fn_that_does_not_fit():
         update(odeopt.heun(0.1), grad_fn=lambda x, stage: x[:1])
     with pytest.raises(TypeError, match=r"grad_fn\(params, stage\) also needs 'batch'"):
         update(odeopt.heun(0.1), grad_fn=lambda x, stage, batch: x)
+
+
+@pytest.mark.parametrize(
+    ("grad_fn", "more", "message"),
+    [
+        (
+            jax.grad(lambda p: jnp.sum(p**2)),
+            {},
+            "takes the parameters alone.*lambda params, stage:",
+        ),
+        (jax.grad(lambda p, scale=1.0: scale * jnp.sum(p**2)), {}, "has 'scale' in second place"),
+        (
+            jax.grad(lambda p, batch: batch * jnp.sum(p**2)),
+            {"batch": 2.0},
+            r"lambda params, stage, batch: jax.grad\(loss\)\(params, batch\)",
+        ),
+    ],
+)
+def test_a_gradient_that_would_take_the_stage_for_its_own_argument(grad_fn, more, message):
+    with pytest.raises(TypeError, match=message):
+        update(odeopt.heun(0.1), grad_fn=grad_fn, **more)
+    update(odeopt.heun(0.1), grad_fn=lambda *point: 2 * point[0])
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (jnp.ones(1), ValueError, r"value is an array of shape \(1,\).*jnp.mean"),
+        ("low", TypeError, "value is a str; it must be a scalar loss"),
+        (1j * jnp.ones(()), TypeError, "complex"),
+    ],
+)
+def test_a_value_that_is_no_loss(value, error, message):
+    rule = odeopt.stepsize.corridor()
+    with pytest.raises(error, match=message):
+        update(odeopt.euler(rule), value=value)
+    pair = update(odeopt.euler(rule), value=(jnp.ones(()), {"aux": 1}))[0]
+    chex.assert_trees_all_equal(pair, update(odeopt.euler(rule), value=jnp.ones(()))[0])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda first, limit: odeopt.stepsize.embedded_error(0.1, 0.1, first=first, limit=limit),
+        lambda first, limit: odeopt.stepsize.gain_ratio(first=first, limit=limit),
+        lambda first, limit: odeopt.stepsize.angle(first=first, limit=limit),
+    ],
+)
+def test_a_first_step_above_the_limit(make):
+    with pytest.raises(ValueError, match=r"first is 1\.0; it must be at most 0\.1, which is limit"):
+        make(1.0, 0.1)
+    make(0.1, 0.1)
+
+
+@pytest.mark.parametrize("make", [odeopt.heavy_ball, odeopt.nesterov])
+def test_no_momentum_is_not_none(make):
+    with pytest.raises(ValueError, match="momentum is None; it must be"):
+        make(0.1, None)
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,14 @@ def test_staged_equals_closure_on_a_repeated_batch(name, closure_mode):
     np.testing.assert_allclose(state.time, end.time, rtol=1e-6)
 
 
+@pytest.mark.parametrize("make", [odeopt.strang_adam, odeopt.log_time_adam, odeopt.untuned])
+def test_step_params_of_python_floats(make):
+    opt, params = (make(0.1) if make is odeopt.strang_adam else make()), {"a": 0.5, "b": 2.0}
+    _, state = opt.update({"a": 1.0, "b": 4.0}, opt.init(params), params)
+    read = odeopt.step_params(state, params)
+    assert jax.tree.structure(read) == jax.tree.structure(params)
+
+
 @pytest.mark.parametrize("name", [n for n in STAGED if TABLE[n][1] > 1])
 def test_step_params_are_those_of_the_last_completed_step(name):
     params = jnp.array([1.0, -2.0])

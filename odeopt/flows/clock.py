@@ -17,6 +17,11 @@ from jaxtyping import Array, PyTree
 from ..arrays import Scalar, wide_dtype
 from ..checks import check, check_positive, is_known, is_zero
 
+_MUST = (
+    "the part of a moment that a step keeps, at least 0 and below 1 (0.9, say), or a clock such as "
+    "`odeopt.flows.LogTime(10.0)`"
+)
+
 
 class Constant(eqx.Module):
     """A memory of constant length: every step keeps the same part of a moment.
@@ -57,11 +62,7 @@ class Constant(eqx.Module):
 
     def check(self, name: str) -> None:
         """Refuse a number outside [0, 1)."""
-        must = (
-            "the part of a moment that a step keeps, at least 0 and below 1 (0.9, say), or a clock "
-            "such as `odeopt.flows.LogTime(10.0)`"
-        )
-        check(lambda decay: 0 <= decay < 1, name, self.decay, must)
+        check(lambda decay: 0 <= decay < 1, name, self.decay, _MUST)
 
     def dtype(self, dtype: Any) -> Any:
         """The dtype that a moment needs, of parameters of `dtype`."""
@@ -144,6 +145,8 @@ def as_decay(decay: Any, least: Any = None) -> Any:
 def check_decay(**decays: Decay) -> None:
     """Refuse a number outside [0, 1), by name; a traced one cannot be looked at."""
     for name, clock in decays.items():
+        if clock is None:
+            raise ValueError(f"{name} is None; it must be {_MUST}.")
         clock.check(name)
 
 

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
-from ..checks import check_positive
+from ..checks import check_ascending, check_positive
 from ..flows import LogTime
 from ..information import Information
 from ..solvers import Step
@@ -126,13 +126,15 @@ def angle(
         use the flow's heading; only `flows.AveragedFlow` has one.
 
     Raises:
-      ValueError: a gain, `shrink`, `first` or `limit` that is not positive.
+      ValueError: a gain, `shrink`, `first` or `limit` that is not positive, or a `first` above
+        `limit`.
 
     Examples:
       >>> import odeopt
       >>> opt = odeopt.adam(odeopt.stepsize.angle(), b1=0.98, b2=0.98)
     """
-    check_positive(gain=gain, shrink=shrink, first=first, limit=limit)
+    check_positive(gain=gain, shrink=shrink)
+    check_ascending(first=first, limit=limit)
     return Angle(gain, shrink, clock, first, limit, remembers)
 
 

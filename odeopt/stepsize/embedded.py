@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PyTree
 
 from ..arrays import Scalar
-from ..checks import check_positive
+from ..checks import check_ascending, check_positive
 from ..flows import State
 from ..information import Information
 from ..solvers import Step
@@ -85,13 +85,14 @@ def embedded_error(
       limit: the largest size.
 
     Raises:
-      ValueError: a tolerance, `first` or `limit` that is not positive.
+      ValueError: a tolerance, `first` or `limit` that is not positive, or a `first` above `limit`.
 
     Examples:
       >>> import odeopt
       >>> opt = odeopt.bosh3(odeopt.stepsize.embedded_error(rtol=1e-2, atol=1e-3))
     """
-    check_positive(rtol=rtol, atol=atol, first=first, limit=limit)
+    check_positive(rtol=rtol, atol=atol)
+    check_ascending(first=first, limit=limit)
     controller = diffrax.PIDController(rtol=rtol, atol=atol, norm=_rms)
     return EmbeddedError(controller, first, limit)
 

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
-from ..checks import check_positive, is_whole
+from ..checks import check_ascending, is_whole
 from ..information import Information
 from ..solvers import Model, Step
 from ..sums import inner
@@ -151,7 +151,8 @@ def gain_ratio(
         calls in which none was. With several, the state of the rule is a pair.
 
     Raises:
-      ValueError: an argument that is not positive, fewer than 1 of `tries`; in `update`, a flow
+      ValueError: an argument that is not positive, `first` outside `least` to `limit`, fewer than
+        1 of `tries`; in `update`, a flow
         with momentum, a missing `value_fn`, or a `stage_transform` (of whose gradients the loss is
         not the potential).
 
@@ -165,7 +166,7 @@ def gain_ratio(
       >>> updates, int(state.rejected), float(state.rule)  # a step of 1 was too large
       (Array([0., 0.], dtype=float32), 1, 0.25)
     """
-    check_positive(first=first, least=least, limit=limit)
+    check_ascending(least=least, first=first, limit=limit)
     if not is_whole(tries) or tries < 1:
         raise ValueError(f"tries is {tries!r}; it is a whole number of at least 1.")
     return GainRatio(first, least, limit, tries)

@@ -86,7 +86,8 @@ def measure(problem: Problem, params: PyTree[Array]) -> dict[str, Float[Array, "
             "drift": diagnostics.drift(loss_of, params, 1.0, **data).relative,
         }
         if jax.tree.leaves(problem.validation):
-            found["validation"] = problem.held_out(params, problem.validation)
+            held = problem.measured(params, problem.data, problem.validation)
+            found["validation"] = held["validation"]
         return found
 
     return jax.vmap(one)(params)

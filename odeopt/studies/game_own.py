@@ -101,13 +101,13 @@ class Game:
             name=self.name,
             batch_size=self.batch_size,
             validation=np.zeros(1),  # none is needed, but without any nothing is measured
-            metric=lambda params, _: optax.tree.norm(params),
+            metric=lambda params, _: {"validation": optax.tree.norm(params)},
         )
 
     @property
-    def checksum(self) -> str:
-        """Of the data."""
-        return self.problem.checksum
+    def version(self) -> str:
+        """A checksum of what is raced on."""
+        return self.problem.version
 
     def entries(self, own: Mapping[str, Callable[[Any], Any]]) -> list[Entry]:
         """Every solver of games, and the user's own optimizers."""

@@ -302,7 +302,7 @@ FIGURES = (
         "samples",
         _samples,
         "Samples of the generator at the end, first reported seed; circles are the modes.",
-        lambda results: "Samples of the trained generators, and the modes of the data.",
+        each("Modes that the samples cover", "summary", "{method} {modes:.1f}"),
     ),
 )
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from ..diagnostics import spectrum
 from .engine import Claim, compared
@@ -62,8 +63,16 @@ def eigenvalues(problem: Problem, seed: int) -> np.ndarray:
     params = problem.start(seed)
     data = jax.tree.map(jnp.asarray, problem.data)
     if problem.quadratic:
-        return np.linalg.eigvalsh(np.asarray(jax.hessian(problem.full_loss)(params, data)))
-    return np.asarray(_ritz(problem)(params, data))
+        flat, tree = ravel_pytree(params)
+        values = np.linalg.eigvalsh(jax.hessian(lambda x: problem.full_loss(tree(x), data))(flat))
+    else:
+        values = np.asarray(_ritz(problem)(params, data))
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"problem {problem.name!r}: its curvature at the initial point of seed {seed} is NaN "
+            "or infinite: no optimizer can start there; change init= or the data."
+        )
+    return values
 
 
 def _ritz(problem: Problem) -> Callable[[Params, Any], jax.Array]:

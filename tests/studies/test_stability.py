@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 
@@ -194,6 +195,24 @@ def test_a_gain_is_called_one_where_seeds_leave_no_doubt():
     ]
     tuning = [r for r in SGD + rival(True, 8.0) if not r["seed"]]
     assert made(tuning + many).verdict.startswith("Yes, mostly.")
+
+
+@pytest.mark.parametrize(("seeds", "problems"), [(3, 7), (5, 14)])
+def test_yes_can_be_said_with_the_seeds_of_both_presets(seeds, problems):
+    found = []
+    for name, best in (("sgd", 0.5), ("rk9", 0.1), ("heun", 0.6)):
+        about = {"order": 1, "R": 2.0, "gradients_per_step": 1}
+        for seed, n in itertools.product(range(seeds + 1), range(problems)):
+            for rate, loss in ((0.5, best + 0.01 * seed), (1.0, 2.0)):
+                found.append(record(rate, seed, loss, name, problem=f"p{n}", **about))
+    assert made(found).verdict.startswith("Yes, mostly.")
+
+
+def test_findings_of_figures_are_of_the_data():
+    (relative,) = [figure for figure in stability.FIGURES if figure.name == "loss_relative"]
+    tame = [{**r, "sharpness": 1.0} for r in SGD if r["status"] != "diverged"]
+    assert relative.finding(made(tame)).startswith("No run of the 1 lines diverged")
+    assert relative.finding(made(SGD)).startswith("1 of 1 lines end")
 
 
 def test_a_ratio_of_limits_is_a_bracket_and_a_claim_is_open_where_that_holds_1():

@@ -17,6 +17,8 @@ def load(word: str) -> Any:
         ValueError: If file or name are not there, or the file fails: one line that says which.
     """
     file, _, name = word.rpartition(":")
+    if not file:
+        raise ValueError(f"{word} is a file: which of its names is meant? Write {word}:problem.")
     path = Path(file).expanduser()
     if not path.is_file():
         raise ValueError(f"{word}: there is no file {path}; write my_model.py:problem.")
@@ -31,7 +33,7 @@ def load(word: str) -> Any:
         sys.path.insert(0, str(path.resolve().parent))  # for its own imports
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[module_name]
             raise ValueError(f"{path} fails: {type(error).__name__}: {error}") from error
         finally:
@@ -45,7 +47,7 @@ def load(word: str) -> Any:
 
 def is_own(word: Any) -> bool:
     """Whether a word of the command line means an object in a file."""
-    return isinstance(word, str) and ".py:" in word
+    return isinstance(word, str) and (".py:" in word or word.endswith(".py"))
 
 
 def own_problems(
@@ -73,6 +75,12 @@ def own_problems(
                 f"odeopt.studies.{kind.__name__}({made})."
             )
         found.append(one)
+    each = [one if isinstance(one, str) else one.name for one in found]
+    if twice := [name for name in each if each.count(name) > 1]:
+        raise ValueError(
+            f"two problems are called {twice[0]!r}, which tables tell apart by name: give one "
+            "another, name=..."
+        )
     return tuple(found)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import odeopt
@@ -18,15 +19,17 @@ import odeopt
 from ... import solvers, stepsize
 from ...flows import GradientFlow
 from ...optimizer import Optimizer
-from ...state import step_params
+from ...state import states, step_params
 from ...stepsize.rule import Fixed
 from ...zoo.registry import REGISTRY
 from ..names import lookup
+from .problem import checksum, readable
 
 Make = Callable[[Any], optax.GradientTransformation]
 MOMENTUM = 0.9
 _STEPS = 8
 """Over which the cost of a step is a mean: rules may look at the curvature in every eighth."""
+_START = np.ones(2 * _STEPS, np.float32)  # as many curvatures as a rule may ask for products
 
 
 def _counted(before: Any, after: Any) -> Any:
@@ -76,8 +79,8 @@ def entry(name: str, make: Make, **known: Any) -> Entry:
     """An entry whose theory is read off the optimizer that `make` returns.
 
     Limit, order and cost of a step are those of an odeopt optimizer: the limit where the learning
-    rate is the step size, the order where the flow is gradient flow. Of any other transformation
-    nothing is known, and a step costs one gradient.
+    rate is the step size, the order where the flow is gradient flow. Of a transformation with one
+    inside (`optax.chain`, ...) the cost is what its state counts; of any other, one gradient.
 
     Args:
         name: Its name.
@@ -86,7 +89,7 @@ def entry(name: str, make: Make, **known: Any) -> Entry:
     """
     optimizer = make(0.1)
     if not isinstance(optimizer, Optimizer):
-        return Entry(name, make, **known)
+        return Entry(name, make, **{**_inside(optimizer), **known})
     design = optimizer.design
     theory: dict[str, Any] = {"read": step_params}
     if isinstance(design.rule, Fixed):
@@ -99,8 +102,16 @@ def entry(name: str, make: Make, **known: Any) -> Entry:
     return Entry(name, make, **{**theory, **known})
 
 
-def _cost_of_a_step(optimizer: Optimizer) -> int:
+def _inside(optimizer: optax.GradientTransformation) -> dict[str, Any]:
+    """What the state of an optimizer around one of ours says of it."""
+    if not any(True for _ in states(optimizer.init(_START))):
+        return {}
+    return {"read": step_params, "gradients_per_step": _cost_of_a_step(optimizer)}
+
+
+def _cost_of_a_step(optimizer: optax.GradientTransformation) -> int:
     """Gradients of a step as the state counts them, those of its rule included."""
+    update = optax.with_extra_args_support(optimizer).update
 
     def loss(x: jax.Array) -> jax.Array:
         return 0.5 * jnp.vdot(jnp.arange(1.0, 1 + len(x)), x**2)
@@ -108,12 +119,31 @@ def _cost_of_a_step(optimizer: Optimizer) -> int:
     def step(carry: Any, _: None) -> tuple[Any, None]:
         x, state = carry
         value, grads = jax.value_and_grad(loss)(x)
-        updates, state = optimizer.update(grads, state, x, value=value, value_fn=loss)
+        updates, state = update(grads, state, x, value=value, grad=grads, value_fn=loss)
         return (optax.apply_updates(x, updates), state), None
 
-    start = jnp.ones(2 * _STEPS)  # as many curvatures as a rule may ask for products
-    (_, state), _ = jax.lax.scan(step, (start, optimizer.init(start)), None, _STEPS)
-    return round(int(state.gradients) / _STEPS)
+    (_, state), _ = jax.lax.scan(step, (_START, optimizer.init(_START)), None, _STEPS)
+    most = max(int(ode.gradients) for _, ode in states(state))  # of one gradient, where they share
+    return max(1, round(most / _STEPS))
+
+
+def fingerprint(make: Any) -> str:
+    """A checksum of what the optimizer of a rate does; empty where it cannot be seen.
+
+    Every option is a number of its traced step, so that a changed one changes the checksum.
+    """
+    params = {"matrix": jnp.eye(2), "vector": jnp.ones(2)}
+
+    def step(rate: Any) -> Any:
+        loss = functools.partial(optax.tree.norm, squared=True)
+        optimizer = optax.with_extra_args_support(make(rate))
+        more = {"value": loss(params), "grad": params, "value_fn": loss}
+        return optimizer.update(params, optimizer.init(params), params, **more)
+
+    try:
+        return checksum((), readable(jax.make_jaxpr(step)(0.1)))
+    except Exception:
+        return ""
 
 
 BASELINES: dict[str, Callable[[], Entry]] = {
@@ -207,7 +237,12 @@ def contenders(asked: Sequence[Any] | Mapping[str, Make]) -> list[Entry]:
                 f"an optimizer is a name or a mapping such as "
                 f'{{"mine": lambda h: optax.sgd(h)}}, not a {type(item).__name__}.'
             )
-        found |= {one.name: one for one in new}
+        for one in new:
+            if found.setdefault(one.name, one) is not one:
+                raise ValueError(
+                    f"two optimizers are called {one.name!r}, which tables tell apart by name: "
+                    "give one another."
+                )
     return list(found.values())
 
 
@@ -216,6 +251,12 @@ def _own(name: str, make: Make) -> Entry:
         return dataclasses.replace(make, name=name)
     try:
         optimizer = make(0.1)
+        jax.eval_shape(lambda rate: (make(rate), rate)[1], 0.1)
+    except jax.errors.JAXTypeError as error:
+        raise ValueError(
+            f"optimizer {name!r} must take a traced learning rate, as under jax.jit: all rates are "
+            "run by one compiled program. Drop float(h) and comparisons of h."
+        ) from error
     except Exception as error:
         raise ValueError(
             f"optimizer {name!r}: calling it with a learning rate fails: {error}. Write it as "

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
+from ...checks import is_known, is_traced, is_whole
 from ...split import Composite
 
 Params: TypeAlias = Any
@@ -60,9 +62,9 @@ class Problem:
         title: One line for people.
         batch_size: Examples a step sees; `None` is all of them.
         validation: A tree like `data`, held out; `()` for none.
-        metric: `metric(params, validation)`, which is reported beside the loss: a scalar, or a
-            dict of scalars by name, the first of which is the main one; by default the loss on
-            `validation`.
+        metric: `metric(params, validation)`, which is reported beside the loss on `validation`: a
+            scalar, or a dict of scalars by name. One that is called "validation" takes the place
+            of that loss.
         has_aux: Whether `loss` returns `(loss, aux)`; `aux` is dropped.
         weight_decay: w adds w/2 times the squared norm of the parameters to the loss.
         quadratic: Whether the Hessian is constant, so that its spectrum is computed densely and
@@ -70,8 +72,9 @@ class Problem:
         x64: Whether it runs with x64 enabled; by default as JAX is set when it is made.
 
     Raises:
-        ValueError: For a loss that is not a scalar, an initial point that is not floating-point,
-            data that do not fit together, or a batch that is larger than the data.
+        ValueError: For a loss or metric that is not a scalar, an initial point that is not
+            floating-point or not finite, data that do not fit together, or a batch that is larger
+            than the data.
 
     Examples:
         >>> import jax.numpy as jnp, numpy as np
@@ -106,12 +109,15 @@ class Problem:
     def __post_init__(self) -> None:
         if not callable(self.loss) or not callable(self.init):
             self._refuse("loss= and init= are functions: loss(params, batch) and init(seed).")
+        if not (is_known(self.weight_decay) and self.weight_decay >= 0):
+            self._refuse(f"weight_decay is {self.weight_decay!r}, which is a number of at least 0.")
         for leaf in jax.tree.leaves((self.data, self.validation)):
             if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
                 self._refuse(f"data hold a {type(leaf).__name__}: give arrays, np.asarray(...).")
         self._check_batch()
         self._check_start()
         self._check_loss()
+        self._check_metric()
 
     def _refuse(self, words: str) -> NoReturn:
         raise ValueError(f"Problem {self.name!r}: {words}")
@@ -119,6 +125,10 @@ class Problem:
     def _check_batch(self) -> None:
         if self.batch_size is None:
             return
+        if not is_whole(self.batch_size):
+            self._refuse(f"batch_size is {self.batch_size!r}: write a whole number, or None.")
+        if not jax.tree.leaves(self.data):
+            self._refuse("batch_size is of examples, but data= holds none: give data, or drop it.")
         lengths = sorted(
             {leaf.shape[0] if leaf.shape else 0 for leaf in jax.tree.leaves(self.data)}
         )
@@ -145,6 +155,9 @@ class Problem:
             self._refuse(wrong)
         if not jax.tree.leaves(eqx.filter(start, eqx.is_inexact_array)):
             self._refuse("init gives no floating-point array: return the parameters from it.")
+        leaves = jax.tree.leaves(eqx.filter(start, eqx.is_inexact_array))
+        if not (is_traced(leaves) or all(np.isfinite(leaf).all() for leaf in leaves)):
+            self._refuse("init(0) gives NaN or infinity: no optimizer can start there.")
 
     def _check_loss(self) -> None:
         key = {"key": jax.random.key(0)} if self.takes_key else {}
@@ -171,6 +184,24 @@ class Problem:
             what = f"shape {found.shape}" if hasattr(found, "shape") else type(found).__name__
             self._refuse(
                 f"its loss returns {what}, not one real number: write jnp.mean(...) around it."
+            )
+
+    def _check_metric(self) -> None:
+        if not jax.tree.leaves(self.validation):
+            if self.metric is not None:
+                self._refuse("metric= is computed on validation=: give validation data too.")
+            return
+        try:
+            found = jax.eval_shape(self.measured, self.start(0), self.data, self.validation)
+        except Exception as error:
+            raise ValueError(
+                f"Problem {self.name!r}: loss or metric fails on validation=: {line(error)}. "
+                "validation is a tree like data=, and metric(params, validation) returns a number."
+            ) from error
+        real = {n: x.shape == () and not jnp.iscomplexobj(x) for n, x in found.items()}
+        if wrong := [name for name, fine in real.items() if not fine]:
+            self._refuse(
+                f"metric {wrong[0]!r} is not one real number: write jnp.mean(...) around it."
             )
 
     @functools.cached_property
@@ -221,22 +252,21 @@ class Problem:
         found = self.init(seed)
         return found if self._plain else eqx.filter(found, eqx.is_inexact_array)
 
-    def held_out(self, params: Params, validation: PyTree) -> Any:
-        """The metric on data that are held out, by default the loss."""
-        if self.metric is not None:
-            return self.metric(self._whole(params), validation)
-        return self.full_loss(params, validation)
-
     def measured(self, params: Params, data: PyTree, validation: PyTree) -> dict[str, Array]:
         """All that a run reports: the loss on all data, and what is held out.
 
-        That is "validation", or what the metric gives by name; nothing without `validation` data.
+        That is the "validation" loss, and what the metric gives by name ("metric" where it gives
+        no name); nothing without `validation` data.
         """
-        found = {"loss": self.full_loss(params, data)}
-        if jax.tree.leaves(validation):
-            held = self.held_out(params, validation)
-            found |= held if isinstance(held, dict) else {"validation": held}
-        return found
+        if not jax.tree.leaves(validation):
+            return {"loss": self.full_loss(params, data)}
+        more = {} if self.metric is None else self.metric(self._whole(params), validation)
+        more = dict(more) if isinstance(more, dict) else {"metric": more}
+        held = more.pop("validation", None)
+        held = self.full_loss(params, validation) if held is None else held
+        found = {**more, "loss": self.full_loss(params, data), "validation": held}
+        first = ("loss", "validation")
+        return {n: jnp.asarray(found[n]) for n in (*first, *(n for n in more if n not in first))}
 
     def full_loss(self, params: Params, data: PyTree) -> Array:
         """The objective on all of `data`; of a random loss, with a key that is always the same."""
@@ -255,13 +285,16 @@ class Problem:
 
     @functools.cached_property
     def checksum(self) -> str:
-        """The first 16 hexadecimal digits of the SHA-256 of the data."""
-        digest = hashlib.sha256()
-        for leaf in jax.tree.leaves(self.data):
-            array = np.asarray(leaf)
-            digest.update(f"{array.shape}{array.dtype}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:16]
+        """Of the data."""
+        return checksum(self.data)
+
+    @functools.cached_property
+    def version(self) -> str:
+        """A checksum of all that decides a run: data, loss, metric, batches and initial point."""
+        with jax.enable_x64(self.x64):
+            given = self.start(0), self.data, self.validation
+            traced = jax.make_jaxpr(self.measured)(*given)
+            return checksum((given, traced.consts), self.batch_size, readable(traced))
 
     def batches(self, seed: int, steps: int) -> Int[np.ndarray, "steps batch"] | None:
         """The examples of each step: shuffled epochs; `None` for full-batch problems."""
@@ -274,6 +307,22 @@ class Problem:
             for _ in range(-(-steps // per_epoch))
         ]
         return np.concatenate(epochs).reshape(-1, self.batch_size)[:steps].astype(np.int32)
+
+
+def checksum(arrays: PyTree, *also: Any) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of arrays, and of what prints as text."""
+    digest = hashlib.sha256("".join(map(str, also)).encode())
+    for leaf in jax.tree.leaves(arrays):
+        is_key = jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def readable(traced: Any) -> str:
+    """A traced function as text, without addresses, which differ from process to process."""
+    return re.sub(r"0x[0-9a-f]+", "", str(traced))
 
 
 def whole_numbers(start: Params) -> str:

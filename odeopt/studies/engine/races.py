@@ -258,7 +258,8 @@ def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     `step_low` and `step_high` bracket its stability limit over the baseline's, each end the median
     over the `problems` on which some rate of the baseline diverged; the same with `gradient`, the
     limits divided by the gradients of a step. On how many problems its tuned median loss is the
-    `lowest`, or `below` the baseline's, and of these `apart`: significantly (Holm, 5 %).
+    `lowest`, or `below` the baseline's; `p` is that of its not being lower on any problem
+    (`statistics.lower`, corrected for the number of optimizers).
     """
     limits, losses, best = brackets(runs), tuned_losses(runs), tuned(runs)
     finite, cost = losses.where(np.isfinite(losses)), gradients_to_target(best, losses.columns)
@@ -269,7 +270,10 @@ def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
         if baseline in losses and name != baseline:
             row |= _against(limits, str(name), baseline)
             row["below"] = (losses[name] < losses[baseline]).sum()
-            row["apart"] = _apart(best, str(name), baseline)
+            row["p"] = statistics.lower(
+                (one[one.optimizer == name].final, one[one.optimizer == baseline].final)
+                for _, one in best.groupby("problem")
+            )
         row |= {
             "lowest": lowest[name].sum(),
             "reached": np.isfinite(cost[name]).sum(),
@@ -278,7 +282,8 @@ def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
             "runs": len(mine),
         }
         rows[name] = row
-    return pd.DataFrame.from_dict(rows, orient="index")
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.assign(p=statistics.holm(table.p)) if "p" in table else table
 
 
 def _against(limits: pd.DataFrame, name: str, baseline: str) -> dict[str, Any]:
@@ -300,16 +305,6 @@ def _against(limits: pd.DataFrame, name: str, baseline: str) -> dict[str, Any]:
         if len(lows):
             row |= {f"{key}_low": np.median(lows), f"{key}_high": np.median(highs)}
     return row
-
-
-def _apart(best: pd.DataFrame, name: str, baseline: str) -> int:
-    """On how many problems final losses at tuned rates are lower, corrected for their number."""
-    found = [
-        statistics.pairs(mine[mine.optimizer == name].final, mine[mine.optimizer == baseline].final)
-        for _, mine in best.groupby("problem", sort=False)
-    ]
-    corrected = statistics.holm([pair.p for pair in found])
-    return sum(pair.share > 0.5 and p < 0.05 for pair, p in zip(found, corrected, strict=True))
 
 
 def width(loss: pd.Series, initial: float) -> dict[str, float]:

@@ -7,6 +7,7 @@ from importlib import metadata
 from typing import Any
 
 from ... import __version__
+from .optimizers import fingerprint
 
 
 def items(value: Any) -> tuple:
@@ -25,13 +26,13 @@ def _plain(value: Any) -> bool:
 
 
 def spoken(value: Any) -> Any:
-    """A setting as it is stored: what has a name by that, and its checksum."""
+    """A setting as it is stored: what has a name by that, and a checksum of what it does."""
     if isinstance(value, tuple | list):
         return [spoken(item) for item in value]
     if isinstance(value, Mapping):
-        return ", ".join(map(str, value))
-    if hasattr(value, "checksum"):
-        return f"{value.name} ({value.checksum})"
+        return ", ".join(f"{name} ({fingerprint(make)})" for name, make in value.items())
+    if hasattr(value, "version"):
+        return f"{value.name} ({value.version})"
     if hasattr(value, "name"):
         return value.name
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -1,6 +1,6 @@
 """Comparisons that a study may state: corrected pairs, equivalence, ratios of brackets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +41,22 @@ def pairs(first: Sequence[float], second: Sequence[float]) -> Pairs:
     ranks = stats.rankdata(np.concatenate([a, b]))
     test = stats.mannwhitneyu(ranks[: len(a)], ranks[len(a) :])
     return Pairs(float(1 - test.statistic / (len(a) * len(b))), float(test.pvalue))
+
+
+def lower(samples: Iterable[tuple[Sequence[float], Sequence[float]]]) -> float:
+    """The p-value of the first samples not being lower than the second on any of several problems.
+
+    Mann and Whitney's one-sided tests, combined by Fisher's method: with 3 and 3 seeds the p-value
+    of one problem cannot be below 0.05, but that of seven can be 0.00013. Infinity is a miss; 1 where
+    there is nothing to compare.
+    """
+    found = []
+    for first, second in samples:
+        ranks = stats.rankdata([*first, *second])
+        if len(set(ranks)) > 1:
+            test = stats.mannwhitneyu(ranks[: len(first)], ranks[len(first) :], alternative="less")
+            found.append(float(test.pvalue))
+    return float(stats.combine_pvalues(found).pvalue) if found else 1.0
 
 
 def paired_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:

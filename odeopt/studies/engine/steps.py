@@ -32,12 +32,11 @@ def step_function(
         if line_search:
             of_state = optax.value_and_grad_from_state(objective)
             value, grads = of_state(params, batch, state=state, **key)
-            extra["grad"] = grads
         else:
             value, grads = jax.value_and_grad(objective)(params, batch, **key)
 
         def made() -> tuple[Params, Any]:
-            updates, new = optimizer.update(grads, state, params, value=value, **extra)
+            updates, new = optimizer.update(grads, state, params, value=value, grad=grads, **extra)
             return optax.apply_updates(params, updates), new
 
         if target is None:

@@ -175,6 +175,22 @@ def test_theory_is_read_off_the_optimizer():
     assert find("heavy_ball").order is None  # it is one, but of another flow
 
 
+def test_a_wrapped_solver_races_at_its_full_price():
+    inside = contenders(
+        {
+            "chain": lambda h: optax.chain(odeopt.rk4(h), optax.clip(1.0)),
+            "pair": lambda h: optax.partition({"a": odeopt.heun(h), "b": odeopt.euler(h)}, "a"),
+            "plain": lambda h: optax.chain(optax.clip(1.0), optax.sgd(h)),
+        }
+    )
+    assert [one.gradients_per_step for one in inside] == [4, 2, 1]
+
+
+def test_a_rate_that_must_be_a_number_is_refused_in_one_line():
+    with pytest.raises(ValueError, match=r"must take a traced learning rate.*Drop float\(h\)"):
+        contenders({"mine": lambda h: optax.sgd(float(h))})
+
+
 def test_own_optimizers_are_functions_of_the_rate():
     own, twin = contenders([{"mine": lambda h: optax.chain(optax.scale(-h))}, "sgd"])
     assert (own.name, own.limit, own.gradients_per_step, own.own) == ("mine", None, 1, True)

@@ -5,10 +5,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import odeopt
-from odeopt.studies import Problem, stability
+from odeopt.studies import Problem, spectra, stability
 from odeopt.studies.engine.optimizers import contenders
 from odeopt.studies.engine.steps import refuse_broken
 
@@ -102,9 +103,71 @@ def test_own_problems_are_resumed_and_others_are_not(tmp_path):
     first = stability.run(problems=[plain()], out=out, **SMALL)
     again = stability.run(problems=[plain()], out=out, resume=True, **SMALL)
     assert again.records == first.records
-    other = Problem(plain().loss, plain().init, (X, 2 * Y), name="plain")
+    loss, init = plain().loss, plain().init
+    for other in (
+        Problem(loss, init, (X, 2 * Y), name="plain"),
+        Problem(loss, init, (X, Y), name="plain", weight_decay=0.1),
+        Problem(loss, init, (X, Y), name="plain", batch_size=8),
+        Problem(lambda p, b: 100 * loss(p, b), init, (X, Y), name="plain"),
+        Problem(loss, lambda seed: init(seed + 1), (X, Y), name="plain"),
+    ):
+        with pytest.raises(ValueError, match="other settings"):
+            stability.run(problems=[other], out=out, resume=True, **SMALL)
+
+
+def test_a_changed_optimizer_is_another_setting(tmp_path):
+    out, given = tmp_path / "out", {"problems": [plain()], "seeds": 1, "gradients": 12}
+
+    def clipped(size):
+        return {"clipped": lambda h: optax.chain(optax.clip(size), optax.sgd(h))}
+
+    first = stability.run(solvers=["sgd", clipped(1.0)], out=out, **given)
+    assert "clipped (" in str(stability.STUDY.about(first.settings))
+    stability.run(solvers=["sgd", clipped(1.0)], out=out, resume=True, **given)
     with pytest.raises(ValueError, match="other settings"):
-        stability.run(problems=[other], out=out, resume=True, **SMALL)
+        stability.run(solvers=["sgd", clipped(1e-3)], out=out, resume=True, **given)
+
+
+def test_what_tables_tell_apart_by_name_has_one_each():
+    for problems in (
+        [plain(), plain()],
+        ["digits-ce", Problem(line, start, (X, Y), name="digits-ce")],
+    ):
+        with pytest.raises(ValueError, match="two problems are called"):
+            stability.Settings(problems=problems)
+    with pytest.raises(ValueError, match="two optimizers are called 'sgd'"):
+        stability.Settings(solvers=["sgd", {"sgd": optax.adam}])
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (1, 1, 3)])
+def test_the_spectrum_of_a_quadratic_needs_no_vector(shape):
+    values = np.array([1.0, 2.0, 5.0], np.float32)
+    bowl = Problem(
+        lambda params, batch: 0.5 * jnp.sum(batch * sum(x.ravel() ** 2 for x in params)),
+        lambda seed: [jnp.ones(shape)],
+        values,
+        quadratic=True,
+    )
+    np.testing.assert_allclose(spectra.eigenvalues(bowl, 0), values, rtol=1e-6)
+
+
+def test_what_is_held_out_is_in_the_summary(tmp_path):
+    held = Problem(
+        line,
+        start,
+        (X[:16], Y[:16]),
+        validation=(X[16:], Y[16:]),
+        metric=lambda params, batch: {"worst": jnp.max(jnp.abs(batch[0] * params - batch[1]))},
+    )
+    table = stability.run(problems=[held], out=tmp_path / "out", **SMALL).table("summary")
+    assert (table.metric == table.worst).all()
+    assert (table.metric**2 >= table.validation).all()
+
+
+def test_a_line_search_of_optax_is_a_contender(tmp_path):
+    searched = {"lbfgs": optax.lbfgs}
+    found = stability.run(problems=[plain()], solvers=["sgd", searched], seeds=1, gradients=12)
+    assert set(found.table("summary").optimizer) == {"sgd", "lbfgs"}
 
 
 def line(params, batch):
@@ -132,6 +195,15 @@ def start(seed):
         ({"data": ([1.0], Y)}, r"data hold a float: give arrays"),
         ({"batch_size": 25}, "batch_size is 25, which must be 1 to 24"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 8.0}, "batch_size is 8.0: write a whole number"),
+        ({"batch_size": 8, "data": ()}, "data= holds none"),
+        ({"weight_decay": -1.0}, "weight_decay is -1.0"),
+        ({"weight_decay": "a"}, "weight_decay is 'a'"),
+        ({"init": lambda seed: jnp.full((), jnp.nan)}, "NaN or infinity"),
+        ({"metric": lambda p, v: p}, "give validation data too"),
+        ({"validation": (X, Y[:20])}, "fails on validation="),
+        ({"validation": (X, Y), "metric": lambda p, v: v[0]}, "'metric' is not one real number"),
+        ({"validation": (X, Y), "metric": 3}, "fails on validation=: TypeError"),
     ],
 )
 def test_what_is_no_problem_says_in_one_line_what_to_write(changes, message):
@@ -143,11 +215,9 @@ def test_what_is_no_problem_says_in_one_line_what_to_write(changes, message):
 
 
 def test_an_optimizer_that_gives_nan_at_once_is_refused():
-    import optax
-
     broken = {"broken": lambda h: optax.chain(optax.scale(jnp.nan), optax.sgd(h))}
     with pytest.raises(ValueError, match="'broken' gives NaN or infinity in its first step"):
         stability.run(problems=[plain()], solvers=["sgd", broken], seeds=1, gradients=12)
-    lost = Problem(line, lambda seed: jnp.full((), jnp.nan), (X, Y))
+    lost = Problem(lambda params, batch: jnp.nan * line(params, batch), start, (X, Y))
     with pytest.raises(ValueError, match="has a loss of nan at the initial point"):
         refuse_broken(lost, contenders({"fine": odeopt.euler})[0])

@@ -7,6 +7,7 @@ from scipy import stats
 
 from odeopt.studies.engine.statistics import (
     holm,
+    lower,
     paired_ratio,
     pairs,
     performance_profile,
@@ -87,3 +88,11 @@ def test_a_ratio_of_brackets_holds_every_ratio(a, b, c, d):
     for x in first:
         for y in second:
             assert low <= x / y <= high
+
+
+def test_a_lower_sample_is_told_over_several_problems():
+    first, second = [1.0, 2.0, 3.0], [4.0, 5.0, np.inf]
+    assert lower([(first, second)]) == pytest.approx(1 / 20)
+    assert lower([(first, second)] * 7) < 2e-4
+    assert lower([(second, first)] * 7) > 0.9
+    assert lower([([np.inf] * 3, [np.inf] * 3)]) == lower([]) == 1.0
