@@ -32,7 +32,7 @@ def check_gradient(
 
     Raises:
       ValueError: another tree structure, or a leaf of another shape.
-      TypeError: a complex gradient of a real parameter.
+      TypeError: a complex gradient of a real parameter, a wider one of a float16 parameter.
     """
     given: Any
     expected: Any
@@ -55,6 +55,12 @@ def check_gradient(
         dtype = jnp.result_type(p)
         if jnp.iscomplexobj(g) and not jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(f"{where} is complex, its parameter is {dtype}: take the real part.")
+        if dtype == jnp.float16 and jnp.result_type(g) != dtype:
+            raise TypeError(
+                f"{where} is {jnp.result_type(g)}, its parameter {dtype}, which would round small "
+                "entries to 0 and large ones to infinity: keep parameters in float32 and cast them "
+                "in the loss, or cast the gradient yourself."
+            )
         return jnp.asarray(g, dtype)
 
     return jax.tree_util.tree_map_with_path(leaf, grads, params)
@@ -168,7 +174,8 @@ def is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 
-def _is_absent(node: Any) -> bool:
+def is_absent(node: Any) -> bool:
+    """Whether `node` is a hole: masked, or None as `eqx.filter` leaves it."""
     return node is None or is_masked(node)
 
 
@@ -176,7 +183,7 @@ def unmasked(params: PyTree[Array], full_params: PyTree[Array] | None) -> PyTree
     """`params`, what is masked (`optax.MaskedNode`, or None) filled from `full_params`."""
     if full_params is not None:
         return jax.tree.map(
-            lambda p, full: full if _is_absent(p) else p, params, full_params, is_leaf=_is_absent
+            lambda p, full: full if is_absent(p) else p, params, full_params, is_leaf=is_absent
         )
     if any(map(is_masked, jax.tree.leaves(params, is_leaf=is_masked))):
         raise ValueError(
@@ -189,9 +196,9 @@ def unmasked(params: PyTree[Array], full_params: PyTree[Array] | None) -> PyTree
 
 def masked_as(tree: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:
     """`tree`, masked where `like` is."""
-    if not any(map(_is_absent, jax.tree.leaves(like, is_leaf=_is_absent))):
+    if not any(map(is_absent, jax.tree.leaves(like, is_leaf=is_absent))):
         return tree
-    return jax.tree.map(lambda p, t: p if _is_absent(p) else t, like, tree, is_leaf=_is_absent)
+    return jax.tree.map(lambda p, t: p if is_absent(p) else t, like, tree, is_leaf=is_absent)
 
 
 def over_own(

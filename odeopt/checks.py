@@ -44,6 +44,12 @@ def check_ascending(**numbers: Any) -> None:
         check(lambda x, high=high: x <= high, name, low, f"at most {high}, which is {above}")
 
 
+def check_least(least: float, **numbers: Any) -> None:
+    """Refuse a number below `least`, or NaN, by name; a traced one cannot be looked at."""
+    for name, number in numbers.items():
+        check(lambda x: x >= least, name, number, f"at least {least}")
+
+
 def check_positive(**numbers: Any) -> None:
     """Refuse a number that is not positive, by name; a traced one cannot be looked at."""
     for name, number in numbers.items():

@@ -138,7 +138,13 @@ class Init:
             memory=design.solver.init(design.flow, z),
             rule=design.rule.init(params),
             transform=_init_transform(design, params),
-            progress=init_progress(design.flow, design.solver, z, _init_transform(design, params))
+            progress=init_progress(
+                design.flow,
+                design.solver,
+                z,
+                _init_transform(design, params),
+                design.rule.init(params),
+            )
             if design.staged
             else (),
         )

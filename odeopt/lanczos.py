@@ -50,7 +50,7 @@ def lanczos(product: LinearMap, start: PyTree[Array], like: PyTree[Array], produ
     NaN if the first application is not finite. `product` is handed trees of the dtypes of `like`,
     `start` is `widened`; there are no more applications than dimensions.
     """
-    size = min(products, dimension(like))  # there are no more directions
+    size = max(1, min(products, dimension(like)))  # no more directions; without leaves one of none
     dtype = widest(jax.tree.leaves(start))
     # Made of `start`, so that it is split as that is.
     basis = jax.tree.map(lambda x: jnp.broadcast_to(jnp.zeros_like(x), (size, *x.shape)), start)

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import optax
 
 from .design import Design, Init, LearningRate, Update
@@ -144,6 +145,11 @@ def ode_optimizer(
                 f"{', '.join(sorted(method.options)) or 'no option'}: drop it."
                 + (hint if name == "staged" else "")
             )
+    if scan_stages and (staged or method.gradients_per_step == 1):
+        raise ValueError(
+            "scan_stages=True loops over the stages of a step, of which there is one in a call: "
+            "drop it."
+        )
     if scan_stages is not None:
         method = method.with_options(scan_stages=scan_stages)
     if correction is not None:
@@ -154,8 +160,18 @@ def ode_optimizer(
             )
         from .drift import corrected  # noqa: PLC0415  # a quarter of the import; few need it
 
+        if isinstance(correction, jax.Array):
+            raise ValueError(
+                "correction is an array; it must be a Python integer. Under "
+                '`optax.inject_hyperparams` name it: `static_args=("correction",)`.'
+            )
         plain, flow = flow, corrected(flow, method, correction)
-        if staged and flow is not plain:
+        if flow is plain:
+            raise ValueError(
+                f"correction is {correction}, but {type(method).__name__} follows its flow to that "
+                "order without one: drop it, or ask for a higher order."
+            )
+        if staged:
             raise ValueError(
                 "correction= takes gradients beside those of the stages, which staged mode does "
                 "not have: drop one of them."

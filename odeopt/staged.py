@@ -17,7 +17,9 @@ from .stepsize.rule import settled
 from .sums import add
 
 
-def init_progress(flow: Any, solver: Any, z: State, transform: PyTree[Array]) -> Progress:
+def init_progress(
+    flow: Any, solver: Any, z: State, transform: PyTree[Array], rule: PyTree[Array]
+) -> Progress:
     """Between two steps. The start of the step and the slopes of all stages but the last.
 
     Raises:
@@ -38,6 +40,7 @@ def init_progress(flow: Any, solver: Any, z: State, transform: PyTree[Array]) ->
         start=zeros(),
         slopes=tuple(zeros() for _ in range(solver.gradients_per_step - 1)),
         transform=transform,
+        rule=rule,
     )
 
 
@@ -58,8 +61,8 @@ def staged_update(
     objective, advanced = transformed(design.stage_transform, grads, frozen, params, extra)
     value = objective.given_value()
     info = StepInfo(state.steps, (params, state.aux), objective, value, flow, method)
-    proposed, asked = rule.propose(state.rule, info)
-    h = select(first, proposed, progress.step_size)
+    proposed = rule.propose(state.rule, info)  # at the start of a step, where it is kept
+    h, asked = select(first, proposed, (progress.step_size, progress.rule))
     start = select(first, (params, state.aux), progress.start)
 
     def stage(i: int) -> Callable[[], tuple[State, tuple[State, ...]]]:
@@ -100,6 +103,7 @@ def staged_update(
             start=start,
             slopes=select(accept, slopes, progress.slopes),
             transform=frozen,
+            rule=asked,
         ),
     )
 

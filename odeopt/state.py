@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
-from .arguments import as_arrays, is_masked
+from .arguments import as_arrays, is_absent
 from .arrays import Scalar
 from .flows import State
 
@@ -23,6 +23,7 @@ class Progress(NamedTuple):
       start: `z` at the start of the step.
       slopes: the slopes of the stages done, `stages - 1` trees like `start`.
       transform: state of `stage_transform` at the start of the step.
+      rule: state of the step-size rule when it proposed the step.
     """
 
     stage: Int[Array, ""]
@@ -30,6 +31,7 @@ class Progress(NamedTuple):
     start: State
     slopes: tuple[State, ...]
     transform: PyTree[Array]
+    rule: PyTree[Array]
 
 
 class ODEState(NamedTuple):
@@ -164,8 +166,8 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
       params: the parameters that the loop holds; of an nnx model `nnx.state(model, nnx.Param)`.
 
     Raises:
-      ValueError: no odeopt optimizer in `state`, or a staged one with another transformation
-        after it in a chain, which rescales its updates and so moves its stage points.
+      ValueError: no odeopt optimizer in `state`, or one whose parameters rest elsewhere, with
+        another transformation after it in a chain, which rescales its updates.
     """
     if any(map(_is_variable, jax.tree.leaves(params, is_leaf=_is_variable))):
         end = step_params(state, jax.tree.map(_value, params, is_leaf=_is_variable))
@@ -185,11 +187,11 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
             between = progress.stage == 0
             params = jax.tree.map(
                 lambda start, p, between=between: (
-                    p if is_masked(start) else jnp.where(between, p, start)
+                    p if is_absent(start) else jnp.where(between, p, start)
                 ),
                 progress.start[0],
                 params,
-                is_leaf=is_masked,
+                is_leaf=is_absent,
             )
     return params
 
@@ -201,17 +203,20 @@ def _readouts(tree: PyTree) -> list[Any]:
 
 
 def _check_chains(state: PyTree) -> None:
-    """Refuse a chain in which something follows a staged optimizer."""
+    """Refuse a chain in which something follows an optimizer that rests elsewhere."""
 
-    def staged(node: Any) -> bool:
-        return any(ode.progress != () for _, ode in states(node))
+    def rests(node: Any) -> bool:
+        return any(
+            ode.progress != () or _readouts((ode.memory, ode.aux)) for _, ode in states(node)
+        )
 
     def visit(node: Any) -> bool:
-        if type(node) is tuple and any(staged(earlier) for earlier in node[:-1]):
+        if type(node) is tuple and any(rests(earlier) for earlier in node[:-1]):
             raise ValueError(
-                "A staged optimizer must be the last transformation of its chain: what follows it "
-                "changes its updates, and so the points at which its stages are evaluated. Put it "
-                "last, or pass the transformation as `stage_transform=`."
+                "An optimizer whose parameters rest elsewhere than at the end of a step (staged, "
+                "an average, a leapfrog) must be the last transformation of its chain: what "
+                "follows it changes its updates, and so where they rest. Put it last, or pass the "
+                "transformation as `stage_transform=`."
             )
         return _is_end(node)
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import odeopt
+from odeopt.zoo.registry import REGISTRY
 
 from .table import STAGED, TABLE, VARIED
 
@@ -124,6 +125,63 @@ def test_a_first_step_above_the_limit(make):
     make(0.1, 0.1)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: odeopt.rk4(0.1, correction=2),
+        lambda: odeopt.euler(0.1, correction=1),
+        lambda: odeopt.adam(0.1, correction=1),
+        lambda: odeopt.implicit_euler(0.1, correction=1),
+        lambda: odeopt.euler(0.1, scan_stages=True),
+        lambda: odeopt.rk4(0.1, staged=True, scan_stages=True),
+    ],
+)
+def test_an_option_without_effect(make):
+    with pytest.raises(ValueError, match="drop it"):
+        make()
+
+
+def test_a_correction_under_inject_hyperparams_shows_what_to_write():
+    injected = optax.inject_hyperparams(odeopt.euler)(learning_rate=0.1, correction=2)
+    with pytest.raises(ValueError, match=r'correction is an array.*static_args=\("correction",\)'):
+        injected.init(PARAMS)
+    fixed = optax.inject_hyperparams(odeopt.euler, static_args=("correction",))
+    fixed(learning_rate=0.1, correction=2).init(PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (odeopt.adam, "eps"),
+        (odeopt.adam, "eps_root"),
+        (odeopt.adamw, "weight_decay"),
+        (odeopt.rmsprop, "eps"),
+        (odeopt.rmsprop, "initial_scale"),
+    ],
+)
+@pytest.mark.parametrize("number", [-1.0, float("nan")])
+def test_a_number_below_zero(make, name, number):
+    with pytest.raises(ValueError, match=f"{name} is {number}; it must be at least 0"):
+        make(0.1, **{name: number})
+
+
+@pytest.mark.parametrize("grads", [jnp.ones(2), jnp.ones(2, jnp.bfloat16)])
+def test_a_gradient_that_float16_would_round_away(grads):
+    params = jnp.ones(2, jnp.float16)
+    opt = odeopt.adam(0.1)
+    with pytest.raises(TypeError, match=r"grads is .*, its parameter float16.*keep parameters in"):
+        opt.update(grads, opt.init(params), params)
+
+
+@pytest.mark.parametrize("rate", [jnp.array(1e5), optax.constant_schedule(1e5)])
+def test_a_size_that_the_parameters_cannot_hold_moves_nothing(rate):
+    params = jnp.ones(2, jnp.float16)
+    opt = odeopt.euler(rate)
+    updates, state = opt.update(jnp.zeros_like(params), opt.init(params), params)
+    chex.assert_trees_all_equal(updates, jnp.zeros_like(params))
+    assert int(state.rejected) == 1
+
+
 @pytest.mark.parametrize("make", [odeopt.heavy_ball, odeopt.nesterov])
 def test_no_momentum_is_not_none(make):
     with pytest.raises(ValueError, match="momentum is None; it must be"):
@@ -220,6 +278,18 @@ def test_a_staged_optimizer_that_is_not_last_in_its_chain(after):
         for _ in range(4):
             updates, state = opt.update(jax.grad(LOSS)(params), state, params)
             params = optax.apply_updates(params, updates)
+
+
+@pytest.mark.parametrize("name", [n for n, entry in REGISTRY.items() if entry.rests])
+def test_an_optimizer_that_rests_elsewhere_is_last_in_its_chain(name):
+    opt = REGISTRY[name].build(0.1)
+    for chain in (
+        optax.chain(opt, optax.scale(0.5)),
+        optax.chain(optax.chain(opt), optax.scale(1)),
+    ):
+        with pytest.raises(ValueError, match=r"rest elsewhere.*must be the last"):
+            odeopt.step_params(chain.init(PARAMS), PARAMS)
+    odeopt.step_params(optax.chain(optax.scale(0.5), opt).init(PARAMS), PARAMS)
 
 
 @pytest.mark.slow

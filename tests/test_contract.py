@@ -175,6 +175,26 @@ def test_staged_equals_closure_on_a_repeated_batch(name, closure_mode):
     np.testing.assert_allclose(state.time, end.time, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        optax.linear_schedule(0.0, 0.8, 9),
+        odeopt.stepsize.horizon(30),
+        odeopt.stepsize.anytime(0.1),
+        odeopt.stepsize.angle(gain=0.5, first=0.05),
+    ],
+    ids=["schedule", "horizon", "anytime", "angle"],
+)
+def test_a_rule_proposes_the_same_sizes_in_staged_mode(rule):
+    curvature = jnp.array([2.0, 0.1])
+    loss = lambda x: 0.5 * jnp.sum(curvature * x**2)
+    closure, end = descend(odeopt.rk4(rule), jnp.ones(2), loss, n=12)
+    staged, last = descend(odeopt.rk4(rule, staged=True), jnp.ones(2), loss, n=48)
+    chex.assert_trees_all_close(staged, closure, rtol=1e-5)
+    np.testing.assert_allclose(last.step_size, end.step_size, rtol=1e-5)
+    np.testing.assert_allclose(last.time, end.time, rtol=1e-5)
+
+
 @pytest.mark.parametrize("make", [odeopt.strang_adam, odeopt.log_time_adam, odeopt.untuned])
 def test_step_params_of_python_floats(make):
     opt, params = (make(0.1) if make is odeopt.strang_adam else make()), {"a": 0.5, "b": 2.0}
@@ -197,6 +217,20 @@ def test_step_params_are_those_of_the_last_completed_step(name):
         if call % stages(name) == 0:
             completed = params
         chex.assert_trees_all_equal(odeopt.step_params(state, params), completed)
+
+
+def test_step_params_of_a_staged_step_fill_the_holes_of_a_filter():
+    opt, part = odeopt.rk4(0.1, staged=True), {"a": jnp.ones(2), "b": None}
+    _, state = opt.update(part, opt.init(part), part)
+    full = {"a": jnp.zeros(2), "b": jnp.ones(3)}
+    chex.assert_trees_all_equal(odeopt.step_params(state, full), {**full, "a": jnp.ones(2)})
+
+
+@everyone
+def test_a_tree_without_leaves_stays_as_it_is(name):
+    opt = make(name)
+    updates, _ = opt.update({}, opt.init({}), {}, value_fn=lambda params: jnp.zeros(()))
+    assert updates == {}
 
 
 def test_staged_in_an_unmodified_flax_train_state():

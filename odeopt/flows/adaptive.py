@@ -15,6 +15,7 @@ from jaxtyping import Array, PyTree
 
 from ..arguments import over_own
 from ..arrays import Scalar
+from ..checks import check_least
 from ..kernels.adam import AdamNumbers, adam_step, decaying_time
 from ..objective import Objective
 from ..sums import scaled
@@ -75,7 +76,7 @@ class AdamFlow(AlongMoment, AbstractFlow):
         $1 - wh$.
 
     Raises:
-      ValueError: `b1` or `b2` outside [0, 1).
+      ValueError: `b1` or `b2` outside [0, 1); a negative `eps`, `eps_root` or `weight_decay`.
     """
 
     b1: Any = eqx.field(converter=as_decay, default=0.9)
@@ -90,6 +91,7 @@ class AdamFlow(AlongMoment, AbstractFlow):
 
     def __check_init__(self) -> None:
         check_decay(b1=self.b1, b2=self.b2)
+        check_least(0, eps=self.eps, eps_root=self.eps_root, weight_decay=self.weight_decay)
 
     def init(self, params: PyTree[Array]) -> Moments:
         """Zero moments. Two copies of the parameters."""

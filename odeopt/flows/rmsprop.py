@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
+from ..checks import check_least
 from ..objective import Objective
 from ..sums import scaled
 from .clock import as_decay, check_decay, moment_like, real
@@ -71,6 +72,7 @@ class RMSpropFlow(AbstractFlow):
 
     def __check_init__(self) -> None:
         check_decay(decay=self.decay)
+        check_least(0, eps=self.eps, initial_scale=self.initial_scale)
         if self.momentum is not None:
             check_decay(momentum=self.momentum)
 

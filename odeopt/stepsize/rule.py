@@ -161,8 +161,9 @@ class Scheduled(AbstractLocalRule):
         return jnp.real(jnp.asarray(self.schedule(info.steps)))
 
     def judge(self, state: tuple[()], info: StepInfo, h: Scalar, step: Step) -> Verdict:
-        """Accepted if the size is finite and not negative."""
-        return Verdict(jnp.isfinite(h) & (h >= 0), state)
+        """Accepted if the size is finite, in the parameters' dtypes too, and not negative."""
+        largest = min((jnp.finfo(x.dtype).max for x in jax.tree.leaves(info.z[0])), default=jnp.inf)
+        return Verdict(jnp.isfinite(h) & (h <= float(largest)) & (h >= 0), state)
 
 
 def settled(

@@ -256,6 +256,17 @@ TABLES = (
         f"After {runs.SWEPT} gradients, rates and first steps from 1e-3 to 1e3 by decades.",
     ),
     Table(
+        "left_out",
+        "Left out",
+        tables.left_out,
+        {
+            "optimizer": ("optimizer", "its name"),
+            "problem": ("on", "problems on which it did not run"),
+            "why": ("why", "what it needs, or what the problem has"),
+        },
+        ("optimizer", "problem", "why"),
+    ),
+    Table(
         "stable",
         "Largest stable rates",
         tables.stable,

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 import odeopt
 
 from . import iterative
-from .engine import Lab, Task, at_least
+from .engine import Lab, Task, at_least, whole
 from .engine.load import own_optimizers, own_problems
 from .engine.optimizers import Entry, contenders, controlled, entry, find
 from .engine.problem import Problem
@@ -214,7 +214,11 @@ def _tasks(settings: Settings, problem: Problem) -> list[Task]:
 
     for one in settings.entries():
         on = _on(problem, one)
-        if on is not None:
+        if isinstance(on, str):
+            about = {"problem": problem.name, "optimizer": one.name, "why": on}
+            made = functools.partial(list[Record], [{"kind": "left out", **about}])
+            found.append(whole(f"{problem.name}, {one.name}, left out", made, x64=problem.x64))
+        else:
             add(one.name, _race, on, weight=3 if one.tuned else 1)
         if one.name in SENSITIVE and (own or problem.name.startswith("digits")):
             add(f"sensitivity of {one.name}", _sweep, one)
@@ -225,21 +229,24 @@ def _tasks(settings: Settings, problem: Problem) -> list[Task]:
     return found
 
 
-def _on(problem: Problem, one: Entry) -> Entry | None:
-    """The entry on that problem, or `None` where it can only look bad or not run at all."""
+def _on(problem: Problem, one: Entry) -> Entry | str:
+    """The entry on that problem, or why it can only look bad there or not run at all."""
     if not one.line_search:
         return one
-    if problem.batch_size is not None:  # the value it goes on with is that of another batch
-        return None
-    if one.name not in ITERATIVE:
-        return one
     size = sum(leaf.size for leaf in jax.tree.leaves(problem.start(0)))
-    if one.name == "bfgs" and size > MOST_PARAMETERS:
-        return None
-    if one.name == "levenberg_marquardt":
+    why = ""
+    if problem.batch_size is not None:
+        why = "goes on with the value of the last batch, so only full batches"
+    elif one.name == "bfgs" and size > MOST_PARAMETERS:
+        why = f"more than {MOST_PARAMETERS} parameters"
+    elif one.name == "levenberg_marquardt":
         rows = iterative.least_squares_rows(problem)
-        if not 0 < rows * size <= MOST_JACOBIAN:
-            return None
+        if not rows:
+            why = "the loss is no odeopt.composite of least squares"
+        elif rows * size > MOST_JACOBIAN:
+            why = f"a Jacobian of more than {MOST_JACOBIAN} entries"
+    if why or one.name not in ITERATIVE:
+        return why or one
     return dataclasses.replace(one, make=lambda _: ITERATIVE[one.name](problem))
 
 

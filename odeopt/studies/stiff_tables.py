@@ -170,6 +170,12 @@ def descent(results: Results) -> pd.DataFrame:
     ).reset_index()
 
 
+def left_out(results: Results) -> pd.DataFrame:
+    """Who was asked for and did not run: one row a reason."""
+    found = races.table(results.kind("left out"), "optimizer", "why", "problem")
+    return found.groupby(["optimizer", "why"]).problem.agg(", ".join).reset_index()
+
+
 def _median(values: pd.Series) -> float:
     """The upper one of the two in the middle: half of infinity would be no number."""
     return float(values.sort_values().iloc[len(values) // 2])

@@ -139,7 +139,7 @@ def test_mini_batches_are_judged_by_the_full_batch_after_every_28_gradients():
         run = stiff_runs._race(settings, line, one, _lab())[-1]
         assert run["reached"] == 1 + looks * stiff_runs.JUDGED
         lbfgs = stiff_runs.ENTRIES["lbfgs"]()
-        assert stiff_runs._on(line, lbfgs) is None
+        assert "full batches" in stiff_runs._on(line, lbfgs)
 
 
 @x64
@@ -224,7 +224,17 @@ def test_a_loss_that_is_no_sum_of_squares_has_no_residuals():
     for problem in problems.build(["logistic", "digits-ce"]):
         assert iterative.least_squares_rows(problem) == 0
         levenberg = stiff_runs.ENTRIES["levenberg_marquardt"]()
-        assert stiff_runs._on(problem, levenberg) is None
+        assert "composite" in stiff_runs._on(problem, levenberg)
+
+
+def test_who_was_left_out_is_told():
+    plain = Problem(lambda params, batch: jnp.sum(params**2), lambda seed: jnp.ones(2), np.ones(3))
+    found = stiff.run(
+        problems=[plain], solvers=["sgd", "levenberg_marquardt"], seeds=1, gradients=50
+    )
+    (row,) = found.table("left_out").itertuples()
+    assert (row.optimizer, row.problem) == ("levenberg_marquardt", "my problem")
+    assert "composite" in row.why
 
 
 @pytest.mark.slow

@@ -47,8 +47,8 @@ def lower(samples: Iterable[tuple[Sequence[float], Sequence[float]]]) -> float:
     """The p-value of the first samples not being lower than the second on any of several problems.
 
     Mann and Whitney's one-sided tests, combined by Fisher's method: with 3 and 3 seeds the p-value
-    of one problem cannot be below 0.05, but that of seven can be 0.00013. Infinity is a miss; 1 where
-    there is nothing to compare.
+    of one problem cannot be below 0.05, but that of seven can be 0.00013. Infinity is a miss; 1
+    where there is nothing to compare.
     """
     found = []
     for first, second in samples:
