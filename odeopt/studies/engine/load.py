@@ -9,6 +9,17 @@ from typing import Any
 from ..names import lookup
 from .problem import Problem
 
+_WORDS: dict[int, str] = {}
+
+
+def word_of(item: Any) -> str:
+    """What stands for a setting on a command line, which knows what is the user's by its file."""
+    if isinstance(item, str | int | float):
+        return str(item)
+    inside = list(item.values()) if isinstance(item, Mapping) else []
+    known = [_WORDS[id(one)] for one in (item, *inside) if id(one) in _WORDS]
+    return known[0] if known else "FILE.py:NAME"
+
 
 def load(word: str) -> Any:
     """The object of that name in that file, which is run once.
@@ -40,7 +51,9 @@ def load(word: str) -> Any:
             sys.path.pop(0)
     public = {key: value for key, value in vars(module).items() if not key.startswith("_")}
     try:
-        return lookup("name", name, public)
+        found = lookup("name", name, public)
+        _WORDS[id(found)] = word  # its module keeps it, so that no other object has this id
+        return found
     except ValueError as error:
         raise ValueError(f"{path} has no {name!r}: {error}") from None
 

@@ -10,6 +10,7 @@ import jax
 import jinja2
 import pandas as pd
 
+from .load import word_of
 from .settings import versions
 from .store import SETTINGS, StoreError, write_text
 from .study import Results
@@ -98,7 +99,7 @@ def command(results: Results) -> str:
         name, value = field.name, getattr(results.settings, field.name)
         if value != field.default:
             option = f"--{name.replace('_', '-')}"
-            texts = [_word(item) for item in (value if isinstance(value, tuple) else (value,))]
+            texts = [word_of(item) for item in (value if isinstance(value, tuple) else (value,))]
             if name == results.study.selection:
                 words += texts
             elif value is True:
@@ -106,11 +107,6 @@ def command(results: Results) -> str:
             else:
                 words += [option, ",".join(texts)]
     return shlex.join(words)
-
-
-def _word(item: Any) -> str:
-    """A setting on the command line, which knows what is the user's by its file only."""
-    return str(item) if isinstance(item, str | int | float) else "FILE.py:NAME"
 
 
 def write_index(folder: Path) -> Path:

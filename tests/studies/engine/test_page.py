@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from odeopt.studies.engine import Results, drawing, page
+from odeopt.studies.engine.load import own_optimizers, word_of
 
 from . import accessible
 from .toy import STUDY, Settings
@@ -148,3 +149,11 @@ def test_the_command_line_makes_the_same_study():
     assert page.command(STUDY.run(names=["b", "c"], count=2)) == "odeopt toy --names b,c --count 2"
     own = Results(STUDY, Settings(names=("b", {"mine": None}), pause=0.5), [])
     assert page.command(own) == "odeopt toy --names b,FILE.py:NAME --pause 0.5"
+
+
+def test_the_command_names_the_file_of_what_was_loaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def make(h):\n    return None\n\nboth = {'a': make}\n")
+    (alone, both) = own_optimizers(["mine.py:make", "mine.py:both"])
+    assert (word_of(alone), word_of(both)) == ("mine.py:make", "mine.py:both")
+    assert word_of({"other": print}) == "FILE.py:NAME"
