@@ -80,7 +80,8 @@ def entry(name: str, make: Make, **known: Any) -> Entry:
 
     Limit, order and cost of a step are those of an odeopt optimizer: the limit where the learning
     rate is the step size, the order where the flow is gradient flow. Of a transformation with one
-    inside (`optax.chain`, ...) the cost is what its state counts; of any other, one gradient.
+    inside (`optax.chain`, ...), or with a line search of optax, the cost is what its state counts;
+    of any other, one gradient.
 
     Args:
         name: Its name.
@@ -103,10 +104,17 @@ def entry(name: str, make: Make, **known: Any) -> Entry:
 
 
 def _inside(optimizer: optax.GradientTransformation) -> dict[str, Any]:
-    """What the state of an optimizer around one of ours says of it."""
-    if not any(True for _ in states(optimizer.init(_START))):
-        return {}
-    return {"read": step_params, "gradients_per_step": _cost_of_a_step(optimizer)}
+    """What its state says of an optimizer around one of ours, or with a line search of optax."""
+    state = optimizer.init(_START)
+    if any(True for _ in states(state)):
+        return {"read": step_params, "gradients_per_step": _cost_of_a_step(optimizer)}
+    searches = optax.tree.get(state, "num_linesearch_steps") is not None
+    return {"counted": True, "cost": _searched} if searches else {}
+
+
+def _searched(before: Any, after: Any) -> Any:
+    """The gradient of a step, and those of its line search."""
+    return 1 + optax.tree.get(after, "num_linesearch_steps")
 
 
 def _cost_of_a_step(optimizer: optax.GradientTransformation) -> int:
