@@ -36,6 +36,13 @@ def check(ok: Any, name: str, number: Any, must: str) -> None:
         raise ValueError(f"{name} is {number}; it must be {must}.")
 
 
+def check_counts(**numbers: Any) -> None:
+    """Refuse what is no whole number of at least 1, by name."""
+    for name, number in numbers.items():
+        if not is_whole(number) or number < 1:
+            raise ValueError(f"{name} is {number!r}; it must be a whole number of at least 1.")
+
+
 def check_ascending(**numbers: Any) -> None:
     """Refuse numbers that are not positive, or that fall from one to the next, by name."""
     check_positive(**numbers)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from .checks import check_positive, is_traced
+from .checks import check_counts, is_traced
 from .diagnostics.sharpness import extreme, linearized_gradient
 from .objective import Objective
 from .state import states, summary
@@ -238,7 +238,7 @@ def monitor(
             f"monitor(opt, loss) takes an optax optimizer and a loss function, not a "
             f"{type(opt).__name__} and a {type(loss).__name__}."
         )
-    check_positive(every=every, products=products)
+    check_counts(every=every, products=products)
     return Monitor(opt, loss, every, products, drift_gradients)
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..checks import check_counts
 from ..lanczos import lanczos, start_vector
 from ..losses import LossSum
 from ..objective import LinearMap, Objective
@@ -139,7 +140,7 @@ def extreme(
     magnitude: bool = False,
 ) -> Sharpness:
     """The largest eigenvalue of a symmetric linear map on trees like the parameters."""
-    check_products(products)
+    check_counts(products=products)
     ritz = lanczos(product, start_vector(params, start), params, products)
     # The last of equal ones: values that are missing repeat the smallest, and have no vector.
     index = -1 - jnp.argmax(jnp.abs(ritz.values[::-1])) if magnitude else -1
@@ -177,9 +178,3 @@ def compiled(function: Callable[..., Result], *operands: Any) -> Result:
     except TypeError:
         return function(*operands)
     return eqx.filter_jit(function)(*operands)
-
-
-def check_products(products: int) -> None:
-    """Refuse a number of products that finds nothing."""
-    if products < 1:
-        raise ValueError(f"products is {products}; it must be at least 1.")

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..checks import check_counts
 from ..curvature import gauss_newton
 from ..lanczos import lanczos, start_vector
 from ..objective import LinearMap
 from ..split import composite
-from .sharpness import check_products, compiled, hessian
+from .sharpness import compiled, hessian
 
 
 class Spectrum(NamedTuple):
@@ -107,7 +108,7 @@ def _gauss_newton_spectrum(
 
 
 def _density(product: LinearMap, params: PyTree[Array], products: int) -> Spectrum:
-    check_products(products)
+    check_counts(products=products)
     ritz = lanczos(product, start_vector(params), params, products)
     return Spectrum(ritz.values, ritz.weights)
 

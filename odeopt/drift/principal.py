@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, PyTree
 
 from ..arrays import Scalar
-from ..diagnostics.sharpness import check_products
+from ..checks import check_counts
 from ..diagnostics.spectrum import stability_coefficients
 from ..lanczos import flatten, lanczos, unflatten
 from ..objective import LinearMap, Objective
@@ -38,7 +38,7 @@ class PrincipalFlow:
         self, value_fn: Callable[..., Any], products: int | None, arguments: Mapping[str, Any]
     ) -> None:
         if products is not None:
-            check_products(products)
+            check_counts(products=products)
         self._objective = Objective.of(value_fn, arguments)
         self._products = products
 

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
-from ..checks import check_ascending, is_whole
+from ..checks import check_ascending, check_counts
 from ..information import Information
 from ..solvers import Model, Step
 from ..sums import inner
@@ -167,6 +167,5 @@ def gain_ratio(
       (Array([0., 0.], dtype=float32), 1, 0.25)
     """
     check_ascending(least=least, first=first, limit=limit)
-    if not is_whole(tries) or tries < 1:
-        raise ValueError(f"tries is {tries!r}; it is a whole number of at least 1.")
+    check_counts(tries=tries)
     return GainRatio(first, least, limit, tries)

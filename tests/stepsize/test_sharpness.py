@@ -196,7 +196,14 @@ def test_a_method_that_is_stable_at_any_step_is_refused_when_built(make):
         make(sharpness(cap=0.1))
 
 
-@pytest.mark.parametrize("name", ["safety", "every", "products", "first", "cap"])
+@pytest.mark.parametrize("name", ["safety", "cap"])
 def test_bad_arguments(name):
     with pytest.raises(ValueError, match=f"{name} is 0; it must be positive"):
         sharpness(**{name: 0})
+
+
+@pytest.mark.parametrize("name", ["every", "products", "first"])
+@pytest.mark.parametrize("number", [0, 2.5, True])
+def test_counts_are_whole_numbers(name, number):
+    with pytest.raises(ValueError, match=f"{name} is {number}; it must be a whole number"):
+        sharpness(**{name: number})
