@@ -164,7 +164,8 @@ def test_what_is_held_out_is_in_the_summary(tmp_path):
     assert (table.metric**2 >= table.validation).all()
 
 
-def test_a_line_search_of_optax_is_a_contender(tmp_path):
+@pytest.mark.slow
+def test_a_line_search_of_optax_is_a_contender():
     searched = {"lbfgs": optax.lbfgs}
     found = stability.run(problems=[plain()], solvers=["sgd", searched], seeds=1, gradients=12)
     cost = found.table("summary").set_index("optimizer").gradients_per_step
