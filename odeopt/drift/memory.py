@@ -65,8 +65,8 @@ class Remembering(AbstractCorrected):
             back = objective.product(params)(jax.tree.map(jnp.negative, moved))
         else:
             back = jax.tree.map(jnp.subtract, grads, objective.gradient(add(params, moved)))
-        halves = jax.tree.map(lambda u, d: (-0.5 * u, 0.5 * d), moved, back)
-        half_step, half = jax.tree.transpose(jax.tree.structure(moved), None, halves)
+        half_step = jax.tree.map(lambda u: -0.5 * u, moved)
+        half = jax.tree.map(lambda d: 0.5 * d, back)
 
         def update(params: PyTree, grads: PyTree, aux: PyTree) -> PyTree:
             return self.base.part(

@@ -205,6 +205,7 @@ def test_a_run_is_bounded_by_its_players_not_by_its_metric(size, end, status):
     assert game_own.judged(record)["status"] == status
 
 
+@pytest.mark.slow
 def test_batches_and_keys_reach_the_losses_and_a_metric_decides(tmp_path):
     real = np.linspace(1, 2, 32, dtype=np.float32)
 

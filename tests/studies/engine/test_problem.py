@@ -115,6 +115,7 @@ def test_own_problems_are_resumed_and_others_are_not(tmp_path):
             stability.run(problems=[other], out=out, resume=True, **SMALL)
 
 
+@pytest.mark.slow
 def test_a_changed_optimizer_is_another_setting(tmp_path):
     out, given = tmp_path / "out", {"problems": [plain()], "seeds": 1, "gradients": 12}
 
