@@ -145,11 +145,6 @@ def ode_optimizer(
                 f"{', '.join(sorted(method.options)) or 'no option'}: drop it."
                 + (hint if name == "staged" else "")
             )
-    if scan_stages and (staged or method.gradients_per_step == 1):
-        raise ValueError(
-            "scan_stages=True loops over the stages of a step, of which there is one in a call: "
-            "drop it."
-        )
     if scan_stages is not None:
         method = method.with_options(scan_stages=scan_stages)
     if correction is not None:
@@ -166,12 +161,7 @@ def ode_optimizer(
                 '`optax.inject_hyperparams` name it: `static_args=("correction",)`.'
             )
         plain, flow = flow, corrected(flow, method, correction)
-        if flow is plain:
-            raise ValueError(
-                f"correction is {correction}, but {type(method).__name__} follows its flow to that "
-                "order without one: drop it, or ask for a higher order."
-            )
-        if staged:
+        if staged and flow is not plain:
             raise ValueError(
                 "correction= takes gradients beside those of the stages, which staged mode does "
                 "not have: drop one of them."

@@ -125,22 +125,6 @@ def test_a_first_step_above_the_limit(make):
     make(0.1, 0.1)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: odeopt.rk4(0.1, correction=2),
-        lambda: odeopt.euler(0.1, correction=1),
-        lambda: odeopt.adam(0.1, correction=1),
-        lambda: odeopt.implicit_euler(0.1, correction=1),
-        lambda: odeopt.euler(0.1, scan_stages=True),
-        lambda: odeopt.rk4(0.1, staged=True, scan_stages=True),
-    ],
-)
-def test_an_option_without_effect(make):
-    with pytest.raises(ValueError, match="drop it"):
-        make()
-
-
 def test_a_correction_under_inject_hyperparams_shows_what_to_write():
     injected = optax.inject_hyperparams(odeopt.euler)(learning_rate=0.1, correction=2)
     with pytest.raises(ValueError, match=r'correction is an array.*static_args=\("correction",\)'):
