@@ -56,7 +56,9 @@ def held_out(problem: Problem, examples: int = HELD_OUT) -> Problem:
         problem,
         data=tuple(array[rest] for array in problem.data),
         validation=tuple(array[kept] for array in problem.data),
-        metric=lambda params, kept: error_rate(params, tuple(map(jnp.asarray, kept))),
+        metric=lambda params, kept: {
+            "validation": error_rate(params, tuple(map(jnp.asarray, kept)))
+        },
     )
 
 
