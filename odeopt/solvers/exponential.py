@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ..arrays import Scalar
-from ..checks import check
+from ..checks import check_least
 from ..flows import AbstractFlow, State
 from ..lanczos import combined, dimension, lanczos
 from ..objective import LinearMap, Objective
@@ -83,7 +83,7 @@ class Exponential(AbstractMethod):
                 f"basis is {self.basis}; it must divide products, {self.products}, which are used "
                 "in as many restarts."
             )
-        check(lambda x: x >= 0, "tolerance", tolerance, "at least 0")
+        check_least(0, tolerance=tolerance)
 
     @property
     def counter_term(self) -> Literal["penalty"] | None:  # type: ignore[override]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
 from ..arrays import Scalar
-from ..checks import check
+from ..checks import check_least
 from ..flows import AbstractFlow, State
 from ..objective import Objective
 from ..sums import add, finite, inner, norm, scaled
@@ -102,7 +102,7 @@ class Implicit(AbstractMethod):
         self.iterations = known_count("iterations", iterations, 5)
         if self.iterations < 1:
             raise ValueError(f"iterations is {iterations}; a step needs at least 1.")
-        check(lambda x: x >= 0, "tolerance", tolerance, "at least 0")
+        check_least(0, tolerance=tolerance)
 
     @property
     def order(self) -> int:

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
-from ..checks import check, is_known, is_whole
+from ..checks import check_least, is_known, is_whole
 from ..curvature import Rows, gauss_newton, no_diagonal, outputs_per_sample
 from ..nystrom import LowRank, nystrom
 from ..objective import LinearMap, Objective
@@ -97,7 +97,7 @@ class LinearSolver(eqx.Module):
                 f"rank is {self.rank} and precondition {precondition}; pass a rank of at least 0, "
                 "or precondition=True, not both."
             )
-        check(lambda x: x >= 0, "tolerance", tolerance, "at least 0")
+        check_least(0, tolerance=tolerance)
 
     @property
     def gradients(self) -> int:

@@ -198,11 +198,11 @@ class Problem:
                 f"Problem {self.name!r}: loss or metric fails on validation=: {line(error)}. "
                 "validation is a tree like data=, and metric(params, validation) returns a number."
             ) from error
-        real = {n: x.shape == () and not jnp.iscomplexobj(x) for n, x in found.items()}
-        if wrong := [name for name, fine in real.items() if not fine]:
-            self._refuse(
-                f"metric {wrong[0]!r} is not one real number: write jnp.mean(...) around it."
-            )
+        for name, value in found.items():
+            if value.shape != () or jnp.iscomplexobj(value):
+                self._refuse(
+                    f"metric {name!r} is not one real number: write jnp.mean(...) around it."
+                )
 
     @functools.cached_property
     def _static(self) -> PyTree:
@@ -261,12 +261,11 @@ class Problem:
         if not jax.tree.leaves(validation):
             return {"loss": self.full_loss(params, data)}
         more = {} if self.metric is None else self.metric(self._whole(params), validation)
-        more = dict(more) if isinstance(more, dict) else {"metric": more}
-        held = more.pop("validation", None)
-        held = self.full_loss(params, validation) if held is None else held
-        found = {**more, "loss": self.full_loss(params, data), "validation": held}
-        first = ("loss", "validation")
-        return {n: jnp.asarray(found[n]) for n in (*first, *(n for n in more if n not in first))}
+        more = more if isinstance(more, dict) else {"metric": more}
+        held = more["validation"] if "validation" in more else self.full_loss(params, validation)
+        found = {"loss": self.full_loss(params, data), "validation": held}
+        found |= {name: value for name, value in more.items() if name not in found}
+        return {name: jnp.asarray(value) for name, value in found.items()}
 
     def full_loss(self, params: Params, data: PyTree) -> Array:
         """The objective on all of `data`; of a random loss, with a key that is always the same."""

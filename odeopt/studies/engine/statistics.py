@@ -34,13 +34,15 @@ class Pairs(NamedTuple):
 
 def pairs(first: Sequence[float], second: Sequence[float]) -> Pairs:
     """Compare two samples of losses; infinity is a miss."""
-    a, b = np.asarray(first, float), np.asarray(second, float)
-    if not (len(a) and len(b)):
+    if not (len(first) and len(second)):
         return Pairs(np.nan, np.nan)
-    # By rank, so that infinities can be tied.
-    ranks = stats.rankdata(np.concatenate([a, b]))
-    test = stats.mannwhitneyu(ranks[: len(a)], ranks[len(a) :])
-    return Pairs(float(1 - test.statistic / (len(a) * len(b))), float(test.pvalue))
+    test = stats.mannwhitneyu(*_ranks(first, second))
+    return Pairs(float(1 - test.statistic / (len(first) * len(second))), float(test.pvalue))
+
+
+def _ranks(first: Sequence[float], second: Sequence[float]) -> list[np.ndarray]:
+    """Two samples by their ranks among all, so that infinities can be tied."""
+    return np.split(stats.rankdata(np.array([*first, *second], float)), [len(first)])
 
 
 def lower(samples: Iterable[tuple[Sequence[float], Sequence[float]]]) -> float:
@@ -52,9 +54,8 @@ def lower(samples: Iterable[tuple[Sequence[float], Sequence[float]]]) -> float:
     """
     found = []
     for first, second in samples:
-        ranks = stats.rankdata([*first, *second])
-        if len(set(ranks)) > 1:
-            test = stats.mannwhitneyu(ranks[: len(first)], ranks[len(first) :], alternative="less")
+        if len(first) and len(second) and len({*first, *second}) > 1:
+            test = stats.mannwhitneyu(*_ranks(first, second), alternative="less")
             found.append(float(test.pvalue))
     return float(stats.combine_pvalues(found).pvalue) if found else 1.0
 

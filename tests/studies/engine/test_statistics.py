@@ -96,3 +96,4 @@ def test_a_lower_sample_is_told_over_several_problems():
     assert lower([(first, second)] * 7) < 2e-4
     assert lower([(second, first)] * 7) > 0.9
     assert lower([([np.inf] * 3, [np.inf] * 3)]) == lower([]) == 1.0
+    assert lower([([], [1.0]), ([1.0], [])]) == 1.0
