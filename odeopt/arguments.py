@@ -175,7 +175,7 @@ def is_masked(node: Any) -> bool:
 
 
 def is_absent(node: Any) -> bool:
-    """Whether `node` is a hole: masked, or None as `eqx.filter` leaves it."""
+    """Whether `node` is absent: masked, or None as `eqx.filter` leaves it."""
     return node is None or is_masked(node)
 
 

@@ -219,7 +219,7 @@ def test_step_params_are_those_of_the_last_completed_step(name):
         chex.assert_trees_all_equal(odeopt.step_params(state, params), completed)
 
 
-def test_step_params_of_a_staged_step_fill_the_holes_of_a_filter():
+def test_step_params_of_a_staged_step_complete_what_a_filter_leaves():
     opt, part = odeopt.rk4(0.1, staged=True), {"a": jnp.ones(2), "b": None}
     _, state = opt.update(part, opt.init(part), part)
     full = {"a": jnp.zeros(2), "b": jnp.ones(3)}
