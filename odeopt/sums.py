@@ -129,6 +129,11 @@ def split_over(leaf: Array) -> tuple[str, ...]:
     return tuple(name for name in names if name in varying)
 
 
+def parts_of(leaf: Array) -> int:
+    """In how many parts the axes of `across` split a leaf; 1 outside of it."""
+    return math.prod(map(jax.lax.axis_size, split_over(leaf)))
+
+
 def is_split(leaf: Array, axis: int | None = None) -> bool:
     """Whether a leaf is known to be split over devices: explicitly, or inside `shard_map`.
 

@@ -3,6 +3,7 @@
 import functools
 
 import chex
+import diffrax
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,6 +15,7 @@ import odeopt
 from benchmarks.programs import collectives
 from odeopt import stepsize
 from odeopt.sums import noise
+from odeopt.zoo.registry import REGISTRY
 
 from .table import EXPLICIT, KINDS, STAGED, TABLE, VARIED
 
@@ -227,6 +229,33 @@ def test_across_refuses_to_sum_over_what_it_cannot_see(eight, specs, options, ax
     split = jax.shard_map(step, in_specs=specs, out_specs=specs, **options)
     with pytest.raises(ValueError, match=r"across.*no parameter varies.*check_vma"):
         jax.jit(split)(jnp.ones(16))
+
+
+def in_parts(opt, params):
+    """A step of `opt` in `across`, every leaf split along its first axis over eight devices."""
+    whole = lambda p: sum(jax.lax.psum(jnp.sum(jnp.cosh(x)), "model") for x in p.values())
+    inside = odeopt.across("model", opt)
+    step = lambda p: inside.update(jax.grad(whole)(p), inside.init(p), p, value_fn=whole)[0]
+    return jax.jit(jax.shard_map(step, in_specs=P("model"), out_specs=P("model")))(params)
+
+
+@pytest.mark.parametrize("name", [*MATRICES, "game_implicit_midpoint", "from_diffrax"])
+def test_what_needs_the_whole_is_refused_where_it_is_split(eight, name):
+    kvaerno = lambda h: odeopt.from_diffrax(diffrax.Kvaerno3(), h)
+    opt = kvaerno(0.1) if name == "from_diffrax" else REGISTRY[name].build(0.1)
+    with pytest.raises(ValueError, match=r"across: .*(needs the whole|the part of one device)"):
+        in_parts(opt, {"a": jnp.linspace(-1.0, 1.0, 64).reshape(16, 4)})
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_whole_matrices_may_be_split_from_one_another(eight, name):
+    params = {"a": jnp.linspace(-1.0, 1.0, 96).reshape(8, 4, 3)}
+    about = "muon_weight_" if name in ("muon", "untuned") else "weight_"
+    axes = {f"{about}dimension_numbers": optax.contrib.MuonDimensionNumbers((1,), (2,))}
+    opt = REGISTRY[name].function(learning_rate=0.1, **axes)
+    loss = lambda p: jnp.sum(jnp.cosh(p["a"]))
+    expected, _ = opt.update(jax.grad(loss)(params), opt.init(params), params, value_fn=loss)
+    chex.assert_trees_all_close(jax.device_get(in_parts(opt, params)), expected, atol=2e-6)
 
 
 def test_a_step_that_is_not_finite_on_one_device_is_rejected_on_all(eight):

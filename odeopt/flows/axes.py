@@ -8,6 +8,8 @@ import jax
 from jaxtyping import Array, Inexact, PyTree
 from optax.contrib import MuonDimensionNumbers
 
+from ..sums import parts_of
+
 
 class Stack(NamedTuple):
     """How a leaf is read as a stack of matrices: (batches, inputs, outputs)."""
@@ -38,7 +40,7 @@ def each(
       rest: trees with anything in the place of leaves.
 
     Raises:
-      ValueError: a leaf that is no matrix.
+      ValueError: a leaf that is no matrix, or inside `across` one matrix split over devices.
     """
     return jax.tree.map(
         lambda leaf, axes, *rest: function(leaf, _stack(leaf, axes), *rest),
@@ -63,7 +65,7 @@ def _stack(leaf: Array, axes: MuonDimensionNumbers) -> Stack:
     """How to read a leaf.
 
     Raises:
-      ValueError: fewer than two axes, or one axis on both sides.
+      ValueError: fewer than two axes, one axis on both sides, or one matrix that is split.
     """
     if leaf.ndim < 2:
         raise ValueError(
@@ -78,5 +80,10 @@ def _stack(leaf: Array, axes: MuonDimensionNumbers) -> Stack:
             "not of both."
         )
     rest = tuple(axis for axis in range(leaf.ndim) if axis not in inputs + outputs)
+    if parts_of(leaf) > 1 and not rest:
+        raise ValueError(
+            f"across: each device has a part, of shape {leaf.shape}, of a matrix, and this flow "
+            "needs the whole. Do not split matrices, or run under `jit` without shard_map."
+        )
     size = lambda chosen: math.prod(leaf.shape[axis] for axis in chosen)  # noqa: E731
     return Stack(rest + inputs + outputs, (size(rest), size(inputs), size(outputs)))

@@ -116,16 +116,17 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
         largest = LARGEST if self.max_precond_dim is None else self.max_precond_dim
 
         def leaf(p: Array, stack: Stack) -> Metric:
-            batches, inputs, outputs = stack.shape
-            dtype = self.b2.dtype(wide_dtype(p.dtype))
-            sides = {"left": inputs, "right": outputs}
-            one = {
-                side: jnp.tile(jnp.eye(n, dtype=dtype), (batches, 1, 1))
-                for side, n in sides.items()
+            _, inputs, outputs = stack.shape
+            zeros = jnp.zeros_like(stack.matrices(p), self.b2.dtype(wide_dtype(p.dtype)))
+            factors = {
+                side: _square(zeros, side)  # split over devices as the leaf is
+                for side, n in {"left": inputs, "right": outputs}.items()
                 if p.size and 1 < n <= largest
             }
-            factors = jax.tree.map(jnp.zeros_like, one)
-            return Metric(jnp.zeros(stack.shape, dtype), factors, one)
+            one = jax.tree.map(
+                lambda zero: zero + jnp.eye(zero.shape[1], dtype=zero.dtype), factors
+            )
+            return Metric(zeros, factors, one)
 
         moment = jax.tree.map(lambda p: moment_like(p, self.b1, wide_dtype(p.dtype)), params)
         return Kronecker(moment, each(self.dimensions, leaf, params), jnp.zeros([], float))

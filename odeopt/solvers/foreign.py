@@ -13,7 +13,7 @@ from ..arrays import Scalar
 from ..flows import AbstractFlow, State
 from ..information import Information
 from ..objective import Objective
-from ..sums import add
+from ..sums import add, split_over
 from .method import AbstractMethod, Step
 
 # Of the tolerances tried, 1e-3 is the tightest at which diffrax's chord iteration converges at
@@ -62,6 +62,10 @@ class DiffraxMethod(AbstractMethod):
         return self.solver.order(diffrax.ODETerm(lambda t, y, args: y))
 
     @property
+    def _implicit(self) -> bool:
+        return isinstance(self.solver, diffrax.AbstractImplicitSolver)
+
+    @property
     def has(self) -> Information:  # type: ignore[override]
         """An error estimate, where the solver is adaptive."""
         adaptive = isinstance(self.solver, diffrax.AbstractAdaptiveSolver)
@@ -74,9 +78,7 @@ class DiffraxMethod(AbstractMethod):
           TypeError: an implicit solver on leaves of several dtypes, or below 32 bits.
         """
         dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(z[0])})
-        if isinstance(self.solver, diffrax.AbstractImplicitSolver) and (
-            len(dtypes) > 1 or any("16" in name for name in dtypes)
-        ):
+        if self._implicit and (len(dtypes) > 1 or any("16" in name for name in dtypes)):
             raise TypeError(
                 f"The parameters have dtype {' and '.join(dtypes)}, and the equations of "
                 f"{type(self.solver).__name__} are solved in one dtype of 32 bits or more: cast "
@@ -87,7 +89,19 @@ class DiffraxMethod(AbstractMethod):
     def step(
         self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: tuple[()]
     ) -> Step:
-        """One step of size `h`."""
+        """One step of size `h`.
+
+        Raises:
+          ValueError: an implicit solver inside `across`, where its root finder would solve on each
+            device for that device's part.
+        """
+        if self._implicit and any(map(split_over, jax.tree.leaves(z))):
+            raise ValueError(
+                f"across: the root finder of {type(self.solver).__name__} sees the part of one "
+                "device and would solve for that alone. Use `odeopt.implicit_euler`, "
+                "`implicit_midpoint` or `trapezoidal`, which take their sums over all devices, or "
+                "run it under `jit` without shard_map."
+            )
         # Never the given gradient, which an implicit solver would differentiate.
         elsewhere = objective.at(1)
 

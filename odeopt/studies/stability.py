@@ -207,6 +207,7 @@ def verdict(results: Results) -> str:
     if not baseline or solvers.empty:
         return "This run has no solver besides sgd or euler, so there is nothing to compare."
     problems, most = runs.problem.nunique(), solvers.below.max()
+    all_of_them = f"{problems} problem{'s' * (problems != 1)}"
     clearly = solvers[solvers.p < 0.05].below.max()  # NaN where there is none
     lead = "Yes, mostly." if 2 * clearly > problems else "On some problems."
     lead = "No." if not most else lead if clearly > 0 else "Not clearly."
@@ -221,13 +222,13 @@ def verdict(results: Results) -> str:
     if not most:
         race = (
             f"at equal gradients no solver ended with a lower loss than {baseline} on any of "
-            f"{problems} problems"
+            f"{all_of_them}"
         )
     else:
         each = ", ".join(f"{n} on {row.below:.0f}" for n, row in solvers.iterrows() if row.below)
         race = (
             f"at equal gradients these ended with a lower loss than {baseline}: {each} of "
-            f"{problems} problems (Mann-Whitney over all problems, corrected by Holm: p = "
+            f"{all_of_them} (Mann-Whitney over all problems, corrected by Holm: p = "
             f"{solvers.p.min():.2g} for the clearest)"
         )
     return f"{lead} {limit}; {race}."

@@ -112,19 +112,23 @@ def command(results: Results) -> str:
 def write_index(folder: Path) -> Path:
     """Write `index.html` with the verdict of every report in the folders of `folder`.
 
+    A report that cannot be read is listed with the reason, and keeps no other from being listed.
+
     Raises:
         ValueError: If there is none, or an `index.html` that is not of this kind.
     """
     found = []
     for file in sorted(folder.glob(f"*/{VERDICT}")):
+        name = file.parent.name
         try:
             about = json.loads(file.read_text(encoding="utf-8"))
-            made = json.loads((file.parent / SETTINGS).read_text(encoding="utf-8"))
-            found.append(
-                {**about, "made": made["versions"], "path": f"{file.parent.name}/{REPORT}"}
-            )
+            made = json.loads((file.parent / SETTINGS).read_text(encoding="utf-8"))["versions"]
+            report = {key: str(about[key]) for key in ("question", "verdict")}
+            report["made"] = f"odeopt {made['odeopt']}, jax {made['jax']}"
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{file} cannot be read: {error}. Make that report again.") from None
+            verdict = f"Cannot be read: {error!r}. Make this report again."
+            report = {"question": name, "verdict": verdict, "made": "unknown versions"}
+        found.append({**report, "path": f"{name}/{REPORT}"})
     if not found:
         raise StoreError(
             f"no report in the folders of {folder}: make one with --out {folder}/NAME."

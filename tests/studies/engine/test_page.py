@@ -136,7 +136,12 @@ def test_an_index_has_every_verdict_and_overwrites_nothing_else(written, tmp_pat
     text = index.read_text()
     assert "The largest root" in text
     assert 'href="toy/report.html"' in text
-    page.write_index(path.parent.parent)  # its own kind it replaces
+    for name, wrong in {"torn": '{"question": ', "old": "[1]"}.items():
+        (path.parent.parent / name).mkdir()
+        (path.parent.parent / name / page.VERDICT).write_text(wrong)
+    text = page.write_index(path.parent.parent).read_text()  # its own kind it replaces
+    assert "The largest root" in text
+    assert text.count("Cannot be read: ") == 2
     index.write_text("mine")
     with pytest.raises(ValueError, match="is not an index of reports"):
         page.write_index(path.parent.parent)
