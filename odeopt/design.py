@@ -81,6 +81,16 @@ class Design:
     @property
     def gradients_per_step(self) -> int | None:
         """Gradients of one step on one scalar parameter, which are those on any."""
+        used = self._used()
+        return 1 + used if is_whole(used) else self.solver.gradients_per_step
+
+    @property
+    def steps_cost_alike(self) -> bool:
+        """Whether every step at a fixed step size takes as many gradients as any other."""
+        return is_whole(self._used())
+
+    def _used(self) -> Any:
+        """Gradients of one step besides the given one; traced where steps take different ones."""
         used: Any = None
         zero, h = jnp.zeros([]), jnp.ones([], float)
 
@@ -95,8 +105,8 @@ class Design:
         try:
             jax.eval_shape(step, zero, h)
         except (ValueError, TypeError, LookupError):  # a game needs players
-            return self.solver.gradients_per_step
-        return 1 + used if is_whole(used) else self.solver.gradients_per_step
+            return None
+        return used
 
     @property
     def memory(self) -> float | None:

@@ -178,7 +178,10 @@ def verdict(results: Results) -> str:
     """On how many problems the untuned optimizers are level with the best rival."""
     found = results.table("verdict")
     if found.empty:
-        return "No problem has finished runs of both a tuned and an untuned optimizer."
+        return (
+            "There is no problem on which a loss came down and both a tuned and an untuned "
+            "optimizer have finished runs."
+        )
     text = (
         f"With nothing tuned, the loss of {QUESTION} is within {LEVEL - 1:.0%} of the best tuned "
         f"and scheduled rival's on {_counted(_asked(found))}."

@@ -118,12 +118,15 @@ def judge(results: Results) -> pd.DataFrame:
     """Every untuned optimizer against the best rival, one row a problem.
 
     The rival is the tuned one of the lowest median on the reported seeds, which favours it. `low`
-    and `high` are the range of the ratio over all pairs of seeds.
+    and `high` are the range of the ratio over all pairs of seeds. A problem on which no run has a
+    lower loss than at its start is left out.
     """
-    finals, rows = _reported(runs_of(results)).set_index(PAIR).score, []
+    reported, rows = _reported(runs_of(results)), list[dict[str, Any]]()
+    finals = reported.set_index(PAIR).score
+    improved = {*reported[reported.final_loss < reported.initial_loss].problem}
     for problem, group in results.table("summary").groupby("problem", sort=False):
         rivals = group[group.tuned.astype(bool)]
-        if rivals.empty:
+        if rivals.empty or problem not in improved:
             continue
         best = rivals.loc[rivals.score.idxmin()]
         theirs = finals.loc[[(problem, best.optimizer)]].to_numpy()

@@ -117,8 +117,7 @@ class Bench:
         """The largest rate and its steps; of a user's problem one over its first sharpness."""
         if self._plan:
             return self._plan
-        sharpness = float(spectra.eigenvalues(self.problem, 1)[-1])
-        return float(f"{1 / sharpness:.2g}"), OWN_STEPS
+        return float(f"{1 / spectra.sharpness_of(self.problem, 1):.2g}"), OWN_STEPS
 
     def run(self, variant: str, halving: int) -> list[Record]:
         """Train with what stands for a rate: one record for each time and seed.

@@ -103,7 +103,7 @@ class Bench:
     @functools.cached_property
     def sharpness(self) -> float:
         """The largest Hessian eigenvalue at the initial point."""
-        return float(spectra.eigenvalues(self.problem, 0)[-1])
+        return spectra.sharpness_of(self.problem, 0)
 
     @functools.cached_property
     def flow(self) -> paths.FlowLosses:

@@ -75,6 +75,22 @@ def eigenvalues(problem: Problem, seed: int) -> np.ndarray:
     return values
 
 
+def sharpness_of(problem: Problem, seed: int) -> float:
+    """The largest eigenvalue there, in which a study measures step sizes.
+
+    Raises:
+        ValueError: It is not positive.
+    """
+    largest = float(eigenvalues(problem, seed)[-1])
+    if not largest > 0:
+        raise ValueError(
+            f"problem {problem.name!r}: its largest curvature at the initial point of seed {seed} "
+            f"is {largest:.3g}, and step sizes are measured in units of one over it: start where "
+            "the loss curves upwards."
+        )
+    return largest
+
+
 def _ritz(problem: Problem) -> Callable[[Params, Any], jax.Array]:
     return _ritz_of(problem.objective if not problem.takes_key else problem.full_loss)
 

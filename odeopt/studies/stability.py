@@ -5,7 +5,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -119,7 +119,7 @@ def _race(settings: Settings, problem: Problem, entry: Entry, lab: Lab) -> list[
     about = {"sharpness": sharpness}
     race = Race(lab, problem, entry, settings.gradients, seeds, slots=slots, about=about)
     found = list(spectrum)
-    if problem.quadratic and entry.limit:
+    if problem.quadratic and sharpness > 0 and entry.limit and np.isfinite(entry.limit):
         make = functools.partial(_limit, race, entry.limit, sharpness)
         found += lab.once(f"limit/{problem.name}/{entry.name}", make)
     tried = race.tune(grid, seeds).scores
@@ -211,14 +211,7 @@ def verdict(results: Results) -> str:
     clearly = solvers[solvers.p < 0.05].below.max()  # NaN where there is none
     lead = "Yes, mostly." if 2 * clearly > problems else "On some problems."
     lead = "No." if not most else lead if clearly > 0 else "Not clearly."
-    about = runs.drop_duplicates("optimizer").set_index("optimizer")
-    name = about.R.reindex(solvers.index).idxmax()
-    other, mine = about.loc[baseline], about.loc[name]
-    limit = (
-        f"The stability limit of {name}, R = {mine.R:.3g}, is {mine.R / other.R:.3g} times that "
-        f"of {baseline} per step. A step costs {mine.gradients_per_step} gradients, so per "
-        f"gradient the limit is {mine.R / mine.gradients_per_step / other.R:.2g} times as large"
-    )
+    limit = "; ".join(_limits(results, runs, list(solvers.index), baseline))
     if not most:
         race = (
             f"at equal gradients no solver ended with a lower loss than {baseline} on any of "
@@ -232,6 +225,28 @@ def verdict(results: Results) -> str:
             f"{solvers.p.min():.2g} for the clearest)"
         )
     return f"{lead} {limit}; {race}."
+
+
+def _limits(
+    results: Results, runs: pd.DataFrame, solvers: list[str], baseline: str
+) -> Iterator[str]:
+    """What theory says of the solvers' stability limits."""
+    about = runs.drop_duplicates("optimizer").set_index("optimizer")
+    finite = about.R.reindex(solvers).dropna()
+    if len(finite):
+        name = finite.idxmax()
+        other, mine = about.loc[baseline], about.loc[name]
+        yield (
+            f"The stability limit of {name}, R = {mine.R:.3g}, is {mine.R / other.R:.3g} times "
+            f"that of {baseline} per step. A step costs {mine.gradients_per_step} gradients, so "
+            "per gradient the limit is "
+            f"{mine.R / mine.gradients_per_step / other.R:.2g} times as large"
+        )
+    limits = {entry.name: entry.limit for entry in contenders(results.settings.solvers)}
+    if without := [name for name in solvers if limits.get(name) == np.inf]:
+        yield f"{', '.join(without)} {'have' if without[1:] else 'has'} no stability limit"
+    elif not len(finite):
+        yield f"no stability limit of {', '.join(solvers)} is known"
 
 
 def _best(results: Results) -> str:

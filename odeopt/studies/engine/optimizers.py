@@ -23,7 +23,7 @@ from ...state import states, step_params
 from ...stepsize.rule import Fixed
 from ...zoo.registry import REGISTRY
 from ..names import lookup
-from .problem import checksum, readable
+from .problem import checksum, is_name, readable
 
 Make = Callable[[Any], optax.GradientTransformation]
 MOMENTUM = 0.9
@@ -35,6 +35,12 @@ _START = np.ones(2 * _STEPS, np.float32)  # as many curvatures as a rule may ask
 def _counted(before: Any, after: Any) -> Any:
     """What the state counts."""
     return after.gradients - before.gradients
+
+
+def _dearest(before: Any, after: Any) -> Any:
+    """What the states inside count, which share a gradient; at least that one."""
+    pairs = zip(states(before), states(after), strict=True)
+    return jnp.stack([jnp.int32(1), *(_counted(a, b) for (_, a), (_, b) in pairs)]).max()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +85,9 @@ def entry(name: str, make: Make, **known: Any) -> Entry:
     """An entry whose theory is read off the optimizer that `make` returns.
 
     Limit, order and cost of a step are those of an odeopt optimizer: the limit where the learning
-    rate is the step size, the order where the flow is gradient flow. Of a transformation with one
-    inside (`optax.chain`, ...), or with a line search of optax, the cost is what its state counts;
-    of any other, one gradient.
+    rate is the step size, the order where the flow is gradient flow. Where steps differ in cost, of
+    a transformation with one inside (`optax.chain`, ...), or with a line search of optax, the cost
+    is what the state counts in each run; of any other, one gradient.
 
     Args:
         name: Its name.
@@ -97,7 +103,10 @@ def entry(name: str, make: Make, **known: Any) -> Entry:
         theory["limit"] = optimizer.stability_limit
         if type(design.flow) is GradientFlow:
             theory["order"] = optimizer.order
+    if isinstance(design.rule, Fixed) and design.steps_cost_alike:
         theory["gradients_per_step"] = optimizer.gradients_per_step
+    elif known.get("own"):
+        theory["counted"] = True
     elif not known.get("counted"):
         theory["gradients_per_step"] = _cost_of_a_step(optimizer)
     return Entry(name, make, **{**theory, **known})
@@ -107,7 +116,7 @@ def _inside(optimizer: optax.GradientTransformation) -> dict[str, Any]:
     """What its state says of an optimizer around one of ours, or with a line search of optax."""
     state = optimizer.init(_START)
     if any(True for _ in states(state)):
-        return {"read": step_params, "gradients_per_step": _cost_of_a_step(optimizer)}
+        return {"read": step_params, "counted": True, "cost": _dearest}
     searches = optax.tree.get(state, "num_linesearch_steps") is not None
     return {"counted": True, "cost": _searched} if searches else {}
 
@@ -149,7 +158,8 @@ def fingerprint(make: Any) -> str:
         return optimizer.update(params, optimizer.init(params), params, **more)
 
     try:
-        return checksum((), readable(jax.make_jaxpr(step)(0.1)))
+        traced = jax.make_jaxpr(step)(0.1)
+        return checksum(traced.consts, readable(traced))
     except Exception:
         return ""
 
@@ -257,6 +267,10 @@ def contenders(asked: Sequence[Any] | Mapping[str, Make]) -> list[Entry]:
 def _own(name: str, make: Make) -> Entry:
     if isinstance(make, Entry):
         return dataclasses.replace(make, name=name)
+    if not is_name(name):
+        raise ValueError(f'{name!r} is no name: write a text without /, as in {{"mine": make}}.')
+    if name in makers():
+        raise ValueError(f'{name} is an optimizer of the study: call yours otherwise, "my {name}".')
     try:
         optimizer = make(0.1)
         jax.eval_shape(lambda rate: (make(rate), rate)[1], 0.1)
@@ -270,6 +284,11 @@ def _own(name: str, make: Make) -> Entry:
             f"optimizer {name!r}: calling it with a learning rate fails: {error}. Write it as "
             "lambda h: optax.sgd(h)."
         ) from error
+    if isinstance(optimizer, optax.MultiSteps):
+        raise ValueError(
+            f"optimizer {name!r} returns an optax.MultiSteps: write .gradient_transformation() "
+            "after it."
+        )
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(
             f"optimizer {name!r} returns a {type(optimizer).__name__}, not an optax "

@@ -107,6 +107,8 @@ class Problem:
     )
 
     def __post_init__(self) -> None:
+        if not is_name(self.name):
+            self._refuse("its name stands in tables: write a text without /, name='my problem'.")
         if not callable(self.loss) or not callable(self.init):
             self._refuse("loss= and init= are functions: loss(params, batch) and init(seed).")
         if not (is_known(self.weight_decay) and self.weight_decay >= 0):
@@ -144,20 +146,18 @@ class Problem:
             )
 
     def _check_start(self) -> None:
-        try:
-            start = self.init(0)
-        except Exception as error:
-            raise ValueError(
-                f"Problem {self.name!r}: init(0) fails: {line(error)}. init takes a seed, an int; "
-                "where a key is needed, write jax.random.key(seed)."
-            ) from error
+        start = self._init(0)
         if wrong := whole_numbers(start):
             self._refuse(wrong)
-        if not jax.tree.leaves(eqx.filter(start, eqx.is_inexact_array)):
-            self._refuse("init gives no floating-point array: return the parameters from it.")
         leaves = jax.tree.leaves(eqx.filter(start, eqx.is_inexact_array))
-        if not (is_traced(leaves) or all(np.isfinite(leaf).all() for leaf in leaves)):
-            self._refuse("init(0) gives NaN or infinity: no optimizer can start there.")
+        if not leaves:
+            self._refuse("init gives no floating-point array: return the parameters from it.")
+        if any(map(jnp.iscomplexobj, leaves)):
+            self._refuse(
+                "init gives complex parameters, which studies do not take: give real and imaginary "
+                "part as two arrays, and put them together in the loss."
+            )
+        self.start(0)
 
     def _check_loss(self) -> None:
         key = {"key": jax.random.key(0)} if self.takes_key else {}
@@ -192,21 +192,38 @@ class Problem:
                 self._refuse("metric= is computed on validation=: give validation data too.")
             return
         try:
+            own = jax.eval_shape(self._metrics, self.start(0), self.validation)
             found = jax.eval_shape(self.measured, self.start(0), self.data, self.validation)
         except Exception as error:
             raise ValueError(
                 f"Problem {self.name!r}: loss or metric fails on validation=: {line(error)}. "
                 "validation is a tree like data=, and metric(params, validation) returns a number."
             ) from error
+        if "loss" in own:
+            self._refuse('a metric is called "loss", as the loss on all data is: rename it.')
         for name, value in found.items():
             if value.shape != () or jnp.iscomplexobj(value):
                 self._refuse(
                     f"metric {name!r} is not one real number: write jnp.mean(...) around it."
                 )
 
+    def _init(self, seed: int) -> PyTree:
+        try:
+            return self.init(seed)
+        except Exception as error:
+            raise ValueError(
+                f"Problem {self.name!r}: init({seed}) fails: {line(error)}. init takes a seed, an "
+                "int; where a key is needed, write jax.random.key(seed)."
+            ) from error
+
+    @functools.cached_property
+    def _first(self) -> tuple[list, str]:
+        """Shapes of the parameters of seed 0, and a checksum of what does not train."""
+        return _shapes_and_rest(self._init(0))
+
     @functools.cached_property
     def _static(self) -> PyTree:
-        return eqx.partition(self.init(0), eqx.is_inexact_array)[1]
+        return eqx.partition(self._init(0), eqx.is_inexact_array)[1]
 
     @functools.cached_property
     def _plain(self) -> bool:
@@ -248,8 +265,29 @@ class Problem:
         return loss_of
 
     def start(self, seed: int) -> Params:
-        """The parameters of a seed: of an Equinox model its floating-point arrays."""
-        found = self.init(seed)
+        """The parameters of a seed: of an Equinox model its floating-point arrays.
+
+        Raises:
+            ValueError: Parameters that are not finite or have other shapes than those of seed 0, or
+                a model with other values that do not train: one program makes the runs of all
+                seeds.
+        """
+        found = self._init(seed)
+        if not is_traced(found):
+            shapes, rest = _shapes_and_rest(found)
+            if shapes != self._first[0]:
+                self._refuse(
+                    f"init({seed}) gives arrays of shapes {shapes}, and init(0) of shapes "
+                    f"{self._first[0]}: give the same for every seed."
+                )
+            if rest != self._first[1]:
+                self._refuse(
+                    f"init({seed}) and init(0) differ in a value that does not train, such as a "
+                    "number or a key in a model: make it the same for every seed, or an array."
+                )
+            leaves = jax.tree.leaves(eqx.filter(found, eqx.is_inexact_array))
+            if not all(np.isfinite(leaf).all() for leaf in leaves):
+                self._refuse(f"init({seed}) gives NaN or infinity: no optimizer can start there.")
         return found if self._plain else eqx.filter(found, eqx.is_inexact_array)
 
     def measured(self, params: Params, data: PyTree, validation: PyTree) -> dict[str, Array]:
@@ -260,12 +298,15 @@ class Problem:
         """
         if not jax.tree.leaves(validation):
             return {"loss": self.full_loss(params, data)}
-        more = {} if self.metric is None else self.metric(self._whole(params), validation)
-        more = more if isinstance(more, dict) else {"metric": more}
+        more = self._metrics(params, validation)
         held = more["validation"] if "validation" in more else self.full_loss(params, validation)
         found = {"loss": self.full_loss(params, data), "validation": held}
-        found |= {name: value for name, value in more.items() if name not in found}
+        found |= more
         return {name: jnp.asarray(value) for name, value in found.items()}
+
+    def _metrics(self, params: Params, validation: PyTree) -> dict[str, Array]:
+        found = {} if self.metric is None else self.metric(self._whole(params), validation)
+        return found if isinstance(found, dict) else {"metric": found}
 
     def full_loss(self, params: Params, data: PyTree) -> Array:
         """The objective on all of `data`; of a random loss, with a key that is always the same."""
@@ -322,6 +363,17 @@ def checksum(arrays: PyTree, *also: Any) -> str:
 def readable(traced: Any) -> str:
     """A traced function as text, without addresses, which differ from process to process."""
     return re.sub(r"0x[0-9a-f]+", "", str(traced))
+
+
+def is_name(name: Any) -> bool:
+    """Whether tables can show it, and records of a store be told apart by it."""
+    return isinstance(name, str) and bool(name.strip()) and "/" not in name
+
+
+def _shapes_and_rest(start: PyTree) -> tuple[list, str]:
+    params, rest = eqx.partition(start, eqx.is_inexact_array)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
+    return shapes, checksum(eqx.filter(rest, eqx.is_array_like))
 
 
 def whole_numbers(start: Params) -> str:

@@ -74,7 +74,7 @@ class Curve:
         """One of "reached", "diverged": not finite or ended above its start, and "ok"."""
         if np.isfinite(self.reached):
             return "reached"
-        return "ok" if self.final <= self.loss[0] else "diverged"
+        return "ok" if np.isfinite(self.final) and self.final <= self.loss[0] else "diverged"
 
     @property
     def diverged(self) -> bool:

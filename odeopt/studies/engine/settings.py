@@ -7,6 +7,7 @@ from importlib import metadata
 from typing import Any
 
 from ... import __version__
+from ...checks import is_known, is_whole
 from .optimizers import fingerprint
 
 
@@ -37,6 +38,24 @@ def spoken(value: Any) -> Any:
         return value.name
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
+    return value
+
+
+def chosen(name: str, default: Any, value: Any) -> Any:
+    """A setting as it is given, or of several values a tuple.
+
+    Raises:
+        ValueError: No number where the default is one, no value where it has some.
+    """
+    option = f"--{name.replace('_', '-')}"
+    if isinstance(default, tuple):
+        value = items(value)
+        if default and not value:
+            raise ValueError(f"{option} is empty: name one at least, such as {default[0]}.")
+    if type(default) is int and not is_whole(value):
+        raise ValueError(f"{option} is {value!r}: write a whole number, such as {default}.")
+    if type(default) is float and not is_known(value):
+        raise ValueError(f"{option} is {value!r}: write a number, such as {default:g}.")
     return value
 
 

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import optax
 
+from ...state import states
 from .optimizers import Entry
-from .problem import Params, Problem
+from .problem import Params, Problem, line
 
 
 def step_function(
@@ -61,7 +62,7 @@ def advance(
 
 
 def refuse_broken(problem: Problem, entry: Entry, rate: float = 1e-6) -> None:
-    """Refuse an optimizer whose first step is not finite though it is tiny.
+    """Refuse an optimizer whose first step fails, or is not finite though it is tiny.
 
     Raises:
         ValueError: Saying so.
@@ -70,7 +71,18 @@ def refuse_broken(problem: Problem, entry: Entry, rate: float = 1e-6) -> None:
     key = {"key": jax.random.key(0)} if problem.takes_key else {}
     optimizer, start = entry.make(np.asarray(rate, problem.dtype)[()]), problem.start(0)
     step = jax.jit(step_function(problem, optimizer))
-    params, _, loss = step(start, optimizer.init(start), data, **key)
+    try:
+        params, state, loss = step(start, optimizer.init(start), data, **key)
+    except Exception as error:
+        raise ValueError(
+            f"optimizer {entry.name!r} fails in its first step on {problem.name!r}: {line(error)}"
+        ) from error
+    if any(ode.gradients < 0 for _, ode in states(state)):
+        raise ValueError(
+            f"optimizer {entry.name!r} takes gradients that cannot be counted, as an implicit "
+            "solver of diffrax does, and a study compares at equal gradients: use one of odeopt, "
+            "such as odeopt.implicit_euler."
+        )
     if not np.isfinite(loss):
         raise ValueError(
             f"problem {problem.name!r} has a loss of {loss} at the initial point of seed 0: no "

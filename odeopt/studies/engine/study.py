@@ -15,11 +15,12 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ...checks import is_known, is_whole
 from ..names import lookup
 from . import store as files
 from .drawing import Plot
 from .runner import local_devices
-from .settings import items, spoken, versions
+from .settings import chosen, spoken, versions
 from .store import FORMAT, Record, Store
 from .verdicts import Claim, Verdict, span
 
@@ -207,11 +208,12 @@ class Study:
         fields = {field.name: field for field in dataclasses.fields(self.settings)}
         for name in given:
             lookup("setting", name, fields)
-        chosen = {name: value for name, value in given.items() if value is not None}
-        for name, value in chosen.items():
-            if isinstance(fields[name].default, tuple):
-                chosen[name] = items(value)
-        return self.settings(**{**(self.full if full else {}), **chosen})
+        own = {
+            name: chosen(name, fields[name].default, value)
+            for name, value in given.items()
+            if value is not None
+        }
+        return self.settings(**{**(self.full if full else {}), **own})
 
     def run(
         self,
@@ -243,8 +245,16 @@ class Study:
         """
         begin = time.perf_counter()
         console = console or Console(quiet=True)
+        if max_minutes is not None and not is_known(max_minutes):
+            raise ValueError(f"max_minutes is {max_minutes!r}: write a number, such as 10.")
         if max_minutes is not None and not max_minutes > 0:
             raise ValueError(f"--max-minutes must be positive, not {max_minutes:g}.")
+        if not is_whole(devices):
+            raise ValueError(f"devices is {devices!r}: write a whole number, such as 1.")
+        if share is not None and not (isinstance(share, tuple) and all(map(is_whole, share))):
+            raise ValueError(f"share is {share!r}: write share=(1, 3) for the first of three.")
+        if not isinstance(out, str | Path | None):
+            raise ValueError(f"out is {out!r}: write the name of a folder, out='results'.")
         for name, asked in (("resume=True", resume), ("share=", share)):
             if asked and out is None:
                 raise ValueError(f"{name} needs out=, the folder of the study.")
@@ -252,14 +262,14 @@ class Study:
         deadline = begin + 60 * max_minutes if max_minutes is not None else float("inf")
         path = None if out is None else Path(out)
         with jax.enable_x64(True):
-            chosen = self.choose(full, **settings)
-            about = self.about(chosen)
+            taken = self.choose(full, **settings)
+            about = self.about(taken)
             notice = functools.partial(console.print, markup=False, soft_wrap=True)
             kept = Store(path, about, resume=resume, share=share, notice=notice)
         try:
             lab = Lab(kept, where, deadline)
-            records, unfinished = self._work(chosen, lab, share, console)
-            results = Results(self, chosen, records, unfinished, time.perf_counter() - begin, path)
+            records, unfinished = self._work(taken, lab, share, console)
+            results = Results(self, taken, records, unfinished, time.perf_counter() - begin, path)
             if path is not None and share is None:
                 for table in self.tables:
                     text = results.table(table.name).to_csv(index=False, float_format="%.6g")

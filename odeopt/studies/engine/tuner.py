@@ -60,8 +60,8 @@ class Grid:
 
 
 def first_grid(entry: Entry, sharpness: float, dtype: Any) -> Grid:
-    """Octaves around R/sharpness; half decades to 1 without R."""
-    if entry.limit is None or not np.isfinite(entry.limit):
+    """Octaves around R/sharpness; half decades to 1 without R, or where nothing curves upwards."""
+    if entry.limit is None or not np.isfinite(entry.limit) or not sharpness > 0:
         return Grid.half_decades(entry.unit, dtype=dtype)
     return Grid.octaves(entry.limit / sharpness, dtype=dtype)
 

@@ -10,7 +10,7 @@ import pytest
 
 import odeopt
 from benchmarks.sweep import run_one_by_one
-from odeopt import flows, solvers
+from odeopt import flows, solvers, stepsize
 from odeopt.studies import spectra, stability
 from odeopt.studies.engine import optimizers
 from odeopt.studies.engine.optimizers import contenders, find
@@ -183,7 +183,36 @@ def test_a_wrapped_solver_races_at_its_full_price():
             "plain": lambda h: optax.chain(optax.clip(1.0), optax.sgd(h)),
         }
     )
-    assert [one.gradients_per_step for one in inside] == [4, 2, 1]
+    states = {"given": jnp.zeros(2)}
+    assert [one.counted for one in inside] == [True, True, False]
+    for one, cost in zip(inside, [4, 2, 1], strict=True):
+        if one.counted:
+            before = one.make(0.1).init(states)
+            loss = lambda p: jnp.sum(p["given"] ** 2)
+            _, after = optax.with_extra_args_support(one.make(0.1)).update(
+                states, before, states, value_fn=loss
+            )
+            assert int(one.cost(before, after)) == cost
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        odeopt.linearly_implicit_euler,
+        lambda h: optax.chain(odeopt.linearly_implicit_euler(h)),
+        lambda h: odeopt.linearly_implicit_euler(stepsize.gain_ratio(first=h)),
+        lambda h: odeopt.euler(stepsize.sharpness(h, every=5)),
+    ],
+    ids=["fixed", "chain", "gain_ratio", "sharpness"],
+)
+def test_what_a_step_costs_on_a_problem_is_counted_there(kappa, make):
+    """Each is dearer or cheaper here than on another problem."""
+    (mine,) = contenders({"mine": make})
+    (curve,) = Runner(kappa, mine, 200, [0], 1).run([(0.05, 0)])
+    _, state = program(make, curve.made)(0.05)
+    counted = optax.tree.get(state, "gradients")
+    assert curve.used == int(counted)
+    assert 100 < curve.used <= 200
 
 
 def test_a_rate_that_must_be_a_number_is_refused_in_one_line():
@@ -206,6 +235,13 @@ def test_own_optimizers_are_functions_of_the_rate():
         ([3], "not a int"),
         ({"mine": lambda: optax.sgd(0.1)}, "'mine': calling it with a learning rate fails"),
         ({"mine": lambda h: h}, "'mine' returns a float, not an optax"),
+        ({"a/b": optax.sgd}, "'a/b' is no name: write a text without /"),
+        ({1: optax.sgd}, "1 is no name"),
+        ({"sgd": optax.adam}, "sgd is an optimizer of the study: call yours otherwise"),
+        (
+            {"mine": lambda h: optax.MultiSteps(optax.sgd(h), 2)},
+            r"MultiSteps: write \.gradient_transformation",
+        ),
     ],
 )
 def test_what_is_no_optimizer_is_refused_in_one_line(bad, message):

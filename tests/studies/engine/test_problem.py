@@ -1,5 +1,6 @@
 """Problems of a user: plain functions, Flax, Equinox; and what is no problem."""
 
+import diffrax
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -9,7 +10,7 @@ import optax
 import pytest
 
 import odeopt
-from odeopt.studies import Problem, spectra, stability
+from odeopt.studies import Problem, drift, equivalence, spectra, stability
 from odeopt.studies.engine.optimizers import contenders
 from odeopt.studies.engine.steps import refuse_broken
 
@@ -122,6 +123,14 @@ def test_a_changed_optimizer_is_another_setting(tmp_path):
     def clipped(size):
         return {"clipped": lambda h: optax.chain(optax.clip(size), optax.sgd(h))}
 
+    def tabled(*factors):
+        table = np.float32(factors)
+        return {"tabled": lambda h: optax.sgd(lambda n: h * jnp.asarray(table)[n % 2])}
+
+    about = [
+        stability.STUDY.about(stability.Settings(solvers=["sgd", tabled(1, end)])) for end in (1, 0)
+    ]
+    assert about[0] != about[1]  # though they differ in an array only
     first = stability.run(solvers=["sgd", clipped(1.0)], out=out, **given)
     assert "clipped (" in str(stability.STUDY.about(first.settings))
     stability.run(solvers=["sgd", clipped(1.0)], out=out, resume=True, **given)
@@ -136,8 +145,8 @@ def test_what_tables_tell_apart_by_name_has_one_each():
     ):
         with pytest.raises(ValueError, match="two problems are called"):
             stability.Settings(problems=problems)
-    with pytest.raises(ValueError, match="two optimizers are called 'sgd'"):
-        stability.Settings(solvers=["sgd", {"sgd": optax.adam}])
+    with pytest.raises(ValueError, match="two optimizers are called 'mine'"):
+        stability.Settings(solvers=[{"mine": optax.sgd}, {"mine": optax.adam}])
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1), (1, 1, 3)])
@@ -208,6 +217,8 @@ def start(seed):
         ({"validation": (X, Y[:20])}, "fails on validation="),
         ({"validation": (X, Y), "metric": lambda p, v: v[0]}, "'metric' is not one real number"),
         ({"validation": (X, Y), "metric": 3}, "fails on validation=: TypeError"),
+        ({"validation": (X, Y), "metric": lambda p, v: {"loss": p}}, 'a metric is called "loss"'),
+        ({"init": lambda seed: jnp.ones((), jnp.complex64)}, "complex parameters"),
     ],
 )
 def test_what_is_no_problem_says_in_one_line_what_to_write(changes, message):
@@ -216,6 +227,64 @@ def test_what_is_no_problem_says_in_one_line_what_to_write(changes, message):
         Problem(**given)
     assert "'mine'" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [None, 5, " ", "a/b"])
+def test_a_name_is_a_text_without_a_slash(name):
+    with pytest.raises(ValueError, match="its name stands in tables: write a text without /"):
+        Problem(line, start, (X, Y), name=name)
+
+
+class Model(eqx.Module):
+    weight: jax.Array
+    scale: float
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        (lambda seed: jnp.ones(1 + seed), r"shapes \[\(2,\)\], and init\(0\) of shapes \[\(1,\)\]"),
+        (lambda seed: jnp.ones(1) / (1 - seed), r"init\(1\) gives NaN or infinity"),
+        (lambda seed: jnp.ones(1) * (1 // (1 - seed)), r"init\(1\) fails: ZeroDivisionError"),
+        (lambda seed: Model(jnp.ones(1), 1.0 + seed), r"init\(1\) and init\(0\) differ in a value"),
+    ],
+)
+def test_what_is_wrong_at_another_seed_only_is_refused_there(init, message):
+    own = Problem(lambda params, batch: sum(map(jnp.sum, jax.tree.leaves(params))), init, (X, Y))
+    with pytest.raises(ValueError, match=message):
+        own.start(1)
+
+
+@pytest.mark.parametrize("sign", [0.0, -1.0])
+def test_where_nothing_curves_upwards_rates_are_no_multiples_of_a_limit(sign):
+    own = Problem(lambda params, batch: sign * jnp.sum(params**2), lambda s: jnp.ones(2), (X, Y))
+    found = stability.run(problems=[own], solvers=["sgd", "heun"], seeds=1, gradients=8)
+    rates = {run["learning_rate"] for run in found.kind("run")}
+    assert 1.0 in rates
+    assert min(rates) > 0
+    assert found.verdict.startswith("No.")
+    for study in (equivalence, drift):
+        with pytest.raises(ValueError, match=r"largest curvature at the initial point.*is"):
+            study.run(problems=[own])
+
+
+def test_a_solver_without_a_stability_limit_is_named_in_the_verdict():
+    own = {"mine": odeopt.linearly_implicit_euler}
+    for more in ([], ["heun"]):
+        names = ["sgd", own, *more]
+        found = stability.run(problems=[plain()], solvers=names, seeds=1, gradients=20)
+        assert "mine has no stability limit" in found.verdict
+        assert "nan" not in found.verdict
+
+
+def test_an_optimizer_whose_first_step_fails_or_cannot_be_counted_is_refused():
+    fails = lambda h: optax.GradientTransformationExtraArgs(optax.sgd(h).init, lambda g, s: (g, s))
+    for make, message in {
+        fails: "fails in its first step on 'plain': TypeError",
+        lambda h: odeopt.from_diffrax(diffrax.Kvaerno3(), h): "gradients that cannot be counted",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            refuse_broken(plain(), contenders({"mine": make})[0])
 
 
 def test_an_optimizer_that_gives_nan_at_once_is_refused():
