@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 KNOWN = (int, float, np.number)
 """Types of numbers that are not traced: for questions that are asked once a leaf."""
@@ -20,6 +21,11 @@ def is_traced(tree: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
+def is_transformation(node: Any) -> bool:
+    """Whether it is an optax transformation, and no function that makes one."""
+    return isinstance(node, optax.GradientTransformation)
+
+
 def is_whole(number: Any) -> bool:
     """Whether a number is known and an integer."""
     return isinstance(number, int | np.integer) and type(number) is not bool
@@ -31,9 +37,14 @@ def is_zero(number: Any) -> bool:
 
 
 def check(ok: Any, name: str, number: Any, must: str) -> None:
-    """Refuse a known number for which `ok(number)` is not true: a `ValueError` with all three."""
-    if is_known(number) and not ok(number):
-        raise ValueError(f"{name} is {number}; it must be {must}.")
+    """Refuse a known number for which `ok(number)` is not true: a `ValueError` with all three.
+
+    A text or a collection is refused too; a traced number cannot be looked at.
+    """
+    other = type(number) in (str, bytes, list, tuple, dict)
+    if other or (is_known(number) and not ok(number)):
+        shown = repr(number) if other else number
+        raise ValueError(f"{name} is {shown}; it must be {must}.")
 
 
 def check_counts(**numbers: Any) -> None:
@@ -52,8 +63,10 @@ def check_ascending(**numbers: Any) -> None:
 
 
 def check_least(least: float, **numbers: Any) -> None:
-    """Refuse a number below `least`, or NaN, by name; a traced one cannot be looked at."""
+    """Refuse a number below `least`, NaN or None, by name; a traced one cannot be looked at."""
     for name, number in numbers.items():
+        if number is None:
+            raise ValueError(f"{name} is None; it must be at least {least}.")
         check(lambda x: x >= least, name, number, f"at least {least}")
 
 

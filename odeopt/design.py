@@ -1,6 +1,7 @@
 """What an optimizer is, frozen, and its two functions `init` and `update`."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,12 +13,13 @@ from jaxtyping import Array, Bool, PyTree
 from .arguments import as_arrays, check_gradient, check_params
 from .checks import is_traced, is_whole
 from .flows import AbstractFlow
+from .flows.clock import at_step, schedules
 from .information import Information
 from .kernels.choice import chosen
 from .objective import Objective, transformed
 from .solvers import AbstractMethod
 from .staged import init_progress, staged_update
-from .state import ODEState, counted, select
+from .state import ODEState, counted, is_state, refuse_state, select
 from .stepsize import AbstractRule, StepInfo
 from .stepsize.rule import settled
 from .sums import finite
@@ -70,7 +72,15 @@ class Design:
     @property
     def rejects(self) -> bool:
         """Whether a step that is not finite is rejected."""
-        return self.guarded or self.rule.rejects
+        return self.guarded or self.rule.rejects or bool(self._schedules)
+
+    @functools.cached_property
+    def _schedules(self) -> list[Any]:
+        return schedules(self.flow)
+
+    def flow_at(self, step: Array) -> AbstractFlow:
+        """The flow of one step: what its schedules say is a number."""
+        return at_step(self.flow, step) if self._schedules else self.flow
 
     @property
     def order(self) -> int | None:
@@ -186,7 +196,9 @@ def _update(
     params: PyTree[Array] | None,
     extra: dict[str, Any],
 ) -> tuple[PyTree[Array], ODEState]:
-    flow, solver, rule = design.flow, design.solver, design.rule
+    if not is_state(state):
+        refuse_state(state)
+    flow, solver, rule = design.flow_at(state.steps), design.solver, design.rule
     if params is not None:
         params = as_arrays(params)
         grads = check_gradient(grads, params)
@@ -202,7 +214,7 @@ def _update(
     objective, advanced = transformed(design.stage_transform, grads, state.transform, params, extra)
     # as in optax, a step that needs no parameters takes their structure from the gradient
     z = (objective.given if params is None else params), state.aux
-    info = StepInfo(state.steps, z, objective, objective.given_value(), flow, solver)
+    info = StepInfo(state.steps, z, objective, objective.given_value(), design.flow, solver)
     begun = 1
     if rule.tries > 1:
         solver, setup = solver.prepared(objective, z)

@@ -149,6 +149,11 @@ class Objective(abc.ABC):
             if function is None:
                 raise ValueError(_NOTHING)
             positional, called_as = _CALLED[name]
+            if not callable(function):
+                raise TypeError(
+                    f"{name} is a {type(function).__name__}, not a function: pass the function "
+                    f"itself, called as {called_as}."
+                )
             if "value_fn" in [*inspect.signature(function).parameters][positional:]:
                 raise TypeError(_TAKEN)
             if name == "grad_fn":

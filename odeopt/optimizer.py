@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import optax
 
+from .checks import is_transformation
 from .design import Design, Init, LearningRate, Update
 from .flows import AbstractFlow
 from .flows.flow import check_flow
@@ -133,6 +134,11 @@ def ode_optimizer(
     check_flow(flow, AbstractFlow, "GradientFlow()")
     rule = as_rule(learning_rate)
     method = as_method(solver, error=Information.ERROR in rule.needs)
+    if stage_transform is not None and not is_transformation(stage_transform):
+        raise TypeError(
+            f"stage_transform is {stage_transform!r:.60}, no optax transformation: write one that "
+            "is built, such as `stage_transform=optax.clip(1.0)`."
+        )
     given = {"stage_transform": stage_transform, "scan_stages": scan_stages, "staged": staged}
     for name, value in given.items():
         if value not in (None, False) and name not in method.options:

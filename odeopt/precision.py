@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key, PyTree
 
+from .checks import is_transformation
 from .kernels import Kernel, add_rounded
 from .kernels.choice import chosen
 
@@ -115,6 +116,11 @@ def compensated(
       >>> float(x)
       1.1015625
     """
+    if not is_transformation(optimizer):
+        raise TypeError(
+            f"compensated() wraps an optimizer and got {optimizer!r:.60}: write "
+            "`odeopt.compensated(odeopt.adam(1e-3))`."
+        )
     extended = optax.with_extra_args_support(optimizer)
 
     def init(params: PyTree[Array]) -> CompensatedState:

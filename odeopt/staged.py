@@ -52,7 +52,7 @@ def staged_update(
     extra: dict[str, Any],
 ) -> tuple[PyTree[Array], ODEState]:
     """One stage: from its point to the next one, or to the end of the step."""
-    flow, method, rule = design.flow, design.solver, design.rule
+    flow, method, rule = design.flow_at(state.steps), design.solver, design.rule
     stages = method.gradients_per_step
     progress: Any = state.progress
     _check_position(method, progress, params)
@@ -60,7 +60,7 @@ def staged_update(
     frozen = select(first, state.transform, progress.transform)
     objective, advanced = transformed(design.stage_transform, grads, frozen, params, extra)
     value = objective.given_value()
-    info = StepInfo(state.steps, (params, state.aux), objective, value, flow, method)
+    info = StepInfo(state.steps, (params, state.aux), objective, value, design.flow, method)
     proposed = rule.propose(state.rule, info)  # at the start of a step, where it is kept
     h, asked = select(first, proposed, (progress.step_size, progress.rule))
     start = select(first, (params, state.aux), progress.start)

@@ -1,16 +1,20 @@
 """Bad input gets an error that says what to write instead, and nothing is lost."""
 
+import pickle
+
 import chex
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import odeopt
+from odeopt import flows, stepsize
 from odeopt.zoo.registry import REGISTRY
 
 from .table import STAGED, TABLE, VARIED
@@ -368,3 +372,60 @@ def test_an_argument_of_the_loss_is_not_replaced_by_the_loss(name):
         for loss in (named, lambda x, **more: more["value_fn"] * jnp.sum(x**2)):
             with pytest.raises(TypeError, match=r"called `value_fn`.*rename it"):
                 OF_A_LOSS[name](loss, jnp.ones(2), value_fn=3.0)
+
+
+ADVICE = ("write", "must be", "hand over", "pass ", "return one")
+BAD_ARGUMENTS = {
+    "learning_rate, complex": lambda: odeopt.euler(jnp.array(0.1 + 5j)),
+    "learning_rate, bool": lambda: odeopt.rk4(jnp.array(True)),
+    "momentum, schedule": lambda: odeopt.heavy_ball(0.1, optax.constant_schedule(0.9)),
+    "momentum": lambda: odeopt.heavy_ball(0.1, "0.9"),
+    "b1": lambda: odeopt.adam(0.1, b1="x"),
+    "eps": lambda: odeopt.adam(0.1, eps=None),
+    "weight_decay": lambda: odeopt.adamw(0.1, weight_decay="x"),
+    "dtype int32": lambda: odeopt.adam(0.1, mu_dtype=jnp.int32).init(PARAMS),
+    "dtype int8": lambda: odeopt.heavy_ball(0.1, accumulator_dtype="int8").init(PARAMS),
+    "stage_transform": lambda: odeopt.rk4(0.1, stage_transform=optax.clip),
+    "compensated": lambda: odeopt.compensated(0.1),
+    "speeds": lambda: odeopt.simultaneous(0.1, speeds=(-1.0, 1.0)),
+    "2.0": lambda: odeopt.simultaneous(0.1, speeds=2.0),
+    "3": lambda: odeopt.alternating(0.1, updates=3),
+    "clock": lambda: stepsize.angle(clock=10),
+    "shrink": lambda: stepsize.angle(shrink=2.0),
+    "minimum": lambda: stepsize.corridor(float("nan")),
+    "rtol": lambda: stepsize.embedded_error("x", 1e-3),
+    "first": lambda: stepsize.gain_ratio(first="x"),
+    "safety": lambda: stepsize.sharpness("x"),
+    "rate": lambda: flows.LogTime("x"),
+    "steps, inf": lambda: stepsize.horizon(float("inf")),
+    "steps": lambda: odeopt.untuned(10.5),
+    "precondition_frequency": lambda: odeopt.soap(0.1, precondition_frequency=1.5),
+    "max_precond_dim": lambda: odeopt.soap(0.1, max_precond_dim=0),
+    "ns_steps": lambda: odeopt.muon(0.1, ns_steps="5"),
+    "the step size of 'adam'": lambda: odeopt.muon(0.1, adam_learning_rate=-0.1),
+    "value_fn": lambda: update(odeopt.rk4(0.1), value_fn=LOSS(PARAMS)),
+    "The schedule": lambda: update(odeopt.rk4(lambda step: jnp.ones(2)), value_fn=LOSS),
+    "The state is a tuple": lambda: odeopt.rk4(0.1).update(
+        GRADS, optax.adam(0.1).init(PARAMS), PARAMS, value_fn=LOSS
+    ),
+    "The state is a NoneType": lambda: odeopt.euler(0.1).update(GRADS, None, PARAMS),
+}
+
+
+@pytest.mark.untyped
+def test_an_argument_that_makes_no_sense_is_named_in_one_line():
+    for name, call in BAD_ARGUMENTS.items():
+        with pytest.raises((ValueError, TypeError), match=name.split(",")[0]) as error:
+            call()
+        assert "\n" not in str(error.value)
+        assert any(word in str(error.value) for word in ADVICE)
+
+
+def test_an_array_as_the_rate_is_equal_to_itself_and_can_be_pickled():
+    rate = jnp.array(0.1)
+    assert odeopt.rk4(rate) == odeopt.rk4(rate)
+    assert odeopt.rk4(rate) != odeopt.rk4(jnp.array(0.1))
+    restored = pickle.loads(pickle.dumps(odeopt.rk4(rate)))
+    np.testing.assert_array_equal(
+        update(restored, value_fn=LOSS)[0], update(odeopt.rk4(rate), value_fn=LOSS)[0]
+    )

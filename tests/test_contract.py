@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import odeopt
+from odeopt.zoo.registry import REGISTRY
 
 from .table import (
     ADAPTIVE,
@@ -704,3 +705,26 @@ def test_under_strict_promotion_data_may_be_of_any_dtype(name, dtype):
     assert updates[0] > 0
     assert updates[1] == 0
     assert state.gradients > 1
+
+
+@pytest.mark.parametrize("name", ["rk4", "rk_momentum", "strang_adam", "linearly_implicit_euler"])
+def test_updates_are_differentiated_forwards_and_explicit_ones_backwards_too(name, x64):
+    start, loss = jnp.array([1.0, -0.5]), lambda x: jnp.sum(jnp.cosh(x))
+
+    def end(rate):
+        opt, x = REGISTRY[name].build(rate), start
+        state = opt.init(x)
+        for _ in range(2):
+            updates, state = opt.update(jax.grad(loss)(x), state, x, value_fn=loss)
+            x = x + updates
+        return loss(x)
+
+    rate, step = 0.1, 1e-6
+    expected = (end(rate + step) - end(rate - step)) / (2 * step)
+    _, found = jax.jvp(end, (rate,), (1.0,))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    if name == "linearly_implicit_euler":
+        with pytest.raises(ValueError, match="Reverse-mode differentiation"):
+            jax.grad(end)(rate)
+    else:
+        np.testing.assert_allclose(jax.grad(end)(rate), expected, rtol=1e-5)

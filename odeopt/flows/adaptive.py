@@ -19,7 +19,7 @@ from ..checks import check_least
 from ..kernels.adam import AdamNumbers, adam_step, decaying_time
 from ..objective import Objective
 from ..sums import scaled
-from .clock import as_decay, check_decay, moment_like, real
+from .clock import as_decay, by_step, check_decay, moment_like, real
 from .flow import AbstractFlow, State, Substeps
 from .moments import (
     AlongMoment,
@@ -83,7 +83,7 @@ class AdamFlow(AlongMoment, AbstractFlow):
     b2: Any = eqx.field(converter=as_decay, default=0.999)
     eps: float = eqx.field(converter=real, default=1e-8)
     eps_root: float = eqx.field(converter=real, default=0.0)
-    weight_decay: Any = eqx.field(converter=real, default=0.0)
+    weight_decay: Any = eqx.field(converter=by_step, default=0.0)
     mask: Any = eqx.field(static=True, default=None)
     nesterov: bool = eqx.field(static=True, default=False)
     mu_dtype: Any = eqx.field(static=True, default=None)

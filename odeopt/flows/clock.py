@@ -5,8 +5,10 @@ $\tau\dot m = g - m$ with the time constant $\tau = -h/\ln b$; in a heavy ball, 
 in units of $\sqrt h$, it is friction $\gamma = -\ln b/\sqrt h$.
 """
 
+import contextlib
 import math
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,6 +19,7 @@ from jaxtyping import Array, PyTree
 from ..arrays import Scalar, wide_dtype
 from ..checks import check, check_positive, is_known, is_zero
 
+T = TypeVar("T")
 _MUST = (
     "the part of a moment that a step keeps, at least 0 and below 1 (0.9, say), or a clock such as "
     "`odeopt.flows.LogTime(10.0)`"
@@ -61,7 +64,12 @@ class Constant(eqx.Module):
         return self.decay
 
     def check(self, name: str) -> None:
-        """Refuse a number outside [0, 1)."""
+        """Refuse a number outside [0, 1), and a schedule."""
+        if callable(self.decay):
+            raise ValueError(
+                f"{name} is a function; where it is to change with the steps write "
+                f"`optax.inject_hyperparams(odeopt.adam)(..., {name}=schedule)`, say."
+            )
         check(lambda decay: 0 <= decay < 1, name, self.decay, _MUST)
 
     def dtype(self, dtype: Any) -> Any:
@@ -126,6 +134,40 @@ Decay: TypeAlias = Constant | LogTime
 """What a step keeps of a moment: a number in [0, 1), or a clock."""
 
 
+class ByStep(eqx.Module):
+    """A number of a flow that a schedule says, of the number of steps, rejected ones included.
+
+    Each step is taken along the flow with the number in its place (`at_step`), so that it keeps
+    pace with a schedule of the learning rate.
+    """
+
+    schedule: Callable[[Any], Any]
+
+    def __call__(self, step: Array) -> Any:
+        """Its value at that step."""
+        return self.schedule(step)
+
+
+def by_step(number: Any) -> Any:
+    """A schedule as a `ByStep`; a number as `real` has it."""
+    return ByStep(number) if callable(number) and not is_scheduled(number) else real(number)
+
+
+def is_scheduled(node: Any) -> bool:
+    """Whether it is a `ByStep`."""
+    return isinstance(node, ByStep)
+
+
+def schedules(flow: PyTree) -> list[Any]:
+    """The `ByStep` of a flow, those of the flows inside included."""
+    return [x for x in jax.tree.leaves(flow, is_leaf=is_scheduled) if is_scheduled(x)]
+
+
+def at_step(flow: T, step: Array) -> T:
+    """The flow of one step, with what its schedules say."""
+    return jax.tree.map(lambda x: x(step) if is_scheduled(x) else x, flow, is_leaf=is_scheduled)
+
+
 def real(number: Any) -> Any:
     """The real part: `optax.inject_hyperparams` makes numbers as complex as the parameters."""
     return jnp.real(number) if isinstance(number, jax.Array) else number
@@ -138,7 +180,8 @@ def as_decay(decay: Any, least: Any = None) -> Any:
     decay = real(decay)
     if not is_known(decay):
         # `optax.inject_hyperparams` rounds 0.999 to 1 in bfloat16, which would see no gradient
-        decay = jnp.minimum(decay, 1 - jnp.finfo(jnp.result_type(decay, float)).epsneg)
+        with contextlib.suppress(TypeError):  # what is no number is refused by name
+            decay = jnp.minimum(decay, 1 - jnp.finfo(jnp.result_type(decay, float)).epsneg)
     return Constant(decay, least)
 
 
@@ -152,6 +195,10 @@ def check_decay(**decays: Decay) -> None:
 
 def moment_like(params: PyTree[Array], clock: Decay, dtype: Any = None) -> PyTree[Array]:
     """A zero moment: of `dtype`, by default the parameters' own, as wide as the clock needs it."""
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
+        raise ValueError(
+            f"A moment of dtype {jnp.dtype(dtype)} drops fractions: write float32, say."
+        )
     return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=clock.dtype(dtype or p.dtype)), params)
 
 

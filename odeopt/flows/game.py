@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 
 from ..arguments import checked_loss, forwarded
 from ..arrays import Scalar
-from ..checks import is_whole
+from ..checks import check_positive, is_whole
 from ..objective import Objective
 from ..sums import multiple
 from .clock import real
@@ -24,7 +24,13 @@ PerPlayer: TypeAlias = Sequence[Any] | Mapping[Any, Any]
 
 def named(values: PerPlayer) -> dict[Any, Any]:
     """By the players' names, or by their numbers where there are none."""
-    return dict(values) if isinstance(values, Mapping) else dict(enumerate(values))
+    try:
+        return dict(values) if isinstance(values, Mapping) else dict(enumerate(values))
+    except TypeError:
+        raise TypeError(
+            f"{values!r:.60} is not one for each player: write a dict by the players' names, or a "
+            "tuple in their order."
+        ) from None
 
 
 class Players(NamedTuple):
@@ -111,6 +117,8 @@ class GameFlow(AbstractFlow):
         updates: Mapping[Any, int] | Sequence[int] | None = None,
     ) -> None:
         self.speeds = None if speeds is None else jax.tree.map(real, speeds)
+        for speed in () if speeds is None else named(speeds).values():
+            check_positive(speeds=speed)
         if updates is None:
             self.updates = None
             return

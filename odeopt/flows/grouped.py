@@ -13,8 +13,10 @@ import optax
 from jaxtyping import Array, Bool, PyTree
 
 from ..arrays import Scalar
+from ..checks import check_positive
 from ..information import Information
 from ..objective import Objective
+from .clock import by_step, is_scheduled
 from .flow import AbstractFlow, State
 
 
@@ -49,9 +51,12 @@ class GroupedFlow(AbstractFlow):
 
     flows: dict[str, AbstractFlow]
     labels: Any = eqx.field(static=True)
-    paces: dict[str, Any] = eqx.field(default_factory=dict)
+    paces: dict[str, Any] = eqx.field(
+        default_factory=dict, converter=lambda paces: {k: by_step(h) for k, h in paces.items()}
+    )
 
     def __check_init__(self) -> None:
+        check_positive(**{f"the step size of {k!r}": h for k, h in self.paces.items()})
         if len({flow.parts for flow in self.flows.values()}) != 1:
             raise ValueError(
                 "The flows of a GroupedFlow are composed part by part, so all must name the same "
@@ -163,8 +168,8 @@ class GroupedFlow(AbstractFlow):
         updates, after = [], {}
         for label, flow in self.flows.items():
             own = self.paces.get(label, h)
-            if callable(own):
-                own = own(jnp.floor(aux.age).astype(jnp.int32))
+            own = own(jnp.floor(aux.age).astype(jnp.int32)) if is_scheduled(own) else own
+            own = jnp.where(jnp.asarray(own) >= 0, own, jnp.nan)  # as of a learning rate: rejected
             of_group: Any = _Group(objective, params, seen, groups, label)
             here = _only(params, groups, label), aux.of[label]
             update, after[label] = step(flow, here, of_group, jnp.asarray(own, float))

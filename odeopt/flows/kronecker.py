@@ -9,12 +9,12 @@ from jaxtyping import Array, Bool, Inexact, PyTree
 from optax.contrib import MuonDimensionNumbers
 
 from ..arrays import Scalar, wide_dtype
-from ..checks import check
+from ..checks import check, check_counts
 from ..objective import Objective
 from ..sums import scaled, widened
 from .adaptive import adam_direction
 from .axes import Stack, each
-from .clock import Decay, as_decay, check_decay, moment_like, real
+from .clock import Decay, as_decay, by_step, check_decay, moment_like, real
 from .flow import AbstractFlow, State
 from .moments import AlongMoment, abs_square, aged, averaged, divided, squares_change
 
@@ -91,7 +91,7 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
     b1: Any = eqx.field(converter=as_decay, default=0.95)
     b2: Any = eqx.field(converter=as_decay, default=0.95)
     eps: float = eqx.field(converter=real, default=1e-8)
-    weight_decay: Any = eqx.field(converter=real, default=0.0)
+    weight_decay: Any = eqx.field(converter=by_step, default=0.0)
     mask: Any = eqx.field(static=True, default=None)
     nesterov: bool = eqx.field(static=True, default=False)
     precondition_frequency: Any = eqx.field(converter=real, default=10)
@@ -102,7 +102,10 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
     def __check_init__(self) -> None:
         check_decay(b1=self.b1, b2=self.b2, shampoo_beta=self._factors)
         every = self.precondition_frequency
-        check(lambda k: k >= 1, "precondition_frequency", every, "at least 1 step, such as 10")
+        whole = lambda k: k >= 1 and k % 1 == 0  # noqa: E731
+        check(whole, "precondition_frequency", every, "a whole number of steps, such as 10")
+        if self.max_precond_dim is not None:
+            check_counts(max_precond_dim=self.max_precond_dim)
 
     @property
     def _factors(self) -> Decay:

@@ -15,11 +15,12 @@ from jaxtyping import Array, Inexact, PyTree
 from optax.contrib import MuonDimensionNumbers
 
 from ..arrays import Scalar, wide_dtype
+from ..checks import check
 from ..objective import Objective
 from ..sums import scaled
 from .adaptive import Moments
 from .axes import Stack, each
-from .clock import as_decay, check_decay, moment_like, real
+from .clock import as_decay, by_step, check_decay, moment_like, real
 from .flow import AbstractFlow, State
 from .moments import AlongMoment, aged, averaged, relaxation, settled
 
@@ -77,7 +78,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
     ns_coeffs: Any = eqx.field(static=True, default="standard")
     preconditioning: Preconditioning = eqx.field(static=True, default="frobenius")
     eps: float = eqx.field(converter=real, default=1e-8)
-    weight_decay: Any = eqx.field(converter=real, default=0.0)
+    weight_decay: Any = eqx.field(converter=by_step, default=0.0)
     mask: Any = eqx.field(static=True, default=None)
     nesterov: bool = eqx.field(static=True, default=True)
     adaptive: bool = eqx.field(static=True, default=False)
@@ -88,6 +89,8 @@ class SpectralFlow(AlongMoment, AbstractFlow):
 
     def __check_init__(self) -> None:
         check_decay(b1=self.b1)
+        whole = lambda n: n >= 0 and n % 1 == 0  # noqa: E731
+        check(whole, "ns_steps", self.ns_steps, "a whole number, such as 5, or None")
 
     def init(self, params: PyTree[Array]) -> Moments:
         """A zero moment, one copy of the parameters; there is no second."""

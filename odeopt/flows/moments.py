@@ -120,7 +120,10 @@ def aged(moment: PyTree[Array], change: PyTree[Array], clock: Decay, age: Scalar
 
     That times weight times mean age, $\sum_{k<n} (1-b)b^k(k + \tfrac12)$.
     """
-    decay = clock.fixed()
-    kept = decay**age
-    factor = decay * (1 - kept) / (1 - decay) - age * kept + 0.5 * (1 - kept)
+    decay = jnp.asarray(clock.fixed(), float)
+    positive = jnp.where(decay > 0, decay, 0.5)
+    # as exact as it can be, since 1 - b^n of b near 1 is rounding; the weight is the moment's own
+    seen = -jnp.expm1(age * jnp.log(positive))
+    older = jnp.where(decay > 0, positive * seen / (1 - positive) - age * (1 - seen), 0.0)
+    factor = older + 0.5 * clock.weight(age)
     return jax.tree.map(lambda m, d: scaled(factor, d).astype(m.dtype), moment, change)

@@ -3,8 +3,8 @@
 from typing import Any
 
 import diffrax
-import optax
 
+from ..checks import is_transformation
 from .classes import Euler, Explicit
 from .explicit import ExplicitRungeKutta
 from .foreign import DiffraxMethod
@@ -34,7 +34,7 @@ def as_method(solver: Solver, *, error: bool = False) -> AbstractMethod:
     if isinstance(solver, diffrax.AbstractSolver):
         own = getattr(solver, "method", None)
         return DiffraxMethod(solver) if own is None else own
-    if isinstance(solver, optax.GradientTransformation):
+    if is_transformation(solver):
         hint = (
             "is an optax optimizer, which already is a flow with a solver and a learning rate. "
             "Pass a solver such as `odeopt.solvers.RK4()`; to transform every stage's gradient, "

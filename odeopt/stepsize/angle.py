@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
-from ..checks import check_ascending, check_positive
+from ..checks import check, check_ascending, check_positive, is_known
 from ..flows import LogTime
 from ..information import Information
 from ..solvers import Step
@@ -133,7 +133,10 @@ def angle(
       >>> import odeopt
       >>> opt = odeopt.adam(odeopt.stepsize.angle(), b1=0.98, b2=0.98)
     """
-    check_positive(gain=gain, shrink=shrink)
+    check_positive(gain=gain)
+    check(lambda x: 0 < x <= 1, "shrink", shrink, "above 0 and at most 1")
+    if is_known(clock):
+        raise TypeError(f"clock is {clock!r}: write odeopt.flows.LogTime({clock!r}), or None.")
     check_ascending(first=first, limit=limit)
     return Angle(gain, shrink, clock, first, limit, remembers)
 

@@ -52,7 +52,8 @@ def horizon(steps: int, distance: float = DISTANCE, *, warm_up: float = 0.05) ->
       >>> import odeopt
       >>> opt = odeopt.adam(odeopt.stepsize.horizon(10_000, distance=0.2))
     """
-    check(lambda n: n >= 1, "steps", steps, "the number of steps that the run will take, 1 or more")
+    must = "the number of steps that the run will take, a whole number from 1 on"
+    check(lambda n: n >= 1 and n % 1 == 0, "steps", steps, must)
     check_positive(distance=distance)
     check(lambda w: 0 < w < 1, "warm_up", warm_up, "between 0 and 1: a part of the run")
     return Horizon(steps, distance, warm_up)

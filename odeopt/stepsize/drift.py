@@ -1,11 +1,12 @@
 """Step sizes read off the gradient and its drift."""
 
+import math
 from typing import ClassVar
 
 import jax.numpy as jnp
 
 from ..arrays import Scalar
-from ..checks import check_positive
+from ..checks import check, check_positive
 from ..diagnostics.drift import ratio
 from ..information import Information
 from ..solvers import Step
@@ -115,4 +116,5 @@ def corridor(minimum: float = 0.0, *, cap: float = float("inf")) -> Corridor:
       Array([0., 0.], dtype=float32)
     """
     check_positive(cap=cap)
+    check(math.isfinite, "minimum", minimum, "the least value of the loss, a finite number")
     return Corridor(minimum, cap)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
 from ..arrays import Scalar
+from ..checks import is_traced
 from ..flows import AbstractFlow, State
 from ..information import Information
 from ..objective import Objective
@@ -158,7 +159,13 @@ class Scheduled(AbstractLocalRule):
     def size(self, info: StepInfo) -> Scalar:
         """The schedule at the number of steps taken so far."""
         # inject_hyperparams makes the rate complex where the parameters are
-        return jnp.real(jnp.asarray(self.schedule(info.steps)))
+        size = jnp.real(jnp.asarray(self.schedule(info.steps)))
+        if size.shape:
+            raise ValueError(
+                f"The schedule gives an array of shape {size.shape}: return one number, the size "
+                "of the step for all parameters. (For sizes by group use optax.partition.)"
+            )
+        return size
 
     def judge(self, state: tuple[()], info: StepInfo, h: Scalar, step: Step) -> Verdict:
         """Accepted if the size is finite, in the parameters' dtypes too, and not negative."""
@@ -188,6 +195,22 @@ def settled(
     return kept, either(kept, verdict.state, either(sane, rule.failed(before), before))
 
 
+class Always(eqx.Module):
+    """The schedule of a number that may be traced."""
+
+    rate: Any
+
+    def __call__(self, step: Int[Array, ""]) -> Any:
+        """The number."""
+        return self.rate
+
+
+def _is_real(number: Array) -> bool:
+    """Whether it can be a size; `optax.inject_hyperparams` makes it complex, and traced."""
+    complex_one = jnp.iscomplexobj(number) and not is_traced(number) and jnp.imag(number) != 0
+    return number.dtype != bool and not complex_one
+
+
 def as_rule(learning_rate: Any) -> AbstractRule:
     """The rule that `learning_rate` stands for: a number, an optax schedule, or a rule.
 
@@ -201,8 +224,8 @@ def as_rule(learning_rate: Any) -> AbstractRule:
     if callable(learning_rate):
         return Scheduled(learning_rate)
     array = isinstance(learning_rate, jax.Array)
-    if array and learning_rate.shape == ():
-        return Scheduled(lambda _: learning_rate)
+    if array and learning_rate.shape == () and _is_real(learning_rate):
+        return Scheduled(Always(learning_rate))
     # NumPy's scalars are real numbers, its bool is none
     if not array and isinstance(np.asarray(learning_rate)[()], numbers.Real):
         rate = float(learning_rate)

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from ..arrays import Scalar
 from ..checks import check_counts, check_positive
@@ -24,6 +24,9 @@ class LastEstimate(NamedTuple):
 
     size: Scalar  # before one, the cap
     vector: PyTree[Array]  # its Ritz vector; zero before the first
+    known: Bool[Array, ""]  # whether there was one
+    wait: Int[Array, ""]  # steps before the next estimate
+    taken: Int[Array, ""]  # products in this step
 
 
 class SharpnessRule(AbstractRule):
@@ -47,7 +50,9 @@ class SharpnessRule(AbstractRule):
 
     def init(self, params: PyTree[Array]) -> LastEstimate:
         """No estimate yet. One copy of the parameters."""
-        return LastEstimate(jnp.asarray(self.cap, float), optax.tree.zeros_like(params))
+        size, none = jnp.asarray(self.cap, float), jnp.zeros([], jnp.int32)
+        zeros = optax.tree.zeros_like(params)
+        return LastEstimate(size, zeros, jnp.zeros([], bool), none, jnp.zeros([], jnp.int32))
 
     def propose(self, state: LastEstimate, info: StepInfo) -> tuple[Scalar, LastEstimate]:
         """`min(safety * R / sharpness, cap)`."""
@@ -55,26 +60,28 @@ class SharpnessRule(AbstractRule):
         params = info.z[0]
 
         def estimate(products: int) -> LastEstimate:
-            product = info.objective.product(params)
-            found = extreme(product, params, min(products, dimension(params)), state.vector)
+            products = min(products, dimension(params))
+            found = extreme(info.objective.product(params), params, products, state.vector)
             size = jnp.asarray(self.safety * limit / found.value, float)
             good = (found.value > 0) & jnp.isfinite(size)
-            new = LastEstimate(jnp.minimum(size, self.cap), found.vector)
-            return jax.tree.map(lambda n, old: jnp.where(good, n, old), new, state)
+            new = jnp.minimum(size, self.cap), found.vector, jnp.array(True)
+            size, vector, known = jax.tree.map(
+                lambda n, old: jnp.where(good, n, old), new, tuple(state[:3])
+            )
+            # a batch that is not finite says nothing: the next one is asked
+            wait = jnp.where(jnp.isfinite(found.value), self.every - 1, 0).astype(jnp.int32)
+            return LastEstimate(size, vector, known, wait, jnp.array(products, jnp.int32))
 
-        choices = [lambda: state, lambda: estimate(self.products), lambda: estimate(self.first)]
-        state = jax.lax.switch(self._due(info), choices)
+        def later() -> LastEstimate:
+            return state._replace(wait=state.wait - 1, taken=jnp.zeros([], jnp.int32))
+
+        choices = [later, lambda: estimate(self.products), lambda: estimate(self.first)]
+        state = jax.lax.switch(jnp.where(state.wait > 0, 0, 2 - state.known), choices)
         return state.size, state
 
     def judge(self, state: LastEstimate, info: StepInfo, h: Scalar, step: Step) -> Verdict:
         """Accepted, once there is a size; the products of an estimate were used."""
-        size = dimension(info.z[0])
-        costs = jnp.array([0, *(2 * min(n, size) for n in (self.products, self.first))])
-        return Verdict(True, state, costs[self._due(info)])
-
-    def _due(self, info: StepInfo) -> Array:
-        """0: no estimate in this step; 1: one; 2: the first."""
-        return jnp.where(info.steps == 0, 2, (info.steps % self.every == 0).astype(int))
+        return Verdict(True, state, 2 * state.taken)
 
 
 def sharpness(
@@ -90,17 +97,19 @@ def sharpness(
     $R$ is the stability limit of the solver on its flow (`solvers.stability_limit`) and
     $\lambda_{max}$ the sharpness of the loss (of the mini-batch) that `update` sees, estimated by
     Lanczos' algorithm every so many steps, from the last Ritz vector on, so that few products do.
-    Between estimates the size stays. An estimate that is not positive, or not finite, leaves the
-    last good one; before a good one the size is `cap`, and steps are rejected where that is
-    infinite (give one for a loss that may start out concave or linear).
+    Between estimates the size stays. An estimate that is not positive leaves the last good one;
+    before a good one the size is `cap`, and steps are rejected where that is infinite (give one for
+    a loss that may start out concave or linear). An estimate that is not finite is made again in
+    the next step.
 
     A Ritz value is never above the sharpness, and the sharpness moves between estimates: that is
     what `safety` is for.
 
-    Costs 2 gradients a product: `2 * products / every` a step, after `2 * first` in the first.
-    They are counted in the step that takes them. (Under `vmap` JAX estimates in every step, though
-    it is not counted.) Memory: a copy of the parameters, and `products` more during an estimate
-    (see `diagnostics.sharpness`). A `stage_transform` that is more than a scaling makes the
+    Costs 2 gradients a product: `2 * products / every` a step, after `2 * first` in each estimate
+    up to the first good one. They are counted in the step that takes them. (Under `vmap` JAX
+    estimates in every step, though it is not counted.) Memory: a copy of the parameters, and
+    `products` more during an estimate (see `diagnostics.sharpness`). A `stage_transform` that is
+    more than a scaling makes the
     curvature that is seen unsymmetric, and the estimate doubtful.
 
     Args:

@@ -316,3 +316,24 @@ def test_orders_and_solvers_that_do_not_fit_are_refused():
     opt = odeopt.adam(0.1, correction=2)
     with pytest.raises(ValueError, match="value_fn=loss"):
         opt.update(start(), opt.init(start()), start())
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop"])
+def test_single_precision_rounds_the_first_steps_by_little(name):
+    """The weight of a young moment, 1 - b^n with b near 1, is not formed by subtraction."""
+    cosh = lambda x: jnp.sum(jnp.cosh(x))
+
+    def steps(x):
+        opt = getattr(odeopt, name)(0.1, correction=2)
+        state, found = opt.init(x), []
+        for _ in range(3):
+            updates, state = opt.update(jax.grad(cosh)(x), state, x, value_fn=cosh)
+            x = x + updates
+            found.append(np.asarray(updates, np.float64))
+        return np.stack(found)
+
+    start = np.array([1.0, 0.5, 0.1, 0.05])
+    with jax.enable_x64(True):
+        exact = steps(jnp.asarray(start))
+    single = steps(jnp.asarray(start, jnp.float32))
+    np.testing.assert_allclose(single, exact, atol=1e-3 * np.max(np.abs(exact)))

@@ -393,7 +393,7 @@ def test_what_it_cannot_do_is_refused():
         (lambda: odeopt.soap(0.1, nesterov=True, correction=2), "nesterov"),
         (lambda: odeopt.soap(0.1, b1=1.0), "b1"),
         (lambda: odeopt.soap(0.1, shampoo_beta=1.0), "shampoo_beta"),
-        (lambda: odeopt.soap(0.1, precondition_frequency=0), "at least 1 step"),
+        (lambda: odeopt.soap(0.1, precondition_frequency=0), "a whole number of steps"),
         (
             lambda: odeopt.ode_optimizer(flows.KroneckerFlow(), solvers.Lie(), 0.1).init(
                 jnp.ones(3)

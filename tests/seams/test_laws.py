@@ -13,7 +13,7 @@ from .cases import FAULTS, IMPOSSIBLE, Configuration, cases_of, configurations, 
 from .runs import Run
 
 GROUP = 10  # configurations of one test
-FAST, FULL = 4, 43  # tests of the fast tier, and of all
+FAST, FULL = 3, 43  # tests of the fast tier, and of all
 ALLOWED = 2  # configurations of a test that may be refused
 
 STORES = {

@@ -244,6 +244,40 @@ def test_step_params_reads_the_state_of_an_nnx_optimizer(name):
         jax.tree.map(same, nnx.to_pure_dict(found), before)
 
 
+SCHEDULED = {
+    "muon": lambda s: odeopt.muon(s, adam_learning_rate=s),
+    "adamw": lambda s: odeopt.adamw(s, weight_decay=s),
+    "soap": lambda s: odeopt.soap(s, weight_decay=s),
+    "rk_adam": lambda s: odeopt.ode_optimizer(
+        odeopt.flows.AdamFlow(weight_decay=s), odeopt.solvers.Midpoint(), s
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_all_schedules_keep_pace_after_a_rejected_step(name):
+    """Both change at step 4, whatever was rejected before; one that is not finite is rejected."""
+    seen = []
+
+    def schedule(step):
+        jax.debug.callback(lambda step: seen.append(int(step)), step)
+        return jnp.where(step == 2, jnp.nan, 0.01)
+
+    opt, params = odeopt.guard(SCHEDULED[name](schedule)), {"w": jnp.eye(2), "b": jnp.ones(2)}
+    state = opt.init(params)
+    for call in range(5):
+        seen.clear()
+        scale = jnp.nan if call == 0 else 1.0
+        grads = jax.tree.map(lambda p, scale=scale: scale * p, params)
+        updates, state = opt.update(
+            grads, state, params, value_fn=lambda p: optax.tree.norm(p, squared=True)
+        )
+        jax.effects_barrier()
+        assert {*seen} == {call}
+        assert bool(jnp.any(updates["b"] != 0)) == (call not in (0, 2))
+    assert int(state.rejected) == 2
+
+
 def test_states_are_made_of_arrays_only():
     """So that anything can store them."""
     for name in REGISTRY:

@@ -137,5 +137,5 @@ def test_it_can_ask_the_flow_and_says_so_when_the_flow_does_not_know():
 
 @pytest.mark.parametrize("kwargs", [{"gain": 0.0}, {"shrink": -1.0}, {"first": 0}, {"limit": -2}])
 def test_bad_arguments(kwargs):
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="must be"):
         angle(**kwargs)

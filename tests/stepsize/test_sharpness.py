@@ -121,6 +121,28 @@ def test_a_bad_estimate_leaves_the_last_good_size():
     np.testing.assert_allclose(state.time - before.time, 0.5 * 2 / 20, rtol=1e-4)
 
 
+@pytest.mark.parametrize("cap", [1.0, float("inf")])
+def test_a_bad_first_batch_costs_one_step(cap):
+    """The estimate that it spoils is made in the next one, with the products of the first."""
+    loss = lambda x: 0.5 * jnp.sum(jnp.array([100.0, 1.0]) * x**2)
+    opt = odeopt.rk4(sharpness(cap=cap, every=20))
+
+    @jax.jit
+    def step(x, state, factor):
+        updates, state = opt.update(factor * jax.grad(loss)(x), state, x, value_fn=loss)
+        return x + updates, state
+
+    for bad in (jnp.nan, jnp.inf):
+        x = jnp.ones(2)
+        state, sizes = opt.init(x), []
+        for factor in (bad, *[1.0] * 24):
+            x, state = step(x, state, factor)
+            sizes.append(float(state.step_size))
+        assert int(state.rejected) == 1
+        assert int(state.gradients) == 25 * 4 + 3 * 2 * 2  # the spoiled estimate is counted too
+        np.testing.assert_allclose(sizes[1:], 0.9 * 2.785 / 100, rtol=1e-3)
+
+
 @pytest.mark.slow
 def test_mixed_trees_keep_their_types_and_nothing_recompiles():
     params = mixed_params()

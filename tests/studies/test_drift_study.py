@@ -129,6 +129,7 @@ def test_runs_are_paired_and_end_at_equal_flow_times(small):
     assert np.all(abs(far - near) < 0.2 * abs(far - plain))  # which the penalty makes up for
 
 
+@pytest.mark.slow
 def test_the_counter_terms_meet_beyond_gradient_descent(small):
     # Drift is of order h, so extrapolation from two rates to 0 leads to where counter-terms lead.
     _, runs = small
