@@ -167,9 +167,11 @@ class GroupedFlow(AbstractFlow):
         groups, seen = self._groups(params), functools.cache(lambda: objective.here(params))
         updates, after = [], {}
         for label, flow in self.flows.items():
-            own = self.paces.get(label, h)
-            own = own(jnp.floor(aux.age).astype(jnp.int32)) if is_scheduled(own) else own
-            own = jnp.where(jnp.asarray(own) >= 0, own, jnp.nan)  # as of a learning rate: rejected
+            own = h
+            if label in self.paces:
+                own = self.paces[label]
+                own = own(jnp.floor(aux.age).astype(jnp.int32)) if is_scheduled(own) else own
+                own = jnp.where(jnp.asarray(own) >= 0, own, jnp.nan)  # then the step is rejected
             of_group: Any = _Group(objective, params, seen, groups, label)
             here = _only(params, groups, label), aux.of[label]
             update, after[label] = step(flow, here, of_group, jnp.asarray(own, float))

@@ -109,8 +109,7 @@ def sharpness(
     up to the first good one. They are counted in the step that takes them. (Under `vmap` JAX
     estimates in every step, though it is not counted.) Memory: a copy of the parameters, and
     `products` more during an estimate (see `diagnostics.sharpness`). A `stage_transform` that is
-    more than a scaling makes the
-    curvature that is seen unsymmetric, and the estimate doubtful.
+    more than a scaling makes the curvature that is seen unsymmetric, and the estimate doubtful.
 
     Args:
       safety: the fraction, in (0, 1] if the step is to be stable.
