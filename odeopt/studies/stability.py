@@ -22,7 +22,6 @@ from .engine import (
     Lab,
     Results,
     Study,
-    Table,
     Task,
     at_least,
     compared,
@@ -39,6 +38,7 @@ from .engine.races import Race
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, first_grid
 from .problems import PROBLEMS, QUICK_PROBLEMS, SUITE, build
+from .stability_tables import TABLES, baseline_of, runs_of
 
 QUICK_SOLVERS = ("sgd", "momentum", "adam", "heun", "ssprk3", "rk4", "tsit5")
 FULL_SOLVERS = (
@@ -50,7 +50,6 @@ FULL_SOLVERS = (
     *("rkc", "rkc2", "linearly_implicit_euler", "rosenbrock2"),
     *("exponential_euler", "implicit_euler"),
 )
-BASELINES = ("sgd", "euler")  # the first that takes part; they are the same method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,17 +132,6 @@ def _limit(race: Race, limit: float, sharpness: float) -> list[Record]:
     return [{"kind": "limit", **about, "measured_limit": measured}]
 
 
-def runs_of(results: Results) -> pd.DataFrame:
-    """One row a run; `relative_rate` is h * sharpness / R."""
-    runs = races.frame(results.records)
-    return runs.assign(relative_rate=runs.learning_rate * runs.get("sharpness") / runs.R)
-
-
-def baseline_of(runs: pd.DataFrame) -> str:
-    """The optimizer that the others are compared with; empty where none takes part."""
-    return next((name for name in BASELINES if name in set(runs.optimizer)), "")
-
-
 def loss_against_rate(
     results: Results, problem: str, optimizer: str
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -154,48 +142,6 @@ def loss_against_rate(
     runs = runs_of(results).query("problem == @problem and optimizer == @optimizer")
     table = runs.pivot(index="learning_rate", columns="seed", values="final")
     return table.index.to_numpy(float), table.to_numpy()
-
-
-def _summary(results: Results) -> pd.DataFrame:
-    table = races.summary(runs_of(results))
-    known = {(r["problem"], r["optimizer"]): r for r in results.records if r["kind"] == "limit"}
-    sharpness = {r["problem"]: r["eigenvalues"][-1] for r in results.records if "eigenvalues" in r}
-    pairs = list(zip(table.problem, table.optimizer, strict=True))
-    limits = [known.get(pair, {}).get("measured_limit") for pair in pairs]
-    table.insert(4, "measured_limit", pd.Series(limits, dtype=float))
-    table.insert(8, "sharpness", table.problem.map(sharpness))
-    relative = table.best_rate.astype(float) * table.sharpness / table.R
-    table.insert(10, "best_relative_rate", relative)
-    return table.merge(_held_out(results), how="left", on=races.PAIR)
-
-
-def _held_out(results: Results) -> pd.DataFrame:
-    """Medians of what is measured on validation data, at tuned rates; `metric` is the first."""
-    best = races.tuned(runs_of(results)).reset_index(drop=True)
-    last = pd.DataFrame([ends["last"] for ends in best.get("ends", [])], index=best.index)
-    found = last.drop(columns="loss", errors="ignore").astype(float)
-    own = [name for name in found if name not in ("validation", "metric")]
-    if own and "metric" not in found:
-        found["metric"] = found[own[0]]
-    return found.groupby([best[key] for key in races.PAIR]).median().reset_index()
-
-
-def _comparison(results: Results) -> pd.DataFrame:
-    runs = runs_of(results)
-    table = races.compare(runs, baseline_of(runs))
-    for key in ("step", "gradient"):
-        if f"{key}_low" in table:
-            table[key] = [_bracket(row, key) for _, row in table.iterrows()]
-    for part, whole_ in (("reached", "pairs"), ("diverged", "runs")):
-        table[f"{part} of {whole_}"] = [f"{r[part]} of {r[whole_]}" for _, r in table.iterrows()]
-    return table.reset_index(names="optimizer")
-
-
-def _bracket(row: pd.Series, key: str) -> str:
-    low, high = row[f"{key}_low"], row[f"{key}_high"]
-    if pd.isna(low):
-        return "–"
-    return f"{low:.2f} or more" if np.isinf(high) else f"{low:.2f} to {high:.2f}"
 
 
 def verdict(results: Results) -> str:
@@ -414,53 +360,6 @@ FIGURES = (
         "each problem; they are real. Directions with z left of the shaded region grow at first.",
         lambda r: _inside(runs_of(r)),
     ),
-)
-
-TABLES = (
-    Table(
-        "comparison",
-        "Against the baseline",
-        _comparison,
-        {
-            "optimizer": ("optimizer", "its name"),
-            "step": (
-                "limit, per step",
-                "stability limit divided by the baseline's: the interval that the grid allows, "
-                "medians over problems",
-            ),
-            "gradient": ("per gradient", "the same, divided by the gradients of a step"),
-            "lowest": ("lowest on", "problems on which its median final loss is the lowest"),
-            "below": (
-                "below on",
-                "problems on which its median final loss is below the baseline's",
-            ),
-            "p": (
-                "p",
-                "of its not being lower on any problem: Mann-Whitney, one-sided, combined over "
-                "problems (Fisher), corrected for the number of optimizers (Holm)",
-            ),
-            "reached of pairs": ("reached", "pairs of problem and seed at the target"),
-            "diverged of runs": (
-                "diverged",
-                "runs whose final loss is not finite or above the initial loss",
-            ),
-        },
-        ("optimizer", "step", "gradient", "lowest", "below", "diverged of runs"),
-        "The rate of a method without R is not a flow time, so a ratio of limits to its limit "
-        "says little.",
-    ),
-    Table(
-        "summary",
-        "All results",
-        _summary,
-        races.COLUMNS
-        | {
-            "validation": ("validation", "loss on validation data at the tuned rate, median"),
-            "metric": ("metric", "the problem's own, the first where it has several, median"),
-        },
-        ("problem", "optimizer", "best_rate", "best_relative_rate", "loss_median", "unstable"),
-    ),
-    Table("timings", "Seconds", lambda r: races.seconds(runs_of(r)), races.SECONDS),
 )
 
 
