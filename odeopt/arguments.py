@@ -32,7 +32,8 @@ def check_gradient(
 
     Raises:
       ValueError: another tree structure, or a leaf of another shape.
-      TypeError: a complex gradient of a real parameter, a wider one of a float16 parameter.
+      TypeError: a float0 or complex gradient of a real parameter, a wider one of a float16
+        parameter.
     """
     given: Any
     expected: Any
@@ -53,6 +54,11 @@ def check_gradient(
         if jnp.shape(g) != jnp.shape(p):
             raise ValueError(f"{where} has shape {jnp.shape(g)}, its parameter {jnp.shape(p)}.")
         dtype = jnp.result_type(p)
+        if jax.typeof(g).dtype == jax.dtypes.float0:
+            raise TypeError(
+                f"{where} has dtype float0, that of a gradient of whole numbers, and its parameter "
+                f"is {dtype}: take it from `jax.grad(loss)(params)` at these parameters."
+            )
         if jnp.iscomplexobj(g) and not jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(f"{where} is complex, its parameter is {dtype}: take the real part.")
         if dtype == jnp.float16 and jnp.result_type(g) != dtype:

@@ -374,7 +374,7 @@ def test_an_argument_of_the_loss_is_not_replaced_by_the_loss(name):
                 OF_A_LOSS[name](loss, jnp.ones(2), value_fn=3.0)
 
 
-ADVICE = ("write", "must be", "hand over", "pass ", "return one")
+ADVICE = ("write", "must be", "hand over", "pass ", "return one", "take it")
 BAD_ARGUMENTS = {
     "learning_rate, complex": lambda: odeopt.euler(jnp.array(0.1 + 5j)),
     "learning_rate, bool": lambda: odeopt.rk4(jnp.array(True)),
@@ -404,6 +404,7 @@ BAD_ARGUMENTS = {
     "ns_steps": lambda: odeopt.muon(0.1, ns_steps="5"),
     "the step size of 'adam'": lambda: odeopt.muon(0.1, adam_learning_rate=-0.1),
     "value_fn": lambda: update(odeopt.rk4(0.1), value_fn=LOSS(PARAMS)),
+    "grads has dtype float0": lambda: update(odeopt.adam(0.1), np.zeros(2, jax.dtypes.float0)),
     "The schedule": lambda: update(odeopt.rk4(lambda step: jnp.ones(2)), value_fn=LOSS),
     "The state is a tuple": lambda: odeopt.rk4(0.1).update(
         GRADS, optax.adam(0.1).init(PARAMS), PARAMS, value_fn=LOSS
