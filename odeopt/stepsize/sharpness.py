@@ -76,7 +76,8 @@ class SharpnessRule(AbstractRule):
             return state._replace(wait=state.wait - 1, taken=jnp.zeros([], jnp.int32))
 
         choices = [later, lambda: estimate(self.products), lambda: estimate(self.first)]
-        state = jax.lax.switch(jnp.where(state.wait > 0, 0, 2 - state.known), choices)
+        due = jnp.where(state.wait > 0, 0, jnp.where(state.known, 1, 2))
+        state = jax.lax.switch(due, choices)
         return state.size, state
 
     def judge(self, state: LastEstimate, info: StepInfo, h: Scalar, step: Step) -> Verdict:
