@@ -27,9 +27,9 @@ hypothesis.settings.load_profile("odeopt")
 # An extra of its own, which `.ci/run` installs: it is large.
 collect_ignore = [] if importlib.util.find_spec("benchopt") else ["test_benchopt.py"]
 
-# Of the cases of one test function the fast tier runs one, `.ci/run` a few more (`slow`); only
+# Of the cases of one test function the fast tier runs one, `.ci/run` one more (`slow`); only
 # `pytest -m ""` runs them all (`exhaustive`), but for the seams, of which `.ci/run` runs every one.
-SAMPLE, MORE = 1, 2
+SAMPLE, MORE = 1, 1
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -263,18 +263,16 @@ def test_where_nothing_curves_upwards_rates_are_no_multiples_of_a_limit(sign):
     assert 1.0 in rates
     assert min(rates) > 0
     assert found.verdict.startswith("No.")
-    for study in (equivalence, drift):
-        with pytest.raises(ValueError, match=r"largest curvature at the initial point.*is"):
-            study.run(problems=[own])
+    with pytest.raises(ValueError, match=r"largest curvature at the initial point.*is"):
+        _ = equivalence.Bench(own).sharpness
+    with pytest.raises(ValueError, match=r"largest curvature at the initial point.*is"):
+        _ = drift.Bench(own, 1, 1, 1).plan
 
 
 def test_a_solver_without_a_stability_limit_is_named_in_the_verdict():
-    own = {"mine": odeopt.linearly_implicit_euler}
-    for more in ([], ["heun"]):
-        names = ["sgd", own, *more]
-        found = stability.run(problems=[plain()], solvers=names, seeds=1, gradients=20)
-        assert "mine has no stability limit" in found.verdict
-        assert "nan" not in found.verdict
+    names = ["sgd", {"mine": odeopt.linearly_implicit_euler}]
+    found = stability.run(problems=[plain()], solvers=names, seeds=1, gradients=20)
+    assert found.verdict.startswith("No. mine has no stability limit; at equal gradients")
 
 
 def test_an_optimizer_whose_first_step_fails_or_cannot_be_counted_is_refused():
