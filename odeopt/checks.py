@@ -1,6 +1,7 @@
 """Checks of numbers that are known when something is built."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -45,6 +46,11 @@ def check(ok: Any, name: str, number: Any, must: str) -> None:
     if other or (is_known(number) and not ok(number)):
         shown = repr(number) if other else number
         raise ValueError(f"{name} is {shown}; it must be {must}.")
+
+
+def whole_from(least: int) -> Callable[[Any], bool]:
+    """For `check`: whether a number, also one of the float type, is whole and at least that."""
+    return lambda number: number >= least and number % 1 == 0
 
 
 def check_counts(**numbers: Any) -> None:

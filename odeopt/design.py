@@ -91,16 +91,16 @@ class Design:
     @property
     def gradients_per_step(self) -> int | None:
         """Gradients of one step on one scalar parameter, which are those on any."""
-        used = self._used()
-        return 1 + used if is_whole(used) else self.solver.gradients_per_step
+        return self.solver.gradients_per_step if self._used is None else 1 + self._used
 
     @property
     def steps_cost_alike(self) -> bool:
         """Whether every step at a fixed step size takes as many gradients as any other."""
-        return is_whole(self._used())
+        return self._used is not None
 
-    def _used(self) -> Any:
-        """Gradients of one step besides the given one; traced where steps take different ones."""
+    @functools.cached_property
+    def _used(self) -> int | None:
+        """Gradients of one step besides the given one; None where steps may take different ones."""
         used: Any = None
         zero, h = jnp.zeros([]), jnp.ones([], float)
 
@@ -116,7 +116,7 @@ class Design:
             jax.eval_shape(step, zero, h)
         except (ValueError, TypeError, LookupError):  # a game needs players
             return None
-        return used
+        return used if is_whole(used) else None
 
     @property
     def memory(self) -> float | None:

@@ -147,6 +147,10 @@ class ByStep(eqx.Module):
         """Its value at that step."""
         return self.schedule(step)
 
+    def at_age(self, age: Array) -> Any:
+        """Its value in a flow that no optimizer steps: by the whole steps of the flow's age."""
+        return self(jnp.floor(age).astype(jnp.int32))
+
 
 def by_step(number: Any) -> Any:
     """A schedule as a `ByStep`; a number as `real` has it."""

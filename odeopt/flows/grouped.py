@@ -16,7 +16,7 @@ from ..arrays import Scalar
 from ..checks import check_positive
 from ..information import Information
 from ..objective import Objective
-from .clock import by_step, is_scheduled
+from .clock import by_step
 from .flow import AbstractFlow, State
 
 
@@ -170,7 +170,7 @@ class GroupedFlow(AbstractFlow):
             own = h
             if label in self.paces:
                 own = self.paces[label]
-                own = own(jnp.floor(aux.age).astype(jnp.int32)) if is_scheduled(own) else own
+                own = own.at_age(aux.age) if callable(own) else own
                 own = jnp.where(jnp.asarray(own) >= 0, own, jnp.nan)  # then the step is rejected
             of_group: Any = _Group(objective, params, seen, groups, label)
             here = _only(params, groups, label), aux.of[label]

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Inexact, PyTree
 from optax.contrib import MuonDimensionNumbers
 
 from ..arrays import Scalar, wide_dtype
-from ..checks import check, check_counts
+from ..checks import check, check_counts, whole_from
 from ..objective import Objective
 from ..sums import scaled, widened
 from .adaptive import adam_direction
@@ -102,8 +102,7 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
     def __check_init__(self) -> None:
         check_decay(b1=self.b1, b2=self.b2, shampoo_beta=self._factors)
         every = self.precondition_frequency
-        whole = lambda k: k >= 1 and k % 1 == 0  # noqa: E731
-        check(whole, "precondition_frequency", every, "a whole number of steps, such as 10")
+        check(whole_from(1), "precondition_frequency", every, "a whole number of steps, such as 10")
         if self.max_precond_dim is not None:
             check_counts(max_precond_dim=self.max_precond_dim)
 

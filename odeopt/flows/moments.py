@@ -54,9 +54,8 @@ class AlongMoment:
 
     def decay(self, age: Array) -> float | Array:
         """The weight decay of the step at `age`; a schedule counts whole steps."""
-        if callable(self.weight_decay):
-            return self.weight_decay(jnp.floor(age).astype(jnp.int32))
-        return self.weight_decay
+        decay = self.weight_decay
+        return decay.at_age(age) if callable(decay) else decay
 
     def decayed(self, direction: PyTree[Array], params: PyTree[Array], age: Array) -> PyTree[Array]:
         """`direction + w params`."""

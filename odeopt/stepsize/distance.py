@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from ..arrays import Scalar
-from ..checks import check, check_positive
+from ..checks import check, check_positive, whole_from
 from .rule import AbstractLocalRule, StepInfo
 
 DISTANCE = 6.7
@@ -53,7 +53,7 @@ def horizon(steps: int, distance: float = DISTANCE, *, warm_up: float = 0.05) ->
       >>> opt = odeopt.adam(odeopt.stepsize.horizon(10_000, distance=0.2))
     """
     must = "the number of steps that the run will take, a whole number from 1 on"
-    check(lambda n: n >= 1 and n % 1 == 0, "steps", steps, must)
+    check(whole_from(1), "steps", steps, must)
     check_positive(distance=distance)
     check(lambda w: 0 < w < 1, "warm_up", warm_up, "between 0 and 1: a part of the run")
     return Horizon(steps, distance, warm_up)

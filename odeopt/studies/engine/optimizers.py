@@ -17,13 +17,14 @@ import optax
 import odeopt
 
 from ... import solvers, stepsize
+from ...checks import is_transformation
 from ...flows import GradientFlow
 from ...optimizer import Optimizer
 from ...state import states, step_params
 from ...stepsize.rule import Fixed
 from ...zoo.registry import REGISTRY
 from ..names import lookup
-from .problem import checksum, is_name, readable
+from .problem import checksum_of, is_name
 
 Make = Callable[[Any], optax.GradientTransformation]
 MOMENTUM = 0.9
@@ -99,11 +100,12 @@ def entry(name: str, make: Make, **known: Any) -> Entry:
         return Entry(name, make, **{**_inside(optimizer), **known})
     design = optimizer.design
     theory: dict[str, Any] = {"read": step_params}
-    if isinstance(design.rule, Fixed):
+    fixed = isinstance(design.rule, Fixed)
+    if fixed:
         theory["limit"] = optimizer.stability_limit
         if type(design.flow) is GradientFlow:
             theory["order"] = optimizer.order
-    if isinstance(design.rule, Fixed) and design.steps_cost_alike:
+    if fixed and design.steps_cost_alike:
         theory["gradients_per_step"] = optimizer.gradients_per_step
     elif known.get("own"):
         theory["counted"] = True
@@ -158,8 +160,7 @@ def fingerprint(make: Any) -> str:
         return optimizer.update(params, optimizer.init(params), params, **more)
 
     try:
-        traced = jax.make_jaxpr(step)(0.1)
-        return checksum(traced.consts, readable(traced))
+        return checksum_of(jax.make_jaxpr(step)(0.1))
     except Exception:
         return ""
 
@@ -289,7 +290,7 @@ def _own(name: str, make: Make) -> Entry:
             f"optimizer {name!r} returns an optax.MultiSteps: write .gradient_transformation() "
             "after it."
         )
-    if not isinstance(optimizer, optax.GradientTransformation):
+    if not is_transformation(optimizer):
         raise ValueError(
             f"optimizer {name!r} returns a {type(optimizer).__name__}, not an optax "
             "transformation: write it as lambda h: optax.sgd(h)."

@@ -192,8 +192,9 @@ class Problem:
                 self._refuse("metric= is computed on validation=: give validation data too.")
             return
         try:
-            own = jax.eval_shape(self._metrics, self.start(0), self.validation)
-            found = jax.eval_shape(self.measured, self.start(0), self.data, self.validation)
+            start = self.start(0)
+            own = jax.eval_shape(self._metrics, start, self.validation)
+            found = jax.eval_shape(self.measured, start, self.data, self.validation)
         except Exception as error:
             raise ValueError(
                 f"Problem {self.name!r}: loss or metric fails on validation=: {line(error)}. "
@@ -217,13 +218,14 @@ class Problem:
             ) from error
 
     @functools.cached_property
-    def _first(self) -> tuple[list, str]:
-        """Shapes of the parameters of seed 0, and a checksum of what does not train."""
-        return _shapes_and_rest(self._init(0))
+    def _first(self) -> tuple[list[tuple[int, ...]], PyTree]:
+        """Of seed 0: the shapes of the parameters, and what does not train."""
+        params, rest = eqx.partition(self._init(0), eqx.is_inexact_array)
+        return _shapes(params), rest
 
-    @functools.cached_property
+    @property
     def _static(self) -> PyTree:
-        return eqx.partition(self._init(0), eqx.is_inexact_array)[1]
+        return self._first[1]
 
     @functools.cached_property
     def _plain(self) -> bool:
@@ -273,22 +275,21 @@ class Problem:
                 seeds.
         """
         found = self._init(seed)
+        params, rest = eqx.partition(found, eqx.is_inexact_array)
         if not is_traced(found):
-            shapes, rest = _shapes_and_rest(found)
-            if shapes != self._first[0]:
+            if _shapes(params) != self._first[0]:
                 self._refuse(
-                    f"init({seed}) gives arrays of shapes {shapes}, and init(0) of shapes "
+                    f"init({seed}) gives arrays of shapes {_shapes(params)}, and init(0) of shapes "
                     f"{self._first[0]}: give the same for every seed."
                 )
-            if rest != self._first[1]:
+            if _values(rest) != _values(self._static):
                 self._refuse(
                     f"init({seed}) and init(0) differ in a value that does not train, such as a "
                     "number or a key in a model: make it the same for every seed, or an array."
                 )
-            leaves = jax.tree.leaves(eqx.filter(found, eqx.is_inexact_array))
-            if not all(np.isfinite(leaf).all() for leaf in leaves):
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
                 self._refuse(f"init({seed}) gives NaN or infinity: no optimizer can start there.")
-        return found if self._plain else eqx.filter(found, eqx.is_inexact_array)
+        return found if self._plain else params
 
     def measured(self, params: Params, data: PyTree, validation: PyTree) -> dict[str, Array]:
         """All that a run reports: the loss on all data, and what is held out.
@@ -334,7 +335,7 @@ class Problem:
         with jax.enable_x64(self.x64):
             given = self.start(0), self.data, self.validation
             traced = jax.make_jaxpr(self.measured)(*given)
-            return checksum((given, traced.consts), self.batch_size, readable(traced))
+            return checksum_of(traced, given, self.batch_size)
 
     def batches(self, seed: int, steps: int) -> Int[np.ndarray, "steps batch"] | None:
         """The examples of each step: shuffled epochs; `None` for full-batch problems."""
@@ -360,9 +361,10 @@ def checksum(arrays: PyTree, *also: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def readable(traced: Any) -> str:
-    """A traced function as text, without addresses, which differ from process to process."""
-    return re.sub(r"0x[0-9a-f]+", "", str(traced))
+def checksum_of(traced: Any, arrays: PyTree = (), *also: Any) -> str:
+    """The same of a traced function with its constants, and of what it is called with."""
+    readable = re.sub(r"0x[0-9a-f]+", "", str(traced))  # addresses differ between processes
+    return checksum((arrays, traced.consts), *also, readable)
 
 
 def is_name(name: Any) -> bool:
@@ -370,10 +372,13 @@ def is_name(name: Any) -> bool:
     return isinstance(name, str) and bool(name.strip()) and "/" not in name
 
 
-def _shapes_and_rest(start: PyTree) -> tuple[list, str]:
-    params, rest = eqx.partition(start, eqx.is_inexact_array)
-    shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
-    return shapes, checksum(eqx.filter(rest, eqx.is_array_like))
+def _shapes(params: PyTree) -> list[tuple[int, ...]]:
+    return [leaf.shape for leaf in jax.tree.leaves(params)]
+
+
+def _values(rest: PyTree) -> str:
+    """A checksum of the numbers in what does not train; functions have no value."""
+    return checksum(eqx.filter(rest, eqx.is_array_like))
 
 
 def whole_numbers(start: Params) -> str:
