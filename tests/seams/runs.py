@@ -77,7 +77,8 @@ class Run:
                 args["full_params"] = params
             if self.configuration.optimizer == "alternating":
                 args["grad_fn"] = lambda p, stage: jax.tree.map(jnp.conj, jax.grad(within)(p))
-            with jax.numpy_dtype_promotion(self.configuration.promotion):
+            promotion = jax.numpy_dtype_promotion(self.configuration.promotion)
+            with promotion, jax.numpy_rank_promotion("raise"):
                 updates, state = opt.update(grads, state, params, **args)
             params = optax.apply_updates(params, updates)
             return (params, state), (params, updates, state)
