@@ -62,6 +62,10 @@ class Grown(NamedTuple):
         A Runge-Kutta method of gradient flow takes it as its `stage_transform` instead, so that
         every stage is at the point of the unit.
 
+        Decoupled weight decay must not be scaled: leave it out of the optimizer, and chain
+        `optax.add_decayed_weights(-h * w)` after the rates. Optimizers that treat a matrix as a
+        whole, such as Muon and SOAP, have no such rates.
+
         Args:
           normalized: whether its updates have the size of the learning rate whatever that of the
             gradient, as Adam's have; False for gradient descent, momentum and Runge-Kutta methods.
@@ -114,8 +118,8 @@ def grow(
       Parameters and state to go on with; chain `rates` after the optimizer for the same dynamics.
 
     Raises:
-      ValueError: copies below 1; a field of the state that `degrees` does not know; `split` without
-        a key.
+      ValueError: copies below 1; a field of the state that `degrees` does not know, or with other
+        shapes than the parameters, as SOAP's; `split` without a key.
 
     References: the map, for function and gradients, is that of Chen, Goodfellow and Shlens,
     arXiv:1511.05641, and Mazzawi et al., arXiv:2306.11903; that of the states is derived here
@@ -139,7 +143,7 @@ def grow(
     held, state_structure = jax.tree.flatten(state)
     like_params = functools.partial(jax.tree.unflatten, structure)
     changes = _changes(like_params(range(len(leaves))), units)
-    fields = _fields(params, state, degrees)
+    fields = _fields(params, state, degrees, changes)
     values = [change.of(leaf, 0) for leaf, change in zip(leaves, changes, strict=True)]
     if split:
         values = _split(values, changes, split, key)
@@ -197,11 +201,14 @@ def _changes(places: PyTree[int], units: Sequence[Units]) -> list[_Change]:
 
 
 def _fields(
-    params: PyTree[Array], state: PyTree[Array], degrees: Mapping[str, int]
+    params: PyTree[Array],
+    state: PyTree[Array],
+    degrees: Mapping[str, int],
+    changes: Sequence[_Change],
 ) -> list[tuple[int, int] | None]:
     """For every leaf of the state: the leaf of the parameters that it belongs to, its degree.
 
-    It belongs to one where its path ends in the path of that and it has the same shape.
+    It belongs to one where its path ends in the path of that.
     """
     known = {
         path: (index, jnp.shape(leaf))
@@ -210,8 +217,15 @@ def _fields(
     found: list[tuple[int, int] | None] = []
     for path, leaf in jax.tree.leaves_with_path(state):
         ends = (path[i:] for i in range(len(path) + 1))
-        end = next((end for end in ends if end in known and known[end][1] == jnp.shape(leaf)), None)
-        if end is None or not jnp.shape(leaf):
+        end = next((end for end in ends if end in known), None)
+        index, shape = (0, ()) if end is None else known[end]
+        if end and shape != jnp.shape(leaf) and changes[index] != _Change():
+            raise ValueError(
+                f"state{jax.tree_util.keystr(path)} has the shape {jnp.shape(leaf)}, and the "
+                f"parameter that it belongs to, which grows, {shape}: how it would grow is not "
+                "known. Pass `state=()` and go on with `opt.init(grown.params)`."
+            )
+        if end is None or not shape or shape != jnp.shape(leaf):
             found.append(None)
             continue
         names = [k.name for k in path[: len(path) - len(end)] if hasattr(k, "name")]
@@ -223,7 +237,7 @@ def _fields(
                 f"{name!r}: 1}} where it is linear in gradients, 2 where quadratic, 0 where it is "
                 "in units of parameters."
             )
-        found.append((known[end][0], degrees[name]))
+        found.append((index, degrees[name]))
     return found
 
 

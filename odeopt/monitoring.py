@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 from .checks import check_counts, is_traced
 from .diagnostics.sharpness import extreme, linearized_gradient
 from .objective import Objective
-from .state import states, summary
+from .state import of_arrays, states, summary, unwrapped
 from .sums import inner
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ class Monitor:
         self._opt: Any = opt
         self._loss, self._every, self._products = loss, every, products
         design = getattr(opt.update, "design", None)  # of an optimizer of odeopt
-        self._limit = None if design is None else self._opt.stability_limit
+        # The limit is one of h times the curvature of the loss, as the gradient is followed.
+        raw = design is not None and design.stage_transform is None
+        self._limit = self._opt.stability_limit if raw else None
         self._with_drift = design is not None and _drift_within(design, drift_gradients)
         self._calls = 0
         self._vector: PyTree[Array] | None = None
@@ -131,8 +133,9 @@ class Monitor:
         def value_fn(arrays: PyTree[Array]) -> Any:
             return self._loss(eqx.combine(arrays, rest), *args, **kwargs)
 
-        grads, product = linearized_gradient(Objective.of(value_fn, {}), arrays)
-        top = extreme(product, arrays, products, start)
+        params, value_fn = unwrapped(arrays), of_arrays(value_fn, arrays)
+        grads, product = linearized_gradient(Objective.of(value_fn, {}), params)
+        top = extreme(product, params, products, start)
         found = _steps_taken(state)
         found["sharpness"] = top.value
         found["batch_sharpness"] = inner(grads, product(grads)) / inner(grads, grads)
@@ -142,7 +145,7 @@ class Monitor:
             from .drift import step_drift  # noqa: PLC0415
 
             ((_, own),) = states(state)
-            drift = step_drift(self._opt, own, arrays, value_fn=value_fn)
+            drift = step_drift(self._opt, own, params, value_fn=value_fn)
             found |= {"drift": drift.size, "drift_cosine": drift.cosine}
         return top.vector, found
 
@@ -194,8 +197,9 @@ def monitor(
       batches it is this one that settles at the edge of stability (arXiv:2604.14108).
     - what `odeopt.summary` has (with paths in the state if there are several optimizers of odeopt).
       Of another optimizer `step_size`, if `inject_hyperparams` keeps its `learning_rate`.
-    - `stability_ratio`, where `opt` is of odeopt and has a `stability_limit` R: $h\lambda/R$ with
-      the last step size; 1 is the edge of stability.
+    - `stability_ratio`, where `opt` is of odeopt and has a `stability_limit` R, and no
+      `stage_transform` changes the gradient: $h\lambda/R$ with the last step size; 1 is the edge of
+      stability.
     - `drift`, `drift_cosine`, where `opt` is of odeopt and its counter-term known: `size` and
       `cosine` of `drift.step_drift`, what the solver's error adds to the next step, in units of
       the parameters, and its cosine with that step (for Euler's method with the gradient).

@@ -163,7 +163,7 @@ def states(state: PyTree[Array]) -> Iterator[tuple[str, ODEState]]:
     nodes, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=_is_end)
     for path, node in nodes:
         if is_state(node):
-            yield jax.tree_util.keystr(path), jax.tree.map(_value, node, is_leaf=_is_variable)
+            yield jax.tree_util.keystr(path), unwrapped(node)
 
 
 def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
@@ -182,10 +182,7 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
       ValueError: no odeopt optimizer in `state`, or one whose parameters rest elsewhere, with
         another transformation after it in a chain, which rescales its updates.
     """
-    if any(map(_is_variable, jax.tree.leaves(params, is_leaf=_is_variable))):
-        end = step_params(state, jax.tree.map(_value, params, is_leaf=_is_variable))
-        return jax.tree.map(lambda v, new: v.replace(new), params, end, is_leaf=_is_variable)
-    params = as_arrays(params)
+    wrapped, params = params, as_arrays(unwrapped(params))
     _check_chains(state)
     found = list(states(state))
     if not found:
@@ -206,7 +203,7 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
                 params,
                 is_leaf=is_absent,
             )
-    return params
+    return rewrapped(params, wrapped)
 
 
 def _readouts(tree: PyTree) -> list[Any]:
@@ -241,10 +238,28 @@ def _is_end(node: Any) -> bool:
     return isinstance(node, ODEState | Checkpoint)
 
 
+def unwrapped(tree: PyTree[Any]) -> PyTree[Array]:
+    """The tree with the arrays of Flax's nnx in place of its variables."""
+    value = lambda leaf: leaf.get_value() if _is_variable(leaf) else leaf  # noqa: E731
+    return jax.tree.map(value, tree, is_leaf=_is_variable)
+
+
+def rewrapped(arrays: PyTree[Array], like: PyTree[Any]) -> PyTree[Any]:
+    """Arrays in variables of nnx where `like` has them."""
+
+    def leaf(before: Any, array: Any) -> Any:
+        return before.replace(array) if _is_variable(before) else array
+
+    return jax.tree.map(leaf, like, arrays, is_leaf=_is_variable)
+
+
+def of_arrays(function: Callable[..., Any], like: PyTree[Any]) -> Callable[..., Any]:
+    """A function of a tree like `like`, as one of the tree with arrays for variables of nnx."""
+    if not any(map(_is_variable, jax.tree.leaves(like, is_leaf=_is_variable))):
+        return function
+    return lambda arrays, *args, **kwargs: function(rewrapped(arrays, like), *args, **kwargs)
+
+
 def _is_variable(node: Any) -> bool:
     """Whether a leaf is a variable of Flax's nnx, which wraps every array of a state."""
     return hasattr(node, "get_value")
-
-
-def _value(leaf: Any) -> Any:
-    return leaf.get_value() if _is_variable(leaf) else leaf

@@ -2,11 +2,8 @@
 
 import importlib
 import json
-import os
 import pkgutil
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +38,7 @@ def table() -> str:
     return HEADER + "".join(rows)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -55,11 +53,13 @@ def test_table_of_explicit_solvers():
     assert table() in page.read_text(), f"write into docs/choosing.md:\n\n{table()}"
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_between_files_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
     local = [page.parent / target for target in targets if "://" not in target]
-    made = {GALLERY / f"{script.stem}{kind}" for script in SCRIPTS for kind in (".md", ".svg")}
+    gallery = ROOT / "docs" / "gallery"
+    made = {script.with_suffix(kind) for script in gallery.glob("*.py") for kind in (".md", ".svg")}
     assert [target for target in local if not target.exists() and target not in made] == []
 
 
@@ -70,6 +70,7 @@ def test_every_page_of_theory_has_a_figure():
     assert [page for page in pages if "![" not in (ROOT / "docs" / page).read_text()] == []
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize(
     "package",
     ["", ".diagnostics", ".drift", ".flows", ".kernels", ".ordering", ".solvers", ".stepsize"],
@@ -94,17 +95,6 @@ def test_names_of_other_libraries_that_pages_link_to_exist():
     assert len(names) == len(set(names))
     for name in names:
         pkgutil.resolve_name(name)  # raises if there is none
-
-
-GALLERY = ROOT / "docs" / "gallery"
-SCRIPTS = sorted(GALLERY.glob("*.py"))
-
-
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_gallery_runs(script):
-    # In a process of its own, since some change JAX's configuration.
-    environment = {**os.environ, "MPLBACKEND": "agg", "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, script], env=environment, check=True)
 
 
 def test_the_citation_is_of_this_version():

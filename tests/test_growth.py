@@ -142,6 +142,23 @@ def test_a_module_of_equinox_grows(x64):
     assert grown.state.aux.mu.layers[1].weight.shape == (6, 12)
 
 
+def test_decoupled_decay_after_the_rates_leaves_the_dynamics(params):
+    opt, decay = NORMALIZED["adam"], optax.add_decayed_weights(-0.05)
+    with_decay = optax.with_extra_args_support(optax.chain(opt, decay))
+    params, state = train(with_decay, params, with_decay.init(params), 20)
+    expected, _ = train(with_decay, params, state)
+    grown = grow(params, state[0], FIRST)
+    after = optax.with_extra_args_support(optax.chain(opt, grown.rates(normalized=True), decay))
+    found, _ = train(after, grown.params, (grown.state, optax.EmptyState(), state[1]))
+    np.testing.assert_allclose(model(found, X), model(expected, X), rtol=1e-6)
+
+
+@pytest.mark.parametrize("opt", [odeopt.soap(0.01), odeopt.untuned()], ids=["soap", "untuned"])
+def test_a_state_of_other_shapes_than_the_parameters_is_refused(params, opt):
+    with pytest.raises(ValueError, match=r"has the shape .* go on with `opt\.init"):
+        grow(params, opt.init(params), FIRST)
+
+
 def test_what_is_not_known_is_refused(params):
     ema = optax.ema(0.9)
     with pytest.raises(ValueError, match=r"'ema'.*degrees="):

@@ -187,6 +187,36 @@ def test_models_of_equinox_and_flax():
     assert flax["drift"] > 0
 
 
+@pytest.mark.whole
+@pytest.mark.parametrize(
+    "opt",
+    [
+        odeopt.adam(0.1),
+        odeopt.heavy_ball(0.1),
+        odeopt.linearly_implicit_euler(0.1, "hessian"),
+        odeopt.untuned(10),
+    ],
+    ids=["adam", "heavy_ball", "linearly_implicit", "untuned"],
+)
+def test_variables_of_flax_are_measured_as_their_arrays(opt):
+    nnx = pytest.importorskip("flax.nnx")
+    model = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, opt, wrt=nnx.Param)
+    graph, variables = nnx.split(model)
+    x, y = BATCHES[0]
+    loss = lambda params: jnp.mean((nnx.merge(graph, params)(x) - y) ** 2)
+    params = nnx.as_pure(variables)
+    expected = odeopt.monitor(opt, loss)(params, opt.init(params))
+    found = odeopt.monitor(opt, loss)(variables, optimizer.opt_state)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_transformed_gradient_has_no_known_ratio():
+    opt, params = odeopt.euler(0.1, stage_transform=optax.scale(100.0)), jnp.ones(3)
+    record = odeopt.monitor(opt, lambda x: 0.5 * jnp.sum(x**2))(params, opt.init(params))
+    assert "stability_ratio" not in record
+
+
 def test_arguments_go_to_the_loss_as_they_are():
     loss = lambda x, scale, *, value_fn, mode: getattr(jnp, mode)(scale * value_fn * x**2)
     opt, params = optax.sgd(0.1), jnp.ones(4)

@@ -119,6 +119,7 @@ def test_a_step_is_that_of_the_exact_solve(samples, rank, x64):
     assert float(state.memory.residual) < 1e-11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tries", [1, 5])
 @pytest.mark.parametrize(("curvature", "rank"), [("ggn", 6), ("hessian", 6), ("ggn", 100)])
 def test_every_product_is_counted(tries, curvature, rank, x64):
@@ -135,6 +136,7 @@ def test_every_product_is_counted(tries, curvature, rank, x64):
     assert int(state.gradients) == int(plain.gradients) + more
 
 
+@pytest.mark.slow
 def test_tries_share_the_sketch(x64):
     """A rejected try costs its products and the loss, not the rank again."""
     params, data = problem()
@@ -145,6 +147,7 @@ def test_tries_share_the_sketch(x64):
     assert used[1] - used[0] < 2 * 31 + 1 + 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_low_precision_is_defined(dtype):
     params, data = problem(dtype=dtype)
@@ -153,6 +156,7 @@ def test_low_precision_is_defined(dtype):
     chex.assert_tree_all_finite((updates, state.memory))
 
 
+@pytest.mark.slow
 def test_without_a_rank_nothing_changes():
     params, data = problem(dtype=jnp.float32)
     opts = [odeopt.linearly_implicit_euler(None, "ggn", "cg", **o) for o in ({}, {"rank": 0})]

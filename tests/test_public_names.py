@@ -11,6 +11,8 @@ import pytest
 import odeopt
 from odeopt.zoo.options import Options
 
+pytestmark = pytest.mark.cheap
+
 MODULES = [
     odeopt,
     odeopt.diagnostics,

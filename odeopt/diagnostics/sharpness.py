@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..arguments import as_arrays
 from ..checks import check_counts
 from ..lanczos import lanczos, start_vector
 from ..losses import LossSum
@@ -80,6 +81,7 @@ def sharpness(
       >>> found.value.round(4), abs(found.vector).round(3)
       (Array(18., dtype=float32), Array([0., 0., 1.], dtype=float32))
     """
+    params = as_arrays(params)
     return compiled(_sharpness, value_fn, params, arguments, products, start, magnitude)
 
 
@@ -111,7 +113,7 @@ def batch_sharpness(
       >>> odeopt.diagnostics.batch_sharpness(loss, jnp.array(1.0), scale=jnp.array([1.0, 3.0]))
       Array(2., dtype=float32)
     """
-    parts = LossSum.of(value_fn, tuple(batches), batches)
+    parts, params = LossSum.of(value_fn, tuple(batches), batches), as_arrays(params)
 
     def body(total: Array, row: PyTree[Array]) -> Array:
         g, product = jax.linearize(lambda p: parts.gradient(p, row), params)

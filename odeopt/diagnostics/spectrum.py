@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..arguments import as_arrays
 from ..checks import check_counts
 from ..curvature import gauss_newton
 from ..lanczos import lanczos, start_vector
@@ -51,7 +52,7 @@ def spectrum(
       >>> odeopt.diagnostics.spectrum(loss, jnp.ones(3)).values.round(4)
       Array([1., 4., 9.], dtype=float32)
     """
-    return compiled(_hessian_spectrum, value_fn, params, arguments, products)
+    return compiled(_hessian_spectrum, value_fn, as_arrays(params), arguments, products)
 
 
 def _hessian_spectrum(
@@ -93,6 +94,7 @@ def gauss_newton_spectrum(
       >>> odeopt.diagnostics.gauss_newton_spectrum(loss, predict, jnp.ones(2), x=x).values.round(4)
       Array([1., 9.], dtype=float32)
     """
+    params = as_arrays(params)
     return compiled(_gauss_newton_spectrum, loss_fn, predict_fn, params, arguments, products)
 
 

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..arguments import as_arrays
 from ..diagnostics.drift import Drift, ratio
 from ..objective import Objective, count_gradients, transformed
-from ..state import ODEState, step_params
+from ..state import ODEState, of_arrays, step_params, unwrapped
 from ..stepsize.rule import StepInfo
 from ..sums import inner, norm
 from .corrected import corrected
@@ -67,6 +68,8 @@ def step_drift(
     """
     design = opt.design
     method, rule = design.solver, design.rule
+    value_fn = of_arrays(value_fn, params)
+    params, state = as_arrays(unwrapped(params)), unwrapped(state)
     params = step_params(state, params) if design.staged else params
     objective = Objective.of(value_fn, arguments)
     grads = objective.gradient(params)

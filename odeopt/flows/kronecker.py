@@ -1,13 +1,16 @@
 r"""SOAP's flow: Adam's in the eigenbases of a Kronecker-factored second moment."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Inexact, PyTree
+import optax
+from jaxtyping import Array, Bool, PyTree
 from optax.contrib import MuonDimensionNumbers
 
+from ..arguments import is_absent
 from ..arrays import Scalar, wide_dtype
 from ..checks import check, check_counts, whole_from
 from ..objective import Objective
@@ -23,18 +26,20 @@ _AXIS = {"left": -2, "right": -1}
 
 
 class Metric(NamedTuple):
-    """How one leaf, a stack of matrices, is scaled; at least in single precision.
+    """How leaves, each a stack of matrices, are scaled; at least in single precision.
+
+    All are trees like the parameters, or within a step what they hold for one leaf.
 
     Attributes:
-      nu: the second moment in the eigenbases, a stack like that of the leaf.
-      factors: the moments of $GG^H$ ("left") and $G^HG$ ("right"); a side that keeps the identity
-        has none.
+      nu: the second moment in the eigenbases, (batches, inputs, outputs).
+      factors: the moments of $GG^H$ ("left") and $G^HG$ ("right"), (batches, side, side);
+        `optax.MaskedNode()` for a side that keeps the identity.
       bases: their eigenvectors, in columns; the identity before the first gradient.
     """
 
-    nu: Inexact[Array, "batches inputs outputs"]
-    factors: dict[str, Inexact[Array, "batches side side"]]
-    bases: dict[str, Inexact[Array, "batches side side"]]
+    nu: PyTree[Array]
+    factors: dict[str, PyTree[Array]]
+    bases: dict[str, PyTree[Array]]
 
 
 class Kronecker(NamedTuple):
@@ -42,12 +47,12 @@ class Kronecker(NamedTuple):
 
     Attributes:
       mu: the first moment, a tree like the parameters, at least in single precision.
-      metrics: a `Metric` for each leaf.
+      metrics: how the leaves are scaled.
       age: steps since all were zero, as a real number.
     """
 
     mu: PyTree[Array]
-    metrics: PyTree[Array]
+    metrics: Metric
     age: Scalar
 
 
@@ -131,7 +136,8 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
             return Metric(zeros, factors, one)
 
         moment = jax.tree.map(lambda p: moment_like(p, self.b1, wide_dtype(p.dtype)), params)
-        return Kronecker(moment, each(self.dimensions, leaf, params), jnp.zeros([], float))
+        metrics = _by_field(each(self.dimensions, leaf, params), params)
+        return Kronecker(moment, metrics, jnp.zeros([], float))
 
     def part(
         self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
@@ -149,7 +155,7 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
             due,
             lambda metrics: jax.tree.map(lambda _, metric: _refreshed(metric), grads, metrics),
             lambda metrics: metrics,
-            aux.metrics,
+            _by_leaf(aux.metrics, grads),
         )
         b1, b2, b = (
             clock.retained(aux.age, fraction) for clock in (self.b1, self.b2, self._factors)
@@ -159,7 +165,8 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
             return _seen(metric, stack.matrices(g), b2, b)
 
         mu = _averaged(aux.mu, grads, b1)
-        return None, Kronecker(mu, each(self.dimensions, leaf, grads, metrics), aux.age + fraction)
+        metrics = _by_field(each(self.dimensions, leaf, grads, metrics), grads)
+        return None, Kronecker(mu, metrics, aux.age + fraction)
 
     def aged(self, aux: Kronecker, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
         """Both moments change by their mean age times the change of what they average.
@@ -176,10 +183,10 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
                 _turned(stack.matrices(x.astype(metric.nu.dtype)), metric.bases)
                 for x in (g, change)
             )
-            nu = aged(metric.nu, squares_change(seen, changed), self.b2, aux.age)
-            return jax.tree.map(lambda _: None, metric)._replace(nu=nu)
+            return aged(metric.nu, squares_change(seen, changed), self.b2, aux.age)
 
-        metrics = each(self.dimensions, leaf, grads, back, aux.metrics)
+        nu = each(self.dimensions, leaf, grads, back, _by_leaf(aux.metrics, grads))
+        metrics = jax.tree.map(lambda _: None, aux.metrics)._replace(nu=nu)
         mu = aged(aux.mu, back, self.b1, aux.age)
         return Kronecker(mu, metrics, None)  # type: ignore[arg-type]
 
@@ -201,7 +208,41 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
             inside = adam_direction(inside, divided(metric.nu, total), self.eps, 0.0)
             return stack.leaf(_turned_back(inside, metric.bases), m).astype(m.dtype)
 
-        return each(self.dimensions, leaf, mean, aux.metrics)
+        return each(self.dimensions, leaf, mean, _by_leaf(aux.metrics, mean))
+
+
+def _by_leaf(metrics: Metric, tree: PyTree[Array]) -> PyTree[Metric]:
+    """For each leaf of `tree` what the trees of `metrics` hold in its place."""
+
+    def leaf(_: Array, nu: Array, factors: tuple, bases: tuple) -> Metric:
+        def known(sides: tuple) -> dict[str, Array]:
+            return {k: x for k, x in zip(_AXIS, sides, strict=True) if not is_absent(x)}
+
+        return Metric(nu, known(factors), known(bases))
+
+    def pairs(sides: dict[str, PyTree[Array]]) -> PyTree[tuple]:
+        return jax.tree.map(lambda _, *of: of, tree, *(sides[side] for side in _AXIS))
+
+    return jax.tree.map(leaf, tree, metrics.nu, pairs(metrics.factors), pairs(metrics.bases))
+
+
+def _by_field(metrics: PyTree[Metric], tree: PyTree[Array]) -> Metric:
+    """The inverse of `_by_leaf`."""
+
+    def field(of: Callable[[Metric], Any]) -> PyTree[Array]:
+        return jax.tree.map(lambda _, metric: of(metric), tree, metrics)
+
+    def factor(side: str) -> PyTree[Array]:
+        return field(lambda metric: metric.factors.get(side, optax.MaskedNode()))
+
+    def basis(side: str) -> PyTree[Array]:
+        return field(lambda metric: metric.bases.get(side, optax.MaskedNode()))
+
+    return Metric(
+        field(lambda metric: metric.nu),
+        {side: factor(side) for side in _AXIS},
+        {side: basis(side) for side in _AXIS},
+    )
 
 
 def _seen(metric: Metric, g: Array, kept: Any, kept_of_factors: Any) -> Metric:

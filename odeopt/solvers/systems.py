@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -119,7 +120,7 @@ class Iterative(AbstractSystem):
         found = conjugate_gradients(
             self._map,
             right,
-            last.direction,
+            optax.tree.cast_like(last.direction, right),  # restored, it may have another dtype
             products=self._most,
             tolerance=self._tolerance,
             preconditioner=metric,

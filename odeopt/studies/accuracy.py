@@ -96,7 +96,8 @@ def flow_of(problem: Problem, tolerance: float) -> Flow:
 
     Args:
         problem: The problem.
-        tolerance: Relative and absolute tolerance of diffrax's Dopri8.
+        tolerance: Relative and absolute tolerance of diffrax's Dopri8, or 100 roundings of the
+            parameters' dtype where that is more.
 
     Returns:
         `points(times)`: flat parameters of shape (times, size) at ascending times, the first of
@@ -104,6 +105,7 @@ def flow_of(problem: Problem, tolerance: float) -> Flow:
     """
     data = jax.tree.map(jnp.asarray, problem.data)
     start, unravel = ravel_pytree(problem.start(0))
+    tolerance = max(tolerance, 100 * float(jnp.finfo(start.dtype).eps))
 
     def along(_: Any, point: jax.Array, data: Any) -> jax.Array:
         return -jax.grad(lambda flat: problem.full_loss(unravel(flat), data))(point)

@@ -329,6 +329,6 @@ def build(names: Sequence[Any]) -> list[Problem]:
 
 
 def contest(problem: Problem) -> Contest:
-    """How a problem is judged; one of the caller's by its held-out metric where it has one."""
+    """How a problem is judged; one of the caller's by its validation loss where it has one."""
     own = "validation" if jax.tree.leaves(problem.validation) else "loss"
     return CONTESTS.get(problem.name) or Contest("own", lambda: problem, own)

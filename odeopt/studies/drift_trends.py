@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 from .. import diagnostics, drift, flows, ode_optimizer, solvers
 from . import spectra
 from .drift_orders import THIRD
-from .engine.problem import Problem
+from .engine.problem import Problem, held_out_of
 from .engine.store import Record
 from .engine.study import groups
 from .experiments import error_rate, walk
@@ -89,7 +89,7 @@ def measure(problem: Problem, params: PyTree[Array]) -> dict[str, Float[Array, "
         }
         if jax.tree.leaves(problem.validation):
             held = problem.measured(params, problem.data, problem.validation)
-            found["validation"] = held["validation"]
+            found["validation"] = held_out_of(held)
         return found
 
     return jax.vmap(one)(params)

@@ -17,7 +17,7 @@ from ..flows.game import PerPlayer, Players
 from . import game_plane as plane
 from .engine import Figure, Lab, Results, Table, groups, race_figures, races
 from .engine.optimizers import Entry
-from .engine.problem import Problem, line, whole_numbers
+from .engine.problem import Problem, checksum_of, line, whole_numbers
 from .engine.races import Race
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED
@@ -106,8 +106,11 @@ class Game:
 
     @property
     def version(self) -> str:
-        """A checksum of what is raced on."""
-        return self.problem.version
+        """A checksum of losses, metric, data and initial point."""
+        with jax.enable_x64(self.problem.x64):
+            given = {"batch": self.data, "key": jax.random.key(0)}
+            traced = jax.make_jaxpr(functools.partial(self.grad_fn, **given))(self.start(0))
+            return checksum_of(traced, (), self.problem.version)
 
     def entries(self, own: Mapping[str, Callable[[Any], Any]]) -> list[Entry]:
         """Every solver of games, and the user's own optimizers."""

@@ -18,7 +18,7 @@ from .drift_trends import held_out
 from .engine import Claim, Figure, Lab, Results, compared, each, groups, statistics
 from .engine.drawing import Plot
 from .engine.optimizers import entry
-from .engine.problem import Problem
+from .engine.problem import Problem, held_out_of
 from .engine.races import Race
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, Grid
@@ -139,7 +139,7 @@ def train(
             "seed": r["seed"],
             "losses": r["loss"][1:],
             "loss": r["final_loss"],
-            "held_out": r["ends"]["last"].get("validation"),
+            "held_out": held_out_of(r["ends"]["last"]),
             "gradients": r["gradients"],
         }
         for r in race.runs((float(problem.dtype(rate)), seed) for seed in fresh)

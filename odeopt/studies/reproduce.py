@@ -25,7 +25,7 @@ from .claims import claims
 from .engine import Check, Figure, Lab, Results, Study, Table, Task
 from .engine import command as engine
 from .engine.drawing import INK, Plot
-from .engine.store import Record, write_text
+from .engine.store import Record, StoreError, write_text
 from .engine.study import versions
 from .engine.terminal import grid
 from .names import lookup
@@ -92,6 +92,8 @@ def _work(name: str, claim: Claim, seed: int, settings: Settings, lab: Lab) -> l
         return lab.store.get(piece) or []
     try:
         return lab.once(piece, lambda: [_measured(name, claim, seed, settings.full)])
+    except StoreError:
+        raise
     except (ArithmeticError, RuntimeError, ValueError) as error:  # not kept: run again by --resume
         words = str(error).strip().split("\n")[0] or type(error).__name__
         return [{"kind": FAILED, "claim": name, "reason": f"seed {seed} failed: {words}"}]

@@ -31,6 +31,8 @@ from .cases import (
 from .laws import update
 from .runs import Run
 
+pytestmark = pytest.mark.whole
+
 LINEAR = [name for name, entry in REGISTRY.items() if entry.family == "linearized"]
 
 
@@ -242,6 +244,27 @@ def test_step_params_reads_the_state_of_an_nnx_optimizer(name):
     if "staged" in name:
         same = functools.partial(np.testing.assert_allclose, rtol=1e-6)
         jax.tree.map(same, nnx.to_pure_dict(found), before)
+
+
+@pytest.mark.parametrize("name", [n for n, entry in REGISTRY.items() if entry.family != "game"])
+def test_an_nnx_optimizer_trains_as_a_loop_over_arrays_does(name):
+    """State: Flax puts back what an update returns with every tree in it as one of its own."""
+    nnx = pytest.importorskip("flax.nnx")
+    model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    graph, variables = nnx.split(model)
+    square = lambda p: jnp.mean((nnx.merge(graph, p)(jnp.ones((1, 4))) - 1) ** 2)
+    params = nnx.as_pure(variables)
+    opt, optimizer = built(name), nnx.Optimizer(model, built(name), wrt=nnx.Param)
+    state = opt.init(params)
+    plain = jax.jit(lambda p, s: opt.update(jax.grad(square)(p), s, p, value_fn=square))
+    for _ in range(3):
+        updates, state = plain(params, state)
+        params = optax.apply_updates(params, updates)
+        wrapped = nnx.state(model, nnx.Param)
+        optimizer.update(model, jax.grad(square)(wrapped), value_fn=square)
+    found = nnx.as_pure(nnx.state(model, nnx.Param))
+    for x, y in zip(*map(jax.tree.leaves, (found, params)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-2, atol=1e-4)  # rounding of one run differs
 
 
 SCHEDULED = {

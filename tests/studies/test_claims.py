@@ -16,6 +16,7 @@ from odeopt.studies import data, reproduce
 from odeopt.studies.claim import Bound, Claim, Lines, near
 from odeopt.studies.claims import claims
 from odeopt.studies.engine import command
+from odeopt.studies.engine.store import Store, StoreError
 from odeopt.studies.papers import PAPERS
 
 FOLDER = Path(claim_module.__file__).parent / "claims"
@@ -248,6 +249,17 @@ def test_an_experiment_that_fails_does_not_stop_the_others(call, monkeypatch):
     assert "seed 0 failed: no root was found" in " ".join(out.split())
     code, out, _ = call("games-dirac")  # nothing of the failure is kept
     assert out.splitlines()[0] == "Of 2 claims: 2 reproduced."
+
+
+def test_a_folder_that_cannot_be_written_is_no_failure_of_a_claim(call, monkeypatch):
+    def full(*args):
+        raise StoreError("cannot write to it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "add", full)
+        code, out, err = call("games-dirac", "games-rotation")
+    assert (code, out) == (2, "")
+    assert "cannot write to it" in err
 
 
 def test_mistakes_are_one_line(call, monkeypatch, tmp_path):

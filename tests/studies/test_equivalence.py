@@ -2,6 +2,7 @@
 
 import html
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -280,3 +281,14 @@ def test_problems_that_have_no_flow_are_refused():
         equivalence.run(problems=random)
     with pytest.raises(ValueError, match="unknown problem 'digits-pat': did you mean digits-path"):
         equivalence.run(problems="digits-pat")
+
+
+def test_the_flow_of_a_problem_in_single_precision_is_solved_to_its_rounding():
+    def loss(x, batch):
+        return 0.5 * jnp.sum(batch[0] * x**2)
+
+    with jax.enable_x64(True):
+        start = lambda seed: jnp.ones(2, jnp.float32)
+        problem = Problem(loss, start, (np.float32([[1.0, 3.0]]),), x64=False)
+        found = accuracy.flow_of(problem, 1e-11)([0.0, 1.0])
+    np.testing.assert_allclose(found[1], np.exp([-1.0, -3.0]), rtol=1e-4)

@@ -258,6 +258,15 @@ def test_what_is_no_game_says_in_one_line_what_to_write(changes, message):
     assert "\n" not in str(error.value)
 
 
+def test_other_losses_are_another_game_whatever_the_metric(tmp_path):
+    def game(damping):
+        losses = [lambda z: z[0] * z[1] + damping * z[0] ** 2, lambda z: -z[0] * z[1]]
+        metric = lambda z: jnp.abs(z[0]) + jnp.abs(z[1])
+        return Game(losses, lambda key: (1.0, 0.5), metric=metric)
+
+    assert game(0.1).version == game(0.1).version != game(0.2).version
+
+
 def test_a_game_comes_from_a_file_that_has_it(tmp_path):
     file = tmp_path / "my_game.py"
     file.write_text(

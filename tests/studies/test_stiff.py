@@ -278,6 +278,7 @@ def result(tmp_path_factory):
     return stiff.run(**SMALL, out=tmp_path_factory.mktemp("stiff") / "out")
 
 
+@pytest.mark.slow
 def test_a_study_tunes_on_seed_0_and_reports_the_others(result):
     table = stiff_tables.runs_of(result)
     lbfgs = table[table.optimizer == "lbfgs"]
@@ -431,6 +432,7 @@ def test_descent_is_the_worst_of_all_seeds():
     assert stiff_tables.descent(_results(rows)).rise.iloc[0] == np.inf
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn(result):
     drawn = {f.name: f.draw(result) for f in stiff.STUDY.figures}
     assert [name for name, plot in drawn.items() if plot] == ["profile", "loss"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..names import lookup
 from .problem import Problem
+from .settings import items
 
 _WORDS: dict[int, str] = {}
 
@@ -33,6 +34,7 @@ def load(word: str) -> Any:
     path = Path(file).expanduser()
     if not path.is_file():
         raise ValueError(f"{word}: there is no file {path}; write my_model.py:problem.")
+    folder = str(path.resolve().parent)
     module_name = f"_odeopt_own_{path.stem}_{abs(hash(path.resolve()))}"
     module = sys.modules.get(module_name)
     if module is None:
@@ -41,14 +43,18 @@ def load(word: str) -> Any:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
-        sys.path.insert(0, str(path.resolve().parent))  # for its own imports
+        known = set(sys.modules)
+        sys.path.insert(0, folder)  # for its own imports
         try:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
             del sys.modules[module_name]
             raise ValueError(f"{path} fails: {type(error).__name__}: {error}") from error
         finally:
-            sys.path.pop(0)
+            sys.path.remove(folder)
+            fresh = {*sys.modules} - known  # of which another folder may have the names
+            for other in [one for one in fresh if _is_in(folder, one.partition(".")[0])]:
+                del sys.modules[other]
     public = {key: value for key, value in vars(module).items() if not key.startswith("_")}
     try:
         found = lookup("name", name, public)
@@ -58,13 +64,29 @@ def load(word: str) -> Any:
         raise ValueError(f"{path} has no {name!r}: {error}") from None
 
 
+def _is_in(folder: str, module: str) -> bool:
+    """Whether a module is a file of a folder, or a package there."""
+    file = Path(getattr(sys.modules.get(module), "__file__", None) or "")
+    return folder in (str(file.parent), file.name == "__init__.py" and str(file.parent.parent))
+
+
+def preload(asked: Any) -> None:
+    """Run the files of one setting, whose arrays then have the dtypes of JAX as it is set now."""
+    for item in items(asked):
+        if is_own(item):
+            load(item)
+
+
 def is_own(word: Any) -> bool:
     """Whether a word of the command line means an object in a file."""
     return isinstance(word, str) and (".py:" in word or word.endswith(".py"))
 
 
 def own_problems(
-    asked: Iterable[Any], known: Iterable[str], kind: type = Problem, made: str = "loss, init, data"
+    asked: Iterable[Any],
+    known: Iterable[str],
+    kind: type[Any] = Problem,
+    made: str = "loss, init, data",
 ) -> tuple[Any, ...]:
     """Names that are known, and problems of the user's, loaded where they are in a file.
 
@@ -77,7 +99,7 @@ def own_problems(
     Raises:
         ValueError: For anything else.
     """
-    names, found = dict.fromkeys(known), []
+    names, found = dict.fromkeys(known), list[Any]()
     for item in asked:
         one = load(item) if is_own(item) else item
         if isinstance(one, str):
@@ -86,6 +108,10 @@ def own_problems(
             raise ValueError(
                 f"{item} is a {type(one).__name__}, not a {kind.__name__.lower()}: make it with "
                 f"odeopt.studies.{kind.__name__}({made})."
+            )
+        elif one.name in names:
+            raise ValueError(
+                f"{one.name} is a problem of the study: give yours another name, name=..."
             )
         found.append(one)
     each = [one if isinstance(one, str) else one.name for one in found]

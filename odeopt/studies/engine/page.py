@@ -5,6 +5,7 @@ import json
 import shlex
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jax
 import jinja2
@@ -128,7 +129,7 @@ def write_index(folder: Path) -> Path:
         except (OSError, ValueError, KeyError, TypeError) as error:
             verdict = f"Cannot be read: {error!r}. Make this report again."
             report = {"question": name, "verdict": verdict, "made": "unknown versions"}
-        found.append({**report, "path": f"{name}/{REPORT}"})
+        found.append({**report, "path": f"{quote(name)}/{REPORT}"})
     if not found:
         raise StoreError(
             f"no report in the folders of {folder}: make one with --out {folder}/NAME."

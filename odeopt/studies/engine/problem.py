@@ -5,7 +5,7 @@ import functools
 import hashlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeAlias
 
 import equinox as eqx
@@ -348,6 +348,12 @@ class Problem:
             for _ in range(-(-steps // per_epoch))
         ]
         return np.concatenate(epochs).reshape(-1, self.batch_size)[:steps].astype(np.int32)
+
+
+def held_out_of(measured: Mapping[str, Any]) -> Any:
+    """Of what `Problem.measured` gives: the metric if there is one, else the validation loss."""
+    own = [value for name, value in measured.items() if name not in ("loss", "validation")]
+    return measured.get("metric", own[0] if own else measured.get("validation"))
 
 
 def checksum(arrays: PyTree, *also: Any) -> str:

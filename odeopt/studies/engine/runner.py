@@ -186,6 +186,7 @@ class Runner:
                 if going and number < len(runs):
                     curve = self._curve(losses, at, point, counts, now - clocks[device])
                     curves[number] = curve
+                    going = False  # where `ended` fails the program still comes to its end
                     going = ended(number, curve)
                     clocks[device] = time.perf_counter()  # what `ended` takes belongs to no run
                 return np.bool_(going)

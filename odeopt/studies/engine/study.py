@@ -19,6 +19,7 @@ from ...checks import is_known, is_whole
 from ..names import lookup
 from . import store as files
 from .drawing import Plot
+from .load import preload
 from .runner import local_devices
 from .settings import chosen, spoken, versions
 from .store import FORMAT, Record, Store
@@ -261,6 +262,8 @@ class Study:
         where = local_devices(devices)
         deadline = begin + 60 * max_minutes if max_minutes is not None else float("inf")
         path = None if out is None else Path(out)
+        for setting in settings.values():
+            preload(setting)
         with jax.enable_x64(True):
             taken = self.choose(full, **settings)
             about = self.about(taken)

@@ -257,6 +257,21 @@ def test_what_fails_within_the_program_is_raised_outside(kappa):
         Runner(kappa, find("sgd"), 20, [0], 4).run([(0.1, 0)] * 3, ended=fail)
 
 
+def test_runs_after_one_that_failed_are_not_reported(kappa):
+    """They were not made: kept, they would be counted as diverged."""
+    told = []
+
+    def fail_once(index, curve):
+        told.append(index)
+        if index == 1:
+            raise ValueError("disk full for a moment")
+        return True
+
+    with pytest.raises(ValueError, match="for a moment"):
+        Runner(kappa, find("sgd"), 20, [0], 8).run([(0.1, 0)] * 6, ended=fail_once)
+    assert told == [0, 1]
+
+
 def test_weight_decay_is_part_of_the_loss():
     (curve,) = Runner(linear(weight_decay=1.0), find("sgd"), 2000, [0], 1).run([(0.05, 0)])
     assert curve.final > 1.0  # the minimum without it is 0
