@@ -107,7 +107,7 @@ REDUCTIONS = {
     # a rule that can reject a step asks besides whether all of it is finite
     **dict.fromkeys(("euler-drift_adjusted", "euler-corridor", "heun-gain_ratio"), 2),
     **dict.fromkeys(("adam-angle", "log_time_adam"), 2),
-    "bosh3-embedded_error": 2,
+    "bosh3-embedded_error": 3,
     "heun-corrected": 2,
     "rk4-corrected": 4,
     "rkc-auto": 6,

@@ -124,7 +124,7 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
 
         def leaf(p: Array, stack: Stack) -> Metric:
             _, inputs, outputs = stack.shape
-            zeros = jnp.zeros_like(stack.matrices(p), self.b2.dtype(wide_dtype(p.dtype)))
+            zeros = stack.matrices(jnp.zeros_like(p, self.b2.dtype(wide_dtype(p.dtype))))
             factors = {
                 side: _square(zeros, side)  # split over devices as the leaf is
                 for side, n in {"left": inputs, "right": outputs}.items()
