@@ -205,7 +205,7 @@ def monitor(
       the parameters, and its cosine with that step (for Euler's method with the gradient).
 
     A record costs `products` Hessian products (the first 24) of 2 gradients each, 3 for the batch
-    sharpness, and 3 to 5 for the drift of Euler's method, momentum or Adam: at the defaults a loop
+    sharpness, and 2 for the drift of Euler's method, momentum or Adam: at the defaults a loop
     of gradient descent takes at most 1.15 times as long (`python -m benchmarks --only monitor`).
     Pass changing values as arrays: a new Python number compiles again. Memory: a copy of the
     parameters; during a measurement one more for each product.
@@ -217,7 +217,7 @@ def monitor(
       every: calls from one record to the next.
       products: Hessian products of a record after the first.
       drift_gradients: the most that the drift may cost: it is left out of the record where it
-        costs more. Methods of order 1 to 3 are within the default, RK4 takes 145.
+        costs more. Methods of order 1 to 3 are within the default, RK4 takes 147.
 
     Raises:
       TypeError: something that is no optimizer or no loss; in the loop, a loss that cannot be

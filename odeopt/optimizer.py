@@ -46,7 +46,10 @@ class Optimizer(optax.GradientTransformationExtraArgs):
 
     @property
     def stability_limit(self) -> float | None:
-        r"""The largest stable $h\lambda$, as `odeopt.stability_limit`; None where there is none."""
+        r"""The largest stable $h\lambda$, as `odeopt.stability_limit`; None where there is none.
+
+        $\lambda$ is the curvature of what is followed: a `stage_transform` may change it.
+        """
         try:
             return limit_of(self.design.flow, self.design.solver)
         except ValueError:
@@ -54,12 +57,19 @@ class Optimizer(optax.GradientTransformationExtraArgs):
 
     @property
     def gradients_per_step(self) -> int | None:
-        """Gradients of a step, the given one included; of an iterative method the most; or None."""
+        """Gradients of a step of the method, the given one included, or None where not known.
+
+        Of an iterative method the most, of a game rounds, in which every player has a gradient.
+        What a step-size rule evaluates comes on top: `state.gradients` counts it.
+        """
         return self.design.gradients_per_step
 
     @property
     def memory(self) -> float | None:
-        """Memory of the state, in copies of the parameters; None where it depends on their tree."""
+        """Memory of the state, in copies of parameters that are vectors; None where not known.
+
+        For matrices `muon`, `soap`, `untuned` and `log_time_soap` need other amounts.
+        """
         return self.design.memory
 
 
@@ -250,8 +260,8 @@ def describe(opt: Optimizer) -> dict[str, Any]:
 
     Returns:
       A dict: `flow`, `solver`, `step_size` (the rule), `mode` and `options`, as text; `order`,
-      `stability_limit`, `gradients_per_step` and `memory` (of the state, in copies of the
-      parameters), as numbers, None where not known.
+      `stability_limit`, `gradients_per_step` and `memory` (of the state, in copies of parameters
+      that are vectors), as numbers, None where not known.
 
     Raises:
       TypeError: an optimizer that is not one of odeopt's.

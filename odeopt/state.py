@@ -170,7 +170,9 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
     """The parameters of the last completed step: for evaluation and checkpoints.
 
     In closure mode these are `params`, unless the optimizer keeps the point of its next gradient
-    there: the leapfrogs and `strang_adam`, half a step ahead. In staged mode `params` are a stage
+    there: a point inside the step (`conformal_leapfrog`, `relativistic(leapfrog=True)`,
+    `suzuki_yoshida`, `strang_adam`), or one beside an average (`untuned`, `log_time_adam`,
+    `log_time_soap`). In staged mode `params` are a stage
     point for all but one of every `s` calls; the step's own parameters are kept in the state.
 
     Args:

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from ..arguments import over_own
 from ..arrays import Scalar
-from ..checks import check, is_zero
+from ..checks import check, check_least, is_zero
 from ..information import Information
 from ..objective import Objective
 from ..sums import entries, inner, is_split, scaled
@@ -75,7 +75,7 @@ class AveragedFlow(AbstractFlow):
       clock: the clock by which $s$ is averaged.
 
     Raises:
-      ValueError: `beta` outside [0, 1] or a negative `power`.
+      ValueError: `beta` outside [0, 1], a negative `power` or `weight_decay`.
     """
 
     base: AbstractFlow
@@ -89,6 +89,7 @@ class AveragedFlow(AbstractFlow):
     def __check_init__(self) -> None:
         check(lambda b: 0 <= b <= 1, "beta", self.beta, "between 0 (z) and 1 (the average)")
         check(lambda q: q >= 0, "power", self.power, "at least 0: the weights are t^power")
+        check_least(0, weight_decay=self.weight_decay)
 
     @property
     def parts(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -12,7 +12,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from ..arguments import is_absent
 from ..arrays import Scalar, wide_dtype
-from ..checks import check, check_counts, whole_from
+from ..checks import check, check_counts, check_least, whole_from
 from ..objective import Objective
 from ..sums import scaled, widened
 from .adaptive import adam_direction
@@ -106,6 +106,7 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
 
     def __check_init__(self) -> None:
         check_decay(b1=self.b1, b2=self.b2, shampoo_beta=self._factors)
+        check_least(0, eps=self.eps, weight_decay=self.weight_decay)
         every = self.precondition_frequency
         check(whole_from(1), "precondition_frequency", every, "a whole number of steps, such as 10")
         if self.max_precond_dim is not None:

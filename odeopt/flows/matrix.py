@@ -15,7 +15,7 @@ from jaxtyping import Array, Inexact, PyTree
 from optax.contrib import MuonDimensionNumbers
 
 from ..arrays import Scalar, wide_dtype
-from ..checks import check, whole_from
+from ..checks import check, check_least, whole_from
 from ..objective import Objective
 from ..sums import scaled
 from .adaptive import Moments
@@ -89,6 +89,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
 
     def __check_init__(self) -> None:
         check_decay(b1=self.b1)
+        check_least(0, weight_decay=self.weight_decay)
         check(whole_from(0), "ns_steps", self.ns_steps, "a whole number, such as 5, or None")
 
     def init(self, params: PyTree[Array]) -> Moments:

@@ -1,5 +1,6 @@
 """Games of several players, by simultaneous, alternating, Runge-Kutta and implicit steps."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,11 @@ import optax
 import optimistix as optx
 
 from .. import solvers
+from ..design import Init, Update
 from ..flows import AbstractFlow, GameFlow
 from ..flows.game import PerPlayer
 from ..optimizer import LearningRate, Optimizer, ode_optimizer
+from ..solvers import Solver
 
 if TYPE_CHECKING:
     from ..drift.games import GameTerms
@@ -54,8 +57,8 @@ def simultaneous(
       >>> [round(float(u), 4) for u in updates]
       [-0.0, 0.2]
     """
-    flow = _game(GameFlow(speeds), correction)
-    return ode_optimizer(flow, solvers.Euler(), learning_rate, stage_transform=stage_transform)
+    flow = GameFlow(speeds)
+    return _corrected(flow, solvers.Euler(), learning_rate, stage_transform, correction)
 
 
 def alternating(
@@ -103,8 +106,8 @@ def alternating(
       >>> [round(float(u), 4) for u in updates]  # q moves by 0.1 times the new p
       [-0.1, 0.09]
     """
-    flow = _game(GameFlow(speeds, updates), correction)
-    return ode_optimizer(flow, solvers.Lie(), learning_rate, stage_transform=stage_transform)
+    flow = GameFlow(speeds, updates)
+    return _corrected(flow, solvers.Lie(), learning_rate, stage_transform, correction)
 
 
 def game_runge_kutta(
@@ -193,9 +196,20 @@ def game_implicit_midpoint(
     return ode_optimizer(GameFlow(speeds), midpoint, learning_rate)
 
 
-def _game(flow: GameFlow, correction: "GameTerms | None") -> AbstractFlow:
-    if correction is None:
-        return flow
-    from ..drift.games import corrected_game  # noqa: PLC0415  # few need it
+def _corrected(
+    game: GameFlow,
+    solver: Solver,
+    learning_rate: LearningRate,
+    stage_transform: optax.GradientTransformation | None,
+    correction: "GameTerms | None",
+) -> Optimizer:
+    flow: AbstractFlow = game
+    if correction is not None:
+        from ..drift.games import corrected_game  # noqa: PLC0415  # few need it
 
-    return corrected_game(flow, correction)
+        flow = corrected_game(game, correction)
+    opt = ode_optimizer(flow, solver, learning_rate, stage_transform=stage_transform)
+    if correction != "joint":
+        return opt
+    design = dataclasses.replace(opt.design, correction=2)
+    return Optimizer(Init(design), Update(design))

@@ -271,6 +271,13 @@ def test_the_count_of_gradients_is_that_of_calls(name):
     assert int(state.gradients) == cost
 
 
+def test_a_step_without_drift_is_said_to_be_of_order_2():
+    """`tests/drift/test_games.py` observes these orders."""
+    found = {name: opt.order for name, (opt, _) in COSTS.items()}
+    first = dict.fromkeys(("simultaneous", "interaction", "alternating"), 1)
+    assert found == {**first, "joint": 2, "alternating-joint": 2, "rk4": 4}
+
+
 def flops(opt):
     """Of a step with its gradient, compiled: what nobody uses is not computed."""
     z = {"a": jnp.ones((64, 64)), "b": jnp.ones((64, 64))}

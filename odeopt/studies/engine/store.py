@@ -229,7 +229,7 @@ def _parse(path: Path, number: int, line: bytes) -> tuple[str, list[Record]]:
     try:
         stored = json.loads(line)
         name, records = stored["id"], stored["records"]
-        if _line(name, records) == line + b"\n":
+        if isinstance(name, str) and _line(name, records) == line + b"\n":
             return name, records
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
