@@ -27,25 +27,23 @@ hypothesis.settings.load_profile("odeopt")
 # An extra of its own, which `.ci/run` installs: it is large.
 collect_ignore = [] if importlib.util.find_spec("benchopt") else ["test_benchopt.py"]
 
-# Of the cases of one test function the fast tier runs one, `.ci/run` one more (`slow`), or all that
-# are marked `whole`; only `pytest -m ""` runs the rest (`exhaustive`).
-SAMPLE, MORE = 1, 1
-
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of a test's product of parameters the fast tier runs a sample, always the same one."""
+    """Of the cases of one test function the fast tier runs one, always the same.
+
+    `.ci/run` runs the others too where they are marked `whole`; else they are `exhaustive`.
+    """
     products = defaultdict(list)
     for item in items:
-        if hasattr(item, "callspec") and not {"aot", "cheap"} & {
-            m.name for m in item.iter_markers()
-        }:
+        marks = {mark.name for mark in item.iter_markers()}
+        if hasattr(item, "callspec") and not marks & {"aot", "cheap"}:
             products[item.path, item.parent.name, item.originalname].append(item)
     for cases in products.values():
         cases.sort(key=lambda item: zlib.crc32(item.name.encode()))
-        for number, item in enumerate(cases[SAMPLE:]):
-            few = number < MORE or item.get_closest_marker("whole")
-            item.add_marker(pytest.mark.slow if few else pytest.mark.exhaustive)
+        for item in cases[1:]:
+            whole = item.get_closest_marker("whole")
+            item.add_marker(pytest.mark.slow if whole else pytest.mark.exhaustive)
 
 
 @pytest.fixture
