@@ -161,6 +161,7 @@ def test_it_trains_and_reads_out_the_average(submission):
     assert run.loss() < 0.3 * before
 
 
+@pytest.mark.slow
 def test_a_step_is_that_of_untuned_on_the_mean_loss_of_the_valid_examples(submission):
     run = Run(submission)
     workload, params, model_state = run.workload, *Workload().init_model_fn(jax.random.key(0))

@@ -46,6 +46,7 @@ def test_it_is_the_map_where_the_rank_suffices(name, rank, x64):
     assert jnp.all(jnp.diff(found.values) <= 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPECTRA)
 @pytest.mark.parametrize("rank", [1, 10, SIZE + 40])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

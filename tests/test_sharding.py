@@ -247,6 +247,7 @@ def test_what_needs_the_whole_is_refused_where_it_is_split(eight, name):
         in_parts(opt, {"a": jnp.linspace(-1.0, 1.0, 64).reshape(16, 4)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MATRICES)
 def test_whole_matrices_may_be_split_from_one_another(eight, name):
     params = {"a": jnp.linspace(-1.0, 1.0, 96).reshape(8, 4, 3)}

@@ -168,6 +168,7 @@ def beginning(key):
     return {"p": 1.0, "q": jax.random.normal(key)}
 
 
+@pytest.mark.slow
 def test_a_game_of_ones_own_is_bounded_where_theory_says_so(x64):
     game = Game(DUEL, beginning, name="duel", rates=(0.1, 0.3, 3.0))
     results = games.run(problems=[game], seeds=2, rounds=600)

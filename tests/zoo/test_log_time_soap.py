@@ -29,6 +29,7 @@ def train(opt, params, loss=loss, steps=30):
     return odeopt.step_params(state, params)
 
 
+@pytest.mark.slow
 def test_without_bases_it_is_log_time_adam(x64):
     start = jax.tree.map(lambda x: x.astype(float), PARAMS)
     found = train(odeopt.log_time_soap(max_precond_dim=1, gain=2.0), start)

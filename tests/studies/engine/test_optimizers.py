@@ -154,6 +154,7 @@ def test_what_a_step_costs_may_be_known_only_to_the_state(kappa):
     assert {len(loss) for loss in runs.loss} == {26}
 
 
+@pytest.mark.slow
 def test_every_explicit_solver_and_baseline_takes_part():
     rows = {name for name, row in REGISTRY.items() if row.family == "explicit"}
     explicit = rows & set(dir(odeopt)) - {"runge_kutta", "from_diffrax"}
