@@ -3,6 +3,7 @@ import os
 import tempfile
 import zlib
 from collections import defaultdict
+from pathlib import Path
 
 import chex
 import hypothesis
@@ -50,6 +51,15 @@ def pytest_collection_modifyitems(items):
 def x64():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_do_not_pile_up():
+    """jaxlib has aborted in a process that held thousands of compiled programs."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 15_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
