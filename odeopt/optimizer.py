@@ -199,8 +199,7 @@ def ode_optimizer(
             "another step-size rule, or a number or a schedule."
         )
     rule.check(flow, method)
-    design = Design(flow, method, rule, stage_transform, staged, correction)
-    return Optimizer(Init(design), Update(design))
+    return of_design(Design(flow, method, rule, stage_transform, staged, correction))
 
 
 def guard(opt: Optimizer) -> Optimizer:
@@ -228,8 +227,11 @@ def guard(opt: Optimizer) -> Optimizer:
       (Array([0., 0.], dtype=float32), 1)
     """
     hint = " Write `optax.chain(..., odeopt.guard(opt))`, or use `optax.apply_if_finite`."
-    design = _design(opt, hint)
-    design = dataclasses.replace(design, guarded=True)
+    return of_design(dataclasses.replace(_design(opt, hint), guarded=True))
+
+
+def of_design(design: Design) -> Optimizer:
+    """The optimizer that is made of these parts."""
     return Optimizer(Init(design), Update(design))
 
 

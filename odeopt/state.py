@@ -172,8 +172,8 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
     In closure mode these are `params`, unless the optimizer keeps the point of its next gradient
     there: a point inside the step (`conformal_leapfrog`, `relativistic(leapfrog=True)`,
     `suzuki_yoshida`, `strang_adam`), or one beside an average (`untuned`, `log_time_adam`,
-    `log_time_soap`). In staged mode `params` are a stage
-    point for all but one of every `s` calls; the step's own parameters are kept in the state.
+    `log_time_soap`). In staged mode `params` are a stage point for all but one of every `s` calls;
+    the step's own parameters are kept in the state.
 
     Args:
       state: the optimizer's state, also nested in the state of `chain`, `partition`,
@@ -242,8 +242,11 @@ def _is_end(node: Any) -> bool:
 
 def unwrapped(tree: PyTree[Any]) -> PyTree[Array]:
     """The tree with the arrays of Flax's nnx in place of its variables."""
-    value = lambda leaf: leaf.get_value() if _is_variable(leaf) else leaf  # noqa: E731
-    return jax.tree.map(value, tree, is_leaf=_is_variable)
+
+    def leaf(node: Any) -> Any:
+        return node.get_value() if _is_variable(node) else node
+
+    return jax.tree.map(leaf, tree, is_leaf=_is_variable)
 
 
 def rewrapped(arrays: PyTree[Array], like: PyTree[Any]) -> PyTree[Any]:

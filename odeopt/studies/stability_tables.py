@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from .engine import Results, Table, races
+from .engine.problem import metric_in
 
 BASELINES = ("sgd", "euler")  # the first that takes part; they are the same method
 
@@ -40,9 +41,8 @@ def _held_out(results: Results) -> pd.DataFrame:
     best = races.tuned(runs_of(results)).reset_index(drop=True)
     last = pd.DataFrame([ends["last"] for ends in best.get("ends", [])], index=best.index)
     found = last.drop(columns="loss", errors="ignore").astype(float)
-    own = [name for name in found if name not in ("validation", "metric")]
-    if own and "metric" not in found:
-        found["metric"] = found[own[0]]
+    if (name := metric_in(found)) is not None:
+        found["metric"] = found[name]
     return found.groupby([best[key] for key in races.PAIR]).median().reset_index()
 
 

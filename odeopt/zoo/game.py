@@ -11,10 +11,9 @@ import optax
 import optimistix as optx
 
 from .. import solvers
-from ..design import Init, Update
 from ..flows import AbstractFlow, GameFlow
 from ..flows.game import PerPlayer
-from ..optimizer import LearningRate, Optimizer, ode_optimizer
+from ..optimizer import LearningRate, Optimizer, ode_optimizer, of_design
 from ..solvers import Solver
 
 if TYPE_CHECKING:
@@ -211,5 +210,4 @@ def _corrected(
     opt = ode_optimizer(flow, solver, learning_rate, stage_transform=stage_transform)
     if correction != "joint":
         return opt
-    design = dataclasses.replace(opt.design, correction=2)
-    return Optimizer(Init(design), Update(design))
+    return of_design(dataclasses.replace(opt.design, correction=2))

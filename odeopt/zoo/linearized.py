@@ -66,8 +66,8 @@ def linearly_implicit_euler(
     Returns:
       An optax transformation; its state holds one copy of the parameters (none with
       `solve="exact"`), and in `memory` (`solvers.LinearSolve`) the products, 0 where the solve was
-      exact, the residual and the curvature of the last accepted step. Conjugate gradients take 4.3
-      copies within a step, 6.3 with `gain_ratio`; the exact solve the Jacobian: samples times
+      exact, the residual and the curvature of the last accepted step. Conjugate gradients take
+      4.3 copies within a step, 6.3 with `gain_ratio`; the exact solve the Jacobian: samples times
       outputs times parameters.
 
     Raises:

@@ -259,7 +259,7 @@ def test_what_is_no_game_says_in_one_line_what_to_write(changes, message):
     assert "\n" not in str(error.value)
 
 
-def test_other_losses_are_another_game_whatever_the_metric(tmp_path):
+def test_other_losses_are_another_game_whatever_the_metric():
     def game(damping):
         losses = [lambda z: z[0] * z[1] + damping * z[0] ** 2, lambda z: -z[0] * z[1]]
         metric = lambda z: jnp.abs(z[0]) + jnp.abs(z[1])

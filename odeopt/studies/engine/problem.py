@@ -5,7 +5,7 @@ import functools
 import hashlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, TypeAlias
 
 import equinox as eqx
@@ -350,10 +350,15 @@ class Problem:
         return np.concatenate(epochs).reshape(-1, self.batch_size)[:steps].astype(np.int32)
 
 
+def metric_in(measured: Iterable[str]) -> str | None:
+    """Of the names that `Problem.measured` gives: that of the metric, the first of several."""
+    own = [name for name in measured if name not in ("loss", "validation")]
+    return "metric" if "metric" in own else next(iter(own), None)
+
+
 def held_out_of(measured: Mapping[str, Any]) -> Any:
     """Of what `Problem.measured` gives: the metric if there is one, else the validation loss."""
-    own = [value for name, value in measured.items() if name not in ("loss", "validation")]
-    return measured.get("metric", own[0] if own else measured.get("validation"))
+    return measured.get(metric_in(measured) or "validation")
 
 
 def checksum(arrays: PyTree, *also: Any) -> str:

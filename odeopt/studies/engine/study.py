@@ -274,17 +274,20 @@ class Study:
             records, unfinished = self._work(taken, lab, share, console)
             results = Results(self, taken, records, unfinished, time.perf_counter() - begin, path)
             if path is not None and share is None:
-                tables = {table.name: results.table(table.name) for table in self.tables}
-                # without columns there is nothing yet that a reader could parse
-                for name in [name for name, rows in tables.items() if len(rows.columns)]:
-                    text = tables[name].to_csv(index=False, float_format="%.6g")
-                    files.write_text(path / f"{name}.csv", text)
-                if self.claims:
-                    claims = pd.DataFrame(verdict.row for verdict in results.claims)
-                    files.write_text(path / "claims.csv", claims.to_csv(index=False))
+                self._write_tables(results, path)
         finally:
             kept.close()
         return results
+
+    def _write_tables(self, results: "Results", path: Path) -> None:
+        for table in self.tables:
+            rows = results.table(table.name)
+            if len(rows.columns):  # else there is nothing yet that a reader could parse
+                text = rows.to_csv(index=False, float_format="%.6g")
+                files.write_text(path / f"{table.name}.csv", text)
+        if self.claims:
+            claims = pd.DataFrame(verdict.row for verdict in results.claims)
+            files.write_text(path / "claims.csv", claims.to_csv(index=False))
 
     def about(self, settings: Any) -> Record:
         """What is stored beside the results and compared on resume."""
