@@ -182,6 +182,7 @@ def test_a_step_is_that_of_untuned_on_the_mean_loss_of_the_valid_examples(submis
         np.testing.assert_allclose(run.params[name], params[name] + update, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_evaluations_do_not_change_the_training(submission):
     often, never = Run(submission), Run(submission)
     for _ in range(4):
@@ -202,6 +203,7 @@ def test_what_is_trained_is_whole_on_every_device(submission):
         assert leaf.sharding.device_set == set(jax.devices())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_as_algoperf_makes_it_resumes(submission):
     run, resumed = Run(submission), Run(submission)
     run.advance(4)

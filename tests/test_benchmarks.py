@@ -60,6 +60,7 @@ def test_kernels_are_timed_on_a_gpu_only(capsys):
     assert capsys.readouterr().out == "no GPU found\n"
 
 
+@pytest.mark.slow
 def test_every_kernel_has_a_timing():
     rows = kernels.timings(1, "interpret_tpu", dtypes=[jnp.bfloat16], leaves=[1], rows=2)
     assert [row.name.split(",")[0] for row in rows] == list(kernels.SIDES)

@@ -110,6 +110,7 @@ def test_gauss_newton_products_are_those_of_the_definition(name, x64):
     np.testing.assert_allclose(columns, dense(LOSSES[name], params, data), atol=1e-12)
 
 
+@pytest.mark.slow
 @losses
 def test_rows_make_the_same_matrix_and_the_gradient(name, x64):
     params, data = problem()

@@ -187,6 +187,7 @@ def test_models_of_equinox_and_flax():
     assert flax["drift"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.whole
 @pytest.mark.parametrize(
     "opt",

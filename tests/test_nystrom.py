@@ -63,6 +63,7 @@ def test_the_preconditioner_is_positive_definite_whatever_the_map(name, rank, dt
     chex.assert_trees_all_equal_dtypes(found.solve(jnp.ones(()), jnp.ones(()), like), like)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [10, 20])
 def test_conjugate_gradients_need_fewer_products_where_the_spectrum_decays(rank, x64):
     matrix, product, like = operator(1e3 * SPECTRA["decay"] ** 0.25)
@@ -108,6 +109,7 @@ def update(opt, params, data):
     return step(grads, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [1, 30])
 @pytest.mark.parametrize("rank", [4, 100])
 def test_a_step_is_that_of_the_exact_solve(samples, rank, x64):

@@ -44,6 +44,7 @@ def final_loss(dtype, rounding="nearest", compensate=False):
     return float(loss(params))
 
 
+@pytest.mark.slow
 def test_nearest_rounding_stalls():
     assert final_loss(jnp.bfloat16) > 3 * final_loss(jnp.float32)
 

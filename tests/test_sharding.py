@@ -173,6 +173,7 @@ def inside_shard_map(opt, mesh, specs, state, **kwargs):
     return jax.shard_map(step, mesh=mesh, in_specs=both, out_specs=both, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", VARIANTS)
 @pytest.mark.parametrize(
     ("mode", "layout"), [("explicit", "fsdp"), ("auto", "tensor"), ("shard_map", "tensor")]

@@ -54,8 +54,9 @@ class LinearSolver(eqx.Module):
         the parameters.
 
     Raises:
-      ValueError: an unknown name, the Hessian with `solve="exact"`, fewer than 1 product, a
-        negative tolerance, a fraction outside (0, 1], a negative rank, or one with `precondition`.
+      ValueError: an unknown name; with `solve="exact"` the Hessian, or what is for conjugate
+        gradients; fewer than 1 product, a negative tolerance, a fraction outside (0, 1], a negative
+        rank, or one with `precondition`.
       TypeError: `products`, `fraction` or `rank` that are known at run time only.
     """
 
@@ -91,6 +92,11 @@ class LinearSolver(eqx.Module):
             raise ValueError(
                 'solve="exact" goes through the Jacobian of every sample, of which the '
                 'Gauss-Newton matrix is made: pass curvature="ggn", or solve="cg".'
+            )
+        if solve == "exact" and (products is not None or precondition or self.rank):
+            raise ValueError(
+                'solve="exact" takes no products of curvature: leave out products, precondition '
+                'and rank, or pass solve="cg".'
             )
         if self.rank < 0 or (self.rank and precondition):
             raise ValueError(

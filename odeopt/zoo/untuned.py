@@ -139,9 +139,9 @@ def log_time_adam(
       >>> import jax, jax.numpy as jnp, odeopt, optax
       >>> loss, params = lambda x: jnp.sum(x**2), jnp.array([1.0, 2.0])
       >>> opt = odeopt.log_time_adam()
-      >>> state = opt.init(params)
+      >>> state, update = opt.init(params), jax.jit(opt.update)
       >>> for _ in range(100):
-      ...     updates, state = opt.update(jax.grad(loss)(params), state, params)
+      ...     updates, state = update(jax.grad(loss)(params), state, params)
       ...     params = optax.apply_updates(params, updates)
       >>> bool(loss(odeopt.step_params(state, params)) < 1e-4)
       True

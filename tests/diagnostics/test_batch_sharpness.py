@@ -26,6 +26,7 @@ def test_it_is_the_mean_of_rayleigh_quotients(x64):
     assert float(found) == pytest.approx(float(jnp.mean(jnp.array(expected))), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_of_one_batch_it_is_at_most_the_sharpness(x64):
     params = {"w": jnp.array([0.5, -0.2]), "b": jnp.array(0.1)}
     largest = odeopt.diagnostics.sharpness(loss, params, rows=ROWS[0]).value

@@ -34,6 +34,7 @@ def round_of(x, h):
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_turn", [False, True], ids=["together", "in turn"])
 def test_it_is_the_difference_of_a_step_and_the_flow_to_leading_order(x64, in_turn):
     @jax.jit
@@ -58,6 +59,7 @@ def test_it_is_the_difference_of_a_step_and_the_flow_to_leading_order(x64, in_tu
         assert observed(error, steps) == pytest.approx(order, abs=0.1)
 
 
+@pytest.mark.slow
 def test_one_loss_has_one_term_half_a_step_of_hg(x64):
     h, x = 0.1, start()
     terms = diagnostics.drift_terms(whole, x, h)

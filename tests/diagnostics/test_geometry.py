@@ -34,6 +34,7 @@ def test_it_does_not_depend_on_the_shape_of_inputs_and_outputs():
     )
 
 
+@pytest.mark.slow
 def test_probes_are_unbiased():
     exact = geometric_complexity(model, PARAMS, X)
     keys = jax.random.split(KEY, 200)
@@ -51,6 +52,7 @@ def test_complexity_says_what_is_wrong():
         geometric_complexity(lambda p, x: model(p, x)[:7], PARAMS, X)
 
 
+@pytest.mark.slow
 def test_class_distance_is_the_mean_over_pairs():
     labels = np.arange(64) % 3
     points = np.asarray(X) + 2.0 * labels[:, None]

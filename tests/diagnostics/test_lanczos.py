@@ -57,6 +57,7 @@ def test_the_extreme_eigenvalues_and_their_vectors_are_those_of_the_dense_hessia
             assert found.residual < 1e-4
 
 
+@pytest.mark.slow
 def test_few_products_err_by_the_residual_at_most_and_warm_starts_converge(trained):
     params, data, dense = trained
     values = np.linalg.eigvalsh(dense)
@@ -91,6 +92,7 @@ EXHAUSTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_an_exhausted_krylov_space_does_no_harm(dtype, x64):
     @jax.jit
@@ -183,6 +185,7 @@ def test_the_gauss_newton_spectrum_is_that_of_the_dense_matrix(trained):
     assert found.values[0] > -1e-10
 
 
+@pytest.mark.slow
 def test_gauss_newton_is_the_hessian_where_the_model_is_linear(trained):
     _, data, _ = trained
     params = jnp.ones((3, 2))

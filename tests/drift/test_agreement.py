@@ -17,6 +17,7 @@ SIZES = jnp.array([0.0, 0.5, 1.0, -1.0])
 FIRST = {"rk4": 5, "ssprk3": 4, "euler": 2, "implicit euler": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("name", METHODS)
 def test_trees_and_step_map_agree(name, field):

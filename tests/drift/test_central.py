@@ -49,6 +49,7 @@ def test_it_comes_to_the_exact_two_cycle_of_gradient_descent(single):
     np.testing.assert_allclose(jnp.concatenate([*single(end, RATE).values()]), 0.0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_far_below_the_edge_it_is_gradient_flow_and_beyond_it_comes_back(single):
     below, beyond = at([0.05], [8.0]), at([0.0], [2 / RATE + 1.0])
     slope = jax.tree.map(jnp.negative, jax.grad(cycle)(below))

@@ -115,6 +115,7 @@ def test_the_drift_of_a_step_is_what_the_table_says(updates, speeds):
     chex.assert_trees_all_close(modified, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "terms", "form"), TERMS, ids=str)
 def test_counter_terms_cancel_what_they_name_and_nothing_else(case, terms, form):
     updates, speeds = case

@@ -362,6 +362,7 @@ def test_every_dtype_trains_with_a_metric_of_at_least_single_precision(dtype):
     assert loss(end) < 0.5 * loss(w)
 
 
+@pytest.mark.slow
 def test_a_complex_matrix_of_real_numbers_moves_as_a_real_one(x64):
     w = normal(5, 4, 4)
     real = run(odeopt.soap(0.02), w)[0]

@@ -126,6 +126,7 @@ def along_the_flow(ns_steps=None):
     return classical(field, START.astype(float), 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.0, 0.6])
 def test_a_corrected_step_has_order_2_and_a_plain_one_1(beta, x64):
     exact = along_the_flow()
@@ -319,6 +320,7 @@ def test_all_groups_are_at_the_same_stage_for_one_gradient():
     assert odeopt.ode_optimizer(grouped, solvers.RK4(), 0.1).gradients_per_step == 4
 
 
+@pytest.mark.slow
 def test_a_group_with_a_pace_of_its_own_is_an_optimizer_of_that_rate():
     flow = flows.AdamFlow()
     grouped = flows.GroupedFlow({"a": flow, "b": flow}, by_name, {"b": 0.002})

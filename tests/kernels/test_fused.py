@@ -71,6 +71,7 @@ def test_kernel_is_its_reference_at_every_size(name, form):
     close(got, expected, jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UPDATES)
 @pytest.mark.parametrize("form", FORMS)
 def test_kernel_is_its_reference_in_half_precision(name, form):
@@ -111,6 +112,7 @@ def test_derivatives_are_the_reference_s(name, form):
     chex.assert_trees_all_close(both(form), both("jnp"), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FEW)
 @pytest.mark.parametrize("form", FORMS)
 def test_vmap_over_leaves(name, form):

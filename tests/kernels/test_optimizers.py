@@ -51,6 +51,7 @@ def run(opt, steps=3):
     return params, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_kernel_takes_the_step_of_the_parts(name):
     factory, _ = OPTIMIZERS[name]

@@ -21,6 +21,7 @@ def add_by(kernel, *arguments):
         return add_rounded(*arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_bits_are_those_of_the_reference(form):
     params, updates, *_ = trees(SIZES, jnp.bfloat16)

@@ -185,7 +185,8 @@ def test_the_proximal_inequality_at_any_step_size(value_fn, solve):
     @jax.jit
     @jax.vmap
     def train(h):
-        opt = odeopt.implicit_euler(h, "ggn", solve, iterations=1, products=3)
+        products = 3 if solve == "cg" else None
+        opt = odeopt.implicit_euler(h, "ggn", solve, iterations=1, products=products)
 
         def step(carry, _):
             params, state = carry

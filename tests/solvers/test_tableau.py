@@ -120,6 +120,7 @@ def test_stability_limits_of_the_literature(name):
     assert ALL[name][0].stability_limit == pytest.approx(LIMITS[name], abs=5e-5)
 
 
+@pytest.mark.slow
 def test_the_limit_of_composed_euler_steps_is_the_sum_of_theirs():
     for stages in range(1, 61):
         steps = Tableau.from_recursion([0.0] + [1.0] * (stages - 1), [1 / stages] * stages)

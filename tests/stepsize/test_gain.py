@@ -227,6 +227,7 @@ def test_a_bad_batch_is_not_tried_again(bad):
     assert int(after.gradients) == 1 + 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solve", ["exact", "cg"])
 def test_the_jacobian_is_taken_once_for_all_tries(solve):
     """Each try of the exact solve costs the loss at its point; `vmap` tries until all are done."""
@@ -256,6 +257,7 @@ def test_the_jacobian_is_taken_once_for_all_tries(solve):
         np.testing.assert_array_equal(states.gradients, 1 + 2 + tries)
 
 
+@pytest.mark.slow
 def test_a_try_evaluates_the_model_once():
     calls = []
 

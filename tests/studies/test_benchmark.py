@@ -224,6 +224,7 @@ def test_the_verdict_compares_with_the_best_median_and_says_losses_as_plainly_as
     }
 
 
+@pytest.mark.slow
 def test_where_a_rival_is_read_out_is_chosen_on_the_tuning_seed():
     summary = benchmark.summary(_example()).set_index(["problem", "optimizer"])
     row = summary.loc["wine", "bad"]
@@ -231,6 +232,7 @@ def test_where_a_rival_is_read_out_is_chosen_on_the_tuning_seed():
     assert summary.loc["lost", "good"].score == 3.0
 
 
+@pytest.mark.slow
 def test_the_profile_counts_gradients_to_what_decides_at_the_chosen_rate():
     """Validation: "slow" takes 2 gradients to the target, 0.145, where "fast" takes 1.
 

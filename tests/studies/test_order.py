@@ -47,6 +47,7 @@ def test_the_least_loss_is_the_least(x64, name):
     assert problem.of_all(near) - problem.least <= bound
 
 
+@pytest.mark.slow
 def test_runs_share_their_batches_and_are_counted(x64):
     problem = rest.regression()
     runs = {name: rest.run(problem, name, 2, 16)[0] for name in ("forward", "backward, full")}

@@ -240,6 +240,7 @@ def test_without_a_pair_to_compare_there_are_tables_still(missing, tmp_path):
     assert "nothing to compare" in results.verdict
 
 
+@pytest.mark.slow
 def test_the_report_has_every_figure_and_says_what_they_show(finished, tmp_path):
     text = page.write(finished[0], tmp_path).read_text()
     drawn = {figure.name for figure in stability.FIGURES}

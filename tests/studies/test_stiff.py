@@ -142,6 +142,7 @@ def test_mini_batches_are_judged_by_the_full_batch_after_every_28_gradients():
         assert "full batches" in stiff_runs._on(line, lbfgs)
 
 
+@pytest.mark.slow
 @x64
 def test_a_controlled_step_is_counted_as_its_state_counts():
     problem = _line()

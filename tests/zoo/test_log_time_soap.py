@@ -36,6 +36,7 @@ def test_without_bases_it_is_log_time_adam(x64):
     chex.assert_trees_all_close(found, train(odeopt.log_time_adam(), start), rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_in_full_batch_it_ends_lower_than_log_time_adam():
     """Outputs of different sizes, and inputs that are nearly the same."""
     inputs = INPUTS @ jnp.full((6, 6), 1.0) + 0.03 * INPUTS
@@ -48,6 +49,7 @@ def test_in_full_batch_it_ends_lower_than_log_time_adam():
     assert soap < 0.5 * adam
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["log_time_adam", "log_time_soap"])
 def test_a_classifier_that_has_fitted_its_data_stays_fitted(name):
     """In float32, where gradients end as rounding and the step size has grown by 1e5."""

@@ -199,6 +199,7 @@ def test_from_zero_moments_the_bias_correction_costs_runge_kutta_one_order():
     assert abs(observed(adam_end(make, 0.0, warm=False), adam_path(0.0)[1], n) - 3) < 0.1
 
 
+@pytest.mark.slow
 def test_adams_flow_does_not_depend_on_the_learning_rate():
     (x, moments), _ = adam_path(0.3)
 

@@ -196,6 +196,7 @@ def test_a_wrapped_solver_races_at_its_full_price():
             assert int(one.cost(before, after)) == cost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

@@ -265,12 +265,14 @@ def test_where_nothing_curves_upwards_rates_are_no_multiples_of_a_limit(sign):
         _ = drift.Bench(own, 1, 1, 1).plan
 
 
+@pytest.mark.slow
 def test_a_solver_without_a_stability_limit_is_named_in_the_verdict():
     names = ["sgd", {"mine": odeopt.linearly_implicit_euler}]
     found = stability.run(problems=[plain()], solvers=names, seeds=1, gradients=20)
     assert found.verdict.startswith("No. mine has no stability limit; at equal gradients")
 
 
+@pytest.mark.slow
 def test_an_optimizer_whose_first_step_fails_or_cannot_be_counted_is_refused():
     fails = lambda h: optax.GradientTransformationExtraArgs(optax.sgd(h).init, lambda g, s: (g, s))
     for make, message in {

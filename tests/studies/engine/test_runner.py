@@ -192,6 +192,7 @@ def test_a_target_on_mini_batches_is_looked_for_at_every_read_out():
     assert curve.final <= 0.5 * curve.loss[0]
 
 
+@pytest.mark.slow
 def test_the_most_steps_end_a_run_too(kappa):
     entry = find("implicit_euler")
     (curve,) = Runner(kappa, entry, 4000, [0], 1, most=7).run([(1.0, 0)])
