@@ -441,6 +441,7 @@ def test_inject_hyperparams_takes_schedules_and_counts_steps(name):
 
 
 # optax casts the complex hyperparameters of a tree with complex leaves to real leaves.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Casting (from )?complex")
 @pytest.mark.parametrize("leaves", ["real", "complex"])
 @pytest.mark.parametrize(
@@ -534,6 +535,7 @@ def test_tree_map_params_finds_the_copies_of_the_parameters(name, staged):
     assert found == [(2,), (3,)] * copies
 
 
+@pytest.mark.slow
 @kinds
 def test_vmap_over_learning_rates(name):
     rates = jnp.array([0.01, 0.1, 0.5])
@@ -708,6 +710,7 @@ def test_under_strict_promotion_data_may_be_of_any_dtype(name, dtype):
     assert state.gradients > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rk4", "rk_momentum", "strang_adam", "linearly_implicit_euler"])
 def test_updates_are_differentiated_forwards_and_explicit_ones_backwards_too(name, x64):
     start, loss = jnp.array([1.0, -0.5]), lambda x: jnp.sum(jnp.cosh(x))

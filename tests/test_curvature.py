@@ -138,6 +138,7 @@ def test_a_system_is_solved_in_either_space(samples, x64):
         )
 
 
+@pytest.mark.slow
 def test_what_the_gradient_is_an_image_of_does_not_cancel_at_a_large_step():
     """In single precision the Gauss-Newton step of fewer samples than parameters survives 1e8."""
     params, data = problem(4)

@@ -60,6 +60,7 @@ PLAIN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", LAYERS)
 def test_the_function_stays(layers, params):
     grown = grow(params, (), LAYERS[layers])
@@ -82,6 +83,7 @@ def test_the_dynamics_stay_in_the_middle_of_a_run(name, layers, params):
     chex.assert_trees_all_close(found, grow(expected, (), LAYERS[layers]).params, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_runge_kutta_step_commutes_with_growth(params):
     expected, _ = train(odeopt.rk4(0.1), params, odeopt.rk4(0.1).init(params))
     grown = grow(params, (), LAYERS["both"])
@@ -90,6 +92,7 @@ def test_a_runge_kutta_step_commutes_with_growth(params):
     chex.assert_trees_all_close(found, grow(expected, (), LAYERS["both"]).params, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_without_the_map_of_the_state_the_dynamics_change(params):
     """The control: moments that are copied but not scaled."""
     opt = NORMALIZED["adam"]

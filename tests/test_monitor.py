@@ -225,6 +225,7 @@ def test_arguments_go_to_the_loss_as_they_are():
     np.testing.assert_allclose(record["sharpness"], 12.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_once_spoils_one_record():
     loss = lambda x, scale: 0.5 * scale * jnp.sum(x**2)
     opt, params = optax.sgd(0.1), jnp.ones(4)

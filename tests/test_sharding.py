@@ -283,6 +283,7 @@ def test_the_parts_of_a_random_direction_do_not_repeat_each_other(eight):
         assert len(set(jax.jit(split)(jnp.ones(16)).tolist())) == different
 
 
+@pytest.mark.slow
 def test_an_exact_solve_is_refused_where_samples_are_split_explicitly_and_auto_avoids_it():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
     x = jax.random.normal(jax.random.key(0), (16, 3))

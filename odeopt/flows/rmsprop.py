@@ -54,7 +54,7 @@ class RMSpropFlow(AbstractFlow):
       bias_correction: divide the moments by the weight of what they have seen.
 
     Raises:
-      ValueError: `decay` or `momentum` outside [0, 1).
+      ValueError: `decay` or `momentum` outside [0, 1), a negative `eps` or `initial_scale`.
     """
 
     decay: Any = eqx.field(converter=as_decay, default=0.9)

@@ -43,8 +43,8 @@ def rmsprop(
       **options: see `adam`; `correction` not with `centered` or `momentum`.
 
     Raises:
-      ValueError: a decay or momentum outside [0, 1), or a number that is not positive as learning
-        rate.
+      ValueError: a decay or momentum outside [0, 1), a negative `eps` or `initial_scale`, or a
+        number that is not positive as learning rate.
 
     Examples:
       >>> import odeopt
@@ -89,7 +89,8 @@ def adam(
         steps. Not with `nesterov`.
 
     Raises:
-      ValueError: `b1` or `b2` outside [0, 1), or a number that is not positive as learning rate.
+      ValueError: `b1` or `b2` outside [0, 1), a negative `eps` or `eps_root`, or a number that is
+        not positive as learning rate.
 
     Examples:
       >>> import odeopt

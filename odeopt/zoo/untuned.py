@@ -133,7 +133,7 @@ def log_time_adam(
       eps: $\epsilon$.
 
     Raises:
-      ValueError: `first` or `rate` that is not positive.
+      ValueError: `first`, `gain` or `rate` that is not positive, a negative decay or `eps`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt, optax
@@ -198,7 +198,8 @@ def log_time_soap(
       two squares of each side of a matrix.
 
     Raises:
-      ValueError: a number that is not positive, or a frequency below 1.
+      ValueError: `first`, `gain` or `rate` that is not positive, a negative decay or `eps`, a
+        frequency or a side below 1.
 
     References: `log_time_adam`; Vyas et al. (2024), "SOAP", arXiv:2409.11321; SOAP on
     physics-informed networks: arXiv:2502.00604. Ours: the two together.

@@ -116,6 +116,7 @@ def test_cosine_size_and_rest():
     np.testing.assert_array_equal(diagnostics.drift(loss, jnp.zeros(2), 0.1), 0.0)
 
 
+@pytest.mark.slow
 def test_of_the_heavy_ball_at_its_own_rate(x64):
     """Past the transient the ball follows gradient flow less that drift, at the rate h/(1 - b)."""
     b = 0.5

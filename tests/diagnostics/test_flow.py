@@ -37,6 +37,7 @@ def test_on_an_eigenvector_the_corridor_measure_is_its_curvature(axis):
     np.testing.assert_allclose(measure, 2 * abs(curvatures[axis]), rtol=1e-6)
 
 
+@pytest.mark.slow
 @given(x=st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3).map(jnp.array))
 def test_the_corridor_measure_is_at_most_the_sharpness_and_zero_at_rest(x):
     curvatures = jnp.array([0.1, 1.0, 10.0])

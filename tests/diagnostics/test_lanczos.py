@@ -125,6 +125,7 @@ def extremes(eigenvalues, start, turned, products):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 5, 8, 13, 30])
 @pytest.mark.parametrize("products", [4, 8, 24])
 def test_no_quotient_of_a_unit_vector_is_beyond_the_spectrum(products, size):
@@ -276,6 +277,7 @@ def test_a_new_batch_is_an_argument_of_the_program_and_a_new_setting_is_not(trai
     assert len(traces) > before
 
 
+@pytest.mark.slow
 def test_what_cannot_be_hashed_is_run_as_it_is():
     class Loss:
         __hash__ = None

@@ -95,6 +95,7 @@ def test_the_bracket_is_the_sum_of_lie_brackets_and_tasks_are_batches(x64):
     assert distance(drift.epoch_flow(tasks)(x, h), with_bracket) < 1e-14
 
 
+@pytest.mark.slow
 def test_the_formula_for_two_tasks(x64):
     """As in arXiv:2311.00235, in units of rounds: twice the flow time."""
     h, x = 0.1, jnp.array([0.8, -0.6])

@@ -318,6 +318,7 @@ def test_orders_and_solvers_that_do_not_fit_are_refused():
         opt.update(start(), opt.init(start()), start())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop"])
 def test_single_precision_rounds_the_first_steps_by_little(name):
     """The weight of a young moment, 1 - b^n with b near 1, is not formed by subtraction."""

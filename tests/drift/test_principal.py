@@ -25,6 +25,7 @@ def descend(value_fn, x, n, h):
     return jax.lax.fori_loop(0, n, step, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("products", [None, 4], ids=["exact", "Lanczos"])
 @pytest.mark.filterwarnings("ignore:Complex dtype support in Diffrax")
 def test_on_a_quadratic_it_is_the_iterates_at_every_step(x64, products):

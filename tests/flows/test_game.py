@@ -65,6 +65,7 @@ def test_simultaneous_steps_grow_at_their_exact_rate_and_alternating_ones_stay_b
     assert radii(odeopt.alternating(2.1), BILINEAR, STEPS)[-1] > 1e20  # beyond its limit
 
 
+@pytest.mark.slow
 def test_the_implicit_midpoint_rule_keeps_the_circle(x64):
     for h in (H, 5.0):
         norms = radii(odeopt.game_implicit_midpoint(h), BILINEAR, STEPS)
@@ -290,6 +291,7 @@ def flops(opt):
     return jax.jit(step).lower(z, opt.init(z)).compile().cost_analysis()["flops"]
 
 
+@pytest.mark.slow
 def test_a_jitted_round_computes_one_gradient_a_move():
     both = {"a": 1, "b": 1}
     simultaneous = flops(odeopt.simultaneous(0.1))

@@ -238,6 +238,7 @@ def test_the_step_of_a_matrix_of_one_row_or_column_is_along_its_gradient(shape):
     np.testing.assert_allclose(updates, -0.1 * scale * g / jnp.linalg.norm(g), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ns_steps", [5, None])
 @pytest.mark.parametrize("correction", [None, 2])
 def test_a_gradient_of_zero_moves_nothing(ns_steps, correction):

@@ -42,6 +42,7 @@ def test_it_does_not_see_the_units_of_a_parameter(scale):
         np.testing.assert_allclose(b / scale, a, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_step_is_that_of_the_base_times_the_unit():
     for shape, size, length in (
         ((4, 2), 2.0, 2.0),

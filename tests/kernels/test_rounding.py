@@ -83,6 +83,7 @@ def test_negative_numbers_round_both_ways():
     assert abs(mean + 1 + 0.25 * SPACING) <= 1e-3 * 0.25 * SPACING
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_the_sum():
     x, along = jnp.ones((8, 130), jnp.bfloat16), jnp.full((8, 130), 2, jnp.bfloat16)
     for kernel in ("jnp", *FORMS):

@@ -122,6 +122,7 @@ def target_loss(params, shift):
     return mixed_loss(params, shift)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adam", "rk4"])
 def test_state_keeps_its_shapes_and_nothing_recompiles_with_donation(name):
     inner = getattr(odeopt, name)(0.01)

@@ -277,6 +277,7 @@ SCHEDULED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEDULED)
 def test_all_schedules_keep_pace_after_a_rejected_step(name):
     """Both change at step 4, whatever was rejected before; one that is not finite is rejected."""

@@ -120,6 +120,7 @@ def test_products_are_counted_by_the_tariff(name):
     assert int(state.gradients) == expected[name]()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STIFF)
 def test_curvature_by_itself_is_that_of_the_loss(name):
     """Gauss-Newton where the loss says how it splits, else the Hessian."""

@@ -108,6 +108,7 @@ TABLEAUS = {name: cls().coefficients for name, cls in CLASSES.items()} | {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtypes", DTYPES)
 @pytest.mark.parametrize("name", TABLEAUS)
 def test_scanned_stages_equal_unrolled_ones(name, dtypes):

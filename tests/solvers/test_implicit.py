@@ -113,6 +113,7 @@ def test_order_through_diffeqsolve(name, field, x64):
     assert abs(found - ORDERS[name]) < 0.1
 
 
+@pytest.mark.slow
 @classes
 def test_time_in_the_field_costs_no_order(name, x64):
     field = diffrax.ODETerm(lambda t, x, args: -x + jnp.sin(3 * t) * x)
@@ -203,6 +204,7 @@ def test_the_proximal_inequality_at_any_step_size(value_fn, solve):
     assert jnp.all(before[:, -1] < before[:, 0])
 
 
+@pytest.mark.slow
 def test_a_long_step_minimizes(x64):
     """The proximal point, not a stationary point of somewhere else: from beside a maximum."""
     value = lambda x: jnp.sum(jnp.cos(x) + 0.05 * x**2)
@@ -307,6 +309,7 @@ def test_restarts_follow_the_flow_with_little_memory(x64):
         assert int(memory.products) == products
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("basis", [None, 5])
 def test_the_quadratic_form_is_that_of_the_step(basis, x64):
     """`gain_ratio` takes its model from it, without a product of its own."""
@@ -373,6 +376,7 @@ def test_a_trial_point_that_is_not_finite_is_no_state():
         np.testing.assert_allclose(x, 1.0, atol=5e-2)
 
 
+@pytest.mark.slow
 def test_out_of_a_saddle():
     value = lambda x: 0.25 * jnp.sum(x**4) - 0.5 * jnp.sum(jnp.array([1.0, -2.0]) * x**2)
     for name in ("implicit_euler", "exponential_euler"):

@@ -36,6 +36,7 @@ def defect(opt, steps=2):
     return np.max(np.abs(m.T @ OMEGA @ m - MU**steps * OMEGA))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", SYMPLECTIC)
 def test_conformally_symplectic(name):

@@ -430,6 +430,7 @@ def test_with_gain_ratio_no_start_diverges_where_a_step_raises_the_curvature():
         assert path[-1] < 1e-4 * path[0]
 
 
+@pytest.mark.slow
 def test_chosen_stages_under_vmap():
     rates = jnp.array([1e-3, 0.1, 1.0])
     x = jnp.array([1.0, -1.0, 1.0, 0.5])

@@ -171,6 +171,7 @@ def tableaus(draw):
     return Tableau(a, [*b, 1 - sum(b)])
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(tableaus())
 def test_the_limit_of_random_tableaus_brackets_a_scan(tableau):

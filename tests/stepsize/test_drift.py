@@ -60,6 +60,7 @@ def test_drift_adjusted_is_at_least_the_stability_limit_of_euler(x):
     assert size >= 2 / 10.0 * (1 - 1e-5)
 
 
+@pytest.mark.slow
 @given(x=points.filter(lambda x: bool(jnp.linalg.norm(x) > 1e-3)))
 def test_corridor_reaches_the_minimum_of_the_norm_in_one_step(x):
     value, grads = jax.value_and_grad(jnp.linalg.norm)(x)

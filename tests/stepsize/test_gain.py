@@ -121,6 +121,7 @@ def steep(x):
     return jnp.sum(jnp.array([1.0, 10.0]) * x**2 + jnp.cos(3 * x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1.001, 0.999])
 def test_where_the_model_is_nearly_exact_the_step_grows_by_its_error(factor, x64):
     loss = of_outputs(lambda x: 1 + x + (factor - 1) * x**3)  # as above
@@ -136,6 +137,7 @@ def test_where_the_model_is_nearly_exact_the_step_grows_by_its_error(factor, x64
         np.testing.assert_allclose(after.rule.size, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [1e-3, 1.0, 1e4])
 def test_rounding_is_not_taken_for_an_exact_model(offset):
     loss = of_outputs(lambda x: offset - 0.01 * jnp.sum(x))  # linear, so the model is exact
@@ -147,6 +149,7 @@ def test_rounding_is_not_taken_for_an_exact_model(offset):
     assert float(after.rule.size) <= 1.01 * max(3.0, known)
 
 
+@pytest.mark.slow
 def test_a_quadratic_takes_a_few_steps(x64):
     loss = odeopt.composite(
         lambda out: 0.5 * jnp.sum(out**2), lambda x: jnp.geomspace(0.1, 10, 20) * x, samples=()

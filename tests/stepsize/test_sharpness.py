@@ -39,6 +39,7 @@ FLOWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FLOWS)
 def test_the_size_is_a_fraction_of_the_limit_and_every_gradient_is_counted(name):
     make, limit, cost = FLOWS[name]
@@ -57,6 +58,7 @@ def test_a_size_is_capped_and_no_more_products_counted_than_there_are_directions
     assert gradients[0] == 1 + 2 * 3
 
 
+@pytest.mark.slow
 def test_it_follows_a_curvature_that_moves():
     """The sharpest direction changes too: a warm start alone would never see the second one."""
 

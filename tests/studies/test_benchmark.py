@@ -53,6 +53,7 @@ def _network(params, inputs):
     return (inputs @ np.asarray(weights) + np.asarray(biases))[:, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_residuals_of_the_equations_are_those_of_finite_differences():
     poisson, (burgers, heat) = problems.poisson(), benchmark_problems.build(["burgers", "heat"])

@@ -236,6 +236,7 @@ def test_other_seeds_are_asked_in_a_folder_of_their_own(call, tmp_path):
     assert "first_seed: 7 there, 0 now" in err
 
 
+@pytest.mark.slow
 def test_an_experiment_that_fails_does_not_stop_the_others(call, monkeypatch):
     def broken(seed, full):
         raise RuntimeError("no root was found\nmore about it")

@@ -43,6 +43,7 @@ def swept(x64):
     return follow
 
 
+@pytest.mark.slow
 def test_the_two_flows_of_a_quadratic_agree_with_its_modes(x64):
     times = np.linspace(0, 20, POINTS + 1)
     exact = 0.5 * (EIGENVALUES * np.exp(-2 * np.outer(times, EIGENVALUES))).sum(1)
@@ -283,6 +284,7 @@ def test_problems_that_have_no_flow_are_refused():
         equivalence.run(problems="digits-pat")
 
 
+@pytest.mark.slow
 def test_the_flow_of_a_problem_in_single_precision_is_solved_to_its_rounding():
     def loss(x, batch):
         return 0.5 * jnp.sum(batch[0] * x**2)

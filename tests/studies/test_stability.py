@@ -226,11 +226,13 @@ def test_a_ratio_of_limits_is_a_bracket_and_a_claim_is_open_where_that_holds_1()
     assert cheaper.word == "open"
 
 
+@pytest.mark.slow
 def test_limits_that_no_rate_reached_are_drawn_to_the_edge(tmp_path):
     stable = [{**r, "status": "ok", "final_loss": 0.9} for r in rival(False, 8.0)]
     assert page.write(made(SGD + stable), tmp_path).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["sgd", "rk9"])
 def test_without_a_pair_to_compare_there_are_tables_still(missing, tmp_path):
     records = [r for r in SGD + rival(False, 8.0) if r["optimizer"] != missing]

@@ -184,6 +184,7 @@ def _counted_calls(name, start, iterations=500):
     return curve, len(calls) - 2  # those of the two read-outs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [(-1.2, 1.0), (2.0, -3.0)])
 @x64
 def test_every_evaluation_of_lbfgs_is_counted(start):

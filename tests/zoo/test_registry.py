@@ -86,6 +86,7 @@ def test_every_optimizer_says_what_its_row_promises():
             raise
 
 
+@pytest.mark.slow
 def test_optimizers_of_which_little_is_known_can_be_described():
     for name in set(REGISTRY) - set(KNOWN):
         assert odeopt.describe(REGISTRY[name].build(0.1))["order"] == REGISTRY[name].order

@@ -188,8 +188,8 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"cannot write to {path} ({error.strerror or error}). Runs that were finished "
-            "are kept: mend that and go on with --resume, or choose another folder with --out."
+            f"cannot write to {path} ({error.strerror or error}). What was written before "
+            "is kept: mend that and go on with --resume, or choose another folder with --out."
         ) from error
 
 

@@ -89,6 +89,7 @@ def test_a_tolerance_is_kept():
     assert ends[1e-4] < ends[1e-2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "flow", "solver"),
     [

@@ -79,6 +79,7 @@ def test_a_model_of_ones_own_is_raced(make):
     assert bool(len(runs.validation.iloc[0])) == bool(problem.metric)
 
 
+@pytest.mark.slow
 def test_a_problem_runs_in_the_precision_it_was_made_in():
     assert not plain().x64
     with jax.enable_x64(True):

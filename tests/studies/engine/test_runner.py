@@ -53,6 +53,7 @@ def test_one_program_equals_single_runs(problem, name):
     np.testing.assert_allclose([curve.final for curve in curves], singles, rtol=tolerance)
 
 
+@pytest.mark.slow
 def test_grouping_and_order_of_runs_do_not_change_a_bit():
     (problem,) = problems.build(["digits-ce-64"])
     sweep = Runner(problem, find("heun"), 20, range(3), slots=4)
@@ -129,6 +130,7 @@ def test_one_program_is_five_times_faster_than_a_loop_of_jits_compile_included()
     assert loop > 5 * program, (loop, program)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", [name for name in problems.PROBLEMS if "quadratic" in name])
 @pytest.mark.parametrize("name", [*EXPLICIT, "sgd", "momentum"])
 def test_measured_limits_are_within_one_percent_of_theory(problem, name):
@@ -199,6 +201,7 @@ def test_the_most_steps_end_a_run_too(kappa):
     assert curve.made == 7
 
 
+@pytest.mark.slow
 def test_a_line_search_is_counted_as_it_counts(kappa):
     entry = Entry(
         "lbfgs",
@@ -242,6 +245,7 @@ def test_what_is_held_out_is_read_out_beside_the_loss():
     assert other.ends["last"]["metric"] ** 2 >= other.ends["last"]["validation"]
 
 
+@pytest.mark.slow
 def test_a_random_loss_has_a_key_of_its_own_in_every_step():
     noisy = Runner(linear(noisy=True), find("heun"), 400, range(2), 2)
     a, again, b = noisy.run([(0.05, 0), (0.05, 0), (0.05, 1)])
