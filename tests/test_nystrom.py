@@ -172,9 +172,10 @@ def test_without_a_rank_nothing_changes():
     [
         ({"rank": -1}, ValueError, "rank of at least 0"),
         ({"rank": 3, "precondition": True}, ValueError, "not both"),
+        ({"rank": 3, "solve": "exact"}, ValueError, "takes no products of curvature"),
         ({"rank": 2.5}, TypeError, "must be an integer"),
     ],
 )
 def test_bad_input(wrong, error, message):
     with pytest.raises(error, match=message):
-        odeopt.linearly_implicit_euler(0.1, solve="cg", **wrong)
+        odeopt.linearly_implicit_euler(0.1, **{"solve": "cg"} | wrong)

@@ -88,7 +88,8 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
       dimensions: which axes of a leaf make the matrix, see `flows.SpectralFlow`.
 
     Raises:
-      ValueError: a decay outside [0, 1), a frequency below 1; in `init`, a leaf that is no matrix.
+      ValueError: a decay outside [0, 1), a negative `eps` or `weight_decay`, a frequency or a side
+        below 1; in `init`, a leaf that is no matrix.
 
     Reference: Vyas et al. (2024), "SOAP", arXiv:2409.11321.
     """

@@ -70,7 +70,8 @@ class SpectralFlow(AlongMoment, AbstractFlow):
       floor: of the singular values, in the derivative of the exact polar factor.
 
     Raises:
-      ValueError: `b1` outside [0, 1); in `init`, a leaf that is no matrix.
+      ValueError: `b1` outside [0, 1), a negative `weight_decay`, `ns_steps` that is no whole
+        number; in `init`, a leaf that is no matrix.
     """
 
     b1: Any = eqx.field(converter=as_decay, default=0.95)

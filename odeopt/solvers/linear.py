@@ -93,7 +93,7 @@ class LinearSolver(eqx.Module):
                 'solve="exact" goes through the Jacobian of every sample, of which the '
                 'Gauss-Newton matrix is made: pass curvature="ggn", or solve="cg".'
             )
-        if solve == "exact" and (products is not None or precondition or self.rank):
+        if self.solve == "exact" and (products is not None or precondition or self.rank):
             raise ValueError(
                 'solve="exact" takes no products of curvature: leave out products, precondition '
                 'and rank, or pass solve="cg".'

@@ -81,7 +81,8 @@ def muon(
         `ns_steps=None`.
 
     Raises:
-      ValueError: a decay outside [0, 1), or a number that is not positive as learning rate.
+      ValueError: a decay outside [0, 1), a negative weight decay, `ns_steps` that is no whole
+        number, or a number that is not positive as learning rate.
 
     References: Jordan (2024), "Muon"; Bernstein and Newhouse, arXiv:2409.20325.
 
@@ -177,7 +178,8 @@ def soap(
       each side of a matrix. All of it but the first moment of other leaves is at least in float32.
 
     Raises:
-      ValueError: a decay outside [0, 1), a frequency below 1, a solver that is no splitting.
+      ValueError: a decay outside [0, 1), a negative `eps` or `weight_decay`, a frequency or a side
+        below 1, a solver that is no splitting.
 
     Reference: Vyas et al. (2024), arXiv:2409.11321.
 
