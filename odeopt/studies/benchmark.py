@@ -62,8 +62,9 @@ class Settings:
 
     Attributes:
         problems: Problems, separated by commas: quadratic, diabetes, wine, mnist, spiral,
-            convolution, digit-rows, digits-vae, residual, characters, factorisation, burgers,
-            heat, poisson; your own as my_file.py:problem, made with odeopt.studies.Problem.
+            convolution, digit-rows, digits-vae, residual, characters, factorisation, cancer,
+            friedman, mislabelled, denoising, burgers, heat, poisson; your own as
+            my_file.py:problem, made with odeopt.studies.Problem.
         rivals: Tuned optimizers, separated by commas: momentum, nesterov-.99, adam, adam-.98,
             nadam-.95, adamw, muon, muon-decay, soap, each with every schedule or with one, as in
             adamw+linear (constant, linear, cosine); schedule-free; your own as my_file.py:make,
@@ -386,8 +387,8 @@ def _method(results: Results) -> Mapping[str, str]:
         "quarter decades beside it.",
         "Seeds": f"Seeds 1 to {settings.seeds} are reported. They change the initial point and "
         "the order of the batches, not the split into training, validation and test data.",
-        "Held out": f"{', '.join(HELD_OUT)} were chosen before any untuned optimizer had run on "
-        "them.",
+        "Held out": f"{', '.join(HELD_OUT)} were not run before the present defaults of the "
+        "untuned optimizers were fixed.",
         "Problems": "; ".join(problem.spoken for problem in build(settings.problems)),
     }
 
