@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
-from ..checks import check, is_zero
+from ..checks import check, check_least, is_zero
 from ..objective import Objective
-from ..sums import entries, inner, scaled
+from ..sums import entries, inner, norm, scaled
 from .clock import real
 from .flow import AbstractFlow, State
 from .wrapper import AbstractWrapper
@@ -23,14 +23,21 @@ class Unit(NamedTuple):
     Attributes:
       base: auxiliary variables of the flow that is measured in them.
       start: of each leaf, its size when it first moved; 0 before.
+      slope: of each leaf, a running mean of the norm of its gradient; `()` with a constant decay.
+      steepest: of each leaf, the largest `slope` so far; `()` with a constant decay.
     """
 
     base: PyTree[Array]
     start: PyTree[Array]
+    slope: PyTree[Array] = ()
+    steepest: PyTree[Array] = ()
+
+
+_RATE = 0.1  # of the running mean
 
 
 class UnitFlow(AbstractWrapper):
-    r"""A flow in units of each leaf's own size, and weight decay: $\dot x = \ell(x)\,u - wx$.
+    r"""A flow in units of each leaf's own size, and weight decay: $\dot x = \ell(x)\,u - \omega x$.
 
     $u$ is the velocity of `base`, for which a flow of unit speed is meant (Adam's, Muon's): a
     learning rate is then a distance in units. The unit of a leaf is
@@ -42,39 +49,47 @@ class UnitFlow(AbstractWrapper):
     where a leaf must grow far, and its present size runs away.
 
     Decay is not measured in the unit. A velocity of root mean square $u$ that keeps its direction
-    takes a leaf to $s_0(u/w)^2$, where both terms cancel, and no further.
+    takes a leaf to $s_0(u/\omega)^2$, where both terms cancel, and no further. It grows as the
+    gradient of the leaf fades, $\omega = w\min(1, (\hat g/g)^2/f)$ with $g$ the running mean of its
+    norm (rate 0.1) and $\hat g$ the largest $g$ so far: data that are fitted exactly have gradients
+    that fade, and need it. A leaf that never had a gradient does not decay.
 
     It has no field before the first step, only the parts of `base`: step it by `solvers.Lie()`.
 
     Args:
       base: a flow with parts of which one moves the parameters.
       weight_decay: $w \ge 0$, decoupled, per unit of flow time.
+      fading: $f \ge 1$, how far the square of the gradient has faded where decay is whole; 1 for a
+        constant decay.
 
     Raises:
-      ValueError: a negative decay; a solver other than a splitting.
+      ValueError: a negative decay; `fading` below 1; a solver other than a splitting.
 
     References: steps relative to the present size of a leaf are those of Adafactor
-    (arXiv:1804.04235) and LAMB (arXiv:1904.00962); of the geometric mean with its start no earlier
-    use was found.
+    (arXiv:1804.04235) and LAMB (arXiv:1904.00962); of the geometric mean with its start, and of a
+    decay that grows as gradients fade, no earlier use was found.
     """
 
     base: AbstractFlow
     weight_decay: Any = eqx.field(converter=real, default=0.0)
+    fading: float = eqx.field(static=True, default=1.0)
 
     linear: ClassVar[bool] = False  # the unit depends on the parameters
     needs_params: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
         check(lambda w: w >= 0, "weight_decay", self.weight_decay, "at least 0, such as 0.03")
+        check_least(1, fading=self.fading)
 
     def inner(self, aux: Unit) -> PyTree[Array]:
         """Those of `base`."""
         return aux.base
 
     def init(self, params: PyTree[Array]) -> Unit:
-        """No sizes yet: a scalar for each leaf, beside what `base` holds."""
-        start = jax.tree.map(lambda _: jnp.zeros([], float), params)
-        return Unit(self.base.init(params), start)
+        """Nothing known yet: up to three scalars for each leaf, beside what `base` holds."""
+        zeros = lambda: jax.tree.map(lambda _: jnp.zeros([], float), params)
+        known = (zeros(), zeros()) if self._fades else ()
+        return Unit(self.base.init(params), zeros(), *known)
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """Refused: the unit is read off the first step."""
@@ -98,10 +113,40 @@ class UnitFlow(AbstractWrapper):
         moved = jax.tree.map(
             lambda u, s, size: scaled(jnp.sqrt(s * jnp.maximum(s, size)), u), moved, start, sizes
         )
+        aux = Unit(base, start, aux.slope, aux.steepest)
+        if self._fades:
+            aux = _looked(aux, objective.here(params))
         if not is_zero(self.weight_decay):
             time = fraction * h * self.weight_decay
-            moved = jax.tree.map(lambda u, x: u - scaled(time, x), moved, params)
-        return moved, Unit(base, start)
+            share = self._share(aux) if self._fades else jax.tree.map(lambda _: 1.0, params)
+            moved = jax.tree.map(lambda u, x, s: u - scaled(time * s, x), moved, params, share)
+        return moved, aux
+
+    @property
+    def _fades(self) -> bool:
+        return self.fading > 1 and not is_zero(self.weight_decay)
+
+    def _share(self, aux: Unit) -> PyTree[Array]:
+        """Of the decay, of each leaf."""
+
+        def leaf(slope: Array, steepest: Array) -> Array:
+            known = steepest > 0
+            level = math.sqrt(self.fading) * slope
+            ratio = steepest / jnp.where(known, jnp.maximum(level, steepest), 1.0)
+            return jnp.where(known, ratio**2, 0.0)
+
+        return jax.tree.map(leaf, aux.slope, aux.steepest)
+
+
+def _looked(aux: Unit, gradient: PyTree[Array]) -> Unit:
+    """The running mean with this gradient; the first one is its start."""
+
+    def leaf(slope: Array, steepest: Array, x: Array) -> Array:
+        now = norm(x).astype(slope.dtype)
+        return jnp.where(steepest > 0, slope + _RATE * (now - slope), now)
+
+    slope = jax.tree.map(leaf, aux.slope, aux.steepest, gradient)
+    return aux._replace(slope=slope, steepest=jax.tree.map(jnp.maximum, aux.steepest, slope))
 
 
 def _size(leaf: Array) -> Scalar:

@@ -29,7 +29,7 @@ def untuned(
     horizon: int | None = None,
     learning_rate: LearningRate | None = None,
     *,
-    weight_decay: float = 0.03,
+    weight_decay: float = 0.07,
     muon_weight_dimension_numbers: Any = None,
     **options: Unpack[Options],
 ) -> Optimizer:
@@ -39,8 +39,10 @@ def untuned(
     (both with look-ahead, $b_1 = 0.9$, $b_2 = 0.98$), each leaf in its *unit* `flows.UnitFlow`,
     $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(W))}$ with $s_0$ the size of a matrix at its start and
     0.1 of other leaves, matrices with weight decay: a step of a matrix is
-    $W^+ = W - h(0.2\,\ell\sqrt{\max(\text{rows}, \text{columns})}\,\mathrm{polar}(\hat M) + wW)$,
-    one of another leaf $x^+ = x - h\ell\,\hat m/(\sqrt{\hat v} + \epsilon)$. The *clock*: with a
+    $W^+ = W - h(0.2\,\ell\sqrt{\max(\text{rows}, \text{columns})}\,\mathrm{polar}(\hat M)
+    + \omega W)$, one of another leaf $x^+ = x - h\ell\,\hat m/(\sqrt{\hat v} + \epsilon)$. The
+    *decay* grows as the gradient of a matrix fades, $\omega = w\min(1, (\hat g/g)^2/20)$, $g$ being
+    the running mean of its norm and $\hat g$ the largest $g$ so far. The *clock*: with a
     horizon of $N$ steps `stepsize.horizon`, $h \le 6.7/\sqrt N$ with warm-up and linear decay;
     without one `stepsize.anytime`, $h \approx 1.7/\sqrt n$. The result is the *average* of the
     path with weights $n^{16}$, about the last seventeenth of it (`flows.AveragedFlow`).
@@ -57,7 +59,7 @@ def untuned(
       horizon: $N$, the number of steps that the run will take. It may be wrong by a factor of 2;
         past it the rate stays that of the last step, which is small. None where it is not known.
       learning_rate: None for the clock; a number, a schedule or a rule replaces it, in units.
-      weight_decay: $w$ of matrices, per unit of flow time.
+      weight_decay: $w$, the largest decay of matrices, per unit of flow time.
       muon_weight_dimension_numbers: which leaves are matrices, and how: see `muon`. By default
         those of two or more axes, the last against all others, where both sides are longer than 1:
         embeddings and kernels of convolutions too. Name the axes of layers that are stacked.
@@ -89,7 +91,7 @@ def untuned(
     matrices = SpectralFlow(0.9, eps=1e-20, consistent_rms=0.2, dimensions=axes)
     # Squares of small gradients would vanish in 16 bits.
     others = AdamFlow(0.9, Constant(0.98, jnp.float32), eps=1e-10, nesterov=True)
-    flow = grouped(UnitFlow(matrices, weight_decay), UnitFlow(others), axes)
+    flow = grouped(UnitFlow(matrices, weight_decay, fading=20.0), UnitFlow(others), axes)
     return ode_optimizer(
         AveragedFlow(flow, beta=0.0, power=16.0), solvers.Lie(), learning_rate, **options
     )

@@ -13,8 +13,8 @@ KEY = jax.random.key(0)
 PARAMS = {"w": jax.random.normal(KEY, (6, 4)), "b": jnp.linspace(1.0, 2.0, 4)}
 
 
-def unit(weight_decay=0.0, learning_rate=0.1):
-    flow = flows.UnitFlow(flows.AdamFlow(), weight_decay)
+def unit(weight_decay=0.0, learning_rate=0.1, fading=1.0):
+    flow = flows.UnitFlow(flows.AdamFlow(), weight_decay, fading)
     return odeopt.ode_optimizer(flow, solvers.Lie(), learning_rate)
 
 
@@ -83,6 +83,35 @@ def test_with_decay_directed_motion_ends_where_the_two_balance():
     assert {k: round(float(s), 6) for k, s in state.aux.start.items()} == first
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_the_decay_grows_as_the_gradient_of_a_leaf_fades(scale):
+    """By the square of how far its running mean is below the largest; at most whole."""
+    params = jax.tree.map(jnp.ones_like, PARAMS)
+    opt, plain = unit(0.5, fading=20.0), unit()
+    state, bare = opt.init(params), plain.init(params)
+    sizes = {"w": np.full(24, 1.0), "b": 0.8 ** np.arange(24)}  # one stays, the other fades
+    mean, most = {}, {}
+    for n in range(24):
+        grads = {k: scale * sizes[k][n] * jnp.ones_like(x) for k, x in params.items()}
+        updates, state = opt.update(grads, state, params)
+        without, bare = plain.update(grads, bare, params)
+        for k in params:
+            mean[k] = mean.get(k, sizes[k][n]) * 0.9 + 0.1 * sizes[k][n]
+            most[k] = max(most.get(k, 0.0), mean[k])
+            expected = 0.1 * 0.5 * min(1.0, (most[k] / mean[k]) ** 2 / 20)
+            np.testing.assert_allclose(without[k] - updates[k], expected, rtol=1e-3)
+    assert most["b"] / mean["b"] > np.sqrt(20) and most["w"] == mean["w"]  # both cases occurred
+
+
+def test_a_leaf_without_gradient_does_not_decay_by_fading():
+    opt, params = unit(0.5, fading=20.0), jax.tree.map(jnp.ones_like, PARAMS)
+    grads = {"w": jnp.zeros((6, 4)), "b": jnp.ones(4)}
+    updates, state = opt.update(grads, opt.init(params), params)
+    np.testing.assert_array_equal(updates["w"], 0.0)
+    later, _ = opt.update(jax.tree.map(jnp.zeros_like, grads), state, params)
+    assert np.all(later["b"] < 0)
+
+
 def test_it_needs_a_splitting():
     x = jnp.ones(2)
     opt = odeopt.ode_optimizer(flows.UnitFlow(flows.AdamFlow()), solvers.RK4(), 0.1)
@@ -93,3 +122,8 @@ def test_it_needs_a_splitting():
 def test_a_negative_decay_is_refused():
     with pytest.raises(ValueError, match="weight_decay is -1"):
         flows.UnitFlow(flows.AdamFlow(), -1.0)
+
+
+def test_a_fading_below_1_is_refused():
+    with pytest.raises(ValueError, match="fading is 0.5"):
+        flows.UnitFlow(flows.AdamFlow(), 0.1, fading=0.5)

@@ -107,7 +107,7 @@ def _rounds(configuration: Configuration) -> bool:
 def zero_gradient_moves_nothing(run: Run, history: History) -> None:
     """Where the loss is flat nothing moves, and everything stays finite."""
     stays_finite(history)
-    if run.configuration.optimizer in ("adamw", "untuned"):  # parameters decay all the same
+    if run.configuration.optimizer == "adamw":  # parameters decay all the same
         return
     for x in history.own(history.params, run.configuration):
         _check(np.all(x == x[:1]), "moved without a gradient")

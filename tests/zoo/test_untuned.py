@@ -30,10 +30,11 @@ def train(opt, params=PARAMS, data=DATA, loss=loss, scale=1.0):
     return params, state
 
 
-def by_hand(steps, decay=0.03):
+def by_hand(steps, decay=0.07):
     """The formulas of the docstring in NumPy: parameters and their average after `steps`."""
     p = {k: np.array(v, np.float64) for k, v in PARAMS.items()}
     m, v, s0, a = {k: 0 * x for k, x in p.items()}, 0.0, {"w": 0.0, "b": 0.0}, dict(p)
+    slope = steepest = None
     for n in range(steps):
         g = jax.tree.map(
             np.array, jax.grad(loss)(jax.tree.map(jnp.asarray, p), DATA[n].astype(float))
@@ -46,10 +47,14 @@ def by_hand(steps, decay=0.03):
             s0[k] = s0[k] or max(size, least)
             unit = np.sqrt(s0[k] * max(s0[k], size))
             if k == "w":
+                now = np.linalg.norm(g[k])
+                slope = now if slope is None else 0.9 * slope + 0.1 * now
+                steepest = slope if steepest is None else max(steepest, slope)
+                w = decay * min(1.0, (steepest / slope) ** 2 / 20)
                 x = ahead / np.linalg.norm(ahead)
                 for _ in range(5):
                     x = 3.4445 * x + (-4.775 * x @ x.T + 2.0315 * (x @ x.T) @ (x @ x.T)) @ x
-                p[k] = p[k] - h * (0.2 * unit * 6**0.5 * x + decay * p[k])
+                p[k] = p[k] - h * (0.2 * unit * 6**0.5 * x + w * p[k])
             else:
                 v = 0.98 * v + 0.02 * g[k] ** 2
                 p[k] = p[k] - h * unit * ahead / (np.sqrt(v / (1 - 0.98 ** (n + 1))) + 1e-10)
@@ -82,12 +87,9 @@ def test_the_scale_of_the_loss_does_not_matter(horizon, scale, x64):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("horizon", [None, 100])
-def test_a_zero_gradient_moves_nothing_but_the_decay_of_matrices(horizon):
+def test_a_zero_gradient_moves_nothing(horizon):
+    """A leaf that never had a gradient does not decay either."""
     opt, zero = odeopt.untuned(horizon), jax.tree.map(jnp.zeros_like, PARAMS)
-    updates, state = opt.update(zero, opt.init(PARAMS), PARAMS)
-    np.testing.assert_array_equal(updates["b"], 0.0)
-    np.testing.assert_allclose(updates["w"], -state.step_size * 0.03 * PARAMS["w"], rtol=1e-5)
-    opt = odeopt.untuned(horizon, weight_decay=0.0)
     updates, _ = opt.update(zero, opt.init(PARAMS), PARAMS)
     assert all(bool(jnp.all(u == 0)) for u in jax.tree.leaves(updates))
 
