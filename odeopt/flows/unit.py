@@ -87,9 +87,11 @@ class UnitFlow(AbstractWrapper):
 
     def init(self, params: PyTree[Array]) -> Unit:
         """Nothing known yet: up to three scalars for each leaf, beside what `base` holds."""
-        zeros = lambda: jax.tree.map(lambda _: jnp.zeros([], float), params)
-        known = (zeros(), zeros()) if self._fades else ()
-        return Unit(self.base.init(params), zeros(), *known)
+        start, *known = (
+            jax.tree.map(lambda _: jnp.zeros([], float), params)  # a buffer each
+            for _ in range(3 if self._fades else 1)
+        )
+        return Unit(self.base.init(params), start, *known)
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """Refused: the unit is read off the first step."""

@@ -100,7 +100,7 @@ def test_the_decay_grows_as_the_gradient_of_a_leaf_fades(scale):
             most[k] = max(most.get(k, 0.0), mean[k])
             expected = 0.1 * 0.5 * min(1.0, (most[k] / mean[k]) ** 2 / 20)
             np.testing.assert_allclose(without[k] - updates[k], expected, rtol=1e-3)
-    assert most["b"] / mean["b"] > np.sqrt(20) and most["w"] == mean["w"]  # both cases occurred
+    assert most["b"] > np.sqrt(20) * mean["b"]  # the decay was whole
 
 
 def test_a_leaf_without_gradient_does_not_decay_by_fading():
@@ -125,5 +125,5 @@ def test_a_negative_decay_is_refused():
 
 
 def test_a_fading_below_1_is_refused():
-    with pytest.raises(ValueError, match="fading is 0.5"):
+    with pytest.raises(ValueError, match=r"fading is 0\.5"):
         flows.UnitFlow(flows.AdamFlow(), 0.1, fading=0.5)
