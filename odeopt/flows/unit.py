@@ -50,17 +50,18 @@ class UnitFlow(AbstractWrapper):
 
     Decay is not measured in the unit. A velocity of root mean square $u$ that keeps its direction
     takes a leaf to $s_0(u/\omega)^2$, where both terms cancel, and no further. It grows as the
-    gradient of the leaf fades, $\omega = w\min(1, (\hat g/g)^2/f)$ with $g$ the running mean of its
-    norm (rate 0.1) and $\hat g$ the largest $g$ so far: data that are fitted exactly have gradients
-    that fade, and need it. A leaf that never had a gradient does not decay.
+    gradient of the leaf fades: with $g$ the running mean of its norm (rate 0.1), $\hat g$ the
+    largest $g$ so far, and $f$ = `fading`, $\omega = w\min(1, \max(1/f, (\hat g/fg)^2))$. Data that
+    are fitted exactly, which need decay, have gradients that fade. A leaf that never had a gradient
+    does not decay.
 
     It has no field before the first step, only the parts of `base`: step it by `solvers.Lie()`.
 
     Args:
       base: a flow with parts of which one moves the parameters.
       weight_decay: $w \ge 0$, decoupled, per unit of flow time.
-      fading: $f \ge 1$, how far the square of the gradient has faded where decay is whole; 1 for a
-        constant decay.
+      fading: $f \ge 1$: decay is whole where the gradient has faded by that factor, and before at
+        least the f-th part; 1 for a constant decay.
 
     Raises:
       ValueError: a negative decay; `fading` below 1; a solver other than a splitting.
@@ -133,9 +134,9 @@ class UnitFlow(AbstractWrapper):
 
         def leaf(slope: Array, steepest: Array) -> Array:
             known = steepest > 0
-            level = math.sqrt(self.fading) * slope
-            ratio = steepest / jnp.where(known, jnp.maximum(level, steepest), 1.0)
-            return jnp.where(known, ratio**2, 0.0)
+            least = jnp.where(known, steepest / self.fading, 1.0)  # the largest decay is 1 there
+            share = jnp.maximum(1 / self.fading, (least / jnp.maximum(slope, least)) ** 2)
+            return jnp.where(known, share, 0.0)
 
         return jax.tree.map(leaf, aux.slope, aux.steepest)
 
@@ -145,6 +146,7 @@ def _looked(aux: Unit, gradient: PyTree[Array]) -> Unit:
 
     def leaf(slope: Array, steepest: Array, x: Array) -> Array:
         now = norm(x).astype(slope.dtype)
+        now = jnp.where(jnp.isfinite(now), now, slope)  # squares may overflow
         return jnp.where(steepest > 0, slope + _RATE * (now - slope), now)
 
     slope = jax.tree.map(leaf, aux.slope, aux.steepest, gradient)

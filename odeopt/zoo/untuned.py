@@ -29,7 +29,7 @@ def untuned(
     horizon: int | None = None,
     learning_rate: LearningRate | None = None,
     *,
-    weight_decay: float = 0.07,
+    weight_decay: float = 0.06,
     muon_weight_dimension_numbers: Any = None,
     **options: Unpack[Options],
 ) -> Optimizer:
@@ -41,8 +41,8 @@ def untuned(
     0.1 of other leaves, matrices with weight decay: a step of a matrix is
     $W^+ = W - h(0.2\,\ell\sqrt{\max(\text{rows}, \text{columns})}\,\mathrm{polar}(\hat M)
     + \omega W)$, one of another leaf $x^+ = x - h\ell\,\hat m/(\sqrt{\hat v} + \epsilon)$. The
-    *decay* grows as the gradient of a matrix fades, $\omega = w\min(1, (\hat g/g)^2/20)$, $g$ being
-    the running mean of its norm and $\hat g$ the largest $g$ so far. The *clock*: with a
+    *decay* $\omega$ grows from $w/4$ to $w$ as the gradient of a matrix fades, from a half to a
+    quarter of its largest norm so far (`flows.UnitFlow` with `fading=4`). The *clock*: with a
     horizon of $N$ steps `stepsize.horizon`, $h \le 6.7/\sqrt N$ with warm-up and linear decay;
     without one `stepsize.anytime`, $h \approx 1.7/\sqrt n$. The result is the *average* of the
     path with weights $n^{16}$, about the last seventeenth of it (`flows.AveragedFlow`).
@@ -91,7 +91,7 @@ def untuned(
     matrices = SpectralFlow(0.9, eps=1e-20, consistent_rms=0.2, dimensions=axes)
     # Squares of small gradients would vanish in 16 bits.
     others = AdamFlow(0.9, Constant(0.98, jnp.float32), eps=1e-10, nesterov=True)
-    flow = grouped(UnitFlow(matrices, weight_decay, fading=20.0), UnitFlow(others), axes)
+    flow = grouped(UnitFlow(matrices, weight_decay, fading=4.0), UnitFlow(others), axes)
     return ode_optimizer(
         AveragedFlow(flow, beta=0.0, power=16.0), solvers.Lie(), learning_rate, **options
     )

@@ -30,7 +30,7 @@ def train(opt, params=PARAMS, data=DATA, loss=loss, scale=1.0):
     return params, state
 
 
-def by_hand(steps, decay=0.07):
+def by_hand(steps, decay=0.06):
     """The formulas of the docstring in NumPy: parameters and their average after `steps`."""
     p = {k: np.array(v, np.float64) for k, v in PARAMS.items()}
     m, v, s0, a = {k: 0 * x for k, x in p.items()}, 0.0, {"w": 0.0, "b": 0.0}, dict(p)
@@ -50,7 +50,7 @@ def by_hand(steps, decay=0.07):
                 now = np.linalg.norm(g[k])
                 slope = now if slope is None else 0.9 * slope + 0.1 * now
                 steepest = slope if steepest is None else max(steepest, slope)
-                w = decay * min(1.0, (steepest / slope) ** 2 / 20)
+                w = decay * min(1.0, max(0.25, (steepest / slope / 4) ** 2))
                 x = ahead / np.linalg.norm(ahead)
                 for _ in range(5):
                     x = 3.4445 * x + (-4.775 * x @ x.T + 2.0315 * (x @ x.T) @ (x @ x.T)) @ x
