@@ -302,13 +302,16 @@ def configurations(number: int) -> tuple[Configuration, ...]:
         (name, rule), *rest = row
         return set(itertools.combinations(enumerate((name, rule, *rest)), 2))
 
+    @functools.cache
+    def with_(*fixed: tuple[int, Any]) -> list[tuple[str, str]]:
+        return [p for p in built if all(p[i] == v for i, v in fixed)]
+
     def at_random(*fixed: tuple[int, Any]) -> tuple:
         row = [draw.choice(choices) for choices in factors]
+        own = [(i, v) for i, v in fixed if i < 2]
         for place, value in fixed:
             if place < 2:
-                row[0] = draw.choice(
-                    [p for p in built if all(p[i] == v for i, v in fixed if i < 2)]
-                )
+                row[0] = draw.choice(with_(*own))
             else:
                 row[place - 1] = value
         return at_random(*fixed) if set(row) >= IMPOSSIBLE else tuple(row)
