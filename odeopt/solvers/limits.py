@@ -49,8 +49,8 @@ def stability_limit(flow: AbstractFlow, method: AbstractMethod) -> float:
     if len(unstable) == 0 or unstable[0] == 0:
         raise ValueError(f"{name} has no stability limit between 1e-3 and 1e5.")
     low, high = _PRODUCTS[unstable[0] - 1], _PRODUCTS[unstable[0]]
-    for _ in range(3):  # each a hundred times finer
-        finer = np.linspace(low, high, 101)
+    for _ in range(2):  # as many again: another number would be another program
+        finer = np.linspace(low, high, len(_PRODUCTS))
         above = np.flatnonzero(radius(finer) > 1 + _MARGIN)
         low, high = finer[above[0] - 1], finer[above[0]]
     return float(low)
