@@ -67,8 +67,9 @@ class UnitFlow(AbstractWrapper):
       ValueError: a negative decay; `fading` below 1; a solver other than a splitting.
 
     References: steps relative to the present size of a leaf are those of Adafactor
-    (arXiv:1804.04235) and LAMB (arXiv:1904.00962); of the geometric mean with its start, and of a
-    decay that grows as gradients fade, no earlier use was found.
+    (arXiv:1804.04235) and LAMB (arXiv:1904.00962); of the geometric mean with its start no earlier
+    use was found. A decay over the norm of the gradient is AdamS's (arXiv:2011.11152); for each
+    leaf, relative to the largest norm and between two bounds it is ours.
     """
 
     base: AbstractFlow

@@ -67,8 +67,9 @@ def untuned(
     Raises:
       ValueError: a horizon below 1, a negative decay, `horizon` together with `learning_rate`.
 
-    References: Jordan (2024), "Muon"; what its decay does: arXiv:2506.15054; a distance in place of
-    a rate: DoG, arXiv:2302.12022, with Muon arXiv:2605.18999; average: Shamir and Zhang (2013).
+    References: Jordan (2024), "Muon"; what its decay does: arXiv:2506.15054; a decay that follows
+    the gradient: AdamS, arXiv:2011.11152; a distance in place of a rate: DoG, arXiv:2302.12022,
+    with Muon arXiv:2605.18999; average: Shamir and Zhang (2013).
     `docs/research-log.md` has what was tried.
 
     Examples:
