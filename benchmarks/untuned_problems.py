@@ -271,4 +271,4 @@ def convolutions() -> Problem:
 DESIGN = {f.__name__: f for f in (mnist, digits, characters, noise, factors, logistic)}
 """What constants were chosen on."""
 HELD_OUT = {f.__name__: f for f in (sequences, convolutions)}
-"""Written down before the defaults were frozen, and run once after."""
+"""Written down before the first defaults were frozen, and run once after."""
