@@ -51,9 +51,10 @@ def untuned(
     few products of the matrices with themselves. Needs no `value_fn`.
 
     It is the decay that makes its validation loss that of a tuned optimizer: a constant a third as
-    large raises it by up to a quarter, one three times as large may double that of a small network. Where many
-    labels are wrong it fits them in the end, and its accuracy falls behind. For a problem without a
-    generalization gap (a differential equation, a single pass over the data) 0.01 or 0 ends lower.
+    large raises it by up to a quarter, one three times as large may double that of a small network.
+    Where many labels are wrong it fits them in the end, and its accuracy falls behind. For a
+    problem without a generalization gap (a differential equation, a single pass over the data) a
+    decay of 0.01 or 0 ends lower.
     The state holds two copies of matrices and three of other parameters.
 
     Args:
