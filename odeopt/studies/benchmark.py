@@ -133,15 +133,20 @@ def tasks(settings: Settings) -> list[Task]:
         )
         for problem in build(settings.problems)
         for one in settings.entries()
-        if one.name.partition("+")[0] not in _MATRIX or _has_matrix(problem)
+        if _suits(one, problem)
     ]
 
 
 _MATRIX = ("muon", "muon-decay", "soap")
 
 
-def _has_matrix(problem: Problem) -> bool:
-    return any(leaf.ndim == 2 for leaf in jax.tree.leaves(problem.start(0)))
+def _suits(one: Entry, problem: Problem) -> bool:
+    """Whether an optimizer is meant for a problem."""
+    if one.name == WITHOUT_NOISE:
+        return problem.batch_size is None
+    if one.name.partition("+")[0] in _MATRIX:
+        return any(leaf.ndim == 2 for leaf in jax.tree.leaves(problem.start(0)))
+    return True
 
 
 def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Record]:
@@ -212,8 +217,7 @@ def _asked(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _full_batch(found: pd.DataFrame) -> pd.DataFrame:
-    whole = found.group.isin(("full batch", "physics-informed"))
-    return found[(found.optimizer == WITHOUT_NOISE) & whole]
+    return found[found.optimizer == WITHOUT_NOISE]
 
 
 def _claim(name: str, optimizer: str, rows: Callable[..., pd.DataFrame], where: str = "") -> Claim:

@@ -99,7 +99,7 @@ def profile(results: Results) -> pd.DataFrame:
     """AlgoPerf's score of every optimizer: gradients until what decides has come down.
 
     They are counted on the curve of the last iterate, to the target of `races.targets`; medians
-    over the fresh seeds.
+    over the fresh seeds. Problems that an optimizer did not run on do not count for it.
     """
     runs = _reported(frame(results.records))
     curves = [np.array(run[run.criterion], float) for _, run in runs.iterrows()]
@@ -110,8 +110,12 @@ def profile(results: Results) -> pd.DataFrame:
         final=np.where(runs.status == "diverged", np.inf, ends),
     )
     costs = gradients_to_target(best, runs.optimizer.unique()).groupby("problem").median()
-    found = {"score": profile_score(costs), "arrived": np.isfinite(costs).sum()}
-    return pd.DataFrame({**found, "problems": len(costs)}).rename_axis("optimizer").reset_index()
+    ran = runs.groupby(PAIR).size().unstack().reindex(costs.index).notna()
+    rows = [
+        (one, profile_score(costs[ran[one]])[one], np.isfinite(costs[one]).sum(), ran[one].sum())
+        for one in costs
+    ]
+    return pd.DataFrame(rows, columns=["optimizer", "score", "arrived", "problems"])
 
 
 def judge(results: Results) -> pd.DataFrame:
