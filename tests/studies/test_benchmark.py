@@ -316,6 +316,6 @@ def test_a_problem_and_a_rival_of_ones_own():
     mine = {"mine": lambda h: optax.sgd(h, momentum=0.5)}
     found = benchmark.run(problems=[line], rivals=[mine], seeds=1, gradients=20)
     judged = found.table("verdict").set_index("optimizer")
-    assert list(judged.index) == NAMES
+    assert list(judged.index) == [name for name in NAMES if name != "log_time_soap"]
     assert (judged.rival == "mine").all()
     assert (judged.criterion == "validation").all()
