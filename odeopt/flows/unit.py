@@ -117,12 +117,12 @@ class UnitFlow(AbstractWrapper):
         moved = jax.tree.map(
             lambda u, s, size: scaled(jnp.sqrt(s * jnp.maximum(s, size)), u), moved, start, sizes
         )
-        aux = Unit(base, start, aux.slope, aux.steepest)
-        if self._fades:
-            aux = _looked(aux, objective.here(params))
+        aux = aux._replace(base=base, start=start)
         if not is_zero(self.weight_decay):
-            time = fraction * h * self.weight_decay
-            share = self._share(aux) if self._fades else jax.tree.map(lambda _: 1.0, params)
+            time, share = fraction * h * self.weight_decay, jax.tree.map(lambda _: 1.0, params)
+            if self._fades:
+                aux = _looked(aux, objective.here(params))
+                share = self._share(aux)
             moved = jax.tree.map(lambda u, x, s: u - scaled(time * s, x), moved, params, share)
         return moved, aux
 

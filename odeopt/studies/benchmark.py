@@ -5,7 +5,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -188,11 +188,11 @@ def verdict(results: Results) -> str:
             "There is no problem on which a loss came down and both a tuned and an untuned "
             "optimizer have finished runs."
         )
+    asked, whole = _of(found, QUESTION), _of(found, WITHOUT_NOISE)
     text = (
         f"With nothing tuned, the loss of {QUESTION} is within {LEVEL - 1:.0%} of the best tuned "
-        f"and scheduled rival's on {_counted(_asked(found))}."
+        f"and scheduled rival's on {_counted(asked)}."
     )
-    whole = _full_batch(found)
     if whole.empty:
         return text
     return (
@@ -212,21 +212,17 @@ def _counted(rows: pd.DataFrame) -> str:
     )
 
 
-def _asked(found: pd.DataFrame) -> pd.DataFrame:
-    return found[found.optimizer == QUESTION]
+def _of(found: pd.DataFrame, optimizer: str) -> pd.DataFrame:
+    return found[found.optimizer == optimizer]
 
 
-def _full_batch(found: pd.DataFrame) -> pd.DataFrame:
-    return found[found.optimizer == WITHOUT_NOISE]
-
-
-def _claim(name: str, optimizer: str, rows: Callable[..., pd.DataFrame], where: str = "") -> Claim:
+def _claim(name: str, optimizer: str, where: str = "") -> Claim:
     return Claim(
         name,
         f"With nothing tuned, {optimizer} is level with the best tuned and scheduled rival{where}.",
         f"median over the reported seeds at most {LEVEL:g} times that of the best rival",
         compared(
-            lambda r: rows(r.table("verdict")),
+            lambda r: _of(r.table("verdict"), optimizer),
             "{problem}",
             "ratio",
             f"at most {LEVEL:g}",
@@ -236,8 +232,8 @@ def _claim(name: str, optimizer: str, rows: Callable[..., pd.DataFrame], where: 
 
 
 CLAIMS = (
-    _claim("level", QUESTION, _asked),
-    _claim("full-batch", WITHOUT_NOISE, _full_batch, " in full batches"),
+    _claim("level", QUESTION),
+    _claim("full-batch", WITHOUT_NOISE, " in full batches"),
     Claim(
         "steady",
         "A constant that is wrong by a factor of 3, or a horizon by a factor of 2, does not "

@@ -148,6 +148,12 @@ def _digits() -> list[Batch]:
     return _split(pixels, labels, labels.argmax(axis=1))
 
 
+def _table(name: str) -> list[Batch]:
+    """Standardized features, and classes."""
+    features, labels = sets.load(name)
+    return _standardized(_split(features, sets.one_hot(labels, np.float32), labels), (0,))
+
+
 def _quadratic() -> Problem:
     # With its minimum at 0 it would be solved by weight decay alone.
     return dataclasses.replace(synthetic_quadratic(1e4, minimum=1.0), name="quadratic")
@@ -163,19 +169,17 @@ def _diabetes() -> Problem:
 
 
 def _wine() -> Problem:
-    features, labels = sets.load("wine")
-    parts = _standardized(_split(features, sets.one_hot(labels, np.float32), labels), (0,))
     title = "wine, MLP 13-16-3 tanh, cross-entropy"
     init = network_init((13, 16, 3), np.float32)
-    return _learning("wine", title, _classes, network, init, parts, None)
+    return _learning("wine", title, _classes, network, init, _table("wine"), None)
 
 
 def _cancer() -> Problem:
-    features, labels = sets.load("breast_cancer")
-    parts = _standardized(_split(features, sets.one_hot(labels, np.float32), labels), (0,))
     title = "breast cancer, 15 % of the training labels wrong, MLP 30-64-64-2 tanh, cross-entropy"
     init = network_init((30, 64, 64, 2), np.float32)
-    return _learning("cancer", title, _classes, network, init, _flipped(parts, 0.15), 32)
+    return _learning(
+        "cancer", title, _classes, network, init, _flipped(_table("breast_cancer"), 0.15), 32
+    )
 
 
 def _friedman() -> Problem:
