@@ -389,6 +389,7 @@ BAD_ARGUMENTS = {
     "eps": lambda: odeopt.adam(0.1, eps=None),
     "weight_decay": lambda: odeopt.adamw(0.1, weight_decay="x"),
     "dtype int32": lambda: odeopt.adam(0.1, mu_dtype=jnp.int32).init(PARAMS),
+    "dtype 'foo'": lambda: odeopt.adam(0.1, mu_dtype="foo").init(PARAMS),
     "dtype int8": lambda: odeopt.heavy_ball(0.1, accumulator_dtype="int8").init(PARAMS),
     "stage_transform": lambda: odeopt.rk4(0.1, stage_transform=optax.clip),
     "compensated": lambda: odeopt.compensated(0.1),
@@ -407,6 +408,13 @@ BAD_ARGUMENTS = {
     "precondition_frequency": lambda: odeopt.soap(0.1, precondition_frequency=1.5),
     "max_precond_dim": lambda: odeopt.soap(0.1, max_precond_dim=0),
     "ns_steps": lambda: odeopt.muon(0.1, ns_steps="5"),
+    "ns_coeffs": lambda: odeopt.muon(0.1, ns_coeffs="foo"),
+    "consistent_rms": lambda: odeopt.muon(0.1, consistent_rms=-0.2),
+    "weight_dimension_numbers": lambda: odeopt.muon(0.1, muon_weight_dimension_numbers="rows").init(
+        jnp.ones((2, 3))
+    ),
+    "window": lambda: odeopt.ordering.backward(odeopt.euler(0.1), window="3"),
+    "batches": lambda: odeopt.ordering.palindromic("3"),
     "the step size of 'adam'": lambda: odeopt.muon(0.1, adam_learning_rate=-0.1),
     "value_fn": lambda: update(odeopt.rk4(0.1), value_fn=LOSS(PARAMS)),
     "grads has dtype float0": lambda: update(odeopt.adam(0.1), np.zeros(2, jax.dtypes.float0)),

@@ -53,6 +53,12 @@ def each(
 def axes_of(dimensions: Any, tree: PyTree[Array]) -> PyTree[MuonDimensionNumbers | None]:
     """`dimensions`, as `each` takes them, for every leaf; None for a leaf that is no matrix."""
     given = dimensions(tree) if callable(dimensions) else dimensions
+    for one in jax.tree.leaves(given, is_leaf=is_axes):
+        if not is_axes(one):
+            raise ValueError(
+                f"weight_dimension_numbers has {one!r:.60} for a leaf: write "
+                "optax.contrib.MuonDimensionNumbers(0, 1), or None for a leaf that is no matrix."
+            )
     return jax.tree.broadcast(given, tree, is_leaf=is_axes)
 
 

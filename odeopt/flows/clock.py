@@ -199,10 +199,13 @@ def check_decay(**decays: Decay) -> None:
 
 def moment_like(params: PyTree[Array], clock: Decay, dtype: Any = None) -> PyTree[Array]:
     """A zero moment: of `dtype`, by default the parameters' own, as wide as the clock needs it."""
-    if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
-        raise ValueError(
-            f"A moment of dtype {jnp.dtype(dtype)} drops fractions: write float32, say."
-        )
+    if dtype is not None:
+        try:
+            dtype = jnp.dtype(dtype)
+        except TypeError:
+            raise ValueError(f"No moment has dtype {dtype!r}: write float32, say.") from None
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise ValueError(f"A moment of dtype {dtype} drops fractions: write float32, say.")
     return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=clock.dtype(dtype or p.dtype)), params)
 
 

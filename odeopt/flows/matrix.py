@@ -10,12 +10,13 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Inexact, PyTree
 from optax.contrib import MuonDimensionNumbers
 
 from ..arrays import Scalar, wide_dtype
-from ..checks import check, check_least, whole_from
+from ..checks import check, check_least, check_positive, whole_from
 from ..objective import Objective
 from ..sums import scaled
 from .adaptive import Moments
@@ -71,7 +72,8 @@ class SpectralFlow(AlongMoment, AbstractFlow):
 
     Raises:
       ValueError: `b1` outside [0, 1), a negative `weight_decay`, `ns_steps` that is no whole
-        number; in `init`, a leaf that is no matrix.
+        number, `ns_coeffs` that are no triples, `consistent_rms` that is not positive; in `init`,
+        a leaf that is no matrix.
     """
 
     b1: Any = eqx.field(converter=as_decay, default=0.95)
@@ -92,6 +94,14 @@ class SpectralFlow(AlongMoment, AbstractFlow):
         check_decay(b1=self.b1)
         check_least(0, weight_decay=self.weight_decay)
         check(whole_from(0), "ns_steps", self.ns_steps, "a whole number, such as 5, or None")
+        if self.consistent_rms is not None:
+            check_positive(consistent_rms=self.consistent_rms)
+        known = isinstance(self.ns_coeffs, str) and self.ns_coeffs in PRESETS
+        if not known and np.asarray(self.ns_coeffs).shape[-1:] != (3,):
+            raise ValueError(
+                f"ns_coeffs is {self.ns_coeffs!r}; it must be a triple, a triple for each step, or "
+                f"one of {', '.join(map(repr, PRESETS))}."
+            )
 
     def init(self, params: PyTree[Array]) -> Moments:
         """A zero moment, one copy of the parameters; there is no second."""

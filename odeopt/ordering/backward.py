@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from ..arguments import check_gradient
+from ..checks import check, whole_from
 from ..state import Checkpoint, add_count, states
 from .methods import METHODS, Step, Window
 
@@ -142,8 +143,9 @@ class _Backward(NamedTuple):
                 "Pass either `window=`, the steps between checkpoints, or `steps=`, the length of "
                 "the run, for one window as long as that: what is stored needs a size."
             )
-        if start_after < 0:
-            raise ValueError(f"start_after is {start_after}; it must not be negative.")
+        given = {"start_after": start_after, "window": window, "steps": steps}
+        for name, number in given.items():
+            check(whole_from(0), name, number, "a whole number of steps, such as 8")
         if window is None:
             assert steps is not None
             window = steps - start_after

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from ..checks import check_counts
+
 
 @dataclasses.dataclass(frozen=True)
 class BatchOrder:
@@ -33,8 +35,7 @@ class BatchOrder:
     backwards: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.batches < 1:
-            raise ValueError(f"batches is {self.batches}; an epoch has at least 1.")
+        check_counts(batches=self.batches)
 
     def __call__(self, epoch: int | Int[Array, ""]) -> Int[Array, " batches"]:
         """The batches of one epoch in the order in which they act."""

@@ -146,7 +146,7 @@ def soap(
     numbers. Order 1 on `flows.GroupedFlow` of `flows.KroneckerFlow` and `flows.AdamFlow`, 1
     gradient a step and 8 products of each matrix with squares of its sides. Where sides are longer
     than a batch these cost more than the gradient: on 784-512-512-10 and 2 CPU cores a training
-    step takes 18 times as long as one with Adam in batches of 128, 3.7 times in batches of 1,024,
+    step takes 22 times as long as one with Adam in batches of 128, 4.5 times in batches of 1,024,
     and 1.02 times with `max_precond_dim=256` (`python -m benchmarks --only soap`). Needs no
     `value_fn`.
 

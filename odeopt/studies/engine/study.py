@@ -15,7 +15,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ...checks import is_known, is_whole
+from ...checks import is_whole
 from ..names import lookup
 from . import store as files
 from .drawing import Plot
@@ -246,12 +246,8 @@ class Study:
         """
         begin = time.perf_counter()
         console = console or Console(quiet=True)
-        if max_minutes is not None and not is_known(max_minutes):
-            raise ValueError(f"max_minutes is {max_minutes!r}: write a number, such as 10.")
-        if max_minutes is not None and not max_minutes > 0:
+        if max_minutes is not None and not chosen("max_minutes", 10.0, max_minutes) > 0:
             raise ValueError(f"--max-minutes must be positive, not {max_minutes:g}.")
-        if not is_whole(devices):
-            raise ValueError(f"devices is {devices!r}: write a whole number, such as 1.")
         if share is not None and not (isinstance(share, tuple) and all(map(is_whole, share))):
             raise ValueError(f"share is {share!r}: write share=(1, 3) for the first of three.")
         if not isinstance(out, str | Path | None):
@@ -259,7 +255,7 @@ class Study:
         for name, asked in (("resume=True", resume), ("share=", share)):
             if asked and out is None:
                 raise ValueError(f"{name} needs out=, the folder of the study.")
-        where = local_devices(devices)
+        where = local_devices(chosen("devices", 1, devices))
         deadline = begin + 60 * max_minutes if max_minutes is not None else float("inf")
         path = None if out is None else Path(out)
         for setting in settings.values():

@@ -145,6 +145,10 @@ def test_an_index_has_every_verdict_and_overwrites_nothing_else(written, tmp_pat
     index.write_text("mine")
     with pytest.raises(ValueError, match="is not an index of reports"):
         page.write_index(path.parent.parent)
+    index.unlink()
+    index.mkdir()
+    with pytest.raises(ValueError, match="is not an index of reports"):
+        page.write_index(path.parent.parent)
     with pytest.raises(ValueError, match="no report in the folders of"):
         page.write_index(tmp_path)
 
