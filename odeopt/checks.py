@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import jax
@@ -40,9 +41,9 @@ def is_zero(number: Any) -> bool:
 def check(ok: Any, name: str, number: Any, must: str) -> None:
     """Refuse a known number for which `ok(number)` is not true: a `ValueError` with all three.
 
-    A text or a collection is refused too; a traced number cannot be looked at.
+    A text, a collection or a function is refused too; a traced number cannot be looked at.
     """
-    other = type(number) in (str, bytes, list, tuple, dict)
+    other = type(number) in (str, bytes, list, tuple, dict, FunctionType)
     if other or (is_known(number) and not ok(number)):
         shown = repr(number) if other else number
         raise ValueError(f"{name} is {shown}; it must be {must}.")

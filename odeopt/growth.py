@@ -3,21 +3,32 @@ r"""Grow a network in training without a jump: the same function, the same dynam
 Copy every hidden unit $k$ times and divide what leaves it by $k$: the function stays. Each copy
 then sees $1/k$ of the gradient that its unit saw, and what leaves it sees all of it; the moments of
 an optimizer are mapped by the powers of that. With the rates of `Grown.rates` the copies repeat the
-steps of their unit: every Runge-Kutta method commutes with this map, as with any affine one.
+steps of their unit, in the methods named there; with them in every stage, every Runge-Kutta method
+commutes with this map, as with any affine one.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-DEGREES: Mapping[str, int] = {"mu": 1, "momentum": 1, "trace": 1, "nu": 2, "lag": 0}
-"""Fields of states, and the power of the gradient that they hold; 0: in units of parameters."""
+from .checks import check_counts, is_traced
+from .state import states
+
+Degree = int | Literal["params"]
+
+DEGREES: Mapping[str, Degree] = {"mu": 1, "momentum": 1, "trace": 1, "nu trace": 0, "nu": 2}
+"""Fields of states, and the power of the gradient that they hold.
+
+0: normalized updates, which are copied as they are; "params": in units of the parameters. "nu f" is
+a field `f` after a `nu` of the same parameter, as in `rmsprop(momentum=)`.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +48,9 @@ class Units:
     copies: int = 2
     into_axis: int = -1
     out_axis: int = 0
+
+    def __post_init__(self) -> None:
+        check_counts(copies=self.copies)
 
 
 class Grown(NamedTuple):
@@ -59,12 +73,19 @@ class Grown(NamedTuple):
     def rates(self, *, normalized: bool) -> optax.GradientTransformation:
         """What to chain after the optimizer so that every copy repeats the steps of its unit.
 
-        A Runge-Kutta method of gradient flow takes it as its `stage_transform` instead, so that
-        every stage is at the point of the unit.
+        It holds for a fixed rate or a schedule, where an update is a function of the gradients
+        entry by entry, all of them at the parameters: gradient descent, momentum, RMSprop and Adam
+        (up to eps, which is not scaled). `optax.adamax` needs `degrees={**DEGREES, "nu": 1}`: its
+        state looks like Adam's.
+
+        A method with stages or counter-terms takes it as its `stage_transform` instead, so that
+        every gradient is at the point of the unit: grow with `in_stages=True`. That is for methods
+        linear in the gradient; counter-terms of flows with moments have no such rates.
 
         Decoupled weight decay must not be scaled: leave it out of the optimizer, and chain
-        `optax.add_decayed_weights(-h * w)` after the rates. Optimizers that treat a matrix as a
-        whole, such as Muon and SOAP, have no such rates.
+        `optax.add_decayed_weights(-h * w)` after the rates. Optimizers with norms of whole leaves
+        or gradients (Muon, SOAP, LARS, LAMB, clipping, rules that measure the step size) have no
+        such rates, nor has RAdam, whose first steps are not normalized.
 
         Args:
           normalized: whether its updates have the size of the learning rate whatever that of the
@@ -91,7 +112,8 @@ def grow(
     state: PyTree[Array],
     units: Units | Sequence[Units],
     *,
-    degrees: Mapping[str, int] = DEGREES,
+    degrees: Mapping[str, Degree] = DEGREES,
+    in_stages: bool = False,
     split: float = 0.0,
     key: Array | None = None,
 ) -> Grown:
@@ -110,7 +132,9 @@ def grow(
       params: the parameters: a dict, an Equinox module or any other tree.
       state: the state of any optimizer for them, in the middle of a run too.
       units: the hidden units of one layer, or of several.
-      degrees: by field of the state, the power of the gradient that it holds.
+      degrees: by field of the state, the power of the gradient that it holds; see `DEGREES`.
+      in_stages: whether the rates are to be the `stage_transform`, rather than to follow the
+        optimizer. What is linear in the gradients is then in units of the parameters.
       split: size of the perturbation, relative to the root mean square of each leaf.
       key: for the perturbation.
 
@@ -118,8 +142,10 @@ def grow(
       Parameters and state to go on with; chain `rates` after the optimizer for the same dynamics.
 
     Raises:
-      ValueError: copies below 1; a field of the state that `degrees` does not know, or with other
-        shapes than the parameters, as SOAP's; `split` without a key.
+      ValueError: axes of units that differ in length; a field of the state that `degrees` does
+        not know, or with other shapes than the parameters, as SOAP's; without `in_stages`, more
+        gradients than steps; with it, a field that is not linear; counter-terms of a flow with
+        moments; `split` without a key.
 
     References: the map, for function and gradients, is that of Chen, Goodfellow and Shlens,
     arXiv:1511.05641, and Mazzawi et al., arXiv:2306.11903; that of the states is derived here
@@ -137,14 +163,13 @@ def grow(
     units = jax.tree.leaves(units)  # of which one alone is a leaf
     if split and key is None:
         raise ValueError("split draws at random: pass key=jax.random.key(0), say.")
-    if any(layer.copies < 1 for layer in units):
-        raise ValueError(f"copies is {[layer.copies for layer in units]}; it must be at least 1.")
     leaves, structure = jax.tree.flatten(params)
     held, state_structure = jax.tree.flatten(state)
     like_params = functools.partial(jax.tree.unflatten, structure)
-    changes = _changes(like_params(range(len(leaves))), units)
-    fields = _fields(params, state, degrees, changes)
-    values = [change.of(leaf, 0) for leaf, change in zip(leaves, changes, strict=True)]
+    changes = _changes(leaves, like_params(range(len(leaves))), units)
+    fields = _fields(params, state, degrees, changes, in_stages)
+    _check_gradients(state, in_stages)
+    values = [change.of(leaf, "params") for leaf, change in zip(leaves, changes, strict=True)]
     if split:
         values = _split(values, changes, split, key)
     mapped = [
@@ -175,9 +200,9 @@ class _Change:
     def out(self, axis: int, copies: int) -> "_Change":
         return _Change((*self.repeats, (axis, copies)), self.value / copies, self.gradient)
 
-    def of(self, leaf: Array, degree: int) -> Array:
-        """A leaf of this shape which holds that power of the gradient; 0: a parameter."""
-        factor = self.value if degree == 0 else self.gradient**degree
+    def of(self, leaf: Array, degree: Degree) -> Array:
+        """A leaf of this shape which holds that power of the gradient."""
+        factor = self.value if degree == "params" else self.gradient**degree
         for axis, copies in self.repeats:
             leaf = jnp.concatenate([leaf] * copies, axis)
         return leaf if factor == 1 else leaf * factor
@@ -189,23 +214,59 @@ class _Change:
         return new
 
 
-def _changes(places: PyTree[int], units: Sequence[Units]) -> list[_Change]:
+def _changes(leaves: Sequence[Array], places: PyTree[int], units: Sequence[Units]) -> list[_Change]:
     """By leaf; `places` are the parameters with the number of each leaf in its place."""
-    changes = [_Change() for _ in jax.tree.leaves(places)]
+    changes = [_Change() for _ in leaves]
     for layer in units:
-        for i in jax.tree.leaves(layer.into(places)):
+        into = jax.tree.leaves(layer.into(places))
+        out = jax.tree.leaves(layer.out(places))
+        made = [jnp.shape(leaves[i])[layer.into_axis] for i in into]
+        taken = [jnp.shape(leaves[i])[layer.out_axis] for i in out]
+        if len({*made, *taken}) > 1:
+            raise ValueError(
+                f"The leaves of `into` have {made} units along axis {layer.into_axis}, those of "
+                f"`out` take up {taken} along axis {layer.out_axis}: they must be equally many. "
+                "After a flattening give the units an axis of their own: weights of the shape "
+                "(positions, units, outputs) and out_axis=1, reshaped in the model."
+            )
+        for i in into:
             changes[i] = changes[i].into(layer.into_axis, layer.copies)
-        for i in jax.tree.leaves(layer.out(places)):
+        for i in out:
             changes[i] = changes[i].out(layer.out_axis, layer.copies)
     return changes
+
+
+def _check_gradients(state: PyTree[Array], in_stages: bool) -> None:
+    """Refuse methods with gradients elsewhere than where the rates scale them."""
+    for path, ode in states(state):
+        advice = "`state=()`, and go on with `opt.init(grown.params)`."
+        if hasattr(ode.aux, "clipped") and jax.tree.leaves(ode.aux.aux):
+            raise ValueError(
+                f"state{path} has moments and counter-terms, which no rates make copies repeat: "
+                f"pass {advice}"
+            )
+        if in_stages or is_traced(ode):
+            continue
+        if np.any((ode.gradients < 0) | (ode.gradients > ode.steps)):
+            raise ValueError(
+                f"state{path} has taken gradients inside its steps, which copies do not repeat "
+                "with rates after the optimizer: pass `in_stages=True`, and hand "
+                "`stage_transform=grown.rates(normalized=False)` to the optimizer; or pass "
+                f"{advice}"
+            )
+
+
+_HYPERPARAMETERS = {"hyperparams", "hyperparams_states"}
+"""Fields of `optax.inject_hyperparams`, whose names may be those of parameters."""
 
 
 def _fields(
     params: PyTree[Array],
     state: PyTree[Array],
-    degrees: Mapping[str, int],
+    degrees: Mapping[str, Degree],
     changes: Sequence[_Change],
-) -> list[tuple[int, int] | None]:
+    in_stages: bool,
+) -> list[tuple[int, Degree] | None]:
     """For every leaf of the state: the leaf of the parameters that it belongs to, its degree.
 
     It belongs to one where its path ends in the path of that.
@@ -214,30 +275,49 @@ def _fields(
         path: (index, jnp.shape(leaf))
         for index, (path, leaf) in enumerate(jax.tree.leaves_with_path(params))
     }
-    found: list[tuple[int, int] | None] = []
+    found: list[tuple[int, Degree] | None] = []
+    normalized: set[int] = set()
     for path, leaf in jax.tree.leaves_with_path(state):
         ends = (path[i:] for i in range(len(path) + 1))
         end = next((end for end in ends if end in known), None)
-        index, shape = (0, ()) if end is None else known[end]
-        if end and shape != jnp.shape(leaf) and changes[index] != _Change():
+        names = [k.name for k in path[: len(path) - len(end or ())] if hasattr(k, "name")]
+        if end is None or _HYPERPARAMETERS & {*names}:
+            found.append(None)
+            continue
+        index, shape = known[end]
+        name = names[-1] if names else ""
+        # Where the parameters are one bare array, numbers of the state seem to belong to it.
+        belongs = end or jnp.ndim(leaf) or name in degrees
+        if belongs and shape != jnp.shape(leaf) and changes[index] != _Change():
             raise ValueError(
                 f"state{jax.tree_util.keystr(path)} has the shape {jnp.shape(leaf)}, and the "
                 f"parameter that it belongs to, which grows, {shape}: how it would grow is not "
                 "known. Pass `state=()` and go on with `opt.init(grown.params)`."
             )
-        if end is None or not shape or shape != jnp.shape(leaf):
+        if not shape or shape != jnp.shape(leaf):
             found.append(None)
             continue
-        names = [k.name for k in path[: len(path) - len(end)] if hasattr(k, "name")]
-        name = names[-1] if names else ""
+        after = f"nu {name}"
+        if index in normalized and after in degrees:
+            name = after
         if name not in degrees:
             raise ValueError(
                 f"The state holds a tree like the parameters in {name!r}, and what growth does to "
                 "it is not known: pass degrees={**odeopt.growth.DEGREES, "
-                f"{name!r}: 1}} where it is linear in gradients, 2 where quadratic, 0 where it is "
-                "in units of parameters."
+                f"{name!r}: 1}} where it is linear in gradients, 2 where quadratic, 0 where it "
+                'holds updates that are normalized, "params" where it is in units of parameters. '
+                "Or pass `state=()` and go on with `opt.init(grown.params)`."
             )
-        found.append((index, degrees[name]))
+        if name == "nu":
+            normalized.add(index)
+        degree = degrees[name]
+        if in_stages and degree not in (1, "params"):
+            raise ValueError(
+                f"The state holds {name!r}, which is not linear in the gradients, and no rates in "
+                "its stages make copies repeat the steps of their unit: pass `state=()` and go on "
+                "with `opt.init(grown.params)`."
+            )
+        found.append((index, "params" if in_stages else degree))
     return found
 
 

@@ -1,6 +1,7 @@
 """The state of every odeopt optimizer, and what can be read from it."""
 
 import functools
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
@@ -223,7 +224,9 @@ def _check_chains(state: PyTree) -> None:
         )
 
     def visit(node: Any) -> bool:
-        if type(node) is tuple and any(rests(earlier) for earlier in node[:-1]):
+        kind = type(node)  # a chain's state is a tuple, a named chain's an ordered dict
+        links = [*node.values()] if kind is OrderedDict else [*node] if kind is tuple else []
+        if any(map(rests, links[:-1])):
             raise ValueError(
                 "An optimizer whose parameters rest elsewhere than at the end of a step (staged, "
                 "an average, a leapfrog) must be the last transformation of its chain: what "

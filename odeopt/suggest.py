@@ -56,8 +56,9 @@ def suggest_learning_rate(
       not finite.
 
     Raises:
-      ValueError: an optimizer with a flow beside its own; a flow that normalizes its gradient
-        (RMSprop, Adam), a method that has no limit.
+      ValueError: an optimizer with a flow beside its own, or with a `stage_transform`; a flow that
+        normalizes its gradient (RMSprop, Adam) or has a scale of its own; a method that has no
+        limit.
       TypeError: something that is not a solver; an argument of `value_fn` that is missing.
 
     Examples:
@@ -72,6 +73,12 @@ def suggest_learning_rate(
         if flow is not None:
             raise ValueError("The optimizer has a flow: drop flow=, or pass a solver.")
         flow, method = opt.design.flow, opt.design.solver
+        if opt.design.stage_transform is not None:
+            raise ValueError(
+                "stage_transform changes the curvature that the steps see, and here only that of "
+                "the loss is looked at: pass the solver, such as `opt.design.solver`, if it leaves "
+                "small gradients as they are, as a clip does; else use `stepsize.sharpness()`."
+            )
     else:
         method = as_method(opt)
     limit = stability_limit(GradientFlow() if flow is None else flow, method)

@@ -278,6 +278,7 @@ def test_an_optimizer_that_rests_elsewhere_is_last_in_its_chain(name):
     opt = REGISTRY[name].build(0.1)
     for chain in (
         optax.chain(opt, optax.scale(0.5)),
+        optax.named_chain(("first", opt), ("second", optax.scale(0.5))),
         optax.chain(optax.chain(opt), optax.scale(1)),
     ):
         with pytest.raises(ValueError, match=r"rest elsewhere.*must be the last"):
@@ -381,6 +382,8 @@ def test_an_argument_of_the_loss_is_not_replaced_by_the_loss(name):
 
 ADVICE = ("write", "must be", "hand over", "pass ", "return one", "take it")
 BAD_ARGUMENTS = {
+    "weight_decay, schedule": lambda: odeopt.untuned(weight_decay=optax.constant_schedule(0.1)),
+    "eps, schedule": lambda: odeopt.adam(0.1, eps=optax.constant_schedule(1e-8)),
     "learning_rate, complex": lambda: odeopt.euler(jnp.array(0.1 + 5j)),
     "learning_rate, bool": lambda: odeopt.rk4(jnp.array(True)),
     "momentum, schedule": lambda: odeopt.heavy_ball(0.1, optax.constant_schedule(0.9)),

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import odeopt
+from odeopt import flows, solvers
 from odeopt.growth import DEGREES, Units, grow
 
 KEYS = jax.random.split(jax.random.key(0), 8)
@@ -48,15 +49,48 @@ def train(opt, params, state, steps=100, of=loss):
     return params, state
 
 
+def average(base, **options):
+    flow = flows.AveragedFlow(base, beta=0.5, power=2.0)
+    return odeopt.ode_optimizer(flow, solvers.Lie(), 0.01, **options)
+
+
 NORMALIZED = {
     "adam": odeopt.adam(1e-2, eps=0.0),
+    "adam_nesterov": odeopt.adam(1e-2, eps=0.0, nesterov=True),
     "strang_adam": odeopt.strang_adam(1e-2, eps=0.0),
-    "optax.adam": optax.with_extra_args_support(optax.adam(1e-2, eps=0.0)),
+    "rmsprop": odeopt.rmsprop(1e-2, eps=0.0),
+    "rmsprop_momentum": odeopt.rmsprop(1e-2, eps=0.0, momentum=0.9),
+    "rmsprop_centered": odeopt.rmsprop(1e-2, eps=1e-14, momentum=0.9, centered=True),
+    "average_of_adam": average(flows.AdamFlow(0.9, 0.99, eps=0.0)),
+    "optax.adam": optax.adam(1e-2, eps=0.0),
+    "optax.adamax": optax.adamax(1e-2, eps=0.0),
+    "optax.lion": optax.lion(1e-2, weight_decay=0.0),
+    "optax.rmsprop": optax.rmsprop(1e-2, eps=0.0, momentum=0.9),
+    "optax.sgd after adam": optax.chain(optax.scale_by_adam(eps=0.0), optax.sgd(1e-3, 0.9)),
+    "optax.adam after sgd": optax.chain(optax.sgd(1.0, 0.9), optax.adam(-1e-2, eps=0.0)),
+    "injected": optax.inject_hyperparams(optax.adam)(1e-2, eps=1e-14),
 }
-PLAIN = {
+LINEAR = {
+    "heavy_ball": lambda **o: odeopt.heavy_ball(0.05, 0.9, **o),
+    "nesterov": lambda **o: odeopt.nesterov(0.05, 0.9, **o),
+    "conformal_leapfrog": lambda **o: odeopt.conformal_leapfrog(0.05, **o),
+    "average": lambda **o: average(flows.GradientFlow(), **o),
+}
+IN_STAGES = {
+    "rk4": lambda **o: odeopt.rk4(0.1, **o),
+    "rkc": lambda **o: odeopt.rkc(0.1, **o),
+    "euler_correction": lambda **o: odeopt.euler(0.1, correction=2, **o),
+    "suzuki_yoshida": lambda **o: odeopt.suzuki_yoshida(0.05, **o),
+    "rk_momentum": lambda **o: odeopt.rk_momentum(0.05, 0.9, solvers.RK4(), **o),
+}
+PLAIN = {name: make() for name, make in LINEAR.items()} | {
     "euler": odeopt.euler(0.1),
-    "heavy_ball": odeopt.heavy_ball(0.05, 0.9),
-    "optax.sgd": optax.with_extra_args_support(optax.sgd(0.05, 0.9)),
+    "optax.sgd": optax.sgd(0.05, 0.9),
+}
+DEGREE = {
+    "average": {"lag": 1},
+    "average_of_adam": {"lag": 0},
+    "optax.adamax": {"nu": 1},
 }
 
 
@@ -68,19 +102,35 @@ def test_the_function_stays(layers, params):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layers", LAYERS)
 @pytest.mark.parametrize("name", NORMALIZED | PLAIN)
-def test_the_dynamics_stay_in_the_middle_of_a_run(name, layers, params):
-    opt = (NORMALIZED | PLAIN)[name]
-    params, state = train(opt, params, opt.init(params), 20)
-    expected, _ = train(opt, params, state)
-    grown = grow(params, state, LAYERS[layers])
+def test_the_dynamics_stay_in_the_middle_of_a_run(name, params):
+    opt = optax.with_extra_args_support((NORMALIZED | PLAIN)[name])
+    params, state = train(opt, params, opt.init(params), 5)
+    expected, _ = train(opt, params, state, 10)
+    grown = grow(params, state, LAYERS["both"], degrees={**DEGREES, **DEGREE.get(name, {})})
     after = optax.with_extra_args_support(
         optax.chain(opt, grown.rates(normalized=name in NORMALIZED))
     )
-    found, _ = train(after, grown.params, (grown.state, optax.EmptyState()))
+    found, _ = train(after, grown.params, (grown.state, optax.EmptyState()), 10)
     np.testing.assert_allclose(model(found, X), model(expected, X), rtol=1e-6)
-    chex.assert_trees_all_close(found, grow(expected, (), LAYERS[layers]).params, rtol=1e-6)
+    chex.assert_trees_all_close(found, grow(expected, (), LAYERS["both"]).params, rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LINEAR | IN_STAGES)
+def test_the_dynamics_stay_with_the_rates_in_every_stage(name, params):
+    make = (LINEAR | IN_STAGES)[name]
+    params, state = train(make(), params, make().init(params), 5)
+    expected, _ = train(make(), params, state, 10)
+    if name in IN_STAGES:
+        with pytest.raises(ValueError, match=r"inside its steps.*in_stages=True.*opt\.init"):
+            grow(params, state, LAYERS["both"])
+    degrees = {**DEGREES, **DEGREE.get(name, {})}
+    grown = grow(params, state, LAYERS["both"], degrees=degrees, in_stages=True)
+    opt = make(stage_transform=grown.rates(normalized=False))
+    state = grown.state._replace(transform=optax.EmptyState())
+    found, _ = train(opt, grown.params, state, 10)
+    chex.assert_trees_all_close(found, grow(expected, (), LAYERS["both"]).params, rtol=1e-9)
 
 
 @pytest.mark.slow
@@ -156,17 +206,96 @@ def test_decoupled_decay_after_the_rates_leaves_the_dynamics(params):
     np.testing.assert_allclose(model(found, X), model(expected, X), rtol=1e-6)
 
 
-@pytest.mark.parametrize("opt", [odeopt.soap(0.01), odeopt.untuned()], ids=["soap", "untuned"])
+@pytest.mark.parametrize("opt", [odeopt.soap(0.01), optax.novograd(0.1)], ids=["soap", "novograd"])
 def test_a_state_of_other_shapes_than_the_parameters_is_refused(params, opt):
     with pytest.raises(ValueError, match=r"has the shape .* go on with `opt\.init"):
         grow(params, opt.init(params), FIRST)
 
 
-def test_what_is_not_known_is_refused(params):
-    ema = optax.ema(0.9)
-    with pytest.raises(ValueError, match=r"'ema'.*degrees="):
-        grow(params, ema.init(params), FIRST)
-    with pytest.raises(ValueError, match="at least 1"):
-        grow(params, (), Units(FIRST.into, FIRST.out, copies=0))
+ALONE = Units(lambda p: p, lambda p: ())
+
+
+@pytest.mark.parametrize("opt", [odeopt.soap(0.01), optax.novograd(0.1)], ids=["soap", "novograd"])
+def test_it_is_refused_for_a_bare_array_too(opt):
+    params = jnp.ones((3, 4))
+    with pytest.raises(ValueError, match=r"has the shape .* go on with `opt\.init"):
+        grow(params, opt.init(params), ALONE)
+
+
+def test_a_bare_array_grows():
+    state = optax.adam(0.1).init(jnp.ones((3, 4)))
+    grown = grow(jnp.ones((3, 4)), state, ALONE)
+    assert grown.state[0].nu.shape == grown.params.shape == (3, 8)
+    assert grown.state[0].count.shape == ()
+
+
+REFUSED = {
+    "'ema'": optax.ema(0.9),
+    "'lag'": odeopt.untuned(),
+    "'nu_max'": optax.amsgrad(0.1),
+    "'sum_of_squares'": optax.adagrad(0.1),
+    "'acc_grads'": optax.MultiSteps(optax.sgd(0.1), 2),
+    "'start'": odeopt.rk4(0.1, staged=True),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_field_that_is_not_known_is_refused(name, params):
+    with pytest.raises(ValueError, match=f'{name}.*degrees=.*"params".*Or pass'):
+        grow(params, REFUSED[name].init(params), FIRST)
+
+
+def test_a_field_in_units_of_the_parameters_grows_as_they_do(params):
+    grown = grow(params, optax.EmaState(0, params), FIRST, degrees={"ema": "params"})
+    chex.assert_trees_all_equal(grown.state.ema, grown.params)
+
+
+@pytest.mark.parametrize(
+    "opt",
+    [odeopt.adam(1e-2, correction=2), odeopt.heavy_ball(1e-2, correction=2)],
+    ids=["adam", "heavy_ball"],
+)
+def test_counter_terms_with_moments_are_refused_either_way(opt, params):
+    params, state = train(opt, params, opt.init(params), 1)
+    for in_stages in (False, True):
+        with pytest.raises(ValueError, match=r"`state=\(\)`"):
+            grow(params, state, FIRST, in_stages=in_stages)
+
+
+def test_axes_of_another_length_are_refused():
+    layer = Units(lambda p: p[0], lambda p: p[1])
+    for rows in (5, 24):  # a flattened image of 6 pixels has 24
+        with pytest.raises(
+            ValueError, match=rf"\[4\] units.*take up \[{rows}\].*axis of their own"
+        ):
+            grow([jnp.ones((3, 4)), jnp.ones((rows, 2))], (), layer)
+
+
+def test_units_after_a_flattening_grow_on_an_axis_of_their_own(x64):
+    params = [jax.random.normal(KEYS[0], (3, 4)), jax.random.normal(KEYS[1], (6, 4, 2))]
+    image = jax.random.normal(KEYS[2], (6, 3))
+
+    def run(p):
+        return jnp.tanh(image @ p[0]).reshape(-1) @ p[1].reshape(-1, 2)
+
+    grown = grow(params, (), Units(lambda p: p[0], lambda p: p[1], out_axis=1))
+    np.testing.assert_allclose(run(grown.params), run(params), rtol=1e-12)
+
+
+def test_a_parameter_may_be_named_like_a_hyper_parameter():
+    params = {"b1": jnp.ones((3, 4)), "eps": jnp.ones((4, 2))}
+    state = optax.inject_hyperparams(optax.adam)(optax.constant_schedule(0.1)).init(params)
+    grown = grow(params, state, Units(lambda p: p["b1"], lambda p: p["eps"]))
+    chex.assert_trees_all_equal(grown.state.hyperparams, state.hyperparams)
+    assert grown.state.inner_state[0].mu["b1"].shape == (3, 8)
+
+
+@pytest.mark.parametrize("copies", [0, 2.0, 1.5, True])
+def test_copies_are_a_whole_number(copies):
+    with pytest.raises(ValueError, match=r"copies is .* whole number of at least 1"):
+        Units(FIRST.into, FIRST.out, copies)
+
+
+def test_a_split_needs_a_key(params):
     with pytest.raises(ValueError, match="key="):
         grow(params, (), FIRST, split=0.1)

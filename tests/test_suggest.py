@@ -105,6 +105,25 @@ def test_what_has_no_limit_is_refused():
         suggest_learning_rate(odeopt.rk4(0.1), jnp.sum, jnp.ones(2), flow=BALL)
 
 
+@pytest.mark.parametrize(
+    "opt",
+    [
+        odeopt.euler(0.1, stage_transform=optax.scale(10.0)),
+        odeopt.ode_optimizer(
+            flows.AveragedFlow(flows.GradientFlow(), beta=0.0, power=2.0, weight_decay=1.9),
+            solvers.Lie(),
+            0.1,
+        ),
+        odeopt.ode_optimizer(
+            flows.GroupedFlow({"a": flows.GradientFlow()}, "a", {"a": 0.3}), solvers.Euler(), 0.1
+        ),
+    ],
+)
+def test_where_the_loss_alone_does_not_decide_it_is_refused(opt):
+    with pytest.raises(ValueError, match=r"stage_transform|a scale of its own"):
+        suggest_learning_rate(opt, jnp.sum, jnp.ones(2))
+
+
 def test_of_an_optimizer_it_is_that_of_its_flow_and_solver():
     loss = lambda x: 0.5 * jnp.sum(jnp.array([1.0, 10.0]) * x**2)
     ours = suggest_learning_rate(odeopt.heavy_ball(1.0, 0.9), loss, jnp.ones(2))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..arguments import as_arrays
 from ..arrays import Scalar
 from ..lanczos import flatten, unflatten
 from ..objective import Objective
@@ -47,12 +48,14 @@ class CentralFlow:
 
     def __call__(self, y: PyTree[Array], h: float | Scalar) -> PyTree[Array]:
         """`dy/dt` for steps of size h."""
+        y = as_arrays(y)
         flow = self._at(y, h)
         slope = flow.gradient + 0.5 * jnp.einsum("ij,ijn->n", flow.covariance, flow.third)
         return unflatten(-slope, y)
 
     def oscillation(self, params: PyTree[Array], h: float | Scalar) -> Oscillation:
         """What the central flow leaves out."""
+        params = as_arrays(params)
         flow = self._at(params, h)
         height = 0.5 * jnp.sum(flow.eigenvalues * jnp.diag(flow.covariance))
         loss = self._objective.value(params) + height

@@ -62,6 +62,8 @@ def corrected(
     of a Runge-Kutta method (the midpoint rule for order 2): 1, 2 or 3 gradients more for order 2,
     3, 4. With memory $hHU \approx g(x) - g(x - hU)$: 1 more, where the plain step would lead.
     `"derivatives"` takes Hessian products and their derivatives; it is what other tableaus get.
+    Differences are taken to the gradient that `update` is given: a clip or a decay before it in a
+    chain would count as drift. Pass it as `stage_transform=`, which changes all gradients.
 
     Args:
       flow: what to follow: any flow with a field, e.g. `flows.GradientFlow()`; with `Lie()` one of

@@ -50,7 +50,7 @@ def counter_term(
     learning_rate: optax.ScalarOrSchedule,
     order: int,
     *,
-    form: Form | None = None,
+    form: Form = "derivatives",
     clip: float | None = CLIP,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The counter-terms of gradient descent for somebody else's optimizer.
@@ -67,13 +67,16 @@ def counter_term(
     Args:
       learning_rate: $h$ of what follows: a number, or a schedule of the number of steps.
       order: 1 to 6. 1 does nothing.
-      form: see `corrected`.
+      form: `"derivatives"` are those along the gradient that is handed over, so that a clip or a
+        weight decay may come before. `"difference"` costs 1, 2 or 3 gradients for order 2, 3, 4,
+        but must be handed the gradient of the loss itself: whatever changed it before would count
+        as drift and be undone.
       clip: see `corrected`.
 
     Returns:
       An optax transformation, called with `value_fn=` or `grad_fn=` as every odeopt optimizer is.
-      It stores two numbers. Costs, beyond the gradient that it is given, 1, 2 or 3 gradients for
-      order 2, 3, 4.
+      It stores two numbers. Costs, beyond the gradient that it is given, a Hessian product, which
+      is 2 gradients, for order 2, and more for each further order.
 
     Raises:
       ValueError: see `corrected`; or a number that is not positive as learning rate.
@@ -94,7 +97,8 @@ def counter_term(
             "of the optimizer that follows. A step-size rule works in odeopt's own optimizers: "
             "`odeopt.euler(rule, correction=2)`."
         )
-    check(lambda h: 0 < h < math.inf, "learning_rate", learning_rate, "positive and finite")
+    if known:
+        check(lambda h: 0 < h < math.inf, "learning_rate", learning_rate, "positive and finite")
     flow = corrected(_Recorded(), Euler(), order, form=form, clip=clip)
     counts = flow.init(()) != ()
 

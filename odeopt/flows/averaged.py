@@ -102,8 +102,8 @@ class AveragedFlow(AbstractFlow):
 
     @property
     def linear(self) -> bool:  # type: ignore[override]
-        """Whether `base` is linear and nothing adapts."""
-        return self.base.linear and not self._adapts
+        """Whether `base` is linear, nothing adapts and nothing decays."""
+        return self.base.linear and not self._adapts and not self._decays
 
     @property
     def needs_params(self) -> bool:  # type: ignore[override]

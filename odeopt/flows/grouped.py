@@ -75,8 +75,8 @@ class GroupedFlow(AbstractFlow):
 
     @property
     def linear(self) -> bool:  # type: ignore[override]
-        """Whether the flows of all groups are linear."""
-        return all(flow.linear for flow in self._all)
+        """Whether the flows of all groups are linear, and none has a pace of its own."""
+        return all(flow.linear for flow in self._all) and not self.paces
 
     @property
     def parts(self) -> tuple[str, ...]:  # type: ignore[override]

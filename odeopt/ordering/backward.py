@@ -10,7 +10,9 @@ from jaxtyping import Array, Int, PyTree
 
 from ..arguments import check_gradient
 from ..checks import check, whole_from
+from ..optimizer import Optimizer
 from ..state import Checkpoint, add_count, states
+from ..stepsize.rule import Always, Scheduled
 from .methods import METHODS, Step, Window
 
 Method: TypeAlias = Literal["replay", "bracket", "linearized"]
@@ -168,10 +170,11 @@ class _Backward(NamedTuple):
             raise ValueError(
                 "Backward order composes whole steps: drop `staged=True` from its optimizer."
             )
-        if self.method != "replay" and _remembers(inner):
+        if self.method != "replay" and (_remembers(inner) or _counts(self.optimizer, inner)):
             raise ValueError(
-                f"method={self.method!r} is defined for optimizers that keep nothing from step to "
-                'step, such as odeopt.euler(0.1): use method="replay" with this one.'
+                f"method={self.method!r} is defined for optimizers whose steps are all alike, and "
+                "that keep nothing from one to the next, such as odeopt.euler(0.1) at a fixed "
+                'rate: use method="replay" with this one.'
             )
         count = jnp.zeros([], jnp.int32)
         if self.window == 1:
@@ -260,6 +263,20 @@ def _remembers(state: PyTree[Array]) -> bool:
     nothing: dict[str, Any] = {"aux": (), "memory": (), "rule": (), "transform": ()}
     counters = [ode._replace(**nothing) for _, ode in states(state)]
     return _reals(state) > _reals(counters)
+
+
+def _counts(optimizer: optax.GradientTransformation, state: PyTree[Array]) -> bool:
+    """Whether a step may depend on its number, as with a schedule of odeopt or of optax."""
+    if isinstance(optimizer, Optimizer):
+        rule = optimizer.design.rule
+        return isinstance(rule, Scheduled) and not isinstance(rule.schedule, Always)
+    own = sum(len(_whole(ode)) for _, ode in states(state))
+    return len(_whole(state)) > own
+
+
+def _whole(tree: PyTree[Array]) -> list[Array]:
+    leaves = jax.tree.leaves(tree)
+    return [x for x in leaves if jnp.issubdtype(jnp.result_type(x), jnp.integer)]
 
 
 def _reals(tree: PyTree[Array]) -> int:

@@ -131,6 +131,8 @@ class DiffraxMethod(AbstractMethod):
 
 def _with_tolerances(solver: Any) -> Any:
     """Fill in what diffrax's implicit solvers otherwise take from a step-size controller."""
+    if isinstance(solver, diffrax.HalfSolver):
+        return eqx.tree_at(lambda s: s.solver, solver, _with_tolerances(solver.solver))
     unset = diffrax.with_stepsize_controller_tols(optx.Chord)().rtol
     names = [name for name in _ROOT_FINDER if getattr(solver.root_finder, name) is unset]
     if not names:

@@ -140,11 +140,10 @@ def verdict(results: Results) -> str:
     """The answer in two sentences: what gradient descent follows, and what that does."""
     orders, words = results.of("order"), []
     if len(orders):
-        miss = int((abs(orders.observed - orders.order) >= drift_orders.NEAR).sum())
+        held = int((abs(orders.observed - orders.order) < drift_orders.NEAR).sum())
         words.append(
-            "Gradient descent follows the flow of E + (h/4)‖grad E‖² with one order more than "
-            f"gradient flow; {len(orders) - miss} of {len(orders)} measured orders agree with "
-            "theory."
+            f"{held} of {len(orders)} measured orders agree with theory, by which gradient descent "
+            "follows the flow of E + (h/4)‖grad E‖² with one order more than gradient flow."
         )
     words += [_falls_by(results)] if len(results.table("trends")) else []
     return " ".join(words) or "Nothing was measured yet."
@@ -164,10 +163,11 @@ def _falls_by(results: Results) -> str:
 _WHERE = "{problem}, {quantity}, t = {time:g}, h·sharpness up to {edge:.2g}"
 
 
-def _enough(share: str, says: str, **more: Any) -> Claim:
-    """That a share of the trends is large enough."""
-    checks = compared("trends", _WHERE, share, f"at least {ENOUGH:g}", lambda r: r[share] >= ENOUGH)
-    return Claim(share, says, f"at least {ENOUGH:.0%}", checks, **more)
+def _enough(share: str, says: str, most: float = 1.0, **more: Any) -> Claim:
+    """That a share of the trends is large enough, and not above `most`."""
+    words = f"at least {ENOUGH:.0%}" + f", at most {most:.0%}" * (most > 1)
+    checks = compared("trends", _WHERE, share, words, lambda r: ENOUGH <= r[share] <= most)
+    return Claim(share, says, words, checks, **more)
 
 
 CLAIMS = (
@@ -181,7 +181,9 @@ CLAIMS = (
     ),
     _enough("removed", "The counter-term of order 2 removes that trend.", finding=_reaches),
     _enough("by order 3", "With the term of order 3 too, the counter-term removes that trend."),
-    _enough("restored", "The explicit penalty restores that trend at the smallest rate."),
+    _enough(
+        "restored", "The explicit penalty restores that trend at the smallest rate.", 2 - ENOUGH
+    ),
 )
 
 

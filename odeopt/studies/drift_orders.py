@@ -33,8 +33,9 @@ def iterated(factor: float) -> flows.AbstractFlow:
     return drift.regularized(flows.GradientFlow(), lambda h: factor * h)
 
 
-THIRD = drift.corrected(flows.GradientFlow(), solvers.Euler(), 3, clip=None)
-"""Gradient flow with the counter-terms of Euler's method to order 3."""
+THIRD = drift.corrected(flows.GradientFlow(), solvers.Euler(), 3, form="derivatives", clip=None)
+"""Gradient flow with the counter-terms of Euler's method to order 3, from derivatives as that of
+order 2 is: from differences of gradients they would be Heun's method, with another error."""
 METHODS: dict[str, flows.AbstractFlow] = {
     "gradient descent": flows.GradientFlow(),
     "counter-term": iterated(-0.25),

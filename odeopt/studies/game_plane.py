@@ -171,7 +171,8 @@ def _circle(results: Results) -> pd.DataFrame:
 
 CALCULATED = Claim(
     "calculated",
-    "In a linear game |z| grows by the largest eigenvalue of the step's matrix a step.",
+    "In a linear game |z| grows by the largest eigenvalue of the step's matrix a step, where its "
+    "eigenvectors are orthogonal: for all methods but alternating.",
     f"|z| at the end within {EXACT:g} (relative) of the calculated value",
     compared(
         _linear,

@@ -99,14 +99,14 @@ def verdict(results: Results) -> str:
             for name in ("forward", "averaged", "backward, full")
         )
         gain = forward.excess / average.excess
-        alike = int((full.p >= rest.CHANCE).sum())
+        alike = rest.alike(results).query("method == 'backward, full' and decides")
         lines.append(
             "Forward order, with averaging: for the same gradients the loss of averaged forward "
             f"iterates is {span(gain)} times nearer to the minimum than that of the last iterate. "
             f"Iterates in backward order converge on {int((full.rate < 1).sum())} of {len(full)} "
             f"problems, for {span(full.gradients / forward.gradients)} times the gradients; on "
-            f"{alike} of them their loss does not differ significantly from that of forward "
-            "order."
+            f"{int((alike.p >= rest.CHANCE).sum())} of {len(alike)} their loss does not differ "
+            "significantly from that of forward order."
         )
     networks = results.table("networks")
     if len(networks):
@@ -139,7 +139,7 @@ TABLES = (
             "error": ("error", "its standard error"),
             "p": (
                 "p",
-                "of the two-sample test that backward and forward order have the same losses",
+                "of the signed-rank test that backward and forward order have the same losses",
             ),
         },
         ("problem", "method", "gradients", "distance", "excess", "p"),

@@ -72,7 +72,7 @@ def alternating(
 
     Step, of two players: $p^+ = p - hs_1\nabla_pL_1(p, q)$, then
     $q^+ = q - hs_2\nabla_qL_2(p^+, q)$. Order 1 on the joint flow. On $L_1 = pq = -L_2$ it is
-    symplectic Euler, and stays bounded up to $h\sqrt{s_1s_2} = 2$.
+    symplectic Euler, and stays bounded for $h\sqrt{s_1s_2} < 2$.
 
     A player with k updates a round takes them with length $h/k$ each: a round follows every player
     for a time h. Five critic steps at the full rate are

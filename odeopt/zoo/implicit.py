@@ -28,13 +28,14 @@ def implicit_euler(
     Step: $x^+ = \arg\min_y E(y) + \|y - x\|^2/(2h)$, so that $x^+ = x - h\nabla E(x^+)$. Order 1 on
     gradient flow, stability function $1/(1 + h\lambda)$. The minimization is Newton's with a line
     search, from x on, and lowers the objective wherever it ends: whatever h,
-    $E(x^+) + \|x^+ - x\|^2/(2h) \le E(x)$.
+    $E(x^+) + \|x^+ - x\|^2/(2h) \le E(x)$. With `correction=2` this holds for the penalized loss
+    below in place of E, and E itself may rise.
 
     Costs, in gradients a step: 1, and 1 for the loss at the start unless `update` gets `value=`;
     for each of `iterations` at most 1, and 1 more for each trial of its line search that fails; and
     the linear solve of a step of `linearly_implicit_euler`; the state's `memory` (a
     `solvers.Proximal`) says what there was. `gain_ratio`, the default, adds 3, or 4 without
-    `value=`; it rejects no step, since the loss cannot rise.
+    `value=`. It rejects a step only where rounding raises the loss, or with `correction`.
 
     Args:
       learning_rate: $h$: None for `stepsize.gain_ratio()`; or a number, a schedule of the number of

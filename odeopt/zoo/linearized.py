@@ -27,11 +27,10 @@ def linearly_implicit_euler(
     r"""Linearly implicit Euler: the Levenberg-Marquardt method as an ODE solver; nothing to tune.
 
     Step: $x^+ = x + d$, $(I + hB)\,d = -h\nabla E(x)$ with B the Gauss-Newton matrix or the
-    Hessian. Order 1 on gradient flow, stability function $1/(1 + h\lambda)$: stable for any step
-    where B is the Hessian and the loss convex. For $h \to \infty$ it is the Newton or Gauss-Newton
-    step, for $h \to 0$ gradient descent. Nothing bounds a large step on a loss that is not
-    quadratic, so a fixed learning rate may diverge (on cross-entropy it does, since B vanishes
-    where softmax saturates); with `stepsize.gain_ratio`, the default, the loss never rises.
+    Hessian. Order 1 on gradient flow, stability function $1/(1 + h\lambda)$: stable for any step on
+    a convex quadratic. For $h \to \infty$ it is the Newton or Gauss-Newton step, for $h \to 0$
+    gradient descent. Nothing bounds a large step on another loss, so a fixed learning rate may
+    diverge (on cross-entropy it does, since B vanishes where softmax saturates); with `stepsize.gain_ratio`, the default, the loss never rises.
 
     Costs, in gradients a step: 1; the exact solve as many as a sample has outputs, and a Cholesky
     decomposition of at most 1,000 rows; or conjugate gradients 2 a product; `gain_ratio` 1, and 1
@@ -48,17 +47,17 @@ def linearly_implicit_euler(
         negative curvature.
       solve: "exact", for "ggn": by Cholesky's decomposition and the Jacobian of every sample, which
         must not depend on the others (with batch normalization pass "cg"); "cg": conjugate
-        gradients, from the last step's direction on; "auto": exact where that is small (see
+        gradients, started from the last step's direction; "auto": exact where that is small (see
         `solvers.LinearSolver`).
       products: the most curvature products of a step, beside one for the start; None for 10.
       tolerance: the relative residual at which conjugate gradients stop.
-      fraction: take the curvature on the first samples only, this share of them; None for all.
+      fraction: the share of samples (the first ones) used for the curvature; None for all.
       precondition: conjugate gradients by an estimate of the diagonal of B, which takes a product
         a step and one more copy of the parameters in the state.
       rank: conjugate gradients by an approximation of B of this rank, made at each point by as many
         products, all at once; None for none. For seconds, not for gradients, where B is dense and
-        its eigenvalues decay fast: [what it saves](../stiff.md#a-sketch-of-the-curvature). Three
-        times as many copies of the parameters.
+        its eigenvalues decay fast: [what it saves](../stiff.md#a-sketch-of-the-curvature).
+        Memory: about 4.5 copies of the parameters for each unit of rank.
       **options: `correction=2`, with "hessian", cancels the drift: the step is that of the loss
         $E + \tfrac h4\|\nabla E\|^2$, has order 2, and stays L-stable on a convex quadratic.
         Gradients cost 3, Hessian products 6. The other options of `ode_optimizer` do not apply.
@@ -116,8 +115,9 @@ def rosenbrock2(
 
     Step, with $W = I + \gamma hB$ and $\gamma = 1 - 1/\sqrt2$: $Wk_1 = -\nabla E(x)$,
     $Wk_2 = -\nabla E(x + hk_1) - 2k_1$, $x^+ = x + \tfrac32hk_1 + \tfrac12hk_2$ (Verwer, Spee, Blom
-    and Hundsdorfer, SIAM J. Sci. Comput. 20, 1999). Order 2 with either curvature, as far as the
-    linear systems are solved. One gradient more than `linearly_implicit_euler`, with `solve="cg"` a
+    and Hundsdorfer, SIAM J. Sci. Comput. 20, 1999). Order 2 with either curvature, and stable for
+    any step on a convex quadratic, as far as the linear systems are solved. With the default of ten
+    products they may not be: at a large fixed rate the step then diverges. One gradient more than `linearly_implicit_euler`, with `solve="cg"` a
     second solve; `gain_ratio` takes a Hessian product.
 
     Args:
@@ -177,8 +177,8 @@ def exponential_euler(
     Returns:
       An optax transformation whose state holds a few scalars, of which `memory` has the products,
       an estimate of the relative error of the Krylov space and the curvature of the last accepted
-      step. A step takes `basis` copies of the parameters and about 7 more (17 in all at the
-      defaults, 9 with `basis=2`).
+      step. A step takes `basis` copies of the parameters and about 6 more (16 in all at the
+      defaults, 8 with `basis=2`).
 
     Raises:
       ValueError: as `linearly_implicit_euler`; a `basis` that does not divide `products`.

@@ -146,15 +146,16 @@ def soap(
     numbers. Order 1 on `flows.GroupedFlow` of `flows.KroneckerFlow` and `flows.AdamFlow`, 1
     gradient a step and 8 products of each matrix with squares of its sides. Where sides are longer
     than a batch these cost more than the gradient: on 784-512-512-10 and 2 CPU cores a training
-    step takes 22 times as long as one with Adam in batches of 128, 4.5 times in batches of 1,024,
-    and 1.02 times with `max_precond_dim=256` (`python -m benchmarks --only soap`). Needs no
-    `value_fn`.
+    step takes 22 times as long as one with Adam in batches of 128, and 4.5 times in batches of
+    1,024; with `max_precond_dim=256` 1.08 and 1.02 times (in a checkout:
+    `python -m benchmarks --only soap`). Needs no `value_fn`.
 
-    The published algorithm, but for what follows. The first gradient counts in the moments, and its
-    step is along its polar factor; there it makes the bases and nothing moves. The roots are
-    divided by their weight before $\epsilon$ is added, as in Adam; there after. Decay acts on the
-    parameters before the step; there on those after it. Entries that cannot be told from rounding
-    do not move. A leaf of more than two axes is a stack of matrices; there every axis has a basis.
+    The published algorithm with these differences. The first gradient counts in the moments, and
+    its step is along its polar factor; in the published code it makes the bases and nothing moves.
+    The roots are divided by their weight before $\epsilon$ is added, as in Adam, and decay acts on
+    the parameters before the step; in the published code both come after. Entries that cannot be
+    told from rounding do not move. A leaf of more than two axes is a stack of matrices; in the
+    published code every axis has a basis.
 
     Args:
       learning_rate: $h$; see `muon`.

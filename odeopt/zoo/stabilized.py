@@ -18,7 +18,7 @@ def rkc(
     max_stages: int = 100,
     **options: Unpack[Options],
 ) -> Optimizer:
-    r"""Runge-Kutta-Chebyshev: steps that are stable far beyond those of any other explicit method.
+    r"""Runge-Kutta-Chebyshev: stable at steps far beyond those of classical Runge-Kutta methods.
 
     Step, at order 1: $x_1 = x - h\tfrac{w_1}{w_0}\nabla E(x)$, $x_j = \nu_jx_{j-1} +
     (1 - \nu_j)x_{j-2} - \mu_jh\nabla E(x_{j-1})$, $x^+ = x_s$, with coefficients such that a mode
@@ -49,8 +49,9 @@ def rkc(
         $h\lambda$. For order 2 at large ones take `order=2`.
 
     Returns:
-      An optax transformation. It stores four scalars, with `stages=None` also a copy of the
-      parameters. Within a step three vectors are alive, four at order 2. A `grad_fn` sees a traced
+      An optax transformation. It stores five scalars, with `stages=None` one more and a copy of
+      the parameters. Within a step three vectors are alive, four at order 2, and up to 5.3 with
+      `stages=None`. A `grad_fn` sees a traced
       stage. Inside `optax.inject_hyperparams` name the other numbers in
       `static_args=("stages", "order", "damping", "max_stages")`.
 

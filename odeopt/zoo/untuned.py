@@ -115,8 +115,8 @@ def log_time_adam(
 
     One clock, $k_n = r/(n + r)$, runs everything: $v \leftarrow v + k(g^2 - v)$, $D = 1/(\sqrt v +
     \epsilon)$; $\ln h \leftarrow \ln h + 2kc$, where $c$ is the cosine of the angle between $Dg$
-    and the lag of the path behind its average, with the length of $Dg$ from a running mean, and
-    times 0.7 where it is negative (`stepsize.angle`); $z \leftarrow z - h(Dg + wy)$; gradients are
+    and the lag of the path behind its average, with the length of $Dg$ from a running mean; a
+    negative $c$ is multiplied by 0.7 (`stepsize.angle`); $z \leftarrow z - h(Dg + wy)$; gradients are
     taken at $y$ and the result is the average $a$, both set by how predictable the gradient is
     (`flows.AveragedFlow`). One gradient a step, the same form for full batches and mini-batches.
 
@@ -127,7 +127,10 @@ def log_time_adam(
     The clock on both moments is ADANA's (arXiv:2602.05298, with a tuned rate); for the controller
     see `stepsize.angle`, for the average `flows.AveragedFlow`. Ours: clock and controller together,
     the two formulas of predictability, a default that is not tuned.
-    The state holds two copies of the parameters and a sixteenth.
+    The state holds two copies of the parameters and a sixteenth. An update of 10 million parameters
+    takes 5 to 8 times as long as that of `optax.adam` on a CPU, since it reads the state several
+    times; a gradient usually costs far more. It compiles 5.5 times as long (in a checkout:
+    `python -m benchmarks --only updates --only compile`).
 
     Args:
       learning_rate: None for the controller; a number, schedule or rule replaces it.

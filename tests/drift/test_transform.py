@@ -30,7 +30,8 @@ def descend(opt, params, objective, n=4):
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_before_sgd_it_is_corrected_euler(order):
     schedule = optax.linear_schedule(0.2, 0.0, 4)
-    chained = optax.chain(drift.counter_term(schedule, order), optax.sgd(schedule))
+    term = drift.counter_term(schedule, order, form="difference")
+    chained = optax.chain(term, optax.sgd(schedule))
     ours, ours_state = descend(odeopt.euler(schedule, correction=order), mixed_params(), mixed_loss)
     theirs, theirs_state = descend(chained, mixed_params(), mixed_loss)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
@@ -59,6 +60,21 @@ def test_it_is_called_like_any_odeopt_optimizer(x64):
     pair = jnp.max(abs(by_mask["pair"] - expected["pair"]))
     assert pair > 1e-6  # the masked part alone is followed: another shifted point
     assert jnp.all(jnp.isfinite(by_mask["pair"]))
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("before", [optax.clip_by_global_norm(0.1), optax.add_decayed_weights(1.0)])
+def test_what_comes_before_it_is_not_undone(x64, before, order):
+    """The limit of small rates is the transformed gradient, not that of the loss."""
+    y, grads = start(), jax.grad(loss)(start())
+    handed, _ = before.update(grads, before.init(y), y)
+    misses = []
+    for rate in (1e-4, 1e-6):
+        opt = optax.chain(before, drift.counter_term(rate, order))
+        found, _ = opt.update(grads, opt.init(y), y, value_fn=loss)
+        misses.append(float(difference(found, handed)))
+    assert misses[0] < 1e-2
+    assert misses[1] == pytest.approx(misses[0] / 100, rel=0.01)
 
 
 @pytest.mark.parametrize("form", ["difference", "derivatives"])

@@ -210,7 +210,10 @@ def test_what_makes_no_sense_is_refused():
     x = jnp.ones(2)
     with pytest.raises(ValueError, match="drop `staged=True`"):
         ordering.backward(odeopt.rk4(0.1, staged=True), 3, example=example).init(x)
-    for inner in (odeopt.heavy_ball(0.1, 0.9), odeopt.adam(0.1), optax.sgd(0.1, momentum=0.9)):
+    falling = optax.linear_schedule(0.1, 0.0, 9)  # earlier steps had other sizes
+    scheduled = odeopt.euler(falling), optax.sgd(falling)
+    moments = odeopt.heavy_ball(0.1, 0.9), odeopt.adam(0.1), optax.sgd(0.1, momentum=0.9)
+    for inner in (*scheduled, *moments):
         for method in ("bracket", "linearized"):
             with pytest.raises(ValueError, match='use method="replay"'):
                 ordering.backward(inner, 3, example=example, method=method).init(x)

@@ -46,7 +46,7 @@ def corrected(h: Any) -> Any:
 
 def mistaken(h: Any) -> Any:
     """With that of gradient descent."""
-    return optax.chain(drift.counter_term(h, 2), optax.adam(h, 0.8, 0.9, EPS))
+    return optax.chain(drift.counter_term(h, 2, form="difference"), optax.adam(h, 0.8, 0.9, EPS))
 
 
 def order(make: Callable[[float], Any], begin: jax.Array) -> float:

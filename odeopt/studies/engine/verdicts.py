@@ -67,9 +67,10 @@ class Verdict:
         known = [check.holds for check in self.checks if check.holds is not None]
         if not known:
             return "open" if self.checks else "not measured"
-        if all(known):
-            return "holds" if len(known) == len(self.checks) else "holds where it was decided"
-        return "holds in part" if any(known) else "does not hold"
+        if len(set(known)) > 1:
+            return "holds in part"
+        word = "holds" if known[0] else "does not hold"
+        return word if len(known) == len(self.checks) else f"{word} where it was decided"
 
     @property
     def row(self) -> dict[str, Any]:
