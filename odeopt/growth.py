@@ -18,8 +18,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from .checks import check_counts, is_traced
-from .state import states
+from . import checks
+from . import state as optimizer_state  # what is imported by name would be public here
 
 Degree = int | Literal["params"]
 
@@ -50,7 +50,7 @@ class Units:
     out_axis: int = 0
 
     def __post_init__(self) -> None:
-        check_counts(copies=self.copies)
+        checks.check_counts(copies=self.copies)
 
 
 class Grown(NamedTuple):
@@ -238,14 +238,14 @@ def _changes(leaves: Sequence[Array], places: PyTree[int], units: Sequence[Units
 
 def _check_gradients(state: PyTree[Array], in_stages: bool) -> None:
     """Refuse methods with gradients elsewhere than where the rates scale them."""
-    for path, ode in states(state):
+    for path, ode in optimizer_state.states(state):
         advice = "`state=()`, and go on with `opt.init(grown.params)`."
         if hasattr(ode.aux, "clipped") and jax.tree.leaves(ode.aux.aux):
             raise ValueError(
                 f"state{path} has moments and counter-terms, which no rates make copies repeat: "
                 f"pass {advice}"
             )
-        if in_stages or is_traced(ode):
+        if in_stages or checks.is_traced(ode):
             continue
         if np.any((ode.gradients < 0) | (ode.gradients > ode.steps)):
             raise ValueError(

@@ -50,8 +50,8 @@ class LinearSolver(eqx.Module):
         estimated by one product more in each solve.
       rank: conjugate gradients in the metric of shift + weight times an approximation of B of this
         rank (Nystrom's, of random directions that are always the same), made by as many products
-        before the first solve at a point; None for 0: none. It takes three times as many copies of
-        the parameters.
+        before the first solve at a point; None for 0: none. It takes about 4.5 times as many copies
+        of the parameters.
 
     Raises:
       ValueError: an unknown name; with `solve="exact"` the Hessian, or what is for conjugate

@@ -365,6 +365,7 @@ TABLES = (
             "validation": ("validation", "loss, median"),
             "validation accuracy": ("accuracy", "on validation data, median"),
             "test": ("test", "loss, median"),
+            "metric": ("metric", "of your own, on validation data, median"),
             "seconds": ("seconds", "of a run, median"),
             "memory": ("memory", "of the state and the running mean, in copies of the parameters"),
             "missed": ("missed", "reported runs that diverged"),

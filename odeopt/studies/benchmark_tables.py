@@ -11,6 +11,7 @@ import pandas as pd
 
 from .benchmark_problems import CONTESTS, HELD_OUT
 from .engine import Results
+from .engine.problem import metric_in
 from .engine.races import PAIR, frame, gradients_to_target, table
 from .engine.statistics import holm, pairs, profile_score
 from .engine.tuner import TUNING_SEED
@@ -68,6 +69,7 @@ def summary(results: Results) -> pd.DataFrame:
         if mine.empty:
             continue
         measured = [m for m in MEASURES if m in mine]
+        own = {} if problem in CONTESTS else {"metric": metric_in(mine.ends.iloc[0]["last"])}
         rows.append(
             {
                 "problem": problem,
@@ -82,6 +84,7 @@ def summary(results: Results) -> pd.DataFrame:
                 "score_low": mine.score.min(),
                 "score_high": mine.score.max(),
                 **{name: mine[name].median() for name in (*measured, "seconds")},
+                **{name: mine[it].median() for name, it in own.items() if it},
                 "memory": mine.memory.iloc[0],
                 "missed": int(np.isinf(mine.score).sum()),
                 "runs": len(mine),

@@ -5,6 +5,9 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap, to_hex
@@ -65,7 +68,21 @@ def made(settings: Settings) -> list[Problem]:
         accuracy.path_problem() if name == accuracy.PATH else build([name])[0]
         for name in settings.problems
     ]
-    return [dataclasses.replace(problem, batch_size=None) for problem in found]
+    return [
+        dataclasses.replace(problem, batch_size=None, init=_double(problem.init), x64=True)
+        for problem in found
+    ]
+
+
+def _double(init: Callable[[int], Any]) -> Callable[[int], Any]:
+    """In double precision: in single a loss that vanishes is soon rounding, and no method's."""
+
+    def wide(seed: int) -> Any:
+        return jax.tree.map(
+            lambda x: jnp.asarray(x, float) if eqx.is_inexact_array(x) else x, init(seed)
+        )
+
+    return wide
 
 
 def tasks(settings: Settings) -> list[Task]:

@@ -101,7 +101,12 @@ def _steps(results: Results) -> pd.DataFrame:
         if r["relative_rate"] < 1 and AFTER % per_point == 0:
             losses.append(r["loss"][AFTER // per_point])
     return pd.DataFrame(
-        {"problem": key[0], "optimizer": key[1], "rates": len(x), "spread": max(x) / min(x) - 1}
+        {
+            "problem": key[0],
+            "optimizer": key[1],
+            "rates": len(x),
+            "spread": np.abs(relative([0, max(x)], [0, min(x)]))[0],
+        }
         for key, x in found.items()
         if x
     )
@@ -166,7 +171,7 @@ def _errors(results: Results) -> pd.DataFrame:
     found = []
     for r in rows[rows.family == "momentum"].to_dict(orient="records"):
         twin = euler.get((r["problem"], round(r["step_sharpness"], 9)))
-        if twin is not None:
+        if twin:
             theory, factor = (1 + r["momentum"]) / (1 - r["momentum"]), np.log1p(r["delayed_end"])
             found.append({**r, "factor": factor / twin, "theory": theory})
     return pd.DataFrame(found)

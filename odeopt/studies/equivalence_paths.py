@@ -239,9 +239,19 @@ def deviations(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
+ROUNDING = 1e-24
+"""Part of the initial loss below which a loss in double precision is not known to a percent."""
+
+
 def relative(loss: Any, reference: Any) -> np.ndarray:
-    """Relative differences after the start; infinite where a loss is not finite."""
-    ratio = np.array(loss, float)[1:] / np.array(reference, float)[1:]
+    """Relative differences after the start; infinite where a loss is not finite.
+
+    0 where both have come down to rounding.
+    """
+    first, second = np.array(loss, float)[1:], np.array(reference, float)[1:]
+    vanished = np.maximum(first, second) <= ROUNDING * float(reference[0])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(vanished, 1.0, first / second)
     return np.where(np.isfinite(ratio), ratio - 1, np.inf)
 
 

@@ -6,7 +6,7 @@ say otherwise: every seed draws the same ones for all methods.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -302,7 +302,7 @@ def _method(results: Results, name: str) -> pd.DataFrame:
     return rest[rest.method.str.startswith(name)] if len(rest) else rest
 
 
-def _paired(first: Sequence[float], second: Sequence[float]) -> float:
+def _paired(first: np.ndarray, second: Any) -> float:
     """The p-value of Wilcoxon's signed-rank test: runs of a seed draw the same batches."""
     return float(wilcoxon(first, second).pvalue) if not np.array_equal(first, second) else 1.0
 

@@ -235,7 +235,9 @@ def _on(problem: Problem, one: Entry) -> Entry | str:
         return one
     size = sum(leaf.size for leaf in jax.tree.leaves(problem.start(0)))
     why = ""
-    if problem.batch_size is not None:
+    if any(leaf.dtype.itemsize < 4 for leaf in jax.tree.leaves(problem.start(0))):
+        why = "parameters below 32 bits, in which line searches fail"
+    elif problem.batch_size is not None:
         why = "goes on with the value of the last batch, so only full batches"
     elif one.name == "bfgs" and size > MOST_PARAMETERS:
         why = f"more than {MOST_PARAMETERS} parameters"
@@ -315,6 +317,12 @@ def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Re
 
 
 def _goal(problem: Problem, goal: Goal) -> Record:
+    begin = float(problem.full_loss(problem.start(0), jax.tree.map(jnp.asarray, problem.data)))
+    if goal.relative and not goal.convex and not begin > 0:
+        raise ValueError(
+            f"Problem {problem.name!r}: its loss starts at {begin:.3g}, and the target is a part "
+            "of that: subtract its least value from it, or what is below that."
+        )
     about = {"level": goal.level, "relative": goal.relative, "optimum": goal.optimum(problem)}
     return {"kind": "goal", "problem": problem.name, **about}
 

@@ -30,7 +30,8 @@ def linearly_implicit_euler(
     Hessian. Order 1 on gradient flow, stability function $1/(1 + h\lambda)$: stable for any step on
     a convex quadratic. For $h \to \infty$ it is the Newton or Gauss-Newton step, for $h \to 0$
     gradient descent. Nothing bounds a large step on another loss, so a fixed learning rate may
-    diverge (on cross-entropy it does, since B vanishes where softmax saturates); with `stepsize.gain_ratio`, the default, the loss never rises.
+    diverge (on cross-entropy it does, since B vanishes where softmax saturates); with
+    `stepsize.gain_ratio`, the default, the loss never rises.
 
     Costs, in gradients a step: 1; the exact solve as many as a sample has outputs, and a Cholesky
     decomposition of at most 1,000 rows; or conjugate gradients 2 a product; `gain_ratio` 1, and 1
@@ -117,8 +118,9 @@ def rosenbrock2(
     $Wk_2 = -\nabla E(x + hk_1) - 2k_1$, $x^+ = x + \tfrac32hk_1 + \tfrac12hk_2$ (Verwer, Spee, Blom
     and Hundsdorfer, SIAM J. Sci. Comput. 20, 1999). Order 2 with either curvature, and stable for
     any step on a convex quadratic, as far as the linear systems are solved. With the default of ten
-    products they may not be: at a large fixed rate the step then diverges. One gradient more than `linearly_implicit_euler`, with `solve="cg"` a
-    second solve; `gain_ratio` takes a Hessian product.
+    products they may not be: a large fixed rate may then diverge. One gradient more than
+    `linearly_implicit_euler`, with `solve="cg"` a second solve; `gain_ratio` takes a Hessian
+    product.
 
     Args:
       learning_rate: None for `stepsize.gain_ratio()`; else as for `linearly_implicit_euler`, and so

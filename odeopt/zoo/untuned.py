@@ -116,8 +116,8 @@ def log_time_adam(
     One clock, $k_n = r/(n + r)$, runs everything: $v \leftarrow v + k(g^2 - v)$, $D = 1/(\sqrt v +
     \epsilon)$; $\ln h \leftarrow \ln h + 2kc$, where $c$ is the cosine of the angle between $Dg$
     and the lag of the path behind its average, with the length of $Dg$ from a running mean; a
-    negative $c$ is multiplied by 0.7 (`stepsize.angle`); $z \leftarrow z - h(Dg + wy)$; gradients are
-    taken at $y$ and the result is the average $a$, both set by how predictable the gradient is
+    negative $c$ is multiplied by 0.7 (`stepsize.angle`); $z \leftarrow z - h(Dg + wy)$; gradients
+    are taken at $y$ and the result is the average $a$, both set by how predictable the gradient is
     (`flows.AveragedFlow`). One gradient a step, the same form for full batches and mini-batches.
 
     **Evaluate and keep `odeopt.step_params(state, params)`**, the average: `params` is where the

@@ -158,18 +158,19 @@ def cubic():
 @pytest.mark.slow
 def test_a_study_of_ones_own_problem_leaves_tables_and_a_page(tmp_path, monkeypatch):
     monkeypatch.setattr(drift_orders, "PATHS", {"product": drift_orders.product})
-    settings = {"problems": cubic(), "seeds": 2, "halvings": 1, "times": 1}
+    settings = {"problems": cubic(), "seeds": 2, "halvings": 3, "times": 1}
     found = drift.run(**settings, out=tmp_path)
     orders = pd.read_csv(tmp_path / "orders.csv")
     assert len(orders) == len(drift_orders.COMPARED)
     assert np.all(abs(orders["observed"] - orders["order"]) < 0.1)
     runs = drift.runs_of(found)
-    assert len(runs) == 4 * 2 * 2
+    assert len(runs) == 4 * 4 * 2
     assert runs["validation"].gt(0).all()
     assert runs["rate"].max() * runs["first sharpness"][0] == pytest.approx(1, rel=0.06)
     ends = runs.pivot(index=["variant", "seed"], columns="rate", values="loss").diff(axis=1)
-    moved = abs(ends.iloc[:, -1]).unstack("seed")  # by the rate, which drift is the reason for
-    assert (moved.loc["counter-term, order 3"] < 0.5 * moved.loc["gradient descent"]).all()
+    moved = abs(ends.iloc[:, 1]).groupby("variant").sum()  # by small rates: by their drift
+    assert moved["counter-term, order 3"] < 0.3 * moved["counter-term"]
+    assert moved["counter-term"] < 0.6 * moved["gradient descent"]
     written = page.write(found, tmp_path).read_text()
     text = html.unescape(written)
     for figure in drift.FIGURES:

@@ -157,6 +157,12 @@ def test_the_verdict_turns_with_the_figures(off, wanted):
         assert "euler: 0.1 to 0.5" in verdict.finding
 
 
+def test_what_has_come_down_to_rounding_is_the_same():
+    assert paths.relative([1.0, 1e-30, 0.0], [1.0, 1e-28, 0.0]).tolist() == [0, 0]
+    assert paths.relative([1.0, 1e-9, np.inf], [1.0, 1e-28, 1e-28]).tolist()[1] == np.inf
+    assert paths.relative([1.0, 1e-9], [1.0, 1e-28])[0] > 1e18
+
+
 def test_a_reach_ends_at_the_first_larger_difference():
     runs = [path("solver", "rk4", x, e) for x, e in ((0.1, 0.0), (0.2, 0.5), (0.4, 0.0))]
     assert claims.reach(deviations(runs), "relative_rate") == (0.1, 0.2)

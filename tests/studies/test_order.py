@@ -102,6 +102,24 @@ def test_a_gain_is_claimed_where_the_interval_leaves_no_doubt(palindromic, word)
     assert ("lower than reshuffling on p with o" in results.verdict) == (word == "holds")
 
 
+@pytest.mark.parametrize(
+    ("seeds", "higher", "word"),
+    [(9, 0.0, "holds"), (9, 0.5, "does not hold"), (5, 0.5, "open"), (5, 0.0, "open")],
+)
+def test_orders_are_alike_only_where_seeds_could_have_told_them_apart(seeds, higher, word):
+    """In pairs: the seeds differ by far more than the orders do."""
+    random = np.random.default_rng(0)
+    forward = 100.0 * np.arange(1, seeds + 1)
+    backward = forward + higher + 0.1 * random.standard_normal(seeds)
+    about = {"kind": "rest", "problem": "p", "used": 1, "rate": None}
+    about |= {f"{which} distance": [1.0] for which in ("mean", "last", "least")} | {"spread": [1.0]}
+    runs = {"forward": forward, "backward, full": backward}
+    records = [{**about, "method": m, "last excess": list(x)} for m, x in runs.items()]
+    results = Results(order.STUDY, order.Settings(seeds=seeds), records)
+    (claim,) = [verdict for verdict in results.claims if verdict.claim.name == "alike"]
+    assert claim.word == word
+
+
 @pytest.mark.slow
 def test_the_network_is_counted_and_its_errors_are_shares(x64):
     lab = Lab(Store(None, {}))

@@ -472,6 +472,17 @@ def test_a_problem_and_an_optimizer_of_ones_own():
     assert len(found.table("sensitivity")) == 2
 
 
+def test_a_loss_that_starts_below_zero_is_refused_and_narrow_parameters_have_no_line_search():
+    def square(start, less=0.0):
+        return Problem(lambda p, batch: jnp.sum((p - 1) ** 2) - less, lambda seed: start, ())
+
+    kwargs = {"solvers": ["sgd", "lbfgs"], "seeds": 1, "gradients": 8}
+    with pytest.raises(ValueError, match=r"starts at -3.*subtract its least value"):
+        stiff.run(problems=[square(jnp.zeros(2), less=5.0)], **kwargs)
+    found = stiff.run(problems=[square(jnp.zeros(2, jnp.bfloat16))], **kwargs)
+    assert [r["optimizer"] for r in found.kind("left out")] == ["lbfgs"]
+
+
 def test_every_entry_can_be_built_and_every_problem_is_one_of_the_studies():
     for make in stiff_runs.ENTRIES.values():
         entry = make()

@@ -106,8 +106,8 @@ def own_problems(
             lookup("problem", one, names)
         elif not isinstance(one, kind):
             raise ValueError(
-                f"{item} is a {type(one).__name__}, not a {kind.__name__.lower()}: make it with "
-                f"odeopt.studies.{kind.__name__}({made})."
+                f"{item!s:.60} is a {type(one).__name__}, not a {kind.__name__.lower()}: make it "
+                f"with odeopt.studies.{kind.__name__}({made})."
             )
         elif one.name in names:
             raise ValueError(

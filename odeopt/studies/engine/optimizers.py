@@ -6,6 +6,7 @@ What theory says of an optimizer is read off the optimizer object. Uses optax an
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from types import CodeType, FunctionType
 from typing import Any
 
 import equinox as eqx
@@ -24,7 +25,7 @@ from ...state import states, step_params
 from ...stepsize.rule import Fixed
 from ...zoo.registry import REGISTRY
 from ..names import lookup
-from .problem import checksum_of, is_name
+from .problem import checksum, checksum_of, is_name, line, readable
 
 Make = Callable[[Any], optax.GradientTransformation]
 MOMENTUM = 0.9
@@ -97,7 +98,7 @@ def entry(name: str, make: Make, **known: Any) -> Entry:
     """
     optimizer = make(0.1)
     if not isinstance(optimizer, Optimizer):
-        return Entry(name, make, **{**_inside(optimizer), **known})
+        return Entry(name, make, **{**_inside(name, optimizer), **known})
     design = optimizer.design
     theory: dict[str, Any] = {"read": step_params}
     fixed = isinstance(design.rule, Fixed)
@@ -114,9 +115,15 @@ def entry(name: str, make: Make, **known: Any) -> Entry:
     return Entry(name, make, **{**theory, **known})
 
 
-def _inside(optimizer: optax.GradientTransformation) -> dict[str, Any]:
+def _inside(name: str, optimizer: optax.GradientTransformation) -> dict[str, Any]:
     """What its state says of an optimizer around one of ours, or with a line search of optax."""
-    state = optimizer.init(_START)
+    try:
+        state = optimizer.init(_START)
+    except Exception as error:
+        raise ValueError(
+            f"optimizer {name!r} does not take a plain vector as parameters: {line(error)}. Give "
+            "labels and masks as functions of the parameters."
+        ) from error
     if any(True for _ in states(state)):
         return {"read": step_params, "counted": True, "cost": _dearest}
     searches = optax.tree.get(state, "num_linesearch_steps") is not None
@@ -147,7 +154,7 @@ def _cost_of_a_step(optimizer: optax.GradientTransformation) -> int:
 
 
 def fingerprint(make: Any) -> str:
-    """A checksum of what the optimizer of a rate does; empty where it cannot be seen.
+    """A checksum of what the optimizer of a rate does.
 
     Every option is a number of its traced step, so that a changed one changes the checksum.
     """
@@ -161,8 +168,19 @@ def fingerprint(make: Any) -> str:
 
     try:
         return checksum_of(jax.make_jaxpr(step)(0.1))
-    except Exception:
-        return ""
+    except Exception:  # it is for other parameters: its code, and what that holds
+        return checksum((), readable(_spelled(make)))
+
+
+def _spelled(value: Any, depth: int = 8) -> Any:
+    """Of a function its instructions and what it holds, functions inside it too; else its text."""
+    if depth and isinstance(value, FunctionType):
+        held = [cell.cell_contents for cell in value.__closure__ or ()]
+        return [_spelled(inside, depth - 1) for inside in (value.__code__, *held)]
+    if depth and isinstance(value, CodeType):
+        inside = [_spelled(constant, depth - 1) for constant in value.co_consts]
+        return [value.co_code.hex(), value.co_names, inside]
+    return repr(value)
 
 
 BASELINES: dict[str, Callable[[], Entry]] = {

@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array, Int, PyTree
 
 from ...checks import is_known, is_traced, is_whole
@@ -161,7 +162,9 @@ class Problem:
 
     def _check_loss(self) -> None:
         key = {"key": jax.random.key(0)} if self.takes_key else {}
-        batch = jax.tree.map(lambda leaf: leaf[: self.batch_size], self.data)
+        batch = self.data
+        if self.batch_size is not None:
+            batch = jax.tree.map(lambda leaf: leaf[: self.batch_size], batch)
         try:
             found = jax.eval_shape(
                 lambda params, batch: self.loss(self._whole(params), batch, **key),
@@ -210,7 +213,10 @@ class Problem:
 
     def _init(self, seed: int) -> PyTree:
         try:
-            return self.init(seed)
+            found = self.init(seed)
+            if _holds_module(found):  # whose own numbers are settings
+                return found
+            return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, found)
         except Exception as error:
             raise ValueError(
                 f"Problem {self.name!r}: init({seed}) fails: {line(error)}. init takes a seed, an "
@@ -253,18 +259,17 @@ class Problem:
         changed = self.has_aux or self.weight_decay
         if names[:2] == ["params", "batch"] and self._plain and not changed:
             return self.loss
-
-        def loss_of(params: Params, batch: PyTree, **key: Array) -> Array:
-            loss = self.loss(self._whole(params), batch, **key)
-            loss = loss[0] if self.has_aux else loss
-            if self.weight_decay:
-                squares = (jnp.vdot(leaf, leaf).real for leaf in jax.tree.leaves(params))
-                loss = loss + 0.5 * self.weight_decay * sum(squares)
-            return loss
-
         if self.takes_key:
-            return lambda params, batch, key: loss_of(params, batch, key=key)
-        return loss_of
+            return lambda params, batch, key: self._loss(params, batch, self.weight_decay, key=key)
+        return lambda params, batch: self._loss(params, batch, self.weight_decay)
+
+    def _loss(self, params: Params, batch: PyTree, decay: float, **key: Array) -> Array:
+        loss = self.loss(self._whole(params), batch, **key)
+        loss = loss[0] if self.has_aux else loss
+        if decay:
+            squares = (jnp.vdot(leaf, leaf).real for leaf in jax.tree.leaves(params))
+            loss = loss + 0.5 * decay * sum(squares)
+        return loss
 
     def start(self, seed: int) -> Params:
         """The parameters of a seed: of an Equinox model its floating-point arrays.
@@ -294,13 +299,15 @@ class Problem:
     def measured(self, params: Params, data: PyTree, validation: PyTree) -> dict[str, Array]:
         """All that a run reports: the loss on all data, and what is held out.
 
-        That is the "validation" loss, and what the metric gives by name ("metric" where it gives
-        no name); nothing without `validation` data.
+        That is the "validation" loss, without weight decay, and what the metric gives by name
+        ("metric" where it gives no name); nothing without `validation` data.
         """
         if not jax.tree.leaves(validation):
             return {"loss": self.full_loss(params, data)}
         more = self._metrics(params, validation)
-        held = more["validation"] if "validation" in more else self.full_loss(params, validation)
+        held = more.get("validation")
+        if held is None:
+            held = self._loss(params, validation, 0.0, **self._fixed_key)
         found = {"loss": self.full_loss(params, data), "validation": held}
         found |= more
         return {name: jnp.asarray(value) for name, value in found.items()}
@@ -311,18 +318,22 @@ class Problem:
 
     def full_loss(self, params: Params, data: PyTree) -> Array:
         """The objective on all of `data`; of a random loss, with a key that is always the same."""
-        key = {"key": jax.random.key(0)} if self.takes_key else {}
-        return self.objective(params, data, **key)
+        return self.objective(params, data, **self._fixed_key)
+
+    @property
+    def _fixed_key(self) -> dict[str, Array]:
+        return {"key": jax.random.key(0)} if self.takes_key else {}
 
     @property
     def examples(self) -> int:
-        """Rows of the data."""
-        return int(jax.tree.leaves(self.data)[0].shape[0])
+        """Rows of the data; 1 where it has none."""
+        shapes = [leaf.shape for leaf in jax.tree.leaves(self.data) if leaf.shape]
+        return shapes[0][0] if shapes else 1
 
     @property
     def spoken(self) -> str:
         """The problem and its data in a line, for the method of a study."""
-        return f"{self.name}: {self.title} (data {self.checksum})"
+        return f"{self.name}{self.title and ': '}{self.title} (data {self.checksum})"
 
     @functools.cached_property
     def checksum(self) -> str:
@@ -331,11 +342,11 @@ class Problem:
 
     @functools.cached_property
     def version(self) -> str:
-        """A checksum of all that decides a run: data, loss, metric, batches and initial point."""
+        """A checksum of all that decides a run: data, loss, metric, batches and initial points."""
         with jax.enable_x64(self.x64):
             given = self.start(0), self.data, self.validation
             traced = jax.make_jaxpr(self.measured)(*given)
-            return checksum_of(traced, given, self.batch_size)
+            return checksum_of(traced, (given, self.start(1)), self.batch_size, self.quadratic)
 
     def batches(self, seed: int, steps: int) -> Int[np.ndarray, "steps batch"] | None:
         """The examples of each step: shuffled epochs; `None` for full-batch problems."""
@@ -374,8 +385,22 @@ def checksum(arrays: PyTree, *also: Any) -> str:
 
 def checksum_of(traced: Any, arrays: PyTree = (), *also: Any) -> str:
     """The same of a traced function with its constants, and of what it is called with."""
-    readable = re.sub(r"0x[0-9a-f]+", "", str(traced))  # addresses differ between processes
-    return checksum((arrays, traced.consts), *also, readable)
+    return checksum((arrays, _constants(traced)), *also, readable(traced))
+
+
+def readable(value: Any) -> str:
+    """A text without addresses, which differ between processes."""
+    return re.sub(r"0x[0-9a-f]+", "", str(value))
+
+
+def _constants(traced: Any) -> list[Any]:
+    """The arrays that a traced function holds, those of the functions inside it too."""
+    found = list(traced.consts) if isinstance(traced, ClosedJaxpr) else []
+    for equation in traced.eqns:
+        for inner in jax.tree.leaves(equation.params):
+            if isinstance(inner, ClosedJaxpr | Jaxpr):
+                found += _constants(inner)
+    return found
 
 
 def is_name(name: Any) -> bool:
@@ -394,14 +419,15 @@ def _values(rest: PyTree) -> str:
 
 def whole_numbers(start: Params) -> str:
     """What to write instead of parameters that are integers; empty where none is."""
-    in_model = any(isinstance(x, eqx.Module) for x in jax.tree.leaves(start, is_leaf=_is_module))
+    in_model = _holds_module(start)
     for path, leaf in jax.tree.leaves_with_path(start):
         whole = isinstance(leaf, int | np.integer) or getattr(leaf, "dtype", None) in _INTEGERS
         if whole and not (in_model and isinstance(leaf, int)):
             where = jax.tree_util.keystr(path)
             return (
                 f"init gives whole numbers{' at ' + where if where else ''}, which have no "
-                "gradient: write 0.0 for 0, or jnp.zeros(shape), which is floating-point."
+                "gradient: write 0.0 for 0, or jnp.zeros(shape), which is floating-point. Counters "
+                "of a model are no parameters: of Flax nnx return nnx.state(model, nnx.Param)."
             )
     return ""
 
@@ -409,8 +435,9 @@ def whole_numbers(start: Params) -> str:
 _INTEGERS = [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
 
 
-def _is_module(node: Any) -> bool:
-    return isinstance(node, eqx.Module)
+def _holds_module(tree: PyTree) -> bool:
+    is_module = lambda node: isinstance(node, eqx.Module)  # noqa: E731
+    return any(map(is_module, jax.tree.leaves(tree, is_leaf=is_module)))
 
 
 def line(error: BaseException) -> str:

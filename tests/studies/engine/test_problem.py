@@ -11,7 +11,7 @@ import pytest
 
 import odeopt
 from odeopt.studies import Problem, drift, equivalence, spectra, stability
-from odeopt.studies.engine.optimizers import contenders
+from odeopt.studies.engine.optimizers import contenders, fingerprint
 from odeopt.studies.engine.steps import refuse_broken
 
 X = np.linspace(-1, 1, 24, dtype=np.float32)[:, None]
@@ -118,6 +118,40 @@ def test_own_problems_are_resumed_and_others_are_not(tmp_path):
 
 
 @pytest.mark.slow
+def test_whatever_decides_a_run_changes_the_version():
+    """Arrays inside a jitted loss, starts of other seeds, an optimizer of these parameters."""
+
+    def version(target=1.0, spread=1.0):
+        held = jnp.full(2, target)
+        loss = jax.jit(lambda params, batch: jnp.sum((params - held) ** 2))
+        return Problem(loss, lambda seed: seed * spread * jnp.ones(2), ()).version
+
+    assert version() == version()
+    assert len({version(), version(target=2.0), version(spread=2.0)}) == 3
+
+    def make(scale):
+        def update(grads, state, params=None):
+            return {"mine": -scale * grads["mine"]}, state
+
+        return lambda rate: optax.GradientTransformation(lambda params: (), update)
+
+    assert fingerprint(make(1.0)) == fingerprint(make(1.0)) != fingerprint(make(2.0))
+
+
+def test_a_python_float_trains_and_weight_decay_is_not_of_what_is_held_out():
+    problem = Problem(
+        lambda params, batch: jnp.mean((batch - params["b"]) ** 2),
+        lambda seed: {"b": 0.5},
+        np.ones(3, np.float32),
+        validation=np.ones(3, np.float32),
+        weight_decay=2.0,
+    )
+    assert jax.tree.map(jnp.shape, problem.start(0)) == {"b": ()}
+    measured = problem.measured(problem.start(0), problem.data, problem.validation)
+    assert float(measured["loss"]) == 0.25 + 0.25
+    assert float(measured["validation"]) == 0.25
+
+
 def test_a_changed_optimizer_is_another_setting(tmp_path):
     out, given = tmp_path / "out", {"problems": [plain()], "seeds": 1, "gradients": 12}
 

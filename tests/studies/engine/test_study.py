@@ -188,7 +188,8 @@ def test_settings_of_a_full_study_are_those_with_what_is_given_instead():
         ([True, True], "holds"),
         ([True, None], "holds where it was decided"),
         ([True, False], "holds in part"),
-        ([False, None], "does not hold"),
+        ([False, False], "does not hold"),
+        ([False, None], "does not hold where it was decided"),
     ],
 )
 def test_a_verdict_is_what_its_comparisons_say(holds, word):
