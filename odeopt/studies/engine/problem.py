@@ -67,7 +67,8 @@ class Problem:
             scalar, or a dict of scalars by name. One that is called "validation" takes the place
             of that loss.
         has_aux: Whether `loss` returns `(loss, aux)`; `aux` is dropped.
-        weight_decay: w adds w/2 times the squared norm of the parameters to the loss.
+        weight_decay: w adds w/2 times the squared norm of the parameters to the loss that trains,
+            not to that on `validation`.
         quadratic: Whether the Hessian is constant, so that its spectrum is computed densely and
             the stability limit is exact.
         x64: Whether it runs with x64 enabled; by default as JAX is set when it is made.
