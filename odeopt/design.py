@@ -74,6 +74,11 @@ class Design:
         """Whether a step that is not finite is rejected."""
         return self.guarded or self.rule.rejects or bool(self._schedules)
 
+    @property
+    def counts(self) -> bool:
+        """Whether a step depends on its number."""
+        return self.rule.counts or bool(self._schedules)
+
     @functools.cached_property
     def _schedules(self) -> list[Any]:
         return schedules(self.flow)

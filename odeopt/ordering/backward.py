@@ -10,9 +10,7 @@ from jaxtyping import Array, Int, PyTree
 
 from ..arguments import check_gradient
 from ..checks import check, whole_from
-from ..optimizer import Optimizer
 from ..state import Checkpoint, add_count, states
-from ..stepsize.rule import Always, Scheduled
 from .methods import METHODS, Step, Window
 
 Method: TypeAlias = Literal["replay", "bracket", "linearized"]
@@ -267,9 +265,8 @@ def _remembers(state: PyTree[Array]) -> bool:
 
 def _counts(optimizer: optax.GradientTransformation, state: PyTree[Array]) -> bool:
     """Whether a step may depend on its number, as with a schedule of odeopt or of optax."""
-    if isinstance(optimizer, Optimizer):
-        rule = optimizer.design.rule
-        return isinstance(rule, Scheduled) and not isinstance(rule.schedule, Always)
+    if hasattr(optimizer, "design"):
+        return optimizer.design.counts
     own = sum(len(_whole(ode)) for _, ode in states(state))
     return len(_whole(state)) > own
 

@@ -19,6 +19,8 @@ class Horizon(AbstractLocalRule):
     distance: Any
     warm_up: float
 
+    counts = True
+
     def size(self, info: StepInfo) -> Scalar:
         """That of the present step; past the horizon that of the last one."""
         n = info.steps.astype(float)
@@ -64,6 +66,8 @@ class Anytime(AbstractLocalRule):
 
     distance: Any
     warm_up: int
+
+    counts = True
 
     def size(self, info: StepInfo) -> Scalar:
         """That of the present step."""

@@ -69,11 +69,13 @@ class AbstractRule(eqx.Module):
         and mode have when the optimizer is built.
       rejects: whether a step that is not finite is rejected, as `odeopt.guard` asks of any.
       tries: the most steps that one call of `update` makes, where the verdict is to try again.
+      counts: whether the size of a step depends on its number.
     """
 
     needs: ClassVar[Information] = Information.NONE
     rejects: ClassVar[bool] = True
     tries = 1
+    counts = False
 
     def check(self, flow: AbstractFlow, method: AbstractMethod) -> None:
         """Refuse what flags (`needs`) cannot say, when the optimizer is built: a `ValueError`."""
@@ -153,6 +155,7 @@ class Scheduled(AbstractLocalRule):
     """
 
     schedule: Callable[[Int[Array, ""]], Any]
+    counts: bool = eqx.field(static=True, default=True, repr=False)
 
     rejects: ClassVar[bool] = False
 
@@ -225,7 +228,7 @@ def as_rule(learning_rate: Any) -> AbstractRule:
         return Scheduled(learning_rate)
     array = isinstance(learning_rate, jax.Array)
     if array and learning_rate.shape == () and _is_real(learning_rate):
-        return Scheduled(Always(learning_rate))
+        return Scheduled(Always(learning_rate), counts=False)
     # NumPy's scalars are real numbers, its bool is none
     if not array and isinstance(np.asarray(learning_rate)[()], numbers.Real):
         rate = float(learning_rate)

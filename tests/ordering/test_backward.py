@@ -211,7 +211,8 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="drop `staged=True`"):
         ordering.backward(odeopt.rk4(0.1, staged=True), 3, example=example).init(x)
     falling = optax.linear_schedule(0.1, 0.0, 9)  # earlier steps had other sizes
-    scheduled = odeopt.euler(falling), optax.sgd(falling)
+    anytime = odeopt.euler(odeopt.stepsize.anytime(0.1))
+    scheduled = odeopt.euler(falling), anytime, optax.sgd(falling)
     moments = odeopt.heavy_ball(0.1, 0.9), odeopt.adam(0.1), optax.sgd(0.1, momentum=0.9)
     for inner in (*scheduled, *moments):
         for method in ("bracket", "linearized"):

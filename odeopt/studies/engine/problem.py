@@ -115,8 +115,10 @@ class Problem:
             self._refuse("loss= and init= are functions: loss(params, batch) and init(seed).")
         if not (is_known(self.weight_decay) and self.weight_decay >= 0):
             self._refuse(f"weight_decay is {self.weight_decay!r}, which is a number of at least 0.")
+        if not isinstance(self.x64, bool | np.bool_):
+            self._refuse(f"x64 is {self.x64!r}: write True, or False.")
         for leaf in jax.tree.leaves((self.data, self.validation)):
-            if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+            if not isinstance(leaf, np.ndarray | np.generic | jax.Array):
                 self._refuse(f"data hold a {type(leaf).__name__}: give arrays, np.asarray(...).")
         self._check_batch()
         self._check_start()

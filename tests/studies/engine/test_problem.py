@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.sparse
 
 import odeopt
 from odeopt.studies import Problem, drift, equivalence, spectra, stability
@@ -237,6 +238,8 @@ def start(seed):
         ({"data": (X, Y[:20]), "batch_size": 4}, "20 and 24 rows.*one row an example"),
         ({"data": (X, Y[:20])}, r"fails on arrays of shapes \(24, 1\), \(20, 1\)"),
         ({"data": ([1.0], Y)}, r"data hold a float: give arrays"),
+        ({"data": scipy.sparse.eye(3).tocsr()}, r"data hold a csr_matrix: give arrays"),
+        ({"x64": "yes"}, "x64 is 'yes': write True"),
         ({"batch_size": 25}, "batch_size is 25, which must be 1 to 24"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": 8.0}, "batch_size is 8.0: write a whole number"),
