@@ -260,21 +260,17 @@ def _remembers(state: PyTree[Array]) -> bool:
     """Whether a state holds more than counters: real numbers beside those that every state has."""
     nothing: dict[str, Any] = {"aux": (), "memory": (), "rule": (), "transform": ()}
     counters = [ode._replace(**nothing) for _, ode in states(state)]
-    return _reals(state) > _reals(counters)
+    return _number(state, jnp.inexact) > _number(counters, jnp.inexact)
 
 
 def _counts(optimizer: optax.GradientTransformation, state: PyTree[Array]) -> bool:
     """Whether a step may depend on its number, as with a schedule of odeopt or of optax."""
     if hasattr(optimizer, "design"):
         return optimizer.design.counts
-    own = sum(len(_whole(ode)) for _, ode in states(state))
-    return len(_whole(state)) > own
+    own = [ode for _, ode in states(state)]
+    return _number(state, jnp.integer) > _number(own, jnp.integer)
 
 
-def _whole(tree: PyTree[Array]) -> list[Array]:
-    leaves = jax.tree.leaves(tree)
-    return [x for x in leaves if jnp.issubdtype(jnp.result_type(x), jnp.integer)]
-
-
-def _reals(tree: PyTree[Array]) -> int:
-    return sum(jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in jax.tree.leaves(tree))
+def _number(tree: PyTree[Array], kind: Any) -> int:
+    """How many leaves are of that kind."""
+    return sum(jnp.issubdtype(jnp.result_type(x), kind) for x in jax.tree.leaves(tree))

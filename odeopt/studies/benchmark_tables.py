@@ -69,7 +69,7 @@ def summary(results: Results) -> pd.DataFrame:
         if mine.empty:
             continue
         measured = [m for m in MEASURES if m in mine]
-        own = {} if problem in CONTESTS else {"metric": metric_in(mine.ends.iloc[0]["last"])}
+        own = None if problem in CONTESTS else metric_in(mine.ends.iloc[0]["last"])
         rows.append(
             {
                 "problem": problem,
@@ -84,7 +84,7 @@ def summary(results: Results) -> pd.DataFrame:
                 "score_low": mine.score.min(),
                 "score_high": mine.score.max(),
                 **{name: mine[name].median() for name in (*measured, "seconds")},
-                **{name: mine[it].median() for name, it in own.items() if it},
+                **({"metric": mine[own].median()} if own else {}),
                 "memory": mine.memory.iloc[0],
                 "missed": int(np.isinf(mine.score).sum()),
                 "runs": len(mine),

@@ -71,14 +71,13 @@ def train(
 ) -> PyTree[Array]:
     """Euler's method along `flow`, full batch, from parameters of several seeds, stacked."""
     opt = ode_optimizer(flow, solvers.Euler(), step_size)
-    data = jax.tree.map(jnp.asarray, problem.data)
-    loss = lambda params: problem.full_loss(params, data)  # noqa: E731
+    loss = lambda params: problem.full_loss(params, problem.data)  # noqa: E731
     return jax.vmap(lambda params: walk(opt, loss, params, steps))(params)
 
 
 def measure(problem: Problem, params: PyTree[Array]) -> dict[str, Float[Array, " seeds"]]:
     """What is recorded, of each seed."""
-    loss_of, data = problem.full_loss, {"data": jax.tree.map(jnp.asarray, problem.data)}
+    loss_of, data = problem.full_loss, {"data": problem.data}
 
     def one(params: PyTree[Array]) -> dict[str, Array]:
         loss, grads = jax.value_and_grad(loss_of)(params, **data)
@@ -89,8 +88,7 @@ def measure(problem: Problem, params: PyTree[Array]) -> dict[str, Float[Array, "
             "drift": diagnostics.drift(loss_of, params, 1.0, **data).relative,
         }
         if jax.tree.leaves(problem.validation):
-            kept = jax.tree.map(jnp.asarray, problem.validation)
-            held = problem.measured(params, data["data"], kept)
+            held = problem.measured(params, problem.data, problem.validation)
             found["validation"] = held_out_of(held)
         return found
 

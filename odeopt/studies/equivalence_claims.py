@@ -105,7 +105,7 @@ def _steps(results: Results) -> pd.DataFrame:
             "problem": key[0],
             "optimizer": key[1],
             "rates": len(x),
-            "spread": np.abs(relative([0, max(x)], [0, min(x)]))[0],
+            "spread": relative([0, max(x)], [0, min(x)])[0],
         }
         for key, x in found.items()
         if x

@@ -233,9 +233,9 @@ def _on(problem: Problem, one: Entry) -> Entry | str:
     """The entry on that problem, or why it can only look bad there or not run at all."""
     if not one.line_search:
         return one
-    size = sum(leaf.size for leaf in jax.tree.leaves(problem.start(0)))
-    why = ""
-    if any(leaf.dtype.itemsize < 4 for leaf in jax.tree.leaves(problem.start(0))):
+    leaves = jax.tree.leaves(problem.start(0))
+    size, why = sum(leaf.size for leaf in leaves), ""
+    if any(leaf.dtype.itemsize < 4 for leaf in leaves):
         why = "parameters below 32 bits, in which line searches fail"
     elif problem.batch_size is not None:
         why = "goes on with the value of the last batch, so only full batches"
@@ -317,7 +317,7 @@ def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Re
 
 
 def _goal(problem: Problem, goal: Goal) -> Record:
-    begin = float(problem.full_loss(problem.start(0), jax.tree.map(jnp.asarray, problem.data)))
+    begin = float(problem.full_loss(problem.start(0), problem.data))
     if goal.relative and not goal.convex and not begin > 0:
         raise ValueError(
             f"Problem {problem.name!r}: its loss starts at {begin:.3g}, and the target is a part "

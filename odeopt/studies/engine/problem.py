@@ -307,6 +307,7 @@ class Problem:
         """
         if not jax.tree.leaves(validation):
             return {"loss": self.full_loss(params, data)}
+        validation = jax.tree.map(jnp.asarray, validation)
         more = self._metrics(params, validation)
         held = more.get("validation")
         if held is None:
@@ -321,7 +322,7 @@ class Problem:
 
     def full_loss(self, params: Params, data: PyTree) -> Array:
         """The objective on all of `data`; of a random loss, with a key that is always the same."""
-        return self.objective(params, data, **self._fixed_key)
+        return self.objective(params, jax.tree.map(jnp.asarray, data), **self._fixed_key)
 
     @property
     def _fixed_key(self) -> dict[str, Array]:
