@@ -16,8 +16,9 @@ from ..arguments import as_arrays
 from ..flows.game import PerPlayer, Players
 from . import game_plane as plane
 from .engine import Figure, Lab, Results, Table, groups, race_figures, races
+from .engine.checksums import checksum_of
 from .engine.optimizers import Entry
-from .engine.problem import Problem, checksum_of, line, whole_numbers
+from .engine.problem import Problem, line, whole_numbers
 from .engine.races import Race
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED

@@ -6,7 +6,6 @@ What theory says of an optimizer is read off the optimizer object. Uses optax an
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from types import CodeType, FunctionType
 from typing import Any
 
 import equinox as eqx
@@ -25,7 +24,7 @@ from ...state import states, step_params
 from ...stepsize.rule import Fixed
 from ...zoo.registry import REGISTRY
 from ..names import lookup
-from .problem import checksum, checksum_of, is_name, line, readable
+from .problem import is_name, line
 
 Make = Callable[[Any], optax.GradientTransformation]
 MOMENTUM = 0.9
@@ -151,36 +150,6 @@ def _cost_of_a_step(optimizer: optax.GradientTransformation) -> int:
     (_, state), _ = jax.lax.scan(step, (_START, optimizer.init(_START)), None, _STEPS)
     most = max(int(ode.gradients) for _, ode in states(state))  # of one gradient, where they share
     return max(1, round(most / _STEPS))
-
-
-def fingerprint(make: Any) -> str:
-    """A checksum of what the optimizer of a rate does.
-
-    Every option is a number of its traced step, so that a changed one changes the checksum.
-    """
-    params = {"matrix": jnp.eye(2), "vector": jnp.ones(2)}
-
-    def step(rate: Any) -> Any:
-        loss = functools.partial(optax.tree.norm, squared=True)
-        optimizer = optax.with_extra_args_support(make(rate))
-        more = {"value": loss(params), "grad": params, "value_fn": loss}
-        return optimizer.update(params, optimizer.init(params), params, **more)
-
-    try:
-        return checksum_of(jax.make_jaxpr(step)(0.1))
-    except Exception:  # it is for other parameters: its code, and what that holds
-        return checksum((), readable(_spelled(make)))
-
-
-def _spelled(value: Any, depth: int = 8) -> Any:
-    """Of a function its instructions and what it holds, functions inside it too; else its text."""
-    if depth and isinstance(value, FunctionType):
-        held = [cell.cell_contents for cell in value.__closure__ or ()]
-        return [_spelled(inside, depth - 1) for inside in (value.__code__, *held)]
-    if depth and isinstance(value, CodeType):
-        inside = [_spelled(constant, depth - 1) for constant in value.co_consts]
-        return [value.co_code.hex(), value.co_names, inside]
-    return repr(value)
 
 
 BASELINES: dict[str, Callable[[], Entry]] = {

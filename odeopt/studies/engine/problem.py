@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import hashlib
 import inspect
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, TypeAlias
 
@@ -12,11 +10,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array, Int, PyTree
 
 from ...checks import is_known, is_traced, is_whole
 from ...split import Composite
+from .checksums import checksum, checksum_of
 
 Params: TypeAlias = Any
 Batch: TypeAlias = tuple[Any, ...]
@@ -374,37 +372,6 @@ def metric_in(measured: Iterable[str]) -> str | None:
 def held_out_of(measured: Mapping[str, Any]) -> Any:
     """Of what `Problem.measured` gives: the metric if there is one, else the validation loss."""
     return measured.get(metric_in(measured) or "validation")
-
-
-def checksum(arrays: PyTree, *also: Any) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of arrays, and of what prints as text."""
-    digest = hashlib.sha256("".join(map(str, also)).encode())
-    for leaf in jax.tree.leaves(arrays):
-        is_key = jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
-        array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
-        digest.update(f"{array.shape}{array.dtype}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def checksum_of(traced: Any, arrays: PyTree = (), *also: Any) -> str:
-    """The same of a traced function with its constants, and of what it is called with."""
-    return checksum((arrays, _constants(traced)), *also, readable(traced))
-
-
-def readable(value: Any) -> str:
-    """A text without addresses, which differ between processes."""
-    return re.sub(r"0x[0-9a-f]+", "", str(value))
-
-
-def _constants(traced: Any) -> list[Any]:
-    """The arrays that a traced function holds, those of the functions inside it too."""
-    found = list(traced.consts) if isinstance(traced, ClosedJaxpr) else []
-    for equation in traced.eqns:
-        for inner in jax.tree.leaves(equation.params):
-            if isinstance(inner, ClosedJaxpr | Jaxpr):
-                found += _constants(inner)
-    return found
 
 
 def is_name(name: Any) -> bool:

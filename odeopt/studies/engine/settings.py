@@ -8,7 +8,7 @@ from typing import Any
 
 from ... import __version__
 from ...checks import is_known, is_whole
-from .optimizers import fingerprint
+from .checksums import fingerprint
 
 
 def items(value: Any) -> tuple:

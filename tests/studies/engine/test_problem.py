@@ -12,7 +12,8 @@ import scipy.sparse
 
 import odeopt
 from odeopt.studies import Problem, drift, equivalence, spectra, stability
-from odeopt.studies.engine.optimizers import contenders, fingerprint
+from odeopt.studies.engine.checksums import fingerprint
+from odeopt.studies.engine.optimizers import contenders
 from odeopt.studies.engine.steps import refuse_broken
 
 X = np.linspace(-1, 1, 24, dtype=np.float32)[:, None]
