@@ -117,7 +117,29 @@ def backward(
       >>> float(x), int(state.gradients)  # halfway to 4, then to 0, then to 8
       (4.5, 6)
     """
-    made = _Backward.of(optimizer, window, start_after, steps, example, method)
+    if (window is None) == (steps is None):
+        raise ValueError(
+            "Pass either `window=`, the steps between checkpoints, or `steps=`, the length of the "
+            "run, for one window as long as that: what is stored needs a size."
+        )
+    given = {"start_after": start_after, "window": window, "steps": steps}
+    for name, number in given.items():
+        check(whole_from(0), name, number, "a whole number of steps, such as 8")
+    if window is None:
+        assert steps is not None
+        window = steps - start_after
+    if window < 1:
+        raise ValueError(f"The window is {window} steps; it must be at least 1.")
+    if window > 1 and not example:
+        raise ValueError(
+            "Backward order takes earlier steps again and must know which arguments of update to "
+            'store: `ordering.backward(opt, window, example={"batch": batch})` for '
+            "`opt.update(grads, state, params, value_fn=loss, batch=batch)`."
+        )
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; pass one of {', '.join(map(repr, METHODS))}.")
+    full = optax.with_extra_args_support(optimizer)
+    made = _Backward(full, window, start_after, dict(example or {}), method)
     return optax.GradientTransformationExtraArgs(made.init, made.update)
 
 
@@ -127,40 +149,6 @@ class _Backward(NamedTuple):
     start_after: int
     example: dict[str, PyTree]
     method: Method
-
-    @classmethod
-    def of(
-        cls,
-        optimizer: optax.GradientTransformation,
-        window: int | None,
-        start_after: int,
-        steps: int | None,
-        example: Mapping[str, PyTree] | None,
-        method: Method,
-    ) -> "_Backward":
-        if (window is None) == (steps is None):
-            raise ValueError(
-                "Pass either `window=`, the steps between checkpoints, or `steps=`, the length of "
-                "the run, for one window as long as that: what is stored needs a size."
-            )
-        given = {"start_after": start_after, "window": window, "steps": steps}
-        for name, number in given.items():
-            check(whole_from(0), name, number, "a whole number of steps, such as 8")
-        if window is None:
-            assert steps is not None
-            window = steps - start_after
-        if window < 1:
-            raise ValueError(f"The window is {window} steps; it must be at least 1.")
-        if window > 1 and not example:
-            raise ValueError(
-                "Backward order takes earlier steps again and must know which arguments of update "
-                'to store: `ordering.backward(opt, window, example={"batch": batch})` for '
-                "`opt.update(grads, state, params, value_fn=loss, batch=batch)`."
-            )
-        if method not in METHODS:
-            raise ValueError(f"method is {method!r}; pass one of {', '.join(map(repr, METHODS))}.")
-        full = optax.with_extra_args_support(optimizer)
-        return cls(full, window, start_after, dict(example or {}), method)
 
     def init(self, params: PyTree[Array]) -> BackwardState:
         inner = self.optimizer.init(params)
@@ -200,8 +188,7 @@ class _Backward(NamedTuple):
         rest = {n: v for n, v in extra_args.items() if n not in {*newest, "value", "grad"}}
         step = Step(self.optimizer, rest)
         if self.window == 1:
-            at = step.gradient(params, newest) if grads is None else grads
-            updates, inner, used = step(at, params, state.inner, newest)
+            updates, inner, used = step(params, state.inner, newest, grads)
             checkpoint, stored = state.checkpoint, state.stored
         else:
             step.check()

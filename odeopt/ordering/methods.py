@@ -36,22 +36,17 @@ class Step(NamedTuple):
 
     def __call__(
         self,
-        grads: PyTree[Array],
         params: PyTree[Array],
         inner: PyTree[Array],
         arguments: Mapping[str, Any],
+        grads: PyTree[Array] | None = None,
     ) -> Result:
-        """One step, `grads` being the gradient at its start."""
-        updates, after = self.optimizer.update(
-            grads, inner, params, **{**self.extra_args, **arguments}
-        )
+        """One step from any point; `grads` is the gradient there, evaluated where it is None."""
+        if grads is None:
+            grads = self.gradient(params, arguments)
+        extra = {**self.extra_args, **arguments}
+        updates, after = self.optimizer.update(grads, inner, params, **extra)
         return updates, after, _used(inner, after)
-
-    def fresh(
-        self, params: PyTree[Array], inner: PyTree[Array], arguments: Mapping[str, Any]
-    ) -> Result:
-        """One step from any point."""
-        return self(self.gradient(params, arguments), params, inner, arguments)
 
 
 class Window(NamedTuple):
@@ -67,14 +62,14 @@ class Window(NamedTuple):
         """The stored arguments of one step."""
         return jax.tree.map(lambda rows: rows[index], self.stored)
 
-    def at_checkpoint(self, grads: PyTree[Array] | None) -> PyTree[Array]:
-        """The newest batch's gradient at the checkpoint: at first it is the one handed over."""
-        start = self.checkpoint.params
-        if grads is None:
-            return self.step.gradient(start, self.newest)
-        return jax.lax.cond(
-            self.position == 0, lambda: grads, lambda: self.step.gradient(start, self.newest)
-        )
+    def start(self, inner: PyTree[Array], grads: PyTree[Array] | None) -> Result:
+        """The newest step from the checkpoint, whose gradient is at first the one handed over."""
+        at = self.checkpoint.params
+        if grads is not None:
+            grads = jax.lax.cond(
+                self.position == 0, lambda: grads, lambda: self.step.gradient(at, self.newest)
+            )
+        return self.step(at, inner, self.newest, grads)
 
     def unused(self, grads: PyTree[Array] | None) -> Count:
         """Gradients that were handed over and are of no use: not at the checkpoint."""
@@ -91,11 +86,11 @@ def replay(
     """All steps again, newest first, on parameters and state."""
     start, state = window.checkpoint
     step, position = window.step, window.position
-    newest, state, used = step(window.at_checkpoint(grads), start, state, window.newest)
+    newest, state, used = window.start(state, grads)
 
     def earlier(i: Array, carry: tuple) -> tuple:
         point, state, used = carry
-        updates, state, more = step.fresh(point, state, window.row(position - 1 - i))
+        updates, state, more = step(point, state, window.row(position - 1 - i))
         return optax.apply_updates(point, updates), state, _total(used, more)
 
     carry = optax.apply_updates(start, newest), state, used
@@ -114,12 +109,10 @@ def bracket(
     at x = T_1...T_{n-1}(x_0), up to terms of third order; sum U_i is x - x_0 to this order.
     """
     step, position = window.step, window.position
-    grads = step.gradient(params, window.newest) if grads is None else grads
-    newest, after, cost = step(grads, params, inner, window.newest)
+    newest, after, cost = step(params, inner, window.newest, grads)
 
     def product(arguments: Mapping[str, Any], along: PyTree[Array]) -> PyTree[Array]:
-        displacement = lambda point: step.fresh(point, inner, arguments)[0]  # noqa: E731
-        return jax.jvp(displacement, (params,), (along,))[1]
+        return jax.jvp(lambda point: step(point, inner, arguments)[0], (params,), (along,))[1]
 
     def second() -> PyTree[Array]:
         passed = jax.tree.map(jnp.subtract, params, window.checkpoint.params)
@@ -140,18 +133,17 @@ def linearized(
     window: Window, grads: PyTree[Array] | None, params: PyTree[Array], inner: PyTree[Array]
 ) -> Result:
     """The newest step at the checkpoint, carried through those before it by one JVP."""
-    start, _ = window.checkpoint
     step, position = window.step, window.position
-    newest, after, cost = step(window.at_checkpoint(grads), start, inner, window.newest)
+    newest, after, cost = window.start(inner, grads)
 
     def earlier(point: PyTree[Array]) -> PyTree[Array]:
         def one(i: Array, point: PyTree[Array]) -> PyTree[Array]:
-            updates = step.fresh(point, inner, window.row(position - 1 - i))[0]
+            updates = step(point, inner, window.row(position - 1 - i))[0]
             return optax.apply_updates(point, updates)
 
         return jax.lax.fori_loop(0, position, one, point)
 
-    carried = jax.jvp(earlier, (start,), (newest,))[1]
+    carried = jax.jvp(earlier, (window.checkpoint.params,), (newest,))[1]
     used = _total(cost * (1 + 2 * position), window.unused(grads))
     return window.first(newest, carried), after, used
 
