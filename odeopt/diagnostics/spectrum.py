@@ -52,13 +52,7 @@ def spectrum(
       >>> odeopt.diagnostics.spectrum(loss, jnp.ones(3)).values.round(4)
       Array([1., 4., 9.], dtype=float32)
     """
-    return compiled(_hessian_spectrum, value_fn, as_arrays(params), arguments, products)
-
-
-def _hessian_spectrum(
-    value_fn: Callable[..., Any], params: PyTree[Array], arguments: dict[str, Any], products: int
-) -> Spectrum:
-    return _density(hessian(value_fn, params, arguments), params, products)
+    return compiled(_density, hessian, value_fn, as_arrays(params), arguments, products)
 
 
 def gauss_newton_spectrum(
@@ -94,23 +88,25 @@ def gauss_newton_spectrum(
       >>> odeopt.diagnostics.gauss_newton_spectrum(loss, predict, jnp.ones(2), x=x).values.round(4)
       Array([1., 9.], dtype=float32)
     """
-    params = as_arrays(params)
-    return compiled(_gauss_newton_spectrum, loss_fn, predict_fn, params, arguments, products)
+    functions = loss_fn, predict_fn
+    return compiled(_density, _gauss_newton, functions, as_arrays(params), arguments, products)
 
 
-def _gauss_newton_spectrum(
-    loss_fn: Callable[..., Any],
-    predict_fn: Callable[..., Any],
+def _gauss_newton(
+    functions: tuple[Callable, Callable], params: PyTree[Array], arguments: dict[str, Any]
+) -> LinearMap:
+    return gauss_newton(composite(*functions, samples=()).split(arguments, None), params)
+
+
+def _density(
+    curvature: Callable[..., LinearMap],
+    functions: Any,
     params: PyTree[Array],
     arguments: dict[str, Any],
     products: int,
 ) -> Spectrum:
-    split = composite(loss_fn, predict_fn, samples=()).split(arguments, None)
-    return _density(gauss_newton(split, params), params, products)
-
-
-def _density(product: LinearMap, params: PyTree[Array], products: int) -> Spectrum:
     check_counts(products=products)
+    product = curvature(functions, params, arguments)
     ritz = lanczos(product, start_vector(params), params, products)
     return Spectrum(ritz.values, ritz.weights)
 

@@ -49,19 +49,18 @@ class CentralFlow:
     def __call__(self, y: PyTree[Array], h: float | Scalar) -> PyTree[Array]:
         """`dy/dt` for steps of size h."""
         y = as_arrays(y)
-        flow = self._at(y, h)
-        slope = flow.gradient + 0.5 * jnp.einsum("ij,ijn->n", flow.covariance, flow.third)
-        return unflatten(-slope, y)
+        return unflatten(-self._at(y, h)[0], y)
 
     def oscillation(self, params: PyTree[Array], h: float | Scalar) -> Oscillation:
         """What the central flow leaves out."""
         params = as_arrays(params)
-        flow = self._at(params, h)
-        height = 0.5 * jnp.sum(flow.eigenvalues * jnp.diag(flow.covariance))
+        _, eigenvalues, vectors, covariance = self._at(params, h)
+        height = 0.5 * jnp.sum(eigenvalues * jnp.diag(covariance))
         loss = self._objective.value(params) + height
-        return Oscillation(flow.eigenvalues, flow.vectors, flow.covariance, loss)
+        return Oscillation(eigenvalues, vectors, covariance, loss)
 
-    def _at(self, params: PyTree[Array], h: float | Scalar) -> "_Edge":
+    def _at(self, params: PyTree[Array], h: float | Scalar) -> tuple[Array, Array, Array, Array]:
+        """Minus the field, flat; eigenvalues, vectors and covariance of the oscillation."""
         grad, product = jax.linearize(self._objective.gradient, params)
         values, vectors = jnp.linalg.eigh(hessian_matrix(product, params))
         top, basis = values[-self._directions :], vectors[:, -self._directions :]
@@ -80,15 +79,7 @@ class CentralFlow:
         force = jnp.diag(top - 2 / h) / h - third @ g
         response = 0.5 * jnp.einsum("ijn,kln->ijkl", third, third)
         covariance = complementary(response, 0.5 * (force + force.T))
-        return _Edge(g, top, basis, third, covariance)
-
-
-class _Edge(NamedTuple):
-    gradient: Array
-    eigenvalues: Array
-    vectors: Array
-    third: Array
-    covariance: Array
+        return g + 0.5 * jnp.einsum("ij,ijn->n", covariance, third), top, basis, covariance
 
 
 def central_flow(

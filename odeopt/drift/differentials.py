@@ -134,14 +134,9 @@ def _differential(
 def _derivative(field: VectorField, directions: Sequence[PyTree[Array]]) -> VectorField:
     """`y -> f^(k)(y)(v_1, ..., v_k)` for fixed directions."""
     for direction in directions:
-        field = directional(field, functools.partial(_constant, direction))
+        field = functools.partial(_directional, field, direction)
     return field
 
 
-def _constant(value: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
-    return value
-
-
-def directional(field: VectorField, along: VectorField) -> VectorField:
-    """`y -> field'(y) along(y)`: the derivative of a field along another."""
-    return lambda y: jax.jvp(field, (y,), (along(y),))[1]
+def _directional(field: VectorField, direction: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
+    return jax.jvp(field, (y,), (direction,))[1]

@@ -36,9 +36,8 @@ class EdgeFlow:
         other = self._step(jax.tree.map(jnp.subtract, *edge), h)
 
         def slope(sign: int, old: PyTree[Array]) -> PyTree[Array]:
-            return jax.tree.map(
-                lambda x, y, z: scaled(1 / h, 0.5 * (x + sign * y) * sign - z), one, other, old
-            )
+            new = jax.tree.map(lambda x, y: 0.5 * (y + sign * x), one, other)
+            return jax.tree.map(lambda x, y: scaled(1 / h, x - y), new, old)
 
         return Edge(slope(1, edge.centre), slope(-1, edge.amplitude))
 

@@ -1,5 +1,6 @@
 """How far the next step of an optimizer leaves its flow."""
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +90,8 @@ def step_drift(
     )
 
 
-def drift_cost(design: "Design") -> int | None:
-    """The gradients that `step_drift` evaluates; None where no counter-term is known."""
+def drift_cost(design: "Design") -> float:
+    """The gradients that `step_drift` evaluates; infinity where no counter-term is known."""
     x, h = jnp.zeros([]), jnp.ones([], float)
 
     def steps(objective: Any) -> list[PyTree]:
@@ -100,7 +101,7 @@ def drift_cost(design: "Design") -> int | None:
     try:
         return 1 + count_gradients(steps, given=True)
     except (ValueError, TypeError, LookupError):  # also of a game, which needs players
-        return None
+        return math.inf
 
 
 def _steps(design: "Design", objective: Any, z: tuple, h: Array, memory: PyTree) -> list[PyTree]:

@@ -46,39 +46,26 @@ class PrincipalFlow:
         """`dy/dt` for steps of size h."""
         is_complex = any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(y))
         point = jax.tree.map(jnp.real, y)
-        g, product = self._linearized(point)
+        g, product = jax.linearize(self._objective.gradient, point)
 
-        def coefficients(eigenvalues: Array) -> Array:
-            c = principal_coefficients(h, eigenvalues)
-            return c if is_complex else c.real
+        def rescaled(vector: Array) -> Array:
+            values, components, back = self._spectral(product, vector, point)
+            c = principal_coefficients(h, values)
+            return back((c if is_complex else c.real) * components)
 
-        slope = self._apply(coefficients, product, flatten(g), point)
-        if is_complex:  # the gradient of the loss continued, to first order in the imaginary part
-            image = flatten(product(jax.tree.map(jnp.imag, y)))
-            slope = slope + 1j * self._apply(coefficients, product, image, point)
-            real, imag = unflatten(slope.real, point), unflatten(slope.imag, point)
-            return jax.tree.map(jax.lax.complex, real, imag)
-        return unflatten(slope, point)
+        slope = rescaled(flatten(g))
+        if not is_complex:
+            return unflatten(slope, point)
+        # the gradient of the loss continued, to first order in the imaginary part
+        slope = slope + 1j * rescaled(flatten(product(jax.tree.map(jnp.imag, y))))
+        real, imag = unflatten(slope.real, point), unflatten(slope.imag, point)
+        return jax.tree.map(jax.lax.complex, real, imag)
 
     def directions(self, params: PyTree[Array], h: float | Scalar) -> Directions:
         """Eigenvalues, coefficients and gradient components at real parameters."""
-        g, product = self._linearized(params)
+        g, product = jax.linearize(self._objective.gradient, params)
         values, components, _ = self._spectral(product, flatten(g), params)
         return Directions(values, principal_coefficients(h, values), components)
-
-    def _linearized(self, point: PyTree[Array]) -> tuple[PyTree[Array], LinearMap]:
-        return jax.linearize(self._objective.gradient, point)
-
-    def _apply(
-        self,
-        function: Callable[[Array], Array],
-        product: LinearMap,
-        vector: Float[Array, " n"],
-        like: PyTree[Array],
-    ) -> Array:
-        """`function(H) vector`."""
-        values, components, back = self._spectral(product, vector, like)
-        return back(function(values) * components)
 
     def _spectral(
         self, product: LinearMap, vector: Float[Array, " n"], like: PyTree[Array]

@@ -12,7 +12,7 @@ from ..arrays import Scalar
 from ..flows import GradientFlow
 from ..kernels import combination
 from ..objective import Objective
-from ..solvers import AbstractMethod, Solver, as_method
+from ..solvers import Solver, as_method
 from ..sums import add, multiple, scaled
 from .differentials import SteppedField, VectorField, b_series
 from .trees import Pair, butcher, check_order, is_pair, modified_equation
@@ -110,7 +110,14 @@ def step_map(solver: Solver | Pair, field: VectorField, *, iterations: int = 1) 
     # Scanned, since nested derivatives repeat whatever is unrolled.
     method = as_method(solver).with_options(scan_stages=True)  # type: ignore[arg-type]
 
-    _check_memory(method)
+    # A method may keep numbers, of its last solve, but no trees.
+    memory = jax.eval_shape(lambda y: method.init(GradientFlow(), (y, ())), jnp.ones(2))
+    if any(leaf.shape for leaf in jax.tree.leaves(memory)):
+        raise ValueError(
+            f"{type(method).__name__} remembers ({type(memory).__name__}), so its step depends on "
+            "more than y: pass a step map `(y, h) -> y` in which its memory is part of y, "
+            "`drift.modified_field(step, None, order)`."
+        )
 
     def step(y: PyTree[Array], h: Scalar | float) -> PyTree[Array]:
         y = jax.tree.map(jnp.asarray, y)
@@ -124,17 +131,6 @@ def step_map(solver: Solver | Pair, field: VectorField, *, iterations: int = 1) 
         return add(y, method.step(flow, objective, z, jnp.asarray(h, float), memory).update)
 
     return step
-
-
-def _check_memory(method: AbstractMethod) -> None:
-    """Refuse a step that depends on more than `y`; a method may keep numbers, of its last solve."""
-    memory = jax.eval_shape(lambda y: method.init(GradientFlow(), (y, ())), jnp.ones(2))
-    if any(leaf.shape for leaf in jax.tree.leaves(memory)):
-        raise ValueError(
-            f"{type(method).__name__} remembers ({type(memory).__name__}), so its step depends on "
-            "more than y: pass a step map `(y, h) -> y` in which its memory is part of y, "
-            "`drift.modified_field(step, None, order)`."
-        )
 
 
 def _implicit_step(pair: Pair, field: VectorField, iterations: int) -> StepMap:

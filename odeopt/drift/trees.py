@@ -158,7 +158,10 @@ def butcher(solver: Solver | Pair) -> Pair:
         return _checked(([[1]], [1]))
     tableau = getattr(solver, "tableau", solver)
     if isinstance(tableau, diffrax.ButcherTableau) and tableau.implicit:
-        return _checked((_implicit_matrix(tableau), tableau.b_sol.tolist()))
+        matrix = np.diag(np.asarray(tableau.a_diagonal, float))
+        for i, row in enumerate(tableau.a_lower, start=1):
+            matrix[i, :i] = row
+        return _checked((matrix.tolist(), tableau.b_sol.tolist()))
     return _checked(as_method(solver).butcher())  # type: ignore[arg-type]
 
 
@@ -211,15 +214,6 @@ def _rational(value: Number) -> Fraction | None:
         return Fraction(value)
     guess = Fraction(value).limit_denominator(_LARGEST_DENOMINATOR)
     return guess if abs(float(guess) - value) <= 2 * np.spacing(abs(value)) else None
-
-
-def _implicit_matrix(tableau: diffrax.ButcherTableau) -> list[list[float]]:
-    stages = len(tableau.b_sol)
-    matrix = np.zeros((stages, stages))
-    for i, row in enumerate(tableau.a_lower, start=1):
-        matrix[i, :i] = row
-    matrix[np.diag_indices(stages)] = tableau.a_diagonal
-    return matrix.tolist()
 
 
 def _checked(pair: Any) -> Pair:
