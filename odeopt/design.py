@@ -19,7 +19,7 @@ from .kernels.choice import chosen
 from .objective import Objective, transformed
 from .solvers import AbstractMethod
 from .staged import init_progress, staged_update
-from .state import ODEState, counted, is_state, refuse_state, select
+from .state import ODEState, check_state, counted, select
 from .stepsize import AbstractRule, StepInfo
 from .stepsize.rule import settled
 from .sums import finite
@@ -86,6 +86,10 @@ class Design:
     def flow_at(self, step: Array) -> AbstractFlow:
         """The flow of one step: what its schedules say is a number."""
         return at_step(self.flow, step) if self._schedules else self.flow
+
+    def init_transform(self, params: PyTree[Array]) -> PyTree[Array]:
+        """The state of `stage_transform` before the first step."""
+        return () if self.stage_transform is None else self.stage_transform.init(params)
 
     @property
     def order(self) -> int | None:
@@ -162,16 +166,8 @@ class Init:
             aux=aux,
             memory=design.solver.init(design.flow, z),
             rule=design.rule.init(params),
-            transform=_init_transform(design, params),
-            progress=init_progress(
-                design.flow,
-                design.solver,
-                z,
-                _init_transform(design, params),
-                design.rule.init(params),
-            )
-            if design.staged
-            else (),
+            transform=design.init_transform(params),
+            progress=init_progress(design, z) if design.staged else (),
         )
 
 
@@ -201,8 +197,7 @@ def _update(
     params: PyTree[Array] | None,
     extra: dict[str, Any],
 ) -> tuple[PyTree[Array], ODEState]:
-    if not is_state(state):
-        refuse_state(state)
+    check_state(state)
     flow, solver, rule = design.flow_at(state.steps), design.solver, design.rule
     if params is not None:
         params = as_arrays(params)
@@ -295,8 +290,3 @@ def _tried_again(
     while unfinished(carry):  # without `jit` a loop of JAX's would be compiled in every call
         carry = again(carry)
     return carry[0]
-
-
-def _init_transform(design: Design, params: PyTree[Array]) -> PyTree[Array]:
-    """In buffers of its own."""
-    return () if design.stage_transform is None else design.stage_transform.init(params)

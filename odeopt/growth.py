@@ -194,11 +194,10 @@ class _Change:
     value: float = 1.0
     gradient: float = 1.0
 
-    def into(self, axis: int, copies: int) -> "_Change":
-        return _Change((*self.repeats, (axis, copies)), self.value, self.gradient / copies)
-
-    def out(self, axis: int, copies: int) -> "_Change":
-        return _Change((*self.repeats, (axis, copies)), self.value / copies, self.gradient)
+    def repeated(self, axis: int, copies: int, *, out: bool) -> "_Change":
+        value, gradient = (copies, 1) if out else (1, copies)
+        repeats = (*self.repeats, (axis, copies))
+        return _Change(repeats, self.value / value, self.gradient / gradient)
 
     def of(self, leaf: Array, degree: Degree) -> Array:
         """A leaf of this shape which holds that power of the gradient."""
@@ -230,9 +229,9 @@ def _changes(leaves: Sequence[Array], places: PyTree[int], units: Sequence[Units
                 "(positions, units, outputs) and out_axis=1, reshaped in the model."
             )
         for i in into:
-            changes[i] = changes[i].into(layer.into_axis, layer.copies)
+            changes[i] = changes[i].repeated(layer.into_axis, layer.copies, out=False)
         for i in out:
-            changes[i] = changes[i].out(layer.out_axis, layer.copies)
+            changes[i] = changes[i].repeated(layer.out_axis, layer.copies, out=True)
     return changes
 
 

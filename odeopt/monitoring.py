@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-    from .design import Design
-
 _FIRST = 24  # Hessian products of the first measurement, which has no vector to start from
 _BATCHES = 10  # measured batches that the batch sharpness is the mean of
 _COUNTS = ("step", "steps", "accepted")  # what a plot would show as a straight line
@@ -53,7 +51,11 @@ class Monitor:
         # The limit is one of h times the curvature of the loss, as the gradient is followed.
         raw = design is not None and design.stage_transform is None
         self._limit = self._opt.stability_limit if raw else None
-        self._with_drift = design is not None and _drift_within(design, drift_gradients)
+        self._with_drift = False
+        if design is not None:
+            from .drift.measured import drift_cost  # noqa: PLC0415  # a quarter of the import
+
+            self._with_drift = drift_cost(design) <= drift_gradients
         self._calls = 0
         self._vector: PyTree[Array] | None = None
         self._quotients: collections.deque[float] = collections.deque(maxlen=_BATCHES)
@@ -244,13 +246,6 @@ def monitor(
         )
     check_counts(every=every, products=products)
     return Monitor(opt, loss, every, products, drift_gradients)
-
-
-def _drift_within(design: "Design", gradients: int) -> bool:
-    from .drift.measured import drift_cost  # noqa: PLC0415  # a quarter of the import
-
-    cost = drift_cost(design)
-    return cost is not None and cost <= gradients
 
 
 def _library(module: str) -> Any:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import optax
@@ -101,7 +101,7 @@ class Objective(abc.ABC):
     def gradient(self, params: PyTree[Array]) -> PyTree[Array]:
         """The gradient at `params`, evaluated. Costs 1 gradient."""
         if self.args.get("grad_fn") is None:
-            grads = optax.tree.conj(jax.grad(self._value)(params))
+            grads = optax.tree.conj(jax.grad(self.value)(params))
         else:
             grad_fn, fill = self._bind("grad_fn", params)
             grads = masked_as(grad_fn(fill(params), self.stage), params)
@@ -114,13 +114,14 @@ class Objective(abc.ABC):
         Raises:
           ValueError: no `value_fn`.
         """
-        return self._value(params)
+        value_fn, fill = self._bind("value_fn", params)
+        return checked_loss(value_fn(fill(params)))
 
     def value_and_gradient(self, params: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
         """Loss and gradient at `params`, for the cost of 1 gradient."""
         if self.by_stage or self.transform is not None:
             return self.value(params), self.gradient(params)
-        value, grads = jax.value_and_grad(self._value)(params)
+        value, grads = jax.value_and_grad(self.value)(params)
         return value, optax.tree.conj(grads)
 
     def given_value(self) -> Scalar | None:
@@ -137,10 +138,6 @@ class Objective(abc.ABC):
     ) -> LinearMap:
         """The derivative of `gradient`; an application of it counts as `cost` gradients."""
         return jax.linearize(gradient, params)[1]
-
-    def _value(self, params: PyTree[Array]) -> Scalar:
-        value_fn, fill = self._bind("value_fn", params)
-        return checked_loss(value_fn(fill(params)))
 
     def _bind(self, name: str, params: PyTree[Array]) -> tuple[Callable, Callable]:
         """A function with its keyword arguments bound, and what fills masked parameters for it."""
@@ -247,8 +244,7 @@ class Penalized:
         penalty = 0.5 * self.factor.astype(value.dtype) * inner(g, g).astype(value.dtype)
         return value + penalty, self._add(g, params)
 
-    def given_value(self) -> None:
-        """None: what the caller gave has no penalty."""
+    given_value = lambda self: None  # noqa: E731 - what the caller gave has no penalty
 
     def _add(self, g: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
         return jax.tree.map(
@@ -257,58 +253,45 @@ class Penalized:
 
 
 @Objective.register
+@dataclasses.dataclass(frozen=True, eq=False)
 class Tally:
     """Counts the gradients that are asked of it and evaluates none; for `count_gradients`."""
 
-    args: Mapping[str, Any] = {}
+    count: list[int]
+    given: Any = None
+
+    args: ClassVar[Mapping[str, Any]] = {}
     by_stage = splits = False
-
-    def __init__(self, count: list[int], given: bool) -> None:
-        self._count, self._given = count, given
-
-    def at(self, stage: int | Array) -> "Tally":
-        """Nothing is given at another stage."""
-        return Tally(self._count, False)
-
-    def elsewhere(self) -> "Tally":
-        """Nothing is given elsewhere."""
-        return Tally(self._count, False)
-
-    def with_given(self, gradient: PyTree[Array]) -> "Tally":
-        """The next `here` is free."""
-        return Tally(self._count, True)
+    at = lambda self, stage: Tally(self.count)  # noqa: E731
+    elsewhere = Objective.elsewhere
+    with_given = Objective.with_given
+    product = Objective.product
+    given_value = lambda self: None  # noqa: E731
 
     def here(self, params: PyTree[Array]) -> PyTree[Array]:
         """Free where a gradient is given."""
-        return params if self._given else self.gradient(params)
+        return self.gradient(params) if self.given is None else params
 
     def gradient(self, params: PyTree[Array]) -> PyTree[Array]:
         """1, and 1 more where it is differentiated: a Hessian product counts as 2."""
-        self._count[0] += 1
+        self.count[0] += 1
         identity = jax.custom_jvp(lambda x: x)
 
         @identity.defjvp
         def derivative(x: tuple, tangents: tuple) -> tuple:
-            self._count[0] += 1
+            self.count[0] += 1
             return identity(x[0]), identity(tangents[0])  # which the next derivative counts
 
         return identity(params)
 
     def value(self, params: PyTree[Array]) -> Scalar:
-        """Counts 1 gradient."""
-        self._count[0] += 1
+        """1 gradient."""
+        self.count[0] += 1
         return inner(params, params)
 
     def value_and_gradient(self, params: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
-        """Counts 1 gradient."""
+        """1 gradient."""
         return inner(params, params), self.gradient(params)
-
-    def given_value(self) -> None:
-        """None: no loss is given."""
-
-    def product(self, params: PyTree[Array]) -> LinearMap:
-        """Counts 2 gradients for every product."""
-        return self.linearized(self.gradient, params, 2)
 
     def linearized(
         self, gradient: Callable[[PyTree[Array]], PyTree[Array]], params: PyTree[Array], cost: int
@@ -316,7 +299,7 @@ class Tally:
         """`cost` for every application."""
 
         def product(tangent: PyTree[Array]) -> PyTree[Array]:
-            self._count[0] += cost
+            self.count[0] += cost
             return tangent
 
         return product
@@ -331,5 +314,5 @@ def count_gradients(function: Callable[..., Any], *args: Any, given: bool = Fals
     With `given` the first `here` is free, as at the start of a step.
     """
     count = [0]
-    jax.eval_shape(lambda *args: function(Tally(count, given), *args), *args)
+    jax.eval_shape(lambda *args: function(Tally(count, given or None), *args), *args)
     return count[0]

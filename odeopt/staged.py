@@ -17,30 +17,24 @@ from .stepsize.rule import settled
 from .sums import add
 
 
-def init_progress(
-    flow: Any, solver: Any, z: State, transform: PyTree[Array], rule: PyTree[Array]
-) -> Progress:
-    """Between two steps. The start of the step and the slopes of all stages but the last.
-
-    Raises:
-      ValueError: a flow that takes gradients elsewhere than at the point it is handed.
-    """
-    if field_cost(flow, z, jnp.zeros([], float), given=True):
+def init_progress(design: Any, z: State) -> Progress:
+    """Between two steps: zeros; a flow with gradients at points of its own is refused."""
+    if field_cost(design.flow, z, jnp.zeros([], float), given=True):
         raise ValueError(
-            f"{type(flow).__name__} takes its gradient at a point of its own choosing, which "
-            "staged mode cannot offer: drop staged=True and pass `value_fn=` to update."
+            f"{type(design.flow).__name__} takes its gradient at a point of its own choosing, "
+            "which staged mode cannot offer: drop staged=True and pass `value_fn=` to update."
         )
 
-    def zeros() -> State:
+    def zeros() -> State:  # in buffers of their own
         return jax.tree.map(jnp.zeros_like, z)
 
     return Progress(
         stage=jnp.zeros([], jnp.int32),
         step_size=jnp.zeros([], float),
         start=zeros(),
-        slopes=tuple(zeros() for _ in range(solver.gradients_per_step - 1)),
-        transform=transform,
-        rule=rule,
+        slopes=tuple(zeros() for _ in range(design.solver.gradients_per_step - 1)),
+        transform=design.init_transform(z[0]),
+        rule=design.rule.init(z[0]),
     )
 
 

@@ -3,7 +3,7 @@
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -146,24 +146,20 @@ def summary(state: PyTree[Array]) -> dict[str, Any]:
 _NONE = "There is no odeopt optimizer in this state: pass the state that `opt.init` returned."
 
 
-def is_state(node: Any) -> bool:
-    """Whether it is the state of an odeopt optimizer."""
-    return isinstance(node, ODEState)
-
-
-def refuse_state(state: Any) -> NoReturn:
-    """The error for anything else as the state of an update."""
-    raise TypeError(
-        f"The state is a {type(state).__name__}, not that of an odeopt optimizer: hand over what "
-        "`opt.init(params)` or the last `opt.update` returned."
-    )
+def check_state(state: Any) -> None:
+    """Refuse what is not the state of an odeopt optimizer."""
+    if not isinstance(state, ODEState):
+        raise TypeError(
+            f"The state is a {type(state).__name__}, not that of an odeopt optimizer: hand over "
+            "what `opt.init(params)` or the last `opt.update` returned."
+        )
 
 
 def states(state: PyTree[Array]) -> Iterator[tuple[str, ODEState]]:
     """Every odeopt optimizer in a state, with its path."""
     nodes, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=_is_end)
     for path, node in nodes:
-        if is_state(node):
+        if isinstance(node, ODEState):
             yield jax.tree_util.keystr(path), unwrapped(node)
 
 

@@ -101,7 +101,23 @@ class AbstractRule(eqx.Module):
         return state
 
 
-class Fixed(AbstractRule):
+class AbstractLocalRule(AbstractRule):
+    """A rule without memory: it reads the size off the start of the step."""
+
+    @abc.abstractmethod
+    def size(self, info: StepInfo) -> Scalar:
+        """The step size."""
+
+    def init(self, params: PyTree[Array]) -> tuple[()]:
+        """No memory."""
+        return ()
+
+    def propose(self, state: tuple[()], info: StepInfo) -> tuple[Scalar, tuple[()]]:
+        """What `size` says."""
+        return self.size(info).astype(float), state
+
+
+class Fixed(AbstractLocalRule):
     """One step size for all steps, known when the optimizer is built; accepts every step."""
 
     step_size: float
@@ -126,25 +142,9 @@ class Fixed(AbstractRule):
                 )
         return ()
 
-    def propose(self, state: tuple[()], info: StepInfo) -> tuple[Scalar, tuple[()]]:
-        """The step size."""
-        return jnp.asarray(self.step_size, float), state
-
-
-class AbstractLocalRule(AbstractRule):
-    """A rule without memory: it reads the size off the start of the step."""
-
-    @abc.abstractmethod
     def size(self, info: StepInfo) -> Scalar:
         """The step size."""
-
-    def init(self, params: PyTree[Array]) -> tuple[()]:
-        """No memory."""
-        return ()
-
-    def propose(self, state: tuple[()], info: StepInfo) -> tuple[Scalar, tuple[()]]:
-        """What `size` says."""
-        return self.size(info).astype(float), state
+        return jnp.asarray(self.step_size, float)
 
 
 class Scheduled(AbstractLocalRule):
