@@ -30,10 +30,7 @@ def check_gradient(
 ) -> PyTree[Array]:
     """Refuse a gradient that does not fit the parameters; cast its leaves to their dtypes.
 
-    Raises:
-      ValueError: another tree structure, or a leaf of another shape.
-      TypeError: a float0 or complex gradient of a real parameter, a wider one of a float16
-        parameter.
+    `ValueError`: another structure or shape; `TypeError`: a dtype that cannot be cast.
     """
     given: Any
     expected: Any
@@ -73,11 +70,7 @@ def check_gradient(
 
 
 def check_params(params: PyTree[Array]) -> None:
-    """Refuse parameters that cannot follow a flow, naming the leaf.
-
-    Raises:
-      TypeError: a leaf that is neither real nor complex floating point.
-    """
+    """Refuse a leaf that is not floating point, real or complex: a `TypeError` that names it."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(as_arrays(params)):
         dtype = getattr(leaf, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):

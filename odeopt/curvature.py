@@ -37,19 +37,12 @@ def gauss_newton(split: Split, params: PyTree[Array]) -> LinearMap:
 
 
 class Solution(NamedTuple):
-    """What an iterative solver found.
+    """What an iterative solver found."""
 
-    Attributes:
-      value: the solution x.
-      image: A x.
-      products: products that were taken.
-      residual: ‖A x - right‖ / ‖right‖.
-    """
-
-    value: PyTree[Array]
-    image: PyTree[Array]
-    products: Int[Array, ""]
-    residual: Float[Array, ""]
+    value: PyTree[Array]  # the solution x
+    image: PyTree[Array]  # A x
+    products: Int[Array, ""]  # that were taken
+    residual: Float[Array, ""]  # ‖A x - right‖ / ‖right‖
 
 
 def conjugate_gradients(
@@ -121,15 +114,10 @@ def conjugate_gradients(
 
 
 class Diagonal(NamedTuple):
-    """An estimate of the diagonal of a symmetric map.
+    """An estimate of the diagonal of a symmetric map."""
 
-    Attributes:
-      value: a tree like the parameters, real.
-      draws: products that it is made of.
-    """
-
-    value: PyTree[Array]
-    draws: Int[Array, ""]
+    value: PyTree[Array]  # a tree like the parameters, real
+    draws: Int[Array, ""]  # products that it is made of
 
 
 def no_diagonal(params: PyTree[Array]) -> Diagonal:
@@ -158,16 +146,13 @@ def refined(last: Diagonal, product: LinearMap, params: PyTree[Array]) -> Diagon
 class Rows(NamedTuple):
     r"""The Gauss-Newton matrix as $A^TA$, with one row of A for each output of each sample.
 
-    Attributes:
-      matrix: A, real and of at least single precision.
-      image: s, with $A^Ts$ the gradient of the loss, but for its part along which the loss of the
-        outputs is flat.
-      unravel: from a vector to a tree like the parameters.
+    $A^Ts$, with s the image, is the gradient of the loss, but for its part along which the loss of
+    the outputs is flat.
     """
 
-    matrix: Float[Array, "rows n"]
-    image: Float[Array, " rows"]
-    unravel: Callable[[Array], PyTree[Array]]
+    matrix: Float[Array, "rows n"]  # A, of at least single precision
+    image: Float[Array, " rows"]  # s
+    unravel: Callable[[Array], PyTree[Array]]  # from a vector to a tree like the parameters
 
     def factored(
         self, shift: Float[Array, ""], weight: Float[Array, ""]
@@ -228,7 +213,8 @@ def gauss_newton_rows(split: Split, params: PyTree[Array]) -> Rows:
 
     def pulled(sample: dict[str, PyTree[Array]]) -> Float[Array, "width n"]:
         def predict(params: PyTree[Array]) -> Float[Array, " width"]:
-            return _flat(split.predict_one(params, sample) if sample else split.predict(params))
+            out = split.predict_one(params, sample) if sample else split.predict(params)
+            return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(out)])
 
         out, pull = jax.vjp(predict, params)
         basis = jnp.eye(width, dtype=out.dtype)
@@ -236,8 +222,7 @@ def gauss_newton_rows(split: Split, params: PyTree[Array]) -> Rows:
 
     jacobian = jax.vmap(pulled)(split.samples) if split.samples else pulled({})[None]
 
-    outputs = split.predict(params)
-    leaves, structure = jax.tree.flatten(outputs)
+    leaves, structure = jax.tree.flatten(split.predict(params))
     blocks = [leaf.reshape(samples, -1).astype(vector.dtype) for leaf in leaves]
     ends = [sum(b.shape[1] for b in blocks[: i + 1]) for i in range(len(blocks) - 1)]
 
@@ -259,8 +244,3 @@ def gauss_newton_rows(split: Split, params: PyTree[Array]) -> Rows:
     safe = jnp.where(root > 0, root, 1.0)
     image = jnp.where(root > 0, _einsum("iab,ia->ib", vectors, slope) / safe, 0.0)
     return Rows(matrix.reshape(samples * width, -1), image.ravel(), unravel)
-
-
-def _flat(outputs: PyTree[Array]) -> Float[Array, " width"]:
-    """Outputs as one vector, in the order in which the blocks of a batch are."""
-    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(outputs)])

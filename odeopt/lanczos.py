@@ -18,23 +18,15 @@ _MIXED = 0.1  # of a random direction in every start, so that one which was not 
 class Ritz(NamedTuple):
     """What the Krylov space of a symmetric linear map knows of its spectrum.
 
-    Attributes:
-      values: Ritz values, ascending.
-      weights: squared component of the start vector along each; they sum to 1.
-      residuals: distance of each Ritz value to the nearest eigenvalue, at most.
-      basis: orthonormal Lanczos vectors: a tree like the parameters, widened, whose leaves have
-        an axis more in front.
-      vectors: the Ritz vectors in that basis, as columns.
-      beyond: what the map adds to the space: its product with the last Lanczos vector, less the
-        part that is within. A tree like the parameters, widened.
+    Trees are like the parameters, widened; the leaves of the basis have an axis more in front.
     """
 
-    values: Float[Array, " m"]
-    weights: Float[Array, " m"]
-    residuals: Float[Array, " m"]
-    basis: PyTree[Array]
-    vectors: Float[Array, "m m"]
-    beyond: PyTree[Array]
+    values: Float[Array, " m"]  # Ritz values, ascending
+    weights: Float[Array, " m"]  # squared component of the start along each; they sum to 1
+    residuals: Float[Array, " m"]  # distance of each to the nearest eigenvalue, at most
+    basis: PyTree[Array]  # orthonormal Lanczos vectors
+    vectors: Float[Array, "m m"]  # the Ritz vectors in that basis, as columns
+    beyond: PyTree[Array]  # of the product with the last Lanczos vector, the part outside the space
 
     def vector(self, index: Array | int, like: PyTree[Array]) -> PyTree[Array]:
         """The Ritz vector of a value, of norm 1, as a tree like the parameters."""

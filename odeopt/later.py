@@ -9,16 +9,9 @@ from typing import Any
 def later(
     package: str, modules: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of a package (PEP 562).
+    """The `__getattr__` and `__dir__` of a package (PEP 562), for the names in each module of it.
 
-    Args:
-      package: its `__name__`.
-      modules: the names that each module of it holds; none stands for the module itself.
-
-    Examples:
-      >>> import odeopt
-      >>> "muon" in dir(odeopt), odeopt.muon.__module__
-      (True, 'odeopt.zoo.matrix')
+    No name stands for the module itself.
     """
     where = {name: module for module, names in modules.items() for name in names or (module,)}
 

@@ -24,11 +24,7 @@ class LossSum(NamedTuple):
 
     @classmethod
     def of(cls, value_fn: Losses, each: Sequence[str], arguments: Mapping[str, Any]) -> "LossSum":
-        """The parts of `value_fn`; those of one loss are the rows of the arguments in `each`.
-
-        Raises:
-          ValueError: no parts; names in `each` that are not there; rows that are not as many.
-        """
+        """The parts of `value_fn`; those of one loss are the rows of the arguments in `each`."""
         if not callable(value_fn):
             if each:
                 raise ValueError(
@@ -68,12 +64,11 @@ class LossSum(NamedTuple):
         losses = [Objective.of(value_fn, arguments) for value_fn in value_fns]
         if not losses:
             raise ValueError("There is no loss: pass one, or a list of at least one.")
-        gradients = [loss.gradient for loss in losses]
         return cls(
             jnp.arange(len(losses)),
             len(losses),
-            lambda params, index: jax.lax.switch(index, gradients, params),
-            lambda params, index: jax.lax.switch(index, [loss.value for loss in losses], params),
+            lambda params, i: jax.lax.switch(i, [loss.gradient for loss in losses], params),
+            lambda params, i: jax.lax.switch(i, [loss.value for loss in losses], params),
         )
 
     def fold(self, body: Callable[[PyTree, PyTree[Array]], PyTree], start: PyTree) -> PyTree:

@@ -16,14 +16,12 @@ from .sums import noise, widened
 class LowRank(NamedTuple):
     r"""$B \approx U\,\mathrm{diag}(\text{values})\,U^T$.
 
-    Attributes:
-      basis: columns of U: a tree like the parameters, widened, whose leaves have an axis more in
-        front. They are orthonormal as far as their values are above rounding, or 0.
-      values: descending, at least 0.
+    The basis holds the columns of U: a tree like the parameters, widened, whose leaves have an axis
+    more in front. They are orthonormal as far as their values are above rounding, or 0.
     """
 
     basis: PyTree[Array]
-    values: Float[Array, " rank"]
+    values: Float[Array, " rank"]  # descending, at least 0
 
     @property
     def rank(self) -> int:

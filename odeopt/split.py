@@ -147,11 +147,7 @@ def composite(
 
 
 def split(objective: Objective, fraction: float = 1.0) -> Split:
-    """Model and loss of an objective, on its first samples if asked.
-
-    Raises:
-      ValueError: a `value_fn` that is no `composite`, with the two lines to write.
-    """
+    """Model and loss of an objective with a `composite`, on its first samples if asked."""
     if not objective.splits:
         raise ValueError(
             'curvature="ggn", or a fraction of the samples, must know where the model ends and the '

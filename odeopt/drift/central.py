@@ -131,9 +131,8 @@ def complementary(
 ) -> Float[Array, "k k"]:
     r"""The X with $X \succeq 0$, $R X - F \succeq 0$, $\langle X, R X - F\rangle = 0$.
 
-    The semidefinite complementarity problem of the central flow; R is positive semi-definite. For
-    one direction `max(0, F / R)`, else by accelerated projected gradient descent on
-    $\tfrac12\langle X, RX\rangle - \langle X, F\rangle$. 0 where R is.
+    R is positive semi-definite. For one direction `max(0, F / R)`, else by accelerated projected
+    gradient descent on $\tfrac12\langle X, RX\rangle - \langle X, F\rangle$. 0 where R is.
     """
     k = len(force)
     size = jnp.linalg.norm(response.reshape(k * k, k * k), ord=2)

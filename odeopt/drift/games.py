@@ -115,7 +115,9 @@ class CorrectedGame(AbstractCorrected):
         plain = self.base.moved(objective.here(params), h)
         players = Players.of(plain)
         index, times = self.base.mover(name, players)
-        weights = self._weights(index, players, self._order(players))
+        # when each player moves in a round, and how often
+        order = {players.at(p): (i, k) for i, (p, k) in enumerate(self.base.updates or ())}
+        weights = self._weights(index, players, order)
         term = Players.of(self._shifted(params, players, weights, objective, h)).trees[index]
         term, short = clipped(term, term, plain, self.clip)
         part = jnp.asarray(fraction / times, float)
@@ -124,11 +126,6 @@ class CorrectedGame(AbstractCorrected):
         return alone(Players.of(players.rebuild(trees)), index), self.outer(
             aux, self.inner(aux), short
         )
-
-    def _order(self, players: Players) -> dict[int, tuple[int, int]]:
-        """When each player moves in a round, and how often."""
-        assert self.base.updates is not None
-        return {players.at(p): (turn, k) for turn, (p, k) in enumerate(self.base.updates)}
 
     def _weights(
         self, index: int, players: Players, order: dict[int, tuple[int, int]] | None

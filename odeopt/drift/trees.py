@@ -165,11 +165,10 @@ def butcher(solver: Solver | Pair) -> Pair:
     return _checked(as_method(solver).butcher())  # type: ignore[arg-type]
 
 
-def check_order(order: int, most: int = MAX_ORDER) -> int:
-    """Refuse an order that is no integer from 1 to `most`: a `ValueError` with the range."""
-    if not is_whole(order) or not 1 <= order <= most:
-        raise ValueError(f"order is {order!r}; it must be an integer from 1 to {most}.")
-    return order
+def check_order(order: int) -> None:
+    """Refuse an order that is no integer from 1 to 6: a `ValueError` with the range."""
+    if not is_whole(order) or not 1 <= order <= MAX_ORDER:
+        raise ValueError(f"order is {order!r}; it must be an integer from 1 to {MAX_ORDER}.")
 
 
 def _modified(phi: kauri.Map, exact: kauri.Map) -> kauri.Map:

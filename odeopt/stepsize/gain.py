@@ -24,16 +24,10 @@ _ROUNDING = 10.0  # roundings of the loss: what the model predicts below so many
 
 
 class Seen(NamedTuple):
-    """State of `gain_ratio` with several tries.
+    """State of `gain_ratio` with several tries."""
 
-    Attributes:
-      size: the size to try next.
-      loss: the loss at which the last call ended; where the next begins elsewhere, it is of another
-        batch.
-    """
-
-    size: Scalar
-    loss: Scalar
+    size: Scalar  # to try next
+    loss: Scalar  # at which the last call ended: elsewhere, the next is of another batch
 
 
 class GainRatio(AbstractRule):
