@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -79,11 +80,8 @@ def conjugate_gradients(
         direction = preconditioner(residual)
         return direction, inner(residual, direction), square
 
-    def first(tree: PyTree[Array]) -> PyTree[Array]:
-        zero = jax.tree.map(jnp.zeros_like, tree)
-        return jax.tree.map(functools.partial(jnp.where, usable), multiple(along, tree), zero)
-
-    x, image = first((start, image))
+    begun = start, image
+    x, image = optax.tree.where(usable, multiple(along, begun), optax.tree.zeros_like(begun))
     residual = jax.tree.map(operator.sub, right, image)
     Carry = tuple[PyTree, PyTree, PyTree, Array, Array, Array, Array]
 

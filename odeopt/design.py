@@ -84,7 +84,7 @@ class Design:
         return schedules(self.flow)
 
     def flow_at(self, step: Array) -> AbstractFlow:
-        """The flow of one step: what its schedules say is a number."""
+        """The flow with its schedules evaluated at a step."""
         return at_step(self.flow, step) if self._schedules else self.flow
 
     def init_transform(self, params: PyTree[Array]) -> PyTree[Array]:

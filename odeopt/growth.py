@@ -266,10 +266,7 @@ def _fields(
     changes: Sequence[_Change],
     in_stages: bool,
 ) -> list[tuple[int, Degree] | None]:
-    """For every leaf of the state: the leaf of the parameters that it belongs to, its degree.
-
-    It belongs to one where its path ends in the path of that.
-    """
+    """For every leaf of the state: the parameter in whose path its own ends, and its degree."""
     known = {
         path: (index, jnp.shape(leaf))
         for index, (path, leaf) in enumerate(jax.tree.leaves_with_path(params))

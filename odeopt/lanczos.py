@@ -69,7 +69,7 @@ def lanczos(product: LinearMap, start: PyTree[Array], like: PyTree[Array], produ
         new, length = unit(jax.tree.map(jnp.subtract, rest, again))
         matrix = matrix.at[k].set(jnp.append(within, length))
         # Written last: where rows are read after they are written XLA copies the whole basis.
-        row = jax.tree.map(lambda n, v: jnp.where(k + 1 < size, n, v), new, vector)
+        row = optax.tree.where(k + 1 < size, new, vector)
         return put(basis, row, jnp.minimum(k + 1, size - 1)), matrix, new, length
 
     first, length = unit(start)

@@ -91,18 +91,13 @@ class Monitor:
         return dict(self.history[-1])
 
     def to_frame(self) -> "pandas.DataFrame":
-        """The history as a data frame, one row a record, NaN where a quantity is not known.
-
-        Raises:
-          ImportError: pandas is not installed.
-        """
+        """The history as a data frame, one row a record, NaN where not known; needs pandas."""
         return _library("pandas").DataFrame(self.history)
 
     def plot(self) -> "Figure":
-        """The history as a figure of matplotlib, one panel for each quantity.
+        """The history as a figure, one panel for each quantity; needs matplotlib.
 
         Raises:
-          ImportError: matplotlib is not installed.
           ValueError: nothing was recorded yet.
         """
         drawing = _library("matplotlib.figure")

@@ -63,11 +63,7 @@ class Objective(abc.ABC):
 
     @classmethod
     def of(cls, value_fn: Callable[..., Any], arguments: Mapping[str, Any]) -> "Objective":
-        """The objective of a loss and of its arguments by name.
-
-        Raises:
-          TypeError: an argument that is called `value_fn`.
-        """
+        """The objective of a loss and of its arguments by name, none of them called `value_fn`."""
         if "value_fn" in arguments:
             raise TypeError(_TAKEN)
         return cls({**arguments, "value_fn": value_fn})
@@ -109,11 +105,7 @@ class Objective(abc.ABC):
         return grads if self.transform is None else self.transform(grads, params)
 
     def value(self, params: PyTree[Array]) -> Scalar:
-        """The loss at `params`. Counts as 1 gradient, though it costs about a third of one.
-
-        Raises:
-          ValueError: no `value_fn`.
-        """
+        """The loss at `params`. Counts as 1 gradient, though it costs about a third of one."""
         value_fn, fill = self._bind("value_fn", params)
         return checked_loss(value_fn(fill(params)))
 
@@ -225,21 +217,17 @@ class Penalized:
         return self.base.linearized(gradient, params, 3 * cost)
 
     def here(self, params: PyTree[Array]) -> PyTree[Array]:
-        """The gradient at the point of the stage."""
         if self.given is not None:
             return self.given
         return self._add(self.base.here(params), params)
 
     def gradient(self, params: PyTree[Array]) -> PyTree[Array]:
-        """`g + 2 mu H g`, evaluated."""
         return self._add(self.base.gradient(params), params)
 
     def value(self, params: PyTree[Array]) -> Scalar:
-        """The loss with its penalty."""
         return self.value_and_gradient(params)[0]
 
     def value_and_gradient(self, params: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
-        """Loss and gradient with the penalty."""
         value, g = self.base.value_and_gradient(params)
         penalty = 0.5 * self.factor.astype(value.dtype) * inner(g, g).astype(value.dtype)
         return value + penalty, self._add(g, params)

@@ -99,9 +99,8 @@ def ode_optimizer(
     `step_params` gives the parameters between steps. It must be the last of a chain: whatever
     rescales its updates would move the stage points.
 
-    What is not finite: where the rule can reject a step (`odeopt.guard` adds that to any), a step
-    whose size, gradient, loss or result is not finite returns zero updates, leaves the rest of the
-    state as it was and counts in `rejected`. At a fixed rate it goes through, as in optax.
+    What is not finite goes through at a fixed rate, as in optax. A rule that can reject a step
+    rejects it: zero updates, the state as it was, counted in `rejected` (see `odeopt.guard`).
 
     Args:
       flow: the vector field to follow, e.g. `flows.GradientFlow()`.

@@ -1,6 +1,5 @@
 """The state of every odeopt optimizer, and what can be read from it."""
 
-import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -72,9 +71,7 @@ class Checkpoint(NamedTuple):
 
 def select(accept: bool | Bool[Array, ""], moved: PyTree, stayed: PyTree) -> PyTree:
     """`moved` where the step is accepted; a Python True costs nothing."""
-    if accept is True:
-        return moved
-    return jax.tree.map(functools.partial(jnp.where, accept), moved, stayed)
+    return moved if accept is True else optax.tree.where(accept, moved, stayed)
 
 
 def add_count(count: Int[Array, ""], more: int | Int[Array, ""]) -> Int[Array, ""]:

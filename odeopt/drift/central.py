@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..arguments import as_arrays
 from ..arrays import Scalar
+from ..diagnostics.drift import ratio
 from ..lanczos import flatten, unflatten
 from ..objective import Objective
 from .principal import hessian_matrix
@@ -136,7 +137,7 @@ def complementary(
     """
     k = len(force)
     size = jnp.linalg.norm(response.reshape(k * k, k * k), ord=2)
-    rate = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1.0), 0.0)
+    rate = ratio(jnp.ones_like(size), size)
     if k == 1:
         return jnp.maximum(0.0, rate * force)
     tolerance = _ROUNDINGS * jnp.finfo(force.dtype).eps

@@ -153,10 +153,7 @@ class CorrectedGame(AbstractCorrected):
         objective: Objective,
         h: Scalar,
     ) -> PyTree[Array]:
-        """The counter-terms of these weights for all players, by differences or derivatives.
-
-        The players' trees are the increments of the plain step.
-        """
+        """The counter-terms of these weights for all `players`, the increments of a plain step."""
         tangent = players.rebuild(
             [
                 jax.tree.map(lambda v, w=w: scaled(0.5 * w, v), tree)

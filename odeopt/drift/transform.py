@@ -31,13 +31,12 @@ class CounterTermState(NamedTuple):
 
 
 class _Recorded(AbstractFlow):
-    """Gradient flow with the gradient beside its increment: what a step of size 1 adds to `aux`.
+    """Gradient flow whose `aux` moves by the gradient itself, not multiplied by h.
 
-    Corrected, `aux` moves by the gradient with its counter-terms, which no h has multiplied.
+    Corrected, `aux` moves by the gradient with its counter-terms.
     """
 
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
-        """A tree of zeros like the parameters."""
         return jax.tree.map(jnp.zeros_like, params)
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:

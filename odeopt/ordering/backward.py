@@ -193,11 +193,8 @@ class _Backward(NamedTuple):
         else:
             step.check()
             position = jnp.maximum(state.steps - self.start_after, 0) % self.window
-            checkpoint = jax.tree.map(
-                lambda now, then: jnp.where(position == 0, now, then),
-                Checkpoint(params, state.inner),
-                state.checkpoint,
-            )
+            now = Checkpoint(params, state.inner)
+            checkpoint = optax.tree.where(position == 0, now, state.checkpoint)
             window = Window(step, position, checkpoint, state.stored, newest)
             updates, inner, used = METHODS[self.method](window, grads, params, state.inner)
             stored = jax.tree.map(

@@ -77,7 +77,7 @@ class Window(NamedTuple):
 
     def first(self, updates: PyTree[Array], later: PyTree[Array]) -> PyTree[Array]:
         """`updates` at the first step of a window, exactly those of the wrapped optimizer."""
-        return jax.tree.map(lambda u, v: jnp.where(self.position == 0, u, v), updates, later)
+        return optax.tree.where(self.position == 0, updates, later)
 
 
 def replay(

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, cast
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, PyTree
+from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
 from ..checks import check_ascending, check_positive
@@ -34,7 +34,9 @@ class EmbeddedError(AbstractRule):
         _, memory = self.controller.init(
             unused, 0.0, self.first, (), self.first, unused, unused, unused
         )
-        return jnp.asarray(self.first, float), jax.tree.map(_strong, memory)
+        # copies: shared buffers cannot be donated
+        memory = jax.tree.map(lambda x: jnp.array(x, jnp.result_type(x)), memory)
+        return jnp.asarray(self.first, float), memory
 
     def propose(self, state: _Memory, info: StepInfo) -> tuple[Scalar, _Memory]:
         """What the controller said after the step before."""
@@ -102,7 +104,3 @@ def _rms(tree: PyTree[Array]) -> Scalar:
     leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
     squares = [jnp.sum(jnp.square(jnp.abs(leaf).astype(float))) for leaf in leaves]
     return jnp.sqrt(total(squares) / max(1, sum(map(entries, leaves))))
-
-
-def _strong(leaf: ArrayLike) -> Array:
-    return jnp.array(leaf, jnp.result_type(leaf))  # a copy: shared buffers cannot be donated

@@ -1,7 +1,6 @@
 """What a step-size rule is, and the two that optax users know."""
 
 import abc
-import functools
 import math
 import numbers
 from collections.abc import Callable
@@ -11,6 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from ..arrays import Scalar
@@ -95,8 +95,7 @@ class AbstractRule(eqx.Module):
     def failed(self, state: PyTree[Array]) -> PyTree[Array]:
         """The state after a step that was not finite though its gradient and loss were.
 
-        Args:
-          state: that before the step was proposed.
+        `state` is that before the step was proposed.
         """
         return state
 
@@ -125,11 +124,7 @@ class Fixed(AbstractLocalRule):
     rejects: ClassVar[bool] = False
 
     def init(self, params: PyTree[Array]) -> tuple[()]:
-        """No memory.
-
-        Raises:
-          ValueError: a size that the dtype of a parameter, or of the flow time, cannot hold.
-        """
+        """No memory. Refuses a size that the dtype of a parameter or of time cannot hold."""
         dtypes = {jnp.finfo(leaf.dtype).dtype for leaf in jax.tree.leaves(params)}
         for dtype in (*dtypes, jnp.zeros([]).dtype):
             with np.errstate(over="ignore"):
@@ -191,11 +186,8 @@ def settled(
     """
     sane = finite(given)
     kept = sane & sound & finite(made, verdict.state)
-
-    def either(ok: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
-        return jax.tree.map(functools.partial(jnp.where, ok), new, old)
-
-    return kept, either(kept, verdict.state, either(sane, rule.failed(before), before))
+    otherwise = optax.tree.where(sane, rule.failed(before), before)
+    return kept, optax.tree.where(kept, verdict.state, otherwise)
 
 
 class Always(eqx.Module):

@@ -65,9 +65,7 @@ class SharpnessRule(AbstractRule):
             size = jnp.asarray(self.safety * limit / found.value, float)
             good = (found.value > 0) & jnp.isfinite(size)
             new = jnp.minimum(size, self.cap), found.vector, jnp.array(True)
-            size, vector, known = jax.tree.map(
-                lambda n, old: jnp.where(good, n, old), new, tuple(state[:3])
-            )
+            size, vector, known = optax.tree.where(good, new, tuple(state[:3]))
             # a batch that is not finite says nothing: the next one is asked
             wait = jnp.where(jnp.isfinite(found.value), self.every - 1, 0).astype(jnp.int32)
             return LastEstimate(size, vector, known, wait, jnp.array(products, jnp.int32))
