@@ -118,14 +118,11 @@ class CorrectedGame(AbstractCorrected):
         # when each player moves in a round, and how often
         order = {players.at(p): (i, k) for i, (p, k) in enumerate(self.base.updates or ())}
         weights = self._weights(index, players, order)
-        term = Players.of(self._shifted(params, players, weights, objective, h)).trees[index]
+        term = alone(Players.of(self._shifted(params, players, weights, objective, h)), index)
         term, short = clipped(term, term, plain, self.clip)
         part = jnp.asarray(fraction / times, float)
-        total = jax.tree.map(lambda v, t: scaled(part, v + t), players.trees[index], term)
-        trees = [total if i == index else tree for i, tree in enumerate(players.trees)]
-        return alone(Players.of(players.rebuild(trees)), index), self.outer(
-            aux, self.inner(aux), short
-        )
+        total = jax.tree.map(lambda v, t: scaled(part, v + t), plain, term)
+        return alone(Players.of(total), index), self.outer(aux, self.inner(aux), short)
 
     def _weights(
         self, index: int, players: Players, order: dict[int, tuple[int, int]] | None
