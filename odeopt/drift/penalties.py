@@ -141,7 +141,8 @@ def ode_gan_penalty(
 
 
 def _value(loss: Loss, players: PyTree[Array], arguments: Mapping[str, Any]) -> Scalar:
-    return checked_loss(loss(players, **forwarded(loss, "loss(players)", 1, arguments)))
+    kwargs = forwarded(loss, "loss(players)", 1, arguments, alone=False)
+    return checked_loss(loss(players, **kwargs))
 
 
 def _number(value: float | PerPlayer, players: Players, index: int, what: str) -> Any:
