@@ -251,7 +251,7 @@ def finite(*trees: PyTree[Array]) -> Bool[Array, ""]:
 
 def entries(leaf: Array) -> int:
     """The number of entries of a leaf, on all devices."""
-    return leaf.size * math.prod(jax.lax.axis_size(name) for name in split_over(leaf))
+    return leaf.size * parts_of(leaf)
 
 
 def noise(

@@ -35,7 +35,7 @@ class Drift(NamedTuple):
     r"""The drift of a discrete optimizer: the terms beside g in `DriftTerms`, summed to d.
 
     Attributes:
-      size: $h\|d\|$: so far from its flow does one step (one round, of parts in turn) lead, to
+      size: $h\|d\|$: how far one step (one round, for parts in turn) leads away from the flow, to
         leading order; in units of the parameters.
       relative: $\|d\|/\|g\|$. The counter-terms of the drift are good where this is small.
       cosine: of d with g: positive where drift hastens the descent.

@@ -48,12 +48,13 @@ def corrected(
     - Runge-Kutta methods, by `drift.modifying_integrator`, to any order up to 6. For Euler's method
       on gradient flow the step is along $g - \tfrac h2Hg + \tfrac{h^2}6(HHg + E'''(g, g))$.
     - `solvers.Lie()` on the heavy ball, Nesterov's momentum, RMSprop, Adam(W), Muon's flow and,
-      while its bases stay, SOAP's, to order 2: a step $x^+ = x - hU$ with memory, $u$ the $U$ of a
-      memory that has always seen the present gradient, follows $\dot x = -u - hc$ with
-      $$c = \textstyle\sum_k k\,(d_kU)u + \tfrac12(Du)u,$$
-      $d_k$ the derivative in the gradient of $k$ steps ago: every moment, and the gradient, is
-      advanced by its mean age and half a step, from the first step on. The flow is $\dot x = -E'$
-      at the ball's own clock (`memory.Remembering`), $\dot x = -g/(|g| + \epsilon) - wx$ of Adam.
+      while its bases stay, SOAP's, to order 2: a step $x^+ = x - hU$ follows $\dot x = -u - hc$.
+      Here $u$ is what $U$ would be if all past gradients were the present one, and
+      $$c = \textstyle\sum_k k\,(d_kU)u + \tfrac12(Du)u$$
+      with $d_k$ the derivative in the gradient of $k$ steps ago. So every moment is advanced by its
+      mean age and half a step, the gradient by half a step, from the first step on. What is
+      followed is $\dot x = -E'$ for the heavy ball, in a time of its own (`memory.Remembering`),
+      and $\dot x = -g/(|g| + \epsilon) - wx$ for Adam.
     - Implicit and linearly implicit Euler on gradient flow, to order 2, by the penalty
       $+\tfrac h4\|\nabla E\|^2$ (`regularized`), as their error is that of Euler's method with the
       other sign. On a quadratic that gives $1/(1 + z + z^2/2)$, still L-stable.

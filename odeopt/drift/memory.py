@@ -18,9 +18,10 @@ class Remembering(AbstractCorrected):
     r"""A flow with memory and the counter-term of `solvers.Lie()`; built by `corrected`.
 
     The parts are those of the flow. Its last one, which moves the parameters by $-hU$, moves them
-    by $-h(U - hc)$, with $c$ the derivative of $U$ along: the parameters by $\tfrac12hU$, the
-    gradient by $\tfrac12\delta$, a moment $\sum_k w_kg_k$ by $\sum_k w_k(k + \tfrac12)\delta$
-    (`AbstractFlow.aged`), where $\delta = hHU$ is what a gradient was more one step ago.
+    by $-h(U - hc)$. Here $hc$ is how $U$ changes, to first order, if the parameters change by
+    $\tfrac12hU$, the gradient by $\tfrac12\delta$ and a moment $\sum_k w_kg_k$ by
+    $\sum_k w_k(k + \tfrac12)\delta$ (`AbstractFlow.aged`), with $\delta = hHU$ the difference of
+    the gradient one step ago and the present one.
 
     The momentum $m$ of a heavy ball starts at 0, so its first steps are short: step $n$ lasts
     $hw_n$ with $w_n = (1 - \mu^{n+1})/(1 - \mu)$ the weight of the gradients in it ($w_{n+1}$ with

@@ -133,7 +133,7 @@ def gradient_penalty(
 def halved(
     arguments: dict[str, Any], names: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments twice, those of `names` cut in two."""
+    """Two copies of the arguments, with the first and the second half of those in `names`."""
     missing = [name for name in names if name not in arguments]
     if missing:
         raise ValueError(f"{missing}, to be cut into halves, were not passed: pass them by name.")

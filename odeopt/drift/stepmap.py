@@ -202,9 +202,9 @@ def _derivatives(
 
 
 def _is_implicit(solver: Any) -> bool:
-    if is_pair(solver) or not _has_tableau(solver):
-        return is_pair(solver)
-    a, _ = butcher(solver)
+    if is_pair(solver):
+        return True
+    a, _ = butcher(solver) if _has_tableau(solver) else ((), ())
     return any(x != 0 for i, row in enumerate(a) for x in row[i:])
 
 

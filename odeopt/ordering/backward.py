@@ -10,8 +10,8 @@ from jaxtyping import Array, Int, PyTree
 
 from ..arguments import check_gradient
 from ..checks import check, whole_from
-from ..state import Checkpoint, add_count, states
-from .methods import METHODS, Step, Window
+from ..state import Checkpoint, states
+from .methods import METHODS, Step, Window, both
 
 Method: TypeAlias = Literal["replay", "bracket", "linearized"]
 
@@ -200,10 +200,7 @@ class _Backward(NamedTuple):
             stored = jax.tree.map(
                 lambda rows, row: rows.at[position].set(row, mode="drop"), state.stored, newest
             )
-        gradients = jnp.where(
-            (used < 0) | (state.gradients < 0), -1, add_count(state.gradients, used)
-        )
-        count = optax.safe_increment(state.steps)
+        count, gradients = optax.safe_increment(state.steps), both(state.gradients, used)
         return updates, BackwardState(count, gradients, inner, checkpoint, stored)
 
     def _to_store(self, extra_args: Mapping[str, Any]) -> dict[str, PyTree[Any]]:

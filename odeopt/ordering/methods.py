@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from ..objective import Objective
-from ..state import Checkpoint, states
+from ..state import Checkpoint, add_count, states
 
 Count = Int[Array, ""]
 Result = tuple[PyTree[Array], PyTree[Array], Count]
@@ -91,13 +91,13 @@ def replay(
     def earlier(i: Array, carry: tuple) -> tuple:
         point, state, used = carry
         updates, state, more = step(point, state, window.row(position - 1 - i))
-        return optax.apply_updates(point, updates), state, _total(used, more)
+        return optax.apply_updates(point, updates), state, both(used, more)
 
     carry = optax.apply_updates(start, newest), state, used
     # A while loop, as long as the window has become.
     end, state, used = jax.lax.fori_loop(0, position, earlier, carry)
     moved = jax.tree.map(jnp.subtract, end, params)
-    return window.first(newest, moved), state, _total(used, window.unused(grads))
+    return window.first(newest, moved), state, both(used, window.unused(grads))
 
 
 def bracket(
@@ -144,7 +144,7 @@ def linearized(
         return jax.lax.fori_loop(0, position, one, point)
 
     carried = jax.jvp(earlier, (window.checkpoint.params,), (newest,))[1]
-    used = _total(cost * (1 + 2 * position), window.unused(grads))
+    used = both(cost * (1 + 2 * position), window.unused(grads))
     return window.first(newest, carried), after, used
 
 
@@ -164,5 +164,6 @@ def _used(before: PyTree[Array], after: PyTree[Array]) -> Count:
     return jnp.where(jnp.stack(known).min() < 0, -1, sum(known))
 
 
-def _total(one: Count, other: Count) -> Count:
-    return jnp.where((one < 0) | (other < 0), -1, one + other)
+def both(one: Count, other: Count) -> Count:
+    """The sum of two counts of gradients, of which one may not be known."""
+    return jnp.where((one < 0) | (other < 0), -1, add_count(one, other))
