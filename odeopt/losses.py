@@ -31,7 +31,15 @@ class LossSum(NamedTuple):
                     f"each names {list(each)}, but the parts are those of a list of losses: leave "
                     "it out, or pass one loss."
                 )
-            return cls._of_several(value_fn, arguments)
+            losses = [Objective.of(loss, arguments) for loss in value_fn]
+            if not losses:
+                raise ValueError("There is no loss: pass one, or a list of at least one.")
+            return cls(
+                jnp.arange(len(losses)),
+                len(losses),
+                lambda params, i: jax.lax.switch(i, [loss.gradient for loss in losses], params),
+                lambda params, i: jax.lax.switch(i, [loss.value for loss in losses], params),
+            )
         unknown = sorted(set(each) - set(arguments))
         if unknown:
             raise ValueError(
@@ -55,20 +63,6 @@ class LossSum(NamedTuple):
             counts.pop()[0] if each else 1,
             lambda params, row: objective(row).gradient(params),
             lambda params, row: objective(row).value(params),
-        )
-
-    @classmethod
-    def _of_several(
-        cls, value_fns: Sequence[Callable[..., Any]], arguments: Mapping[str, Any]
-    ) -> "LossSum":
-        losses = [Objective.of(value_fn, arguments) for value_fn in value_fns]
-        if not losses:
-            raise ValueError("There is no loss: pass one, or a list of at least one.")
-        return cls(
-            jnp.arange(len(losses)),
-            len(losses),
-            lambda params, i: jax.lax.switch(i, [loss.gradient for loss in losses], params),
-            lambda params, i: jax.lax.switch(i, [loss.value for loss in losses], params),
         )
 
     def fold(self, body: Callable[[PyTree, PyTree[Array]], PyTree], start: PyTree) -> PyTree:

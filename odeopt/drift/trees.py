@@ -4,7 +4,7 @@ The tree algebra is kauri's, run in exact arithmetic.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, TypeAlias
 
@@ -66,7 +66,7 @@ def modified_equation(
       >>> {odeopt.drift.levels(tree): str(b) for tree, b in table.items()}
       {'1': '1', '12': '-1/2', '123': '1/3', '122': '1/6'}
     """
-    return _table(solver, order, _modified)
+    return _table(solver, order, inverse=False)
 
 
 def modifying_integrator(
@@ -88,7 +88,7 @@ def modifying_integrator(
       >>> {odeopt.drift.levels(tree): str(b) for tree, b in table.items()}
       {'1': '1', '12': '0', '123': '1/6', '122': '1/12'}
     """
-    return _table(solver, order, _modifying)
+    return _table(solver, order, inverse=True)
 
 
 def tree(levels: str | Sequence[int]) -> kauri.Tree:
@@ -171,23 +171,14 @@ def check_order(order: int) -> None:
         raise ValueError(f"order is {order!r}; it must be an integer from 1 to {MAX_ORDER}.")
 
 
-def _modified(phi: kauri.Map, exact: kauri.Map) -> kauri.Map:
-    # As kauri's `Map.modified_equation`, whose weights of the exact flow are floats.
-    return phi ^ (exact & kauri.cem.antipode)
-
-
-def _modifying(phi: kauri.Map, exact: kauri.Map) -> kauri.Map:
-    return exact ^ (phi & kauri.cem.antipode)
-
-
-def _table(solver: Solver | Pair, order: int, combine: Callable) -> dict:
+def _table(solver: Solver | Pair, order: int, *, inverse: bool) -> dict:
     check_order(order)
     a, b = butcher(solver)
-    return dict(_computed(tuple(map(tuple, a)), tuple(b), order, combine))
+    return dict(_computed(tuple(map(tuple, a)), tuple(b), order, inverse))
 
 
 @functools.lru_cache(maxsize=256)
-def _computed(a: tuple, b: tuple, order: int, combine: Callable) -> dict:
+def _computed(a: tuple, b: tuple, order: int, inverse: bool) -> dict:
     exact_a, exact_b = [[_rational(x) for x in row] for row in a], [_rational(x) for x in b]
     entries = [x for row in exact_a for x in row] + exact_b
     rational = None not in entries and sum(x for x in exact_b if x is not None) == 1
@@ -195,9 +186,10 @@ def _computed(a: tuple, b: tuple, order: int, combine: Callable) -> dict:
         method = kauri.RK(exact_a, exact_b)
     else:
         method = kauri.RK([[float(x) for x in row] for row in a], [float(x) for x in b])
-    weights = combine(
-        method.elementary_weights_map(), kauri.Map(lambda t: Fraction(1, t.factorial()))
-    )
+    phi, exact = method.elementary_weights_map(), kauri.Map(lambda t: Fraction(1, t.factorial()))
+    # As kauri's `Map.modified_equation`, whose weights of the exact flow are floats.
+    outer, inner = (exact, phi) if inverse else (phi, exact)
+    weights = outer ^ (inner & kauri.cem.antipode)
     table = {t: weights(t) for t in kauri.trees_up_to_order(order) if t.nodes() > 0}
     if rational:
         return {t: Fraction(value) for t, value in table.items()}

@@ -190,8 +190,12 @@ class _Backward(NamedTuple):
         if self.window == 1:
             updates, inner, used = step(params, state.inner, newest, grads)
             checkpoint, stored = state.checkpoint, state.stored
+        elif not {"value_fn", "grad_fn"} & {*rest}:
+            raise ValueError(
+                "Backward order evaluates stored batches at new points. Pass the loss to update:\n"
+                "    updates, state = opt.update(grads, state, params, value_fn=loss, batch=batch)"
+            )
         else:
-            step.check()
             position = jnp.maximum(state.steps - self.start_after, 0) % self.window
             now = Checkpoint(params, state.inner)
             checkpoint = optax.tree.where(position == 0, now, state.checkpoint)

@@ -22,14 +22,6 @@ class Step(NamedTuple):
     optimizer: optax.GradientTransformationExtraArgs
     extra_args: Mapping[str, Any]  # of `update`, those that all batches share
 
-    def check(self) -> None:
-        """Refuse to go on without anything to evaluate."""
-        if not {"value_fn", "grad_fn"} & set(self.extra_args):
-            raise ValueError(
-                "Backward order evaluates stored batches at new points. Pass the loss to update:\n"
-                "    updates, state = opt.update(grads, state, params, value_fn=loss, batch=batch)"
-            )
-
     def gradient(self, params: PyTree[Array], arguments: Mapping[str, Any]) -> PyTree[Array]:
         """The gradient of a batch; by `grad_fn` as that of stage 0."""
         return Objective({**self.extra_args, **arguments}).gradient(params)
