@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .arguments import forwarded
 from .arrays import Scalar
 from .objective import Objective
 
@@ -31,7 +32,7 @@ class LossSum(NamedTuple):
                     f"each names {list(each)}, but the parts are those of a list of losses: leave "
                     "it out, or pass one loss."
                 )
-            losses = [Objective.of(loss, arguments) for loss in value_fn]
+            losses = [Objective.of(loss, own) for loss, own in _shared(value_fn, arguments)]
             if not losses:
                 raise ValueError("There is no loss: pass one, or a list of at least one.")
             return cls(
@@ -76,3 +77,15 @@ class LossSum(NamedTuple):
             return jax.tree.map(jnp.add, total, self.gradient(params, row))
 
         return self.fold(body, jax.tree.map(jnp.zeros_like, params))
+
+
+def _shared(
+    losses: Sequence[Callable[..., Any]], arguments: Mapping[str, Any]
+) -> list[tuple[Callable[..., Any], dict[str, Any]]]:
+    """Each loss with the arguments that it names, and those that none of them does."""
+    named = [forwarded(loss, "value_fn(params)", 1, arguments, alone=False) for loss in losses]
+    taken = set().union(*named)
+    return [
+        (loss, {n: x for n, x in arguments.items() if n in own or n not in taken})
+        for loss, own in zip(losses, named, strict=True)
+    ]

@@ -95,10 +95,10 @@ class Composite:
         return Split(predict, loss, samples, predict_one)
 
     def _arguments(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        return (
-            forwarded(self._predict_fn, "predict_fn(params)", 1, given),
-            forwarded(self._loss_fn, "loss_fn(outputs)", 1, given),
-        )
+        of_model = forwarded(self._predict_fn, "predict_fn(params)", 1, given, alone=False)
+        of_loss = forwarded(self._loss_fn, "loss_fn(outputs)", 1, given, alone=False)
+        forwarded(self, "value_fn(params)", 1, given)  # warns of what neither of them names
+        return of_model, of_loss
 
 
 def composite(

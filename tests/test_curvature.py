@@ -425,3 +425,17 @@ def test_a_fraction_of_what_carries_no_samples_is_refused():
         plain.update(params, state, params, value_fn=lambda p: jnp.sum(p["in"]))
     with pytest.raises(ValueError, match="fraction is 0"):
         odeopt.linearly_implicit_euler(0.1, fraction=0)
+
+
+def test_what_one_part_of_a_composite_names_is_no_misspelling_for_the_other():
+    """That would warn, and warnings are errors here."""
+    loss = odeopt.composite(
+        lambda outputs, targets: jnp.mean((outputs - targets) ** 2),
+        lambda params, inputs, train=False: inputs @ params,
+    )
+    data = {"inputs": jnp.ones((3, 2)), "targets": jnp.ones(3)}
+    opt, params = odeopt.linearly_implicit_euler(0.1), jnp.ones(2)
+    grads = jax.grad(loss)(params, **data)
+    opt.update(grads, opt.init(params), params, value_fn=loss, **data)
+    with pytest.warns(UserWarning, match="trai, which the loss does not name"):
+        loss(params, trai=True, **data)

@@ -176,3 +176,13 @@ def test_it_costs_3_gradients_or_6_a_part():
     assert alone <= 3 * one
     assert parts <= 6 * len(x) * one
     assert parts > 5 * len(x) * one  # the measurement can fail
+
+
+def test_losses_of_a_list_may_name_arguments_of_their_own():
+    """What another loss names is no misspelling: that would warn, and warnings are errors here."""
+    first = lambda x, batch: jnp.sum(x * batch)
+    second = lambda x, scale=1.0: scale * jnp.sum(x**2)
+    g = diagnostics.drift_terms([first, second], jnp.ones(2), 0.1, batch=2.0).gradient
+    np.testing.assert_allclose(g, 4.0)
+    with pytest.warns(UserWarning, match="scal, which the loss does not name"):
+        diagnostics.drift_terms([first, second], jnp.ones(2), 0.1, batch=2.0, scal=2.0)
