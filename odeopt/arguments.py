@@ -71,7 +71,7 @@ def check_gradient(
 
 def check_params(params: PyTree[Array]) -> None:
     """Refuse a leaf that is not floating point, real or complex: a `TypeError` that names it."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(as_arrays(params)):
+    for path, leaf in jax.tree.leaves_with_path(as_arrays(params)):
         dtype = getattr(leaf, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
             kind = f"is a {type(leaf).__name__}" if dtype is None else f"has dtype {dtype}"

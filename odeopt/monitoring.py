@@ -55,7 +55,8 @@ class Monitor:
         if design is not None:
             from .drift.measured import drift_cost  # noqa: PLC0415  # a quarter of the import
 
-            self._with_drift = drift_cost(design) <= drift_gradients
+            cost = drift_cost(design)
+            self._with_drift = cost is not None and cost <= drift_gradients
         self._calls = 0
         self._vector: PyTree[Array] | None = None
         self._quotients: collections.deque[float] = collections.deque(maxlen=_BATCHES)

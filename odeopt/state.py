@@ -154,8 +154,7 @@ def check_state(state: Any) -> None:
 
 def states(state: PyTree[Array]) -> Iterator[tuple[str, ODEState]]:
     """Every odeopt optimizer in a state, with its path."""
-    nodes, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=_is_end)
-    for path, node in nodes:
+    for path, node in jax.tree.leaves_with_path(state, is_leaf=_is_end):
         if isinstance(node, ODEState):
             yield jax.tree_util.keystr(path), unwrapped(node)
 

@@ -20,8 +20,8 @@ class Corrected(NamedTuple):
 
     Attributes:
       aux: the auxiliary variables of the flow that is corrected.
-      clipped: steps whose counter-term was clipped, as a real number: a step of several stages
-        counts the weight of those that were.
+      clipped: how many steps had their counter-term clipped, as a real number: of a step with
+        several stages, the weights of the clipped stages are added.
     """
 
     aux: PyTree[Array]

@@ -1,6 +1,5 @@
 """How far the next step of an optimizer leaves its flow."""
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +89,8 @@ def step_drift(
     )
 
 
-def drift_cost(design: "Design") -> float:
-    """The gradients that `step_drift` evaluates; infinity where no counter-term is known."""
+def drift_cost(design: "Design") -> int | None:
+    """The gradients that `step_drift` evaluates; None where no counter-term is known."""
     x, h = jnp.zeros([]), jnp.ones([], float)
 
     def steps(objective: Any) -> list[PyTree]:
@@ -101,7 +100,7 @@ def drift_cost(design: "Design") -> float:
     try:
         return 1 + count_gradients(steps, given=True)
     except (ValueError, TypeError, LookupError):  # also of a game, which needs players
-        return math.inf
+        return None
 
 
 def _steps(design: "Design", objective: Any, z: tuple, h: Array, memory: PyTree) -> list[PyTree]:
