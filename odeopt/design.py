@@ -247,28 +247,24 @@ def _update(
         used = None
         if gradients is not None and step.gradients is not None:
             used = gradients + step.gradients + verdict.gradients
-        return _Try(update, aux, memory, after, transform, h, accept, verdict.again, used)
+        new = counted(state, h, accept, used)
+        new = new._replace(aux=aux, memory=memory, rule=after, transform=transform)
+        return _Try(update, new, accept, verdict.again, used)
 
     last = attempt(state.rule, begun)
     if rule.tries > 1:
         last = _tried_again(last, attempt, rule.tries, finite((grads, info.value)))
-    return last.update, counted(state, last.h, last.accept, last.gradients)._replace(
-        aux=last.aux, memory=last.memory, rule=last.rule, transform=last.transform
-    )
+    return last.update, last.state
 
 
 class _Try(NamedTuple):
-    """A step as it was judged: what `update` returns if it is the last one."""
+    """A step as it was judged, and the state after it."""
 
     update: PyTree[Array]
-    aux: PyTree[Array]
-    memory: PyTree[Array]
-    rule: PyTree[Array]
-    transform: PyTree[Array]
-    h: Array
+    state: ODEState
     accept: bool | Array
     again: bool | Array
-    gradients: int | Array | None
+    gradients: int | Array | None  # of this call of `update`
 
 
 def _tried_again(
@@ -282,7 +278,7 @@ def _tried_again(
 
     def again(carry: tuple[_Try, Array]) -> tuple[_Try, Array]:
         last, tries = carry
-        return attempt(last.rule, last.gradients), tries + 1
+        return attempt(last.state.rule, last.gradients), tries + 1
 
     carry = jax.tree.map(jnp.asarray, first), jnp.int32(1)
     if is_traced(first.accept):
