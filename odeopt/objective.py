@@ -63,7 +63,7 @@ class Objective(abc.ABC):
 
     @classmethod
     def of(cls, value_fn: Callable[..., Any], arguments: Mapping[str, Any]) -> "Objective":
-        """The objective of a loss and of its arguments by name, none of them called `value_fn`."""
+        """The objective of a loss and its arguments by name; `value_fn` as one: a `TypeError`."""
         if "value_fn" in arguments:
             raise TypeError(_TAKEN)
         return cls({**arguments, "value_fn": value_fn})
@@ -105,7 +105,10 @@ class Objective(abc.ABC):
         return grads if self.transform is None else self.transform(grads, params)
 
     def value(self, params: PyTree[Array]) -> Scalar:
-        """The loss at `params`. Counts as 1 gradient, though it costs about a third of one."""
+        """The loss at `params`; a `ValueError` where there is no `value_fn`.
+
+        Counts as 1 gradient, though it costs about a third of one.
+        """
         value_fn, fill = self._bind("value_fn", params)
         return checked_loss(value_fn(fill(params)))
 

@@ -46,7 +46,6 @@ class AbstractCorrected(AbstractWrapper):
         return aux if self.clip is None else Corrected(aux, jnp.zeros([], float))
 
     def inner(self, aux: PyTree[Array]) -> PyTree[Array]:
-        """Without the counter."""
         return aux if self.clip is None else aux.aux
 
     def outer(self, aux: PyTree[Array], inner: PyTree[Array], short: Any = False) -> PyTree[Array]:

@@ -70,7 +70,6 @@ class Anytime(AbstractLocalRule):
     counts = True
 
     def size(self, info: StepInfo) -> Scalar:
-        """That of the present step."""
         n = info.steps.astype(float) + 1
         return self.distance / 4 / jnp.sqrt(n + self.warm_up) * jnp.minimum(n / self.warm_up, 1.0)
 

@@ -124,7 +124,7 @@ class Fixed(AbstractLocalRule):
     rejects: ClassVar[bool] = False
 
     def init(self, params: PyTree[Array]) -> tuple[()]:
-        """No memory. Refuses a size that the dtype of a parameter or of time cannot hold."""
+        """No memory. A `ValueError` where the dtype of a parameter, or of time, cannot hold h."""
         dtypes = {jnp.finfo(leaf.dtype).dtype for leaf in jax.tree.leaves(params)}
         for dtype in (*dtypes, jnp.zeros([]).dtype):
             with np.errstate(over="ignore"):
