@@ -1,6 +1,6 @@
 """Splitting: the parts of a flow, each solved exactly, composed."""
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,7 +12,7 @@ from ..arrays import Scalar
 from ..flows import AbstractFlow, State, Substeps
 from ..objective import Objective, count_gradients
 from ..sums import add
-from .method import AbstractMethod, Step
+from .method import AbstractMethod, CounterTerm, Step
 
 _CUBE_ROOT = 2 ** (1 / 3)
 SUZUKI_YOSHIDA = (1 / (2 - _CUBE_ROOT), -_CUBE_ROOT / (2 - _CUBE_ROOT), 1 / (2 - _CUBE_ROOT))
@@ -28,18 +28,16 @@ class Lie(AbstractMethod):
     alternating gradient descent. Needs a flow with parts.
     """
 
-    counter_term: ClassVar[Literal["series", "memory", "penalty"] | None] = "memory"
+    counter_term: ClassVar[CounterTerm | None] = "memory"
     order: ClassVar[int] = 1
     gradients_per_step: ClassVar[int] = 1  # where nothing looks at the gradient after a move
 
     def check(self, flow: AbstractFlow) -> None:
-        """The flow must have parts."""
         _check_parts(flow, "Lie")
 
     def step(
         self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: tuple[()]
     ) -> Step:
-        """One step of size `h`."""
         whole = [(part, 1.0) for part in flow.parts]
         update, aux, cost = compose(flow, objective, z, h, whole)
         return Step(update, aux, memory, gradients=cost)
