@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -86,7 +85,6 @@ class RungeKuttaChebyshev(AbstractMethod):
 
     @property
     def order(self) -> int:
-        """1 or 2, as was asked for."""
         return self.accuracy
 
     @property
@@ -268,13 +266,9 @@ class RKC(AbstractAdapter):
 
     @property
     def gradients_per_step(self) -> int:
-        """One evaluation of the field a stage."""
         return self.method.gradients_per_step
 
-    def reached(
-        self, terms: diffrax.AbstractTerm, t0: Any, t1: Any, y0: PyTree[Array], args: Any
-    ) -> Reached:
-        """By the recurrence."""
+    def reached(self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any) -> Reached:
         h = jnp.asarray(t1 - t0)
         weight, rows, _ = coefficients(self.method.stages, self.method.order, self.method.damping)
         xs = jnp.arange(1, len(rows) + 1), jnp.asarray(rows, h.dtype)
