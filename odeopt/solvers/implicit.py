@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from ..arrays import Scalar
@@ -182,6 +183,7 @@ class Implicit(AbstractCurvatureMethod):
             system, _ = self.solver.system(objective, point, h, cost)
             minus = jax.tree.map(jnp.negative, bound(here.displacement))
             direction, solve = system.solve(memory.solve, minus, (weight, here.slope))
+            direction = optax.tree.cast_like(direction, here.displacement)
             promised = inner(here.descent, direction)
             # What cannot be seen in the loss can be in its gradient.
             unseen = jnp.abs(promised) <= rounding * jnp.abs(here.value)

@@ -161,9 +161,9 @@ class Exact(AbstractSystem):
         shift, weight = self.shift.astype(x.dtype), self.weight.astype(x.dtype)
         norm = jnp.linalg.norm(whole)
         left = jnp.linalg.norm(shift * x + weight * (pushed @ a) - whole)
-        tree = self.rows.unravel(x)
+        tree, kept = self.rows.unravel(x), jax.tree.leaves(last.direction)
         return tree, last._replace(
-            direction=tree if jax.tree.leaves(last.direction) else last.direction,
+            direction=optax.tree.cast_like(tree, last.direction) if kept else last.direction,
             products=jnp.zeros([], jnp.int32),
             residual=(left / jnp.where(norm > 0, norm, 1.0)).astype(float),
             quadratic_form=jnp.sum(pushed**2).astype(float),
