@@ -1,4 +1,4 @@
-"""Anything on the mean gradient of a solver's step."""
+"""A one-gradient method on the mean gradient of another method's step."""
 
 from typing import ClassVar
 

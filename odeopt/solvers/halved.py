@@ -1,7 +1,4 @@
-"""Implicit methods of any ODE: implicit Euler, and two that are made of half of it.
-
-What diffrax runs of `Implicit`, with a root finder in the place of its minimization.
-"""
+"""Implicit methods for any ODE: what diffrax runs of `Implicit`, with a root finder."""
 
 from typing import Any, ClassVar
 
@@ -18,9 +15,9 @@ from .implicit import Implicit
 
 
 class Inexact(lineax.GMRES):
-    """GMRES as far as it gets: whether that is enough Newton's method can tell.
+    """GMRES that always succeeds with its last iterate, which Newton's method then judges.
 
-    Its tolerances are those of each entry of the right-hand side, which rounding need not meet.
+    Its tolerances hold for each entry of the right-hand side; in float32 rounding may miss them.
     """
 
     def compute(self, state: Any, vector: Array, options: dict[str, Any]) -> Any:

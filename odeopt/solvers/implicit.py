@@ -28,13 +28,13 @@ _SCHEMES: dict[str, tuple[int, Any]] = {  # order and Butcher tableau
     "trapezoidal": (2, ([[0, 0], [_HALF, _HALF]], [_HALF, _HALF])),
 }
 _SUFFICIENT = 1e-4  # of the decrease that the slope promises, which a trial must bring (Armijo)
-_SHORTEST, _LONGEST = 0.1, 0.5  # what a refused trial is shortened by
+_SHORTEST, _LONGEST = 0.1, 0.5  # the factors by which a refused trial is shortened
 _TRIALS = 30
-_ROUNDINGS = 10.0  # of the loss: what a step promises below so many cannot be seen in it
+_ROUNDINGS = 10.0  # of the loss: a smaller predicted decrease cannot be seen in it
 
 
 class Proximal(NamedTuple):
-    """What the minimization in an implicit step left behind.
+    """The result of the minimization in an implicit step.
 
     Attributes:
       iterations: Newton steps that were taken.
@@ -58,15 +58,14 @@ class Implicit(AbstractCurvatureMethod):
     $x^+ = 2\,\mathrm{prox}_{h/2}(x) - x$, the trapezoidal rule
     $x^+ = \mathrm{prox}_{h/2}(x - \tfrac h2\nabla E(x))$.
 
-    The minimization is Newton's, from x on: $(B + I/h)\,d = -\nabla P(y)$ for the objective P, then
-    the first of ever shorter steps along d that lowers P enough (Armijo's condition; the next
-    length is the minimum of the parabola through what is known, within 0.1 to 0.5), or, where a
-    fall would be below the rounding of the loss, one that halves the gradient of P. Over a step P
-    never rises, however large h, however badly the systems are solved and wherever it is cut off;
-    so for implicit Euler $E(x^+) + \|x^+ - x\|^2/(2h) \le E(x)$ at every step.
+    The objective P is minimized by Newton's method from x on: $(B + I/h)\,d = -\nabla P(y)$, then a
+    backtracking line search along d for Armijo's condition (parabolic, shortened to 0.1 to 0.5 at
+    a time) or, where the decrease would be below the rounding of the loss, for half the gradient of
+    P. P never rises in a step, however large h is, however badly the systems are solved and however
+    few the iterations; so for implicit Euler $E(x^+) + \|x^+ - x\|^2/(2h) \le E(x)$ at every step.
 
-    Stability functions: $1/(1+z)$, L-stable; $(1 - z/2)/(1 + z/2)$ of the others, which keep a
-    mode of large $z = h\lambda$ alive, only its sign alternates.
+    Stability functions, with $z = h\lambda$: $1/(1+z)$ of implicit Euler, which is L-stable;
+    $(1 - z/2)/(1 + z/2)$ of the others, under which a mode of large z alternates and hardly decays.
 
     Args:
       kind: "euler", "midpoint" or "trapezoidal".
@@ -151,7 +150,7 @@ class Implicit(AbstractCurvatureMethod):
     ) -> tuple[PyTree[Array], Proximal, Int[Array, ""]]:
         r"""The increment u to the minimum of $E(x + u) + \|u - c\|^2/(2h)$, from $u = 0$ on.
 
-        `cost` is that of a gradient, or of the loss; the last result is what all has cost.
+        `cost` is that of a gradient, or of the loss; the last result is the total.
         Everything is divided by $(1 + h)/h$, so that no step size is too large or too small.
         """
         shift, weight = 1 / (1 + h), h / (1 + h)

@@ -11,7 +11,7 @@ from ..objective import Objective
 from ..sums import multiple, noise, norm
 
 FIRST = 24  # Hessian products of the first estimate, which starts from the gradient
-_MIXED = 0.1  # of a random direction in every start, so that one which was not there can be found
+_MIXED = 0.1  # share of a random direction in every start: a new sharpest one is found
 
 
 class Sharpest(NamedTuple):

@@ -153,12 +153,11 @@ class LinearlyImplicitEuler(AbstractLinearized):
             found = lineax.linear_solve(operator, right, self.linear_solver, throw=False)
             return found.value, found.result
 
-        one, result = solved(scaled(h, f))
-        update = one
+        update, result = solved(scaled(h, f))
         if order == 2:
-            two, second = solved(scaled(h, field(one)) - 2 * one)
+            two, second = solved(scaled(h, field(update)) - 2 * update)
             result = lineax.RESULTS.where(result == lineax.RESULTS.successful, second, result)
-            update = _combined(one, two)
+            update = _combined(update, two)
         return update, diffrax.RESULTS.promote(optx.RESULTS.promote(result))
 
 

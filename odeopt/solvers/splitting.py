@@ -54,7 +54,7 @@ class Rest(NamedTuple):
 
 
 class Strang(AbstractMethod):
-    r"""Strang's symmetric splitting, one gradient in its middle, and what is made of it.
+    r"""Strang's symmetric splitting with one gradient in its middle, and compositions of it.
 
     One substep of length $\tau h$ is $\phi^A_{\tau h/2}\,\phi^B_{\tau h/2}\,\phi^G_{\tau h}\,
     \phi^B_{\tau h/2}\,\phi^A_{\tau h/2}$, with $G$ the part that looks at the gradient. One
@@ -66,7 +66,7 @@ class Strang(AbstractMethod):
     opens the next one with the same `h`. `step_params` gives the end of the step. What the opening
     moved is undone from scalars where the flow knows how (`AbstractFlow.rest`); otherwise a copy of
     it is kept. A flow that does not start at rest (Adam's) cannot open before its first gradient:
-    its first step closes with what it owes, so that the read-out is on time.
+    its first step makes up for that when it closes, so that `step_params` is at the right time.
 
     Args:
       substeps: their lengths $\tau$, which sum to 1.
@@ -133,12 +133,12 @@ class Strang(AbstractMethod):
 
 
 def opening(flow: AbstractFlow | type[AbstractFlow], tau: float) -> list[tuple[str, float]]:
-    """What comes before the gradient in a substep."""
+    """The parts before the gradient in a substep."""
     return [(part, tau / 2) for part in flow.parts if part != flow.gradient_part]
 
 
 def closing(flow: AbstractFlow | type[AbstractFlow], tau: float) -> list[tuple[str, float]]:
-    """What comes after the gradient in a substep: its mirror image."""
+    """The parts after the gradient in a substep: the same in reverse order."""
     return opening(flow, tau)[::-1]
 
 

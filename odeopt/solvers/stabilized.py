@@ -1,11 +1,8 @@
-"""Stabilized methods: Chebyshev polynomials buy stability, not order.
-
-A pure step function and its diffrax class.
-"""
+"""Runge-Kutta-Chebyshev methods: explicit, and stable far beyond others of as many stages."""
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -63,8 +60,6 @@ class RungeKuttaChebyshev(AbstractMethod):
     accuracy: int = eqx.field(static=True)
     damping: float = eqx.field(static=True)
     max_stages: int = eqx.field(static=True)
-
-    options: ClassVar[frozenset[str]] = frozenset({"stage_transform"})
 
     def __init__(
         self, stages: int | None = 10, order: int = 1, damping: float = 0.05, max_stages: int = 100
@@ -201,7 +196,7 @@ class RungeKuttaChebyshev(AbstractMethod):
         for j, (mu, nu, at, at_start, _) in enumerate(rows, start=1):
             moved[j + 1] = mu * moved[j] + nu * moved[j - 1]
             moved[j + 1, j] += at
-            moved[j + 1, 0] += at_start if self.accuracy == 2 else 0.0
+            moved[j + 1, 0] += at_start
         return moved[:-1].tolist(), moved[-1].tolist()
 
     def _coefficients(self, stages: int) -> Coefficients:

@@ -1,7 +1,6 @@
-"""Conformally symplectic methods as diffrax solvers, for systems that roll with friction.
+"""Conformally symplectic diffrax solvers, for mechanical systems with friction.
 
-What diffrax runs of `Lie` and `Strang` on the heavy ball's flow: the same substeps, in the ball's
-own time.
+They run the substeps of `Lie` and `Strang` on the heavy ball's flow, in the ball's own time.
 """
 
 from typing import Any, ClassVar

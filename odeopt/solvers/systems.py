@@ -21,9 +21,12 @@ from ..sums import add, inner, multiple, widened
 if TYPE_CHECKING:
     from .linear import LinearSolver
 
+Slope = tuple[Scalar, PyTree[Array]]
+"""`(amount, g)`: a multiple of the gradient g at the point of the system."""
+
 
 class LinearSolve(NamedTuple):
-    """What a linear solve left behind.
+    """The result of a linear solve.
 
     Attributes:
       direction: its solution, where the next one starts; `()` where none does.
@@ -59,12 +62,9 @@ class AbstractSystem(abc.ABC):
 
     @abc.abstractmethod
     def solve(
-        self,
-        last: LinearSolve,
-        right: PyTree[Array] | None = None,
-        slope: tuple[Scalar, PyTree[Array]] | None = None,
+        self, last: LinearSolve, right: PyTree[Array] | None = None, slope: Slope | None = None
     ) -> tuple[PyTree[Array], LinearSolve]:
-        """The solution for `right - amount * g`, with `slope = (amount, g)` and g the gradient."""
+        """The solution for `right - amount * g`."""
 
     @abc.abstractmethod
     def cost(self, found: LinearSolve) -> int | Int[Array, ""]:
@@ -86,10 +86,7 @@ class Iterative(AbstractSystem):
     exact: ClassVar[bool] = False
 
     def solve(
-        self,
-        last: LinearSolve,
-        right: PyTree[Array] | None = None,
-        slope: tuple[Scalar, PyTree[Array]] | None = None,
+        self, last: LinearSolve, right: PyTree[Array] | None = None, slope: Slope | None = None
     ) -> tuple[PyTree[Array], LinearSolve]:
         if slope is not None:
             step = multiple(-slope[0], slope[1])
@@ -141,10 +138,7 @@ class Exact(AbstractSystem):
         return self.rows.factored(self.shift, self.weight)
 
     def solve(
-        self,
-        last: LinearSolve,
-        right: PyTree[Array] | None = None,
-        slope: tuple[Scalar, PyTree[Array]] | None = None,
+        self, last: LinearSolve, right: PyTree[Array] | None = None, slope: Slope | None = None
     ) -> tuple[PyTree[Array], LinearSolve]:
         a, image = self.rows.matrix, self.rows.image
         beside = (
