@@ -86,11 +86,11 @@ def adam_step(
         update, mu, nu = _adam((h, *known), grads, mu, nu)
         return update, mu, nu
     decays = jax.tree.broadcast(decay, grads)
-    if not exact_decay:
-        update, mu, nu = _decaying((h, *known), grads, mu, nu, params, own=(decays,))
-    else:
+    if exact_decay:
         times = jax.tree.map(lambda w: decaying_time(h, w), decays)
         update, mu, nu = _exact(known, grads, mu, nu, params, own=(times, decays))
+    else:
+        update, mu, nu = _decaying((h, *known), grads, mu, nu, params, own=(decays,))
     return update, mu, nu
 
 
@@ -111,22 +111,16 @@ def _adam(numbers: Sequence[Number], g: Array, m: Array, v: Array) -> Outputs:
 @fused("adam", outputs=3, roots=True, as_optax=True)
 def _decaying(numbers: Sequence[Number], g: Array, m: Array, v: Array, x: Array) -> Outputs:
     h, *known, decay = numbers
-    return _moved(h, decay, known, g, m, v, x)
+    direction, m, v = _direction(known, g, m, v)
+    if not is_zero(decay):  # what is masked does not see x
+        direction = direction + decay * x
+    return -rounded(h, direction) * direction, m, v
 
 
 @fused("exponential_adam", outputs=3, roots=True, as_optax=True)
 def _exact(numbers: Sequence[Number], g: Array, m: Array, v: Array, x: Array) -> Outputs:
     *known, time, decay = numbers
-    return _moved(time, decay, known, g, m, v, x)
-
-
-def _moved(
-    h: Number, decay: Number, known: Sequence[Number], g: Array, m: Array, v: Array, x: Array
-) -> Outputs:
-    direction, m, v = _direction(known, g, m, v)
-    if not is_zero(decay):  # what is masked does not see x
-        direction = direction + decay * x
-    return -rounded(h, direction) * direction, m, v
+    return tuple(_decaying.formula((time, *known, decay), g, m, v, x))
 
 
 def _direction(known: Sequence[Number], g: Array, m: Array, v: Array) -> Outputs:

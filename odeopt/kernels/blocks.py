@@ -32,9 +32,8 @@ def on_gpu(fused: Fused, numbers: Array, *arrays: Array, interpret: bool = False
     in_place = fused.in_place and _COMPLETE
 
     def load(ref: Any, place: Any) -> Array:
-        if _COMPLETE:
-            return _gpu.load(ref.at[place], layout=layout, optimized=False)
-        return _gpu.load(ref, place, layout=layout, optimized=False)
+        at = (ref.at[place],) if _COMPLETE else (ref, place)
+        return _gpu.load(*at, layout=layout, optimized=False)
 
     def body(given: Any, *refs: Any) -> None:
         start = jax.lax.axis_index("block") * GPU_BLOCK
@@ -50,25 +49,22 @@ def on_gpu(fused: Fused, numbers: Array, *arrays: Array, interpret: bool = False
             ref[place] = value
 
     body.__name__ = f"odeopt_{fused.name}"
-    new = (
-        [] if in_place else [jax.ShapeDtypeStruct((size,), a.dtype) for a in flat[: fused.outputs]]
-    )
+    new = [jax.ShapeDtypeStruct((size,), a.dtype) for a in flat[: fused.outputs]]
     kernel = plgpu.kernel(
         body,
-        out_type=new,
+        out_type=[] if in_place else new,
         grid=(blocks,),
         grid_names=("block",),
         **({"interpret": _gpu.InterpretGPUParams()} if interpret else {}),
     )
     if in_place:
-        written = pl.run_state(lambda refs: kernel(numbers, *refs))(flat)
-        results = written[: fused.outputs]
+        results = pl.run_state(lambda refs: kernel(numbers, *refs))(flat)[: fused.outputs]
     else:
         results = kernel(numbers, *flat)
     if tail:
         ends = [a[-tail:] for a in flat]
         index = jnp.arange(size - tail, size, dtype=jnp.uint32) if fused.indexed else None
-        last = fused.on(tuple(numbers), ends, index)
+        last = fused.on(numbers, ends, index)
         results = [r.at[-tail:].set(end) for r, end in zip(results, last, strict=True)]
     return tuple(r.reshape(shape) for r in results)
 

@@ -66,7 +66,7 @@ class Fused:
         outputs = zip(*results, strict=True) if results else [()] * self.outputs
         return tuple(map(structure.unflatten, outputs))
 
-    def reference(self, numbers: Sequence[Number], *arrays: Array) -> Outputs:
+    def reference(self, numbers: Sequence[Number] | Array, *arrays: Array) -> Outputs:
         """The formula as XLA compiles it.
 
         On leaves below 32 bits in float32, rounded once; see `as_optax` for bfloat16. (float16 has
@@ -82,18 +82,18 @@ class Fused:
 
     def on(
         self,
-        numbers: Sequence[Number],
+        numbers: Sequence[Number] | Array,
         arrays: Sequence[Array],
         index: Array | None,
         *,
         wide: bool = True,
     ) -> Outputs:
         """The formula on arrays or blocks of any shape; `wide`: in at least float32."""
-        given = arrays
-        if wide:
-            given = [a.astype(wide_dtype(a.dtype)) for a in arrays]
+        given = [a.astype(wide_dtype(a.dtype)) for a in arrays] if wide else [*arrays]
+        if index is not None:
+            given.append(index)
         with jax.numpy_dtype_promotion("standard"):  # moments may have dtypes of their own
-            outputs = self.formula(numbers, *given, *(() if index is None else (index,)))
+            outputs = self.formula(tuple(numbers), *given)
         return tuple(o.astype(a.dtype) for o, a in zip(outputs, arrays, strict=False))
 
 
@@ -141,16 +141,13 @@ def _leaf(
 def _kernel(fused: Fused, platforms: tuple[str, ...], numbers: Array, *arrays: Array) -> Outputs:
     from .parts import partitioned  # noqa: PLC0415 (which imports this module)
 
-    def reference(numbers: Array, *arrays: Array) -> Outputs:
-        return fused.reference(tuple(numbers), *arrays)
-
     @jax.custom_jvp
     def differentiable(numbers: Array, *arrays: Array) -> Outputs:
         return batchable(numbers, *arrays)
 
     @differentiable.defjvp
     def _(primals: tuple, tangents: tuple) -> tuple[Outputs, Outputs]:
-        return differentiable(*primals), jax.jvp(reference, primals, tangents)[1]
+        return differentiable(*primals), jax.jvp(fused.reference, primals, tangents)[1]
 
     @jax.custom_batching.custom_vmap
     def batchable(numbers: Array, *arrays: Array) -> Outputs:
@@ -162,7 +159,7 @@ def _kernel(fused: Fused, platforms: tuple[str, ...], numbers: Array, *arrays: A
     @batchable.def_vmap
     def _(size: int, batched: Sequence[bool], *operands: Array) -> tuple[Outputs, Any]:
         axes = tuple(0 if b else None for b in batched)
-        return jax.vmap(reference, in_axes=axes)(*operands), (True,) * fused.outputs
+        return jax.vmap(fused.reference, in_axes=axes)(*operands), (True,) * fused.outputs
 
     return differentiable(numbers, *arrays)
 
@@ -171,9 +168,7 @@ def _placed(platforms: tuple[str, ...], fused: Fused, numbers: Array, *arrays: A
     """The form that each platform runs; what it has no kernel for runs the reference there."""
     from . import blocks  # noqa: PLC0415 (Pallas takes time to import)
 
-    def plain(numbers: Array, *arrays: Array) -> Outputs:
-        return fused.reference(tuple(numbers), *arrays)
-
+    plain = fused.reference
     forms = {"cuda": plain, "rocm": plain, "tpu": plain}
     if blocks.suits_gpu(fused, arrays):
         forms["cuda"] = functools.partial(blocks.on_gpu, fused)

@@ -27,7 +27,7 @@ def partitioned(fused: Fused, run: Run, numbers: Array, *arrays: Array) -> Outpu
     sharding = jax.typeof(arrays[0]).sharding
     explicit = sharding.mesh.axis_types == (AxisType.Explicit,) * len(sharding.mesh.axis_types)
     if not sharding.mesh.empty and explicit:
-        part = functools.partial(_part, fused, run, arrays[0].shape, sharding.mesh, sharding.spec)
+        part = functools.partial(_part, fused, run, arrays[0].shape, sharding.spec)
         ins, outs = _specs(fused, arrays, sharding.spec)
         mapped = jax.shard_map(part, in_specs=ins, out_specs=outs, check_vma=False)
         return mapped(numbers, *arrays)
@@ -38,7 +38,7 @@ def partitioned(fused: Fused, run: Run, numbers: Array, *arrays: Array) -> Outpu
 
     def partition(mesh: Any, arguments: Any, results: Any) -> tuple[Any, ...]:
         spec = _even(arguments[1].sharding.spec, arguments[1].shape, mesh)
-        part = functools.partial(_part, fused, run, arguments[1].shape, mesh, spec)
+        part = functools.partial(_part, fused, run, arguments[1].shape, spec)
         ins, outs = (
             tuple(NamedSharding(mesh, s) for s in specs) for specs in _specs(fused, arrays, spec)
         )
@@ -52,13 +52,7 @@ def partitioned(fused: Fused, run: Run, numbers: Array, *arrays: Array) -> Outpu
 
 
 def _part(
-    fused: Fused,
-    run: Run,
-    shape: tuple[int, ...],
-    mesh: Any,
-    spec: P,
-    numbers: Array,
-    *arrays: Array,
+    fused: Fused, run: Run, shape: tuple[int, ...], spec: P, numbers: Array, *arrays: Array
 ) -> Outputs:
     """The update of one device's part of a leaf of this shape, on that device."""
     part = arrays[0].shape

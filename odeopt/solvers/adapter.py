@@ -41,6 +41,10 @@ class Reached(NamedTuple):
     inside: dict[str, PyTree[Array]] | None = None
 
 
+Stepped = tuple[PyTree, PyTree | None, dict[str, PyTree], None, diffrax.RESULTS]
+"""What diffrax's `step` returns: end, error, dense output, memory, result."""
+
+
 class AbstractAdapter(diffrax.AbstractSolver):
     """A diffrax solver that steps as its `method` does: no error estimate, linear dense output."""
 
@@ -53,32 +57,20 @@ class AbstractAdapter(diffrax.AbstractSolver):
         return self.method.stability_limit  # type: ignore[attr-defined]
 
     def order(self, terms: Any) -> int:
-        """The order of the method."""
         return self.method.order  # type: ignore[attr-defined]
 
     def init(self, *args: Any) -> None:
         """No memory: every step starts anew."""
 
     @abc.abstractmethod
-    def reached(
-        self, terms: diffrax.AbstractTerm, t0: Any, t1: Any, y0: PyTree[Array], args: Any
-    ) -> Reached:
+    def reached(self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any) -> Reached:
         """The end of a step from `y0`."""
 
     def step(
-        self,
-        terms: diffrax.AbstractTerm,
-        t0: Any,
-        t1: Any,
-        y0: PyTree[Array],
-        args: Any,
-        solver_state: None,
-        made_jump: Any,
-    ) -> tuple[PyTree[Array], None, dict[str, PyTree[Array]], None, diffrax.RESULTS]:
-        """One step, without an error estimate."""
+        self, terms: Any, t0: Any, t1: Any, y0: PyTree, args: Any, solver_state: Any, made_jump: Any
+    ) -> Stepped:
         y1, result, inside = self.reached(terms, t0, t1, y0, args)
         return y1, None, {"y0": y0, "y1": y1, **(inside or {})}, None, result
 
-    def func(self, terms: diffrax.ODETerm, t0: Any, y0: PyTree[Array], args: Any) -> PyTree[Array]:
-        """The vector field."""
+    def func(self, terms: Any, t0: Any, y0: PyTree[Array], args: Any) -> PyTree[Array]:
         return terms.vf(t0, y0, args)

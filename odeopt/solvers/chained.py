@@ -1,4 +1,4 @@
-"""Anything on the mean gradient of a solver's step."""
+"""A one-gradient method on the mean gradient of another method's step."""
 
 from typing import ClassVar
 
@@ -44,24 +44,20 @@ class Chained(AbstractMethod):
 
     @property
     def gradients_per_step(self) -> int | None:
-        """As many as `inner`."""
         return self.inner.gradients_per_step
 
     def check(self, flow: AbstractFlow) -> None:
-        """What either refuses."""
         self.inner.check(GradientFlow())
         self.outer.check(flow)
 
     def init(self, flow: AbstractFlow, z: State) -> PyTree[Array]:
-        """The memory of both."""
         return self.inner.init(GradientFlow(), (z[0], ())), self.outer.init(flow, z)
 
     def step(
         self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: PyTree[Array]
     ) -> Step:
-        """One step of size `h`."""
         inner = self.inner.step(GradientFlow(), objective, (z[0], ()), h, memory[0])
-        still = h == 0  # a step of size 0 has moved nothing: its mean gradient is the gradient
+        still = h == 0  # no move: the mean gradient is the gradient
         safe = jnp.where(still, 1.0, h)
         mean = jax.tree.map(
             lambda u, g: jnp.where(still, g, scaled(-1 / safe, u)),
@@ -69,11 +65,10 @@ class Chained(AbstractMethod):
             objective.here(z[0]),
         )
         outer = self.outer.step(flow, objective.with_given(mean), z, h, memory[1])
-        known = inner.gradients is not None
         return Step(
             outer.update,
             outer.aux,
             (inner.memory, outer.memory),
-            gradients=inner.gradients if known else None,
+            gradients=inner.gradients,
             finite=inner.finite & outer.finite,
         )

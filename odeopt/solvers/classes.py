@@ -91,14 +91,7 @@ class AbstractUnpaired(Explicit, AbstractAdapter):
         """Dense output between the ends of a step, where no stage is at the end of it."""
         return diffrax.LocalLinearInterpolation(**ends)
 
-    def order(self, terms: Any) -> int:
-        """By the order conditions."""
-        return self.coefficients.order
-
-    def reached(
-        self, terms: diffrax.AbstractTerm, t0: Any, t1: Any, y0: PyTree[Array], args: Any
-    ) -> Reached:
-        """By the stages."""
+    def reached(self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any) -> Reached:
         tableau, control = self.coefficients, terms.contr(t0, t1)
         slopes: list[PyTree[Array]] = []
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar, real_dtype, wide_dtype
@@ -71,32 +72,25 @@ class ExplicitRungeKutta(AbstractMethod):
 
     @property
     def order(self) -> int:
-        """Order of accuracy, from the order conditions."""
         return self.tableau.order
 
     @property
     def stability_limit(self) -> float:
-        """Real-axis stability limit, from the stability polynomial."""
         return self.tableau.stability_limit
 
     @property
     def gradients_per_step(self) -> int:
-        """One gradient for each stage."""
         return self.tableau.stages
 
     def butcher(self) -> tuple[list[list[float]], list[float]]:
-        """`(A, b)`."""
         return self.tableau.matrix.tolist(), list(self.tableau.b)
 
     def step(
         self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: tuple[()]
     ) -> Step:
-        """One step of size `h`."""
         first = flow.increment(z, objective, h)
         further = len(self.tableau.b) - 1
-        loop = self._unrolled
-        if further and self._scans(z, objective):
-            loop = self._scanned if self.tableau.recursion is None else self._one_register
+        loop = self._scanned if further and self._scans(z, objective) else self._unrolled
         (update, moved), error = loop(flow, objective, z, h, first)
         gradients = field_cost(flow, z, h, given=True)
         if further:
@@ -117,30 +111,6 @@ class ExplicitRungeKutta(AbstractMethod):
         fewer = self.tableau.recursion is not None or self.tableau.lags == 1
         return fewer and self.tableau.stages > 2
 
-    def _one_register(
-        self, flow: AbstractFlow, objective: Objective, z: State, h: Array, first: State
-    ) -> tuple[State, State | None]:
-        """The loop of a tableau that is a `recursion`: it carries the displacement to its stage."""
-        tableau, s = self.tableau, self.tableau.stages
-        assert tableau.recursion is not None
-        weights = [*zip(*tableau.recursion, strict=True), tableau.b_error or (0.0,) * s]
-        keep, add_, estimate = (jnp.asarray(row, float) for row in weights)
-        wide = jax.tree.map(lambda k: jnp.zeros_like(k, wide_dtype(k.dtype)), first)
-        error = None if tableau.b_error is None else _add_scaled(wide, estimate[0], first)
-
-        def body(carry: tuple, x: tuple) -> tuple:
-            total, error = carry
-            stage, keep, weight, estimate = x
-            slope = flow.increment(add(z, total), objective.at(stage), h)
-            kept = jax.tree.map(lambda d: scaled(keep, d), total)
-            error = None if error is None else _add_scaled(error, estimate, slope)
-            return (_add_scaled(kept, weight, slope), error), None
-
-        carry = _add_scaled(wide, add_[0], first), error
-        xs = jnp.arange(1, s), keep[1:], add_[1:], estimate[1:]
-        (total, error), _ = jax.lax.scan(body, carry, xs)
-        return _as(total, first), (None if error is None else _as(error, first))
-
     def _unrolled(
         self, flow: AbstractFlow, objective: Objective, z: State, h: Array, first: State
     ) -> tuple[State, State | None]:
@@ -155,32 +125,38 @@ class ExplicitRungeKutta(AbstractMethod):
     def _scanned(
         self, flow: AbstractFlow, objective: Objective, z: State, h: Array, first: State
     ) -> tuple[State, State | None]:
+        """Keeps the slopes that the tableau looks back on, or the one register of a recursion."""
         tableau = self.tableau
-        a, s = tableau.matrix, tableau.stages
-        lags = tableau.lags
-        # row i of `recent`: the weights of the slopes 1, 2, ..., `lags` stages ago
-        recent = [
-            [a[i, i - lag] if lag <= i else 0.0 for lag in range(1, lags + 1)] for i in range(s)
-        ]
+        history: tuple[State, ...] = ()
+        rows: Sequence[Any] = tableau.recent
         outputs = [w for w in (tableau.b, tableau.b_error) if w is not None]
+        if tableau.recursion is not None:
+            rows, outputs[0] = zip(*tableau.recursion, strict=True)
+        else:
+            zeros = jax.tree.map(jnp.zeros_like, first)
+            history = (first, *[zeros] * (tableau.lags - 1))
 
-        def accumulate(sums: list, weights: Array, slope: State) -> list:
+        def accumulated(sums: list, weights: Array, slope: State) -> list:
             return [_add_scaled(total, w, slope) for total, w in zip(sums, weights, strict=True)]
 
         def body(carry: tuple, x: tuple) -> tuple:
             history, sums = carry
             stage, row, weights = x
-            point = add(z, combination(tuple(row), history))
-            slope = flow.increment(point, objective.at(stage), h)
-            return ((slope, *history[:-1]), accumulate(sums, weights, slope)), None
+            moved = combination(tuple(row), history) if history else sums[0]
+            slope = flow.increment(add(z, moved), objective.at(stage), h)
+            if history:
+                history = (slope, *history[:-1])
+            else:
+                sums = [jax.tree.map(lambda d: scaled(row, d), sums[0]), *sums[1:]]
+            return (history, accumulated(sums, weights, slope)), None
 
-        zeros = jax.tree.map(jnp.zeros_like, first)
         wide = jax.tree.map(lambda k: jnp.zeros_like(k, wide_dtype(k.dtype)), first)
         weights = jnp.asarray(outputs, float).T
-        carry = (first, *[zeros] * (lags - 1)), accumulate([wide] * len(outputs), weights[0], first)
-        xs = jnp.arange(1, s), jnp.asarray(recent, float)[1:], weights[1:]
+        carry = history, accumulated([wide] * len(outputs), weights[0], first)
+        xs = jnp.arange(1, tableau.stages), jnp.asarray(rows, float)[1:], weights[1:]
         (_, sums), _ = jax.lax.scan(body, carry, xs)
-        increment, *error = [_as(total, first) for total in sums]
+        # rounded once
+        increment, *error = [optax.tree.cast_like(total, first) for total in sums]
         return increment, (error[0] if error else None)
 
 
@@ -188,8 +164,3 @@ def _add_scaled(total: PyTree[Array], weight: Array, tree: PyTree[Array]) -> PyT
     return jax.tree.map(
         lambda t, k: t + weight.astype(real_dtype(t.dtype)) * k.astype(t.dtype), total, tree
     )
-
-
-def _as(total: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:
-    """Rounded once to the dtypes of `like`."""
-    return jax.tree.map(lambda t, k: t.astype(k.dtype), total, like)

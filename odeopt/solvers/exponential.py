@@ -1,8 +1,7 @@
 """The exponential Euler method: the linearized flow, followed exactly."""
 
-import math
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import diffrax
 import equinox as eqx
@@ -17,21 +16,13 @@ from ..flows import AbstractFlow, State
 from ..lanczos import combined, dimension, lanczos
 from ..objective import LinearMap, Objective
 from ..sums import add, finite, inner, norm, scaled, widened
-from .linear import (
-    Curvature,
-    LinearSolve,
-    check_curvature,
-    curvature_product,
-    is_gauss_newton,
-    known_count,
-    known_numbers,
-    product_cost,
-)
-from .linearized import AbstractLinearized, only_gradient_flow
-from .method import AbstractMethod, Model, Step, field_cost
+from .linear import Curvature, Curved, LinearSolve, checked, known_count
+from .linearized import AbstractCurvatureMethod, AbstractLinearized
+from .method import CounterTerm, Model, Step, field_cost
+from .systems import no_solve
 
 
-class Exponential(AbstractMethod):
+class Exponential(AbstractCurvatureMethod, Curved):
     r"""Exponential Euler: $x^+ = x - h\varphi_1(-hB)\nabla E(x)$, $\varphi_1(z) = (e^z - 1)/z$.
 
     That is the flow of the quadratic model, $\dot u = -(\nabla E(x) + Bu)$ with $u(0) = 0$,
@@ -63,9 +54,6 @@ class Exponential(AbstractMethod):
     tolerance: float | Scalar
     fraction: float = eqx.field(static=True)
 
-    options: ClassVar[frozenset[str]] = frozenset()
-    stability_limit: ClassVar[float] = math.inf
-
     def __init__(
         self,
         curvature: Curvature = "auto",
@@ -74,10 +62,9 @@ class Exponential(AbstractMethod):
         tolerance: float | Scalar = 1e-3,
         fraction: float | None = None,
     ) -> None:
-        self.products, self.fraction = known_numbers(products, fraction)
+        self.curvature, self.products, self.fraction = checked(curvature, products, fraction)
         self.basis = None if basis is None else known_count("basis", basis, self.products)
-        self.curvature, self.tolerance = curvature, tolerance
-        check_curvature(self.curvature, self.products, self.fraction)
+        self.tolerance = tolerance
         if self.basis is not None and not (self.basis >= 1 and self.products % self.basis == 0):
             raise ValueError(
                 f"basis is {self.basis}; it must divide products, {self.products}, which are used "
@@ -86,9 +73,9 @@ class Exponential(AbstractMethod):
         check_least(0, tolerance=tolerance)
 
     @property
-    def counter_term(self) -> Literal["penalty"] | None:  # type: ignore[override]
+    def counter_term(self) -> CounterTerm | None:  # type: ignore[override]
         """The penalty, where the curvature is the Hessian of the whole loss."""
-        return "penalty" if (self.curvature, self.fraction) == ("hessian", 1) else None
+        return "penalty" if self.is_hessian else None
 
     @property
     def order(self) -> int:
@@ -100,23 +87,17 @@ class Exponential(AbstractMethod):
         """At most: the state counts what was used."""
         return 1 + 2 * self.products
 
-    def check(self, flow: AbstractFlow) -> None:
-        """Gradient flow only."""
-        only_gradient_flow(flow, "The exponential Euler method")
-
     def init(self, flow: AbstractFlow, z: State) -> LinearSolve:
         """Nothing is carried over but what the last step took."""
-        none = jnp.zeros([], jnp.int32)
-        return LinearSolve((), none, jnp.zeros([], float), jnp.zeros([], float))
+        return no_solve()
 
     def step(
         self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: LinearSolve
     ) -> Step:
-        """One step of size `h`."""
         params, aux = z
         solved = flow.potential(objective, h)
-        product = curvature_product(solved, params, self.curvature, self.fraction)
-        convex = is_gauss_newton(solved, self.curvature)
+        product = self.product(solved, params)
+        convex = self.is_gauss_newton(solved)
         slope = widened(solved.here(params))
         size = min(self.basis or self.products, dimension(params))
 
@@ -168,7 +149,7 @@ class Exponential(AbstractMethod):
         memory = LinearSolve((), taken, error, form)
         own = solved is objective  # the model is that of the caller's loss
         model = Model(inner(slope, update), 0.5 * form) if own else None
-        cost = product_cost(solved, self.curvature, self.fraction, field_cost(flow, z, h))
+        cost = self.product_cost(solved, field_cost(flow, z, h))
         used = field_cost(flow, z, h, given=True) + cost * taken
         return Step(update, aux, memory, None, model, used, finite(update, memory))
 

@@ -1,7 +1,4 @@
-"""Implicit methods of any ODE: implicit Euler, and two that are made of half of it.
-
-What diffrax runs of `Implicit`, with a root finder in the place of its minimization.
-"""
+"""Implicit methods for any ODE: what diffrax runs of `Implicit`, with a root finder."""
 
 from typing import Any, ClassVar
 
@@ -13,14 +10,14 @@ import optimistix as optx
 from jaxtyping import Array, PyTree
 
 from ..lanczos import flatten, unflatten
-from .adapter import AbstractAdapter, FlatTerm, Reached
+from .adapter import AbstractAdapter, FlatTerm, Reached, Stepped
 from .implicit import Implicit
 
 
 class Inexact(lineax.GMRES):
-    """GMRES as far as it gets: whether that is enough Newton's method can tell.
+    """GMRES that always succeeds with its last iterate, which Newton's method then judges.
 
-    Its tolerances are those of each entry of the right-hand side, which rounding need not meet.
+    Its tolerances hold for each entry of the right-hand side; in float32 rounding may miss them.
     """
 
     def compute(self, state: Any, vector: Array, options: dict[str, Any]) -> Any:
@@ -48,15 +45,8 @@ class ImplicitEuler(diffrax.ImplicitEuler):
     gradients_per_step: ClassVar[None] = None  # as many as the root finder takes
 
     def step(
-        self,
-        terms: diffrax.AbstractTerm,
-        t0: Any,
-        t1: Any,
-        y0: PyTree[Array],
-        args: Any,
-        solver_state: None,
-        made_jump: Any,
-    ) -> tuple[PyTree[Array], PyTree[Array], dict[str, PyTree[Array]], None, diffrax.RESULTS]:
+        self, terms: Any, t0: Any, t1: Any, y0: PyTree, args: Any, solver_state: Any, made_jump: Any
+    ) -> Stepped:
         """One step, solved for as one real vector."""
         flat, start = FlatTerm(terms, y0), flatten(y0)
         found, error, _, _, result = super().step(flat, t0, t1, start, args, None, made_jump)
@@ -73,9 +63,7 @@ class AbstractHalved(AbstractAdapter, diffrax.AbstractImplicitSolver):
     method: ClassVar[Implicit]
     gradients_per_step: ClassVar[None] = None
 
-    def half(
-        self, terms: diffrax.AbstractTerm, t0: Any, t1: Any, y0: PyTree[Array], args: Any
-    ) -> Reached:
+    def half(self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any) -> Reached:
         """The implicit half."""
         solver = ImplicitEuler(self.root_finder, self.root_find_max_steps)
         y1, *_, result = solver.step(terms, t0, t1, y0, args, None, False)
@@ -85,15 +73,12 @@ class AbstractHalved(AbstractAdapter, diffrax.AbstractImplicitSolver):
 class ImplicitMidpoint(AbstractHalved):
     """The implicit midpoint rule for any ODE: order 2, A-stable, symplectic, conserves quadratics.
 
-    Half a step of implicit Euler, to the midpoint, and as far again.
+    Half a step of implicit Euler to the midpoint, extrapolated to the full step.
     """
 
     method: ClassVar[Implicit] = Implicit("midpoint")
 
-    def reached(
-        self, terms: diffrax.AbstractTerm, t0: Any, t1: Any, y0: PyTree[Array], args: Any
-    ) -> Reached:
-        """The middle, and as far again."""
+    def reached(self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any) -> Reached:
         middle, result, _ = self.half(terms, t0, t0 + (t1 - t0) / 2, y0, args)
         return Reached(jax.tree.map(lambda m, y: m + (m - y), middle, y0), result)
 
@@ -106,10 +91,7 @@ class Trapezoidal(AbstractHalved):
 
     method: ClassVar[Implicit] = Implicit("trapezoidal")
 
-    def reached(
-        self, terms: diffrax.AbstractTerm, t0: Any, t1: Any, y0: PyTree[Array], args: Any
-    ) -> Reached:
-        """Half a step of each."""
+    def reached(self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any) -> Reached:
         between = t0 + (t1 - t0) / 2
         moved = terms.vf_prod(t0, y0, args, terms.contr(t0, between))
         middle = jax.tree.map(jnp.add, y0, moved)

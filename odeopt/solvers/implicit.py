@@ -1,13 +1,13 @@
 """Implicit methods of gradient flow, as minimization."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from ..arrays import Scalar
@@ -16,26 +16,25 @@ from ..flows import AbstractFlow, State
 from ..objective import Objective
 from ..sums import add, finite, inner, norm, scaled
 from .linear import LinearSolve, LinearSolver, known_count
-from .linearized import only_gradient_flow
-from .method import AbstractMethod, Step, field_cost
+from .linearized import AbstractCurvatureMethod
+from .method import CounterTerm, Step, field_cost
 
 Kind = Literal["euler", "midpoint", "trapezoidal"]
 
-_ORDERS: dict[str, int] = {"euler": 1, "midpoint": 2, "trapezoidal": 2}
 _HALF = Fraction(1, 2)
-_TABLEAUS: Mapping[str, tuple[Sequence[Sequence[Any]], Sequence[Any]]] = {
-    "euler": ([[1]], [1]),
-    "midpoint": ([[_HALF]], [1]),
-    "trapezoidal": ([[0, 0], [_HALF, _HALF]], [_HALF, _HALF]),
+_SCHEMES: dict[str, tuple[int, Any]] = {  # order and Butcher tableau
+    "euler": (1, ([[1]], [1])),
+    "midpoint": (2, ([[_HALF]], [1])),
+    "trapezoidal": (2, ([[0, 0], [_HALF, _HALF]], [_HALF, _HALF])),
 }
 _SUFFICIENT = 1e-4  # of the decrease that the slope promises, which a trial must bring (Armijo)
-_SHORTEST, _LONGEST = 0.1, 0.5  # what a refused trial is shortened by
+_SHORTEST, _LONGEST = 0.1, 0.5  # the factors by which a refused trial is shortened
 _TRIALS = 30
-_ROUNDINGS = 10.0  # of the loss: what a step promises below so many cannot be seen in it
+_ROUNDINGS = 10.0  # of the loss: a smaller predicted decrease cannot be seen in it
 
 
 class Proximal(NamedTuple):
-    """What the minimization in an implicit step left behind.
+    """The result of the minimization in an implicit step.
 
     Attributes:
       iterations: Newton steps that were taken.
@@ -50,7 +49,7 @@ class Proximal(NamedTuple):
     solve: LinearSolve
 
 
-class Implicit(AbstractMethod):
+class Implicit(AbstractCurvatureMethod):
     r"""Implicit Euler, the implicit midpoint rule, or the trapezoidal rule, by minimization.
 
     The step of implicit Euler is the proximal point
@@ -59,15 +58,14 @@ class Implicit(AbstractMethod):
     $x^+ = 2\,\mathrm{prox}_{h/2}(x) - x$, the trapezoidal rule
     $x^+ = \mathrm{prox}_{h/2}(x - \tfrac h2\nabla E(x))$.
 
-    The minimization is Newton's, from x on: $(B + I/h)\,d = -\nabla P(y)$ for the objective P, then
-    the first of ever shorter steps along d that lowers P enough (Armijo's condition; the next
-    length is the minimum of the parabola through what is known, within 0.1 to 0.5), or, where a
-    fall would be below the rounding of the loss, one that halves the gradient of P. Over a step P
-    never rises, however large h, however badly the systems are solved and wherever it is cut off;
-    so for implicit Euler $E(x^+) + \|x^+ - x\|^2/(2h) \le E(x)$ at every step.
+    The objective P is minimized by Newton's method from x on: $(B + I/h)\,d = -\nabla P(y)$, then a
+    backtracking line search along d for Armijo's condition (parabolic, shortened to 0.1 to 0.5 at
+    a time) or, where the decrease would be below the rounding of the loss, for half the gradient of
+    P. P never rises in a step, however large h is, however badly the systems are solved and however
+    few the iterations; so for implicit Euler $E(x^+) + \|x^+ - x\|^2/(2h) \le E(x)$ at every step.
 
-    Stability functions: $1/(1+z)$, L-stable; $(1 - z/2)/(1 + z/2)$ of the others, which keep a
-    mode of large $z = h\lambda$ alive, only its sign alternates.
+    Stability functions, with $z = h\lambda$: $1/(1+z)$ of implicit Euler, which is L-stable;
+    $(1 - z/2)/(1 + z/2)$ of the others, under which a mode of large z alternates and hardly decays.
 
     Args:
       kind: "euler", "midpoint" or "trapezoidal".
@@ -84,9 +82,7 @@ class Implicit(AbstractMethod):
     iterations: int = eqx.field(static=True)
     tolerance: float | Scalar
 
-    counter_term: ClassVar[Literal["series", "memory", "penalty"] | None] = "penalty"
-    options: ClassVar[frozenset[str]] = frozenset()
-    stability_limit: ClassVar[float] = math.inf  # the methods are A-stable
+    counter_term: ClassVar[CounterTerm | None] = "penalty"
 
     def __init__(
         self,
@@ -95,8 +91,8 @@ class Implicit(AbstractMethod):
         iterations: int | None = None,
         tolerance: float | Scalar = 1e-2,
     ) -> None:
-        if kind not in _ORDERS:
-            raise ValueError(f"kind is {kind!r}; pass one of {', '.join(_ORDERS)}.")
+        if kind not in _SCHEMES:
+            raise ValueError(f"kind is {kind!r}; pass one of {', '.join(_SCHEMES)}.")
         self.kind, self.tolerance = kind, tolerance
         self.solver = LinearSolver() if solver is None else solver
         self.iterations = known_count("iterations", iterations, 5)
@@ -107,7 +103,7 @@ class Implicit(AbstractMethod):
     @property
     def order(self) -> int:
         """1 for Euler, 2 for the others, as far as the minimization is carried."""
-        return _ORDERS[self.kind]
+        return _SCHEMES[self.kind][0]
 
     @property
     def gradients_per_step(self) -> int:
@@ -118,24 +114,15 @@ class Implicit(AbstractMethod):
         return 1 + self.iterations * (1 + self.solver.gradients)
 
     def butcher(self) -> tuple[Sequence[Sequence[Any]], Sequence[Any]]:
-        """`(A, b)`, exact."""
-        return _TABLEAUS[self.kind]
-
-    def check(self, flow: AbstractFlow) -> None:
-        """Gradient flow only."""
-        only_gradient_flow(flow, "An implicit method")
+        return _SCHEMES[self.kind][1]
 
     def init(self, flow: AbstractFlow, z: State) -> Proximal:
-        """The memory before the first solve."""
-        none = jnp.zeros([], jnp.int32)
-        return Proximal(
-            none, jnp.zeros([], jnp.int32), jnp.zeros([], float), self.solver.init(z[0])
-        )
+        none = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), jnp.zeros([], float)
+        return Proximal(*none, self.solver.init(z[0]))
 
     def step(
         self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: Proximal
     ) -> Step:
-        """One step of size `h`."""
         params, aux = z
         objective = flow.potential(objective, h)
         cost = field_cost(flow, z, h)
@@ -163,7 +150,7 @@ class Implicit(AbstractMethod):
     ) -> tuple[PyTree[Array], Proximal, Int[Array, ""]]:
         r"""The increment u to the minimum of $E(x + u) + \|u - c\|^2/(2h)$, from $u = 0$ on.
 
-        `cost` is that of a gradient, or of the loss; the last result is what all has cost.
+        `cost` is that of a gradient, or of the loss; the last result is the total.
         Everything is divided by $(1 + h)/h$, so that no step size is too large or too small.
         """
         shift, weight = 1 / (1 + h), h / (1 + h)
@@ -172,14 +159,16 @@ class Implicit(AbstractMethod):
             """The other half of the objective's gradient."""
             return jax.tree.map(lambda u, c: scaled(shift, u - c), u, center)
 
-        def evaluated(u: PyTree[Array]) -> "_Point":
-            value, slope = objective.value_and_gradient(add(params, u))
-            return _Point.of(u, value, slope, bound(u), shift, weight, center)
+        def at(u: PyTree[Array], loss: Scalar, slope: PyTree[Array]) -> "_Point":
+            descent = jax.tree.map(lambda g, b: scaled(weight, g) + b, slope, bound(u))
+            apart = jax.tree.map(jnp.subtract, u, center)
+            value = weight * loss.astype(float) + 0.5 * shift * inner(apart, apart)
+            return _Point(u, value, slope, descent, norm(descent))
 
         zero = jax.tree.map(jnp.zeros_like, slope)
         given = objective.given_value()
         value = objective.value(params) if given is None else given
-        start = _Point.of(zero, value, slope, bound(zero), shift, weight, center)
+        start = at(zero, value, slope)
         rounding = _ROUNDINGS * jnp.finfo(value.dtype).eps
 
         def unfinished(carry: tuple) -> Bool[Array, ""]:
@@ -192,17 +181,16 @@ class Implicit(AbstractMethod):
             point = add(params, here.displacement)
             system, _ = self.solver.system(objective, point, h, cost)
             minus = jax.tree.map(jnp.negative, bound(here.displacement))
-            direction, solve = system.solve_for_step(weight, here.slope, memory.solve, minus)
+            direction, solve = system.solve(memory.solve, minus, (weight, here.slope))
+            direction = optax.tree.cast_like(direction, here.displacement)
             promised = inner(here.descent, direction)
             # What cannot be seen in the loss can be in its gradient.
             unseen = jnp.abs(promised) <= rounding * jnp.abs(here.value)
 
             def shorter(search: "_Search") -> "_Search":
-                trial = evaluated(
-                    jax.tree.map(
-                        lambda u, d: u + scaled(search.length, d), here.displacement, direction
-                    )
-                )
+                further = jax.tree.map(lambda d: scaled(search.length, d), direction)
+                moved = jax.tree.map(jnp.add, here.displacement, further)
+                trial = at(moved, *objective.value_and_gradient(add(params, moved)))
                 rise = trial.value - here.value
                 enough = rise <= _SUFFICIENT * search.length * promised
                 enough |= unseen & (trial.norm < 0.5 * here.norm)
@@ -231,9 +219,9 @@ class Implicit(AbstractMethod):
                 used + system.setup + system.cost(solve) + cost * search.trials,
             )
 
-        none = memory.solve._replace(products=jnp.zeros([], jnp.int32))
-        zero_count = jnp.zeros([], jnp.int32)
-        fresh = Proximal(zero_count, jnp.zeros([], jnp.int32), jnp.ones([], float), none)
+        none = jnp.int32(0)
+        last = memory.solve._replace(products=none)
+        fresh = Proximal(none, none, jnp.ones([], float), last)
         used = jnp.int32(cost if given is None else 0)
         carry = start, fresh, jnp.isfinite(start.value) & jnp.isfinite(h), used
         here, memory, _, used = jax.lax.while_loop(unfinished, newton, carry)
@@ -243,30 +231,13 @@ class Implicit(AbstractMethod):
 
 
 class _Point(NamedTuple):
-    """A point of the proximal minimization."""
+    """A point of the proximal minimization; the objective P and its gradient over $(1 + h)/h$."""
 
     displacement: PyTree[Array]
-    value: Scalar
-    slope: PyTree[Array]
-    descent: PyTree[Array]
-    norm: Scalar
-
-    @classmethod
-    def of(
-        cls,
-        displacement: PyTree[Array],
-        loss: Scalar,
-        slope: PyTree[Array],
-        bound: PyTree[Array],
-        shift: Scalar,
-        weight: Scalar,
-        center: PyTree[Array],
-    ) -> "_Point":
-        """`value` and `descent`: the objective and its gradient, over $(1 + h)/h$."""
-        descent = jax.tree.map(lambda g, b: scaled(weight, g) + b, slope, bound)
-        apart = jax.tree.map(jnp.subtract, displacement, center)
-        value = weight * loss.astype(float) + 0.5 * shift * inner(apart, apart)
-        return cls(displacement, value, slope, descent, norm(descent))
+    value: Scalar  # of P
+    slope: PyTree[Array]  # gradient of the loss
+    descent: PyTree[Array]  # gradient of P
+    norm: Scalar  # of `descent`
 
 
 class _Search(NamedTuple):

@@ -10,11 +10,12 @@ from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
 from ..checks import check_least, is_known, is_whole
-from ..curvature import Rows, gauss_newton, no_diagonal, outputs_per_sample
+from ..curvature import Rows, gauss_newton, gauss_newton_rows, no_diagonal, outputs_per_sample
 from ..nystrom import LowRank, nystrom
 from ..objective import LinearMap, Objective
 from ..split import Split, split
-from .systems import AbstractSystem, Exact, Iterative, LinearSolve, exact_rows, split_parts
+from ..sums import is_split
+from .systems import AbstractSystem, Exact, Iterative, LinearSolve, no_solve
 
 Curvature = Literal["auto", "ggn", "hessian"]
 Solve = Literal["auto", "exact", "cg"]
@@ -26,7 +27,45 @@ _DENSE = 1000  # the largest matrix that "auto" decomposes
 _ENTRIES = 2**24  # the most entries of a Jacobian that "auto" forms
 
 
-class LinearSolver(eqx.Module):
+class Curved(eqx.Module):
+    """What takes products with the curvature B of a loss."""
+
+    curvature: eqx.AbstractVar[Curvature]
+    fraction: eqx.AbstractVar[float]
+
+    @property
+    def is_hessian(self) -> bool:
+        """Whether B is the Hessian of the whole loss."""
+        return self.curvature == "hessian" and self.fraction == 1
+
+    def is_gauss_newton(self, objective: Objective) -> bool:
+        """Whether B is the Gauss-Newton matrix."""
+        return self.curvature == "ggn" or (self.curvature == "auto" and objective.splits)
+
+    def product(self, objective: Objective, params: PyTree[Array]) -> LinearMap:
+        """`v -> B v` at `params`, linearized once."""
+        if self.is_gauss_newton(objective):
+            return gauss_newton(split(objective, self.fraction), params)
+        if self.fraction == 1:
+            return objective.product(params)
+        parts = split(objective, self.fraction)
+
+        def slope(params: PyTree[Array]) -> PyTree[Array]:
+            return optax.tree.conj(jax.grad(lambda p: parts.loss(parts.predict(p)))(params))
+
+        return jax.linearize(slope, params)[1]
+
+    def product_cost(self, objective: Objective, gradient_cost: int) -> int:
+        """Gradients that a product counts as: 2 for each gradient that it differentiates.
+
+        A Gauss-Newton matrix, and the Hessian of a part of the samples, are those of the plain
+        loss.
+        """
+        plain = self.is_gauss_newton(objective) or self.fraction < 1
+        return 2 if plain else 2 * gradient_cost
+
+
+class LinearSolver(Curved):
     r"""How the linear systems of a step are solved.
 
     Args:
@@ -81,11 +120,9 @@ class LinearSolver(eqx.Module):
         precondition: bool = False,
         rank: int | None = None,
     ) -> None:
-        self.curvature, self.solve, self.precondition = curvature, solve, precondition
-        self.products, self.fraction = known_numbers(products, fraction)
-        self.rank = known_count("rank", rank, 0)
-        self.tolerance, self.rows, self.low_rank = tolerance, None, None
-        check_curvature(self.curvature, self.products, self.fraction)
+        self.solve, self.tolerance, self.precondition = solve, tolerance, precondition
+        self.rank, self.rows, self.low_rank = known_count("rank", rank, 0), None, None
+        self.curvature, self.products, self.fraction = checked(curvature, products, fraction)
         if self.solve not in ("auto", "exact", "cg"):
             raise ValueError(f'solve is {self.solve!r}; pass "auto", "exact" or "cg".')
         if self.solve == "exact" and self.curvature == "hessian":
@@ -113,9 +150,7 @@ class LinearSolver(eqx.Module):
     def init(self, params: PyTree[Array]) -> LinearSolve:
         """Before the first solve. One copy of the parameters, none with `solve="exact"`."""
         direction = () if self.solve == "exact" else jax.tree.map(jnp.zeros_like, params)
-        none = jnp.zeros([], jnp.int32)
-        diagonal = no_diagonal(params) if self.precondition else ()
-        return LinearSolve(direction, none, jnp.zeros([], float), jnp.zeros([], float), diagonal)
+        return no_solve(direction, no_diagonal(params) if self.precondition else ())
 
     def prepared(
         self, objective: Objective, params: PyTree[Array], gradient_cost: int = 1
@@ -123,15 +158,13 @@ class LinearSolver(eqx.Module):
         """For several systems at `params`: with the Jacobian or the sketch, and what that cost."""
         parts = self._exact(objective, params)
         if parts is not None:
-            rows, used = exact_rows(parts, params)
-            return eqx.tree_at(lambda s: s.rows, self, rows, is_leaf=_is_none), used
+            rows, cost = gauss_newton_rows(parts, params), outputs_per_sample(parts, params)[1]
+            return eqx.tree_at(lambda s: s.rows, self, rows, is_leaf=_is_none), cost
         if not self.rank:
             return self, 0
-        product = curvature_product(objective, params, self.curvature, self.fraction)
-        made = nystrom(product, params, self.rank)
-        solver = eqx.tree_at(lambda s: s.low_rank, self, made, is_leaf=_is_none)
-        cost = product_cost(objective, self.curvature, self.fraction, gradient_cost)
-        return solver, cost * made.rank
+        made = nystrom(self.product(objective, params), params, self.rank)
+        cost = self.product_cost(objective, gradient_cost) * made.rank
+        return eqx.tree_at(lambda s: s.low_rank, self, made, is_leaf=_is_none), cost
 
     def system(
         self, objective: Objective, params: PyTree[Array], h: Scalar, gradient_cost: int
@@ -148,34 +181,40 @@ class LinearSolver(eqx.Module):
           The system, and what it was divided by to be multiplied with: 1 / (1 + h).
         """
         shift, weight = 1 / (1 + h), h / (1 + h)
-        solver, used = self, 0
+        solver, setup = self, 0
         if self.rows is None and self.low_rank is None:
-            solver, used = self.prepared(objective, params, gradient_cost)
+            solver, setup = self.prepared(objective, params, gradient_cost)
         if solver.rows is not None:
-            return Exact(solver.rows, shift, weight, used), shift
-        product = curvature_product(objective, params, self.curvature, self.fraction)
-        cost = product_cost(objective, self.curvature, self.fraction, gradient_cost)
-        system = product, shift, weight, params, cost, self.products, self.tolerance
-        return Iterative(*system, self.precondition, solver.low_rank, used), shift
+            return Exact(solver.rows, shift, weight, setup), shift
+        product = self.product(objective, params)
+        cost = self.product_cost(objective, gradient_cost)
+        return Iterative(product, shift, weight, params, solver, cost, setup), shift
 
     def _exact(self, objective: Objective, params: PyTree[Array]) -> Split | None:
         """Model and loss where the solve is exact."""
-        splits = self.solve == "exact" or is_gauss_newton(objective, self.curvature)
-        if self.solve == "cg" or not splits:
+        exact = self.solve == "exact"
+        if self.solve == "cg" or not (exact or self.is_gauss_newton(objective)):
             return None
         parts = split(objective, self.fraction)
-        return parts if self.solve == "exact" or self._small(parts, params) else None
-
-    def _small(self, parts: Split, params: PyTree[Array]) -> bool:
-        """Whether "auto" is exact."""
         leaves = jax.tree.leaves(params)
+        complex_ = any(map(jnp.iscomplexobj, leaves))
+        divided = any(is_split(jnp.asarray(x)) for x in jax.tree.leaves((parts.samples, params)))
+        if exact and complex_:
+            raise TypeError('solve="exact" takes real parameters only: pass solve="cg".')
+        if exact and divided:
+            raise ValueError(
+                'solve="exact" forms one matrix of all samples and parameters, which are split '
+                'over devices here: pass solve="cg", or "auto", which then is the same.'
+            )
+        if exact:
+            return parts
+        if complex_ or divided:
+            return None
         size = sum(leaf.size for leaf in leaves)
-        if any(jnp.iscomplexobj(leaf) for leaf in leaves) or split_parts(parts, params):
-            return False
         samples, width = outputs_per_sample(parts, params)
         rows = samples * width
         small = min(rows, size) <= _DENSE and rows * size <= _ENTRIES
-        return small and width <= 2 * self.products
+        return parts if small and width <= 2 * self.products else None
 
 
 def _is_none(node: Any) -> bool:
@@ -193,63 +232,30 @@ def known_count(name: str, number: int | None, default: int) -> int:
     if number is None:
         return default
     if not is_whole(number):
-        raise TypeError(
-            _RUN_TIME.format(name=name, kind=type(number).__name__, wanted="an integer")
-        )
+        raise _run_time(name, number, "an integer")
     return int(number)
 
 
-def known_numbers(products: int | None, fraction: float | None) -> tuple[int, float]:
-    """`products` and `fraction`, which must be known when the optimizer is built."""
+def checked(
+    curvature: Curvature, products: int | None, fraction: float | None
+) -> tuple[Curvature, int, float]:
+    """What curvature products are taken with, refused where none can be; defaults for None."""
     if fraction is not None and not is_known(fraction):
-        kind = type(fraction).__name__
-        raise TypeError(_RUN_TIME.format(name="fraction", kind=kind, wanted="a number"))
-    return known_count("products", products, PRODUCTS), 1.0 if fraction is None else float(fraction)
-
-
-_RUN_TIME = (
-    "{name} is a {kind}; it must be {wanted} that is known when the optimizer is built. Inside "
-    '`optax.inject_hyperparams` name it in `static_args=("{name}",)`, or leave it at its default.'
-)
-
-
-def check_curvature(curvature: str, products: int, fraction: float) -> None:
-    """Refuse what no curvature product can be taken with."""
+        raise _run_time("fraction", fraction, "a number")
+    products = known_count("products", products, PRODUCTS)
+    fraction = 1.0 if fraction is None else float(fraction)
     if curvature not in ("auto", "ggn", "hessian"):
         raise ValueError(f'curvature is {curvature!r}; pass "auto", "ggn" or "hessian".')
     if products < 1:
         raise ValueError(f"products is {products}; a step needs at least 1 curvature product.")
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction is {fraction}; it must be in (0, 1]: 1 takes every sample.")
+    return curvature, products, fraction
 
 
-def curvature_product(
-    objective: Objective, params: PyTree[Array], curvature: Curvature, fraction: float
-) -> LinearMap:
-    """`v -> B v` at `params`, linearized once."""
-    if is_gauss_newton(objective, curvature):
-        return gauss_newton(split(objective, fraction), params)
-    if fraction == 1:
-        return objective.product(params)
-    parts = split(objective, fraction)
-
-    def slope(params: PyTree[Array]) -> PyTree[Array]:
-        return optax.tree.conj(jax.grad(lambda p: parts.loss(parts.predict(p)))(params))
-
-    return jax.linearize(slope, params)[1]
-
-
-def is_gauss_newton(objective: Objective, curvature: Curvature) -> bool:
-    """Whether B is the Gauss-Newton matrix."""
-    return curvature == "ggn" or (curvature == "auto" and objective.splits)
-
-
-def product_cost(
-    objective: Objective, curvature: Curvature, fraction: float, gradient_cost: int
-) -> int:
-    """Gradients that a product counts as: 2 for each gradient that it differentiates.
-
-    A Gauss-Newton matrix, and the Hessian of a part of the samples, are those of the plain loss.
-    """
-    plain = is_gauss_newton(objective, curvature) or fraction < 1
-    return 2 if plain else 2 * gradient_cost
+def _run_time(name: str, number: Any, wanted: str) -> TypeError:
+    return TypeError(
+        f"{name} is a {type(number).__name__}; it must be {wanted} that is known when the "
+        "optimizer is built. Inside `optax.inject_hyperparams` name it in "
+        f'`static_args=("{name}",)`, or leave it at its default.'
+    )

@@ -1,6 +1,7 @@
 """What the methods that linearize the field share."""
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -35,10 +36,7 @@ class AbstractLinearized(AbstractAdapter):
         increment to the field that far from it.
         """
 
-    def reached(
-        self, terms: diffrax.AbstractTerm, t0: Any, t1: Any, y0: PyTree[Array], args: Any
-    ) -> Reached:
-        """By `move`."""
+    def reached(self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any) -> Reached:
         time = jnp.asarray(t0)
         like = time, y0
         start = flatten(like)
@@ -54,11 +52,16 @@ class AbstractLinearized(AbstractAdapter):
         return Reached(jax.tree.map(jnp.add, y0, update), result)
 
 
-def only_gradient_flow(flow: AbstractFlow, method: str) -> None:
-    """Refuse another flow."""
-    if Information.POTENTIAL not in flow.has:
-        raise ValueError(
-            f"{method} goes by the curvature of the loss, which is the Jacobian of gradient flow "
-            f"and not that of {type(flow).__name__}: use `odeopt.flows.GradientFlow()`, or a "
-            "splitting such as `odeopt.solvers.Lie()`."
-        )
+class AbstractCurvatureMethod(AbstractMethod):
+    """A method for gradient flow alone, whose step uses the curvature of the loss. A-stable."""
+
+    options: ClassVar[frozenset[str]] = frozenset()
+    stability_limit: ClassVar[float] = math.inf
+
+    def check(self, flow: AbstractFlow) -> None:
+        if Information.POTENTIAL not in flow.has:
+            raise ValueError(
+                f"{type(self).__name__} goes by the curvature of the loss, which is the Jacobian "
+                f"of gradient flow and not that of {type(flow).__name__}: use "
+                "`odeopt.flows.GradientFlow()`, or a splitting such as `odeopt.solvers.Lie()`."
+            )

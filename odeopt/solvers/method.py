@@ -12,6 +12,8 @@ from ..flows import AbstractFlow, State
 from ..information import Information
 from ..objective import Objective, count_gradients
 
+CounterTerm = Literal["series", "memory", "penalty"]
+
 
 class Model(NamedTuple):
     r"""A quadratic model of the caller's loss along the update $u$ of a step.
@@ -65,7 +67,7 @@ class AbstractMethod(eqx.Module):
 
     options: ClassVar[frozenset[str]] = frozenset({"stage_transform"})
     has: ClassVar[Information] = Information.NONE
-    counter_term: ClassVar[Literal["series", "memory", "penalty"] | None] = "series"
+    counter_term: ClassVar[CounterTerm | None] = "series"
 
     @property
     @abc.abstractmethod

@@ -11,7 +11,7 @@ from ..objective import Objective
 from ..sums import multiple, noise, norm
 
 FIRST = 24  # Hessian products of the first estimate, which starts from the gradient
-_MIXED = 0.1  # of a random direction in every start, so that one which was not there can be found
+_MIXED = 0.1  # share of a random direction in every start: a new sharpest one is found
 
 
 class Sharpest(NamedTuple):
@@ -31,9 +31,8 @@ def sharpest(
 
     def after(products: int, start: PyTree[Array]) -> tuple[Sharpest, Array]:
         product = objective.product(params)
-        mixed = jax.tree.map(
-            lambda v, random: v + _MIXED * random, _normalized(start)[1], _noise(params)
-        )
+        random = _normalized(noise(jax.random.normal, params))[1]
+        mixed = jax.tree.map(lambda v, r: v + _MIXED * r, _normalized(start)[1], random)
         first = Sharpest(jnp.zeros([], float), _normalized(mixed)[1])
         new = jax.lax.fori_loop(
             0, products, lambda _, found: Sharpest(*_normalized(product(found.vector))), first
@@ -54,8 +53,3 @@ def _normalized(tree: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
     size = norm(tree)
     scale = jnp.where(size > 0, 1 / size, 0.0)
     return size, multiple(scale, tree)
-
-
-def _noise(like: PyTree[Array]) -> PyTree[Array]:
-    """A fixed pseudo-random direction of norm 1."""
-    return _normalized(noise(jax.random.normal, like))[1]

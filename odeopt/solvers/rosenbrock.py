@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
@@ -16,13 +16,13 @@ from ..flows import AbstractFlow, State
 from ..objective import LinearMap, Objective
 from ..sums import add, finite, inner, scaled
 from .linear import LinearSolve, LinearSolver
-from .linearized import AbstractLinearized, only_gradient_flow
-from .method import AbstractMethod, Model, Step, field_cost
+from .linearized import AbstractCurvatureMethod, AbstractLinearized
+from .method import AbstractMethod, CounterTerm, Model, Step, field_cost
 
 _GAMMA = 1 - 1 / math.sqrt(2)  # makes the method of order 2 L-stable
 
 
-class Rosenbrock(AbstractMethod):
+class Rosenbrock(AbstractCurvatureMethod):
     r"""Linearly implicit Euler, or ROS2: one or two linear systems of the same matrix.
 
     Order 1: $x^+ = x + d$, $(I + hB)\,d = -h\nabla E(x)$: Euler's implicit method after one step of
@@ -48,9 +48,6 @@ class Rosenbrock(AbstractMethod):
     accuracy: int = eqx.field(static=True)
     solver: LinearSolver
 
-    options: ClassVar[frozenset[str]] = frozenset()
-    stability_limit: ClassVar[float] = math.inf  # the methods are L-stable
-
     def __init__(self, order: int = 1, solver: LinearSolver | None = None) -> None:
         if order not in (1, 2):
             raise ValueError(f"order is {order}; there are Rosenbrock methods of order 1 and 2.")
@@ -58,11 +55,9 @@ class Rosenbrock(AbstractMethod):
         self.solver = LinearSolver() if solver is None else solver
 
     @property
-    def counter_term(self) -> Literal["penalty"] | None:  # type: ignore[override]
+    def counter_term(self) -> CounterTerm | None:  # type: ignore[override]
         """The penalty, where the curvature is the Hessian of the whole loss."""
-        return (
-            "penalty" if (self.solver.curvature, self.solver.fraction) == ("hessian", 1) else None
-        )
+        return "penalty" if self.solver.is_hessian else None
 
     @property
     def order(self) -> int:
@@ -76,10 +71,6 @@ class Rosenbrock(AbstractMethod):
         The exact solve takes as many as the order, and as many more as a sample has outputs.
         """
         return self.accuracy * (1 + self.solver.gradients)
-
-    def check(self, flow: AbstractFlow) -> None:
-        """Gradient flow only."""
-        only_gradient_flow(flow, "A Rosenbrock method")
 
     def init(self, flow: AbstractFlow, z: State) -> LinearSolve | tuple[LinearSolve, LinearSolve]:
         """No solve yet; one for each system."""
@@ -103,17 +94,17 @@ class Rosenbrock(AbstractMethod):
         used: int | Int[Array, ""] = field_cost(flow, z, h, given=True) + system.setup
         model = None
         if self.accuracy == 1:
-            update, memory = system.solve_for_step(scale * h, slope, memory)
+            update, memory = system.solve(memory, slope=(scale * h, slope))
             used += system.cost(memory)
             if solved is objective:
                 model = Model(inner(slope, update), 0.5 * memory.quadratic_form, system.exact)
         else:
-            one, first = system.solve_for_step(scale * h, slope, memory[0])
+            one, first = system.solve(memory[0], slope=(scale * h, slope))
             there = solved.at(1).gradient(add(params, one))
             right = jax.tree.map(
                 lambda g, u: scaled(-scale * h, g) - scaled(2 * scale, u), there, one
             )
-            two, second = system.solve(right, memory[1])
+            two, second = system.solve(memory[1], right)
             update, memory = _combined(one, two), (first, second)
             used += cost + system.cost(first) + system.cost(second)
         return Step(update, aux, memory, None, model, used, finite(update, memory))
@@ -162,12 +153,11 @@ class LinearlyImplicitEuler(AbstractLinearized):
             found = lineax.linear_solve(operator, right, self.linear_solver, throw=False)
             return found.value, found.result
 
-        one, result = solved(scaled(h, f))
-        update = one
+        update, result = solved(scaled(h, f))
         if order == 2:
-            two, second = solved(scaled(h, field(one)) - 2 * one)
+            two, second = solved(scaled(h, field(update)) - 2 * update)
             result = lineax.RESULTS.where(result == lineax.RESULTS.successful, second, result)
-            update = _combined(one, two)
+            update = _combined(update, two)
         return update, diffrax.RESULTS.promote(optx.RESULTS.promote(result))
 
 

@@ -1,6 +1,6 @@
 """Splitting: the parts of a flow, each solved exactly, composed."""
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,7 +12,7 @@ from ..arrays import Scalar
 from ..flows import AbstractFlow, State, Substeps
 from ..objective import Objective, count_gradients
 from ..sums import add
-from .method import AbstractMethod, Step
+from .method import AbstractMethod, CounterTerm, Step
 
 _CUBE_ROOT = 2 ** (1 / 3)
 SUZUKI_YOSHIDA = (1 / (2 - _CUBE_ROOT), -_CUBE_ROOT / (2 - _CUBE_ROOT), 1 / (2 - _CUBE_ROOT))
@@ -28,18 +28,16 @@ class Lie(AbstractMethod):
     alternating gradient descent. Needs a flow with parts.
     """
 
-    counter_term: ClassVar[Literal["series", "memory", "penalty"] | None] = "memory"
+    counter_term: ClassVar[CounterTerm | None] = "memory"
     order: ClassVar[int] = 1
     gradients_per_step: ClassVar[int] = 1  # where nothing looks at the gradient after a move
 
     def check(self, flow: AbstractFlow) -> None:
-        """The flow must have parts."""
         _check_parts(flow, "Lie")
 
     def step(
         self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: tuple[()]
     ) -> Step:
-        """One step of size `h`."""
         whole = [(part, 1.0) for part in flow.parts]
         update, aux, cost = compose(flow, objective, z, h, whole)
         return Step(update, aux, memory, gradients=cost)
@@ -56,7 +54,7 @@ class Rest(NamedTuple):
 
 
 class Strang(AbstractMethod):
-    r"""Strang's symmetric splitting, one gradient in its middle, and what is made of it.
+    r"""Strang's symmetric splitting with one gradient in its middle, and compositions of it.
 
     One substep of length $\tau h$ is $\phi^A_{\tau h/2}\,\phi^B_{\tau h/2}\,\phi^G_{\tau h}\,
     \phi^B_{\tau h/2}\,\phi^A_{\tau h/2}$, with $G$ the part that looks at the gradient. One
@@ -68,7 +66,7 @@ class Strang(AbstractMethod):
     opens the next one with the same `h`. `step_params` gives the end of the step. What the opening
     moved is undone from scalars where the flow knows how (`AbstractFlow.rest`); otherwise a copy of
     it is kept. A flow that does not start at rest (Adam's) cannot open before its first gradient:
-    its first step closes with what it owes, so that the read-out is on time.
+    its first step makes up for that when it closes, so that `step_params` is at the right time.
 
     Args:
       substeps: their lengths $\tau$, which sum to 1.
@@ -135,12 +133,12 @@ class Strang(AbstractMethod):
 
 
 def opening(flow: AbstractFlow | type[AbstractFlow], tau: float) -> list[tuple[str, float]]:
-    """What comes before the gradient in a substep."""
+    """The parts before the gradient in a substep."""
     return [(part, tau / 2) for part in flow.parts if part != flow.gradient_part]
 
 
 def closing(flow: AbstractFlow | type[AbstractFlow], tau: float) -> list[tuple[str, float]]:
-    """What comes after the gradient in a substep: its mirror image."""
+    """The parts after the gradient in a substep: the same in reverse order."""
     return opening(flow, tau)[::-1]
 
 

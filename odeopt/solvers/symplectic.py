@@ -1,22 +1,19 @@
-"""Conformally symplectic methods as diffrax solvers, for systems that roll with friction.
+"""Conformally symplectic diffrax solvers, for mechanical systems with friction.
 
-What diffrax runs of `Lie` and `Strang` on the heavy ball's flow: the same substeps, in the ball's
-own time.
+They run the substeps of `Lie` and `Strang` on the heavy ball's flow, in the ball's own time.
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from ..flows import HeavyBallFlow
+from .adapter import AbstractAdapter, Reached
 from .splitting import SUZUKI_YOSHIDA, Lie, Strang, Substeps, closing, opening
-
-_Pair = tuple[PyTree, PyTree]
 
 
 def _symmetric(method: Strang) -> Substeps:
@@ -26,7 +23,7 @@ def _symmetric(method: Strang) -> Substeps:
     return [s for t in lengths for s in (*opening(ball, t), ("kick", t), *closing(ball, t))]
 
 
-class AbstractConformal(diffrax.AbstractSolver):
+class AbstractConformal(AbstractAdapter):
     r"""A splitting of $\dot x = f(v)$, $\dot v = g(x) - \gamma v$ into friction, kick and drift.
 
     Takes its terms as `diffrax.SemiImplicitEuler` does: `(ODETerm(f), ODETerm(g))` with
@@ -44,30 +41,12 @@ class AbstractConformal(diffrax.AbstractSolver):
 
     friction: float
 
-    term_structure: ClassVar = (diffrax.ODETerm, diffrax.ODETerm)
-    interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation
+    term_structure: ClassVar[Any] = (diffrax.ODETerm, diffrax.ODETerm)
 
     method: eqx.AbstractClassVar[Lie | Strang]
     substeps: eqx.AbstractClassVar[Substeps]
 
-    def order(self, terms: Any) -> int:
-        """The order of the method."""
-        return self.method.order
-
-    def init(self, *args: Any) -> None:
-        """No memory: every step starts anew."""
-
-    def step(
-        self,
-        terms: tuple[diffrax.AbstractTerm, diffrax.AbstractTerm],
-        t0: Any,
-        t1: Any,
-        y0: _Pair,
-        args: Any,
-        solver_state: None,
-        made_jump: Any,
-    ) -> tuple[_Pair, None, dict[str, _Pair], None, diffrax.RESULTS]:
-        """One step, without an error estimate."""
+    def reached(self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any) -> Reached:
         drift, kick = terms
         x, v = y0
         time_x = time_v = t0  # each variable has its own time, which the other's field sees
@@ -83,16 +62,9 @@ class AbstractConformal(diffrax.AbstractSolver):
             else:
                 moved = drift.vf_prod(time_v, v, args, drift.contr(time_x, time_x + length))
                 x, time_x = jax.tree.map(jnp.add, x, moved), time_x + length
-        return (x, v), None, {"y0": y0, "y1": (x, v)}, None, diffrax.RESULTS.successful  # type: ignore[return-value]
+        return Reached((x, v))
 
-    def func(
-        self,
-        terms: tuple[diffrax.AbstractTerm, diffrax.AbstractTerm],
-        t0: Any,
-        y0: _Pair,
-        args: Any,
-    ) -> _Pair:
-        """The vector field."""
+    def func(self, terms: Any, t0: Any, y0: PyTree[Array], args: Any) -> PyTree[Array]:
         drift, kick = terms
         x, v = y0
         forces = kick.vf(t0, x, args)

@@ -127,7 +127,6 @@ class Tableau:
 
     @property
     def stages(self) -> int:
-        """Number of stages."""
         return len(self.b)
 
     @property
@@ -170,8 +169,7 @@ class Tableau:
         $\delta_0 = 0$, $\delta_{i+1} = \gamma_i\delta_i + \alpha_ihk_i$. So it is where every row
         of the tableau, b the last, continues a multiple of the one above. None where it does not.
         """
-        rows = [np.asarray(row) for row in (*self.a, self.b)]
-        pairs = []
+        rows, pairs = [np.asarray(row) for row in self.rows], []
         for i in range(self.stages):
             above, row = rows[i], rows[i + 1]
             square = above @ above
@@ -184,8 +182,14 @@ class Tableau:
     @property
     def lags(self) -> int:
         """How many stages the point of a stage looks back on, at most."""
-        a, s = self.matrix, self.stages
-        return max((i - j for i in range(s) for j in range(i) if a[i, j] != 0), default=0)
+        behind = [i - j for i, row in enumerate(self.a) for j, weight in enumerate(row) if weight]
+        return max(behind, default=0)
+
+    @property
+    def recent(self) -> list[list[float]]:
+        """For every stage the weights of the slopes 1, 2, ..., `lags` stages ago."""
+        back = range(1, self.lags + 1)
+        return [[row[-lag] if lag <= i else 0.0 for lag in back] for i, row in enumerate(self.a)]
 
     @functools.cached_property
     def stability_polynomial(self) -> np.ndarray:

@@ -448,3 +448,16 @@ def test_memory_of_a_step_is_what_the_docstrings_say():
         )
         memory = step.lower(x, opt.init(x), x).compile().memory_analysis()
         assert memory.temp_size_in_bytes <= (copies + 0.1) * 4 * n
+
+
+@pytest.mark.parametrize("name", ["implicit_euler", "linearly_implicit_euler"])
+def test_the_exact_solve_keeps_the_dtypes_of_16_bit_parameters(name):
+    inputs = jnp.linspace(-1, 1, 12).reshape(4, 3).astype(jnp.bfloat16)
+    value_fn = odeopt.composite(
+        lambda out: jnp.mean((out - 1) ** 2), lambda x: inputs @ x, samples=()
+    )
+    opt, x = getattr(odeopt, name)(0.5), jnp.ones(3, jnp.bfloat16)
+    state = opt.init(x)
+    updates, after = opt.update(jax.grad(value_fn)(x), state, x, value_fn=value_fn)
+    chex.assert_trees_all_equal_shapes_and_dtypes((x, state), (updates, after))
+    assert value_fn(x + updates) < value_fn(x)
