@@ -97,8 +97,8 @@ class AveragedFlow(AbstractFlow):
         return (*(("decay",) if self._decays else ()), *self.base.parts, "average")
 
     def looks_again(self, name: str) -> bool:
-        """Whether that part of `base` wants the gradient again."""
-        return name in self.base.parts and self.base.looks_again(name)
+        """Whether that part of `base` wants the gradient again; decay does not count as a move."""
+        return name in self.base.parts[1:] and self.base.looks_again(name)
 
     @property
     def linear(self) -> bool:  # type: ignore[override]

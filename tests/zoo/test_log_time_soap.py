@@ -36,6 +36,19 @@ def test_without_bases_it_is_log_time_adam(x64):
     chex.assert_trees_all_close(found, train(odeopt.log_time_adam(), start), rtol=1e-8)
 
 
+def test_weight_decay_takes_no_second_gradient(x64):
+    """Also not as a traced number, which `optax.inject_hyperparams` makes of its default."""
+    params = jax.tree.map(lambda x: x.astype(float), PARAMS)
+    found = train(odeopt.log_time_soap(max_precond_dim=1, gain=2.0, weight_decay=0.1), params)
+    chex.assert_trees_all_close(found, train(odeopt.log_time_adam(weight_decay=0.1), params))
+    grads = jax.grad(loss)(params)
+    plain, injected = odeopt.log_time_soap(), optax.inject_hyperparams(odeopt.log_time_soap)()
+    expected, _ = plain.update(grads, plain.init(params), params)
+    updates, state = injected.update(grads, injected.init(params), params)
+    chex.assert_trees_all_close(updates, expected)
+    assert state.inner_state.gradients == 1
+
+
 @pytest.mark.slow
 def test_in_full_batch_it_ends_lower_than_log_time_adam():
     """Outputs of different sizes, and inputs that are nearly the same."""
