@@ -14,6 +14,7 @@ from jaxtyping import Array, PyTree
 
 from .arrays import Scalar
 
+_ON_HOST = frozenset({float, np.ndarray})
 _OWN = frozenset({"value", "grad", "value_fn", "grad_fn", "full_params"})
 
 
@@ -162,10 +163,17 @@ def forwarded(
 
 
 def as_arrays(tree: PyTree[Any]) -> PyTree[Array]:
-    """`tree` with its Python floats as arrays of the default float dtype; the rest as it is."""
-    if float not in map(type, jax.tree.leaves(tree)):
+    """`tree` with Python floats and NumPy's numbers as arrays of a dtype that JAX has here."""
+    if _ON_HOST.isdisjoint(map(type, jax.tree.leaves(tree))):
         return tree
-    return jax.tree.map(lambda x: jnp.asarray(x, float) if type(x) is float else x, tree)
+
+    def leaf(x: Any) -> Any:
+        if type(x) is float:
+            return jnp.asarray(x, float)
+        known = type(x) is np.ndarray and jnp.issubdtype(x.dtype, jnp.inexact)
+        return jnp.asarray(x) if known else x
+
+    return jax.tree.map(leaf, tree)
 
 
 def is_masked(node: Any) -> bool:

@@ -158,6 +158,16 @@ def test_a_number_below_zero(make, name, number):
         make(0.1, **{name: number})
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("make", [odeopt.euler, odeopt.adam, odeopt.rk4])
+def test_arrays_of_numpy_in_double_precision_are_rounded_without_a_word(make):
+    opt, params = make(0.1), np.ones(2)
+    given, like = (
+        opt.update(x, opt.init(x), x, value_fn=LOSS) for x in (params, jnp.asarray(params))
+    )
+    chex.assert_trees_all_equal(given, like)
+
+
 @pytest.mark.parametrize("grads", [jnp.ones(2), jnp.ones(2, jnp.bfloat16)])
 def test_a_gradient_that_float16_would_round_away(grads):
     params = jnp.ones(2, jnp.float16)
