@@ -24,7 +24,7 @@ from ...state import states, step_params
 from ...stepsize.rule import Fixed
 from ...zoo.registry import REGISTRY
 from ..names import lookup
-from .problem import is_name, line
+from .refusals import is_name, line
 
 Make = Callable[[Any], optax.GradientTransformation]
 MOMENTUM = 0.9

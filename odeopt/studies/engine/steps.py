@@ -9,7 +9,8 @@ import optax
 
 from ...state import states
 from .optimizers import Entry
-from .problem import Params, Problem, line
+from .problem import Params, Problem
+from .refusals import line
 
 
 def step_function(
@@ -67,12 +68,15 @@ def refuse_broken(problem: Problem, entry: Entry, rate: float = 1e-6) -> None:
     Raises:
         ValueError: Saying so.
     """
-    data = jax.tree.map(lambda leaf: leaf[: problem.batch_size], problem.data)
-    key = {"key": jax.random.key(0)} if problem.takes_key else {}
     optimizer, start = entry.make(np.asarray(rate, problem.dtype)[()]), problem.start(0)
     step = jax.jit(step_function(problem, optimizer))
     try:
-        params, state, loss = step(start, optimizer.init(start), data, **key)
+        params, state, loss = step(
+            start,
+            optimizer.init(start),
+            jax.tree.map(lambda leaf: leaf[: problem.batch_size], problem.data),
+            **problem.fixed_key,
+        )
     except Exception as error:
         raise ValueError(
             f"optimizer {entry.name!r} fails in its first step on {problem.name!r}: {line(error)}"
