@@ -72,10 +72,7 @@ def refuse_broken(problem: Problem, entry: Entry, rate: float = 1e-6) -> None:
     step = jax.jit(step_function(problem, optimizer))
     try:
         params, state, loss = step(
-            start,
-            optimizer.init(start),
-            jax.tree.map(lambda leaf: leaf[: problem.batch_size], problem.data),
-            **problem.fixed_key,
+            start, optimizer.init(start), problem.first_batch, **problem.fixed_key
         )
     except Exception as error:
         raise ValueError(
