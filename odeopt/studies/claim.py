@@ -189,8 +189,8 @@ class Claim:
         return Judgement(word, f"missed: {_spoken(missed)}{also}", checks, controls)
 
     def draw(self, found: Sequence[Found]) -> Plot:
-        """The figure; none without `figure`."""
-        return self.figure.draw(found) if self.figure else Plot()
+        """The figure; an empty one without `figure`, or where nothing was found."""
+        return self.figure.draw(found) if self.figure and found else Plot()
 
 
 @dataclasses.dataclass(frozen=True)

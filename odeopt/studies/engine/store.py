@@ -9,9 +9,9 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 Record = dict[str, Any]
 
@@ -95,7 +95,7 @@ class Store:
     ) -> None:
         if share is not None and not 1 <= share[0] <= share[1]:
             raise StoreError(f"--share is {share[0]}/{share[1]}; it must be one of 1/n to n/n.")
-        self.path, self._locks = path, list[IO[str]]()
+        self.path, self._locks = path, ExitStack()
         self._found: dict[str, list[Record]] = {}
         self._file = RUNS if share is None else f"runs-{share[0]}-of-{share[1]}.jsonl"
         if path is None:
@@ -129,20 +129,18 @@ class Store:
         self._lock(path / ".lock", fcntl.LOCK_EX if share is None else fcntl.LOCK_SH)
         if share is not None:
             self._lock(path / f".lock-{share[0]}-of-{share[1]}", fcntl.LOCK_EX)
-        if share is None:  # what a kill left in the middle of `write_text`
-            for part in path.glob("**/.*.part"):
+        else:
+            for part in path.glob("**/.*.part"):  # a kill left it in the middle of `write_text`
                 part.unlink()
         if not (path / SETTINGS).exists():
             write_text(path / SETTINGS, json.dumps(settings, indent=2) + "\n")
-        with (path / self._file).open("ab"):  # says now, not after the first run, if it cannot be
-            pass
+        (path / self._file).open("ab").close()  # fails now, not after the first run
         for file in [path / self._file, *([] if share else sorted(path.glob("runs-*-of-*.jsonl")))]:
             for name, records in _read(file, notice):
                 self._found.setdefault(name, records)
 
     def _lock(self, path: Path, kind: int) -> None:
-        file = path.open("a+")
-        self._locks.append(file)
+        file = self._locks.enter_context(path.open("a+"))
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -157,8 +155,7 @@ class Store:
 
     def close(self) -> None:
         """Let other processes use the folder."""
-        while self._locks:
-            self._locks.pop().close()
+        self._locks.close()
 
     def __len__(self) -> int:
         """Pieces of work that are there."""
@@ -271,6 +268,7 @@ def _compare(path: Path, settings: Record) -> None:
 
 def _flat(settings: Record) -> Record:
     """Settings and versions beside each other."""
-    nested = [value for value in settings.values() if isinstance(value, dict)]
-    flat = {key: value for key, value in settings.items() if not isinstance(value, dict)}
-    return {**flat, **{key: value for group in nested for key, value in group.items()}}
+    flat: Record = {}
+    for key, value in settings.items():
+        flat |= value if isinstance(value, dict) else {key: value}
+    return flat
