@@ -74,16 +74,8 @@ def run(study: Study, options: Options, settings: dict[str, Any]) -> Results:
         f"What is done is kept in {folder}: the same command with --resume and "
         f"--out {folder} goes on."
     ):
-        results = study.run(
-            out=folder,
-            full=options.full,
-            resume=options.resume,
-            share=share,
-            devices=options.devices,
-            max_minutes=options.max_minutes,
-            console=quiet,
-            **settings,
-        )
+        asked = dataclasses.asdict(options) | {"out": folder, "share": share}
+        results = study.run(**asked, **settings, console=quiet)
         if share is not None:
             quiet.print(Text(f"{results.seconds:.0f} s; share {options.share} of {folder}"))
             return results
@@ -121,8 +113,7 @@ def _options(study: Study) -> type:
 
 def _spoken(value: Any) -> str:
     if isinstance(value, tuple):
-        named = [item if isinstance(item, str) else f"{item}" for item in value]
-        return ", ".join(named) if len(named) < 9 else f"{len(named)} of them"
+        return ", ".join(map(str, value)) if len(value) < 9 else f"{len(value)} of them"
     return "" if value is None else f"{value}"
 
 

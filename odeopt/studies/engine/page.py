@@ -31,25 +31,14 @@ def write(results: Results, out: Path) -> Path:
     Returns:
         The page's path.
     """
-    figures = []
-    for figure in results.study.figures if results.records else ():
-        plot = figure.draw(results)
-        if not plot:
-            continue
-        panels = plot.svgs(figure.name)
-        for number, svg in enumerate(panels.values()):
-            write_text(out / "figures" / f"{figure.name}-{number}.svg", svg)
-        figures.append(
-            {
-                "name": figure.name,
-                "caption": figure.caption,
-                "finding": figure.finding(results),
-                "panels": list(panels.values()),
-                "wide": plot.width > 5,
-                "legend": plot.legend(figure.name),
-            }
-        )
-    study = results.study
+    study, figures = results.study, []
+    for figure in study.figures if results.records else ():
+        if plot := figure.draw(results):
+            panels = list(plot.svgs(figure.name).values())
+            for number, svg in enumerate(panels):
+                write_text(out / "figures" / f"{figure.name}-{number}.svg", svg)
+            found = {"finding": figure.finding(results), "legend": plot.legend(figure.name)}
+            figures.append({"about": figure, "panels": panels, "wide": plot.width > 5, **found})
     with jax.enable_x64(True):  # as its tasks have it
         method = study.method(results)
     claims = pd.DataFrame(verdict.row for verdict in results.claims)

@@ -62,13 +62,14 @@ def advance(
     return jax.lax.fori_loop(0, steps, lambda _, carry: step(*carry, data)[:2], carry)
 
 
-def refuse_broken(problem: Problem, entry: Entry, rate: float = 1e-6) -> None:
+def refuse_broken(problem: Problem, entry: Entry) -> None:
     """Refuse an optimizer whose first step fails, or is not finite though it is tiny.
 
     Raises:
         ValueError: Saying so.
     """
-    optimizer, start = entry.make(np.asarray(rate, problem.dtype)[()]), problem.start(0)
+    rate, start = problem.dtype(1e-6), problem.start(0)
+    optimizer = entry.make(rate)
     step = jax.jit(step_function(problem, optimizer))
     try:
         params, state, loss = step(

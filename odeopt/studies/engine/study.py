@@ -188,7 +188,7 @@ class Study:
             if asked and out is None:
                 raise ValueError(f"{name} needs out=, the folder of the study.")
         where = local_devices(chosen("devices", 1, devices))
-        deadline = begin + 60 * max_minutes if max_minutes is not None else float("inf")
+        deadline = begin + 60 * (max_minutes or float("inf"))
         path = None if out is None else Path(out)
         for setting in settings.values():
             preload(setting)
@@ -273,6 +273,7 @@ class Results:
     unfinished: list[str] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     out: Path | None = None
+    _tables: dict[str, pd.DataFrame] = dataclasses.field(default_factory=dict, init=False)
 
     def kind(self, name: str) -> list[Record]:
         """The records of a kind."""
@@ -286,10 +287,6 @@ class Results:
         """The table of that name, or else the records of that kind."""
         known = any(name == table.name for table in self.study.tables)
         return self.table(name) if known else self.of(name)
-
-    @functools.cached_property
-    def _tables(self) -> dict[str, pd.DataFrame]:
-        return {}
 
     def table(self, name: str) -> pd.DataFrame:
         """One of the study's tables."""

@@ -14,19 +14,19 @@ class TimeOver(Exception):
     """There is no time for more work."""
 
 
+@dataclasses.dataclass(frozen=True)
 class Lab:
     """Where a task makes its records, each piece of work once.
 
-    Args:
+    Attributes:
         store: What is kept.
         devices: Devices that runs may be dealt out to.
         deadline: When no work is begun any more, on the clock of `time.perf_counter`.
     """
 
-    def __init__(
-        self, store: Store, devices: Sequence[jax.Device] = (), deadline: float = float("inf")
-    ) -> None:
-        self.store, self.devices, self.deadline = store, devices, deadline
+    store: Store
+    devices: Sequence[jax.Device] = ()
+    deadline: float = float("inf")
 
     @property
     def time_is_over(self) -> bool:
