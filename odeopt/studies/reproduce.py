@@ -1,7 +1,7 @@
 """Does it hold here? Every claim of the papers, one command.
 
 `odeopt reproduce` runs claims, judges them by criteria that were fixed before, and writes a report
-with an index by paper; the folder of results is gone on with from call to call.
+with an index by paper; every call adds to the same folder of results.
 """
 
 import dataclasses

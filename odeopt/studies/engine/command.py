@@ -146,11 +146,11 @@ def interruptible(words: str) -> Iterator[None]:
     ):
         yield  # another program handles the signals
         return
-    ear, mouth = socket.socketpair()
-    mouth.setblocking(False)
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
 
     def listen() -> None:
-        if ear.recv(1) == bytes([signal.SIGINT]):
+        if receiver.recv(1) == bytes([signal.SIGINT]):
             console = Console(stderr=True)
             console.show_cursor(True)
             with contextlib.suppress(OSError):
@@ -158,14 +158,14 @@ def interruptible(words: str) -> Iterator[None]:
             os._exit(130)
 
     signal.signal(signal.SIGINT, lambda *_: None)
-    before = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+    before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=listen, daemon=True).start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        mouth.close()
+        sender.close()
 
 
 @contextlib.contextmanager

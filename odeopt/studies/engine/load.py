@@ -14,7 +14,7 @@ _WORDS: dict[int, str] = {}
 
 
 def word_of(item: Any) -> str:
-    """What stands for a setting on a command line, which knows what is the user's by its file."""
+    """A setting as it is written on a command line; an object of the user's as FILE.py:NAME."""
     if isinstance(item, str | int | float):
         return str(item)
     inside = list(item.values()) if isinstance(item, Mapping) else []

@@ -34,12 +34,12 @@ _START = np.ones(2 * _STEPS, np.float32)  # as many curvatures as a rule may ask
 
 
 def _counted(before: Any, after: Any) -> Any:
-    """What the state counts."""
+    """Gradients between two states, as they count them."""
     return after.gradients - before.gradients
 
 
 def _dearest(before: Any, after: Any) -> Any:
-    """What the states inside count, which share a gradient; at least that one."""
+    """The largest count of the states inside, which share one gradient; at least 1."""
     pairs = zip(states(before), states(after), strict=True)
     return jnp.stack([jnp.int32(1), *(_counted(a, b) for (_, a), (_, b) in pairs)]).max()
 

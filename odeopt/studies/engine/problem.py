@@ -114,10 +114,9 @@ class Problem:
         self._check_metric()
 
     def _check_start(self) -> None:
-        start = self._init(0)
-        if wrong := whole_numbers(start):
+        if wrong := whole_numbers(self._init(0)):
             refuse(self, wrong)
-        leaves = jax.tree.leaves(eqx.filter(start, eqx.is_inexact_array))
+        leaves = jax.tree.leaves(self.start(0))
         if not leaves:
             refuse(self, "init gives no floating-point array: return the parameters from it.")
         if any(map(jnp.iscomplexobj, leaves)):
@@ -126,7 +125,6 @@ class Problem:
                 "init gives complex parameters, which studies do not take: give real and imaginary "
                 "part as two arrays, and put them together in the loss.",
             )
-        self.start(0)
 
     def _check_loss(self) -> None:
         batch = self.first_batch
@@ -191,13 +189,9 @@ class Problem:
         params, rest = eqx.partition(self._init(0), eqx.is_inexact_array)
         return _shapes(params), rest
 
-    @functools.cached_property
-    def _plain(self) -> bool:
-        """Whether the parameters are arrays and nothing else."""
-        return not jax.tree.leaves(self._first[1])
-
     def _whole(self, params: Params) -> PyTree:
-        return params if self._plain else eqx.combine(params, self._first[1])
+        """The parameters, in the model that they are of."""
+        return eqx.combine(params, self._first[1])
 
     @functools.cached_property
     def takes_key(self) -> bool:
@@ -214,8 +208,8 @@ class Problem:
     def objective(self) -> Callable[..., Array]:
         """`objective(params, batch)`, with `key` too where the loss is random; decay included."""
         names = list(inspect.signature(self.loss).parameters)
-        changed = self.has_aux or self.weight_decay
-        if names[:2] == ["params", "batch"] and self._plain and not changed:
+        changed = self.has_aux or self.weight_decay or jax.tree.leaves(self._first[1])
+        if names[:2] == ["params", "batch"] and not changed:
             return self.loss
         if self.takes_key:
             return lambda params, batch, key: self._loss(params, batch, self.weight_decay, key=key)
@@ -258,7 +252,7 @@ class Problem:
                 )
             if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
                 refuse(self, f"init({seed}) gives NaN or infinity: no optimizer can start there.")
-        return found if self._plain else params
+        return params
 
     def measured(self, params: Params, data: PyTree, validation: PyTree) -> dict[str, Array]:
         """All that a run reports: the loss on all data, and what is held out.

@@ -27,7 +27,7 @@ def _plain(value: Any) -> bool:
 
 
 def spoken(value: Any) -> Any:
-    """A setting as it is stored: what has a name by that, and a checksum of what it does."""
+    """A setting as it is stored: an object by its name, with a checksum of what it does."""
     if isinstance(value, tuple | list):
         return [spoken(item) for item in value]
     if isinstance(value, Mapping):

@@ -23,8 +23,8 @@ def step_function(
     """The ordinary optax step: `step(params, state, batch, **key) -> (params, state, loss)`.
 
     The loss is that of the batch before the step. With `line_search`, loss and gradient are those
-    that optax's line searches left in the state. Where the loss is at `target`, nothing is changed
-    and no time for it.
+    that optax's line searches left in the state. Where the loss has reached `target` the step is
+    not made.
     """
     optimizer = optax.with_extra_args_support(optimizer)
     objective = problem.objective

@@ -111,7 +111,7 @@ class Study:
         figures: In reading order; the first one shows the verdict.
         claims: What is judged.
         method: `method(results)`: how it was measured, paragraphs under their headings.
-        suite: Version of data and protocol; results of another one are not gone on with.
+        suite: Version of data and protocol; results of another one are not resumed.
         page: The page of the documentation.
         selection: Name of the setting, if any, that only says which parts to make: one folder takes
             them one after the other, and the command line takes them by position.
