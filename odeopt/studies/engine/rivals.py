@@ -77,13 +77,7 @@ def scheduled(name: str, steps: int) -> Entry:
 
 
 class Averaged(NamedTuple):
-    """State of an optimizer and the running mean of its parameters.
-
-    Attributes:
-        inner: The optimizer's.
-        mean: The mean.
-        steps: How many there were.
-    """
+    """State of an optimizer, the running mean of its parameters, and the number of steps."""
 
     inner: Any
     mean: PyTree[Array]

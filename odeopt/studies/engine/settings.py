@@ -17,13 +17,10 @@ def items(value: Any) -> tuple:
     items = (value,) if alone else tuple(value)
     unique: list[Any] = []
     for item in items:
-        if not any(item is other or (_plain(item) and item == other) for other in unique):
+        plain = isinstance(item, str | int | float)
+        if not any(item is other or (plain and item == other) for other in unique):
             unique.append(item)
     return tuple(unique)
-
-
-def _plain(value: Any) -> bool:
-    return isinstance(value, str | int | float)
 
 
 def spoken(value: Any) -> Any:
