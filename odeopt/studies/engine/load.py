@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..names import lookup
+from .checksums import checksum
 from .problem import Problem
 from .settings import items
 
@@ -35,7 +36,7 @@ def load(word: str) -> Any:
     if not path.is_file():
         raise ValueError(f"{word}: there is no file {path}; write my_model.py:problem.")
     folder = str(path.resolve().parent)
-    module_name = f"_odeopt_own_{path.stem}_{abs(hash(path.resolve()))}"
+    module_name = f"_odeopt_own_{path.stem}_{checksum((), path.resolve())}"  # in every process
     module = sys.modules.get(module_name)
     if module is None:
         spec = importlib.util.spec_from_file_location(module_name, path.resolve())
