@@ -99,11 +99,10 @@ class Plot:
                     strip.tick_params(bottom=False, labelbottom=False)
                     strip.grid(visible=False)
                     strip.spines["bottom"].set_alpha(0.3)
-                    strip.set_title(title)
                 else:
                     axes = canvas.add_subplot()
-                    axes.set_title(title)
                 axes.set(xlabel=x, ylabel=y)
+                canvas.axes[0].set_title(title)
             self._panels[title] = canvas, axes
         return self._panels[title][1]
 
