@@ -63,7 +63,7 @@ class Bound:
 
     def check(self, found: Sequence[Found]) -> Check:
         """Compare; the value is the median over seeds, or the worst seed where all must hold."""
-        values = np.array([self._number(one) for one in found])
+        values = np.array([one[self.quantity] for one in found], float)  # None on disk is NaN
         if self.every:
             miss = np.maximum(self.low - values, values - self.high)
             value = float(values[np.argmax(np.where(np.isnan(miss), np.inf, miss))])
@@ -77,10 +77,6 @@ class Bound:
             return True
         agree = int(np.sum(values > self.null if self.low >= self.null else values < self.null))
         return bool(binomtest(agree, len(values), alternative="greater").pvalue <= SIGNIFICANT)
-
-    def _number(self, one: Found) -> float:
-        value = one[self.quantity]
-        return math.nan if value is None else float(value)  # not finite is None on disk
 
 
 def near(quantity: str, value: float, margin: float) -> Bound:
