@@ -46,14 +46,6 @@ def tuned(runs: pd.DataFrame) -> pd.DataFrame:
     return fresh(runs).merge(best[[*PAIR, "learning_rate"]])
 
 
-def tuned_losses(runs: pd.DataFrame) -> pd.DataFrame:
-    """Median final loss at the tuned rate, problems x optimizers; a miss counts as infinity."""
-    best = tuned(runs)
-    table = best.groupby(PAIR).final.median().unstack()
-    optimizers, problems = runs.optimizer.unique(), runs.problem.unique()
-    return table.reindex(index=problems, columns=optimizers).astype(float).fillna(np.inf)
-
-
 def targets(best: pd.DataFrame) -> pd.Series:
     """The loss that counts as arrived, per problem: `TARGET` of the decrease to the best one.
 
@@ -100,15 +92,17 @@ def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     `lowest`, or `below` the baseline's; `p` is that of its not being lower on any problem
     (`statistics.lower`, corrected for the number of optimizers).
     """
-    losses, best = tuned_losses(runs), tuned(runs)
-    finite, cost = losses.where(np.isfinite(losses)), gradients_to_target(best, losses.columns)
+    best, optimizers = tuned(runs), runs.optimizer.unique()
+    losses = best.groupby(PAIR).final.median().unstack()
+    losses = losses.reindex(index=runs.problem.unique(), columns=optimizers).astype(float)
+    finite, cost = losses.where(np.isfinite(losses)), gradients_to_target(best, optimizers)
     lowest = finite.eq(finite.min(axis=1), axis=0)
     rows = {}
     for name, mine in runs.groupby("optimizer", sort=False):
         row: dict[str, Any] = {"solver": bool(mine.order.notna().any()), "R": mine.R.iloc[0]}
         if baseline in losses and name != baseline:
             row |= _against(runs, str(name), baseline)
-            row["below"] = (losses[name] < losses[baseline]).sum()
+            row["below"] = (losses[name] < losses[baseline].fillna(np.inf)).sum()
             row["p"] = statistics.lower(
                 (one[one.optimizer == name].final, one[one.optimizer == baseline].final)
                 for _, one in best.groupby("problem")
