@@ -50,7 +50,7 @@ class Walk(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """The steps and read-outs of a run, for any rate and seed; `Runner` says what fields are."""
+    """The steps and read-outs of a run, for any rate and seed; the fields are as in `Runner`."""
 
     problem: Problem
     entry: Entry
@@ -68,9 +68,9 @@ class Loop:
         """Make a run, unless `going` is False or the rate is not finite.
 
         Returns:
-            What was measured at the gradients `at`, NaN after the end; the last of these points
-            that was reached; of a run that is `followed`, their steps and gradients; what was
-            counted to the end.
+            What was measured at the gradients `at`, NaN after the end; the index of the last of
+            these points that was reached; steps and gradients at each of them, of a run that is
+            `followed`; what was counted until the end.
         """
         optimizer = self.entry.make(rate)
         start = jax.tree.map(lambda leaf: leaf[row], tables.starts)

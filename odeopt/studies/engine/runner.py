@@ -263,6 +263,7 @@ class Runner:
         )
 
     def _floats(self, bits: np.ndarray) -> np.ndarray:
+        """Numbers that came out of the program as bits."""
         return np.ascontiguousarray(bits).ravel().view(self.problem.dtype).astype(float)
 
 
