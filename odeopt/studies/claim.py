@@ -160,12 +160,7 @@ class Claim:
         return f"{zlib.crc32(code.encode()):08x}"
 
     def judge(self, found: Sequence[Found], missing: str = "") -> "Judgement":
-        """The verdict on what was found with each seed.
-
-        Args:
-            found: Of every seed that was run.
-            missing: Data that are not here, and how to get them.
-        """
+        """The verdict on what was found with each seed; `missing` names data that are not here."""
         if self.unreachable or missing:
             return Judgement(OUT_OF_REACH, self.unreachable or missing)
         if not found:

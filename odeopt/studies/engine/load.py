@@ -24,11 +24,7 @@ def word_of(item: Any) -> str:
 
 
 def load(word: str) -> Any:
-    """The object of that name in that file, which is run once.
-
-    Raises:
-        ValueError: If file or name are not there, or the file fails: one line that says which.
-    """
+    """The object of that name in that file, which is run once; a `ValueError` says what fails."""
     file, _, name = word.rpartition(":")
     if not file:
         raise ValueError(f"{word} is a file: which of its names is meant? Write {word}:problem.")
@@ -89,16 +85,10 @@ def own_problems(
     kind: type[Any] = Problem,
     made: str = "loss, init, data",
 ) -> tuple[Any, ...]:
-    """Names that are known, and problems of the user's, loaded where they are in a file.
-
-    Args:
-        asked: Both.
-        known: Names.
-        kind: What a user's problem is.
-        made: What it is made of, for the message.
+    """Known names, and problems of the user's of that `kind`, loaded where they are in a file.
 
     Raises:
-        ValueError: For anything else.
+        ValueError: For anything else; says what a problem is `made` of.
     """
     names, found = dict.fromkeys(known), list[Any]()
     for item in asked:
@@ -127,11 +117,7 @@ def own_problems(
 def built(
     names: Iterable[str | Problem], known: Mapping[str, Callable[[], Problem]]
 ) -> list[Problem]:
-    """Problems by name, made; a problem is taken as it is.
-
-    Raises:
-        ValueError: For a name that is not there, with the nearest ones.
-    """
+    """Problems by name, made; a problem is taken as it is."""
     return [
         name if isinstance(name, Problem) else lookup("problem", name, known)() for name in names
     ]

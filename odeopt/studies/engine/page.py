@@ -22,15 +22,7 @@ _MARK = "<!-- an index of odeopt's reports -->"
 
 
 def write(results: Results, out: Path) -> Path:
-    """Write `report.html`, with everything inside it, and its figures as files.
-
-    Args:
-        results: What a study found.
-        out: An existing folder.
-
-    Returns:
-        The page's path.
-    """
+    """Write `report.html`, with everything inside it, and its figures as files; return its path."""
     study, figures = results.study, []
     for figure in study.figures if results.records else ():
         if plot := figure.draw(results):

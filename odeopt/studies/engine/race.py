@@ -65,10 +65,7 @@ class Race:
     ) -> list[Record]:
         """The records of runs given as (learning rate, seed); those not kept already are made.
 
-        Args:
-            wanted: The runs.
-            gradients: A budget instead of the race's own.
-            **about: What new records say besides.
+        `gradients` is a budget instead of the race's own; `about` is what new records say besides.
 
         Raises:
             TimeOver: If time is over before all are made.

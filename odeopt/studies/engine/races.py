@@ -60,11 +60,8 @@ def targets(best: pd.DataFrame) -> pd.Series:
 def gradients_to_target(best: pd.DataFrame, optimizers: Sequence[str]) -> pd.DataFrame:
     """Gradients until the loss curve first reaches the target: (problem, seed) x optimizer.
 
-    Infinity for a run that never does, or that is missing.
-
-    Args:
-        best: The runs of each optimizer at the rate that it is judged by, such as `tuned`.
-        optimizers: Names of the columns.
+    Infinity for a run that never does, or that is missing. The runs are those of each optimizer at
+    the rate that it is judged by, such as `tuned`.
     """
     goal = targets(best)
     best = best[best.problem.isin(goal.index)]
@@ -137,11 +134,8 @@ def _against(runs: pd.DataFrame, name: str, baseline: str) -> dict[str, Any]:
 def width(loss: pd.Series, initial: float) -> dict[str, float]:
     """Sensitivity to the learning rate, and the width of its good region in octaves.
 
-    The sensitivity is the mean over the rates of min(loss, initial loss), minus the lowest loss.
-
-    Args:
-        loss: Median final loss of each rate, ascending rates on a logarithmic grid.
-        initial: Loss at the start.
+    The sensitivity is the mean over the rates of min(loss, initial loss), minus the lowest loss;
+    `loss` is the median final loss by rate, ascending on a logarithmic grid.
     """
     capped = loss.clip(upper=initial)
     best = capped.min()

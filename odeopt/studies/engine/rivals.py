@@ -50,12 +50,7 @@ RIVALS = (
 
 
 def rival(name: str, steps: int) -> Entry:
-    """The rival of that name for runs of so many steps, read out also at a running mean.
-
-    Args:
-        name: One of `RIVALS`.
-        steps: When its schedule ends.
-    """
+    """That one of `RIVALS` for runs of so many steps, read out also at a running mean."""
     return averaged(scheduled(name, steps), steps)
 
 

@@ -63,11 +63,7 @@ def advance(
 
 
 def refuse_broken(problem: Problem, entry: Entry) -> None:
-    """Refuse an optimizer whose first step fails, or is not finite though it is tiny.
-
-    Raises:
-        ValueError: Saying so.
-    """
+    """Raise a `ValueError` where an optimizer's first step fails, or is not finite though tiny."""
     rate, start = problem.dtype(1e-6), problem.start(0)
     optimizer = entry.make(rate)
     step = jax.jit(step_function(problem, optimizer))

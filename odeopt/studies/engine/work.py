@@ -34,11 +34,7 @@ class Lab:
         return time.perf_counter() > self.deadline
 
     def once(self, name: str, make: Callable[[], Sequence[Mapping[str, Any]]]) -> list[Record]:
-        """The records of a piece of work, which is made unless it is kept already.
-
-        Args:
-            name: Tells it from every other piece of work of the study.
-            make: Its records: mappings of plain values and arrays.
+        """The records of a piece of work; `make` makes them unless they are kept under its name.
 
         Raises:
             TimeOver: If it is not there and time is over.
