@@ -88,12 +88,8 @@ def entry(name: str, make: Make, **known: Any) -> Entry:
     Limit, order and cost of a step are those of an odeopt optimizer: the limit where the learning
     rate is the step size, the order where the flow is gradient flow. Where steps differ in cost, of
     a transformation with one inside (`optax.chain`, ...), or with a line search of optax, the cost
-    is what the state counts in each run; of any other, one gradient.
-
-    Args:
-        name: Its name.
-        make: `make(learning_rate)`.
-        **known: Fields of `Entry` that are to be other than that.
+    is what the state counts in each run; of any other, one gradient. Fields of `Entry` that are
+    `known` to be other than that are given.
     """
     optimizer = make(0.1)
     if not isinstance(optimizer, Optimizer):
