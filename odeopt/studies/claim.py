@@ -63,7 +63,7 @@ class Bound:
 
     def check(self, found: Sequence[Found]) -> Check:
         """Compare; the value is the median over seeds, or the worst seed where all must hold."""
-        values = np.array([self._number(one) for one in found])
+        values = np.array([one[self.quantity] for one in found], float)  # None on disk is NaN
         if self.every:
             miss = np.maximum(self.low - values, values - self.high)
             value = float(values[np.argmax(np.where(np.isnan(miss), np.inf, miss))])
@@ -77,10 +77,6 @@ class Bound:
             return True
         agree = int(np.sum(values > self.null if self.low >= self.null else values < self.null))
         return bool(binomtest(agree, len(values), alternative="greater").pvalue <= SIGNIFICANT)
-
-    def _number(self, one: Found) -> float:
-        value = one[self.quantity]
-        return math.nan if value is None else float(value)  # not finite is None on disk
 
 
 def near(quantity: str, value: float, margin: float) -> Bound:
@@ -164,12 +160,7 @@ class Claim:
         return f"{zlib.crc32(code.encode()):08x}"
 
     def judge(self, found: Sequence[Found], missing: str = "") -> "Judgement":
-        """The verdict on what was found with each seed.
-
-        Args:
-            found: Of every seed that was run.
-            missing: Data that are not here, and how to get them.
-        """
+        """The verdict on what was found with each seed; `missing` names data that are not here."""
         if self.unreachable or missing:
             return Judgement(OUT_OF_REACH, self.unreachable or missing)
         if not found:
@@ -189,8 +180,8 @@ class Claim:
         return Judgement(word, f"missed: {_spoken(missed)}{also}", checks, controls)
 
     def draw(self, found: Sequence[Found]) -> Plot:
-        """The figure; none without `figure`."""
-        return self.figure.draw(found) if self.figure else Plot()
+        """The figure; an empty one without `figure`, or where nothing was found."""
+        return self.figure.draw(found) if self.figure and found else Plot()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Does it hold here? Every claim of the papers, one command.
 
 `odeopt reproduce` runs claims, judges them by criteria that were fixed before, and writes a report
-with an index by paper; the folder of results is gone on with from call to call.
+with an index by paper; every call adds to the same folder of results.
 """
 
 import dataclasses
@@ -58,18 +58,18 @@ class Settings:
 
 def missing(names: Iterable[str]) -> dict[str, str]:
     """Those of these claims whose data are not here, and how to get them; a set is loaded once."""
-    needed = {name: claims()[name].data for name in names}
-    reasons: dict[str, str] = {}
-    for one in {one for sets in needed.values() for one in sets}:
+
+    @functools.cache
+    def reason(data_set: str) -> str:
         try:
-            data.load(one)
+            data.load(data_set)
         except data.MissingData as error:
-            reasons[one] = str(error)
-    return {
-        name: next(reasons[one] for one in sets if one in reasons)
-        for name, sets in needed.items()
-        if any(one in reasons for one in sets)
-    }
+            return str(error)
+        return ""
+
+    needed = {name: lookup("claim", name, claims()).data for name in names}
+    reasons = {name: [*filter(None, map(reason, sets))] for name, sets in needed.items()}
+    return {name: found[0] for name, found in reasons.items() if found}
 
 
 def tasks(settings: Settings) -> list[Task]:
@@ -78,9 +78,9 @@ def tasks(settings: Settings) -> list[Task]:
     for name, claim in claims().items():
         if claim.experiment is None or name in absent:
             continue
-        seeds = range(settings.first_seed, settings.first_seed + claim.seeds[settings.full])
-        for seed in seeds:
-            weight = claim.seconds[settings.full] * (name in settings.claims)
+        weight = claim.seconds[settings.full] * (name in settings.claims)
+        for number in range(claim.seeds[settings.full]):
+            seed = settings.first_seed + number
             work = functools.partial(_work, name, claim, seed, settings)
             found.append(Task(f"{name}, seed {seed}", work, weight))
     return found
@@ -90,21 +90,21 @@ def _work(name: str, claim: Claim, seed: int, settings: Settings, lab: Lab) -> l
     piece = f"{name} {claim.version}, seed {seed}"
     if name not in settings.claims:
         return lab.store.get(piece) or []
+
+    def measured() -> list[Record]:
+        assert claim.experiment is not None
+        begin = time.perf_counter()
+        found = dict(claim.experiment(seed, settings.full))
+        seconds = time.perf_counter() - begin
+        return [{"kind": "claim", "claim": name, "seed": seed, "seconds": seconds, "found": found}]
+
     try:
-        return lab.once(piece, lambda: [_measured(name, claim, seed, settings.full)])
+        return lab.once(piece, measured)
     except StoreError:
         raise
     except (ArithmeticError, RuntimeError, ValueError) as error:  # not kept: run again by --resume
         words = str(error).strip().split("\n")[0] or type(error).__name__
         return [{"kind": FAILED, "claim": name, "reason": f"seed {seed} failed: {words}"}]
-
-
-def _measured(name: str, claim: Claim, seed: int, full: bool) -> Record:
-    assert claim.experiment is not None
-    begin = time.perf_counter()
-    found = dict(claim.experiment(seed, full))
-    seconds = time.perf_counter() - begin
-    return {"kind": "claim", "claim": name, "seed": seed, "seconds": seconds, "found": found}
 
 
 def found_of(results: Results, name: str) -> list[Found]:
@@ -117,13 +117,11 @@ def found_of(results: Results, name: str) -> list[Found]:
 def judgements(results: Results) -> dict[str, Judgement]:
     """Every claim's verdict; computed once for all tables of the same results."""
     absent = missing(results.settings.claims)
-    failed = {record["claim"]: record["reason"] for record in results.kind(FAILED)}
-    return {
-        name: Judgement(NOT_RUN, failed[name])
-        if name in failed
-        else claim.judge(found_of(results, name), absent.get(name, ""))
+    judged = {
+        name: claim.judge(found_of(results, name), absent.get(name, ""))
         for name, claim in claims().items()
     }
+    return judged | {r["claim"]: Judgement(NOT_RUN, r["reason"]) for r in results.kind(FAILED)}
 
 
 def _claims(results: Results) -> pd.DataFrame:
@@ -152,10 +150,9 @@ def _papers(results: Results) -> pd.DataFrame:
     judged = judgements(results)
     rows = []
     for key, paper in PAPERS.items():
-        mine = [name for name, claim in claims().items() if key in claim.papers]
-        each = ", ".join(f"{name}: {judged[name].word}" for name in mine)
+        mine = [f"{name}: {judged[name].word}" for name, c in claims().items() if key in c.papers]
         about = {"paper": paper.title, "arxiv": paper.arxiv, "kind": paper.kind}
-        rows.append({**about, "claims": each or paper.none or "none yet"})
+        rows.append({**about, "claims": ", ".join(mine) or paper.none or "none yet"})
     return pd.DataFrame(rows)
 
 
@@ -182,16 +179,11 @@ def _overview(results: Results) -> Plot:
     table, plot = results.table("claims"), Plot(width=6.0, height=1.6)
     for word in WORDS[::-1]:
         if len(table) and (number := (table.verdict == word).sum()):
-            axes = plot.panel("verdicts", "claims", "")
-            axes.barh([word], [number], color=INK, alpha=0.5)
+            plot.panel("verdicts", "claims", "").barh([word], [number], color=INK, alpha=0.5)
     return plot
 
 
 def _figure(name: str, claim: Claim) -> Figure:
-    def draw(results: Results) -> Plot:
-        found = found_of(results, name)
-        return claim.draw(found) if found else Plot()
-
     def finding(results: Results) -> str:
         row = results.table("claims").set_index("claim").loc[name]
         return f"{name}: {row.verdict}. {row.reason}."
@@ -199,7 +191,7 @@ def _figure(name: str, claim: Claim) -> Figure:
     sources = "; ".join(str(PAPERS[key]) for key in claim.papers)
     criterion = "; ".join(f"{bound.quantity} {bound.wanted}" for bound in claim.criterion)
     caption = f"{claim.says} ({sources}) {claim.note} Criterion: {criterion}."
-    return Figure(name, draw, caption, finding)
+    return Figure(name, lambda results: claim.draw(found_of(results, name)), caption, finding)
 
 
 TABLES = (
@@ -274,23 +266,22 @@ def run(*names: str, **options: Any) -> Results:
 
 def summary(results: Results) -> Record:
     """What is kept of a run: machine, versions, seeds, verdicts."""
-    table, judged = results.table("claims"), judgements(results)
-    rows = table.set_index("claim").to_dict(orient="index") if len(table) else {}
+    judged = judgements(results)
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": versions(),
         "full": results.settings.full,
         "first seed": results.settings.first_seed,
         "claims": {
-            str(name): {
-                "verdict": row["verdict"],
-                "reason": row["reason"],
-                "seeds": row["seeds"],
-                "seconds": round(row["seconds"], 1),
-                "numbers": _numbers(judged[str(name)].checks),
-                "wrong laws": _numbers(judged[str(name)].controls),
+            row.claim: {
+                "verdict": row.verdict,
+                "reason": row.reason,
+                "seeds": row.seeds,
+                "seconds": round(row.seconds, 1),
+                "numbers": _numbers(judged[row.claim].checks),
+                "wrong laws": _numbers(judged[row.claim].controls),
             }
-            for name, row in rows.items()
+            for row in results.table("claims").itertuples()
         },
     }
 
@@ -304,16 +295,12 @@ def listing(full: bool, kept: Mapping[str, Any]) -> pd.DataFrame:
     rows, absent = [], missing(claims())
     for name, claim in claims().items():
         last = kept.get(name, {})
-        if claim.experiment is None:
-            cost = "–"
-        elif last.get("seconds"):
-            cost = f"{last['seconds']:.0f} s"
-        else:
-            cost = f"about {claim.seconds[full]:.0f} s"
+        took = last.get("seconds")
+        cost = f"{took:.0f} s" if took else f"about {claim.seconds[full]:.0f} s"
         status = last.get("verdict") or claim.judge([], absent.get(name, "")).word
         paper = PAPERS[claim.papers[0]]
-        where = paper.arxiv or paper.title
-        rows.append({"paper": where, "claim": name, "cost": cost, "status": status})
+        about = {"paper": paper.arxiv or paper.title, "claim": name}
+        rows.append({**about, "cost": cost if claim.experiment else "–", "status": status})
     return pd.DataFrame(rows).sort_values(["paper", "claim"])
 
 
@@ -350,15 +337,13 @@ def command(
         return
     if not names and not every:
         raise ValueError("name a claim, or pass --all; --list shows them.")
-    for name in names:
-        lookup("claim", name, claims())
     for name, reason in missing(names).items():
         raise ValueError(f"{name} cannot run: {reason}")
     chosen = tuple(claims()) if every else names
     if options.full:
-        todo = [claims()[name].seconds[True] for name in chosen if name not in kept]
-        estimate = f"About {sum(todo) / 60:.0f} minutes on one core; finished runs survive Ctrl-C."
-        Console(stderr=True).print(Text(estimate))
+        minutes = sum(claims()[name].seconds[True] for name in chosen if name not in kept) / 60
+        words = f"About {minutes:.0f} minutes on one core; finished runs survive Ctrl-C."
+        Console(stderr=True).print(Text(words))
     options = dataclasses.replace(options, out=folder, resume=True)
     results = engine.run(study(), options, {"claims": chosen, "first_seed": first_seed})
     if options.share is None:

@@ -168,6 +168,11 @@ def test_width_and_sensitivity_are_those_of_a_known_valley():
     assert (row.best_rate, row.best_at, row.diverged) == (2.0, "interior", 2)
 
 
+def test_a_rate_without_a_reported_run_is_no_part_of_the_good_region():
+    found = races.width(pd.Series({1.0: 0.05, 2.0: 0.0, 4.0: np.nan, 8.0: 0.0}), 1.0)
+    assert found["width_octaves"] == 1
+
+
 SGD = [record(h, s, x, "sgd", order=1, R=2.0) for s in (0, 1)
        for h, x in ((1.0, 0.5), (2.0, 2.0))]  # fmt: skip
 

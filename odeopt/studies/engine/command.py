@@ -74,16 +74,8 @@ def run(study: Study, options: Options, settings: dict[str, Any]) -> Results:
         f"What is done is kept in {folder}: the same command with --resume and "
         f"--out {folder} goes on."
     ):
-        results = study.run(
-            out=folder,
-            full=options.full,
-            resume=options.resume,
-            share=share,
-            devices=options.devices,
-            max_minutes=options.max_minutes,
-            console=quiet,
-            **settings,
-        )
+        asked = dataclasses.asdict(options) | {"out": folder, "share": share}
+        results = study.run(**asked, **settings, console=quiet)
         if share is not None:
             quiet.print(Text(f"{results.seconds:.0f} s; share {options.share} of {folder}"))
             return results
@@ -121,8 +113,7 @@ def _options(study: Study) -> type:
 
 def _spoken(value: Any) -> str:
     if isinstance(value, tuple):
-        named = [item if isinstance(item, str) else f"{item}" for item in value]
-        return ", ".join(named) if len(named) < 9 else f"{len(named)} of them"
+        return ", ".join(map(str, value)) if len(value) < 9 else f"{len(value)} of them"
     return "" if value is None else f"{value}"
 
 
@@ -155,11 +146,11 @@ def interruptible(words: str) -> Iterator[None]:
     ):
         yield  # another program handles the signals
         return
-    ear, mouth = socket.socketpair()
-    mouth.setblocking(False)
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
 
     def listen() -> None:
-        if ear.recv(1) == bytes([signal.SIGINT]):
+        if receiver.recv(1) == bytes([signal.SIGINT]):
             console = Console(stderr=True)
             console.show_cursor(True)
             with contextlib.suppress(OSError):
@@ -167,14 +158,14 @@ def interruptible(words: str) -> Iterator[None]:
             os._exit(130)
 
     signal.signal(signal.SIGINT, lambda *_: None)
-    before = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+    before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=listen, daemon=True).start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        mouth.close()
+        sender.close()
 
 
 @contextlib.contextmanager

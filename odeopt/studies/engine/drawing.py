@@ -55,10 +55,8 @@ def _style(i: int) -> dict[str, Any]:
 class Plot:
     """A figure: panels that a page sets side by side, or below each other where it is narrow.
 
-    Args:
-        names: Whose lines it shows, where their order in the legend is not that of their use.
-        width: Of a panel, in inches.
-        height: Of a panel, in inches.
+    Width and height are a panel's, in inches; `names` are given where their order in the legend is
+    not that of their use.
     """
 
     names: Sequence[str] = ()
@@ -99,11 +97,10 @@ class Plot:
                     strip.tick_params(bottom=False, labelbottom=False)
                     strip.grid(visible=False)
                     strip.spines["bottom"].set_alpha(0.3)
-                    strip.set_title(title)
                 else:
                     axes = canvas.add_subplot()
-                    axes.set_title(title)
                 axes.set(xlabel=x, ylabel=y)
+                canvas.axes[0].set_title(title)
             self._panels[title] = canvas, axes
         return self._panels[title][1]
 
@@ -123,17 +120,10 @@ class Plot:
         band: tuple[Any, Any] | None = None,
         **changes: Any,
     ) -> Axes:
-        """The line of a name in the panel of that title.
+        """The line of a name in the panel of that title, whose axes have these labels.
 
-        Args:
-            title: Of the panel.
-            name: Whose line it is.
-            x: Where its points are.
-            y: What they are.
-            labels: Of the panel's axes.
-            log: Which axes are logarithmic: "", "x", "y" or "xy".
-            band: Lowest and highest values, of the range around the line.
-            **changes: Of the style; a line has six markers or so unless they say otherwise.
+        Logarithmic axes are `log`: "", "x", "y" or "xy"; `band` is the lowest and highest values of
+        the range around the line. It has about six markers unless `changes` of its style say else.
         """
         axes = self.panel(title, *labels)
         axes.set(**{f"{axis}scale": "log" for axis in log})

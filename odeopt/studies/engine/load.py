@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..names import lookup
+from .checksums import checksum
 from .problem import Problem
 from .settings import items
 
@@ -14,7 +15,7 @@ _WORDS: dict[int, str] = {}
 
 
 def word_of(item: Any) -> str:
-    """What stands for a setting on a command line, which knows what is the user's by its file."""
+    """A setting as it is written on a command line; an object of the user's as FILE.py:NAME."""
     if isinstance(item, str | int | float):
         return str(item)
     inside = list(item.values()) if isinstance(item, Mapping) else []
@@ -23,11 +24,7 @@ def word_of(item: Any) -> str:
 
 
 def load(word: str) -> Any:
-    """The object of that name in that file, which is run once.
-
-    Raises:
-        ValueError: If file or name are not there, or the file fails: one line that says which.
-    """
+    """The object of that name in that file, which is run once; a `ValueError` says what fails."""
     file, _, name = word.rpartition(":")
     if not file:
         raise ValueError(f"{word} is a file: which of its names is meant? Write {word}:problem.")
@@ -35,7 +32,7 @@ def load(word: str) -> Any:
     if not path.is_file():
         raise ValueError(f"{word}: there is no file {path}; write my_model.py:problem.")
     folder = str(path.resolve().parent)
-    module_name = f"_odeopt_own_{path.stem}_{abs(hash(path.resolve()))}"
+    module_name = f"_odeopt_own_{path.stem}_{checksum((), path.resolve())}"  # in every process
     module = sys.modules.get(module_name)
     if module is None:
         spec = importlib.util.spec_from_file_location(module_name, path.resolve())
@@ -88,16 +85,10 @@ def own_problems(
     kind: type[Any] = Problem,
     made: str = "loss, init, data",
 ) -> tuple[Any, ...]:
-    """Names that are known, and problems of the user's, loaded where they are in a file.
-
-    Args:
-        asked: Both.
-        known: Names.
-        kind: What a user's problem is.
-        made: What it is made of, for the message.
+    """Known names, and problems of the user's of that `kind`, loaded where they are in a file.
 
     Raises:
-        ValueError: For anything else.
+        ValueError: For anything else; says what a problem is `made` of.
     """
     names, found = dict.fromkeys(known), list[Any]()
     for item in asked:
@@ -126,11 +117,7 @@ def own_problems(
 def built(
     names: Iterable[str | Problem], known: Mapping[str, Callable[[], Problem]]
 ) -> list[Problem]:
-    """Problems by name, made; a problem is taken as it is.
-
-    Raises:
-        ValueError: For a name that is not there, with the nearest ones.
-    """
+    """Problems by name, made; a problem is taken as it is."""
     return [
         name if isinstance(name, Problem) else lookup("problem", name, known)() for name in names
     ]

@@ -24,7 +24,7 @@ from ...state import states, step_params
 from ...stepsize.rule import Fixed
 from ...zoo.registry import REGISTRY
 from ..names import lookup
-from .problem import is_name, line
+from .refusals import is_name, line
 
 Make = Callable[[Any], optax.GradientTransformation]
 MOMENTUM = 0.9
@@ -34,12 +34,12 @@ _START = np.ones(2 * _STEPS, np.float32)  # as many curvatures as a rule may ask
 
 
 def _counted(before: Any, after: Any) -> Any:
-    """What the state counts."""
+    """Gradients between two states, as they count them."""
     return after.gradients - before.gradients
 
 
 def _dearest(before: Any, after: Any) -> Any:
-    """What the states inside count, which share a gradient; at least that one."""
+    """The largest count of the states inside, which share one gradient; at least 1."""
     pairs = zip(states(before), states(after), strict=True)
     return jnp.stack([jnp.int32(1), *(_counted(a, b) for (_, a), (_, b) in pairs)]).max()
 
@@ -88,12 +88,8 @@ def entry(name: str, make: Make, **known: Any) -> Entry:
     Limit, order and cost of a step are those of an odeopt optimizer: the limit where the learning
     rate is the step size, the order where the flow is gradient flow. Where steps differ in cost, of
     a transformation with one inside (`optax.chain`, ...), or with a line search of optax, the cost
-    is what the state counts in each run; of any other, one gradient.
-
-    Args:
-        name: Its name.
-        make: `make(learning_rate)`.
-        **known: Fields of `Entry` that are to be other than that.
+    is what the state counts in each run; of any other, one gradient. Fields of `Entry` that are
+    `known` to be other than that are given.
     """
     optimizer = make(0.1)
     if not isinstance(optimizer, Optimizer):

@@ -22,34 +22,15 @@ _MARK = "<!-- an index of odeopt's reports -->"
 
 
 def write(results: Results, out: Path) -> Path:
-    """Write `report.html`, with everything inside it, and its figures as files.
-
-    Args:
-        results: What a study found.
-        out: An existing folder.
-
-    Returns:
-        The page's path.
-    """
-    figures = []
-    for figure in results.study.figures if results.records else ():
-        plot = figure.draw(results)
-        if not plot:
-            continue
-        panels = plot.svgs(figure.name)
-        for number, svg in enumerate(panels.values()):
-            write_text(out / "figures" / f"{figure.name}-{number}.svg", svg)
-        figures.append(
-            {
-                "name": figure.name,
-                "caption": figure.caption,
-                "finding": figure.finding(results),
-                "panels": list(panels.values()),
-                "wide": plot.width > 5,
-                "legend": plot.legend(figure.name),
-            }
-        )
-    study = results.study
+    """Write `report.html`, with everything inside it, and its figures as files; return its path."""
+    study, figures = results.study, []
+    for figure in study.figures if results.records else ():
+        if plot := figure.draw(results):
+            panels = list(plot.svgs(figure.name).values())
+            for number, svg in enumerate(panels):
+                write_text(out / "figures" / f"{figure.name}-{number}.svg", svg)
+            found = {"finding": figure.finding(results), "legend": plot.legend(figure.name)}
+            figures.append({"about": figure, "panels": panels, "wide": plot.width > 5, **found})
     with jax.enable_x64(True):  # as its tasks have it
         method = study.method(results)
     claims = pd.DataFrame(verdict.row for verdict in results.claims)

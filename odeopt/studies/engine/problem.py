@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from ...checks import is_known, is_traced, is_whole
+from ...checks import is_traced
 from ...split import Composite
 from .checksums import checksum, checksum_of
+from .refusals import check_fields, holds_module, line, refuse, whole_numbers
 
 Params: TypeAlias = Any
 Batch: TypeAlias = tuple[Any, ...]
@@ -107,122 +108,80 @@ class Problem:
     )
 
     def __post_init__(self) -> None:
-        if not is_name(self.name):
-            self._refuse("its name stands in tables: write a text without /, name='my problem'.")
-        if not callable(self.loss) or not callable(self.init):
-            self._refuse("loss= and init= are functions: loss(params, batch) and init(seed).")
-        if not (is_known(self.weight_decay) and self.weight_decay >= 0):
-            self._refuse(f"weight_decay is {self.weight_decay!r}, which is a number of at least 0.")
-        if not isinstance(self.x64, bool | np.bool_):
-            self._refuse(f"x64 is {self.x64!r}: write True, or False.")
-        for leaf in jax.tree.leaves((self.data, self.validation)):
-            if not isinstance(leaf, np.ndarray | np.generic | jax.Array):
-                self._refuse(f"data hold a {type(leaf).__name__}: give arrays, np.asarray(...).")
-        self._check_batch()
+        check_fields(self)
         self._check_start()
         self._check_loss()
         self._check_metric()
 
-    def _refuse(self, words: str) -> NoReturn:
-        raise ValueError(f"Problem {self.name!r}: {words}")
-
-    def _check_batch(self) -> None:
-        if self.batch_size is None:
-            return
-        if not is_whole(self.batch_size):
-            self._refuse(f"batch_size is {self.batch_size!r}: write a whole number, or None.")
-        if not jax.tree.leaves(self.data):
-            self._refuse("batch_size is of examples, but data= holds none: give data, or drop it.")
-        lengths = sorted(
-            {leaf.shape[0] if leaf.shape else 0 for leaf in jax.tree.leaves(self.data)}
-        )
-        if len(lengths) != 1:
-            self._refuse(
-                f"its arrays have {' and '.join(map(str, lengths))} rows, but a mini-batch takes "
-                "the same rows of each: give every array one row an example."
-            )
-        if not 1 <= self.batch_size <= lengths[0]:
-            self._refuse(
-                f"batch_size is {self.batch_size}, which must be 1 to {lengths[0]}, the number of "
-                "examples; None takes all of them."
-            )
-
     def _check_start(self) -> None:
-        start = self._init(0)
-        if wrong := whole_numbers(start):
-            self._refuse(wrong)
-        leaves = jax.tree.leaves(eqx.filter(start, eqx.is_inexact_array))
+        if wrong := whole_numbers(self._init(0)):
+            refuse(self, wrong)
+        leaves = jax.tree.leaves(self.start(0))
         if not leaves:
-            self._refuse("init gives no floating-point array: return the parameters from it.")
+            refuse(self, "init gives no floating-point array: return the parameters from it.")
         if any(map(jnp.iscomplexobj, leaves)):
-            self._refuse(
+            refuse(
+                self,
                 "init gives complex parameters, which studies do not take: give real and imaginary "
-                "part as two arrays, and put them together in the loss."
+                "part as two arrays, and put them together in the loss.",
             )
-        self.start(0)
 
     def _check_loss(self) -> None:
-        key = {"key": jax.random.key(0)} if self.takes_key else {}
-        batch = self.data
-        if self.batch_size is not None:
-            batch = jax.tree.map(lambda leaf: leaf[: self.batch_size], batch)
+        batch = self.first_batch
         try:
-            found = jax.eval_shape(
-                lambda params, batch: self.loss(self._whole(params), batch, **key),
-                self.start(0),
-                batch,
-            )
+            found = jax.eval_shape(self._given, self.start(0), batch, **self.fixed_key)
         except Exception as error:
             shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(batch))
-            raise ValueError(
-                f"Problem {self.name!r}: loss(params, batch) fails on arrays of shapes {shapes}: "
-                f"{line(error)}. The batch is a tree like data= with fewer rows."
-            ) from error
-        if isinstance(found, tuple) and len(found) == 2 and not self.has_aux:
-            self._refuse("its loss returns a pair: if that is (loss, aux), say has_aux=True.")
+            refuse(
+                self,
+                f"loss(params, batch) fails on arrays of shapes {shapes}: {line(error)}. The batch "
+                "is a tree like data= with fewer rows.",
+                error,
+            )
+        is_pair = isinstance(found, tuple) and len(found) == 2
+        if is_pair and not self.has_aux:
+            refuse(self, "its loss returns a pair: if that is (loss, aux), say has_aux=True.")
         if self.has_aux:
-            if not (isinstance(found, tuple) and len(found) == 2):
-                self._refuse("has_aux=True says that the loss returns (loss, aux); it does not.")
+            if not is_pair:
+                refuse(self, "has_aux=True says that the loss returns (loss, aux); it does not.")
             found = found[0]
         if getattr(found, "shape", None) != () or not jnp.issubdtype(found.dtype, jnp.floating):
             what = f"shape {found.shape}" if hasattr(found, "shape") else type(found).__name__
-            self._refuse(
-                f"its loss returns {what}, not one real number: write jnp.mean(...) around it."
-            )
+            words = f"its loss returns {what}, not one real number: write jnp.mean(...) around it."
+            refuse(self, words)
 
     def _check_metric(self) -> None:
         if not jax.tree.leaves(self.validation):
             if self.metric is not None:
-                self._refuse("metric= is computed on validation=: give validation data too.")
+                refuse(self, "metric= is computed on validation=: give validation data too.")
             return
         try:
             start = self.start(0)
             own = jax.eval_shape(self._metrics, start, self.validation)
             found = jax.eval_shape(self.measured, start, self.data, self.validation)
         except Exception as error:
-            raise ValueError(
-                f"Problem {self.name!r}: loss or metric fails on validation=: {line(error)}. "
-                "validation is a tree like data=, and metric(params, validation) returns a number."
-            ) from error
+            refuse(
+                self,
+                f"loss or metric fails on validation=: {line(error)}. validation is a tree like "
+                "data=, and metric(params, validation) returns a number.",
+                error,
+            )
         if "loss" in own:
-            self._refuse('a metric is called "loss", as the loss on all data is: rename it.')
+            refuse(self, 'a metric is called "loss", as the loss on all data is: rename it.')
         for name, value in found.items():
             if value.shape != () or jnp.iscomplexobj(value):
-                self._refuse(
-                    f"metric {name!r} is not one real number: write jnp.mean(...) around it."
-                )
+                words = f"metric {name!r} is not one real number: write jnp.mean(...) around it."
+                refuse(self, words)
 
     def _init(self, seed: int) -> PyTree:
         try:
             found = self.init(seed)
-            if _holds_module(found):  # whose own numbers are settings
+            if holds_module(found):
                 return found
             return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, found)
         except Exception as error:
-            raise ValueError(
-                f"Problem {self.name!r}: init({seed}) fails: {line(error)}. init takes a seed, an "
-                "int; where a key is needed, write jax.random.key(seed)."
-            ) from error
+            words = "init takes a seed, an int; where a key is needed, write jax.random.key(seed)."
+            refuse(self, f"init({seed}) fails: {line(error)}. {words}", error)
 
     @functools.cached_property
     def _first(self) -> tuple[list[tuple[int, ...]], PyTree]:
@@ -230,17 +189,9 @@ class Problem:
         params, rest = eqx.partition(self._init(0), eqx.is_inexact_array)
         return _shapes(params), rest
 
-    @property
-    def _static(self) -> PyTree:
-        return self._first[1]
-
-    @functools.cached_property
-    def _plain(self) -> bool:
-        """Whether the parameters are arrays and nothing else."""
-        return not jax.tree.leaves(self._static)
-
     def _whole(self, params: Params) -> PyTree:
-        return params if self._plain else eqx.combine(params, self._static)
+        """The parameters, in the model that they are of."""
+        return eqx.combine(params, self._first[1])
 
     @functools.cached_property
     def takes_key(self) -> bool:
@@ -257,15 +208,18 @@ class Problem:
     def objective(self) -> Callable[..., Array]:
         """`objective(params, batch)`, with `key` too where the loss is random; decay included."""
         names = list(inspect.signature(self.loss).parameters)
-        changed = self.has_aux or self.weight_decay
-        if names[:2] == ["params", "batch"] and self._plain and not changed:
+        changed = self.has_aux or self.weight_decay or jax.tree.leaves(self._first[1])
+        if names[:2] == ["params", "batch"] and not changed:
             return self.loss
         if self.takes_key:
             return lambda params, batch, key: self._loss(params, batch, self.weight_decay, key=key)
         return lambda params, batch: self._loss(params, batch, self.weight_decay)
 
+    def _given(self, params: Params, batch: PyTree, **key: Array) -> Any:
+        return self.loss(self._whole(params), batch, **key)
+
     def _loss(self, params: Params, batch: PyTree, decay: float, **key: Array) -> Array:
-        loss = self.loss(self._whole(params), batch, **key)
+        loss = self._given(params, batch, **key)
         loss = loss[0] if self.has_aux else loss
         if decay:
             squares = (jnp.vdot(leaf, leaf).real for leaf in jax.tree.leaves(params))
@@ -283,19 +237,22 @@ class Problem:
         found = self._init(seed)
         params, rest = eqx.partition(found, eqx.is_inexact_array)
         if not is_traced(found):
-            if _shapes(params) != self._first[0]:
-                self._refuse(
+            shapes, first = self._first
+            if _shapes(params) != shapes:
+                refuse(
+                    self,
                     f"init({seed}) gives arrays of shapes {_shapes(params)}, and init(0) of shapes "
-                    f"{self._first[0]}: give the same for every seed."
+                    f"{shapes}: give the same for every seed.",
                 )
-            if _values(rest) != _values(self._static):
-                self._refuse(
+            if _values(rest) != _values(first):
+                refuse(
+                    self,
                     f"init({seed}) and init(0) differ in a value that does not train, such as a "
-                    "number or a key in a model: make it the same for every seed, or an array."
+                    "number or a key in a model: make it the same for every seed, or an array.",
                 )
             if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
-                self._refuse(f"init({seed}) gives NaN or infinity: no optimizer can start there.")
-        return found if self._plain else params
+                refuse(self, f"init({seed}) gives NaN or infinity: no optimizer can start there.")
+        return params
 
     def measured(self, params: Params, data: PyTree, validation: PyTree) -> dict[str, Array]:
         """All that a run reports: the loss on all data, and what is held out.
@@ -306,12 +263,11 @@ class Problem:
         if not jax.tree.leaves(validation):
             return {"loss": self.full_loss(params, data)}
         validation = jax.tree.map(jnp.asarray, validation)
-        more = self._metrics(params, validation)
-        held = more.get("validation")
+        own = self._metrics(params, validation)
+        held = own.get("validation")
         if held is None:
-            held = self._loss(params, validation, 0.0, **self._fixed_key)
-        found = {"loss": self.full_loss(params, data), "validation": held}
-        found |= more
+            held = self._loss(params, validation, 0.0, **self.fixed_key)
+        found = {"loss": self.full_loss(params, data), "validation": held, **own}
         return {name: jnp.asarray(value) for name, value in found.items()}
 
     def _metrics(self, params: Params, validation: PyTree) -> dict[str, Array]:
@@ -320,11 +276,19 @@ class Problem:
 
     def full_loss(self, params: Params, data: PyTree) -> Array:
         """The objective on all of `data`; of a random loss, with a key that is always the same."""
-        return self.objective(params, jax.tree.map(jnp.asarray, data), **self._fixed_key)
+        return self.objective(params, jax.tree.map(jnp.asarray, data), **self.fixed_key)
 
     @property
-    def _fixed_key(self) -> dict[str, Array]:
+    def fixed_key(self) -> dict[str, Array]:
+        """Keyword arguments of the loss where it is random: a key that is always the same."""
         return {"key": jax.random.key(0)} if self.takes_key else {}
+
+    @property
+    def first_batch(self) -> PyTree:
+        """The data of a step: the first rows, or all."""
+        if self.batch_size is None:
+            return self.data
+        return jax.tree.map(lambda leaf: leaf[: self.batch_size], self.data)
 
     @property
     def examples(self) -> int:
@@ -374,11 +338,6 @@ def held_out_of(measured: Mapping[str, Any]) -> Any:
     return measured.get(metric_in(measured) or "validation")
 
 
-def is_name(name: Any) -> bool:
-    """Whether tables can show it, and records of a store be told apart by it."""
-    return isinstance(name, str) and bool(name.strip()) and "/" not in name
-
-
 def _shapes(params: PyTree) -> list[tuple[int, ...]]:
     return [leaf.shape for leaf in jax.tree.leaves(params)]
 
@@ -386,31 +345,3 @@ def _shapes(params: PyTree) -> list[tuple[int, ...]]:
 def _values(rest: PyTree) -> str:
     """A checksum of the numbers in what does not train; functions have no value."""
     return checksum(eqx.filter(rest, eqx.is_array_like))
-
-
-def whole_numbers(start: Params) -> str:
-    """What to write instead of parameters that are integers; empty where none is."""
-    in_model = _holds_module(start)
-    for path, leaf in jax.tree.leaves_with_path(start):
-        whole = isinstance(leaf, int | np.integer) or getattr(leaf, "dtype", None) in _INTEGERS
-        if whole and not (in_model and isinstance(leaf, int)):
-            where = jax.tree_util.keystr(path)
-            return (
-                f"init gives whole numbers{' at ' + where if where else ''}, which have no "
-                "gradient: write 0.0 for 0, or jnp.zeros(shape), which is floating-point. Counters "
-                "of a model are no parameters: of Flax nnx return nnx.state(model, nnx.Param)."
-            )
-    return ""
-
-
-_INTEGERS = [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
-
-
-def _holds_module(tree: PyTree) -> bool:
-    is_module = lambda node: isinstance(node, eqx.Module)  # noqa: E731
-    return any(map(is_module, jax.tree.leaves(tree, is_leaf=is_module)))
-
-
-def line(error: BaseException) -> str:
-    """An exception in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

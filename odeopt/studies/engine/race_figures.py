@@ -45,12 +45,9 @@ def loss_against_rate(runs: pd.DataFrame, x: str, label: str, what: str = "final
 
 
 def curves(runs: pd.DataFrame, names: Sequence[str], what: str = "loss") -> Plot:
-    """Medians and ranges of the recorded curves of runs, one setting an optimizer and problem.
+    """Medians and ranges of the curves in column `what` ("loss" or "validation") of runs.
 
-    Args:
-        runs: The runs.
-        names: Optimizers, in the order of the legend.
-        what: The column with the curves: "loss" or "validation".
+    Of each optimizer on a problem the runs are those of one setting; `names` orders the legend.
     """
     plot, labels = Plot(names), ("gradients", what)
     for problem, group in groups(runs, "problem"):

@@ -1,22 +1,15 @@
-"""Races: runs of optimizers over rates and seeds, each made once, and what tables read off them.
+"""What tables read off the records of races, so that a stored study gives the same ones."""
 
-Uses pandas. The tables work on records only, so that a stored study gives the same ones.
-"""
-
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from . import statistics
-from .optimizers import Entry
-from .problem import Problem
-from .runner import Curve, Runner
-from .steps import refuse_broken
+from .race import Race  # noqa: F401 - makes the records of these tables
 from .store import Record
-from .study import Lab, TimeOver
-from .tuner import TUNING_SEED, Grid, Tuned, bracket, place, tune
+from .tuner import TUNING_SEED, bracket, place
 
 TARGET = 0.95
 """The share of the decrease that counts as arrived: see `targets`."""
@@ -25,153 +18,13 @@ GOOD = 0.1
 PAIR = ["problem", "optimizer"]
 
 
-class Race:
-    """All runs of one optimizer on one problem under one budget.
-
-    Args:
-        lab: Where they are kept.
-        problem: The problem.
-        entry: The optimizer.
-        gradients: Budget of a run.
-        seeds: Seeds that runs may ask for.
-        kind: What the records are called.
-        slots: Runs that one call of the compiled program can make.
-        about: What every record says besides.
-        **options: Of `Runner`: `points`, `target`, `most`.
-    """
-
-    def __init__(
-        self,
-        lab: Lab,
-        problem: Problem,
-        entry: Entry,
-        gradients: int,
-        seeds: Sequence[int],
-        *,
-        kind: str = "run",
-        slots: int = 28,
-        about: Mapping[str, Any] | None = None,
-        **options: Any,
-    ) -> None:
-        self.lab, self.problem, self.entry, self.kind = lab, problem, entry, kind
-        self.gradients, self.seeds, self.about = gradients, list(seeds), dict(about or {})
-        self._slots, self._options = slots, options
-        self._runner: Runner | None = None
-
-    @property
-    def runner(self) -> Runner:
-        """The compiled program, made when it is first needed."""
-        if self._runner is None:
-            if self.entry.own:
-                refuse_broken(self.problem, self.entry)
-            self._runner = Runner(
-                self.problem,
-                self.entry,
-                self.gradients,
-                self.seeds,
-                self._slots,
-                self.lab.devices,
-                **self._options,
-            )
-        return self._runner
-
-    def runs(
-        self,
-        wanted: Iterable[tuple[float, int]],
-        gradients: int | None = None,
-        **about: Any,
-    ) -> list[Record]:
-        """The records of runs given as (learning rate, seed); those not kept already are made.
-
-        Args:
-            wanted: The runs.
-            gradients: A budget instead of the race's own.
-            **about: What new records say besides.
-
-        Raises:
-            TimeOver: If time is over before all are made.
-        """
-        ids = {run: f"{self.kind}/{self.problem.name}/{self.entry.name}/{run}" for run in wanted}
-        missing = [run for run, name in ids.items() if self.lab.store.get(name) is None]
-
-        def keep(index: int, curve: Curve) -> bool:
-            record = {**self._record(*missing[index], curve), **about}
-            self.lab.store.add(ids[missing[index]], [record])
-            return not self.lab.time_is_over
-
-        if missing:
-            if self.lab.time_is_over:
-                raise TimeOver
-            self.runner.run(missing, gradients, ended=keep)
-        found = [self.lab.store.get(name) for name in ids.values()]
-        if None in found:
-            raise TimeOver
-        return [records[0] for records in found if records]
-
-    def tune(
-        self,
-        grid: Grid,
-        seeds: Sequence[int] = (TUNING_SEED,),
-        score: Callable[[Record], float] | None = None,
-        **about: Any,
-    ) -> Tuned:
-        """Tune the rate on the tuning seed; the other `seeds` are run at every rate too.
-
-        Lowest `score` of a record wins, by default the final loss.
-        """
-        score = score or final
-
-        def evaluate(rates: list[float]) -> list[float]:
-            records = self.runs([(rate, seed) for rate in rates for seed in seeds], **about)
-            losses = {(r["learning_rate"], r["seed"]): score(r) for r in records}
-            return [losses[rate, TUNING_SEED] for rate in rates]
-
-        return tune(evaluate, grid)
-
-    def _record(self, rate: float, seed: int, curve: Curve) -> Record:
-        entry, cost = self.entry, self.entry.gradients_per_step
-        if entry.counted:
-            cost = round(curve.used / max(1, curve.made))
-        return {
-            "kind": self.kind,
-            "problem": self.problem.name,
-            "optimizer": entry.name,
-            "hyperparameters": {**entry.hyperparameters, "batch_size": self.problem.batch_size},
-            "learning_rate": rate,
-            "seed": seed,
-            "R": entry.limit,
-            "order": entry.order,
-            "gradients_per_step": cost,
-            **self.about,
-            "status": curve.status,
-            "steps": curve.made,
-            "gradients": curve.used,
-            "reached": curve.reached,
-            "rise": curve.rise,
-            "seconds": curve.seconds,
-            "compile_seconds": self.runner.compile_seconds,
-            "initial_loss": curve.loss[0],
-            "final_loss": curve.final,
-            "loss": curve.loss,
-            "validation": curve.validation,
-            "ends": curve.ends,
-            "loss_gradients": curve.gradients,
-        }
-
-
-def final(record: Record) -> float:
-    """The last loss of a run, infinite for a miss."""
-    return float(record["final_loss"]) if record["status"] != "diverged" else float("inf")
-
-
 def frame(records: Sequence[Record], kind: str = "run") -> pd.DataFrame:
     """The runs, one a row, with `final`: the last loss, infinite for a miss."""
     numbers = ["learning_rate", "R", "order", "seconds", "gradients", "initial_loss", "final_loss"]
     rows = [record for record in records if record["kind"] == kind]
     columns = [*PAIR, "seed", "status", "gradients_per_step", "loss", "loss_gradients", *numbers]
     columns += ["compile_seconds"]
-    runs = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
-    runs = runs.astype(dict.fromkeys(numbers, float))
+    runs = table(rows, *columns).astype(dict.fromkeys(numbers, float))
     runs["final"] = runs.final_loss.where(runs.status != "diverged", np.inf).astype(float)
     return runs
 
@@ -193,14 +46,6 @@ def tuned(runs: pd.DataFrame) -> pd.DataFrame:
     return fresh(runs).merge(best[[*PAIR, "learning_rate"]])
 
 
-def tuned_losses(runs: pd.DataFrame) -> pd.DataFrame:
-    """Median final loss at the tuned rate, problems x optimizers; a miss counts as infinity."""
-    best = tuned(runs)
-    table = best.groupby(PAIR).final.median().unstack()
-    optimizers, problems = runs.optimizer.unique(), runs.problem.unique()
-    return table.reindex(index=problems, columns=optimizers).astype(float).fillna(np.inf)
-
-
 def targets(best: pd.DataFrame) -> pd.Series:
     """The loss that counts as arrived, per problem: `TARGET` of the decrease to the best one.
 
@@ -215,11 +60,8 @@ def targets(best: pd.DataFrame) -> pd.Series:
 def gradients_to_target(best: pd.DataFrame, optimizers: Sequence[str]) -> pd.DataFrame:
     """Gradients until the loss curve first reaches the target: (problem, seed) x optimizer.
 
-    Infinity for a run that never does, or that is missing.
-
-    Args:
-        best: The runs of each optimizer at the rate that it is judged by, such as `tuned`.
-        optimizers: Names of the columns.
+    Infinity for a run that never does, or that is missing. The runs are those of each optimizer at
+    the rate that it is judged by, such as `tuned`.
     """
     goal = targets(best)
     best = best[best.problem.isin(goal.index)]
@@ -231,20 +73,6 @@ def gradients_to_target(best: pd.DataFrame, optimizers: Sequence[str]) -> pd.Dat
     costs = best.assign(cost=[cost(run) for _, run in best.iterrows()])
     table = costs.pivot(index=["problem", "seed"], columns="optimizer", values="cost")
     return table.reindex(columns=optimizers).astype(float).fillna(np.inf)
-
-
-def brackets(runs: pd.DataFrame) -> pd.DataFrame:
-    """Between which rates of the grid the stability limit lies, one row a problem and optimizer.
-
-    Columns: `stable`, the largest rate up to which no seed diverged (NaN where the lowest rate
-    diverged); `unstable`, the smallest at which one did (infinite where none did);
-    `gradients_per_step`.
-    """
-    rows = {}
-    for pair, mine in runs.groupby(PAIR, sort=False):
-        (stable, unstable), cost = limit(mine), mine.gradients_per_step.iloc[0]
-        rows[pair] = {"stable": stable, "unstable": unstable, "gradients_per_step": cost}
-    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def limit(runs: pd.DataFrame) -> tuple[float, float]:
@@ -261,15 +89,17 @@ def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     `lowest`, or `below` the baseline's; `p` is that of its not being lower on any problem
     (`statistics.lower`, corrected for the number of optimizers).
     """
-    limits, losses, best = brackets(runs), tuned_losses(runs), tuned(runs)
-    finite, cost = losses.where(np.isfinite(losses)), gradients_to_target(best, losses.columns)
+    best, optimizers = tuned(runs), runs.optimizer.unique()
+    losses = best.groupby(PAIR).final.median().unstack()
+    losses = losses.reindex(index=runs.problem.unique(), columns=optimizers).astype(float)
+    finite, cost = losses.where(np.isfinite(losses)), gradients_to_target(best, optimizers)
     lowest = finite.eq(finite.min(axis=1), axis=0)
     rows = {}
     for name, mine in runs.groupby("optimizer", sort=False):
         row: dict[str, Any] = {"solver": bool(mine.order.notna().any()), "R": mine.R.iloc[0]}
         if baseline in losses and name != baseline:
-            row |= _against(limits, str(name), baseline)
-            row["below"] = (losses[name] < losses[baseline]).sum()
+            row |= _against(runs, str(name), baseline)
+            row["below"] = (losses[name] < losses[baseline].fillna(np.inf)).sum()
             row["p"] = statistics.lower(
                 (one[one.optimizer == name].final, one[one.optimizer == baseline].final)
                 for _, one in best.groupby("problem")
@@ -286,45 +116,35 @@ def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     return table.assign(p=statistics.holm(table.p)) if "p" in table else table
 
 
-def _against(limits: pd.DataFrame, name: str, baseline: str) -> dict[str, Any]:
+def _against(runs: pd.DataFrame, name: str, baseline: str) -> dict[str, Any]:
     """The bracket of a ratio of stability limits: medians over problems."""
-    found: dict[str, list[tuple[float, float]]] = {"step": [], "gradient": []}
-    for problem in dict.fromkeys(key[0] for key in limits.index):
-        if {(problem, name), (problem, baseline)} <= set(limits.index):
-            mine, other = limits.loc[(problem, name)], limits.loc[(problem, baseline)]
-            if np.isfinite([mine.stable, other.stable, other.unstable]).all():
-                low, high = statistics.ratio(
-                    (mine.stable, mine.unstable), (other.stable, other.unstable)
-                )
-                weight = other.gradients_per_step / mine.gradients_per_step
-                found["step"].append((low, high))
-                found["gradient"].append((weight * low, weight * high))
-    row: dict[str, Any] = {"problems": len(found["step"])}
-    for key, ratios in found.items():
-        lows, highs = np.array(ratios).reshape(-1, 2).T
-        if len(lows):
-            row |= {f"{key}_low": np.median(lows), f"{key}_high": np.median(highs)}
-    return row
+    found = []
+    for _, one in runs.groupby("problem"):
+        mine, other = (one[one.optimizer == which] for which in (name, baseline))
+        ends = *limit(mine), *limit(other)
+        if np.isfinite([ends[0], *ends[2:]]).all():
+            low, high = statistics.ratio(ends[:2], ends[2:])
+            weight = other.gradients_per_step.iloc[0] / mine.gradients_per_step.iloc[0]
+            found.append((low, high, weight * low, weight * high))
+    names = ("step_low", "step_high", "gradient_low", "gradient_high") if found else ()
+    medians = np.median(found, axis=0) if found else ()
+    return {"problems": len(found), **dict(zip(names, medians, strict=True))}
 
 
 def width(loss: pd.Series, initial: float) -> dict[str, float]:
     """Sensitivity to the learning rate, and the width of its good region in octaves.
 
-    The sensitivity is the mean over the rates of min(loss, initial loss), minus the lowest loss.
-
-    Args:
-        loss: Median final loss of each rate, ascending rates on a logarithmic grid.
-        initial: Loss at the start.
+    The sensitivity is the mean over the rates of min(loss, initial loss), minus the lowest loss;
+    `loss` is the median final loss by rate, ascending on a logarithmic grid.
     """
     capped = loss.clip(upper=initial)
     best = capped.min()
-    good = ((capped <= best + GOOD * (initial - best)) & (capped < initial)).to_numpy()
+    good = (capped <= best + GOOD * (initial - best)) & (capped < initial)
     if not good.any():
         return {"sensitivity": 0.0, "width_octaves": 0.0}
-    rates, middle = np.asarray(capped.index, float), int(np.argmin(capped.to_numpy()))
-    low = middle - int(np.argmin([*good[middle::-1], False])) + 1
-    high = middle + int(np.argmin([*good[middle:], False])) - 1
-    width = float(np.log2(rates[high] / rates[low]))
+    stretch = (~good).cumsum()  # of good rates beside each other it is the same
+    around = loss.index[good & (stretch == stretch[capped.idxmin()])]
+    width = float(np.log2(around[-1] / around[0]))
     return {"sensitivity": float((capped - best).mean()), "width_octaves": width}
 
 

@@ -50,12 +50,7 @@ RIVALS = (
 
 
 def rival(name: str, steps: int) -> Entry:
-    """The rival of that name for runs of so many steps, read out also at a running mean.
-
-    Args:
-        name: One of `RIVALS`.
-        steps: When its schedule ends.
-    """
+    """That one of `RIVALS` for runs of so many steps, read out also at a running mean."""
     return averaged(scheduled(name, steps), steps)
 
 
@@ -77,13 +72,7 @@ def scheduled(name: str, steps: int) -> Entry:
 
 
 class Averaged(NamedTuple):
-    """State of an optimizer and the running mean of its parameters.
-
-    Attributes:
-        inner: The optimizer's.
-        mean: The mean.
-        steps: How many there were.
-    """
+    """State of an optimizer, the running mean of its parameters, and the number of steps."""
 
     inner: Any
     mean: PyTree[Array]

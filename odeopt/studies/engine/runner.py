@@ -9,11 +9,10 @@ have alone.
 
 import contextlib
 import dataclasses
-import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +21,12 @@ from jax.experimental import io_callback
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from .loop import Loop, Tables, Target
 from .optimizers import Entry
-from .problem import Params, Problem
-from .steps import step_function
+from .problem import Problem
 
 POINTS = 60
 """Most points of a recorded loss curve, the initial one aside."""
-
-Target = Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,19 +112,17 @@ class Runner:
         most: int | None = None,
     ) -> None:
         self.problem, self.entry, self.gradients = problem, entry, gradients
-        self.target, self.most = target, np.iinfo(np.int32).max if most is None else most
-        self.followed = entry.counted or target is not None or most is not None
+        self._loop = Loop(problem, entry, target, most)
         self._row = {seed: row for row, seed in enumerate(seeds)}
         self._mesh = Mesh(np.array(devices or jax.local_devices()[:1]), "runs")
         self._slots = -(-slots // self._mesh.size) * self._mesh.size
         self._points = points
         self._at = self.read_outs(gradients)
-        self._error: BaseException | None = None
         steps = gradients // entry.gradients_per_step
         inits = [problem.start(seed) for seed in seeds]
         batches = [problem.batches(seed, steps) for seed in seeds]
         # Arguments of the program, not constants in it, which XLA would try to fold.
-        tables = (
+        tables = Tables(
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *inits),
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches),
             jax.tree.map(jnp.asarray, problem.data),
@@ -136,7 +131,8 @@ class Runner:
         )
         self._tables = jax.device_put(tables, NamedSharding(self._mesh, P()))
         measures = list[str]()  # in their order, which a tree of JAX would not keep
-        jax.eval_shape(lambda *of: measures.extend(problem.measured(*of)), inits[0], *tables[2:4])
+        shapes = inits[0], tables.data, tables.validation
+        jax.eval_shape(lambda *of: measures.extend(problem.measured(*of)), *shapes)
         self._names = [(read, what) for read in ("last", *entry.also) for what in measures]
         begin = time.perf_counter()
         arguments = self._arguments([], self._at)
@@ -145,14 +141,11 @@ class Runner:
 
     def read_outs(self, gradients: int) -> np.ndarray:
         """Gradients at which a run of that budget is read out, as int32; the first is 0."""
-        cost = self.entry.gradients_per_step
         if not isinstance(self._points, int):
             return np.array([0, *np.minimum(self._points, gradients)], np.int32)
-        if self.followed:
-            points = min(self._points, self.gradients)
-            return (np.arange(points + 1) * gradients // points).astype(np.int32)
-        points = min(self._points, self.gradients // cost)
-        return (np.arange(points + 1) * (gradients // cost) // points * cost).astype(np.int32)
+        unit = 1 if self._loop.followed else self.entry.gradients_per_step
+        points = min(self._points, self.gradients // unit)
+        return (np.arange(points + 1) * (gradients // unit) // points * unit).astype(np.int32)
 
     def run(
         self,
@@ -176,18 +169,21 @@ class Runner:
         at = self._at if gradients is None else self.read_outs(gradients)
         curves: dict[int, Curve] = {}
         clocks = [time.perf_counter()] * self._mesh.size
-        begin, going = 0, True
+        begin, going, errors = 0, True, list[BaseException]()
         one_at_a_time = threading.Lock()  # devices call from threads of their own
 
-        def report(slot: int, losses: np.ndarray, point: int, counts: np.ndarray) -> np.bool_:
+        def report(slot: np.ndarray, *found: Any) -> np.bool_:
             nonlocal going
             now, number, device = time.perf_counter(), begin + slot, slot % self._mesh.size
             with one_at_a_time:
                 if going and number < len(runs):
-                    curve = self._curve(losses, at, point, counts, now - clocks[device])
-                    curves[number] = curve
                     going = False  # where `ended` fails the program still comes to its end
-                    going = ended(number, curve)
+                    try:
+                        curve = self._curve(at, now - clocks[device], found)
+                        curves[int(number)] = curve
+                        going = ended(int(number), curve)
+                    except BaseException as error:
+                        errors.append(error)
                     clocks[device] = time.perf_counter()  # what `ended` takes belongs to no run
                 return np.bool_(going)
 
@@ -197,21 +193,20 @@ class Runner:
                 block = self._arguments(runs[begin : begin + self._slots], at)
                 clocks[:] = [time.perf_counter()] * self._mesh.size
                 jax.block_until_ready(self._program(*block))
-                if self._error is not None:
-                    error, self._error = self._error, None
+                for error in errors:
                     raise error
         return [curves[number] for number in sorted(curves)]
 
-    def _curve(
-        self, losses: np.ndarray, at: np.ndarray, point: int, counts: np.ndarray, seconds: float
-    ) -> Curve:
-        curves = np.asarray(losses[: len(at)], float)
-        steps, gradients, reached, rise = at // self.entry.gradients_per_step, at, np.inf, np.nan
-        if self.followed:  # points that were not reached are those of the end
+    def _curve(self, at: np.ndarray, seconds: float, found: Sequence[Any]) -> Curve:
+        """The curve of what came out of the program."""
+        bits, rise_bits, point, counts, reached = map(np.asarray, found)
+        curves, (rise,) = map(self._floats, (bits, rise_bits))
+        curves = curves.reshape(len(at), -1)
+        steps, gradients = at // self.entry.gradients_per_step, at
+        if self._loop.followed:  # points that were not reached are those of the end
             last = np.minimum(np.arange(len(at)), point)
-            steps, gradients = counts[:-1][last].T
+            steps, gradients = counts[last].T
             curves = curves[last] if np.isfinite(curves[point, 0]) else curves
-            reached, rise = float(counts[-1, 0]) or np.inf, float(losses[-1, 0])
         ends: dict[str, dict[str, float]] = {}
         for (read, what), value in zip(self._names, curves[point], strict=True):
             ends.setdefault(read, {})[what] = float(value)
@@ -223,26 +218,38 @@ class Runner:
             gradients=gradients,
             made=int(steps[point]),
             used=int(gradients[point]),
-            reached=reached,
-            rise=rise if np.isfinite(rise) or rise > 0 else np.nan,
+            reached=float(reached) or np.inf,
+            rise=np.nan if rise == -np.inf else float(rise),
             seconds=seconds,
         )
 
     def _arguments(self, runs: Sequence[tuple[float, int]], at: np.ndarray) -> tuple[Any, ...]:
-        rates = np.full(self._slots, np.nan)  # an empty slot stops before its first step
+        # An empty slot stops before its first step.
+        rates = np.full(self._slots, np.nan, self.problem.dtype)
         rows = np.zeros(self._slots, np.int32)
         for slot, (rate, seed) in enumerate(runs):
             rates[slot], rows[slot] = rate, self._row[seed]
         # Dealt out in turn: neighbours are alike, and a diverged run ends early.
         dealt = np.arange(self._slots, dtype=np.int32).reshape(-1, self._mesh.size).T.ravel()
-        rates = rates.astype(self.problem.dtype)
         each = NamedSharding(self._mesh, P("runs"))
         slots = jax.device_put((dealt, rates[dealt], rows[dealt]), each)
         return slots, jax.device_put(at, NamedSharding(self._mesh, P())), self._tables
 
     def _build(self) -> Callable[..., Any]:
-        def program(slots: Any, at: Any, tables: Any) -> jax.Array:
-            one = functools.partial(self._one, at, tables)
+        flag = jax.ShapeDtypeStruct((), jnp.bool_)
+
+        def program(slots: Any, at: jax.Array, tables: Tables) -> jax.Array:
+            def one(going: jax.Array, slot: Any) -> tuple[jax.Array, None]:
+                number, rate, row = slot
+                curves, point, counts, walk = self._loop(at, tables, going, rate, row)
+                # As bits: in the thread of a callback x64 is not on, and float64 would be cut.
+                bits = [jax.lax.bitcast_convert_type(x, jnp.uint32) for x in (curves, walk.rise)]
+                # Carries each run out of the program as it ends: a kill loses only one. The next
+                # one starts when this has been answered: all the order that is needed.
+                found = *bits, point, counts, walk.reached
+                report = lambda *run: self._report(*run)  # noqa: E731, PLW0108 - of this call
+                return io_callback(report, flag, number, *found), None
+
             return jax.lax.scan(one, jnp.bool_(True), slots)[0][None]
 
         if self._mesh.size == 1:
@@ -255,166 +262,9 @@ class Runner:
             check_vma=False,  # no device looks at another's
         )
 
-    def _one(
-        self, at: jax.Array, tables: Any, going: jax.Array, slot: tuple[jax.Array, ...]
-    ) -> tuple[jax.Array, None]:
-        """One run, unless `going` is False; a callback carries it out of the program."""
-        starts, _, data, validation, _ = tables
-        number, rate, row = slot
-        start = jax.tree.map(lambda leaf: leaf[row], starts)
-        optimizer, points = self.entry.make(rate), len(self._at) - 1
-        state = optimizer.init(start)
-        first = self._read_out((start, state), data, validation)
-        curves = jnp.full((points + 1, len(first)), jnp.nan, first.dtype).at[0].set(first)
-        target, walk, counts = None, None, jnp.zeros((0, 2), jnp.int32)
-        if self.followed:
-            counts = jnp.zeros((points + 1, 2), jnp.int32)
-            walk = _Walk.begin(first[0])
-            if self.target is not None:
-                target = self.target(first[0])
-                walk = walk.arrived(first[0] <= target)
-        whole = self.problem.batch_size is None
-        one_step = self._stepper(optimizer, row, tables, target if whole else None)
-
-        def until_next_point(carry: Any) -> Any:
-            inner, point, _, curves, walk, counts = carry
-            begin, end = at[point], at[point + 1]
-            if walk is None:
-                cost = self.entry.gradients_per_step
-                inner = jax.lax.fori_loop(
-                    begin // cost, end // cost, lambda i, c: one_step(i, c)[:2], inner
-                )
-            else:
-                inner, walk = self._walk(one_step, inner, walk, target, at[-1], end)
-            losses = self._read_out(inner, data, validation)
-            if walk is not None:
-                if target is not None:
-                    walk = walk.arrived(losses[0] <= target)
-                counts = counts.at[point + 1].set(jnp.stack([walk.steps, walk.used]))
-            return inner, point + 1, losses[0], curves.at[point + 1].set(losses), walk, counts
-
-        def goes_on(carry: Any) -> jax.Array:
-            _, point, loss, _, walk, _ = carry
-            on = going & (point < points) & jnp.isfinite(loss) & jnp.isfinite(rate)
-            return on if walk is None else on & ~walk.over
-
-        carry = (start, state), jnp.int32(0), first[0], curves, walk, counts
-        _, point, _, curves, walk, counts = jax.lax.while_loop(goes_on, until_next_point, carry)
-        if walk is not None:
-            curves = jnp.concatenate([curves, jnp.full_like(curves[:1], walk.rise)])
-            counts = jnp.concatenate([counts, jnp.stack([walk.reached] * 2)[None]])
-        # Carries each run out of the program as it ends: a kill loses only one.
-        flag = jax.ShapeDtypeStruct((), jnp.bool_)
-        # As bits: in the thread of a callback x64 is not on, and float64 would be cut.
-        bits = jax.lax.bitcast_convert_type(curves, jnp.uint32)
-        # The next run starts when this has been answered: all the order that is needed.
-        return io_callback(self._ended, flag, number, bits, point, counts), None
-
-    def _read_out(self, inner: tuple[Params, Any], data: Any, validation: Any) -> jax.Array:
-        """What is reported, at the parameters to read and at those to read also."""
-        params, state = inner
-        reads = self.entry.read, *self.entry.also.values()
-        found = [self.problem.measured(read(state, params), data, validation) for read in reads]
-        return jnp.stack([x.astype(self.problem.dtype) for by in found for x in by.values()])
-
-    def _stepper(
-        self, optimizer: Any, row: jax.Array, tables: Any, target: jax.Array | None
-    ) -> Callable[..., Any]:
-        """`step(index, (params, state)) -> (params, state, loss)` on the batch of that index."""
-        _, batches, data, _, keys = tables
-        problem = self.problem
-        step = step_function(problem, optimizer, line_search=self.entry.line_search, target=target)
-        rows = max(1, self.gradients // self.entry.gradients_per_step)
-
-        def one_step(index: jax.Array, carry: Any) -> Any:
-            batch, key = data, {}
-            if batches is not None:
-                chosen = batches[row, index % rows]
-                batch = jax.tree.map(lambda array: array[chosen], data)
-            if problem.takes_key:
-                own = jax.random.wrap_key_data(keys[row])
-                key = {"key": jax.random.fold_in(own, index)}
-            return step(*carry, batch, **key)
-
-        return one_step
-
-    def _ended(
-        self, slot: np.ndarray, bits: np.ndarray, point: np.ndarray, counts: np.ndarray
-    ) -> np.bool_:
-        losses = np.ascontiguousarray(bits).ravel().view(self.problem.dtype)
-        try:
-            return self._report(
-                int(slot), losses.reshape(-1, len(self._names)), int(point), np.asarray(counts)
-            )
-        except BaseException as error:  # out of the program with it, and raised outside
-            self._error = error
-            return np.bool_(False)
-
-    def _walk(
-        self,
-        one_step: Callable[..., Any],
-        inner: Any,
-        walk: "_Walk",
-        target: jax.Array | None,
-        budget: jax.Array,
-        end: jax.Array,
-    ) -> tuple[Any, "_Walk"]:
-        """Steps until `end` gradients are counted, the target is met or the budget would break."""
-        entry, whole = self.entry, self.problem.batch_size is None
-
-        def goes_on(carry: Any) -> jax.Array:
-            _, walk = carry
-            return ~walk.over & (walk.used < end)
-
-        def body(carry: Any) -> Any:
-            old, walk = carry
-            *new, value = one_step(walk.steps, old)
-            cost = entry.cost(old[1], new[1]) if entry.counted else entry.gradients_per_step
-            used = walk.used + jnp.asarray(cost, jnp.int32)
-            made = (used <= budget) & (walk.steps < self.most)
-            if target is not None and whole:
-                walk = walk.arrived(value <= target)
-                made = made & ~walk.over
-            if whole:
-                rise = jnp.nan_to_num((value - walk.value) / jnp.abs(walk.value), nan=jnp.inf)
-                rise = jnp.where(walk.steps > 0, jnp.maximum(walk.rise, rise), walk.rise)
-                walk = walk._replace(rise=rise.astype(walk.rise.dtype))
-            over = walk.over | ~made
-            if target is not None:
-                over = over | ~jnp.isfinite(value)
-            walk = walk._replace(
-                steps=walk.steps + made,
-                used=jnp.where(made, used, walk.used),
-                value=value.astype(walk.value.dtype),
-                over=over,
-            )
-            return jax.tree.map(lambda x, y: jnp.where(made, x, y), tuple(new), old), walk
-
-        inner, walk = jax.lax.while_loop(goes_on, body, (inner, walk))
-        return inner, walk._replace(over=walk.over | (walk.used >= budget))
-
-
-class _Walk(NamedTuple):
-    """What is counted along a run whose end is not known beforehand."""
-
-    steps: jax.Array
-    used: jax.Array
-    value: jax.Array  # of the last step's own batch
-    rise: jax.Array
-    reached: jax.Array  # gradients to the target; 0 is never
-    over: jax.Array
-
-    @classmethod
-    def begin(cls, loss: jax.Array) -> "_Walk":
-        zero = jnp.int32(0)
-        return cls(zero, zero, loss, jnp.full_like(loss, -jnp.inf), zero, jnp.bool_(False))
-
-    def arrived(self, there: jax.Array) -> "_Walk":
-        """The gradient that showed the loss is counted too."""
-        return self._replace(
-            reached=jnp.where(there & (self.reached == 0), self.used + 1, self.reached),
-            over=self.over | there,
-        )
+    def _floats(self, bits: np.ndarray) -> np.ndarray:
+        """Numbers that came out of the program as bits."""
+        return np.ascontiguousarray(bits).ravel().view(self.problem.dtype).astype(float)
 
 
 def local_devices(count: int) -> list[jax.Device]:

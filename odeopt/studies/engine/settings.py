@@ -17,17 +17,14 @@ def items(value: Any) -> tuple:
     items = (value,) if alone else tuple(value)
     unique: list[Any] = []
     for item in items:
-        if not any(item is other or (_plain(item) and item == other) for other in unique):
+        plain = isinstance(item, str | int | float)
+        if not any(item is other or (plain and item == other) for other in unique):
             unique.append(item)
     return tuple(unique)
 
 
-def _plain(value: Any) -> bool:
-    return isinstance(value, str | int | float)
-
-
 def spoken(value: Any) -> Any:
-    """A setting as it is stored: what has a name by that, and a checksum of what it does."""
+    """A setting as it is stored: an object by its name, with a checksum of what it does."""
     if isinstance(value, tuple | list):
         return [spoken(item) for item in value]
     if isinstance(value, Mapping):

@@ -9,7 +9,8 @@ import optax
 
 from ...state import states
 from .optimizers import Entry
-from .problem import Params, Problem, line
+from .problem import Params, Problem
+from .refusals import line
 
 
 def step_function(
@@ -22,8 +23,8 @@ def step_function(
     """The ordinary optax step: `step(params, state, batch, **key) -> (params, state, loss)`.
 
     The loss is that of the batch before the step. With `line_search`, loss and gradient are those
-    that optax's line searches left in the state. Where the loss is at `target`, nothing is changed
-    and no time for it.
+    that optax's line searches left in the state. Where the loss has reached `target` the step is
+    not made.
     """
     optimizer = optax.with_extra_args_support(optimizer)
     objective = problem.objective
@@ -61,18 +62,15 @@ def advance(
     return jax.lax.fori_loop(0, steps, lambda _, carry: step(*carry, data)[:2], carry)
 
 
-def refuse_broken(problem: Problem, entry: Entry, rate: float = 1e-6) -> None:
-    """Refuse an optimizer whose first step fails, or is not finite though it is tiny.
-
-    Raises:
-        ValueError: Saying so.
-    """
-    data = jax.tree.map(lambda leaf: leaf[: problem.batch_size], problem.data)
-    key = {"key": jax.random.key(0)} if problem.takes_key else {}
-    optimizer, start = entry.make(np.asarray(rate, problem.dtype)[()]), problem.start(0)
+def refuse_broken(problem: Problem, entry: Entry) -> None:
+    """Raise a `ValueError` where an optimizer's first step fails, or is not finite though tiny."""
+    rate, start = problem.dtype(1e-6), problem.start(0)
+    optimizer = entry.make(rate)
     step = jax.jit(step_function(problem, optimizer))
     try:
-        params, state, loss = step(start, optimizer.init(start), data, **key)
+        params, state, loss = step(
+            start, optimizer.init(start), problem.first_batch, **problem.fixed_key
+        )
     except Exception as error:
         raise ValueError(
             f"optimizer {entry.name!r} fails in its first step on {problem.name!r}: {line(error)}"

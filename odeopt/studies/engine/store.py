@@ -9,9 +9,9 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 Record = dict[str, Any]
 
@@ -95,70 +95,43 @@ class Store:
     ) -> None:
         if share is not None and not 1 <= share[0] <= share[1]:
             raise StoreError(f"--share is {share[0]}/{share[1]}; it must be one of 1/n to n/n.")
-        self.path, self._locks = path, list[IO[str]]()
+        self.path, self._locks = path, ExitStack()
         self._found: dict[str, list[Record]] = {}
         self._file = RUNS if share is None else f"runs-{share[0]}-of-{share[1]}.jsonl"
         if path is None:
             return
-        try:
-            with _told(path):
-                self._open(path, clean(settings), resume, share, notice)
-        except BaseException:
-            self.close()
-            raise
-
-    def _open(
-        self,
-        path: Path,
-        settings: Record,
-        resume: bool,
-        share: tuple[int, int] | None,
-        notice: Callable[[str], None],
-    ) -> None:
-        path.mkdir(parents=True, exist_ok=True)
-        names = {file.name for file in path.iterdir() if not file.name.startswith(".")}
-        if share is not None:  # what the others have there does not matter
-            names &= {self._file, RUNS, "summary.csv"}
-        if names and not resume:
-            raise StoreError(
-                f"{path} is not empty. Continue the study in it with --resume, or choose "
-                "another folder with --out."
-            )
-        if names or (path / SETTINGS).exists():
-            _compare(path, settings)
-        self._lock(path / ".lock", fcntl.LOCK_EX if share is None else fcntl.LOCK_SH)
-        if share is not None:
-            self._lock(path / f".lock-{share[0]}-of-{share[1]}", fcntl.LOCK_EX)
-        if share is None:  # what a kill left in the middle of `write_text`
-            for part in path.glob("**/.*.part"):
-                part.unlink()
-        if not (path / SETTINGS).exists():
-            write_text(path / SETTINGS, json.dumps(settings, indent=2) + "\n")
-        with (path / self._file).open("ab"):  # says now, not after the first run, if it cannot be
-            pass
-        for file in [path / self._file, *([] if share else sorted(path.glob("runs-*-of-*.jsonl")))]:
-            for name, records in _read(file, notice):
-                self._found.setdefault(name, records)
-
-    def _lock(self, path: Path, kind: int) -> None:
-        file = path.open("a+")
-        self._locks.append(file)
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise StoreError(
-                f"results folder {path.parent} is in use by process {file.read().strip() or '?'}; "
-                "wait until it ends, or choose another folder with --out."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        settings = clean(settings)
+        with _told(path), ExitStack() as locks:
+            path.mkdir(parents=True, exist_ok=True)
+            names = {file.name for file in path.iterdir() if not file.name.startswith(".")}
+            if share is not None:  # what the others have there does not matter
+                names &= {self._file, RUNS, "summary.csv"}
+            if names and not resume:
+                raise StoreError(
+                    f"{path} is not empty. Continue the study in it with --resume, or choose "
+                    "another folder with --out."
+                )
+            if names or (path / SETTINGS).exists():
+                _compare(path, settings)
+            locks.enter_context(_locked(path / ".lock", alone=share is None))
+            files = [path / self._file]
+            if share is not None:
+                locks.enter_context(_locked(path / f".lock-{share[0]}-of-{share[1]}"))
+            else:
+                files += sorted(path.glob("runs-*-of-*.jsonl"))
+                for part in path.glob("**/.*.part"):  # a kill left it in the middle of `write_text`
+                    part.unlink()
+            if not (path / SETTINGS).exists():
+                write_text(path / SETTINGS, json.dumps(settings, indent=2) + "\n")
+            files[0].open("ab").close()  # fails now, not after the first run
+            for file in files:
+                for name, records in _read(file, notice):
+                    self._found.setdefault(name, records)
+            self._locks = locks.pop_all()
 
     def close(self) -> None:
         """Let other processes use the folder."""
-        while self._locks:
-            self._locks.pop().close()
+        self._locks.close()
 
     def __len__(self) -> int:
         """Pieces of work that are there."""
@@ -180,6 +153,24 @@ class Store:
                 _append(self.path / self._file, _line(name, new))
         self._found[name] = new
         return new
+
+
+@contextmanager
+def _locked(path: Path, alone: bool = True) -> Iterator[None]:
+    """Hold the lock of that file, alone or beside others who do not ask to be alone."""
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise StoreError(
+                f"results folder {path.parent} is in use by process {file.read().strip() or '?'}; "
+                "wait until it ends, or choose another folder with --out."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 @contextmanager
@@ -271,6 +262,7 @@ def _compare(path: Path, settings: Record) -> None:
 
 def _flat(settings: Record) -> Record:
     """Settings and versions beside each other."""
-    nested = [value for value in settings.values() if isinstance(value, dict)]
-    flat = {key: value for key, value in settings.items() if not isinstance(value, dict)}
-    return {**flat, **{key: value for group in nested for key, value in group.items()}}
+    flat: Record = {}
+    for key, value in settings.items():
+        flat |= value if isinstance(value, dict) else {key: value}
+    return flat

@@ -24,75 +24,7 @@ from .runner import local_devices
 from .settings import chosen, spoken, versions
 from .store import FORMAT, Record, Store
 from .verdicts import Claim, Verdict, span
-
-
-class TimeOver(Exception):
-    """There is no time for more work."""
-
-
-class Lab:
-    """Where a task makes its records, each piece of work once.
-
-    Args:
-        store: What is kept.
-        devices: Devices that runs may be dealt out to.
-        deadline: When no work is begun any more, on the clock of `time.perf_counter`.
-
-    """
-
-    def __init__(
-        self, store: Store, devices: Sequence[jax.Device] = (), deadline: float = float("inf")
-    ) -> None:
-        self.store, self.devices, self.deadline = store, devices, deadline
-
-    @property
-    def time_is_over(self) -> bool:
-        """Whether nothing new may be begun."""
-        return time.perf_counter() > self.deadline
-
-    def once(self, name: str, make: Callable[[], Sequence[Mapping[str, Any]]]) -> list[Record]:
-        """The records of a piece of work, which is made unless it is kept already.
-
-        Args:
-            name: Tells it from every other piece of work of the study.
-            make: Its records: mappings of plain values and arrays.
-
-        Raises:
-            TimeOver: If it is not there and time is over.
-        """
-        found = self.store.get(name)
-        if found is not None:
-            return found
-        if self.time_is_over:
-            raise TimeOver
-        return self.store.add(name, map(dict, make()))
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """One step of work.
-
-    Attributes:
-        name: What the progress bar says; of different steps it differs.
-        work: Makes its records, or takes them from the lab where they are kept.
-        weight: How long it takes, relative to the others.
-        x64: Whether it runs with x64 enabled.
-    """
-
-    name: str
-    work: Callable[[Lab], Sequence[Record]]
-    weight: float = 1.0
-    x64: bool = True
-
-
-def whole(
-    name: str,
-    make: Callable[[], Sequence[Mapping[str, Any]]],
-    weight: float = 1.0,
-    x64: bool = True,
-) -> Task:
-    """A task that is one piece of work: a kill loses all of it or nothing."""
-    return Task(name, lambda lab: lab.once(name, make), weight, x64)
+from .work import Lab, Task, TimeOver
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +111,7 @@ class Study:
         figures: In reading order; the first one shows the verdict.
         claims: What is judged.
         method: `method(results)`: how it was measured, paragraphs under their headings.
-        suite: Version of data and protocol; results of another one are not gone on with.
+        suite: Version of data and protocol; results of another one are not resumed.
         page: The page of the documentation.
         selection: Name of the setting, if any, that only says which parts to make: one folder takes
             them one after the other, and the command line takes them by position.
@@ -256,7 +188,7 @@ class Study:
             if asked and out is None:
                 raise ValueError(f"{name} needs out=, the folder of the study.")
         where = local_devices(chosen("devices", 1, devices))
-        deadline = begin + 60 * max_minutes if max_minutes is not None else float("inf")
+        deadline = begin + 60 * (max_minutes or float("inf"))
         path = None if out is None else Path(out)
         for setting in settings.values():
             preload(setting)
@@ -341,6 +273,7 @@ class Results:
     unfinished: list[str] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     out: Path | None = None
+    _tables: dict[str, pd.DataFrame] = dataclasses.field(default_factory=dict, init=False)
 
     def kind(self, name: str) -> list[Record]:
         """The records of a kind."""
@@ -354,10 +287,6 @@ class Results:
         """The table of that name, or else the records of that kind."""
         known = any(name == table.name for table in self.study.tables)
         return self.table(name) if known else self.of(name)
-
-    @functools.cached_property
-    def _tables(self) -> dict[str, pd.DataFrame]:
-        return {}
 
     def table(self, name: str) -> pd.DataFrame:
         """One of the study's tables."""

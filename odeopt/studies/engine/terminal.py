@@ -9,9 +9,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from .study import Results, Table
-
-MOST_COLUMNS = 6
+from .study import Results
 
 
 def show(results: Results, console: Console) -> None:
@@ -24,13 +22,10 @@ def show(results: Results, console: Console) -> None:
     for table in results.study.tables:
         data = results.table(table.name)
         if table.terminal and len(data):
+            headings = {name: heading for name, (heading, _) in table.columns.items()}
+            shown = data[[name for name in table.terminal if name in data]]
             console.print(Text(f"\n{table.title}", style="bold"))
-            console.print(grid(_headed(table, data)))
-
-
-def _headed(table: Table, data: pd.DataFrame) -> pd.DataFrame:
-    names = [name for name in table.terminal if name in data][:MOST_COLUMNS]
-    return data[names].rename(columns={n: table.columns.get(n, (n, ""))[0] for n in names})
+            console.print(grid(shown.rename(columns=headings)))
 
 
 def grid(data: pd.DataFrame) -> Grid:
@@ -49,14 +44,14 @@ def grid(data: pd.DataFrame) -> Grid:
     return found
 
 
-def cell(value: Any, digits: int = 3) -> str:
+def cell(value: Any) -> str:
     """A value as tables say it: three digits, a dash where there is none, "miss" for infinity."""
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return "–"
     if isinstance(value, float | np.floating):
-        return "miss" if np.isinf(value) else f"{value:.{digits}g}"
+        return "miss" if np.isinf(value) else f"{value:.3g}"
     if isinstance(value, list | tuple):
         return ", ".join(cell(item) for item in value)
     return str(value)

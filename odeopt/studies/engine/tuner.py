@@ -82,12 +82,10 @@ class Tuned:
 
 
 def tune(evaluate: Callable[[list[float]], Sequence[float]], grid: Grid) -> Tuned:
-    """Try rates until the best one has been tried with both its neighbours.
+    """Try rates of a grid until the best one has been tried with both its neighbours.
 
-    Args:
-        evaluate: The scores of rates that were not tried before, lower is better; infinity is a
-            miss, with which only smaller rates are tried on.
-        grid: The rates.
+    `evaluate` gives the scores of rates that were not tried before, lower is better; infinity is a
+    miss, with which only smaller rates are tried on.
     """
     scores: dict[float, float] = {}
     low, high = min(grid.first), max(grid.first)
@@ -120,11 +118,8 @@ def _best(scores: Mapping[float, float]) -> float:
 
 
 def place(scores: Mapping[float, float]) -> str:
-    """Where the best of these rates lies.
-
-    Returns:
-        "interior", "next to divergence", "lower end", "upper end", or "none" where every rate
-        missed.
+    """Where the best of these rates lies: "interior", "next to divergence", "lower end", or "upper
+    end" of them; "none" where every rate missed.
     """
     rates = sorted(scores)
     losses = np.array([scores[rate] for rate in rates])

@@ -1,10 +1,14 @@
 """Problems and optimizers in a user's own files."""
 
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
 
 from odeopt.studies import stability
+from odeopt.studies.engine.checksums import fingerprint
 from odeopt.studies.engine.load import load, own_problems
 
 FILE = """
@@ -52,3 +56,28 @@ def test_neighbours_of_one_name_in_two_folders_are_two(tmp_path):
 def test_a_name_of_the_study_is_refused(tmp_path):
     with pytest.raises(ValueError, match="spiral is a problem of the study: give yours another"):
         own_problems([written(tmp_path, "spiral")], ["spiral", "quadratic"])
+
+
+@pytest.mark.slow
+def test_an_optimizer_with_an_object_of_its_file_is_the_same_in_every_process(tmp_path):
+    """Its checksum is compared on --resume, in another process than that which wrote it."""
+    (tmp_path / "mine.py").write_text(
+        "import optax\n"
+        "class Rule:\n"
+        "    def update(self, grads, state, params=None):\n"
+        "        return grads['mine'], state\n"  # not for the parameters of the checksum
+        "def maker(rule):\n"
+        "    return lambda h: optax.GradientTransformation(lambda params: (), rule.update)\n"
+        "make = maker(Rule())\n"
+    )
+    word = f"{tmp_path / 'mine.py'}:make"
+    code = (
+        "import sys\n"
+        "from odeopt.studies.engine.checksums import fingerprint\n"
+        "from odeopt.studies.engine.load import load\n"
+        "print(fingerprint(load(sys.argv[1])))\n"
+    )
+    there = subprocess.run(
+        [sys.executable, "-c", code, word], capture_output=True, text=True, check=True
+    )
+    assert there.stdout.strip() == fingerprint(load(word))

@@ -329,3 +329,8 @@ def test_an_optimizer_that_gives_nan_at_once_is_refused():
     lost = Problem(lambda params, batch: jnp.nan * line(params, batch), start, (X, Y))
     with pytest.raises(ValueError, match="has a loss of nan at the initial point"):
         refuse_broken(lost, contenders({"fine": odeopt.euler})[0])
+
+
+def test_data_without_rows_are_all_seen_by_an_optimizer_of_ones_own():
+    scalar = Problem(lambda params, batch: (params - batch) ** 2, start, np.float32(3.0))
+    refuse_broken(scalar, contenders({"mine": optax.sgd})[0])

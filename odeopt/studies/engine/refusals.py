@@ -1,0 +1,84 @@
+"""What is no problem for a study, in one line that says what to write instead."""
+
+from typing import Any, NoReturn
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from ...checks import is_known, is_whole
+
+_INTEGERS = [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
+
+
+def line(error: BaseException) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def refuse(problem: Any, words: str, cause: BaseException | None = None) -> NoReturn:
+    """Raise a `ValueError` that names the problem."""
+    raise ValueError(f"Problem {problem.name!r}: {words}") from cause
+
+
+def is_name(name: Any) -> bool:
+    """Whether tables can show it, and records of a store be told apart by it."""
+    return isinstance(name, str) and bool(name.strip()) and "/" not in name
+
+
+def check_fields(problem: Any) -> None:
+    """Refuse fields of a problem by their kind and size, before its functions are called."""
+    data, size = jax.tree.leaves(problem.data), problem.batch_size
+    if not is_name(problem.name):
+        refuse(problem, "its name stands in tables: write a text without /, name='my problem'.")
+    if not callable(problem.loss) or not callable(problem.init):
+        refuse(problem, "loss= and init= are functions: loss(params, batch) and init(seed).")
+    if not (is_known(problem.weight_decay) and problem.weight_decay >= 0):
+        words = f"weight_decay is {problem.weight_decay!r}, which is a number of at least 0."
+        refuse(problem, words)
+    if not isinstance(problem.x64, bool | np.bool_):
+        refuse(problem, f"x64 is {problem.x64!r}: write True, or False.")
+    for leaf in (*data, *jax.tree.leaves(problem.validation)):
+        if not isinstance(leaf, np.ndarray | np.generic | jax.Array):
+            refuse(problem, f"data hold a {type(leaf).__name__}: give arrays, np.asarray(...).")
+    if size is None:
+        return
+    if not is_whole(size):
+        refuse(problem, f"batch_size is {size!r}: write a whole number, or None.")
+    if not data:
+        refuse(problem, "batch_size is of examples, but data= holds none: give data, or drop it.")
+    rows = sorted({leaf.shape[0] if leaf.shape else 0 for leaf in data})
+    if len(rows) != 1:
+        refuse(
+            problem,
+            f"its arrays have {' and '.join(map(str, rows))} rows, but a mini-batch takes the same "
+            "rows of each: give every array one row an example.",
+        )
+    if not 1 <= size <= rows[0]:
+        refuse(
+            problem,
+            f"batch_size is {size}, which must be 1 to {rows[0]}, the number of examples; None "
+            "takes all of them.",
+        )
+
+
+def whole_numbers(start: PyTree) -> str:
+    """What to write instead of parameters that are integers; empty where none is."""
+    in_model = holds_module(start)
+    for path, leaf in jax.tree.leaves_with_path(start):
+        whole = isinstance(leaf, int | np.integer) or getattr(leaf, "dtype", None) in _INTEGERS
+        if whole and not (in_model and isinstance(leaf, int)):
+            where = jax.tree_util.keystr(path)
+            return (
+                f"init gives whole numbers{' at ' + where if where else ''}, which have no "
+                "gradient: write 0.0 for 0, or jnp.zeros(shape), which is floating-point. Counters "
+                "of a model are no parameters: of Flax nnx return nnx.state(model, nnx.Param)."
+            )
+    return ""
+
+
+def holds_module(tree: PyTree) -> bool:
+    """Whether there is an Equinox model in it, whose own numbers are settings."""
+    is_module = lambda node: isinstance(node, eqx.Module)  # noqa: E731
+    return any(map(is_module, jax.tree.leaves(tree, is_leaf=is_module)))
