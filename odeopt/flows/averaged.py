@@ -1,7 +1,7 @@
 r"""Primal averaging: follow one point, look at another, keep their average."""
 
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import equinox as eqx
 import jax
@@ -16,7 +16,7 @@ from ..information import Information
 from ..objective import Objective
 from ..sums import entries, inner, is_split, scaled
 from .clock import LogTime, moment_like, real
-from .flow import AbstractFlow, State
+from .flow import AbstractFlow, Moved, Share, State
 
 # Of large leaves one gradient is remembered at every 16th coordinate: a cosine needs no more.
 _EVERY, _LARGE = 16, 4096
@@ -105,18 +105,9 @@ class AveragedFlow(AbstractFlow):
         """Whether `base` is linear, nothing adapts and nothing decays."""
         return self.base.linear and not self._adapts and not self._decays
 
-    @property
-    def needs_params(self) -> bool:  # type: ignore[override]
-        """True with weight decay."""
-        return self._decays or self.base.needs_params
-
-    @property
-    def _decays(self) -> bool:
-        return not is_zero(self.weight_decay)
-
-    @property
-    def _adapts(self) -> bool:
-        return self.beta is None or self.power is None
+    needs_params: ClassVar[Any] = property(lambda self: self._decays or self.base.needs_params)
+    _decays: ClassVar[Any] = property(lambda self: not is_zero(self.weight_decay))
+    _adapts: ClassVar[Any] = property(lambda self: self.beta is None or self.power is None)
 
     def around(self, change: Callable[[AbstractFlow], AbstractFlow]) -> NoReturn:
         """Refused: its parameters are an average."""
@@ -153,16 +144,11 @@ class AveragedFlow(AbstractFlow):
             moved,
             aux.lag,
         )
-        previous, predictability, pace = jax.tree.map(
-            jnp.zeros_like, (aux.previous, aux.predictability, aux.pace)
-        )
+        still = jax.tree.map(jnp.zeros_like, aux)
         away = (1 - beta) - aux.away
-        age = jnp.ones_like(aux.age)
-        return update, Average(lag, base, age, previous, predictability, away, pace)
+        return update, still._replace(lag=lag, base=base, age=jnp.ones_like(aux.age), away=away)
 
-    def part(
-        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> tuple[PyTree[Array] | None, Average]:
+    def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
         """One of decay and the parts of `base`, which move z, and of the average."""
         params, aux = z
         beta = self._beta(aux.predictability)
@@ -197,7 +183,6 @@ class AveragedFlow(AbstractFlow):
         )
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
-        """The descent direction of `base`."""
         return self.base.descent((z[0], z[1].base), objective, seen=seen)
 
     def heading(self, z: State) -> PyTree[Array]:

@@ -8,7 +8,7 @@ from ..arrays import Scalar
 from ..information import Information
 from ..objective import Objective
 from ..sums import multiple
-from .flow import AbstractFlow, State
+from .flow import AbstractFlow, Moved, Share, State
 
 
 class GradientFlow(AbstractFlow):
@@ -30,9 +30,7 @@ class GradientFlow(AbstractFlow):
         """`(-h grad E(params), ())`."""
         return multiple(-h, objective.here(z[0])), z[1]
 
-    def part(
-        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> tuple[PyTree[Array], tuple[()]]:
+    def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
         """`descent`."""
         return self.increment(z, objective, fraction * h)
 

@@ -1,5 +1,6 @@
 """Running averages of gradients and of their squares."""
 
+import abc
 from typing import Any, ClassVar
 
 import jax
@@ -11,14 +12,16 @@ from ..arrays import Scalar
 from ..checks import is_zero
 from ..objective import Objective
 from ..sums import scaled
-from .clock import Decay
+from .clock import Decay, at_age
+from .flow import Moved, Share, State
 
 
-class AlongMoment:
+class AlongMoment(abc.ABC):
     """What flows along a first moment share, with decoupled weight decay; a mixin.
 
     Its parts are `moments`, which relax to the gradient of a fixed point, and `drift`, in which the
-    parameters move and the moments are fixed.
+    parameters move and the moments are fixed. A subclass says how moments relax (`relaxed`), and
+    in which direction a moment leads (`along`).
 
     Attributes:
       b1: the clock of the first moment.
@@ -34,9 +37,45 @@ class AlongMoment:
 
     linear: ClassVar[bool] = False
     parts: ClassVar[tuple[str, ...]] = ("moments", "drift")
-    # with `nesterov` the drift sees the gradient as well
     gradient_part: ClassVar[Any] = property(lambda self: None if self.nesterov else "moments")
     needs_params: ClassVar[Any] = property(lambda self: not is_zero(self.weight_decay))
+
+    @abc.abstractmethod
+    def relaxed(self, grads: PyTree[Array], aux: Any, fraction: Share) -> Any:
+        """The auxiliary variables after `fraction` of a step with these gradients."""
+
+    @abc.abstractmethod
+    def along(self, mean: PyTree[Array], aux: Any) -> PyTree[Array]:
+        """The direction that a gradient, or a mean of some, has in the metric of the flow."""
+
+    def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
+        """Follow the moments or the drift."""
+        params, aux = z
+        if name == "moments":
+            return None, self.relaxed(objective.here(params), aux, fraction)
+        age = aux.age - 1  # of this step, which the moments have counted
+        along = self.along(self.mean(params, aux, objective), aux)
+        return self.drift(self.decayed(along, params, age), params, age, fraction * h), aux
+
+    def drift(
+        self, along: PyTree[Array], params: PyTree[Array], age: Array, time: Scalar
+    ) -> PyTree[Array]:
+        """How far a direction leads in a time."""
+        return jax.tree.map(lambda u: scaled(-time, u), along)
+
+    def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
+        """The gradient in the metric of the flow."""
+        params, aux = z
+        grads = objective.here(params)
+        return self.along(grads, aux if seen else self.relaxed(grads, aux, 1.0))
+
+    def check_off(self, **options: bool) -> None:
+        """Refuse options for which no counter-term is known."""
+        if any(options.values()):
+            raise ValueError(
+                f"The counter-term of {type(self).__name__} with {' or '.join(options)} is not "
+                f"known: pass {', '.join(f'{name}=False' for name in options)}."
+            )
 
     def owed(self, aux: Any) -> Array:
         """Before the first gradient the direction is not known: the first step cannot open."""
@@ -53,9 +92,8 @@ class AlongMoment:
         return jax.tree.map(lambda m, g: kept * m + (1 - kept) * g, ahead, now)
 
     def decay(self, age: Array) -> float | Array:
-        """The weight decay of the step at `age`; a schedule counts whole steps."""
-        decay = self.weight_decay
-        return decay.at_age(age) if callable(decay) else decay
+        """The weight decay of the step at `age`."""
+        return at_age(self.weight_decay, age)
 
     def decayed(self, direction: PyTree[Array], params: PyTree[Array], age: Array) -> PyTree[Array]:
         """`direction + w params`."""

@@ -19,7 +19,7 @@ from ..kernels import momentum_step
 from ..objective import Objective
 from ..sums import inner, multiple, scaled
 from .clock import as_decay, check_decay, moment_like, real
-from .flow import AbstractFlow, State, Substeps
+from .flow import AbstractFlow, Fused, Moved, Share, State, Substeps
 
 
 class Momentum(NamedTuple):
@@ -66,8 +66,7 @@ class HeavyBallFlow(AbstractFlow):
 
     def init(self, params: PyTree[Array]) -> Momentum:
         """At rest. One copy of the parameters."""
-        momentum = moment_like(params, self.momentum, self.dtype)
-        return Momentum(momentum, jnp.zeros([], float))
+        return Momentum(moment_like(params, self.momentum, self.dtype), jnp.zeros([], float))
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """`(-h m, g + m ln mu)`; the age grows by 1."""
@@ -78,35 +77,26 @@ class HeavyBallFlow(AbstractFlow):
         )
         return self.moved(momentum, h), Momentum(slope, jnp.ones_like(age))
 
-    def moved(
-        self, momentum: PyTree[Array], h: Scalar, fraction: float | Array = 1.0
-    ) -> PyTree[Array]:
+    def moved(self, momentum: PyTree[Array], h: Scalar, fraction: Share = 1.0) -> PyTree[Array]:
         """`fraction * h dx/dt`: `-fraction h m`, times the speed."""
         return multiple(-fraction * h * self.speed(momentum, h), momentum)
 
-    def part(
-        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> tuple[PyTree[Array] | None, Momentum]:
+    def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
         """Follow friction, kick or drift."""
-        params, aux = z
-        momentum, age = aux
+        params, (momentum, age) = z
         if name == "friction":
             kept = self.momentum.retained(age, fraction)
             return None, Momentum(jax.tree.map(lambda m: kept * m, momentum), age + fraction)
         if name == "kick":
             grads = objective.here(params)
-            kicked = jax.tree.map(
-                lambda g, m: (g if fraction == 1 else fraction * g) + m, grads, momentum
-            )
-            return None, aux._replace(momentum=kicked)
-        return self.drift(z, objective, h, fraction), aux
+            if fraction != 1:
+                grads = jax.tree.map(lambda g: fraction * g, grads)
+            return None, Momentum(jax.tree.map(jnp.add, grads, momentum), age)
+        return self.drift(z, objective, h, fraction), z[1]
 
-    def fused(
-        self, substeps: Substeps, z: State, objective: Objective, h: Scalar
-    ) -> tuple[PyTree[Array], Momentum, int] | None:
+    def fused(self, substeps: Substeps, z: State, objective: Objective, h: Scalar) -> Fused:
         """The whole step: `kernels.momentum_step`."""
-        whole = [(part, 1.0) for part in self.parts]
-        if self.look_ahead is None or list(substeps) != whole:
+        if self.look_ahead is None or [*substeps] != [(part, 1.0) for part in self.parts]:
             return None
         params, (momentum, age) = z
         kept = self.momentum.retained(age)
@@ -115,9 +105,7 @@ class HeavyBallFlow(AbstractFlow):
         )
         return update, Momentum(momentum, age + 1), 0
 
-    def drift(
-        self, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> PyTree[Array]:
+    def drift(self, z: State, objective: Objective, h: Scalar, fraction: Share) -> PyTree[Array]:
         """How far the part `drift` moves, during which its velocity is constant."""
         return self.moved(z[1].momentum, h, fraction)
 
@@ -174,9 +162,7 @@ class NesterovFlow(HeavyBallFlow):
     gradient_part: ClassVar[str | None] = None
     look_ahead: ClassVar[bool | None] = True
 
-    def drift(
-        self, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> PyTree[Array]:
+    def drift(self, z: State, objective: Objective, h: Scalar, fraction: Share) -> PyTree[Array]:
         """`-fraction h (g + mu m)`."""
         params, (momentum, age) = z
         kept = self.momentum.retained(age - 1)  # of this step, which friction has counted

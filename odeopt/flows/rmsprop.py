@@ -13,7 +13,7 @@ from ..checks import check_least
 from ..objective import Objective
 from ..sums import scaled
 from .clock import as_decay, check_decay, moment_like, real
-from .flow import AbstractFlow, State
+from .flow import AbstractFlow, Moved, Share, State
 from .moments import abs_square, aged, averaged, divided, relaxation, squares_change, wide
 
 
@@ -100,9 +100,7 @@ class RMSpropFlow(AbstractFlow):
             update = aux.trace
         return update, Squares(nu, jnp.ones_like(aux.age), mu, trace)
 
-    def part(
-        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> tuple[PyTree[Array] | None, Squares]:
+    def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
         """Follow the moments or the descent."""
         params, aux = z
         grads = objective.here(params)

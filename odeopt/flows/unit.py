@@ -13,7 +13,7 @@ from ..checks import check, check_least, is_zero
 from ..objective import Objective
 from ..sums import entries, inner, norm, scaled
 from .clock import real
-from .flow import AbstractFlow, State
+from .flow import AbstractFlow, Moved, Share, State
 from .wrapper import AbstractWrapper
 
 
@@ -99,9 +99,7 @@ class UnitFlow(AbstractWrapper):
         """Refused: the unit is read off the first step."""
         return AbstractFlow.increment(self, z, objective, h)
 
-    def part(
-        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> tuple[PyTree[Array] | None, Unit]:
+    def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
         """That of `base`, measured in units, with the decay where it moves the parameters."""
         params, aux = z
         moved, base = self.base.part(name, (params, aux.base), objective, h, fraction)
