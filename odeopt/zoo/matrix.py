@@ -90,7 +90,7 @@ def muon(
       >>> import odeopt
       >>> opt = odeopt.muon(0.02)
     """
-    axes = Axes(muon_weight_dimension_numbers)
+    axes = _two_axes if muon_weight_dimension_numbers is None else muon_weight_dimension_numbers
     matrices = SpectralFlow(
         beta,
         ns_steps,
@@ -189,7 +189,7 @@ def soap(
       >>> opt = odeopt.soap(3e-3)
     """
     b2 = as_decay(b2, jnp.float32)  # squares of small gradients would vanish in 16 bits
-    axes = Axes(weight_dimension_numbers)
+    axes = _two_axes if weight_dimension_numbers is None else weight_dimension_numbers
     matrices = KroneckerFlow(
         b1,
         b2,
@@ -208,31 +208,23 @@ def soap(
 
 
 def grouped(
-    matrices: AbstractFlow, others: AbstractFlow, axes: "Axes", paces: dict[str, Any] | None = None
+    matrices: AbstractFlow, others: AbstractFlow, axes: Any, paces: dict[str, Any] | None = None
 ) -> GroupedFlow:
-    """One flow for leaves that are matrices, and one for the others, labelled "adam"."""
+    """One flow for leaves that have axes of matrices, and one for the others, labelled "adam"."""
     return GroupedFlow({"matrices": matrices, "adam": others}, _Labels(axes), paces or {})
 
 
-@dataclasses.dataclass(frozen=True)
-class Axes:
-    """How every leaf is read as matrices; None for a leaf that is none."""
-
-    chosen: Any
-
-    def __call__(self, params: PyTree[Array]) -> PyTree[MuonDimensionNumbers | None]:
-        if self.chosen is None:
-            return jax.tree.map(lambda x: MuonDimensionNumbers() if x.ndim == 2 else None, params)
-        return axes_of(self.chosen, params)
+def _two_axes(params: PyTree[Array]) -> PyTree[MuonDimensionNumbers | None]:
+    """Leaves of two axes are matrices."""
+    return jax.tree.map(lambda x: MuonDimensionNumbers() if x.ndim == 2 else None, params)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Labels:
     """Which flow each leaf follows."""
 
-    axes: Axes
+    axes: Any
 
     def __call__(self, params: PyTree[Array]) -> PyTree[str]:
-        return jax.tree.map(
-            lambda axes: "adam" if axes is None else "matrices", self.axes(params), is_leaf=is_axes
-        )
+        axes = axes_of(self.axes, params)
+        return jax.tree.map(lambda a: "adam" if a is None else "matrices", axes, is_leaf=is_axes)

@@ -20,7 +20,7 @@ from ..flows import (
 )
 from ..flows.clock import Constant
 from ..optimizer import LearningRate, Optimizer, ode_optimizer
-from .matrix import Axes, grouped
+from .matrix import grouped
 from .options import Options, named
 
 
@@ -90,7 +90,9 @@ def untuned(
         raise ValueError("horizon and learning_rate exclude each other: drop one of them.")
     if learning_rate is None:
         learning_rate = stepsize.anytime() if horizon is None else stepsize.horizon(horizon)
-    axes = _axes(muon_weight_dimension_numbers)
+    axes = (
+        _last_axis_out if muon_weight_dimension_numbers is None else muon_weight_dimension_numbers
+    )
     matrices = SpectralFlow(0.9, eps=1e-20, consistent_rms=0.2, dimensions=axes)
     # Squares of small gradients would vanish in 16 bits.
     others = AdamFlow(0.9, Constant(0.98, jnp.float32), eps=1e-10, nesterov=True)
@@ -225,7 +227,7 @@ def log_time_soap(
       True
     """
     clock = LogTime(rate)
-    axes = _axes(weight_dimension_numbers)
+    axes = _last_axis_out if weight_dimension_numbers is None else weight_dimension_numbers
     matrices = KroneckerFlow(
         0.0,
         clock,
@@ -252,10 +254,6 @@ def _in_log_time(
         learning_rate = stepsize.angle(gain, clock=clock, first=first, remembers=False)
     flow = AveragedFlow(base, weight_decay=weight_decay, clock=clock)
     return ode_optimizer(flow, solvers.Lie(), learning_rate, **options)
-
-
-def _axes(chosen: Any) -> Axes:
-    return Axes(_last_axis_out if chosen is None else chosen)
 
 
 def _last_axis_out(params: PyTree[Array]) -> PyTree[MuonDimensionNumbers | None]:
