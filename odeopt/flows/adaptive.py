@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..arguments import over_own
-from ..arrays import Scalar
+from ..arrays import Scalar, real_dtype
 from ..checks import check_least
 from ..kernels.adam import AdamNumbers, adam_step, decaying_time
 from ..objective import Objective
@@ -244,7 +244,7 @@ class AdamRest(NamedTuple):
         """The parameters at the end of the step."""
 
         def leaf(p: Array, m: Array, v: Array) -> Array:
-            numbers = (n.astype(jnp.finfo(m.dtype).dtype) for n in self)
+            numbers = (n.astype(real_dtype(m.dtype)) for n in self)
             time, kept, first, second, eps, eps_root = numbers
             moved = time * adam_direction(m / first, v / second, eps, eps_root)
             return ((p + moved.astype(p.dtype)) / kept).astype(p.dtype)

@@ -1,4 +1,4 @@
-r"""Primal averaging: follow one point, look at another, keep their average."""
+r"""Primal averaging: gradients are taken between a path and its running average."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, NoReturn
@@ -14,11 +14,11 @@ from ..arrays import Scalar
 from ..checks import check, check_least, is_zero
 from ..information import Information
 from ..objective import Objective
-from ..sums import entries, inner, is_split, scaled
+from ..sums import entries, inner, is_split, multiple, scaled
 from .clock import LogTime, moment_like, real
 from .flow import AbstractFlow, Moved, Share, State
 
-# Of large leaves one gradient is remembered at every 16th coordinate: a cosine needs no more.
+# A cosine of two gradients needs no more than every 16th coordinate of large leaves.
 _EVERY, _LARGE = 16, 4096
 
 
@@ -97,7 +97,6 @@ class AveragedFlow(AbstractFlow):
         return (*(("decay",) if self._decays else ()), *self.base.parts, "average")
 
     def looks_again(self, name: str) -> bool:
-        """Whether that part of `base` wants the gradient again."""
         return name in self.base.parts and self.base.looks_again(name)
 
     @property
@@ -149,24 +148,24 @@ class AveragedFlow(AbstractFlow):
         return update, still._replace(lag=lag, base=base, age=jnp.ones_like(aux.age), away=away)
 
     def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
-        """One of decay and the parts of `base`, which move z, and of the average."""
+        """Decay and the parts of `base` move z; `average` moves a towards it."""
         params, aux = z
         beta = self._beta(aux.predictability)
         if name != "average":
             if name == "decay":
-                moved = jax.tree.map(lambda y: scaled(-fraction * h * self.weight_decay, y), params)
+                moved = multiple(-fraction * h * self.weight_decay, params)
             else:
                 moved, base = self.base.part(name, (params, aux.base), objective, h, fraction)
                 aux = aux._replace(base=base)
             if moved is None:
                 return None, aux
             lag = jax.tree.map(lambda d, u: d - u.astype(d.dtype), aux.lag, moved)
-            return jax.tree.map(lambda u: scaled(1 - beta, u), moved), aux._replace(lag=lag)
+            return multiple(1 - beta, moved), aux._replace(lag=lag)
         previous, predictability = aux.previous, aux.predictability
         moves = h != 0  # the average of a path that stands still does too
         slowed = moves & (2 * h < aux.pace)
         kept = jnp.where(slowed, 2 * h / jnp.where(slowed, aux.pace, 1.0), 1.0)
-        lag = jax.tree.map(lambda d: scaled(kept, d), aux.lag)
+        lag = multiple(kept, aux.lag)
         weight = jnp.where(moves, fraction * self._weight(aux, predictability), 0.0)
         if self._adapts:
             previous = _sparse(objective.here(params))
@@ -175,8 +174,8 @@ class AveragedFlow(AbstractFlow):
         ahead = self._beta(predictability)
         # a moves by -c d, then y is looked at from a by the new beta
         factor = (1 - beta) - weight - (1 - ahead) * (1 - weight)
-        update = jax.tree.map(lambda d: scaled(factor, d), lag)
-        lag = jax.tree.map(lambda d: scaled(1 - weight, d), lag)
+        update = multiple(factor, lag)
+        lag = multiple(1 - weight, lag)
         pace = jnp.where(moves, h, aux.pace)
         return update, Average(
             lag, aux.base, aux.age + fraction, previous, predictability, 1 - ahead, pace

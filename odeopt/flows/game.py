@@ -78,7 +78,7 @@ class Players(NamedTuple):
         )
 
     def at(self, name: Any) -> int:
-        """The place of a player; without a mapping of names, players are known by it."""
+        """The index of a player, given by its name or by its number."""
         return self.names.index(name) if name in self.names else int(name)
 
 
@@ -162,7 +162,7 @@ class GameFlow(AbstractFlow):
         return players.each(self.speeds, "speeds")
 
     def looks_again(self, name: str) -> bool:
-        """True: a move is an answer to those before it."""
+        """Always: a move is an answer to those before it."""
         return True
 
     def mover(self, name: str, players: Players) -> tuple[int, int]:
@@ -230,7 +230,7 @@ def game_gradient(losses: PerPlayer) -> Callable[..., PyTree[Array]]:
 def own_gradient(
     loss: Callable[..., Any], players: Players, index: int, arguments: Mapping[str, Any]
 ) -> PyTree[Array]:
-    """The gradient of one loss in the parameters of the player at `index`, complex conjugated."""
+    """The gradient of one loss in the parameters of the player at `index`, as optax has it."""
     kwargs = forwarded(loss, "loss(players)", 1, arguments, alone=False)
 
     def of_own(tree: PyTree[Array]) -> Scalar:

@@ -31,9 +31,7 @@ class GradientFlow(AbstractFlow):
         return multiple(-h, objective.here(z[0])), z[1]
 
     def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
-        """`descent`."""
         return self.increment(z, objective, fraction * h)
 
     def potential(self, objective: Objective, h: Scalar) -> Objective:
-        """The loss itself."""
         return objective

@@ -28,7 +28,7 @@ from .moments import (
     squares_change,
 )
 
-LARGEST = 10_000  # that of the published code; a side of 10,000 keeps two matrices of 400 MB
+LARGEST = 10_000  # as in the published code; a side of 10,000 keeps two matrices of 400 MB
 _AXIS = {"left": -2, "right": -1}
 
 
@@ -69,8 +69,8 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
     In the eigenbases $Q_L$, $Q_R$ of the moments $L$ of $GG^H$ and $R$ of $G^HG$ it is Adam's flow:
     $u = M'/(\sqrt V + \epsilon)$ with $M' = Q_L^HMQ_R$, $\tau_1\dot M = G - M$ and
     $\tau_2\dot V = |Q_L^HGQ_R|^2 - V$, $M$ and $V$ divided by the weight of what they have seen. An
-    entry of $M'$ that cannot be told from rounding counts 0: divided by the root of its square it
-    would be 1.
+    entry of $M'$ that cannot be told from rounding counts as 0: divided by the root of its square
+    it would be 1.
 
     Bases are constant but for a refresh every `precondition_frequency` steps, by one power step
     and QR: $Q \leftarrow \mathrm{qr}(LQ)$, columns in the order of $\mathrm{diag}(Q^HLQ)$, and

@@ -59,7 +59,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
       weight_decay: $w$, decoupled: a number, or a schedule of the number of steps.
       mask: a tree of booleans like the parameters, or a function of them: what to decay.
       nesterov: look ahead in the moment. Then both parts see the gradient.
-      adaptive: times the dual norm $\langle\hat M, \mathrm{polar}(\hat M)\rangle$: the steepest
+      adaptive: multiply by the dual norm $\langle\hat M, \mathrm{polar}(\hat M)\rangle$: steepest
         descent of a quadratic model, which slows down where the gradient fades.
       consistent_rms: $c$ for $s = c\sqrt{\max(\text{inputs}, \text{outputs})}$, by which the update
         of every matrix has the same root mean square.

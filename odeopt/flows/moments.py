@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 from ..arrays import Scalar
 from ..checks import is_zero
 from ..objective import Objective
-from ..sums import scaled
+from ..sums import multiple, scaled
 from .clock import Decay, at_age
 from .flow import Moved, Share, State
 
@@ -49,7 +49,6 @@ class AlongMoment(abc.ABC):
         """The direction that a gradient, or a mean of some, has in the metric of the flow."""
 
     def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
-        """Follow the moments or the drift."""
         params, aux = z
         if name == "moments":
             return None, self.relaxed(objective.here(params), aux, fraction)
@@ -61,7 +60,7 @@ class AlongMoment(abc.ABC):
         self, along: PyTree[Array], params: PyTree[Array], age: Array, time: Scalar
     ) -> PyTree[Array]:
         """How far a direction leads in a time."""
-        return jax.tree.map(lambda u: scaled(-time, u), along)
+        return multiple(-time, along)
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
         """The gradient in the metric of the flow."""
@@ -106,7 +105,7 @@ class AlongMoment(abc.ABC):
 def averaged(
     moment: PyTree[Array], grads: PyTree[Array], kept: Any, order: int = 1
 ) -> PyTree[Array]:
-    """What is left of a moment and its share of the gradients, or their squares, as in optax."""
+    """A moment of which `kept` is left, the rest gradients, or their squares; as in optax."""
     average = optax.tree.update_moment if order == 1 else optax.tree.update_moment_per_elem_norm
     with jax.numpy_dtype_promotion("standard"):  # moments may have dtypes of their own
         return average(grads, moment, kept, order)
@@ -148,7 +147,7 @@ def relaxation(moment: PyTree[Array], target: PyTree[Array], rate: Array) -> PyT
 
 
 def squares_change(g: Array, change: Array) -> Array:
-    r"""Of $|g|^2$, to first order."""
+    r"""How much $|g|^2$ changes with $g$, to first order."""
     return 2 * jnp.real(jnp.conj(g) * change)
 
 

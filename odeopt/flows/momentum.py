@@ -82,7 +82,6 @@ class HeavyBallFlow(AbstractFlow):
         return multiple(-fraction * h * self.speed(momentum, h), momentum)
 
     def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
-        """Follow friction, kick or drift."""
         params, (momentum, age) = z
         if name == "friction":
             kept = self.momentum.retained(age, fraction)
@@ -137,7 +136,7 @@ class HeavyBallFlow(AbstractFlow):
 
 
 class Resting(NamedTuple):
-    """How far ahead of the end of a step the parameters of a heavy ball rest."""
+    """How far ahead of the end of a step the parameters of a heavy ball rest (`Strang`)."""
 
     time: Scalar  # what the momentum is multiplied with
 
@@ -147,9 +146,9 @@ class Resting(NamedTuple):
 
 
 class NesterovFlow(HeavyBallFlow):
-    r"""Nesterov's momentum: the heavy ball, looked at where its momentum alone would carry it.
+    r"""Nesterov's momentum: the heavy ball, its gradient taken where momentum alone would lead.
 
-    The parameters are $y = x - h\mu m$, as in optax; the gradient is taken there, and `drift` is
+    That point, $y = x - h\mu m$, is what the parameters are, as in optax; `drift` is
     $y \to y - h(\nabla E(y) + \mu m)$. The flow (the limit of small steps) is the heavy ball's.
     Two parts look at the gradient, so there is no symmetric splitting; and the step is not
     conformally symplectic.

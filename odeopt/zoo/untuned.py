@@ -90,9 +90,8 @@ def untuned(
         raise ValueError("horizon and learning_rate exclude each other: drop one of them.")
     if learning_rate is None:
         learning_rate = stepsize.anytime() if horizon is None else stepsize.horizon(horizon)
-    axes = (
-        _last_axis_out if muon_weight_dimension_numbers is None else muon_weight_dimension_numbers
-    )
+    chosen = muon_weight_dimension_numbers
+    axes = _last_axis_out if chosen is None else chosen
     matrices = SpectralFlow(0.9, eps=1e-20, consistent_rms=0.2, dimensions=axes)
     # Squares of small gradients would vanish in 16 bits.
     others = AdamFlow(0.9, Constant(0.98, jnp.float32), eps=1e-10, nesterov=True)
@@ -228,14 +227,8 @@ def log_time_soap(
     """
     clock = LogTime(rate)
     axes = _last_axis_out if weight_dimension_numbers is None else weight_dimension_numbers
-    matrices = KroneckerFlow(
-        0.0,
-        clock,
-        eps,
-        precondition_frequency=precondition_frequency,
-        max_precond_dim=max_precond_dim,
-        dimensions=axes,
-    )
+    bases = precondition_frequency, max_precond_dim
+    matrices = KroneckerFlow(0.0, clock, eps, 0.0, None, False, *bases, dimensions=axes)
     flow = grouped(matrices, AdamFlow(0.0, clock, eps), axes)
     return _in_log_time(flow, clock, learning_rate, weight_decay, first, gain, **options)
 
