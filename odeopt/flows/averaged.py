@@ -135,7 +135,7 @@ class AveragedFlow(AbstractFlow):
         moved, base = self.base.increment((params, aux.base), objective, h)
         if self._decays:
             moved = jax.tree.map(lambda v, y: v - scaled(h * self.weight_decay, y), moved, params)
-        rate = jnp.where(h == 0, 0.0, self._weight(aux, aux.predictability))
+        rate = jnp.where(h == 0, 0.0, self._weight(aux))
         beta = self._beta(aux.predictability)
         lag = jax.tree.map(lambda v, d: -v.astype(d.dtype) - scaled(rate, d), moved, aux.lag)
         update = jax.tree.map(
@@ -166,7 +166,7 @@ class AveragedFlow(AbstractFlow):
         slowed = moves & (2 * h < aux.pace)
         kept = jnp.where(slowed, 2 * h / jnp.where(slowed, aux.pace, 1.0), 1.0)
         lag = multiple(kept, aux.lag)
-        weight = jnp.where(moves, fraction * self._weight(aux, predictability), 0.0)
+        weight = jnp.where(moves, fraction * self._weight(aux), 0.0)
         if self._adapts:
             previous = _sparse(objective.here(params))
             seen = self._predictability(params, aux, objective, previous)
@@ -174,11 +174,14 @@ class AveragedFlow(AbstractFlow):
         ahead = self._beta(predictability)
         # a moves by -c d, then y is looked at from a by the new beta
         factor = (1 - beta) - weight - (1 - ahead) * (1 - weight)
-        update = multiple(factor, lag)
-        lag = multiple(1 - weight, lag)
-        pace = jnp.where(moves, h, aux.pace)
-        return update, Average(
-            lag, aux.base, aux.age + fraction, previous, predictability, 1 - ahead, pace
+        return multiple(factor, lag), Average(
+            lag=multiple(1 - weight, lag),
+            base=aux.base,
+            age=aux.age + fraction,
+            previous=previous,
+            predictability=predictability,
+            away=1 - ahead,
+            pace=jnp.where(moves, h, aux.pace),
         )
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
@@ -193,17 +196,15 @@ class AveragedFlow(AbstractFlow):
             return jnp.asarray(self.beta, float)
         return 1 - 0.1 * (1 - jnp.sqrt(predictability)) ** 2
 
-    def _weight(self, aux: Average, predictability: PyTree[Array]) -> Array:
-        power = 8 * predictability if self.power is None else self.power
+    def _weight(self, aux: Average) -> Array:
+        power = 8 * aux.predictability if self.power is None else self.power
         return jnp.minimum(1.0, (power + 1) / (aux.age + 1 + power))
 
     def _predictability(
         self, params: PyTree[Array], aux: Average, objective: Objective, now: PyTree[Array]
     ) -> Array:
-        metric = jax.tree.map(
-            _ratio, _sparse(self.descent((params, aux), objective, seen=True)), now
-        )
-        before = aux.previous
+        descent = self.descent((params, aux), objective, seen=True)
+        metric, before = jax.tree.map(_ratio, _sparse(descent), now), aux.previous
         product, length, length_before = (
             inner(a, jax.tree.map(lambda d, x: d * x.astype(d.dtype), metric, b))
             for a, b in ((now, before), (now, now), (before, before))

@@ -93,8 +93,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
         check_decay(b1=self.b1)
         check_least(0, weight_decay=self.weight_decay)
         check(whole_from(0), "ns_steps", self.ns_steps, "a whole number, such as 5, or None")
-        if self.consistent_rms is not None:
-            check_positive(consistent_rms=self.consistent_rms)
+        check_positive(consistent_rms=self.consistent_rms)
         known = isinstance(self.ns_coeffs, str) and self.ns_coeffs in PRESETS
         if not known and np.asarray(self.ns_coeffs).shape[-1:] != (3,):
             raise ValueError(

@@ -53,8 +53,12 @@ class AlongMoment(abc.ABC):
         if name == "moments":
             return None, self.relaxed(objective.here(params), aux, fraction)
         age = aux.age - 1  # of this step, which the moments have counted
-        along = self.along(self.mean(params, aux, objective), aux)
-        return self.drift(self.decayed(along, params, age), params, age, fraction * h), aux
+        along = self.decayed(self.direction(params, aux, objective), params, age)
+        return self.drift(along, params, age, fraction * h), aux
+
+    def direction(self, params: PyTree[Array], aux: Any, objective: Objective) -> PyTree[Array]:
+        """Where the first moment leads; 0 while it has seen nothing."""
+        return self.along(self.mean(params, aux, objective), aux)
 
     def drift(
         self, along: PyTree[Array], params: PyTree[Array], age: Array, time: Scalar
