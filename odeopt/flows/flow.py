@@ -97,7 +97,7 @@ class AbstractFlow(eqx.Module):
         raise ValueError(f"{type(self).__name__} is not the gradient flow of a loss.")
 
     def aged(self, aux: PyTree[Array], grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
-        r"""How much more the auxiliary variables were at the time that they stand for.
+        r"""How the auxiliary variables change when each gradient in them is changed by its age.
 
         What the counter-term of Lie's splitting needs to know of a memory: a moment
         $\sum_kw_kg_k$ of the gradients of $k$ steps ago changes by $\sum_kw_k(k + \tfrac12)\delta$.
@@ -105,7 +105,7 @@ class AbstractFlow(eqx.Module):
         Args:
           aux: the auxiliary variables as the last part finds them.
           grads: the gradient.
-          back: $\delta$, what a gradient was more one step ago.
+          back: $\delta$, by how much the gradient was larger one step ago.
 
         Returns:
           A tree like `aux`, with None in place of what does not change.
@@ -124,9 +124,9 @@ class AbstractFlow(eqx.Module):
         return change(self)
 
     def owed(self, aux: PyTree[Array]) -> Bool[Array, ""] | None:
-        """Where a symmetric step cannot open before its first gradient: whether this is the first.
+        """Whether the first half of a symmetric step is missing, since it needs a gradient.
 
-        None for a flow that starts at rest, whose opening moves nothing.
+        None for a flow that starts at rest, whose first half moves nothing.
         """
         return None
 

@@ -81,7 +81,7 @@ class AlongMoment(abc.ABC):
             )
 
     def owed(self, aux: Any) -> Array:
-        """Before the first gradient the direction is not known: the first step cannot open."""
+        """Before the first gradient: the direction is not known."""
         return aux.age == 0
 
     def mean(self, params: PyTree[Array], aux: Any, objective: Objective) -> PyTree[Array]:

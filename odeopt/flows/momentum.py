@@ -111,8 +111,8 @@ class HeavyBallFlow(AbstractFlow):
     def aged(self, aux: Momentum, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
         r"""The momentum changes by $\sum_{k<n}\mu^k(t_k/w + \tfrac12)\delta$.
 
-        $t_k$ is what $k$ steps are at the ball's own clock, on which a step lasts the weight of the
-        gradients in the momentum that makes it.
+        $t_k$ is how long $k$ steps last at the ball's own clock, on which a step lasts as long as
+        the gradients in its momentum weigh.
         """
         mu = self.momentum.fixed()
         age = aux.age

@@ -66,7 +66,7 @@ class AbstractWrapper(AbstractFlow):
         return self.base.looks_again(name)
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
-        """That of `base`, of the loss as it is."""
+        """That of `base`, for the unchanged loss."""
         return self.base.descent((z[0], self.inner(z[1])), objective, seen=seen)
 
     def heading(self, z: State) -> PyTree[Array]:

@@ -147,8 +147,8 @@ def soap(
       weight_decay: $w$, decoupled; a number or a schedule. That of the published code is 0.01.
       mask: a tree of booleans, or a function of the parameters: what to decay.
       nesterov: look ahead in the first moments.
-      precondition_frequency: steps from one refresh of the bases to the next. With an optimizer
-        that is mapped over by `jax.vmap` every step costs one.
+      precondition_frequency: steps from one refresh of the bases to the next. Under `jax.vmap` of
+        `update` every step takes as long as one with a refresh.
       max_precond_dim: a longer side keeps the identity, at no cost; None for 10,000.
       shampoo_beta: decay of the moments that the bases are of; None for `b2`.
       weight_dimension_numbers: which leaves are matrices, and how: see `muon`.
