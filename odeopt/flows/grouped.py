@@ -46,7 +46,7 @@ class GroupedFlow(AbstractFlow):
         other groups take that of the optimizer. Such a group has its own flow time.
 
     Raises:
-      ValueError: flows that name different parts; in `init`, a label without a flow.
+      ValueError: flows that name different parts; a pace, or in `init` a label, without a flow.
     """
 
     flows: dict[str, AbstractFlow]
@@ -57,6 +57,11 @@ class GroupedFlow(AbstractFlow):
 
     def __check_init__(self) -> None:
         check_positive(**{f"the step size of {k!r}": h for k, h in self.paces.items()})
+        unknown = self.paces.keys() - self.flows.keys()
+        if unknown:
+            raise ValueError(
+                f"paces has {sorted(unknown)}, and flows are for {sorted(self.flows)}."
+            )
         if len({flow.parts for flow in self.flows.values()}) != 1:
             raise ValueError(
                 "The flows of a GroupedFlow are composed part by part, so all must name the same "
