@@ -147,6 +147,10 @@ class ByStep(eqx.Module):
         """Its value at that step."""
         return self.schedule(step)
 
+    def at_age(self, age: Array) -> Any:
+        """Its value in a flow that no optimizer steps: by the whole steps of the flow's age."""
+        return self(jnp.floor(age).astype(jnp.int32))
+
 
 def by_step(number: Any) -> Any:
     """A schedule as a `ByStep`; a number as `real` has it."""
@@ -166,11 +170,6 @@ def schedules(flow: PyTree) -> list[Any]:
 def at_step(flow: T, step: Array) -> T:
     """The flow of one step, with what its schedules say."""
     return jax.tree.map(lambda x: x(step) if is_scheduled(x) else x, flow, is_leaf=is_scheduled)
-
-
-def at_age(number: Any, age: Array) -> Any:
-    """A number in a flow that no optimizer steps: a schedule by the whole steps of the age."""
-    return number(jnp.floor(age).astype(jnp.int32)) if is_scheduled(number) else number
 
 
 def real(number: Any) -> Any:

@@ -16,7 +16,7 @@ from ..arrays import Scalar
 from ..checks import check_positive
 from ..information import Information
 from ..objective import Objective
-from .clock import at_age, by_step
+from .clock import by_step
 from .flow import AbstractFlow, Moved, Share, State
 
 
@@ -157,7 +157,8 @@ class GroupedFlow(AbstractFlow):
         for label, flow in self.flows.items():
             own = h
             if label in self.paces:
-                own = at_age(self.paces[label], aux.age)
+                own = self.paces[label]
+                own = own.at_age(aux.age) if callable(own) else own
                 own = jnp.where(jnp.asarray(own) >= 0, own, jnp.nan)  # then the step is rejected
             of_group: Any = _Group(objective, params, seen, groups, label)
             here = _only(params, groups, label), aux.of[label]

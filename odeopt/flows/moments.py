@@ -12,7 +12,7 @@ from ..arrays import Scalar
 from ..checks import is_zero
 from ..objective import Objective
 from ..sums import multiple, scaled
-from .clock import Decay, at_age
+from .clock import Decay
 from .flow import Moved, Share, State
 
 
@@ -96,7 +96,8 @@ class AlongMoment(abc.ABC):
 
     def decay(self, age: Array) -> float | Array:
         """The weight decay of the step at `age`."""
-        return at_age(self.weight_decay, age)
+        decay = self.weight_decay
+        return decay.at_age(age) if callable(decay) else decay
 
     def decayed(self, direction: PyTree[Array], params: PyTree[Array], age: Array) -> PyTree[Array]:
         """`direction + w params`."""
