@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..arguments import over_own
-from ..arrays import Scalar
+from ..arrays import Scalar, real_dtype
 from ..checks import check_least
 from ..kernels.adam import AdamNumbers, adam_step, decaying_time
 from ..objective import Objective
 from ..sums import scaled
 from .clock import as_decay, by_step, check_decay, moment_like, real
-from .flow import AbstractFlow, State, Substeps
+from .flow import AbstractFlow, Fused, Share, State, Substeps
 from .moments import (
     AlongMoment,
     abs_square,
@@ -109,41 +109,36 @@ class AdamFlow(AlongMoment, AbstractFlow):
         mean = settled(aux.mu, self.b1, aux.age, grads)
         square = settled(aux.nu, self.b2, aux.age, squares)
         direction = jax.tree.map(self._direction, mean, square)
-        direction = self.decayed(direction, params, aux.age)
-        return (
-            jax.tree.map(lambda u: scaled(-h, u), direction),
-            Moments(
-                relaxation(aux.mu, grads, self.b1.forgetting(aux.age)),
-                relaxation(aux.nu, squares, self.b2.forgetting(aux.age)),
-                jnp.ones_like(aux.age),
-            ),
+        update = super().drift(self.decayed(direction, params, aux.age), params, aux.age, h)
+        return update, Moments(
+            relaxation(aux.mu, grads, self.b1.forgetting(aux.age)),
+            relaxation(aux.nu, squares, self.b2.forgetting(aux.age)),
+            jnp.ones_like(aux.age),
         )
 
-    def part(
-        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> tuple[PyTree[Array] | None, Moments]:
-        """Follow the moments or the drift."""
-        params, aux = z
-        if name == "moments":
-            grads = objective.here(params)
-            b1, b2 = (b.retained(aux.age, fraction) for b in (self.b1, self.b2))
-            return None, Moments(
-                averaged(aux.mu, grads, b1),
-                averaged(aux.nu, wide(grads, self.b2), b2, order=2),
-                aux.age + fraction,
-            )
-        age = aux.age - 1  # of this step, which the moments have counted
-        direction = self.decayed(self.direction(params, aux, objective), params, age)
-        time = fraction * h
-        if not (self.exact_decay and self.needs_params):
-            return jax.tree.map(lambda u: scaled(-time, u), direction), aux
-        times = jax.tree.map(functools.partial(decaying_time, time), self._decays(params, age))
-        times = jax.tree.broadcast(times, direction)
-        return jax.tree.map(lambda t, u: scaled(-t, u), times, direction), aux
+    def relaxed(self, grads: PyTree[Array], aux: Moments, fraction: Share) -> Moments:
+        """Both moments."""
+        b1, b2 = (b.retained(aux.age, fraction) for b in (self.b1, self.b2))
+        return Moments(
+            averaged(aux.mu, grads, b1),
+            averaged(aux.nu, wide(grads, self.b2), b2, order=2),
+            aux.age + fraction,
+        )
 
-    def fused(
-        self, substeps: Substeps, z: State, objective: Objective, h: Scalar
-    ) -> tuple[PyTree[Array], Moments, int] | None:
+    def along(self, mean: PyTree[Array], aux: Moments) -> PyTree[Array]:
+        """`u`; 0 while the moments have seen nothing."""
+        return jax.tree.map(self._direction, mean, divided(aux.nu, self.b2.weight(aux.age)))
+
+    def drift(
+        self, along: PyTree[Array], params: PyTree[Array], age: Array, time: Scalar
+    ) -> PyTree[Array]:
+        """How far a direction leads in a time; less where its decay is solved exactly."""
+        if not (self.exact_decay and self.needs_params):
+            return super().drift(along, params, age, time)
+        times = jax.tree.map(functools.partial(decaying_time, time), self._decays(params, age))
+        return jax.tree.map(lambda t, u: scaled(-t, u), jax.tree.broadcast(times, along), along)
+
+    def fused(self, substeps: Substeps, z: State, objective: Objective, h: Scalar) -> Fused:
         """A step of moments and drift: `kernels.adam_step`.
 
         Drifts in a row are one, where there is no decay or it is solved exactly.
@@ -190,29 +185,13 @@ class AdamFlow(AlongMoment, AbstractFlow):
 
     def aged(self, aux: Moments, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
         """Both moments change by their mean age times the change of what they average."""
-        if self.nesterov or self.exact_decay:
-            raise ValueError(
-                "The counter-term of AdamFlow with nesterov or exact_decay is not known: drop it."
-            )
+        self.check_off(nesterov=self.nesterov, exact_decay=self.exact_decay)
         squares = jax.tree.map(squares_change, grads, back)
         return Moments(
             aged(aux.mu, back, self.b1, aux.age),
             aged(aux.nu, squares, self.b2, aux.age),
             None,  # type: ignore[arg-type]
         )
-
-    def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
-        """The gradient over the root of its second moment."""
-        params, aux = z
-        if not seen:
-            _, aux = self.part("moments", z, objective, jnp.zeros([]), 1.0)
-        square = divided(aux.nu, self.b2.weight(aux.age))
-        return jax.tree.map(self._direction, objective.here(params), square)
-
-    def direction(self, params: PyTree[Array], aux: Moments, objective: Objective) -> PyTree[Array]:
-        """`u`, from the moments; 0 while they have seen nothing."""
-        mean = self.mean(params, aux, objective)
-        return jax.tree.map(self._direction, mean, divided(aux.nu, self.b2.weight(aux.age)))
 
     def _direction(self, mean: Array, square: Array) -> Array:
         return adam_direction(mean, square, self.eps, self.eps_root)
@@ -265,7 +244,7 @@ class AdamRest(NamedTuple):
         """The parameters at the end of the step."""
 
         def leaf(p: Array, m: Array, v: Array) -> Array:
-            numbers = (n.astype(jnp.finfo(m.dtype).dtype) for n in self)
+            numbers = (n.astype(real_dtype(m.dtype)) for n in self)
             time, kept, first, second, eps, eps_root = numbers
             moved = time * adam_direction(m / first, v / second, eps, eps_root)
             return ((p + moved.astype(p.dtype)) / kept).astype(p.dtype)

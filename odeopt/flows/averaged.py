@@ -1,7 +1,7 @@
-r"""Primal averaging: follow one point, look at another, keep their average."""
+r"""Primal averaging: gradients are taken between a path and its running average."""
 
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import equinox as eqx
 import jax
@@ -14,11 +14,11 @@ from ..arrays import Scalar
 from ..checks import check, check_least, is_zero
 from ..information import Information
 from ..objective import Objective
-from ..sums import entries, inner, is_split, scaled
+from ..sums import entries, inner, is_split, multiple, scaled
 from .clock import LogTime, moment_like, real
-from .flow import AbstractFlow, State
+from .flow import AbstractFlow, Moved, Share, State
 
-# Of large leaves one gradient is remembered at every 16th coordinate: a cosine needs no more.
+# A cosine of two gradients needs no more than every 16th coordinate of large leaves.
 _EVERY, _LARGE = 16, 4096
 
 
@@ -105,18 +105,9 @@ class AveragedFlow(AbstractFlow):
         """Whether `base` is linear, nothing adapts and nothing decays."""
         return self.base.linear and not self._adapts and not self._decays
 
-    @property
-    def needs_params(self) -> bool:  # type: ignore[override]
-        """True with weight decay."""
-        return self._decays or self.base.needs_params
-
-    @property
-    def _decays(self) -> bool:
-        return not is_zero(self.weight_decay)
-
-    @property
-    def _adapts(self) -> bool:
-        return self.beta is None or self.power is None
+    needs_params: ClassVar[Any] = property(lambda self: self._decays or self.base.needs_params)
+    _decays: ClassVar[Any] = property(lambda self: not is_zero(self.weight_decay))
+    _adapts: ClassVar[Any] = property(lambda self: self.beta is None or self.power is None)
 
     def around(self, change: Callable[[AbstractFlow], AbstractFlow]) -> NoReturn:
         """Refused: its parameters are an average."""
@@ -145,7 +136,7 @@ class AveragedFlow(AbstractFlow):
         moved, base = self.base.increment((params, aux.base), objective, h)
         if self._decays:
             moved = jax.tree.map(lambda v, y: v - scaled(h * self.weight_decay, y), moved, params)
-        rate = jnp.where(h == 0, 0.0, self._weight(aux, aux.predictability))
+        rate = jnp.where(h == 0, 0.0, self._weight(aux))
         beta = self._beta(aux.predictability)
         lag = jax.tree.map(lambda v, d: -v.astype(d.dtype) - scaled(rate, d), moved, aux.lag)
         update = jax.tree.map(
@@ -153,35 +144,30 @@ class AveragedFlow(AbstractFlow):
             moved,
             aux.lag,
         )
-        previous, predictability, pace = jax.tree.map(
-            jnp.zeros_like, (aux.previous, aux.predictability, aux.pace)
-        )
+        still = jax.tree.map(jnp.zeros_like, aux)
         away = (1 - beta) - aux.away
-        age = jnp.ones_like(aux.age)
-        return update, Average(lag, base, age, previous, predictability, away, pace)
+        return update, still._replace(lag=lag, base=base, age=jnp.ones_like(aux.age), away=away)
 
-    def part(
-        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> tuple[PyTree[Array] | None, Average]:
-        """One of decay and the parts of `base`, which move z, and of the average."""
+    def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
+        """Decay and the parts of `base` move z; `average` moves a towards it."""
         params, aux = z
         beta = self._beta(aux.predictability)
         if name != "average":
             if name == "decay":
-                moved = jax.tree.map(lambda y: scaled(-fraction * h * self.weight_decay, y), params)
+                moved = multiple(-fraction * h * self.weight_decay, params)
             else:
                 moved, base = self.base.part(name, (params, aux.base), objective, h, fraction)
                 aux = aux._replace(base=base)
             if moved is None:
                 return None, aux
             lag = jax.tree.map(lambda d, u: d - u.astype(d.dtype), aux.lag, moved)
-            return jax.tree.map(lambda u: scaled(1 - beta, u), moved), aux._replace(lag=lag)
+            return multiple(1 - beta, moved), aux._replace(lag=lag)
         previous, predictability = aux.previous, aux.predictability
         moves = h != 0  # the average of a path that stands still does too
         slowed = moves & (2 * h < aux.pace)
         kept = jnp.where(slowed, 2 * h / jnp.where(slowed, aux.pace, 1.0), 1.0)
-        lag = jax.tree.map(lambda d: scaled(kept, d), aux.lag)
-        weight = jnp.where(moves, fraction * self._weight(aux, predictability), 0.0)
+        lag = multiple(kept, aux.lag)
+        weight = jnp.where(moves, fraction * self._weight(aux), 0.0)
         if self._adapts:
             previous = _sparse(objective.here(params))
             seen = self._predictability(params, aux, objective, previous)
@@ -189,15 +175,17 @@ class AveragedFlow(AbstractFlow):
         ahead = self._beta(predictability)
         # a moves by -c d, then y is looked at from a by the new beta
         factor = (1 - beta) - weight - (1 - ahead) * (1 - weight)
-        update = jax.tree.map(lambda d: scaled(factor, d), lag)
-        lag = jax.tree.map(lambda d: scaled(1 - weight, d), lag)
-        pace = jnp.where(moves, h, aux.pace)
-        return update, Average(
-            lag, aux.base, aux.age + fraction, previous, predictability, 1 - ahead, pace
+        return multiple(factor, lag), Average(
+            lag=multiple(1 - weight, lag),
+            base=aux.base,
+            age=aux.age + fraction,
+            previous=previous,
+            predictability=predictability,
+            away=1 - ahead,
+            pace=jnp.where(moves, h, aux.pace),
         )
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
-        """The descent direction of `base`."""
         return self.base.descent((z[0], z[1].base), objective, seen=seen)
 
     def heading(self, z: State) -> PyTree[Array]:
@@ -209,17 +197,15 @@ class AveragedFlow(AbstractFlow):
             return jnp.asarray(self.beta, float)
         return 1 - 0.1 * (1 - jnp.sqrt(predictability)) ** 2
 
-    def _weight(self, aux: Average, predictability: PyTree[Array]) -> Array:
-        power = 8 * predictability if self.power is None else self.power
+    def _weight(self, aux: Average) -> Array:
+        power = 8 * aux.predictability if self.power is None else self.power
         return jnp.minimum(1.0, (power + 1) / (aux.age + 1 + power))
 
     def _predictability(
         self, params: PyTree[Array], aux: Average, objective: Objective, now: PyTree[Array]
     ) -> Array:
-        metric = jax.tree.map(
-            _ratio, _sparse(self.descent((params, aux), objective, seen=True)), now
-        )
-        before = aux.previous
+        descent = self.descent((params, aux), objective, seen=True)
+        metric, before = jax.tree.map(_ratio, _sparse(descent), now), aux.previous
         product, length, length_before = (
             inner(a, jax.tree.map(lambda d, x: d * x.astype(d.dtype), metric, b))
             for a, b in ((now, before), (now, now), (before, before))

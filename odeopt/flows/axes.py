@@ -30,17 +30,10 @@ class Stack(NamedTuple):
 def each(
     dimensions: Any, function: Callable[..., Any], tree: PyTree[Array], *rest: PyTree[Any]
 ) -> PyTree[Any]:
-    """`function(leaf, stack, *rest)` of every leaf.
+    """`function(leaf, stack, *rest)` of every leaf, its `Stack`, and what `rest` has in its place.
 
-    Args:
-      dimensions: `optax.contrib.MuonDimensionNumbers`, one for all leaves, a tree of them, or a
-        function of the parameters.
-      function: of a leaf, its `Stack`, and what `rest` has in the place of the leaf.
-      tree: a tree like the parameters.
-      rest: trees with anything in the place of leaves.
-
-    Raises:
-      ValueError: a leaf that is no matrix, or inside `across` one matrix split over devices.
+    `dimensions`: `optax.contrib.MuonDimensionNumbers`, one for all leaves, a tree of them, or a
+    function of the parameters.
     """
     return jax.tree.map(
         lambda leaf, axes, *rest: function(leaf, _stack(leaf, axes), *rest),
@@ -68,11 +61,7 @@ def is_axes(node: Any) -> bool:
 
 
 def _stack(leaf: Array, axes: MuonDimensionNumbers) -> Stack:
-    """How to read a leaf.
-
-    Raises:
-      ValueError: fewer than two axes, one axis on both sides, or one matrix that is split.
-    """
+    """How to read a leaf; refuses one that is no matrix, and one matrix that `across` splits."""
     if leaf.ndim < 2:
         raise ValueError(
             f"This flow moves matrices, and a leaf has the shape {leaf.shape}: use `odeopt.muon` "

@@ -118,7 +118,7 @@ class LogTime(eqx.Module):
         """Any clock is fine."""
 
     def fixed(self) -> Any:
-        """None: refused where a number is needed."""
+        """Refused: a counter-term needs a number."""
         raise ValueError("The decay is a clock; the counter-term needs a fixed number.")
 
     def dtype(self, dtype: Any) -> Any:

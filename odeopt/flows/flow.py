@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import equinox as eqx
 from jaxtyping import Array, Bool, PyTree
@@ -11,11 +11,20 @@ from ..arrays import Scalar
 from ..information import Information
 from ..objective import Objective
 
-Substeps = Sequence[tuple[str, float | Array]]
-"""Parts of a flow and the fractions of a step for which each is followed, in order."""
-
 State = tuple[PyTree[Array], PyTree[Array]]
 """`z = (params, aux)`: the parameters, and whatever else moves with them."""
+
+Share: TypeAlias = float | Array
+"""A fraction of a step."""
+
+Substeps: TypeAlias = Sequence[tuple[str, Share]]
+"""Parts of a flow and the fraction of a step for which each is followed, in order."""
+
+Moved: TypeAlias = tuple[PyTree[Array] | None, PyTree[Array]]
+"""What a part does: the update, None where it moves no parameters, and the new `aux`."""
+
+Fused: TypeAlias = tuple[PyTree[Array], PyTree[Array], int] | None
+"""A step in one pass: update, new `aux`, and the gradients that it took beside the given one."""
 
 
 def check_flow(flow: Any, kind: type, such_as: str) -> None:
@@ -57,14 +66,10 @@ class AbstractFlow(eqx.Module):
             f"{type(self).__name__} has no field of its own, only parts: use `solvers.Lie()`."
         )
 
-    def part(
-        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> tuple[PyTree[Array] | None, PyTree[Array]]:
+    def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
         """Follow one part for `fraction` of a step of size `h`, from `z`.
 
-        Returns:
-          The update of the parameters, None where this part does not move them, and the new
-          auxiliary variables.
+        The update of the parameters, None where this part does not move them, and the new `aux`.
         """
         raise ValueError(f"{type(self).__name__} names no parts.")
 
@@ -72,13 +77,8 @@ class AbstractFlow(eqx.Module):
         """Whether a part wants the gradient where the parts before it have moved the parameters."""
         return name == self.gradient_part
 
-    def fused(
-        self, substeps: Substeps, z: State, objective: Objective, h: Scalar
-    ) -> tuple[PyTree[Array], PyTree[Array], int] | None:
-        """All of `substeps` in one pass, where there is a formula for them; else None.
-
-        Update, auxiliary variables, and the gradients that it took beside the given one.
-        """
+    def fused(self, substeps: Substeps, z: State, objective: Objective, h: Scalar) -> Fused:
+        """All of `substeps` in one pass, where there is a formula for them; else None."""
         return None
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
@@ -97,7 +97,7 @@ class AbstractFlow(eqx.Module):
         raise ValueError(f"{type(self).__name__} is not the gradient flow of a loss.")
 
     def aged(self, aux: PyTree[Array], grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
-        r"""How much more the auxiliary variables were at the time that they stand for.
+        r"""How the auxiliary variables change when each gradient in them is changed by its age.
 
         What the counter-term of Lie's splitting needs to know of a memory: a moment
         $\sum_kw_kg_k$ of the gradients of $k$ steps ago changes by $\sum_kw_k(k + \tfrac12)\delta$.
@@ -105,7 +105,7 @@ class AbstractFlow(eqx.Module):
         Args:
           aux: the auxiliary variables as the last part finds them.
           grads: the gradient.
-          back: $\delta$, what a gradient was more one step ago.
+          back: $\delta$, by how much the gradient was larger one step ago.
 
         Returns:
           A tree like `aux`, with None in place of what does not change.
@@ -124,9 +124,9 @@ class AbstractFlow(eqx.Module):
         return change(self)
 
     def owed(self, aux: PyTree[Array]) -> Bool[Array, ""] | None:
-        """Where a symmetric step cannot open before its first gradient: whether this is the first.
+        """Whether the first half of a symmetric step is missing, since it needs a gradient.
 
-        None for a flow that starts at rest, whose opening moves nothing.
+        None for a flow that starts at rest, whose first half moves nothing.
         """
         return None
 

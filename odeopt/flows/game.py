@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
@@ -16,7 +15,7 @@ from ..checks import check_positive, is_whole
 from ..objective import Objective
 from ..sums import multiple
 from .clock import real
-from .flow import AbstractFlow, State
+from .flow import AbstractFlow, Moved, Share, State
 
 PerPlayer: TypeAlias = Sequence[Any] | Mapping[Any, Any]
 """One value for each player: by name (a mapping), or in the order of the players' tree."""
@@ -79,7 +78,7 @@ class Players(NamedTuple):
         )
 
     def at(self, name: Any) -> int:
-        """The place of a player; without a mapping of names, players are known by it."""
+        """The index of a player, given by its name or by its number."""
         return self.names.index(name) if name in self.names else int(name)
 
 
@@ -116,14 +115,12 @@ class GameFlow(AbstractFlow):
         speeds: PerPlayer | None = None,
         updates: Mapping[Any, int] | Sequence[int] | None = None,
     ) -> None:
-        self.speeds = None if speeds is None else jax.tree.map(real, speeds)
+        self.speeds = jax.tree.map(real, speeds)
+        self.updates = None if updates is None else tuple(named(updates).items())
         for speed in () if speeds is None else named(speeds).values():
             check_positive(speeds=speed)
-        if updates is None:
-            self.updates = None
-            return
-        self.updates = tuple(named(updates).items())
-        if not self.updates or not all(is_whole(k) and k >= 1 for _, k in self.updates):
+        moves = [1] if updates is None else [*named(updates).values()]
+        if not moves or not all(is_whole(k) and k >= 1 for k in moves):
             raise ValueError(
                 f"updates is {updates}; it says how often each player moves in a round, at least "
                 'once: `updates=(1, 1)`, or `updates={"critic": 5, "generator": 1}`.'
@@ -140,7 +137,7 @@ class GameFlow(AbstractFlow):
         return self.updates is not None
 
     def init(self, params: PyTree[Array]) -> tuple[()]:
-        """There is nothing auxiliary."""
+        """There is nothing auxiliary; refuses names that are not those of players."""
         players = Players.of(params)
         if self.speeds is not None:
             players.each(self.speeds, "speeds")
@@ -165,7 +162,7 @@ class GameFlow(AbstractFlow):
         return players.each(self.speeds, "speeds")
 
     def looks_again(self, name: str) -> bool:
-        """True: a move is an answer to those before it."""
+        """Always: a move is an answer to those before it."""
         return True
 
     def mover(self, name: str, players: Players) -> tuple[int, int]:
@@ -174,9 +171,7 @@ class GameFlow(AbstractFlow):
         player, times = next((p, k) for p, k in self.updates if str(p) == name)
         return players.at(player), times
 
-    def part(
-        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> tuple[PyTree[Array], tuple[()]]:
+    def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
         """The move of one player, all others frozen."""
         grads = objective.here(z[0])
         index, times = self.mover(name, Players.of(grads))
@@ -185,12 +180,9 @@ class GameFlow(AbstractFlow):
 
 def alone(players: Players, index: int) -> PyTree[Array]:
     """The trees of one player, zeros for the others."""
-    return players.rebuild(
-        [
-            tree if place == index else jax.tree.map(jnp.zeros_like, tree)
-            for place, tree in enumerate(players.trees)
-        ]
-    )
+    trees = optax.tree.zeros_like(players.trees)
+    trees[index] = players.trees[index]
+    return players.rebuild(trees)
 
 
 def game_gradient(losses: PerPlayer) -> Callable[..., PyTree[Array]]:
@@ -229,12 +221,8 @@ def game_gradient(losses: PerPlayer) -> Callable[..., PyTree[Array]]:
 
     def grad_fn(players: PyTree[Array], stage: Any = 0, **arguments: Any) -> PyTree[Array]:
         everyone = Players.of(players)
-        return everyone.rebuild(
-            [
-                own_gradient(loss, everyone, index, arguments)
-                for index, loss in enumerate(everyone.each(losses, "losses"))
-            ]
-        )
+        own = enumerate(everyone.each(losses, "losses"))
+        return everyone.rebuild([own_gradient(loss, everyone, i, arguments) for i, loss in own])
 
     return grad_fn
 
@@ -242,7 +230,7 @@ def game_gradient(losses: PerPlayer) -> Callable[..., PyTree[Array]]:
 def own_gradient(
     loss: Callable[..., Any], players: Players, index: int, arguments: Mapping[str, Any]
 ) -> PyTree[Array]:
-    """The gradient of one loss in the parameters of the player at `index`, complex conjugated."""
+    """The gradient of one loss in the parameters of the player at `index`, as optax has it."""
     kwargs = forwarded(loss, "loss(players)", 1, arguments, alone=False)
 
     def of_own(tree: PyTree[Array]) -> Scalar:

@@ -8,7 +8,7 @@ from ..arrays import Scalar
 from ..information import Information
 from ..objective import Objective
 from ..sums import multiple
-from .flow import AbstractFlow, State
+from .flow import AbstractFlow, Moved, Share, State
 
 
 class GradientFlow(AbstractFlow):
@@ -30,12 +30,8 @@ class GradientFlow(AbstractFlow):
         """`(-h grad E(params), ())`."""
         return multiple(-h, objective.here(z[0])), z[1]
 
-    def part(
-        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> tuple[PyTree[Array], tuple[()]]:
-        """`descent`."""
+    def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
         return self.increment(z, objective, fraction * h)
 
     def potential(self, objective: Objective, h: Scalar) -> Objective:
-        """The loss itself."""
         return objective

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -17,7 +17,7 @@ from ..checks import check_positive
 from ..information import Information
 from ..objective import Objective
 from .clock import by_step
-from .flow import AbstractFlow, State
+from .flow import AbstractFlow, Moved, Share, State
 
 
 class Groups(NamedTuple):
@@ -46,7 +46,7 @@ class GroupedFlow(AbstractFlow):
         other groups take that of the optimizer. Such a group has its own flow time.
 
     Raises:
-      ValueError: flows that name different parts; in `init`, a label without a flow.
+      ValueError: flows that name different parts; a pace, or in `init` a label, without a flow.
     """
 
     flows: dict[str, AbstractFlow]
@@ -57,6 +57,11 @@ class GroupedFlow(AbstractFlow):
 
     def __check_init__(self) -> None:
         check_positive(**{f"the step size of {k!r}": h for k, h in self.paces.items()})
+        unknown = self.paces.keys() - self.flows.keys()
+        if unknown:
+            raise ValueError(
+                f"paces has {sorted(unknown)}, and flows are for {sorted(self.flows)}."
+            )
         if len({flow.parts for flow in self.flows.values()}) != 1:
             raise ValueError(
                 "The flows of a GroupedFlow are composed part by part, so all must name the same "
@@ -78,10 +83,8 @@ class GroupedFlow(AbstractFlow):
         """Whether the flows of all groups are linear, and none has a pace of its own."""
         return all(flow.linear for flow in self._all) and not self.paces
 
-    @property
-    def parts(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The parts of every flow."""
-        return self._all[0].parts
+    parts: ClassVar[Any] = property(lambda self: self._all[0].parts)
+    needs_params: ClassVar[Any] = property(lambda self: any(f.needs_params for f in self._all))
 
     @property
     def gradient_part(self) -> str | None:  # type: ignore[override]
@@ -89,19 +92,13 @@ class GroupedFlow(AbstractFlow):
         found = {flow.gradient_part for flow in self._all}
         return found.pop() if len(found) == 1 else None
 
-    @property
-    def needs_params(self) -> bool:  # type: ignore[override]
-        """Whether the flow of any group does."""
-        return any(flow.needs_params for flow in self._all)
-
     def looks_again(self, name: str) -> bool:
-        """Whether the flow of any group wants the gradient again."""
         return any(flow.looks_again(name) for flow in self._all)
 
     def init(self, params: PyTree[Array]) -> Groups:
         """The auxiliary variables of each group."""
         groups = self._groups(params)
-        missing = {*jax.tree.leaves(groups)} - {*self.flows}
+        missing = {*jax.tree.leaves(groups)} - self.flows.keys()
         if missing:
             raise ValueError(
                 f"A leaf has the label {sorted(map(str, missing))[0]!r}, and GroupedFlow has flows "
@@ -113,38 +110,29 @@ class GroupedFlow(AbstractFlow):
         )
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
-        """The increments of each group."""
         moved = self._each(lambda flow, *here: flow.increment(*here), z, objective, h)
         return moved[0], Groups(moved[1], jnp.ones_like(z[1].age))
 
-    def part(
-        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> tuple[PyTree[Array] | None, Groups]:
-        """That part of every group."""
-
-        def one(flow: AbstractFlow, z: State, objective: Objective, h: Array) -> Any:
-            return flow.part(name, z, objective, h, fraction)
-
-        update, after = self._each(one, z, objective, h)
+    def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
+        update, after = self._each(
+            lambda flow, *here: flow.part(name, *here, fraction), z, objective, h
+        )
         ends = fraction if name == self.parts[-1] else 0.0
         return update, Groups(after, z[1].age + ends)
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
-        """The descent direction of each group."""
-
-        def one(flow: AbstractFlow, z: State, objective: Objective, h: Array) -> Any:
-            return flow.descent(z, objective, seen=seen), z[1]
-
-        return self._each(one, z, objective, jnp.zeros([]))[0]
+        return self._each(
+            lambda flow, z, objective, _: (flow.descent(z, objective, seen=seen), z[1]),
+            z,
+            objective,
+            jnp.zeros([]),
+        )[0]
 
     def owed(self, aux: Groups) -> Bool[Array, ""] | None:
-        """As in its flows."""
-        return next(
-            (o for k, f in self.flows.items() if (o := f.owed(aux.of[k])) is not None), None
-        )
+        owed = (flow.owed(aux.of[label]) for label, flow in self.flows.items())
+        return next((first for first in owed if first is not None), None)
 
     def aged(self, aux: Groups, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
-        """As in its flows."""
         groups = self._groups(grads)
         of = {
             label: flow.aged(aux.of[label], _only(grads, groups, label), _only(back, groups, label))
@@ -180,8 +168,8 @@ class GroupedFlow(AbstractFlow):
             return None, after
         still = jax.tree.map(jnp.zeros_like, params)
         updates = [still if update is None else update for update in updates]
-        place = {label: index for index, label in enumerate(self.flows)}
-        return jax.tree.map(lambda label, *of: of[place[label]], groups, *updates), after
+        labels = list(self.flows)
+        return jax.tree.map(lambda label, *of: of[labels.index(label)], groups, *updates), after
 
 
 @Objective.register  # answers all that a flow asks
@@ -197,16 +185,14 @@ class _Group:
 
     def here(self, params: PyTree[Array]) -> PyTree[Array]:
         """The group's part of the gradient."""
-        same = all(map(operator.is_, jax.tree.leaves(params), jax.tree.leaves(self._own())))
+        own = _only(self.params, self.groups, self.label)
+        same = all(map(operator.is_, jax.tree.leaves(params), jax.tree.leaves(own)))
         grads = self.seen() if same else self.whole.here(self._with(params))
         return _only(grads, self.groups, self.label)
 
     def gradient(self, params: PyTree[Array]) -> PyTree[Array]:
         """The group's part of the gradient, evaluated."""
         return _only(self.whole.gradient(self._with(params)), self.groups, self.label)
-
-    def _own(self) -> PyTree[Array]:
-        return _only(self.params, self.groups, self.label)
 
     def _with(self, own: PyTree[Array]) -> PyTree[Array]:
         pick = lambda label, x, new: new if label == self.label else x  # noqa: E731

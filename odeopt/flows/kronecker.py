@@ -1,6 +1,7 @@
 r"""SOAP's flow: Adam's in the eigenbases of a Kronecker-factored second moment."""
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -13,15 +14,21 @@ from optax.contrib import MuonDimensionNumbers
 from ..arguments import is_absent
 from ..arrays import Scalar, wide_dtype
 from ..checks import check, check_counts, check_least, whole_from
-from ..objective import Objective
-from ..sums import scaled, widened
+from ..sums import widened
 from .adaptive import adam_direction
 from .axes import Stack, each
 from .clock import Decay, as_decay, by_step, check_decay, moment_like, real
-from .flow import AbstractFlow, State
-from .moments import AlongMoment, abs_square, aged, averaged, divided, squares_change
+from .flow import AbstractFlow, Share
+from .moments import (
+    AlongMoment,
+    abs_square,
+    aged,
+    averaged,
+    divided,
+    squares_change,
+)
 
-LARGEST = 10_000  # that of the published code; a side of 10,000 keeps two matrices of 400 MB
+LARGEST = 10_000  # as in the published code; a side of 10,000 keeps two matrices of 400 MB
 _AXIS = {"left": -2, "right": -1}
 
 
@@ -62,8 +69,8 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
     In the eigenbases $Q_L$, $Q_R$ of the moments $L$ of $GG^H$ and $R$ of $G^HG$ it is Adam's flow:
     $u = M'/(\sqrt V + \epsilon)$ with $M' = Q_L^HMQ_R$, $\tau_1\dot M = G - M$ and
     $\tau_2\dot V = |Q_L^HGQ_R|^2 - V$, $M$ and $V$ divided by the weight of what they have seen. An
-    entry of $M'$ that cannot be told from rounding counts 0: divided by the root of its square it
-    would be 1.
+    entry of $M'$ that cannot be told from rounding counts as 0: divided by the root of its square
+    it would be 1.
 
     Bases are constant but for a refresh every `precondition_frequency` steps, by one power step
     and QR: $Q \leftarrow \mathrm{qr}(LQ)$, columns in the order of $\mathrm{diag}(Q^HLQ)$, and
@@ -125,32 +132,24 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
         largest = LARGEST if self.max_precond_dim is None else self.max_precond_dim
 
         def leaf(p: Array, stack: Stack) -> Metric:
-            _, inputs, outputs = stack.shape
             zeros = stack.matrices(jnp.zeros_like(p, self.b2.dtype(wide_dtype(p.dtype))))
             factors = {
                 side: _square(zeros, side)  # split over devices as the leaf is
-                for side, n in {"left": inputs, "right": outputs}.items()
-                if p.size and 1 < n <= largest
+                for side, axis in _AXIS.items()
+                if p.size and 1 < stack.shape[axis] <= largest
             }
-            one = jax.tree.map(
-                lambda zero: zero + jnp.eye(zero.shape[1], dtype=zero.dtype), factors
-            )
-            return Metric(zeros, factors, one)
+            bases = {
+                k: zero + jnp.eye(zero.shape[1], dtype=zero.dtype) for k, zero in factors.items()
+            }
+            return Metric(zeros, factors, bases)
 
         moment = jax.tree.map(lambda p: moment_like(p, self.b1, wide_dtype(p.dtype)), params)
         metrics = _by_field(each(self.dimensions, leaf, params), params)
         return Kronecker(moment, metrics, jnp.zeros([], float))
 
-    def part(
-        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> tuple[PyTree[Array] | None, Kronecker]:
-        """Follow the moments, after a refresh where one is due, or the drift."""
-        params, aux = z
-        if name == "drift":
-            mean = self.mean(params, aux, objective)
-            along = self.decayed(self._along(mean, aux), params, aux.age - 1)
-            return jax.tree.map(lambda u: scaled(-fraction * h, u), along), aux
-        grads = widened(objective.here(params))  # both moments must see the same rounding
+    def relaxed(self, grads: PyTree[Array], aux: Kronecker, fraction: Share) -> Kronecker:
+        """The moments, after a refresh of the bases where one is due."""
+        grads = widened(grads)  # both moments must see the same rounding
         # The step before has used the old bases, so that no gradient is seen in bases of its own.
         due = (aux.age > 0) & (jnp.round(aux.age) % self.precondition_frequency == 0)
         metrics = jax.lax.cond(
@@ -159,26 +158,22 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
             lambda metrics: metrics,
             _by_leaf(aux.metrics, grads),
         )
-        b1, b2, b = (
-            clock.retained(aux.age, fraction) for clock in (self.b1, self.b2, self._factors)
-        )
+        clocks = self.b1, self.b2, self._factors
+        b1, b2, b = (clock.retained(aux.age, fraction) for clock in clocks)
 
         def leaf(g: Array, stack: Stack, metric: Metric) -> Metric:
             return _seen(metric, stack.matrices(g), b2, b)
 
         mu = _averaged(aux.mu, grads, b1)
         metrics = _by_field(each(self.dimensions, leaf, grads, metrics), grads)
-        return None, Kronecker(mu, metrics, aux.age + fraction)
+        return Kronecker(mu, metrics, aux.age + fraction)
 
     def aged(self, aux: Kronecker, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
         """Both moments change by their mean age times the change of what they average.
 
         The bases do not: this is Adam's counter-term in them.
         """
-        if self.nesterov:
-            raise ValueError(
-                "The counter-term of KroneckerFlow with nesterov is not known: drop nesterov=True."
-            )
+        self.check_off(nesterov=self.nesterov)
 
         def leaf(g: Array, stack: Stack, change: Array, metric: Metric) -> PyTree[Array]:
             seen, changed = (
@@ -192,14 +187,7 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
         mu = aged(aux.mu, back, self.b1, aux.age)
         return Kronecker(mu, metrics, None)  # type: ignore[arg-type]
 
-    def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
-        """The gradient over the root of its second moment, in the eigenbases."""
-        params, aux = z
-        if not seen:
-            _, aux = self.part("moments", z, objective, jnp.zeros([]), 1.0)
-        return self._along(objective.here(params), aux)
-
-    def _along(self, mean: PyTree[Array], aux: Kronecker) -> PyTree[Array]:
+    def along(self, mean: PyTree[Array], aux: Kronecker) -> PyTree[Array]:
         """`Q_L u Q_R^H`; 0 while nothing has been seen."""
         total = self.b2.weight(aux.age)
 
@@ -216,35 +204,29 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
 def _by_leaf(metrics: Metric, tree: PyTree[Array]) -> PyTree[Metric]:
     """For each leaf of `tree` what the trees of `metrics` hold in its place."""
 
-    def leaf(_: Array, nu: Array, factors: tuple, bases: tuple) -> Metric:
-        def known(sides: tuple) -> dict[str, Array]:
-            return {k: x for k, x in zip(_AXIS, sides, strict=True) if not is_absent(x)}
+    def known(_: Array, *sides: Any) -> dict[str, Array]:
+        return {side: x for side, x in zip(_AXIS, sides, strict=True) if not is_absent(x)}
 
-        return Metric(nu, known(factors), known(bases))
-
-    def pairs(sides: dict[str, PyTree[Array]]) -> PyTree[tuple]:
-        return jax.tree.map(lambda _, *of: of, tree, *(sides[side] for side in _AXIS))
-
-    return jax.tree.map(leaf, tree, metrics.nu, pairs(metrics.factors), pairs(metrics.bases))
+    factors, bases = (
+        jax.tree.map(known, tree, *(trees[side] for side in _AXIS))
+        for trees in (metrics.factors, metrics.bases)
+    )
+    return jax.tree.map(lambda _, *fields: Metric(*fields), tree, metrics.nu, factors, bases)
 
 
 def _by_field(metrics: PyTree[Metric], tree: PyTree[Array]) -> Metric:
     """The inverse of `_by_leaf`."""
 
-    def field(of: Callable[[Metric], Any]) -> PyTree[Array]:
-        return jax.tree.map(lambda _, metric: of(metric), tree, metrics)
+    def of_all(read: Callable[[Metric], Any]) -> PyTree[Array]:
+        return jax.tree.map(lambda _, metric: read(metric), tree, metrics)
 
-    def factor(side: str) -> PyTree[Array]:
-        return field(lambda metric: metric.factors.get(side, optax.MaskedNode()))
+    def side(of: Callable[[Metric], dict[str, Array]], name: str) -> PyTree[Array]:
+        return of_all(lambda metric: of(metric).get(name, optax.MaskedNode()))
 
-    def basis(side: str) -> PyTree[Array]:
-        return field(lambda metric: metric.bases.get(side, optax.MaskedNode()))
-
-    return Metric(
-        field(lambda metric: metric.nu),
-        {side: factor(side) for side in _AXIS},
-        {side: basis(side) for side in _AXIS},
+    factors, bases = (
+        {name: side(attrgetter(field), name) for name in _AXIS} for field in ("factors", "bases")
     )
+    return Metric(of_all(attrgetter("nu")), factors, bases)
 
 
 def _seen(metric: Metric, g: Array, kept: Any, kept_of_factors: Any) -> Metric:

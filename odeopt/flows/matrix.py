@@ -18,11 +18,10 @@ from optax.contrib import MuonDimensionNumbers
 from ..arrays import Scalar, wide_dtype
 from ..checks import check, check_least, check_positive, whole_from
 from ..objective import Objective
-from ..sums import scaled
 from .adaptive import Moments
 from .axes import Stack, each
 from .clock import as_decay, by_step, check_decay, moment_like, real
-from .flow import AbstractFlow, State
+from .flow import AbstractFlow, Share, State
 from .moments import AlongMoment, aged, averaged, relaxation, settled
 
 DION = (
@@ -60,7 +59,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
       weight_decay: $w$, decoupled: a number, or a schedule of the number of steps.
       mask: a tree of booleans like the parameters, or a function of them: what to decay.
       nesterov: look ahead in the moment. Then both parts see the gradient.
-      adaptive: times the dual norm $\langle\hat M, \mathrm{polar}(\hat M)\rangle$: the steepest
+      adaptive: multiply by the dual norm $\langle\hat M, \mathrm{polar}(\hat M)\rangle$: steepest
         descent of a quadratic model, which slows down where the gradient fades.
       consistent_rms: $c$ for $s = c\sqrt{\max(\text{inputs}, \text{outputs})}$, by which the update
         of every matrix has the same root mean square.
@@ -94,8 +93,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
         check_decay(b1=self.b1)
         check_least(0, weight_decay=self.weight_decay)
         check(whole_from(0), "ns_steps", self.ns_steps, "a whole number, such as 5, or None")
-        if self.consistent_rms is not None:
-            check_positive(consistent_rms=self.consistent_rms)
+        check_positive(consistent_rms=self.consistent_rms)
         known = isinstance(self.ns_coeffs, str) and self.ns_coeffs in PRESETS
         if not known and np.asarray(self.ns_coeffs).shape[-1:] != (3,):
             raise ValueError(
@@ -114,41 +112,29 @@ class SpectralFlow(AlongMoment, AbstractFlow):
         grads = objective.here(params)
         mean = settled(aux.mu, self.b1, aux.age, grads)
         moment = relaxation(aux.mu, grads, self.b1.forgetting(aux.age))
-        update = self._moved(mean, params, aux.age, h)
-        return update, Moments(moment, (), jnp.ones_like(aux.age))
+        along = self.decayed(self.along(mean, aux), params, aux.age)
+        return self.drift(along, params, aux.age, h), Moments(moment, (), jnp.ones_like(aux.age))
 
-    def part(
-        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> tuple[PyTree[Array] | None, Moments]:
-        """Follow the moments or the drift."""
-        params, aux = z
-        if name == "moments":
-            kept = self.b1.retained(aux.age, fraction)
-            moment = averaged(aux.mu, objective.here(params), kept)
-            return None, Moments(moment, (), aux.age + fraction)
-        mean = self.mean(params, aux, objective)
-        return self._moved(mean, params, aux.age - 1, fraction * h), aux
+    def relaxed(self, grads: PyTree[Array], aux: Moments, fraction: Share) -> Moments:
+        """The moment."""
+        moment = averaged(aux.mu, grads, self.b1.retained(aux.age, fraction))
+        return Moments(moment, (), aux.age + fraction)
+
+    def along(self, mean: PyTree[Array], aux: Any) -> PyTree[Array]:
+        """`s polar(mean)`."""
+        return each(self.dimensions, self._along, mean)
 
     def aged(self, aux: Moments, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
         """The moment changes by its mean age times the change of what it averages."""
-        if self.nesterov:
-            raise ValueError(
-                "The counter-term of SpectralFlow with nesterov is not known: pass nesterov=False."
-            )
+        self.check_off(nesterov=self.nesterov)
         return Moments(aged(aux.mu, back, self.b1, aux.age), (), None)  # type: ignore[arg-type]
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
-        """The polar factor of the gradient."""
-        return each(self.dimensions, self._along, objective.here(z[0]))
-
-    def _moved(
-        self, mean: PyTree[Array], params: PyTree[Array], age: Array, time: Array
-    ) -> PyTree[Array]:
-        along = self.decayed(each(self.dimensions, self._along, mean), params, age)
-        return jax.tree.map(lambda u: scaled(-time, u), along)
+        """The polar factor of the gradient; no memory is looked at."""
+        return self.along(objective.here(z[0]), z[1])
 
     def _along(self, mean: Array, stack: Stack) -> Array:
-        """`s polar(mean)` of one leaf."""
+        """Of one leaf."""
         if not mean.size:
             return mean
         matrices = stack.matrices(mean)

@@ -1,5 +1,6 @@
 """Running averages of gradients and of their squares."""
 
+import abc
 from typing import Any, ClassVar
 
 import jax
@@ -10,15 +11,17 @@ from jaxtyping import Array, PyTree
 from ..arrays import Scalar
 from ..checks import is_zero
 from ..objective import Objective
-from ..sums import scaled
+from ..sums import multiple, scaled
 from .clock import Decay
+from .flow import Moved, Share, State
 
 
-class AlongMoment:
+class AlongMoment(abc.ABC):
     """What flows along a first moment share, with decoupled weight decay; a mixin.
 
     Its parts are `moments`, which relax to the gradient of a fixed point, and `drift`, in which the
-    parameters move and the moments are fixed.
+    parameters move and the moments are fixed. A subclass says how moments relax (`relaxed`), and
+    in which direction a moment leads (`along`).
 
     Attributes:
       b1: the clock of the first moment.
@@ -34,12 +37,51 @@ class AlongMoment:
 
     linear: ClassVar[bool] = False
     parts: ClassVar[tuple[str, ...]] = ("moments", "drift")
-    # with `nesterov` the drift sees the gradient as well
     gradient_part: ClassVar[Any] = property(lambda self: None if self.nesterov else "moments")
     needs_params: ClassVar[Any] = property(lambda self: not is_zero(self.weight_decay))
 
+    @abc.abstractmethod
+    def relaxed(self, grads: PyTree[Array], aux: Any, fraction: Share) -> Any:
+        """The auxiliary variables after `fraction` of a step with these gradients."""
+
+    @abc.abstractmethod
+    def along(self, mean: PyTree[Array], aux: Any) -> PyTree[Array]:
+        """The direction that a gradient, or a mean of some, has in the metric of the flow."""
+
+    def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
+        params, aux = z
+        if name == "moments":
+            return None, self.relaxed(objective.here(params), aux, fraction)
+        age = aux.age - 1  # of this step, which the moments have counted
+        along = self.decayed(self.direction(params, aux, objective), params, age)
+        return self.drift(along, params, age, fraction * h), aux
+
+    def direction(self, params: PyTree[Array], aux: Any, objective: Objective) -> PyTree[Array]:
+        """Where the first moment leads; 0 while it has seen nothing."""
+        return self.along(self.mean(params, aux, objective), aux)
+
+    def drift(
+        self, along: PyTree[Array], params: PyTree[Array], age: Array, time: Scalar
+    ) -> PyTree[Array]:
+        """How far a direction leads in a time."""
+        return multiple(-time, along)
+
+    def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
+        """The gradient in the metric of the flow."""
+        params, aux = z
+        grads = objective.here(params)
+        return self.along(grads, aux if seen else self.relaxed(grads, aux, 1.0))
+
+    def check_off(self, **options: bool) -> None:
+        """Refuse options for which no counter-term is known."""
+        if any(options.values()):
+            raise ValueError(
+                f"The counter-term of {type(self).__name__} with {' or '.join(options)} is not "
+                f"known: pass {', '.join(f'{name}=False' for name in options)}."
+            )
+
     def owed(self, aux: Any) -> Array:
-        """Before the first gradient the direction is not known: the first step cannot open."""
+        """Before the first gradient: the direction is not known."""
         return aux.age == 0
 
     def mean(self, params: PyTree[Array], aux: Any, objective: Objective) -> PyTree[Array]:
@@ -53,7 +95,7 @@ class AlongMoment:
         return jax.tree.map(lambda m, g: kept * m + (1 - kept) * g, ahead, now)
 
     def decay(self, age: Array) -> float | Array:
-        """The weight decay of the step at `age`; a schedule counts whole steps."""
+        """The weight decay of the step at `age`."""
         decay = self.weight_decay
         return decay.at_age(age) if callable(decay) else decay
 
@@ -68,7 +110,7 @@ class AlongMoment:
 def averaged(
     moment: PyTree[Array], grads: PyTree[Array], kept: Any, order: int = 1
 ) -> PyTree[Array]:
-    """What is left of a moment and its share of the gradients, or their squares, as in optax."""
+    """A moment of which `kept` is left, the rest gradients, or their squares; as in optax."""
     average = optax.tree.update_moment if order == 1 else optax.tree.update_moment_per_elem_norm
     with jax.numpy_dtype_promotion("standard"):  # moments may have dtypes of their own
         return average(grads, moment, kept, order)
@@ -110,7 +152,7 @@ def relaxation(moment: PyTree[Array], target: PyTree[Array], rate: Array) -> PyT
 
 
 def squares_change(g: Array, change: Array) -> Array:
-    r"""Of $|g|^2$, to first order."""
+    r"""How much $|g|^2$ changes with $g$, to first order."""
     return 2 * jnp.real(jnp.conj(g) * change)
 
 

@@ -19,7 +19,7 @@ from ..kernels import momentum_step
 from ..objective import Objective
 from ..sums import inner, multiple, scaled
 from .clock import as_decay, check_decay, moment_like, real
-from .flow import AbstractFlow, State, Substeps
+from .flow import AbstractFlow, Fused, Moved, Share, State, Substeps
 
 
 class Momentum(NamedTuple):
@@ -66,8 +66,7 @@ class HeavyBallFlow(AbstractFlow):
 
     def init(self, params: PyTree[Array]) -> Momentum:
         """At rest. One copy of the parameters."""
-        momentum = moment_like(params, self.momentum, self.dtype)
-        return Momentum(momentum, jnp.zeros([], float))
+        return Momentum(moment_like(params, self.momentum, self.dtype), jnp.zeros([], float))
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """`(-h m, g + m ln mu)`; the age grows by 1."""
@@ -78,35 +77,25 @@ class HeavyBallFlow(AbstractFlow):
         )
         return self.moved(momentum, h), Momentum(slope, jnp.ones_like(age))
 
-    def moved(
-        self, momentum: PyTree[Array], h: Scalar, fraction: float | Array = 1.0
-    ) -> PyTree[Array]:
+    def moved(self, momentum: PyTree[Array], h: Scalar, fraction: Share = 1.0) -> PyTree[Array]:
         """`fraction * h dx/dt`: `-fraction h m`, times the speed."""
         return multiple(-fraction * h * self.speed(momentum, h), momentum)
 
-    def part(
-        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> tuple[PyTree[Array] | None, Momentum]:
-        """Follow friction, kick or drift."""
-        params, aux = z
-        momentum, age = aux
+    def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
+        params, (momentum, age) = z
         if name == "friction":
             kept = self.momentum.retained(age, fraction)
             return None, Momentum(jax.tree.map(lambda m: kept * m, momentum), age + fraction)
         if name == "kick":
             grads = objective.here(params)
-            kicked = jax.tree.map(
-                lambda g, m: (g if fraction == 1 else fraction * g) + m, grads, momentum
-            )
-            return None, aux._replace(momentum=kicked)
-        return self.drift(z, objective, h, fraction), aux
+            if fraction != 1:
+                grads = jax.tree.map(lambda g: fraction * g, grads)
+            return None, Momentum(jax.tree.map(jnp.add, grads, momentum), age)
+        return self.drift(z, objective, h, fraction), z[1]
 
-    def fused(
-        self, substeps: Substeps, z: State, objective: Objective, h: Scalar
-    ) -> tuple[PyTree[Array], Momentum, int] | None:
+    def fused(self, substeps: Substeps, z: State, objective: Objective, h: Scalar) -> Fused:
         """The whole step: `kernels.momentum_step`."""
-        whole = [(part, 1.0) for part in self.parts]
-        if self.look_ahead is None or list(substeps) != whole:
+        if self.look_ahead is None or [*substeps] != [(part, 1.0) for part in self.parts]:
             return None
         params, (momentum, age) = z
         kept = self.momentum.retained(age)
@@ -115,17 +104,15 @@ class HeavyBallFlow(AbstractFlow):
         )
         return update, Momentum(momentum, age + 1), 0
 
-    def drift(
-        self, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> PyTree[Array]:
+    def drift(self, z: State, objective: Objective, h: Scalar, fraction: Share) -> PyTree[Array]:
         """How far the part `drift` moves, during which its velocity is constant."""
         return self.moved(z[1].momentum, h, fraction)
 
     def aged(self, aux: Momentum, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
         r"""The momentum changes by $\sum_{k<n}\mu^k(t_k/w + \tfrac12)\delta$.
 
-        $t_k$ is what $k$ steps are at the ball's own clock, on which a step lasts the weight of the
-        gradients in the momentum that makes it.
+        $t_k$ is how long $k$ steps last at the ball's own clock, on which a step lasts as long as
+        the gradients in its momentum weigh.
         """
         mu = self.momentum.fixed()
         age = aux.age
@@ -149,7 +136,7 @@ class HeavyBallFlow(AbstractFlow):
 
 
 class Resting(NamedTuple):
-    """How far ahead of the end of a step the parameters of a heavy ball rest."""
+    """How far ahead of the end of a step the parameters of a heavy ball rest (`Strang`)."""
 
     time: Scalar  # what the momentum is multiplied with
 
@@ -159,9 +146,9 @@ class Resting(NamedTuple):
 
 
 class NesterovFlow(HeavyBallFlow):
-    r"""Nesterov's momentum: the heavy ball, looked at where its momentum alone would carry it.
+    r"""Nesterov's momentum: the heavy ball, its gradient taken where momentum alone would lead.
 
-    The parameters are $y = x - h\mu m$, as in optax; the gradient is taken there, and `drift` is
+    That point, $y = x - h\mu m$, is what the parameters are, as in optax; `drift` is
     $y \to y - h(\nabla E(y) + \mu m)$. The flow (the limit of small steps) is the heavy ball's.
     Two parts look at the gradient, so there is no symmetric splitting; and the step is not
     conformally symplectic.
@@ -174,9 +161,7 @@ class NesterovFlow(HeavyBallFlow):
     gradient_part: ClassVar[str | None] = None
     look_ahead: ClassVar[bool | None] = True
 
-    def drift(
-        self, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> PyTree[Array]:
+    def drift(self, z: State, objective: Objective, h: Scalar, fraction: Share) -> PyTree[Array]:
         """`-fraction h (g + mu m)`."""
         params, (momentum, age) = z
         kept = self.momentum.retained(age - 1)  # of this step, which friction has counted

@@ -11,9 +11,9 @@ from jaxtyping import Array, PyTree
 from ..arrays import Scalar
 from ..checks import check_least
 from ..objective import Objective
-from ..sums import scaled
+from ..sums import multiple, scaled
 from .clock import as_decay, check_decay, moment_like, real
-from .flow import AbstractFlow, State
+from .flow import AbstractFlow, Moved, Share, State
 from .moments import abs_square, aged, averaged, divided, relaxation, squares_change, wide
 
 
@@ -92,7 +92,7 @@ class RMSpropFlow(AbstractFlow):
         rate = self.decay.forgetting(aux.age)
         mu = relaxation(aux.mu, grads, rate) if self.centered else ()
         nu = relaxation(aux.nu, jax.tree.map(abs_square, wide(grads, self.decay)), rate)
-        update = jax.tree.map(lambda u: scaled(-h, u), self.direction(grads, aux))
+        update = multiple(-h, self.direction(grads, aux))
         trace: PyTree[Array] = ()
         if self.momentum is not None:
             lost = self.momentum.forgetting(aux.age)
@@ -100,10 +100,7 @@ class RMSpropFlow(AbstractFlow):
             update = aux.trace
         return update, Squares(nu, jnp.ones_like(aux.age), mu, trace)
 
-    def part(
-        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> tuple[PyTree[Array] | None, Squares]:
-        """Follow the moments or the descent."""
+    def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
         params, aux = z
         grads = objective.here(params)
         if name == "moments":
@@ -113,15 +110,13 @@ class RMSpropFlow(AbstractFlow):
                 nu=averaged(aux.nu, wide(grads, self.decay), kept, order=2),
                 age=aux.age + fraction,
             )
-        direction = self.direction(grads, aux)
-        update = jax.tree.map(lambda u: scaled(-fraction * h, u), direction)
+        update = multiple(-fraction * h, self.direction(grads, aux))
         if self.momentum is None:
             return update, aux
         kept = self.momentum.retained(aux.age - 1, fraction)
         trace = jax.tree.map(lambda u, p: u + kept * p, update, aux.trace)
-        if self.nesterov:
-            return jax.tree.map(lambda u, p: u + kept * p, update, trace), aux._replace(trace=trace)
-        return trace, aux._replace(trace=trace)
+        ahead = jax.tree.map(lambda u, p: u + kept * p, update, trace) if self.nesterov else trace
+        return ahead, aux._replace(trace=trace)
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
         """The gradient over the root of its second moment."""

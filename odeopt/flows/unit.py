@@ -13,7 +13,7 @@ from ..checks import check, check_least, is_zero
 from ..objective import Objective
 from ..sums import entries, inner, norm, scaled
 from .clock import real
-from .flow import AbstractFlow, State
+from .flow import AbstractFlow, Moved, Share, State
 from .wrapper import AbstractWrapper
 
 
@@ -45,8 +45,8 @@ class UnitFlow(AbstractWrapper):
     of the root mean square before the first step and
     $0.5/\sqrt{\max(\text{inputs}, \text{outputs})}$, outputs being the last axis, so that zeros can
     move. Of vectors and scalars it is 0.1, since with the gains of a normalization, which start at
-    1, a network would collapse at three times a good rate. Of two units that fail, $s_0$ is slow
-    where a leaf must grow far, and its present size runs away.
+    1, a network would collapse at three times a good rate. (With $s_0$ itself as the unit a leaf
+    that must grow far is slow; with its present size it grows without bound.)
 
     Decay is not measured in the unit. A velocity of root mean square $u$ that keeps its direction
     takes a leaf to $s_0(u/\omega)^2$, where both terms cancel, and no further. It grows as the
@@ -84,7 +84,6 @@ class UnitFlow(AbstractWrapper):
         check_least(1, fading=self.fading)
 
     def inner(self, aux: Unit) -> PyTree[Array]:
-        """Those of `base`."""
         return aux.base
 
     def init(self, params: PyTree[Array]) -> Unit:
@@ -99,21 +98,15 @@ class UnitFlow(AbstractWrapper):
         """Refused: the unit is read off the first step."""
         return AbstractFlow.increment(self, z, objective, h)
 
-    def part(
-        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> tuple[PyTree[Array] | None, Unit]:
-        """That of `base`, measured in units, with the decay where it moves the parameters."""
+    def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
+        """The part of `base` in units, with the decay where it moves the parameters."""
         params, aux = z
         moved, base = self.base.part(name, (params, aux.base), objective, h, fraction)
         if moved is None:
             return None, aux._replace(base=base)
         sizes = jax.tree.map(_size, params)
-        start = jax.tree.map(
-            lambda s, x, size: jnp.where(s > 0, s, _first(x, size)),
-            aux.start,
-            params,
-            sizes,
-        )
+        first = jax.tree.map(_first, params, sizes)
+        start = jax.tree.map(lambda s, now: jnp.where(s > 0, s, now), aux.start, first)
         moved = jax.tree.map(
             lambda u, s, size: scaled(jnp.sqrt(s * jnp.maximum(s, size)), u), moved, start, sizes
         )
@@ -131,7 +124,7 @@ class UnitFlow(AbstractWrapper):
         return self.fading > 1 and not is_zero(self.weight_decay)
 
     def _share(self, aux: Unit) -> PyTree[Array]:
-        """Of the decay, of each leaf."""
+        """The share of the decay that acts on each leaf."""
 
         def leaf(slope: Array, steepest: Array) -> Array:
             known = steepest > 0

@@ -1,14 +1,16 @@
 """Flows made of another flow."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from operator import attrgetter
+from typing import Any, ClassVar
 
 from jaxtyping import Array, Bool, PyTree
 
 from ..arrays import Scalar
 from ..information import Information
 from ..objective import Objective, count_gradients
-from .flow import AbstractFlow, State, Substeps
+from .flow import AbstractFlow, Fused, Moved, Share, State, Substeps
 
 
 class AbstractWrapper(AbstractFlow):
@@ -26,30 +28,11 @@ class AbstractWrapper(AbstractFlow):
 
     base: AbstractFlow
 
-    @property
-    def has(self) -> Information:  # type: ignore[override]
-        """That of `base`, without the potential."""
-        return self.base.has & ~Information.POTENTIAL
-
-    @property
-    def linear(self) -> bool:  # type: ignore[override]
-        """As `base`."""
-        return self.base.linear
-
-    @property
-    def parts(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The parts of `base`."""
-        return self.base.parts
-
-    @property
-    def gradient_part(self) -> str | None:  # type: ignore[override]
-        """The gradient part of `base`."""
-        return self.base.gradient_part
-
-    @property
-    def needs_params(self) -> bool:  # type: ignore[override]
-        """As `base`."""
-        return self.base.needs_params
+    has: ClassVar[Any] = property(lambda self: self.base.has & ~Information.POTENTIAL)
+    linear: ClassVar[Any] = property(attrgetter("base.linear"))
+    parts: ClassVar[Any] = property(attrgetter("base.parts"))
+    gradient_part: ClassVar[Any] = property(attrgetter("base.gradient_part"))
+    needs_params: ClassVar[Any] = property(attrgetter("base.needs_params"))
 
     def inner(self, aux: PyTree[Array]) -> PyTree[Array]:
         """The auxiliary variables of `base`."""
@@ -68,36 +51,28 @@ class AbstractWrapper(AbstractFlow):
         return objective
 
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
-        """The auxiliary variables of `base`."""
         return self.base.init(params)
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
-        """The increment of `base`."""
         update, aux = self.base.increment((z[0], self.inner(z[1])), self.seen(objective, h), h)
         return update, self.moved(aux)
 
-    def part(
-        self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
-    ) -> tuple[PyTree[Array] | None, PyTree[Array]]:
-        """Follow a part of `base`."""
+    def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
         inside = z[0], self.inner(z[1])
         update, aux = self.base.part(name, inside, self.seen(objective, h), h, fraction)
         return update, self.outer(z[1], aux)
 
     def looks_again(self, name: str) -> bool:
-        """As in `base`."""
         return self.base.looks_again(name)
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
-        """That of `base`, of the loss as it is."""
+        """That of `base`, for the unchanged loss."""
         return self.base.descent((z[0], self.inner(z[1])), objective, seen=seen)
 
     def heading(self, z: State) -> PyTree[Array]:
-        """The heading of `base`."""
         return self.base.heading((z[0], self.inner(z[1])))
 
     def owed(self, aux: PyTree[Array]) -> Bool[Array, ""] | None:
-        """As in `base`."""
         return self.base.owed(self.inner(aux))
 
 
@@ -107,20 +82,13 @@ class AbstractObjectiveWrapper(AbstractWrapper):
     It forwards everything, the fused step and the potential too.
     """
 
-    @property
-    def has(self) -> Information:  # type: ignore[override]
-        """What `base` has."""
-        return self.base.has
+    has: ClassVar[Any] = property(attrgetter("base.has"))
 
     def around(self, change: Callable[[AbstractFlow], AbstractFlow]) -> AbstractFlow:
         """The change of `base` within: what changes the flow commutes with the objective."""
-        fields = {**vars(self), "base": self.base.around(change)}
-        return type(self)(**fields)
+        return dataclasses.replace(self, base=self.base.around(change))
 
-    def fused(
-        self, substeps: Substeps, z: State, objective: Objective, h: Scalar
-    ) -> tuple[PyTree[Array], PyTree[Array], int] | None:
-        """All substeps in one pass, if `base` has a formula for them."""
+    def fused(self, substeps: Substeps, z: State, objective: Objective, h: Scalar) -> Fused:
         at_once = self.base.fused(substeps, z, self.seen(objective, h), h)
         if at_once is None:
             return None
@@ -129,9 +97,7 @@ class AbstractObjectiveWrapper(AbstractWrapper):
         return update, aux, cost + look
 
     def potential(self, objective: Objective, h: Scalar) -> Any:
-        """That of `base`, of the objective that it sees."""
         return self.base.potential(self.seen(objective, h), h)
 
     def rest(self, z: State, h: Scalar, fraction: float) -> Any:
-        """How to undo a fraction of a step of `base`."""
         return self.base.rest(z, h, fraction)

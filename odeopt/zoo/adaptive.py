@@ -155,11 +155,11 @@ def strang_adam(
 
     Step: half a drift, the moments relax to the gradient there, half a drift. Between calls the
     parameters rest where the next gradient is taken and `odeopt.step_params(state, params)` gives
-    the end of the step, half a drift back. The first step, before which Adam's direction is not
-    known, closes with the half that it cannot open with. After the transient the order is 2; from
-    the default start between 1 and 2 (`tests/zoo/test_orders.py`). At a fixed rate and without
-    weight decay the resting points are Adam's iterates after a first step 1.5 times as long: what
-    Strang's splitting changes is where to read them. Do not expect another optimizer.
+    the end of the step, half a drift back. Adam's direction is not known before the first gradient,
+    so the first step makes both halves of its drift after it. After the transient the order is 2;
+    from the default start between 1 and 2 (`tests/zoo/test_orders.py`). At a fixed rate and without
+    weight decay the resting points are Adam's iterates after a first step 1.5 times as long: only
+    the place where the parameters are read is another.
 
     Args:
       learning_rate: $h$; see `adam`, which also lists memory and errors.

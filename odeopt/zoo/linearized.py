@@ -170,8 +170,8 @@ def exponential_euler(
       curvature: "auto", "ggn" or "hessian"; see `linearly_implicit_euler`. Along directions of
         negative curvature the step grows exponentially, as the flow does.
       products: the most curvature products of a step; None for 10.
-      basis: Krylov vectors that are kept at once, for the memory; it divides `products`, and
-        Lanczos' algorithm is restarted on the rest of the flow. None for as many as products.
+      basis: Krylov vectors kept at once, to save memory: a divisor of `products`. Lanczos'
+        algorithm is then restarted on the rest of the flow. None for as many as products.
       tolerance: relative error of a step that a restart may leave.
       fraction: see `linearly_implicit_euler`.
       **options: with "hessian" there is nothing to cancel up to `correction=2`.

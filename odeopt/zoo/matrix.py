@@ -63,7 +63,7 @@ def muon(
         to decay.
       mu_dtype: dtype of the first moments.
       nesterov: look ahead in the first moments.
-      adaptive: times the dual norm, see `flows.SpectralFlow`.
+      adaptive: multiply the direction by its dual norm, see `flows.SpectralFlow`.
       preconditioning: see `optax.contrib.muon`.
       adam_b1: decay of Adam's first moment.
       adam_b2: decay of Adam's second moment.
@@ -90,30 +90,12 @@ def muon(
       >>> import odeopt
       >>> opt = odeopt.muon(0.02)
     """
-    axes = Axes(muon_weight_dimension_numbers)
-    matrices = SpectralFlow(
-        beta,
-        ns_steps,
-        ns_coeffs,
-        preconditioning,
-        eps,
-        weight_decay,
-        weight_decay_mask,
-        nesterov,
-        adaptive,
-        consistent_rms,
-        axes,
-        mu_dtype,
-    )
-    others = AdamFlow(
-        adam_b1,
-        adam_b2,
-        eps,
-        adam_eps_root,
-        adam_weight_decay,
-        nesterov=nesterov,
-        mu_dtype=mu_dtype,
-    )
+    axes = _two_axes if muon_weight_dimension_numbers is None else muon_weight_dimension_numbers
+    steps, decay = (ns_steps, ns_coeffs, preconditioning, eps), (weight_decay, weight_decay_mask)
+    size = adaptive, consistent_rms
+    matrices = SpectralFlow(beta, *steps, *decay, nesterov, *size, axes, mu_dtype)
+    adam = adam_b1, adam_b2, eps, adam_eps_root, adam_weight_decay
+    others = AdamFlow(*adam, nesterov=nesterov, mu_dtype=mu_dtype)
     paces = {} if adam_learning_rate is None else {"adam": adam_learning_rate}
     flow = grouped(matrices, others, axes, paces)
     return ode_optimizer(flow, solver or solvers.Lie(), learning_rate, **options)
@@ -165,8 +147,8 @@ def soap(
       weight_decay: $w$, decoupled; a number or a schedule. That of the published code is 0.01.
       mask: a tree of booleans, or a function of the parameters: what to decay.
       nesterov: look ahead in the first moments.
-      precondition_frequency: steps from one refresh of the bases to the next. With an optimizer
-        that is mapped over by `jax.vmap` every step costs one.
+      precondition_frequency: steps from one refresh of the bases to the next. Under `jax.vmap` of
+        `update` every step takes as long as one with a refresh.
       max_precond_dim: a longer side keeps the identity, at no cost; None for 10,000.
       shampoo_beta: decay of the moments that the bases are of; None for `b2`.
       weight_dimension_numbers: which leaves are matrices, and how: see `muon`.
@@ -189,50 +171,32 @@ def soap(
       >>> opt = odeopt.soap(3e-3)
     """
     b2 = as_decay(b2, jnp.float32)  # squares of small gradients would vanish in 16 bits
-    axes = Axes(weight_dimension_numbers)
-    matrices = KroneckerFlow(
-        b1,
-        b2,
-        eps,
-        weight_decay,
-        mask,
-        nesterov,
-        precondition_frequency,
-        max_precond_dim,
-        shampoo_beta,
-        axes,
-    )
+    axes = _two_axes if weight_dimension_numbers is None else weight_dimension_numbers
+    bases = precondition_frequency, max_precond_dim, shampoo_beta
+    matrices = KroneckerFlow(b1, b2, eps, weight_decay, mask, nesterov, *bases, axes)
     others = AdamFlow(b1, b2, eps, 0.0, weight_decay, mask, nesterov)
     flow = grouped(matrices, others, axes)
     return ode_optimizer(flow, solver or solvers.Lie(), learning_rate, **options)
 
 
 def grouped(
-    matrices: AbstractFlow, others: AbstractFlow, axes: "Axes", paces: dict[str, Any] | None = None
+    matrices: AbstractFlow, others: AbstractFlow, axes: Any, paces: dict[str, Any] | None = None
 ) -> GroupedFlow:
-    """One flow for leaves that are matrices, and one for the others, labelled "adam"."""
+    """One flow for leaves that have axes of matrices, and one for the others, labelled "adam"."""
     return GroupedFlow({"matrices": matrices, "adam": others}, _Labels(axes), paces or {})
 
 
-@dataclasses.dataclass(frozen=True)
-class Axes:
-    """How every leaf is read as matrices; None for a leaf that is none."""
-
-    chosen: Any
-
-    def __call__(self, params: PyTree[Array]) -> PyTree[MuonDimensionNumbers | None]:
-        if self.chosen is None:
-            return jax.tree.map(lambda x: MuonDimensionNumbers() if x.ndim == 2 else None, params)
-        return axes_of(self.chosen, params)
+def _two_axes(params: PyTree[Array]) -> PyTree[MuonDimensionNumbers | None]:
+    """Leaves of two axes are matrices."""
+    return jax.tree.map(lambda x: MuonDimensionNumbers() if x.ndim == 2 else None, params)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Labels:
     """Which flow each leaf follows."""
 
-    axes: Axes
+    axes: Any
 
     def __call__(self, params: PyTree[Array]) -> PyTree[str]:
-        return jax.tree.map(
-            lambda axes: "adam" if axes is None else "matrices", self.axes(params), is_leaf=is_axes
-        )
+        axes = axes_of(self.axes, params)
+        return jax.tree.map(lambda a: "adam" if a is None else "matrices", axes, is_leaf=is_axes)

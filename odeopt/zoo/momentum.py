@@ -209,10 +209,10 @@ def chained_momentum(
 
     $g^* = (x - \Phi_h(x))/h$ takes the place of the gradient in `heavy_ball` (or `nesterov`): at a
     fixed rate this is `optax.chain(odeopt.rk4(h), optax.trace(momentum))`. It is not a solver of
-    the heavy ball's flow (`rk_momentum` is). Momentum leaves the stability limit of a solver whose
-    stability polynomial is 1 there: RK4 keeps 2.785. Where it is -1 the limit grows: with momentum
-    0.9 from 2 to 3.80 for Euler's method, from 2.51 to 3.29 for SSPRK3. `nesterov=True` may lower
-    it: 1.36 for Euler's method. Costs the solver's gradients.
+    the heavy ball's flow (`rk_momentum` is). Momentum does not change the stability limit where the
+    solver's stability polynomial is 1 at it: RK4 keeps 2.785. Where it is -1 the limit grows: with
+    momentum 0.9 from 2 to 3.80 for Euler's method, from 2.51 to 3.29 for SSPRK3. `nesterov=True`
+    may lower it: 1.36 for Euler's method. Costs the solver's gradients.
 
     Args:
       learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.

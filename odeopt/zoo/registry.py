@@ -38,8 +38,8 @@ class Entry(NamedTuple):
       staged: whether it can take one stage a call.
       rests: whether parameters rest elsewhere than at the end of a step between calls.
       corrected: order and gradients of a step with `correction=2`; None where no row is made of it.
-      needs: what it asks of parameters and loss: "players" of a number that it knows, leaves of
-        "one dtype", a "curvature".
+      needs: what it asks of parameters and loss: a known number of "players", "one dtype" for all
+        leaves, a loss with "curvature".
     """
 
     function: Callable[..., Optimizer]
@@ -73,72 +73,55 @@ def _explicit(
     return row._replace(staged=True, corrected=corrected)
 
 
-def _stiff(
-    function: Callable[..., Optimizer], family: str, order: int, limit: float | None = None
-) -> Entry:
+def _stiff(function: Callable[..., Optimizer], family: str, order: int) -> Entry:
     needs = frozenset({"curvature"})
-    return Entry(function, family, "gradient", order, None, limit, 1.0, _STIFF, needs=needs)
+    return Entry(function, family, "gradient", order, None, None, 1.0, _STIFF, needs=needs)
 
 
-_NAMED: dict[str, Entry] = {
-    "euler": _explicit(explicit.euler, 1, 1, 2.0, corrected=(2, 2)),
-    "heun": _explicit(explicit.heun, 2, 2, 2.0),
-    "midpoint": _explicit(explicit.midpoint, 2, 2, 2.0),
-    "ralston": _explicit(explicit.ralston, 2, 2, 2.0),
-    "bosh3": _explicit(explicit.bosh3, 3, 3, 2.513),
-    "ssprk3": _explicit(explicit.ssprk3, 3, 3, 2.513),
-    "rk4": _explicit(explicit.rk4, 4, 4, 2.785),
-    "low_storage4": _explicit(explicit.low_storage4, 4, 6, 4.359),
-    "dopri5": _explicit(explicit.dopri5, 5, 6, 3.307),
-    "tsit5": _explicit(explicit.tsit5, 5, 6, 3.507),
-    "runge_kutta": _explicit(explicit.runge_kutta, 3, 3, 2.513, tableau=_KUTTA3),
-    "from_diffrax": _explicit(explicit.from_diffrax, 3, 3, 2.513, solver=diffrax.Bosh3()),
+_ENTRIES = (
+    _explicit(explicit.euler, 1, 1, 2.0, corrected=(2, 2)),
+    _explicit(explicit.heun, 2, 2, 2.0),
+    _explicit(explicit.midpoint, 2, 2, 2.0),
+    _explicit(explicit.ralston, 2, 2, 2.0),
+    _explicit(explicit.bosh3, 3, 3, 2.513),
+    _explicit(explicit.ssprk3, 3, 3, 2.513),
+    _explicit(explicit.rk4, 4, 4, 2.785),
+    _explicit(explicit.low_storage4, 4, 6, 4.359),
+    _explicit(explicit.dopri5, 5, 6, 3.307),
+    _explicit(explicit.tsit5, 5, 6, 3.507),
+    _explicit(explicit.runge_kutta, 3, 3, 2.513, tableau=_KUTTA3),
+    _explicit(explicit.from_diffrax, 3, 3, 2.513, solver=diffrax.Bosh3()),
     # two stages: its loop traces the loss once, so that calls can be counted
-    "rkc": Entry(stabilized.rkc, "stabilized", "gradient", 1, 2, 7.808, arguments={"stages": 2}),
-    "linearly_implicit_euler": _stiff(linearized.linearly_implicit_euler, "linearized", 1),
-    "exponential_euler": _stiff(linearized.exponential_euler, "linearized", 2),
-    "rosenbrock2": _stiff(linearized.rosenbrock2, "linearized", 2),
-    "implicit_euler": _stiff(implicit.implicit_euler, "implicit", 1),
-    "implicit_midpoint": _stiff(implicit.implicit_midpoint, "implicit", 2),
-    "trapezoidal": _stiff(implicit.trapezoidal, "implicit", 2),
-    "heavy_ball": Entry(momentum.heavy_ball, "momentum", "ball", 1, 1, 3.8, 1.0, corrected=(2, 2)),
-    "nesterov": Entry(momentum.nesterov, "momentum", "ball", 1, 1, 1.357, 1.0),
-    "conformal_leapfrog": Entry(
-        momentum.conformal_leapfrog, "momentum", "ball", 2, 1, 4.0, 1.0, rests=True
-    ),
-    "suzuki_yoshida": Entry(
-        momentum.suzuki_yoshida, "momentum", "ball", 4, 3, 2.472, 1.0, rests=True
-    ),
-    "relativistic": Entry(momentum.relativistic, "momentum", "relativistic", 1, 1, 3.8, 1.0),
-    "rk_momentum": Entry(
-        momentum.rk_momentum, "momentum", "ball", 2, 2, 0.746, 1.0, _BALL, staged=True
-    ),
-    "chained_momentum": Entry(momentum.chained_momentum, "momentum", "ball", 1, 2, 2.0, 1.0, _BALL),
-    "rmsprop": Entry(adaptive.rmsprop, "adaptive", "rmsprop", 1, 1, memory=1.0),
-    "adam": Entry(adaptive.adam, "adaptive", "adam", 1, 1, memory=2.0, corrected=(2, 2)),
-    "adamw": Entry(adaptive.adamw, "adaptive", "adam", 1, 1, memory=2.0),
-    "strang_adam": Entry(adaptive.strang_adam, "adaptive", "adam", 2, 1, memory=2.0, rests=True),
-    "rk_adam": Entry(
-        adaptive.rk_adam, "adaptive", "adam", 2, 2, None, 2.0, {"solver": _HEUN}, staged=True
-    ),
-    "log_time_adam": Entry(
-        untuned.log_time_adam, "adaptive", "averaged", 1, 1, memory=2.0625, rests=True
-    ),
-    "muon": Entry(matrix.muon, "adaptive", "spectral", 1, 1, memory=2.0),
-    "soap": Entry(matrix.soap, "adaptive", "kronecker", 1, 1, memory=2.0),
-    "log_time_soap": Entry(
-        untuned.log_time_soap, "adaptive", "averaged", 1, 1, memory=3.0625, rests=True
-    ),
-    "untuned": Entry(untuned.untuned, "adaptive", "averaged", 1, 1, memory=3.0, rests=True),
-    "simultaneous": Entry(game.simultaneous, "game", "game", 1, 1, 2.0),
-    "alternating": Entry(game.alternating, "game", "game", 1, 2, needs=frozenset({"players"})),
-    "game_runge_kutta": Entry(
-        game.game_runge_kutta, "game", "game", 2, 2, 2.0, arguments={"tableau": _HEUN}, staged=True
-    ),
-    "game_implicit_midpoint": Entry(
-        game.game_implicit_midpoint, "game", "game", 2, None, needs=frozenset({"one dtype"})
-    ),
-}
+    Entry(stabilized.rkc, "stabilized", "gradient", 1, 2, 7.808, arguments={"stages": 2}),
+    _stiff(linearized.linearly_implicit_euler, "linearized", 1),
+    _stiff(linearized.exponential_euler, "linearized", 2),
+    _stiff(linearized.rosenbrock2, "linearized", 2),
+    _stiff(implicit.implicit_euler, "implicit", 1),
+    _stiff(implicit.implicit_midpoint, "implicit", 2),
+    _stiff(implicit.trapezoidal, "implicit", 2),
+    Entry(momentum.heavy_ball, "momentum", "ball", 1, 1, 3.8, 1.0, corrected=(2, 2)),
+    Entry(momentum.nesterov, "momentum", "ball", 1, 1, 1.357, 1.0),
+    Entry(momentum.conformal_leapfrog, "momentum", "ball", 2, 1, 4.0, 1.0, rests=True),
+    Entry(momentum.suzuki_yoshida, "momentum", "ball", 4, 3, 2.472, 1.0, rests=True),
+    Entry(momentum.relativistic, "momentum", "relativistic", 1, 1, 3.8, 1.0),
+    Entry(momentum.rk_momentum, "momentum", "ball", 2, 2, 0.746, 1.0, _BALL, staged=True),
+    Entry(momentum.chained_momentum, "momentum", "ball", 1, 2, 2.0, 1.0, _BALL),
+    Entry(adaptive.rmsprop, "adaptive", "rmsprop", 1, 1, memory=1.0),
+    Entry(adaptive.adam, "adaptive", "adam", 1, 1, memory=2.0, corrected=(2, 2)),
+    Entry(adaptive.adamw, "adaptive", "adam", 1, 1, memory=2.0),
+    Entry(adaptive.strang_adam, "adaptive", "adam", 2, 1, memory=2.0, rests=True),
+    Entry(adaptive.rk_adam, "adaptive", "adam", 2, 2, None, 2.0, {"solver": _HEUN}, staged=True),
+    Entry(untuned.log_time_adam, "adaptive", "averaged", 1, 1, memory=2.0625, rests=True),
+    Entry(matrix.muon, "adaptive", "spectral", 1, 1, memory=2.0),
+    Entry(matrix.soap, "adaptive", "kronecker", 1, 1, memory=2.0),
+    Entry(untuned.log_time_soap, "adaptive", "averaged", 1, 1, memory=3.0625, rests=True),
+    Entry(untuned.untuned, "adaptive", "averaged", 1, 1, memory=3.0, rests=True),
+    Entry(game.simultaneous, "game", "game", 1, 1, 2.0),
+    Entry(game.alternating, "game", "game", 1, 2, needs=frozenset({"players"})),
+    Entry(game.game_runge_kutta, "game", "game", 2, 2, 2.0, 0.0, {"tableau": _HEUN}, staged=True),
+    Entry(game.game_implicit_midpoint, "game", "game", 2, None, needs=frozenset({"one dtype"})),
+)
+_NAMED = {entry.function.__name__: entry for entry in _ENTRIES}
 
 _FREE_OF_MEMORY = {"ball": "gradient", "adam": "sign"}  # what a corrected step follows
 

@@ -41,8 +41,8 @@ def rkc(
         step-size rule.
       stages: at least 2, or None. Compile time and memory do not depend on it.
       order: 1 or 2. Order 1 is stable three times as far.
-      damping: modes that the step could only just keep are damped by about this fraction; it costs
-        3 % of the limit at the default.
+      damping: modes at the edge of stability are damped by about this fraction; it costs 3 % of the
+        limit at the default.
       max_stages: the most that `stages=None` takes.
       **options: `stage_transform`; with `stages=None` one that only scales. `correction`, not with
         `stages=None`, for accuracy at small steps: the counter-term grows with the square of

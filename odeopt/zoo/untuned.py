@@ -20,7 +20,7 @@ from ..flows import (
 )
 from ..flows.clock import Constant
 from ..optimizer import LearningRate, Optimizer, ode_optimizer
-from .matrix import Axes, grouped
+from .matrix import grouped
 from .options import Options, named
 
 
@@ -90,7 +90,8 @@ def untuned(
         raise ValueError("horizon and learning_rate exclude each other: drop one of them.")
     if learning_rate is None:
         learning_rate = stepsize.anytime() if horizon is None else stepsize.horizon(horizon)
-    axes = _axes(muon_weight_dimension_numbers)
+    chosen = muon_weight_dimension_numbers
+    axes = _last_axis_out if chosen is None else chosen
     matrices = SpectralFlow(0.9, eps=1e-20, consistent_rms=0.2, dimensions=axes)
     # Squares of small gradients would vanish in 16 bits.
     others = AdamFlow(0.9, Constant(0.98, jnp.float32), eps=1e-10, nesterov=True)
@@ -225,15 +226,9 @@ def log_time_soap(
       True
     """
     clock = LogTime(rate)
-    axes = _axes(weight_dimension_numbers)
-    matrices = KroneckerFlow(
-        0.0,
-        clock,
-        eps,
-        precondition_frequency=precondition_frequency,
-        max_precond_dim=max_precond_dim,
-        dimensions=axes,
-    )
+    axes = _last_axis_out if weight_dimension_numbers is None else weight_dimension_numbers
+    bases = precondition_frequency, max_precond_dim
+    matrices = KroneckerFlow(0.0, clock, eps, 0.0, None, False, *bases, dimensions=axes)
     flow = grouped(matrices, AdamFlow(0.0, clock, eps), axes)
     return _in_log_time(flow, clock, learning_rate, weight_decay, first, gain, **options)
 
@@ -252,10 +247,6 @@ def _in_log_time(
         learning_rate = stepsize.angle(gain, clock=clock, first=first, remembers=False)
     flow = AveragedFlow(base, weight_decay=weight_decay, clock=clock)
     return ode_optimizer(flow, solvers.Lie(), learning_rate, **options)
-
-
-def _axes(chosen: Any) -> Axes:
-    return Axes(_last_axis_out if chosen is None else chosen)
 
 
 def _last_axis_out(params: PyTree[Array]) -> PyTree[MuonDimensionNumbers | None]:

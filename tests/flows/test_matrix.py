@@ -340,6 +340,8 @@ def test_groups_that_do_not_fit_are_refused():
         flows.GroupedFlow({"a": adam, "b": flows.HeavyBallFlow(0.9)}, by_name)
     with pytest.raises(ValueError, match="label 'b'"):
         flows.GroupedFlow({"a": adam}, by_name).init(PARAMS)
+    with pytest.raises(ValueError, match=r"paces has \['c'\]"):
+        flows.GroupedFlow({"a": adam, "b": adam}, by_name, {"c": 0.1})
 
 
 def test_flows_of_equal_settings_are_equal():
