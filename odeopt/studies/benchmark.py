@@ -1,7 +1,4 @@
-"""Does one untuned setting stand against tuned and scheduled rivals?
-
-`run` does the whole study; `odeopt benchmark` is the same from a shell.
-"""
+"""Does one untuned setting stand against tuned and scheduled rivals?"""
 
 import dataclasses
 import functools

@@ -1,7 +1,4 @@
-"""What is the drift of gradient descent, and what does it do to a network as the rate grows?
-
-`run` does the whole study; `odeopt drift` is the same from a shell.
-"""
+"""What is the drift of gradient descent, and what does it do to a network as the rate grows?"""
 
 import dataclasses
 import functools

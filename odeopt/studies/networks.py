@@ -17,12 +17,17 @@ VISCOSITY = 0.05
 """Of Burgers' equation: the front stays wide enough for 16 x 16 points."""
 
 
-def network(params: Params, inputs: jax.Array) -> jax.Array:
-    """A tanh network, the last layer linear; `params` is a list of (weights, biases)."""
+def layers(params: Params, inputs: jax.Array, unit: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """A network of dense layers, the last one linear; `params` is a list of (weights, biases)."""
     for weights, biases in params[:-1]:
-        inputs = jnp.tanh(inputs @ weights + biases)
+        inputs = unit(inputs @ weights + biases)
     weights, biases = params[-1]
     return inputs @ weights + biases
+
+
+def network(params: Params, inputs: jax.Array) -> jax.Array:
+    """A network of tanh units, the last layer linear."""
+    return layers(params, inputs, jnp.tanh)
 
 
 def network_init(sizes: Sequence[int], dtype: Any) -> Callable[[int], Params]:

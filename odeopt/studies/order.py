@@ -1,7 +1,4 @@
-"""In which order should mini-batches act? Backward, palindromic and averaged runs.
-
-`run` does the whole study; `odeopt order` is the same from a shell.
-"""
+"""In which order should mini-batches act? Backward, palindromic and averaged runs."""
 
 import dataclasses
 import functools
