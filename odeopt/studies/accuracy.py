@@ -1,7 +1,6 @@
 """Observed order of a solver on a real training path: error against step size.
 
-The path is gradient flow on digits (400 examples, squared error, float64) from seed 0; the
-reference is diffrax's Dopri8 at tight tolerance, a code that shares nothing with our steps.
+The path is gradient flow on digits (400 examples, squared error, float64) from seed 0.
 """
 
 import functools
@@ -41,15 +40,10 @@ def path_problem() -> Problem:
 
 
 def halved(error: Callable[[int], Any], coarsest: int, time: float) -> Record:
-    """Errors at a fixed time, with `coarsest` steps and three times twice as many.
+    """Errors at a fixed `time`, in `coarsest` steps and three times twice as many.
 
-    Args:
-        error: From the number of steps to the error.
-        coarsest: The fewest steps.
-        time: How long all of them take.
-
-    Returns:
-        `step_sizes`, each half the one before; `errors`; `observed`, log2 of the last ratio.
+    `error` is a function of the number of steps. Returns `step_sizes`, each half the one before;
+    `errors`; `observed`, log2 of the last ratio.
     """
     counts = [coarsest * 2**halving for halving in range(HALVINGS + 1)]
     errors = [float(error(count)) for count in counts]
@@ -58,14 +52,10 @@ def halved(error: Callable[[int], Any], coarsest: int, time: float) -> Record:
 
 
 def order_record(entry: Entry, nominal: int, coarsest: int) -> Record:
-    """Errors of a solver over the path, relative to its length: see `halved`.
+    """Errors of a solver over the path, relative to its length, beside the `nominal` order.
 
-    Needs x64. Costs 15 * `coarsest` steps, and once a process the reference.
-
-    Args:
-        entry: The solver; its rate is flow time of gradient flow.
-        nominal: The order that is expected.
-        coarsest: The lowest number of steps.
+    Needs x64. Costs 15 * `coarsest` steps, and once a process the reference. The entry's rate is
+    the flow time of gradient flow.
     """
     problem = path_problem()
     data, start = jax.tree.map(jnp.asarray, problem.data), problem.start(0)
@@ -92,16 +82,11 @@ def _ends() -> np.ndarray:
 
 
 def flow_of(problem: Problem, tolerance: float) -> Flow:
-    """Full-batch gradient flow from seed 0, by a code that shares nothing with our steps.
+    """Full-batch gradient flow from seed 0, by diffrax's Dopri8.
 
-    Args:
-        problem: The problem.
-        tolerance: Relative and absolute tolerance of diffrax's Dopri8, or 100 roundings of the
-            parameters' dtype where that is more.
-
-    Returns:
-        `points(times)`: flat parameters of shape (times, size) at ascending times, the first of
-        which is the start.
+    The tolerance, relative and absolute, is at least 100 roundings of the parameters' dtype.
+    Returns `points(times)`: flat parameters of shape (times, size) at ascending times, the first of
+    which is the start.
     """
     data = jax.tree.map(jnp.asarray, problem.data)
     start, unravel = ravel_pytree(problem.start(0))

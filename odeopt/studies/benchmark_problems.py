@@ -1,7 +1,6 @@
 """The problems of the benchmark, in three groups: full batch, mini-batch, physics-informed.
 
-Where data can be interpolated, validation loss decides; a third part, the test data, is only
-reported. Nothing here knows of optimizers.
+Where data can be interpolated, validation loss decides; test data are only reported.
 """
 
 import dataclasses

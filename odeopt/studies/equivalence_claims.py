@@ -1,7 +1,4 @@
-"""In which sense a learning rate is a step size: claims, rival readings, and what decides them.
-
-Works on records only.
-"""
+"""In which sense a learning rate is a step size: claims, rival readings, what decides them."""
 
 from collections.abc import Callable, Sequence
 

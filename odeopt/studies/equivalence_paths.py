@@ -1,7 +1,4 @@
-"""Loss along runs with many step sizes, at common flow times, with the loss of the flow beside.
-
-Solvers of gradient flow, momentum and Adam. The flows are diffrax's, which share nothing with them.
-"""
+"""Losses of runs with many step sizes at common flow times, with the loss of the flow beside."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

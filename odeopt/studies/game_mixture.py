@@ -135,8 +135,7 @@ QUICK = tuple(name for name in METHODS if name not in ("joint", "interaction-rms
 def method_of(asked: Any) -> dict[str, Method]:
     """The method of that name, or those of a mapping from names to functions of the rate.
 
-    Raises:
-        ValueError: For a name that is not there, or one of an own method that is there already.
+    Raises `ValueError` for a name that is not there, or one of an own method that is.
     """
     if isinstance(asked, str):
         return {asked: lookup("method", asked, METHODS)}

@@ -1,6 +1,6 @@
 """Solvers of optimistix as optax transformations, so that they race like any other optimizer.
 
-Uses optimistix, equinox and JAX. One `update` is one iteration: a trial point, taken or not.
+One `update` is one iteration: a trial point, taken or not.
 """
 
 from collections.abc import Callable
@@ -24,13 +24,10 @@ _RTOL = _ATOL = 1e-12  # for its own test of convergence, which ends no run
 class IterationState(NamedTuple):
     """State of an optimistix solver between two iterations.
 
-    Attributes:
-        value: Loss at the parameters; infinite before the first iteration, as in optax's line
-            searches, so that `optax.value_and_grad_from_state` finds it.
-        grad: Stands where that function looks; the solver takes gradients itself.
-        inner: The arrays of the solver's own state.
-        moved: Whether the last iteration took its trial point.
-        gradients: What the iterations have cost.
+    `value` is the loss at the parameters, infinite before the first iteration, as in optax's line
+    searches, so that `optax.value_and_grad_from_state` finds it; that looks for a `grad` too, which
+    is not used. `inner` are the arrays of the solver's own state, `moved` whether the last
+    iteration took its trial point, `gradients` what the iterations have cost.
     """
 
     value: jax.Array
@@ -47,15 +44,11 @@ def transformation(
     loss_of: Callable[[Any], jax.Array],
     derivative: int,
 ) -> optax.GradientTransformationExtraArgs:
-    """An optimistix solver on a full-batch problem.
+    """An optimistix solver on a full-batch problem, of whose data only shapes are taken.
 
-    Args:
-        solver: An iterative solver of optimistix, as it is.
-        problem: The problem; only shapes are taken from its data.
-        fn: `fn(params, batch)`: what the solver works on.
-        loss_of: The loss at the parameters, of the solver's `f_info` there.
-        derivative: Gradients that the derivative at a new point costs, beside the evaluation
-            there: each iteration costs one evaluation, and that if the one before has moved.
+    It works on `fn(params, batch)`; `loss_of` is the loss at the parameters, of the solver's
+    `f_info` there. An iteration costs one evaluation, and `derivative` gradients if the one before
+    has moved.
     """
     function = lambda params, batch: (fn(params, batch), None)  # noqa: E731
 

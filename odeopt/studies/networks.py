@@ -1,7 +1,4 @@
-"""Networks of the studies' problems, and losses that need more than their outputs: equations.
-
-Uses JAX; knows nothing of data sets, nor of optimizers.
-"""
+"""Dense networks, and losses that need more than their outputs: equations."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -153,15 +150,10 @@ heat_error = _with_border(heat_residual)
 
 
 def border_points(shift: float, frequencies: Mapping[int, float], count: int = 16) -> Batch:
-    """Points (time, place) inside and at the border, shifted by a part of their distance.
+    """Points (time, place) inside and at the border, `shift` of their distance off the grid.
 
-    Args:
-        shift: That part.
-        frequencies: Amplitudes of the sines that are the initial values.
-        count: Points inside along either axis.
-
-    Returns:
-        (points, values, whether inside), values 0 inside and at the walls.
+    `frequencies` are amplitudes of the sines that are the initial values; inside are `count` x
+    `count` points. Returns (points, values, whether inside), values 0 inside and at the walls.
     """
     unit = (np.arange(count) + shift) / count
     interior = np.stack(np.meshgrid(unit, 2 * unit - 1, indexing="ij"), axis=-1).reshape(-1, 2)

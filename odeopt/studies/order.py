@@ -5,8 +5,6 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-
 from . import order_epochs as epochs
 from . import order_rest as rest
 from .engine import Results, Study, Table, Task, at_least, span, whole
@@ -82,19 +80,13 @@ def _rest(name: str, problem: rest.Convex, method: str, seeds: int) -> list[Reco
     return [{**record, "problem": name} for record in rest.run(problem, method, seeds)]
 
 
-def _orders(results: Results) -> pd.DataFrame:
-    return results.of("order").reindex(columns=["splitting", "order", "observed"]).dropna()
-
-
 def verdict(results: Results) -> str:
     """What backward order and an average are worth, and whether palindromic order gains."""
     table, lines = results.table("rest"), list[str]()
     rows = table.set_index("method") if len(table) else table
     if {"forward", "averaged", "backward, full"} <= set(rows.index):
-        forward, average, full = (
-            rows.loc[[name]].set_index("problem")
-            for name in ("forward", "averaged", "backward, full")
-        )
+        names = ("forward", "averaged", "backward, full")
+        forward, average, full = (rows.loc[[name]].set_index("problem") for name in names)
         gain = forward.excess / average.excess
         alike = rest.alike(results).query("method == 'backward, full' and decides")
         lines.append(
@@ -146,7 +138,7 @@ TABLES = (
     Table(
         "orders",
         "Epochs as a splitting of the flow of all data",
-        _orders,
+        lambda r: r.of("order").reindex(columns=["splitting", "order", "observed"]).dropna(),
         {
             "splitting": ("splitting", "the step on each batch, and the order of batches"),
             "order": ("expected", "order of accuracy"),

@@ -1,7 +1,4 @@
-"""The problems of the stability study: quadratics with a known spectrum, and networks.
-
-Uses `odeopt.studies.data`, JAX and optax for losses; knows nothing of optimizers.
-"""
+"""The problems of the stability study: quadratics with a known spectrum, and networks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -83,12 +80,9 @@ def _diabetes(degree: int) -> Problem:
 
 
 def synthetic_quadratic(condition: float = 1e6, size: int = 50, minimum: float = 0.0) -> Problem:
-    """Least squares with log-spaced eigenvalues 1/condition..1 in a random basis.
+    """Least squares with `size` log-spaced eigenvalues 1/condition..1 in a random basis.
 
-    Args:
-        condition: Largest over smallest eigenvalue.
-        size: Number of parameters.
-        minimum: Each of them where the loss is 0.
+    Every parameter is `minimum` where the loss is 0.
     """
     random = np.random.default_rng(0)
     rotation = np.linalg.qr(random.standard_normal((size, size)))[0]

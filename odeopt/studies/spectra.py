@@ -1,7 +1,4 @@
-"""Eigenvalues of the Hessian: at the initial point, along training; the largest stable rate.
-
-Lanczos is that of `odeopt.diagnostics`; this module says when it is asked.
-"""
+"""Eigenvalues of the Hessian: at the initial point, along training; the largest stable rate."""
 
 import functools
 from collections.abc import Callable
@@ -107,17 +104,11 @@ def _ritz_of(loss: Callable[..., jax.Array]) -> Callable[[Params, Any], jax.Arra
 def trace_record(
     problem: Problem, entry: Entry, sharpness: float, share: float = TRACE_RATE
 ) -> Record:
-    """Sharpness along one full-batch run on seed 0, at a share of the stability limit.
+    """Sharpness along one full-batch run on seed 0, at a share of the stability limit there.
 
-    Args:
-        problem: A full-batch problem.
-        entry: The optimizer, which has a limit.
-        sharpness: At the initial point.
-        share: Of the limit there.
-
-    Returns:
-        A record with the gradients used, the products of the observation aside, and the sharpness
-        there, up to the first that is not finite.
+    The entry has a limit; `sharpness` is that of the initial point. The record has the gradients
+    used, the products of the observation aside, and the sharpness there, up to the first not
+    finite.
     """
     assert entry.limit is not None
     data = jax.tree.map(jnp.asarray, problem.data)

@@ -1,7 +1,4 @@
-"""Tables of the stability study: all results, and each optimizer against the baseline.
-
-Uses pandas; works on records only, so that a stored study gives the same tables.
-"""
+"""Tables of the stability study, of its records."""
 
 import numpy as np
 import pandas as pd
