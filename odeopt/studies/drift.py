@@ -24,6 +24,7 @@ from .engine import (
 )
 from .engine.drawing import Plot
 from .engine.load import own_problems
+from .engine.tuner import bracket
 from .problems import SUITE, build
 
 ENOUGH = 0.8
@@ -113,9 +114,9 @@ def reach(mine: pd.DataFrame, share: str = "removed") -> tuple[float, float]:
 
     From the last rate that holds, 0 for none, to the first that does not, infinity for none.
     """
-    worst = mine.groupby("edge")[share].min().sort_index()
-    held = (worst >= ENOUGH).cummin()
-    return max(worst.index[held], default=0.0), min(worst.index[~held], default=np.inf)
+    worst = mine.groupby("edge")[share].min()
+    low, high = bracket((~(worst >= ENOUGH)).to_dict())
+    return float(np.nan_to_num(low)), high
 
 
 def _spoken(bracket: tuple[float, float]) -> str:
