@@ -21,10 +21,7 @@ SEEN = 20
 
 EDGE_STEP, EDGE_STEPS = 0.1, 400
 DRIVE, SOFTNESS = 1.0, 0.2
-BATCHES = {
-    "inputs": ((1.0, 0.2), (-0.3, 1.2), (0.8, -1.0)),
-    "target": (1.0, -0.5, 0.3),
-}
+BATCHES = {"inputs": ((1.0, 0.2), (-0.3, 1.2), (0.8, -1.0)), "target": (1.0, -0.5, 0.3)}
 
 
 def bowl(x: Float[Array, "3"]) -> Float[Array, ""]:

@@ -85,8 +85,8 @@ def measure(problem: Problem, params: PyTree[Array]) -> dict[str, Float[Array, "
             "drift": diagnostics.drift(loss_of, params, 1.0, **data).relative,
         }
         if jax.tree.leaves(problem.validation):
-            held = problem.measured(params, problem.data, problem.validation)
-            found["validation"] = held_out_of(held)
+            measured = problem.measured(params, problem.data, problem.validation)
+            found["validation"] = held_out_of(measured)
         return found
 
     return jax.vmap(one)(params)
@@ -115,8 +115,7 @@ class Bench:
     def run(self, variant: str, halving: int) -> list[Record]:
         """Train with what stands for a rate: one record for each time and seed.
 
-        A record has `loss`, `gradient norm`, `sharpness`, `drift` (‖Hg‖/2‖g‖: times the rate, the
-        drift against the gradient), `first sharpness`, that of its start, and `validation`, the
+        `drift` is ‖Hg‖/2‖g‖ (times the rate, the drift against the gradient), and `validation` the
         metric where examples are held out.
         """
         largest, counts = self.plan
@@ -132,11 +131,12 @@ class Bench:
             params = self._train(params, flow, h, round((time - before) / step_size))
             before = time
             found = self._measure(params)
+            about = {"kind": "trend", "problem": self.problem.name, "variant": variant}
+            about |= {"rate": rate, "time": time}
             for i, seed in enumerate(self.seeds):
-                about: Record = {"kind": "trend", "problem": self.problem.name, "variant": variant}
-                about |= {"rate": rate, "time": time, "seed": seed}
-                about["first sharpness"] = float(first[i])
-                records.append(about | {name: float(value[i]) for name, value in found.items()})
+                own = {"seed": seed, "first sharpness": float(first[i])}
+                own |= {name: float(value[i]) for name, value in found.items()}
+                records.append(about | own)
         return records
 
 

@@ -18,7 +18,7 @@ from ..split import Composite
 from .engine.problem import Params, Problem
 
 _NO_TAGS: frozenset[object] = frozenset()
-_RTOL = _ATOL = 1e-12  # for its own test of convergence, which ends no run
+_TOLERANCES = 1e-12, 1e-12  # for its own test of convergence, which ends no run
 
 
 class IterationState(NamedTuple):
@@ -59,13 +59,8 @@ def transformation(
     def init(params: Params) -> IterationState:
         data = jax.tree.map(jnp.asarray, problem.data)
         inner = jax.tree.leaves(eqx.filter(begin(params, data), eqx.is_array))
-        return IterationState(
-            value=jnp.asarray(jnp.inf, problem.dtype),
-            grad=optax.tree.zeros_like(params),
-            inner=inner,
-            moved=jnp.bool_(False),
-            gradients=jnp.int32(0),
-        )
+        value, grad = jnp.asarray(jnp.inf, problem.dtype), optax.tree.zeros_like(params)
+        return IterationState(value, grad, inner, jnp.bool_(False), jnp.int32(0))
 
     def update(
         grads: Params, state: IterationState, params: Params, *, batch: Any, **_: Any
@@ -122,7 +117,7 @@ def levenberg_marquardt(problem: Problem) -> optax.GradientTransformationExtraAr
     split = loss.split({"batch": problem.data}, None)
     leaves = jax.tree.leaves(jax.eval_shape(split.predict, problem.start(0)))
     return transformation(
-        optimistix.LevenbergMarquardt(_RTOL, _ATOL),
+        optimistix.LevenbergMarquardt(*_TOLERANCES),
         problem,
         lambda params, batch: residuals(loss, params, batch),
         lambda info: 0.5 * jnp.vdot(info.residual, info.residual),
@@ -132,6 +127,5 @@ def levenberg_marquardt(problem: Problem) -> optax.GradientTransformationExtraAr
 
 def bfgs(problem: Problem) -> optax.GradientTransformationExtraArgs:
     """Optimistix's BFGS: an evaluation is one gradient, whether its point is taken or not."""
-    return transformation(
-        optimistix.BFGS(_RTOL, _ATOL), problem, problem.objective, lambda info: info.f, 0
-    )
+    solver = optimistix.BFGS(*_TOLERANCES)
+    return transformation(solver, problem, problem.objective, lambda info: info.f, 0)

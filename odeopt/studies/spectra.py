@@ -16,6 +16,7 @@ from .engine.problem import Params, Problem
 from .engine.runner import Runner
 from .engine.steps import advance
 from .engine.store import Record
+from .engine.tuner import bracket
 
 MATVECS = 24
 """Hessian-vector products of one Lanczos run (counted as 2 gradients each): the largest
@@ -44,11 +45,9 @@ def measured_limit(runner: Runner, limit: float, sharpness: float) -> float:
     relative = 1 + (np.arange(LIMIT_RUNS) - LIMIT_RUNS / 2 + 0.5) / 100
     gradients = LIMIT_STEPS * runner.entry.gradients_per_step
     curves = runner.run([(x * limit / sharpness, 0) for x in relative], gradients)
-    unstable = np.array([curve.diverged for curve in curves])
-    first = int(np.argmax(unstable))
-    if not unstable.any() or first == 0:
-        return float("nan")
-    return float(limit * (relative[first - 1] + relative[first]) / 2)
+    unstable = [curve.diverged for curve in curves]
+    low, high = bracket(dict(zip(relative, unstable, strict=True)))
+    return float(limit * (low + high) / 2) if np.isfinite(high) else float("nan")
 
 
 def eigenvalues(problem: Problem, seed: int) -> np.ndarray:
@@ -116,19 +115,18 @@ def trace_record(
     optimizer = entry.make(rate)
     go_on = jax.jit(functools.partial(advance, problem, optimizer))
     params = problem.start(0)
-    state = optimizer.init(params)
-    at = np.arange(TRACE_POINTS + 1) * TRACE_STEPS // TRACE_POINTS
+    state, steps = optimizer.init(params), 0
     used, values = [], []
-    for begin, end in zip(np.concatenate([[0], at[:-1]]), at, strict=True):
-        params, state = go_on(int(end - begin), data, params, state)
-        largest = float(_ritz(problem)(params, data)[-1])
+    for end in np.arange(TRACE_POINTS + 1) * TRACE_STEPS // TRACE_POINTS:
+        params, state = go_on(int(end) - steps, data, params, state)
+        steps, largest = int(end), float(_ritz(problem)(params, data)[-1])
         if not np.isfinite(largest):
             break
-        used.append(int(end) * entry.gradients_per_step)
+        used.append(steps * entry.gradients_per_step)
         values.append(largest)
-    about = {"problem": problem.name, "optimizer": entry.name, "R": entry.limit}
-    shown = {"learning_rate": float(rate), "gradients": used, "sharpness": values}
-    return {"kind": "sharpness", **about, **shown}
+    about = {"kind": "sharpness", "problem": problem.name, "optimizer": entry.name}
+    about |= {"R": entry.limit, "learning_rate": float(rate)}
+    return {**about, "gradients": used, "sharpness": values}
 
 
 LIMITS_HOLD = Claim(

@@ -72,8 +72,7 @@ class Goal:
             curvature = jax.hessian(problem.loss)(x, data)
             return x - jnp.linalg.solve(curvature, jax.grad(problem.loss)(x, data))
 
-        start = jnp.zeros_like(problem.init(0))
-        end = jax.jit(lambda x: jax.lax.fori_loop(0, NEWTON_STEPS, newton, x))(start)
+        end = jax.lax.fori_loop(0, NEWTON_STEPS, newton, jnp.zeros_like(problem.init(0)))
         return float(problem.loss(end, data))
 
     def target(self, initial: Any, optimum: float) -> Any:
@@ -119,9 +118,7 @@ def _known(name: str, **changes: Any) -> Callable[[], Entry]:
     return lambda: dataclasses.replace(find(name), **changes)
 
 
-def _with_cg() -> Entry:
-    make = functools.partial(odeopt.linearly_implicit_euler, solve="cg")
-    return controlled("linearly_implicit_euler-cg", make, tuned=False)
+_CG = functools.partial(odeopt.linearly_implicit_euler, solve="cg")
 
 
 ITERATIVE = {"bfgs": iterative.bfgs, "levenberg_marquardt": iterative.levenberg_marquardt}
@@ -136,7 +133,9 @@ ENTRIES: dict[str, Callable[[], Entry]] = {
         "rkc-auto", lambda rate: odeopt.rkc(rate, stages=None), counted=True, unit=10.0
     ),
     "linearly_implicit_euler": _known("linearly_implicit_euler", tuned=False),
-    "linearly_implicit_euler-cg": _with_cg,
+    "linearly_implicit_euler-cg": functools.partial(
+        controlled, "linearly_implicit_euler-cg", _CG, tuned=False
+    ),
     **{
         name: _known(name, tuned=False)
         for name in ("rosenbrock2", "exponential_euler", "implicit_euler")
@@ -271,11 +270,11 @@ def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Re
         lab = Lab(lab.store, lab.devices[:1], lab.deadline)
 
     @functools.cache
-    def race(setting: float) -> Race:
+    def race(memory: float) -> Race:
         return Race(
             lab,
             problem,
-            _lbfgs(int(setting)) if one.name == "lbfgs" else one,
+            _lbfgs(int(memory)) if memory else one,
             goal.gradients - 1,  # the gradient that sees the last loss is counted too
             [TUNING_SEED, *fresh],
             slots=settings.seeds,
@@ -287,19 +286,19 @@ def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Re
     def of(setting: float) -> Race:
         return race(setting if one.name == "lbfgs" else 0.0)
 
-    arrived = list[float]()
+    limit = goal.gradients
 
     def score(setting: float) -> float:
         """Gradients to the target; a miss is ranked behind by its final loss.
 
         Once a setting has arrived, no other is given more gradients than that one took.
         """
-        limit = int(min(arrived, default=goal.gradients))
+        nonlocal limit
         wanted = [(setting, TUNING_SEED)]
         (record,) = of(setting).runs(wanted, limit - 1, purpose="tuning", limit=limit)
         found.append(record)
         if record["status"] == "reached":
-            arrived.append(record["reached"])
+            limit = min(limit, int(record["reached"]))
             return float(record["reached"])
         if record["status"] == "diverged":
             return np.inf
