@@ -12,14 +12,12 @@ from jax.flatten_util import ravel_pytree
 import odeopt
 
 from .accuracy import flow_of, order_record
-from .engine.optimizers import Entry, entry, find
+from .engine.optimizers import Entry, Make, entry, find
 from .engine.problem import Problem
 from .engine.runner import POINTS, Runner
 from .engine.store import Record
 from .reference import solve
 
-SOLVERS = ("euler", "heun", "rk4")
-MOMENTA = (0.5, 0.9, 0.99)
 TAU1, TAU2 = (float(-1e-3 / np.log(b)) for b in (0.9, 0.999))
 """Adam's time constants: its default betas at a learning rate of 0.001, by tau = -h / ln(b)."""
 
@@ -32,6 +30,7 @@ SOLVER_STEPS = {
     "rk4": (1, 2, 4, 8),
 }
 """Steps an interval: down to where the method is close to the flow."""
+SOLVERS = tuple(SOLVER_STEPS)
 MOMENTUM_STEPS = {0.5: (4, 16, 64), 0.9: (4, 32, 128), 0.99: (64, 256, 1024, 4096)}
 RELATIVE_STEPS = {0.8: 2, 0.2: 8}
 """Steps between two recorded points of runs at h * sharpness / R = 0.8 and 0.2."""
@@ -54,7 +53,7 @@ def heavy_ball(b: float, make: Callable[..., Any] = odeopt.heavy_ball) -> Entry:
 
 def limited() -> list[Entry]:
     """Everything that has a stability limit in h * lambda."""
-    return [*map(find, SOLVERS), *map(heavy_ball, MOMENTA), heavy_ball(0.9, odeopt.nesterov)]
+    return [*map(find, SOLVERS), *map(heavy_ball, MOMENTUM_STEPS), heavy_ball(0.9, odeopt.nesterov)]
 
 
 def momentum_of(one: Entry) -> float:
@@ -62,19 +61,9 @@ def momentum_of(one: Entry) -> float:
     return one.hyperparameters.get("momentum", 0.0)
 
 
-def adam(b1: Callable[[Any], Any], b2: Callable[[Any], Any]) -> Entry:
-    """Adam whose betas are functions of its learning rate."""
-    return Entry("adam", lambda h: odeopt.adam(h, b1(h), b2(h)))
-
-
-def decay(time_constant: float) -> Callable[[Any], Any]:
+def decay(h: Any, time_constant: float) -> Any:
     """The beta of a moving average with that time constant, exp(-h / tau)."""
-    return lambda h: jnp.exp(-h / time_constant)
-
-
-def fixed(beta: float) -> Callable[[Any], Any]:
-    """A beta that is the same at every rate."""
-    return lambda h: beta
+    return jnp.exp(-h / time_constant)
 
 
 FlowLosses = Callable[[np.ndarray], np.ndarray]
@@ -127,8 +116,8 @@ def same_relative_steps(sweep: Runner, sharpness: float) -> list[Record]:
     for share, count in RELATIVE_STEPS.items():
         rate = share * one.limit / sharpness
         (curve,) = sweep.run([(rate, 0)], count * POINTS * one.gradients_per_step)
-        record = _about(sweep, "relative", rate / (1 - b), sharpness)
-        found.append({**record, "steps": curve.steps, "loss": curve.loss})
+        about = _about(sweep, "relative", rate / (1 - b), sharpness)
+        found.append({**about, "steps": curve.steps, "loss": curve.loss})
     return found
 
 
@@ -151,30 +140,33 @@ def _about(sweep: Runner, family: str, step: float, sharpness: float) -> Record:
 
 def adam_rates(problem: Problem) -> list[Record]:
     """Adam with several b1, the second moment's time constant fixed, beside the flow without b1."""
-    entries = [({"family": "adam rate", "b1": b}, adam(fixed(b), decay(TAU2))) for b in ADAM_B1]
-    return _adam_paths(problem, entries, ADAM_RATE_STEPS, tau1=0.0)
+    runs = [
+        ({"family": "adam rate", "b1": b}, lambda h, b=b: odeopt.adam(h, b, decay(h, TAU2)))
+        for b in ADAM_B1
+    ]
+    return _adam_paths(problem, runs, ADAM_RATE_STEPS, tau1=0.0)
 
 
 def adam_constants(problem: Problem) -> list[Record]:
     """Adam at many rates, once with its time constants fixed and once with its betas fixed."""
-    entries = [
-        ({"family": "adam constants"}, adam(decay(TAU1), decay(TAU2))),
-        ({"family": "adam betas"}, adam(fixed(0.9), fixed(0.999))),
+    runs = [
+        ({"family": "adam constants"}, lambda h: odeopt.adam(h, decay(h, TAU1), decay(h, TAU2))),
+        ({"family": "adam betas"}, lambda h: odeopt.adam(h, 0.9, 0.999)),
     ]
-    return _adam_paths(problem, entries, ADAM_STEPS, tau1=TAU1)
+    return _adam_paths(problem, runs, ADAM_STEPS, tau1=TAU1)
 
 
 def _adam_paths(
-    problem: Problem, entries: Sequence[tuple[Record, Entry]], steps: Sequence[int], tau1: float
+    problem: Problem, runs: Sequence[tuple[Record, Make]], steps: Sequence[int], tau1: float
 ) -> list[Record]:
     times = np.arange(POINTS + 1) * ADAM_INTERVAL
     flow_loss, found = adam_flow(problem, times, tau1), []
-    for about, one in entries:
-        sweep = Runner(problem, one, POINTS, [0], 1)
+    for about, make in runs:
+        sweep = Runner(problem, Entry("adam", make), POINTS, [0], 1)
         for per_interval in steps:
             rate = ADAM_INTERVAL / per_interval
             (curve,) = sweep.run([(rate, 0)], per_interval * POINTS)
-            record = {"kind": "path", "problem": problem.name, "optimizer": one.name, **about}
+            record = {"kind": "path", "problem": problem.name, "optimizer": "adam", **about}
             record |= {"learning_rate": rate, "step": rate, "times": times, "loss": curve.loss}
             found.append({**record, "flow_loss": flow_loss})
     return found
@@ -209,8 +201,7 @@ def adam_flow(problem: Problem, times: np.ndarray, tau1: float) -> np.ndarray:
 
 def order(name: str) -> list[Record]:
     """Observed order of a method on the path of `accuracy`, on its own clock."""
-    known = [*map(find, SOLVERS), *map(heavy_ball, MOMENTA)]
-    one = next(each for each in known if each.name == name)
+    one = next(each for each in limited() if each.name == name)
     share = 1 - momentum_of(one)
     on_flow_time = Entry(name, lambda step: one.make(step * share))
     return [order_record(on_flow_time, one.order or 1, ORDERS[name])]
@@ -266,7 +257,5 @@ def on_clock(record: Record, factor: float) -> np.ndarray:
 
 def smallest(records: Sequence[Record]) -> list[Record]:
     """The run with the smallest step of each problem, optimizer and b1."""
-    found: dict[tuple, Record] = {}
-    for r in sorted(records, key=lambda r: -r["step"]):
-        found[r["problem"], r["optimizer"], r.get("b1")] = r
-    return list(found.values())
+    ordered = sorted(records, key=lambda r: -r["step"])
+    return list({(r["problem"], r["optimizer"], r.get("b1")): r for r in ordered}.values())

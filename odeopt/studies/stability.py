@@ -144,15 +144,14 @@ def loss_against_rate(
 def verdict(results: Results) -> str:
     """The answer in a sentence: whether any solver gains, R of the most stable one, its price."""
     runs = runs_of(results)
-    baseline = baseline_of(runs)
-    table = races.compare(runs, baseline)
+    baseline, table = baseline_of(runs), results.table("comparison").set_index("optimizer")
     solvers = table[table.solver & (table.index != baseline)]
     if not baseline or solvers.empty:
         return "This run has no solver besides sgd or euler, so there is nothing to compare."
     problems, most = runs.problem.nunique(), solvers.below.max()
     all_of_them = f"{problems} problem{'s' * (problems != 1)}"
     clearly = solvers[solvers.p < 0.05].below.max()  # NaN where there is none
-    limit = "; ".join(_limits(results, runs, list(solvers.index), baseline))
+    limit = "; ".join(_limits(results, list(solvers.index), baseline))
     if not most:
         return (
             f"No. {limit}; at equal gradients no solver ended with a lower loss than {baseline} on "
@@ -168,11 +167,9 @@ def verdict(results: Results) -> str:
     )
 
 
-def _limits(
-    results: Results, runs: pd.DataFrame, solvers: list[str], baseline: str
-) -> Iterator[str]:
+def _limits(results: Results, solvers: list[str], baseline: str) -> Iterator[str]:
     """What theory says of the solvers' stability limits."""
-    about = runs.drop_duplicates("optimizer").set_index("optimizer")
+    about = runs_of(results).drop_duplicates("optimizer").set_index("optimizer")
     finite = about.R.reindex(solvers).dropna()
     if len(finite):
         name = finite.idxmax()
@@ -191,8 +188,7 @@ def _limits(
 
 
 def _best(results: Results) -> str:
-    runs = runs_of(results)
-    lowest = races.compare(runs, baseline_of(runs)).lowest
+    runs, lowest = runs_of(results), results.table("comparison").set_index("optimizer").lowest
     winners = lowest[lowest > 0].sort_values(ascending=False, kind="stable")
     each = ", ".join(f"{name} on {count}" for name, count in winners.items()) or "no optimizer"
     lost = int((runs.status == "diverged").sum())
@@ -232,8 +228,8 @@ def _regions(results: Results) -> Plot:
     spectrum = {record.problem: np.array(record.eigenvalues) for record in found}
     best = races.tuned(runs_of(results)).drop_duplicates(races.PAIR)
     best = best[best.problem.isin(list(spectrum))]
-    every = {one.name: _polynomial(one) for one in contenders(results.settings.solvers)}
-    known = {name: polynomial for name, polynomial in every.items() if polynomial is not None}
+    every = contenders(results.settings.solvers)
+    known = {one.name: p for one in every if (p := _polynomial(one)) is not None}
     plot, problems = Plot(list(best.optimizer.unique()), height=2.6), list(spectrum)
     reach = max((r.learning_rate * spectrum[r.problem].max() for r in best.itertuples()), default=0)
     left = -min(max(4.5, reach + 0.5), 10)
