@@ -275,7 +275,7 @@ TABLES = (
             "criterion": ("decides", "the loss that is compared: validation or training"),
             "held_out": (
                 "held out",
-                "whether the problem was not used in the design of the untuned optimizers",
+                "whether its problem took no part in the design of the untuned",
             ),
             "score": ("loss", "of the untuned optimizer: median of the reported seeds"),
             "rival": ("best rival", "the tuned rival with the lowest median"),
@@ -330,10 +330,7 @@ TABLES = (
         summary,
         {
             **NAMED,
-            "rate": (
-                "rate",
-                "tuned on seed 0; for an untuned optimizer the factor of its constant",
-            ),
+            "rate": ("rate", "tuned on seed 0; of an untuned optimizer the factor of its constant"),
             "rates": ("tried", "rates on seed 0"),
             "score": ("loss", "the loss that is compared: median of the reported seeds"),
             "score_low": ("lowest", "of the reported seeds"),

@@ -213,10 +213,7 @@ _TRENDS = {
         "the largest rate of the fit times the initial sharpness, mean over seeds; gradient "
         "descent is stable below 2",
     ),
-    "slope": (
-        "slope",
-        "of the logarithm of the quantity over the rate, least squares, mean over seeds",
-    ),
+    "slope": ("slope", "of the logarithm of the quantity over the rate, mean over seeds"),
     "change": ("change", "relative change that this slope gives at the largest rate"),
     "falling": ("falling", "seeds in which the slope is negative"),
     "seeds": ("seeds", "their number"),
@@ -231,10 +228,7 @@ _TRENDS = {
 _ORDERS = {
     "path": ("path", "where iterates and flow are compared"),
     "method": ("method", "what makes the iterates"),
-    "flow": (
-        "flow",
-        "order in h of the flow that the iterates are compared with; 1 is gradient flow",
-    ),
+    "flow": ("flow", "order in h of the flow they are compared with; 1 is gradient flow"),
     "order": ("order", "of the error, by theory"),
     "observed": ("observed", "log2 of the ratio of errors at the two smallest step sizes"),
 }

@@ -267,10 +267,7 @@ TABLES = (
                 "times; a miss is a diverged run",
             ),
             "end": ("end", "the difference at the last flow time, with its sign"),
-            "delayed_end": (
-                "delayed end",
-                "the same at the flow time that accounts for momentum's start from rest",
-            ),
+            "delayed_end": ("delayed end", "the same, allowing for momentum's start from rest"),
         },
     ),
 )

@@ -307,11 +307,7 @@ TABLES = (
         {
             "method": ("method", "its name; rms means in Adam's metric"),
             "cost": ("rounds", "rounds of gradients a step, one gradient for each player"),
-            "rates": (
-                "rate",
-                "the best rate lies between these two, the neighbours of the tuned "
-                "rate on the grid",
-            ),
+            "rates": ("rate", "the neighbours of the tuned rate on the grid"),
             "modes": ("modes", "covered in the last quarter of a run, mean of the seeds"),
             "range": ("range", "of the seeds"),
             "p": (
@@ -334,15 +330,9 @@ TABLES = (
         {
             "game": ("game", "its name"),
             "method": ("method", "its name"),
-            "cost": (
-                "rounds",
-                "rounds of gradients a step; none if the solver does not count them",
-            ),
+            "cost": ("rounds", "rounds of gradients a step; none if the solver counts none"),
             "growth": ("growth", "|z| at the end, divided by |z| at the start"),
-            "predicted": (
-                "calculated",
-                "from the largest eigenvalue of the step, if the game is linear",
-            ),
+            "predicted": ("calculated", "if linear: from the largest eigenvalue of the step"),
             "lowest": ("lowest", "of |z| over all steps, relative to the start"),
             "highest": ("highest", "of |z| over all steps, relative to the start"),
         },

@@ -117,19 +117,13 @@ TABLES = (
             "problem": ("problem", "its name"),
             "method": ("method", "the order in which batches act"),
             "gradients": ("gradients", "of one run"),
-            "distance": (
-                "distance",
-                f"between successive iterates, mean of the last {rest.LAST} steps",
-            ),
+            "distance": ("distance", f"of successive iterates, mean of the last {rest.LAST} steps"),
             "last_distance": ("last", "the last distance"),
             "rate": ("rate", "the factor by which the distance shrinks a step, if it does"),
             "spread": ("spread", "root mean square distance from the mean of the last third"),
             "excess": ("excess", "final loss on all data minus the minimum, mean of the seeds"),
             "error": ("error", "its standard error"),
-            "p": (
-                "p",
-                "of the signed-rank test that backward and forward order have the same losses",
-            ),
+            "p": ("p", "of the signed-rank test that losses are those of forward order"),
         },
         ("problem", "method", "gradients", "distance", "excess", "p"),
         "The bracket form is an expansion for small window × h × curvature, and diverges where "
@@ -159,10 +153,7 @@ TABLES = (
             "ratio": ("ratio", "palindromic divided by reshuffled, paired by seed, geometric mean"),
             "interval": ("90 %", "interval of the ratio"),
             "lower of seeds": ("lower", "seeds in which palindromic order ends lower"),
-            "held_out_reshuffled": (
-                "held out, reshuffled",
-                "metric on held-out data, mean of the seeds; for the network the error rate",
-            ),
+            "held_out_reshuffled": ("held out, reshuffled", "metric, mean of the seeds"),
             "held_out_palindromic": ("held out, palindromic", "the same in palindromic order"),
         },
         ("problem", "optimizer", "ratio", "interval", "lower of seeds"),

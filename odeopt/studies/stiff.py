@@ -187,10 +187,7 @@ _VERDICT = {
     "gradients": ("gradients", "of the solver to the target, median of the reported seeds"),
     "rival_gradients": ("best rival's", "the fewest that a rival needs"),
     "gradients_rival": ("who", "the rival with the fewest gradients"),
-    "gradients_ratio": (
-        "ratio",
-        "the solver's gradients divided by the rival's; a miss is infinite",
-    ),
+    "gradients_ratio": ("ratio", "gradients divided by the rival's; a miss is infinite"),
     "gradients_won": ("fewer", "whether the solver needs fewer"),
     "gradients_p": ("p", "of the difference in gradients: Mann-Whitney, Holm over the problems"),
     "seconds": ("seconds", "of the solver to the target, without compilation"),
@@ -200,10 +197,7 @@ _VERDICT = {
     "seconds_won": ("fewer seconds", "whether the solver needs fewer"),
 }
 _SUMMARY = {
-    "setting": (
-        "setting",
-        "learning rate, memory or first step; tuned on seed 0 if there are several",
-    ),
+    "setting": ("setting", "rate, memory or first step; tuned on seed 0 if there are several"),
     "tried": ("tried", "number of settings that were tried"),
     "tuning": ("tuning", "gradients used for it"),
     "reached": ("reached", "reported runs that reached the target"),
@@ -236,10 +230,7 @@ TABLES = (
         tables.sensitivity,
         {
             **races.NAMED,
-            "sensitivity": (
-                "sensitivity",
-                "mean over the rates of min(loss, initial loss), minus the lowest loss",
-            ),
+            "sensitivity": races.COLUMNS["sensitivity"],
             "share": ("of sgd's", "the same divided by that of sgd to its learning rate"),
             "best": ("best loss", "over the rates"),
             "worst": ("worst", "over the rates"),
@@ -283,10 +274,7 @@ TABLES = (
         {
             "problem": ("problem", "its name"),
             "rate": ("rate", "fixed"),
-            "rise": (
-                "largest rise",
-                "of the loss in a step, relative; negative if the loss always fell",
-            ),
+            "rise": ("largest rise", "of the loss in a step, relative; negative if it always fell"),
             "loss": ("loss", "the highest final loss"),
             "steps": ("steps", "in all"),
             "runs": ("runs", "one for each seed"),
