@@ -210,14 +210,12 @@ def train(
     """One run for each pair of a rate and a seed."""
     players = jax.tree.map(lambda *x: jnp.stack(x), *map(start, seeds))
     looks = trainer(method, rounds)(jnp.asarray(rates), jnp.asarray(seeds, jnp.uint32), players)
+    about = {"kind": "mixture", "method": name, "rounds": rounds, "cost": method.cost}
     return [
         {
-            "kind": "mixture",
-            "method": name,
+            **about,
             "rate": rate,
             "seed": seed,
-            "rounds": rounds,
-            "cost": method.cost,
             **{key: np.asarray(value[i]) for key, value in looks.items()},
         }
         for i, (rate, seed) in enumerate(zip(rates, seeds, strict=True))

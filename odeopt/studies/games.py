@@ -36,6 +36,7 @@ WORKS = 0.5
 """Share of a method's modes at its best rate from which on another rate works as well."""
 RIVAL = "adam"
 KNOWN = ("plane", "mixture")
+_MODES = -0.5, len(mixture.CENTERS) + 0.5  # limits of an axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,15 +118,13 @@ def _summary(results: Results) -> pd.DataFrame:
     """One row a method, of its tuned rate over the reported seeds."""
     runs, rows = results.table("mixture"), list[dict[str, Any]]()
     fresh = {method: mine[mine.seed != TUNING_SEED] for method, mine in groups(runs, "method")}
-    rival = fresh.get(RIVAL)
+    rival = -fresh[RIVAL].modes if RIVAL in fresh else ()
     for method, mine in fresh.items():
         tuning = runs[(runs.method == method) & (runs.seed == TUNING_SEED)]
         rate, rates = mine.rate.iloc[0], np.array([0.0, *sorted(tuning.rate), np.inf])
         place = int(np.searchsorted(rates, rate))
         beside, modes = (rates[place - 1], rates[place + 1]), (mine.modes.min(), mine.modes.max())
-        against = statistics.Pairs(np.nan, np.nan)
-        if rival is not None and method != RIVAL:
-            against = statistics.pairs(-mine.modes, -rival.modes)
+        against = statistics.pairs(-mine.modes, () if method == RIVAL else rival)
         rows.append(
             {
                 "method": method,
@@ -196,10 +195,10 @@ def verdict(results: Results) -> str:
 def _rivals(results: Results) -> pd.DataFrame:
     """All but Adam, beside Adam's modes."""
     summary = results.table("summary")
-    known = summary[summary.method == RIVAL] if len(summary) else summary
-    if known.empty:
-        return known
-    return summary[summary.method != RIVAL].assign(adam=known.modes.iloc[0])
+    if RIVAL not in set(summary.get("method", ())):
+        return pd.DataFrame()
+    rows = summary.set_index("method")
+    return rows.drop(RIVAL).assign(adam=rows.modes[RIVAL]).reset_index()
 
 
 CLAIMS = (
@@ -234,7 +233,7 @@ def _outcome(results: Results) -> Plot:
         axes = plot.rows(title, label, list(summary.method))
         ends = [r.low, r.modes, r.high]
         plot.line(title, r.method, ends, [row] * 3, linestyle="-", markevery=[1])
-        axes.set_xlim(-0.5, len(mixture.CENTERS) + 0.5)
+        axes.set_xlim(*_MODES)
     return plot
 
 
@@ -254,7 +253,7 @@ def _modes(results: Results) -> Plot:
         rounds = mine[0]["rounds"] * np.arange(1, modes.shape[1] + 1) / modes.shape[1]
         band = modes.min(axis=0), modes.max(axis=0)
         axes = plot.line(method, method, rounds, modes.mean(axis=0), labels, band=band)
-        axes.set_ylim(-0.5, len(mixture.CENTERS) + 0.5)
+        axes.set_ylim(*_MODES)
     return plot
 
 
