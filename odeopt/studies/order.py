@@ -117,7 +117,7 @@ TABLES = (
             "problem": ("problem", "its name"),
             "method": ("method", "the order in which batches act"),
             "gradients": ("gradients", "of one run"),
-            "distance": ("distance", f"of successive iterates, mean of the last {rest.LAST} steps"),
+            "distance": ("distance", f"between iterates, mean of the last {rest.LAST} steps"),
             "last_distance": ("last", "the last distance"),
             "rate": ("rate", "the factor by which the distance shrinks a step, if it does"),
             "spread": ("spread", "root mean square distance from the mean of the last third"),

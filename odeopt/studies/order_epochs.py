@@ -64,7 +64,7 @@ def orders(problem: Convex) -> list[Record]:
         numbers = jnp.asarray(np.concatenate([order(problem.batches)(e) for e in range(count)]))
         opt = solver(TIME / len(numbers))
         last = jax.jit(lambda numbers: train_by(opt, problem.of_batch, start, numbers)[0])(numbers)
-        return optax.tree.norm(jax.tree.map(jnp.subtract, last, end))
+        return optax.tree.norm(optax.tree.sub(last, end))
 
     return [
         {

@@ -186,7 +186,7 @@ def run(problem: Convex, name: str, seeds: int, steps: int = STEPS) -> list[Reco
             updates, state = opt.update(grads, state, params, value_fn=problem.of_batch, batch=i)
             params = optax.apply_updates(params, updates)
             now, mean = ema.update(params, mean)
-            distance = optax.tree.norm(jax.tree.map(jnp.subtract, now, seen))
+            distance = optax.tree.norm(optax.tree.sub(now, seen))
             tail = tail.add(now, state.steps > steps - steps // 3)
             loss = jax.lax.cond(wanted, lambda: problem.of_all(now), lambda: jnp.zeros([]))
             return (params, state, mean, now, tail), (distance, loss, state.gradients)
@@ -234,17 +234,14 @@ class Tail(NamedTuple):
     @classmethod
     def of(cls, like: PyTree[Array]) -> "Tail":
         """No points yet."""
-        zeros = jax.tree.map(jnp.zeros_like, like)
-        return cls(jnp.zeros([], jnp.int32), zeros, jnp.zeros([]))
+        return cls(jnp.int32(0), optax.tree.zeros_like(like), jnp.zeros([]))
 
     def add(self, point: PyTree[Array], wanted: Bool[Array, ""]) -> "Tail":
         """With one more point, if it is wanted."""
         number = self.number + wanted
-        before = jax.tree.map(jnp.subtract, point, self.mean)
-        share = wanted / jnp.maximum(number, 1)
-        mean = jax.tree.map(lambda m, d: m + share * d, self.mean, before)
-        after = jax.tree.map(jnp.subtract, point, mean)
-        added = optax.tree.vdot(before, after)
+        before = optax.tree.sub(point, self.mean)
+        mean = optax.tree.add_scale(self.mean, wanted / jnp.maximum(number, 1), before)
+        added = optax.tree.vdot(before, optax.tree.sub(point, mean))
         return Tail(number, mean, self.square + jnp.where(wanted, added, 0))
 
     @property

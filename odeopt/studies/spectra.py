@@ -36,11 +36,9 @@ TRACE_STEPS, TRACE_POINTS = 800, 20
 
 
 def measured_limit(runner: Runner, limit: float, sharpness: float) -> float:
-    """The largest stable h * lambda_max on a quadratic, from runs on a 1 % grid around `limit`.
+    """The largest stable h * lambda_max on a quadratic, to 0.5 %: from a 1 % grid around `limit`.
 
-    The grid lies at half percents, 0.905 to 1.095 of `limit`; the middle between the last stable
-    rate below the first unstable one and that one is returned, so it is known to 0.5 %. NaN if
-    no rate or every rate is stable.
+    The middle between the first unstable rate and the one below; NaN if that is not on the grid.
     """
     relative = 1 + (np.arange(LIMIT_RUNS) - LIMIT_RUNS / 2 + 0.5) / 100
     gradients = LIMIT_STEPS * runner.entry.gradients_per_step

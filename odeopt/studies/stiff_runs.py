@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -330,11 +330,15 @@ def _few(settings: Settings) -> list[int]:
     return list(range(1, min(settings.seeds, SWEPT_SEEDS) + 1))
 
 
+def _by_decades(race: Race, decades: Iterable[int]) -> list[Record]:
+    rates = [float(race.problem.dtype(10.0**decade)) for decade in decades]
+    return race.runs((rate, seed) for rate in rates for seed in race.seeds)
+
+
 def _sweep(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Record]:
     """Final losses at equal gradients, over six decades of rates or first steps."""
-    seeds, rates = _few(settings), [float(problem.dtype(10.0**decade)) for decade in DECADES]
-    race = Race(lab, problem, one, SWEPT - 1, seeds, kind="sweep", points=1)
-    return race.runs((rate, seed) for rate in rates for seed in seeds)
+    race = Race(lab, problem, one, SWEPT - 1, _few(settings), kind="sweep", points=1)
+    return _by_decades(race, DECADES)
 
 
 def _climb(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Record]:
@@ -345,9 +349,8 @@ def _climb(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[R
     assert one.limit is not None
     rate = FIRST_STABLE * one.limit
     for _ in range(MOST_CLIMBS):
-        made = race.runs((float(problem.dtype(rate)), seed) for seed in seeds)
-        found += made
-        if any(record["status"] == "diverged" for record in made):
+        found += race.runs((float(problem.dtype(rate)), seed) for seed in seeds)
+        if any(record["status"] == "diverged" for record in found):
             break
         rate *= QUARTER_OCTAVE
     return found
@@ -356,8 +359,7 @@ def _climb(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[R
 def _descent(settings: Settings, problem: Problem, lab: Lab) -> list[Record]:
     """Implicit Euler at fixed rates over nine decades: does the loss ever rise?"""
     fixed = entry("implicit_euler, fixed step", odeopt.implicit_euler, counted=True)
-    seeds, budget = _few(settings), DESCENT_STEPS * (FIXED_COST + 1)
-    options: dict[str, Any] = {"points": 1, "most": DESCENT_STEPS}
-    race = Race(lab, problem, fixed, budget, seeds, kind="descent", slots=30, **options)
-    rates = [float(problem.dtype(10.0**decade)) for decade in DESCENT_DECADES]
-    return race.runs((rate, seed) for rate in rates for seed in seeds)
+    options: dict[str, Any] = {"points": 1, "most": DESCENT_STEPS, "slots": 30}
+    budget = DESCENT_STEPS * (FIXED_COST + 1)
+    race = Race(lab, problem, fixed, budget, _few(settings), kind="descent", **options)
+    return _by_decades(race, DESCENT_DECADES)
