@@ -54,13 +54,10 @@ apart. The last four were named before the decay of `untuned` followed the gradi
 
 @dataclasses.dataclass(frozen=True)
 class Contest:
-    """A problem and what decides on it.
+    """A problem, its group ("full batch", ...), and what decides on it.
 
-    Attributes:
-        group: "full batch", "mini-batch" or "physics-informed".
-        make: The problem.
-        criterion: What is compared: "validation" where the data can be interpolated, or "loss".
-        points: Times that a run is evaluated on all data.
+    `criterion` is what is compared: "validation" where the data can be interpolated, or "loss".
+    `points` is how often a run is evaluated on all data.
     """
 
     group: str
@@ -150,9 +147,8 @@ def _mlp(
     """A network of dense layers: a classifier, a share of its labels wrong, or least squares."""
     title += f", {100 * wrong:g} % of the training labels wrong" if wrong else ""
     title += f", MLP {'-'.join(map(str, sizes))} tanh"
-    error, words = squared_distance_of, "squared error"
-    if classes:
-        error, words = cross_entropy_of, "cross-entropy"
+    error = cross_entropy_of if classes else squared_distance_of
+    words = "cross-entropy" if classes else "squared error"
 
     def make() -> Problem:
         data = _flipped(parts(), wrong) if wrong else parts()

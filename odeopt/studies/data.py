@@ -24,11 +24,9 @@ class MissingData(ValueError):
 
 
 class Arrays(NamedTuple):
-    """One example a row.
+    """Features, or pixels in [0, 1], and numbers or the number of the class, one example a row.
 
-    Attributes:
-        inputs: Features, or pixels in [0, 1]; of text the characters' numbers, in a row.
-        targets: Numbers, or the number of the class; of text the characters.
+    Of text, the characters' numbers in a row, and the characters.
     """
 
     inputs: np.ndarray

@@ -48,14 +48,9 @@ NEAR = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Path:
-    """Where iterates and flows are compared.
+    """Where iterates and flows are compared: flat parameters in float64, over a flow time `time`.
 
-    Attributes:
-        name: In every record.
-        loss: Of flat parameters, float64.
-        start: Where all begin.
-        time: Flow time at which they are compared.
-        steps: The fewest steps to there; then twice as many, and again, three times.
+    The fewest steps are `steps`; then come twice as many, and again, three times.
     """
 
     name: str

@@ -34,13 +34,11 @@ def directions() -> list[Record]:
 
     `distance` is the largest between an iterate and the real part of the flow at its time.
     """
-    start = jnp.ones(3)
+    start, field = jnp.ones(3), drift.principal_flow(bowl)
     iterates = [start]
     for _ in range(STEPS):
         iterates.append(iterates[-1] - jax.grad(bowl)(iterates[-1]))
-    found = np.stack(iterates)
-    times = np.arange(STEPS * SEEN + 1) / SEEN
-    field = drift.principal_flow(bowl)
+    found, times = np.stack(iterates), np.arange(STEPS * SEEN + 1) / SEEN
     path = _follow(field, start.astype(complex), times).real
     envelope = _follow(field, start, times)
     return [

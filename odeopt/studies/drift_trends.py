@@ -131,7 +131,7 @@ class Bench:
             params = self._train(params, flow, h, round((time - before) / step_size))
             before = time
             found = self._measure(params)
-            about = {"kind": "trend", "problem": self.problem.name, "variant": variant}
+            about: Record = {"kind": "trend", "problem": self.problem.name, "variant": variant}
             about |= {"rate": rate, "time": time}
             for i, seed in enumerate(self.seeds):
                 own = {"seed": seed, "first sharpness": float(first[i])}

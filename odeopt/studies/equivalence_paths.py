@@ -89,9 +89,8 @@ def flow_losses(problem: Problem) -> FlowLosses:
 def follow(sweep: Runner, flow: FlowLosses, sharpness: float) -> list[Record]:
     """One record for each step size: losses of the run and of the flow at `POINTS` flow times.
 
-    A step of momentum counts as h / (1 - b) of flow time. `delayed_flow_loss` is the flow's loss
-    on a clock that also knows the start from rest: n steps along a constant gradient move as far
-    as the flow does in h / (1 - b) times n - b (1 - b^n) / (1 - b).
+    A step of momentum counts as h / (1 - b) of flow time. `delayed_flow_loss` is the flow's loss on
+    a clock that knows the start from rest: n steps count as n - b (1 - b^n) / (1 - b).
     """
     one, b = sweep.entry, momentum_of(sweep.entry)
     times = np.arange(POINTS + 1) * INTERVAL / sharpness

@@ -196,7 +196,8 @@ def _plane(results: Results) -> Plot:
     style: Any = {"alpha": 0.8, "linewidth": 1.2, "marker": ""}
     for r in results.kind("plane"):
         points = np.array(r["points"], float)
-        axes = plot.line(r["game"], r["method"], *points.T, ("p", "q"), **style)
+        x, y = points.T
+        axes = plot.line(r["game"], r["method"], x, y, ("p", "q"), **style)
         size = 2.2 * np.hypot(*points[0])
         axes.set(xlim=(-size, size), ylim=(-size, size), aspect="equal")
     return plot

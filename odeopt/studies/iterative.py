@@ -127,5 +127,5 @@ def levenberg_marquardt(problem: Problem) -> optax.GradientTransformationExtraAr
 
 def bfgs(problem: Problem) -> optax.GradientTransformationExtraArgs:
     """Optimistix's BFGS: an evaluation is one gradient, whether its point is taken or not."""
-    solver = optimistix.BFGS(*_TOLERANCES)
+    solver: Any = optimistix.BFGS(*_TOLERANCES)
     return transformation(solver, problem, problem.objective, lambda info: info.f, 0)

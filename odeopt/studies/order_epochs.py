@@ -69,9 +69,9 @@ def orders(problem: Convex) -> list[Record]:
     return [
         {
             **{"kind": "order", "splitting": name, "order": expected},
-            **halved(functools.partial(error, *made), COARSEST, TIME / problem.batches),
+            **halved(functools.partial(error, order, solver), COARSEST, TIME / problem.batches),
         }
-        for name, (*made, expected) in SPLITTINGS.items()
+        for name, (order, solver, expected) in SPLITTINGS.items()
     ]
 
 

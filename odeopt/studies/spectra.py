@@ -122,7 +122,7 @@ def trace_record(
             break
         used.append(steps * entry.gradients_per_step)
         values.append(largest)
-    about = {"kind": "sharpness", "problem": problem.name, "optimizer": entry.name}
+    about: Record = {"kind": "sharpness", "problem": problem.name, "optimizer": entry.name}
     about |= {"R": entry.limit, "learning_rate": float(rate)}
     return {**about, "gradients": used, "sharpness": values}
 
