@@ -76,6 +76,13 @@ def order_record(entry: Entry, nominal: int, coarsest: int) -> Record:
     return {**about, **found, "observed_order": observed}
 
 
+def flat(problem: Problem) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """The start of seed 0 as a vector, and the loss on all data as a function of such a vector."""
+    data = jax.tree.map(jnp.asarray, problem.data)
+    start, unravel = ravel_pytree(problem.start(0))
+    return start, lambda vector: problem.full_loss(unravel(vector), data)
+
+
 @functools.cache
 def _ends() -> np.ndarray:
     return flow_of(path_problem(), TOLERANCE)([0.0, FLOW_TIME])
@@ -88,16 +95,12 @@ def flow_of(problem: Problem, tolerance: float) -> Flow:
     Returns `points(times)`: flat parameters of shape (times, size) at ascending times, the first of
     which is the start.
     """
-    data = jax.tree.map(jnp.asarray, problem.data)
-    start, unravel = ravel_pytree(problem.start(0))
+    start, loss = flat(problem)
     tolerance = max(tolerance, 100 * float(jnp.finfo(start.dtype).eps))
-
-    def along(_: Any, point: jax.Array, data: Any) -> jax.Array:
-        return -jax.grad(lambda flat: problem.full_loss(unravel(flat), data))(point)
 
     @jax.jit
     def points(times: jax.Array) -> jax.Array:
-        first = (times[-1] - times[0]) / 1000
-        return solve(along, start, times, data, first=first, rtol=tolerance)
+        along, first = lambda t, point, _: -jax.grad(loss)(point), (times[-1] - times[0]) / 1000
+        return solve(along, start, times, first=first, rtol=tolerance)
 
     return lambda times: np.asarray(points(np.asarray(times, float)))

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from .. import drift, flows, ode_optimizer, solvers
@@ -71,11 +70,8 @@ def product() -> Path:
 
 def digits() -> Path:
     """The digits network on 400 examples, of `accuracy`."""
-    problem = accuracy.path_problem()
-    start, unravel = ravel_pytree(problem.init(0))
-    data = tuple(jnp.asarray(array) for array in problem.data)
-    loss = lambda x: problem.loss(unravel(x), data)  # noqa: E731
-    return Path(problem.name, loss, start, accuracy.FLOW_TIME, 128)
+    start, loss = accuracy.flat(accuracy.path_problem())
+    return Path(accuracy.PATH, loss, start, accuracy.FLOW_TIME, 128)
 
 
 PATHS = {"product": product, accuracy.PATH: digits}

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jax.flatten_util import ravel_pytree
 
 import odeopt
 
-from .accuracy import flow_of, order_record
+from .accuracy import flat, flow_of, order_record
 from .engine.optimizers import Entry, Make, entry, find
 from .engine.problem import Problem
 from .engine.runner import POINTS, Runner
@@ -72,17 +71,13 @@ FlowLosses = Callable[[np.ndarray], np.ndarray]
 
 def flow_losses(problem: Problem) -> FlowLosses:
     """In closed form on a quadratic whose minimum is 0, else by an independent solver."""
-    data = jax.tree.map(jnp.asarray, problem.data)
-    start, unravel = ravel_pytree(problem.start(0))
+    start, loss = flat(problem)
     if problem.quadratic:
-        hessian = np.asarray(jax.hessian(problem.full_loss)(start, data))
-        slope = np.asarray(jax.grad(problem.full_loss)(start, data))
-        eigenvalues, modes = np.linalg.eigh(hessian)
-        weights = (modes.T @ slope) ** 2 / (2 * eigenvalues)
-        if np.isclose(weights.sum(), problem.full_loss(start, data), rtol=1e-6):  # minimum zero
+        eigenvalues, modes = np.linalg.eigh(np.asarray(jax.hessian(loss)(start)))
+        weights = (modes.T @ np.asarray(jax.grad(loss)(start))) ** 2 / (2 * eigenvalues)
+        if np.isclose(weights.sum(), loss(start), rtol=1e-6):  # its minimum is zero
             return lambda times: np.exp(-2 * np.outer(times, eigenvalues)) @ weights
-    points = flow_of(problem, 1e-11)
-    losses = jax.jit(jax.vmap(lambda point: problem.full_loss(unravel(point), data)))
+    points, losses = flow_of(problem, 1e-11), jax.jit(jax.vmap(loss))
     return lambda times: np.asarray(losses(points(list(times))))
 
 
@@ -178,24 +173,23 @@ def adam_flow(problem: Problem, times: np.ndarray, tau1: float) -> np.ndarray:
     mh = m / (1 - exp(-t / tau1)) and likewise vh; with tau1 = 0, mh = g. The limit of Adam for
     h -> 0 at fixed time constants, as its betas exp(-h / tau) show.
     """
-    data = jax.tree.map(jnp.asarray, problem.data)
-    start, unravel = ravel_pytree(problem.start(0))
+    start, loss = flat(problem)
 
     def corrected(moment: jax.Array, limit: jax.Array, t: Any, tau: float) -> jax.Array:
         # At t = 0 the moments are 0 / 0; their limits are those of the first step.
         late = t > 0
         return jnp.where(late, moment / jnp.where(late, -jnp.expm1(-t / tau), 1.0), limit)
 
-    def field(t: Any, state: Any, data: Any) -> Any:
+    def field(t: Any, state: Any, _: None) -> Any:
         point, m, v = state
-        g = jax.grad(lambda flat: problem.full_loss(unravel(flat), data))(point)
+        g = jax.grad(loss)(point)
         mh = corrected(m, g, t, tau1) if tau1 else g
         vh = jnp.maximum(corrected(v, g * g, t, TAU2), 0.0)
         return -mh / (jnp.sqrt(vh) + 1e-8), (g - m) / tau1 if tau1 else 0 * m, (g * g - v) / TAU2
 
     begin = start, jnp.zeros_like(start), jnp.zeros_like(start)
-    points, *_ = solve(field, begin, times, data, first=1e-5, rtol=1e-6, atol=1e-7)
-    return np.asarray(jax.vmap(lambda point: problem.full_loss(unravel(point), data))(points))
+    points, *_ = solve(field, begin, times, first=1e-5, rtol=1e-6, atol=1e-7)
+    return np.asarray(jax.vmap(loss)(points))
 
 
 def order(name: str) -> list[Record]:
