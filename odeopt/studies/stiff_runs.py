@@ -118,7 +118,7 @@ def _known(name: str, **changes: Any) -> Callable[[], Entry]:
     return lambda: dataclasses.replace(find(name), **changes)
 
 
-_CG = functools.partial(odeopt.linearly_implicit_euler, solve="cg")
+_CG = "linearly_implicit_euler-cg", functools.partial(odeopt.linearly_implicit_euler, solve="cg")
 
 
 ITERATIVE = {"bfgs": iterative.bfgs, "levenberg_marquardt": iterative.levenberg_marquardt}
@@ -133,9 +133,7 @@ ENTRIES: dict[str, Callable[[], Entry]] = {
         "rkc-auto", lambda rate: odeopt.rkc(rate, stages=None), counted=True, unit=10.0
     ),
     "linearly_implicit_euler": _known("linearly_implicit_euler", tuned=False),
-    "linearly_implicit_euler-cg": functools.partial(
-        controlled, "linearly_implicit_euler-cg", _CG, tuned=False
-    ),
+    "linearly_implicit_euler-cg": lambda: controlled(*_CG, tuned=False),
     **{
         name: _known(name, tuned=False)
         for name in ("rosenbrock2", "exponential_euler", "implicit_euler")
