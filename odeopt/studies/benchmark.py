@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 import pandas as pd
 
 import odeopt
@@ -148,8 +147,9 @@ def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Re
     """Tune on the tuning seed, or leave the constant as it is; then run the reported seeds."""
     seeds, judged = range(1, settings.seeds + 1), contest(problem)
     params = problem.start(0)
-    memory = optax.tree.size(jax.eval_shape(one.make(0.1).init, params)) / optax.tree.size(params)
-    about = {"tuned": one.tuned, "criterion": judged.criterion, "memory": memory}
+    state = jax.eval_shape(one.make(0.1).init, params)
+    held, size = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state, params))
+    about = {"tuned": one.tuned, "criterion": judged.criterion, "memory": held / size}
     options: dict[str, Any] = {"slots": 7, "about": about, "points": judged.points}
     race = Race(lab, problem, one, settings.gradients, [TUNING_SEED, *seeds], **options)
     if not one.tuned:
