@@ -1,7 +1,6 @@
 """Observed order of a solver on a real training path: error against step size.
 
-The path is gradient flow on digits (400 examples, squared error, float64) from seed 0; the
-reference is diffrax's Dopri8 at tight tolerance, a code that shares nothing with our steps.
+The path is gradient flow on digits (400 examples, squared error, float64) from seed 0.
 """
 
 import functools
@@ -41,15 +40,10 @@ def path_problem() -> Problem:
 
 
 def halved(error: Callable[[int], Any], coarsest: int, time: float) -> Record:
-    """Errors at a fixed time, with `coarsest` steps and three times twice as many.
+    """Errors at a fixed `time`, in `coarsest` steps and three times twice as many.
 
-    Args:
-        error: From the number of steps to the error.
-        coarsest: The fewest steps.
-        time: How long all of them take.
-
-    Returns:
-        `step_sizes`, each half the one before; `errors`; `observed`, log2 of the last ratio.
+    `error` is a function of the number of steps. Returns `step_sizes`, each half the one before;
+    `errors`; `observed`, log2 of the last ratio.
     """
     counts = [coarsest * 2**halving for halving in range(HALVINGS + 1)]
     errors = [float(error(count)) for count in counts]
@@ -58,14 +52,10 @@ def halved(error: Callable[[int], Any], coarsest: int, time: float) -> Record:
 
 
 def order_record(entry: Entry, nominal: int, coarsest: int) -> Record:
-    """Errors of a solver over the path, relative to its length: see `halved`.
+    """Errors of a solver over the path, relative to its length, beside the `nominal` order.
 
-    Needs x64. Costs 15 * `coarsest` steps, and once a process the reference.
-
-    Args:
-        entry: The solver; its rate is flow time of gradient flow.
-        nominal: The order that is expected.
-        coarsest: The lowest number of steps.
+    Needs x64. Costs 15 * `coarsest` steps, and once a process the reference. The entry's rate is
+    the flow time of gradient flow.
     """
     problem = path_problem()
     data, start = jax.tree.map(jnp.asarray, problem.data), problem.start(0)
@@ -86,33 +76,31 @@ def order_record(entry: Entry, nominal: int, coarsest: int) -> Record:
     return {**about, **found, "observed_order": observed}
 
 
+def flat(problem: Problem) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """The start of seed 0 as a vector, and the loss on all data as a function of such a vector."""
+    data = jax.tree.map(jnp.asarray, problem.data)
+    start, unravel = ravel_pytree(problem.start(0))
+    return start, lambda vector: problem.full_loss(unravel(vector), data)
+
+
 @functools.cache
 def _ends() -> np.ndarray:
     return flow_of(path_problem(), TOLERANCE)([0.0, FLOW_TIME])
 
 
 def flow_of(problem: Problem, tolerance: float) -> Flow:
-    """Full-batch gradient flow from seed 0, by a code that shares nothing with our steps.
+    """Full-batch gradient flow from seed 0, by diffrax's Dopri8.
 
-    Args:
-        problem: The problem.
-        tolerance: Relative and absolute tolerance of diffrax's Dopri8, or 100 roundings of the
-            parameters' dtype where that is more.
-
-    Returns:
-        `points(times)`: flat parameters of shape (times, size) at ascending times, the first of
-        which is the start.
+    The tolerance, relative and absolute, is at least 100 roundings of the parameters' dtype.
+    Returns `points(times)`: flat parameters of shape (times, size) at ascending times, the first of
+    which is the start.
     """
-    data = jax.tree.map(jnp.asarray, problem.data)
-    start, unravel = ravel_pytree(problem.start(0))
+    start, loss = flat(problem)
     tolerance = max(tolerance, 100 * float(jnp.finfo(start.dtype).eps))
-
-    def along(_: Any, point: jax.Array, data: Any) -> jax.Array:
-        return -jax.grad(lambda flat: problem.full_loss(unravel(flat), data))(point)
 
     @jax.jit
     def points(times: jax.Array) -> jax.Array:
-        first = (times[-1] - times[0]) / 1000
-        return solve(along, start, times, data, first=first, rtol=tolerance)
+        along, first = lambda t, point, _: -jax.grad(loss)(point), (times[-1] - times[0]) / 1000
+        return solve(along, start, times, first=first, rtol=tolerance)
 
     return lambda times: np.asarray(points(np.asarray(times, float)))

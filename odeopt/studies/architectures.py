@@ -1,7 +1,6 @@
-"""Networks of the studies with more structure than layers in a row.
+"""Networks with more structure than layers in a row.
 
 Every one is `init(seed)`, the parameters in float32, and a function of them and the inputs.
-Uses JAX; knows nothing of data sets, nor of optimizers.
 """
 
 from collections.abc import Mapping

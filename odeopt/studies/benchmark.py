@@ -1,7 +1,4 @@
-"""Does one untuned setting stand against tuned and scheduled rivals?
-
-`run` does the whole study; `odeopt benchmark` is the same from a shell.
-"""
+"""Does one untuned setting stand against tuned and scheduled rivals?"""
 
 import dataclasses
 import functools
@@ -137,14 +134,11 @@ def tasks(settings: Settings) -> list[Task]:
     ]
 
 
-_MATRIX = ("muon", "muon-decay", "soap")
-
-
 def _suits(one: Entry, problem: Problem) -> bool:
     """Whether an optimizer is meant for a problem."""
     if one.name == WITHOUT_NOISE:
         return problem.batch_size is None
-    if one.name.partition("+")[0] in _MATRIX:
+    if one.name.partition("+")[0] in ("muon", "muon-decay", "soap"):
         return any(leaf.ndim == 2 for leaf in jax.tree.leaves(problem.start(0)))
     return True
 
@@ -153,23 +147,11 @@ def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Re
     """Tune on the tuning seed, or leave the constant as it is; then run the reported seeds."""
     seeds, judged = range(1, settings.seeds + 1), contest(problem)
     params = problem.start(0)
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
     state = jax.eval_shape(one.make(0.1).init, params)
-    about = {
-        "tuned": one.tuned,
-        "criterion": judged.criterion,
-        "memory": sum(leaf.size for leaf in jax.tree.leaves(state)) / size,
-    }
-    race = Race(
-        lab,
-        problem,
-        one,
-        settings.gradients,
-        [TUNING_SEED, *seeds],
-        slots=7,
-        about=about,
-        points=judged.points,
-    )
+    held, size = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state, params))
+    about = {"tuned": one.tuned, "criterion": judged.criterion, "memory": held / size}
+    options: dict[str, Any] = {"slots": 7, "about": about, "points": judged.points}
+    race = Race(lab, problem, one, settings.gradients, [TUNING_SEED, *seeds], **options)
     if not one.tuned:
         factors = (1.0, *FACTORS) if one.name == QUESTION else (1.0,)
         asked = [(factor, seed) for factor in factors for seed in seeds]
@@ -188,12 +170,11 @@ def verdict(results: Results) -> str:
             "There is no problem on which a loss came down and both a tuned and an untuned "
             "optimizer have finished runs."
         )
-    asked, whole = _of(found, QUESTION), _of(found, WITHOUT_NOISE)
     text = (
         f"With nothing tuned, the loss of {QUESTION} is within {LEVEL - 1:.0%} of the best tuned "
-        f"and scheduled rival's on {_counted(asked)}."
+        f"and scheduled rival's on {_counted(_of(found, QUESTION))}."
     )
-    if whole.empty:
+    if (whole := _of(found, WITHOUT_NOISE)).empty:
         return text
     return (
         f"{text} In full batches that of {WITHOUT_NOISE} is within {LEVEL - 1:.0%} on "
@@ -204,12 +185,9 @@ def verdict(results: Results) -> str:
 def _counted(rows: pd.DataFrame) -> str:
     """On how many it is level and ahead, and on how many of those held out."""
     text = f"{rows.level.sum()} of {len(rows)} problems, and lower on {rows.ahead.sum()}"
-    hidden = rows[rows.held_out.astype(bool)]
-    if hidden.empty:
-        return text
-    return (
-        f"{text} (held out: {hidden.level.sum()} of {len(hidden)}, lower on {hidden.ahead.sum()})"
-    )
+    held = rows[rows.held_out.astype(bool)]
+    held_out = f" (held out: {held.level.sum()} of {len(held)}, lower on {held.ahead.sum()})"
+    return text + held_out * (len(held) > 0)
 
 
 def _of(found: pd.DataFrame, optimizer: str) -> pd.DataFrame:
@@ -246,9 +224,8 @@ CLAIMS = (
 
 def _ratio(results: Results) -> Plot:
     found = results.table("verdict")
-    problems = list(found.problem.unique())
+    problems, names = list(found.problem.unique()), list(found.optimizer.unique())
     plot = Plot(width=6.5, height=1 + 0.4 * len(problems))
-    names = list(found.optimizer.unique())
     for number, (name, rows) in enumerate(groups(found, "optimizer")):
         axes = plot.rows("final loss, divided by that of the best tuned rival", "ratio", problems)
         style = plot.style(name, linestyle="")
@@ -265,8 +242,8 @@ def _ratio(results: Results) -> Plot:
 
 def _curves(results: Results, what: str) -> Plot:
     runs = fresh(frame(results.records))
-    best = {row.rival for row in results.table("verdict").itertuples()}
-    shown = runs[runs.optimizer.isin(best) | (~runs.tuned & runs.learning_rate.eq(1.0))]
+    best = runs.optimizer.isin(set(results.table("verdict").rival))
+    shown = runs[best | (~runs.tuned & runs.learning_rate.eq(1.0))]
     shown = shown[shown[what].map(len) > 0]
     return race_figures.curves(shown, list(shown.optimizer.unique()), what)
 
@@ -298,7 +275,7 @@ TABLES = (
             "criterion": ("decides", "the loss that is compared: validation or training"),
             "held_out": (
                 "held out",
-                "whether the problem was not used in the design of the untuned optimizers",
+                "whether its problem took no part in the design of the untuned",
             ),
             "score": ("loss", "of the untuned optimizer: median of the reported seeds"),
             "rival": ("best rival", "the tuned rival with the lowest median"),
@@ -353,10 +330,7 @@ TABLES = (
         summary,
         {
             **NAMED,
-            "rate": (
-                "rate",
-                "tuned on seed 0; for an untuned optimizer the factor of its constant",
-            ),
+            "rate": ("rate", "tuned on seed 0; of an untuned optimizer the factor of its constant"),
             "rates": ("tried", "rates on seed 0"),
             "score": ("loss", "the loss that is compared: median of the reported seeds"),
             "score_low": ("lowest", "of the reported seeds"),

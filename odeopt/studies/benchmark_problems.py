@@ -1,7 +1,6 @@
 """The problems of the benchmark, in three groups: full batch, mini-batch, physics-informed.
 
-Where data can be interpolated, validation loss decides; a third part, the test data, is only
-reported. Nothing here knows of optimizers.
+Where data can be interpolated, validation loss decides; test data are only reported.
 """
 
 import dataclasses
@@ -29,7 +28,7 @@ from .engine.problem import Batch, BatchLoss, Params, Problem
 from .networks import (
     burgers_error,
     burgers_points,
-    cross_entropy,
+    cross_entropy_of,
     equation,
     heat_error,
     heat_points,
@@ -55,13 +54,10 @@ apart. The last four were named before the decay of `untuned` followed the gradi
 
 @dataclasses.dataclass(frozen=True)
 class Contest:
-    """A problem and what decides on it.
+    """A problem, its group ("full batch", ...), and what decides on it.
 
-    Attributes:
-        group: "full batch", "mini-batch" or "physics-informed".
-        make: The problem.
-        criterion: What is compared: "validation" where the data can be interpolated, or "loss".
-        points: Times that a run is evaluated on all data.
+    `criterion` is what is compared: "validation" where the data can be interpolated, or "loss".
+    `points` is how often a run is evaluated on all data.
     """
 
     group: str
@@ -115,32 +111,51 @@ def _learning(
 ) -> Problem:
     """A model with training, validation and test data; of classifiers the accuracy is measured."""
     loss = BatchLoss(error, lambda params, batch: model(params, batch[0]))
-    data, held, test = parts
+    data, *held = parts
 
-    def metric(params: Params, held_out: tuple[Batch, Batch]) -> dict[str, jax.Array]:
+    def metric(params: Params, held: tuple[Batch, ...]) -> dict[str, jax.Array]:
         found = {}
-        for part, batch in zip(("validation", "test"), held_out, strict=True):
+        for part, batch in zip(("validation", "test"), held, strict=True):
             found[part] = loss(params, batch)
-            if error is _classes:
+            if error is cross_entropy_of:
                 right = model(params, batch[0]).argmax(axis=-1) == batch[1].argmax(axis=-1)
                 found[f"{part} accuracy"] = jnp.mean(right)
         return found
 
-    batch = "full batch" if batch_size is None else f"batch {batch_size}"
     return Problem(
+        loss,
+        init,
+        data,
         name=name,
-        title=f"{title}, {batch}",
-        loss=loss,
-        init=init,
-        data=data,
+        title=f"{title}, {'full batch' if batch_size is None else f'batch {batch_size}'}",
         batch_size=batch_size,
-        validation=(held, test),
+        validation=tuple(held),
         metric=metric,
     )
 
 
-def _classes(logits: jax.Array, batch: Batch) -> jax.Array:
-    return cross_entropy(logits, batch[1])
+def _mlp(
+    name: str,
+    title: str,
+    sizes: tuple[int, ...],
+    parts: Callable[[], list[Batch]],
+    batch_size: int | None = 64,
+    *,
+    wrong: float = 0.0,
+    classes: bool = True,
+) -> Contest:
+    """A network of dense layers: a classifier, a share of its labels wrong, or least squares."""
+    title += f", {100 * wrong:g} % of the training labels wrong" if wrong else ""
+    title += f", MLP {'-'.join(map(str, sizes))} tanh"
+    error = cross_entropy_of if classes else squared_distance_of
+    words = "cross-entropy" if classes else "squared error"
+
+    def make() -> Problem:
+        data = _flipped(parts(), wrong) if wrong else parts()
+        about = name, f"{title}, {words}", error, network, network_init(sizes, np.float32)
+        return _learning(*about, data, batch_size)
+
+    return Contest("full batch" if batch_size is None else "mini-batch", make)
 
 
 def _digits() -> list[Batch]:
@@ -149,9 +164,15 @@ def _digits() -> list[Batch]:
 
 
 def _table(name: str) -> list[Batch]:
-    """Standardized features, and classes."""
-    features, labels = sets.load(name)
-    return _standardized(_split(features, sets.one_hot(labels, np.float32), labels), (0,))
+    """Standardized features, and classes or standardized numbers."""
+    features, targets = sets.load(name)
+    if targets.dtype.kind == "f":
+        return _numbers(features, targets)
+    return _standardized(_split(features, sets.one_hot(targets, np.float32), targets), (0,))
+
+
+def _numbers(features: np.ndarray, targets: np.ndarray) -> list[Batch]:
+    return _standardized(_split(features, targets[:, None]), (0, 1))
 
 
 def _quadratic() -> Problem:
@@ -159,46 +180,16 @@ def _quadratic() -> Problem:
     return dataclasses.replace(synthetic_quadratic(1e4, minimum=1.0), name="quadratic")
 
 
-def _diabetes() -> Problem:
-    features, target = sets.load("diabetes")
-    parts = _standardized(_split(features, target[:, None]), (0, 1))
-    sizes = (10, 32, 1)
-    title = "diabetes, MLP 10-32-1 tanh, squared error"
-    init = network_init(sizes, np.float32)
-    return _learning("diabetes", title, squared_distance_of, network, init, parts, None)
+def _friedman() -> list[Batch]:
+    return _numbers(*make_friedman1(1500, noise=1.0, random_state=0))
 
 
-def _wine() -> Problem:
-    title = "wine, MLP 13-16-3 tanh, cross-entropy"
-    init = network_init((13, 16, 3), np.float32)
-    return _learning("wine", title, _classes, network, init, _table("wine"), None)
-
-
-def _cancer() -> Problem:
-    title = "breast cancer, 15 % of the training labels wrong, MLP 30-64-64-2 tanh, cross-entropy"
-    init = network_init((30, 64, 64, 2), np.float32)
-    return _learning(
-        "cancer", title, _classes, network, init, _flipped(_table("breast_cancer"), 0.15), 32
-    )
-
-
-def _friedman() -> Problem:
-    features, target = make_friedman1(1500, noise=1.0, random_state=0)
-    parts = _standardized(_split(features, target[:, None]), (0, 1))
-    title = "Friedman's first function with noise, MLP 10-64-64-1 tanh, squared error"
-    init = network_init((10, 64, 64, 1), np.float32)
-    return _learning("friedman", title, squared_distance_of, network, init, parts, 32)
-
-
-def _denoising() -> Problem:
+def _noisy_digits() -> list[Batch]:
     noise = np.random.default_rng(0).standard_normal
-    parts = [((x + 0.5 * noise(x.shape)).astype(np.float32), x) for x, _ in _digits()]
-    title = "digits with noise to digits without, MLP 64-128-64 tanh, squared error"
-    init = network_init((64, 128, 64), np.float32)
-    return _learning("denoising", title, squared_distance_of, network, init, parts, 64)
+    return [((x + 0.5 * noise(x.shape)).astype(np.float32), x) for x, _ in _digits()]
 
 
-def _mnist_parts() -> list[Batch]:
+def _mnist() -> list[Batch]:
     pixels, labels = sets.load("mnist-5k")
     order = np.random.default_rng(0).permutation(len(labels))
     pixels, one_hot = pixels[order].astype(np.float32), sets.one_hot(labels[order], np.float32)
@@ -206,36 +197,19 @@ def _mnist_parts() -> list[Batch]:
     return [(pixels[cut], one_hot[cut]) for cut in cuts]
 
 
-def _mnist() -> Problem:
-    title = "MNIST, 4,000 images, MLP 784-128-128-10 tanh, cross-entropy"
-    init = network_init((784, 128, 128, 10), np.float32)
-    return _learning("mnist", title, _classes, network, init, _mnist_parts(), 64)
-
-
-def _mislabelled() -> Problem:
-    title = "MNIST, 4,000 images, 20 % of their labels wrong, MLP 784-64-10 tanh, cross-entropy"
-    init = network_init((784, 64, 10), np.float32)
-    parts = _flipped(_mnist_parts(), 0.2)
-    return _learning("mislabelled", title, _classes, network, init, parts, 64)
-
-
-def _spiral() -> Problem:
+def _spirals() -> list[Batch]:
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), 500)
     radius = random.uniform(0.1, 1.0, len(labels))
     angle = 2 * np.pi * (labels / 3 + radius) + 0.2 * random.standard_normal(len(labels))
     points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    one_hot = sets.one_hot(labels, np.float32)
-    parts = _flipped(_split(points.astype(np.float32), one_hot, labels), 0.15)
-    title = "three spirals, 15 % of the training labels wrong, MLP 2-64-64-3 tanh, cross-entropy"
-    init = network_init((2, 64, 64, 3), np.float32)
-    return _learning("spiral", title, _classes, network, init, parts, 64)
+    return _split(points.astype(np.float32), sets.one_hot(labels, np.float32), labels)
 
 
 def _convolution() -> Problem:
     title = "digits, 10 % of the training labels wrong, two convolutions, cross-entropy"
-    parts = _flipped(_digits(), 0.1)
-    return _learning("convolution", title, _classes, convolution, convolution_init, parts, 64)
+    model = cross_entropy_of, convolution, convolution_init
+    return _learning("convolution", title, *model, _flipped(_digits(), 0.1), 64)
 
 
 def _digit_rows() -> Problem:
@@ -258,12 +232,12 @@ def _digit_rows() -> Problem:
         return hidden @ params["out"] + params["shift"]
 
     title = "digits read row by row, recurrent network of 48 units, cross-entropy"
-    return _learning("digit-rows", title, _classes, model, init, _digits(), 32)
+    return _learning("digit-rows", title, cross_entropy_of, model, init, _digits(), 32)
 
 
 def _residual() -> Problem:
     title = "digits, residual network of 8 blocks of 32, cross-entropy"
-    return _learning("residual", title, _classes, residual, residual_init, _digits(), 64)
+    return _learning("residual", title, cross_entropy_of, residual, residual_init, _digits(), 64)
 
 
 def _characters() -> Problem:
@@ -271,11 +245,8 @@ def _characters() -> Problem:
     cuts = (slice(1920), slice(1920, 2160), slice(2160, 2400))
     parts = [tuple(array[cut] for array in texts) for cut in cuts]
     title = f"text, the next character from up to {LENGTH}, transformer of two layers"
-
-    def init(seed: int) -> Params:
-        return transformer_init(seed, characters)
-
-    return _learning("characters", title, next_character_error, transformer, init, parts, 16)
+    model = next_character_error, transformer, lambda seed: transformer_init(seed, characters)
+    return _learning("characters", title, *model, parts, 16)
 
 
 def _vae() -> Problem:
@@ -295,11 +266,11 @@ def _vae() -> Problem:
         return {part: loss(params, batch, jax.random.key(0)) for part, batch in parts}
 
     return Problem(
+        loss,
+        lambda seed: {"encoder": encoder(seed), "decoder": decoder(seed + 10**6)},
+        (data,),
         name="digits-vae",
         title="digits, variational autoencoder 64-64-8-64-64 tanh, negative bound, batch 64",
-        loss=loss,
-        init=lambda seed: {"encoder": encoder(seed), "decoder": decoder(seed + 10**6)},
-        data=(data,),
         batch_size=64,
         validation=((held,), (test,)),
         metric=metric,
@@ -339,22 +310,28 @@ def _physics(name: str, title: str, error: Any, points: Callable[[float], Batch]
     return Contest("physics-informed", make, "loss")
 
 
+_FRIEDMAN = "Friedman's first function with noise"
+_DENOISING = "digits with noise to digits without"
 CONTESTS: dict[str, Contest] = {
     "quadratic": Contest("full batch", _quadratic, "loss"),
-    "diabetes": Contest("full batch", _diabetes),
-    "wine": Contest("full batch", _wine),
-    "mnist": Contest("mini-batch", _mnist),
-    "spiral": Contest("mini-batch", _spiral),
+    "diabetes": _mlp(
+        "diabetes", "diabetes", (10, 32, 1), lambda: _table("diabetes"), None, classes=False
+    ),
+    "wine": _mlp("wine", "wine", (13, 16, 3), lambda: _table("wine"), None),
+    "mnist": _mlp("mnist", "MNIST, 4,000 images", (784, 128, 128, 10), _mnist),
+    "spiral": _mlp("spiral", "three spirals", (2, 64, 64, 3), _spirals, wrong=0.15),
     "convolution": Contest("mini-batch", _convolution),
     "digit-rows": Contest("mini-batch", _digit_rows),
     "digits-vae": Contest("mini-batch", _vae),
     "residual": Contest("mini-batch", _residual),
     "characters": Contest("mini-batch", _characters, points=10),  # 50 cost 5 times the training
     "factorisation": Contest("mini-batch", _factorisation, "loss"),
-    "cancer": Contest("mini-batch", _cancer),
-    "friedman": Contest("mini-batch", _friedman),
-    "mislabelled": Contest("mini-batch", _mislabelled),
-    "denoising": Contest("mini-batch", _denoising),
+    "cancer": _mlp(
+        "cancer", "breast cancer", (30, 64, 64, 2), lambda: _table("breast_cancer"), 32, wrong=0.15
+    ),
+    "friedman": _mlp("friedman", _FRIEDMAN, (10, 64, 64, 1), _friedman, 32, classes=False),
+    "mislabelled": _mlp("mislabelled", "MNIST, 4,000 images", (784, 64, 10), _mnist, wrong=0.2),
+    "denoising": _mlp("denoising", _DENOISING, (64, 128, 64), _noisy_digits, classes=False),
     "burgers": _physics("burgers", "Burgers' equation", burgers_error, burgers_points),
     "heat": _physics("heat", "the heat equation", heat_error, heat_points),
     "poisson": Contest("physics-informed", poisson, "loss"),

@@ -1,7 +1,4 @@
-"""Tables of the benchmark: losses at chosen rates, the best rivals, wrong constants.
-
-Uses pandas; works on records only, so that a stored study gives the same tables.
-"""
+"""Tables of the benchmark, of its records: losses, the best rivals, wrong constants."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,11 +29,10 @@ def score(record: Mapping[str, Any]) -> tuple[float, str]:
 
     Infinite for a miss.
     """
-    what, ends = record["criterion"], record["ends"]  # in which None is what is not finite
-    found = {r: np.inf if ends[r][what] is None else float(ends[r][what]) for r in ends}
-    read = min(found, key=lambda r: found[r] if np.isfinite(found[r]) else np.inf)
-    missed = record["status"] == "diverged" or not np.isfinite(found[read])
-    return (np.inf if missed else found[read]), read
+    ends = pd.Series({read: end[record["criterion"]] for read, end in record["ends"].items()})
+    ends = ends.astype(float).replace([-np.inf, np.nan], np.inf)  # what is not finite
+    read = ends.idxmin()
+    return (np.inf if record["status"] == "diverged" else ends[read]), read
 
 
 def runs_of(results: Results) -> pd.DataFrame:
@@ -55,9 +51,9 @@ def runs_of(results: Results) -> pd.DataFrame:
     ends = pd.DataFrame(
         (r.ends[reads.get((r.problem, r.optimizer), "last")] for r in runs.itertuples()), runs.index
     )
-    missed = runs.status == "diverged"
     scores = [ends.loc[i, what] for i, what in runs.criterion.items()]
-    scores = pd.Series(scores, runs.index, dtype=float).where(~missed, np.inf).fillna(np.inf)
+    scores = pd.Series(scores, runs.index, dtype=float).fillna(np.inf)
+    scores[runs.status == "diverged"] = np.inf
     return runs.drop(columns=["loss", "validation"]).join(ends).assign(score=scores)
 
 
@@ -68,24 +64,24 @@ def summary(results: Results) -> pd.DataFrame:
         mine = _reported(group)
         if mine.empty:
             continue
-        measured = [m for m in MEASURES if m in mine]
-        own = None if problem in CONTESTS else metric_in(mine.ends.iloc[0]["last"])
+        first, measured = mine.iloc[0], [m for m in MEASURES if m in mine]
+        own = None if problem in CONTESTS else metric_in(first.ends["last"])
         rows.append(
             {
                 "problem": problem,
                 "optimizer": optimizer,
-                "tuned": bool(mine.tuned.iloc[0]),
+                "tuned": bool(first.tuned),
                 "group": CONTESTS[problem].group if problem in CONTESTS else "own",
                 "held_out": problem in HELD_OUT,
-                "criterion": mine.criterion.iloc[0],
-                "rate": mine.learning_rate.iloc[0],
+                "criterion": first.criterion,
+                "rate": first.learning_rate,
                 "rates": group[group.seed == TUNING_SEED].learning_rate.nunique(),
                 "score": mine.score.median(),
                 "score_low": mine.score.min(),
                 "score_high": mine.score.max(),
                 **{name: mine[name].median() for name in (*measured, "seconds")},
                 **({"metric": mine[own].median()} if own else {}),
-                "memory": mine.memory.iloc[0],
+                "memory": first.memory,
                 "missed": int(np.isinf(mine.score).sum()),
                 "runs": len(mine),
             }

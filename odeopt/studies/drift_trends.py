@@ -1,7 +1,4 @@
-"""Gradient norm and sharpness at equal flow time, over learning rates, with drift and without.
-
-Every seed starts all runs at the same point, so that rates and variants are compared in pairs.
-"""
+"""Gradient norm and sharpness at equal flow time, over learning rates, with and without drift."""
 
 import dataclasses
 import functools
@@ -88,21 +85,17 @@ def measure(problem: Problem, params: PyTree[Array]) -> dict[str, Float[Array, "
             "drift": diagnostics.drift(loss_of, params, 1.0, **data).relative,
         }
         if jax.tree.leaves(problem.validation):
-            held = problem.measured(params, problem.data, problem.validation)
-            found["validation"] = held_out_of(held)
+            measured = problem.measured(params, problem.data, problem.validation)
+            found["validation"] = held_out_of(measured)
         return found
 
     return jax.vmap(one)(params)
 
 
 class Bench:
-    """A network, compiled once, from the same points for every run.
+    """A network, compiled once, from the same points for every run: seeds 1 to `seeds`.
 
-    Args:
-        problem: The network.
-        seeds: Initial points: seeds 1 to that number.
-        halvings: How often the largest rate is halved.
-        times: Flow times at which to look.
+    The largest rate is halved so many times, and the first `times` flow times are looked at.
     """
 
     def __init__(self, problem: Problem, seeds: int, halvings: int, times: int) -> None:
@@ -122,8 +115,7 @@ class Bench:
     def run(self, variant: str, halving: int) -> list[Record]:
         """Train with what stands for a rate: one record for each time and seed.
 
-        A record has `loss`, `gradient norm`, `sharpness`, `drift` (‖Hg‖/2‖g‖: times the rate, the
-        drift against the gradient), `first sharpness`, that of its start, and `validation`, the
+        `drift` is ‖Hg‖/2‖g‖ (times the rate, the drift against the gradient), and `validation` the
         metric where examples are held out.
         """
         largest, counts = self.plan
@@ -139,24 +131,20 @@ class Bench:
             params = self._train(params, flow, h, round((time - before) / step_size))
             before = time
             found = self._measure(params)
+            about: Record = {"kind": "trend", "problem": self.problem.name, "variant": variant}
+            about |= {"rate": rate, "time": time}
             for i, seed in enumerate(self.seeds):
-                about: Record = {"kind": "trend", "problem": self.problem.name, "variant": variant}
-                about |= {"rate": rate, "time": time, "seed": seed}
-                about["first sharpness"] = float(first[i])
-                records.append(about | {name: float(value[i]) for name, value in found.items()})
+                own = {"seed": seed, "first sharpness": float(first[i])}
+                own |= {name: float(value[i]) for name, value in found.items()}
+                records.append(about | own)
         return records
 
 
 def slopes(runs: pd.DataFrame, largest: float = np.inf) -> pd.DataFrame:
     """How fast the logarithm of each quantity grows with the rate: least squares, seed by seed.
 
-    Args:
-        runs: Runs of one or more problems.
-        largest: Rates above are left out.
-
-    Returns:
-        One row for each problem, time, quantity, variant and seed, with its `slope`: NaN where a
-        quantity is not positive.
+    Of rates up to `largest`. One row for each problem, time, quantity, variant and seed, with its
+    `slope`: NaN where a quantity is not positive.
     """
     keys = ["problem", "time", "variant", "seed"]
     rows = []

@@ -9,20 +9,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 from . import accuracy, spectra
 from . import equivalence_paths as paths
 from .engine import CHECKS, Figure, Results, Study, Table, Task, each, groups, whole
 from .engine.drawing import COLOURS, INK, Plot
-from .engine.load import own_problems
+from .engine.load import built, own_problems
 from .engine.optimizers import Entry, find
 from .engine.problem import Problem
 from .engine.runner import POINTS, Runner
 from .engine.store import Record
 from .equivalence_claims import CLAIMS, NEAR, SAME
-from .problems import SUITE, build
+from .problems import PROBLEMS, SUITE
 
 QUADRATICS = ("quadratic-diabetes", "quadratic-kappa1e6")
 RELATIVE = ("euler", "rk4", "heavy ball 0.9")
@@ -52,9 +51,10 @@ class Settings:
     problems: tuple[Any, ...] = (accuracy.PATH, *QUADRATICS)
 
     def __post_init__(self) -> None:
-        found = own_problems(self.problems, (accuracy.PATH, *QUADRATICS))
-        object.__setattr__(self, "problems", found)
-        for problem in found:
+        object.__setattr__(
+            self, "problems", own_problems(self.problems, (accuracy.PATH, *QUADRATICS))
+        )
+        for problem in self.problems:
             if isinstance(problem, Problem) and problem.takes_key:
                 raise ValueError(
                     f"Problem {problem.name!r} has a random loss, which has no gradient flow: "
@@ -63,53 +63,43 @@ class Settings:
 
 
 def made(settings: Settings) -> list[Problem]:
-    """The problems, all full-batch."""
-    found = [
-        accuracy.path_problem() if name == accuracy.PATH else build([name])[0]
-        for name in settings.problems
-    ]
+    """The problems, all full-batch and in double precision.
+
+    In single precision a loss that vanishes is soon rounding, and no method's.
+    """
+
+    def wide(init: Callable[[int], Any], seed: int) -> Any:
+        wider = lambda x: jnp.asarray(x, float) if eqx.is_inexact_array(x) else x  # noqa: E731
+        return jax.tree.map(wider, init(seed))
+
+    known = {**PROBLEMS, accuracy.PATH: accuracy.path_problem}
     return [
-        dataclasses.replace(problem, batch_size=None, init=_double(problem.init), x64=True)
-        for problem in found
-    ]
-
-
-def _double(init: Callable[[int], Any]) -> Callable[[int], Any]:
-    """In double precision: in single a loss that vanishes is soon rounding, and no method's."""
-
-    def wide(seed: int) -> Any:
-        return jax.tree.map(
-            lambda x: jnp.asarray(x, float) if eqx.is_inexact_array(x) else x, init(seed)
+        dataclasses.replace(
+            problem, batch_size=None, init=functools.partial(wide, problem.init), x64=True
         )
-
-    return wide
+        for problem in built(settings.problems, known)
+    ]
 
 
 def tasks(settings: Settings) -> list[Task]:
     """Everything that is measured."""
-    found, traced = [], [*map(find, paths.SOLVERS), *map(paths.heavy_ball, (0.5, 0.9))]
-    networks = []
-    for problem in made(settings):
-        bench = Bench(problem)
+    work: dict[str, Callable[[], list[Record]]] = {}
+    traced = [*map(find, paths.SOLVERS), *map(paths.heavy_ball, (0.5, 0.9))]
+    problems = made(settings)
+    networks = [problem for problem in problems if not problem.quadratic]
+    for problem in problems:
+        name, bench = problem.name, Bench(problem)
         for entry in paths.limited():
             if problem.quadratic or entry.name not in UNRESOLVED:
-                name = f"{problem.name}, {entry.name}"
-                work = functools.partial(bench.measure, entry)
-                found.append(whole(name, work, x64=problem.x64))
-        if not problem.quadratic:
-            networks.append(problem)
-            for entry in traced:
-                name = f"{problem.name}, sharpness, {entry.name}"
-                found.append(whole(name, functools.partial(bench.trace, entry), x64=problem.x64))
-    if networks:
-        found += [
-            whole(f"order, {name}", functools.partial(paths.order, name)) for name in paths.ORDERS
-        ]
+                work[f"{name}, {entry.name}"] = functools.partial(bench.measure, entry)
+        for entry in traced if problem in networks else ():
+            work[f"{name}, sharpness, {entry.name}"] = functools.partial(bench.trace, entry)
+    for name in paths.ORDERS if networks else ():
+        work[f"order, {name}"] = functools.partial(paths.order, name)
     for problem in networks:
         for name, make in (("rates", paths.adam_rates), ("time constants", paths.adam_constants)):
-            work = functools.partial(make, problem)
-            found.append(whole(f"{problem.name}, adam, {name}", work, x64=problem.x64))
-    return found
+            work[f"{problem.name}, adam, {name}"] = functools.partial(make, problem)
+    return [whole(name, make) for name, make in work.items()]
 
 
 class Bench:
@@ -130,21 +120,19 @@ class Bench:
 
     def measure(self, entry: Entry) -> list[Record]:
         """Everything about one method that one compiled program can tell."""
-        cost = entry.gradients_per_step
+        cost, limit = entry.gradients_per_step, entry.limit
         sweep = Runner(self.problem, entry, POINTS * cost, [0], spectra.LIMIT_RUNS)
-        assert entry.limit is not None
-        about = {"problem": self.problem.name, "optimizer": entry.name, "R": entry.limit}
+        assert limit is not None
+        about: Record = {"problem": self.problem.name, "optimizer": entry.name, "R": limit}
         about["momentum"] = paths.momentum_of(entry)
-        found = []
         if self.problem.quadratic:
-            limit = spectra.measured_limit(sweep, entry.limit, self.sharpness)
-            found.append({"kind": "limit", **about, "measured_limit": limit})
+            measured = spectra.measured_limit(sweep, limit, self.sharpness)
+            found = [{"kind": "limit", **about, "measured_limit": measured}]
         else:
-            unit = entry.limit / self.sharpness
-            runs = [(float(x * unit), 0) for x in BOUNDARY_RATES]
+            runs = [(float(x * (limit / self.sharpness)), 0) for x in BOUNDARY_RATES]
             diverged = [curve.diverged for curve in sweep.run(runs, BOUNDARY_STEPS * cost)]
             rates = {"relative_rates": BOUNDARY_RATES, "diverged": diverged}
-            found.append({"kind": "boundary", **about, **rates})
+            found = [{"kind": "boundary", **about, **rates}]
         if not entry.name.startswith("nesterov"):
             found += paths.follow(sweep, self.flow, self.sharpness)
         if entry.name in RELATIVE:
@@ -159,20 +147,18 @@ class Bench:
 
 def verdict(results: Results) -> str:
     """The answer: how far a step size of each solver is one, and how the claims came out."""
-    words = pd.DataFrame(
-        {"rival": v.claim.says.startswith("Rival"), "word": v.word} for v in results.claims
-    )
-    counts = words.groupby("rival").word.value_counts()
+    words, rivals = list[str](), list[str]()
+    for v in results.claims:
+        (rivals if v.claim.says.startswith("Rival") else words).append(v.word)
     rows = results.table("deviations")
     below = rows[(rows.family == "solver") & (rows.relative_rate < 1)]
     same = below.worst <= SAME
     lead = "Yes," if same.all() else "Only well" if same.any() else "Not even"
     return (
         f"{lead} below the stability limit: in {same.sum()} of {len(same)} runs below it the loss "
-        f"is that of gradient flow to {SAME:.0%} at all times. Of {(~words.rival).sum()} claims "
-        f"{counts.get((False, 'holds'), 0)} hold, {counts.get((False, 'holds in part'), 0)} in "
-        f"part; of {words.rival.sum()} rival readings {counts.get((True, 'does not hold'), 0)} do "
-        "not hold."
+        f"is that of gradient flow to {SAME:.0%} at all times. Of {len(words)} claims "
+        f"{words.count('holds')} hold, {words.count('holds in part')} in part; of {len(rivals)} "
+        f"rival readings {rivals.count('does not hold')} do not hold."
     )
 
 
@@ -219,9 +205,8 @@ def _sharpness(results: Results) -> Plot:
     for r in results.kind("sharpness"):
         if r["gradients"]:
             relative = np.array(r["sharpness"], float) * r["learning_rate"] / r["R"]
-            shown = np.minimum(relative, 3)
-            name, problem = r["optimizer"], r["problem"]
-            axes = plot.line(problem, name, r["gradients"], shown, labels, markevery=1)
+            line = r["problem"], r["optimizer"], r["gradients"], np.minimum(relative, 3)
+            axes = plot.line(*line, labels, markevery=1)
             axes.axhline(1, color=INK, linewidth=1, linestyle="--")
     return plot
 
@@ -282,10 +267,7 @@ TABLES = (
                 "times; a miss is a diverged run",
             ),
             "end": ("end", "the difference at the last flow time, with its sign"),
-            "delayed_end": (
-                "delayed end",
-                "the same at the flow time that accounts for momentum's start from rest",
-            ),
+            "delayed_end": ("delayed end", "the same, allowing for momentum's start from rest"),
         },
     ),
 )

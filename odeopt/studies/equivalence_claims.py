@@ -1,7 +1,4 @@
-"""In which sense a learning rate is a step size: claims, rival readings, and what decides them.
-
-Works on records only.
-"""
+"""In which sense a learning rate is a step size: claims, rival readings, what decides them."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,6 +7,7 @@ import pandas as pd
 
 from .engine import Check, Claim, Results, compared
 from .engine.store import Record
+from .engine.tuner import bracket
 from .engine.verdicts import Rows
 from .equivalence_paths import on_clock, relative, smallest
 
@@ -30,10 +28,8 @@ def reach(rows: pd.DataFrame, size: str) -> tuple[float, float]:
 
     From the last size that is, 0 for none, to the first that is not, infinity for none.
     """
-    ordered = rows.sort_values(size)
-    same = (ordered["worst"] <= SAME).cummin()
-    sizes = ordered[size]
-    return max(sizes[same], default=0.0), min(sizes[~same], default=np.inf)
+    low, high = bracket(dict(zip(rows[size], ~(rows.worst <= SAME), strict=True)))
+    return float(np.nan_to_num(low)), high
 
 
 def _reaches(rows: Callable[[Results], pd.DataFrame], by: str, size: str) -> Callable[..., str]:
@@ -43,7 +39,7 @@ def _reaches(rows: Callable[[Results], pd.DataFrame], by: str, size: str) -> Cal
         found = []
         for name, mine in rows(results).groupby(by, sort=False):
             each = sorted(reach(group, size) for _, group in mine.groupby("problem"))
-            ends = dict.fromkeys(_bracket(*bracket) for bracket in (each[0], each[-1]))
+            ends = dict.fromkeys(_spoken(*ends) for ends in (each[0], each[-1]))
             label = name if isinstance(name, str) else f"{by} = {name:g}"
             found.append(f"{label}: {' (worst), '.join(ends)}{' (best)' if len(ends) > 1 else ''}")
         return (
@@ -61,7 +57,7 @@ _SIZES = {
 }
 
 
-def _bracket(low: float, high: float) -> str:
+def _spoken(low: float, high: float) -> str:
     # Two digits, and no power of ten where zeros do.
     words = [f"{float(f'{x:.2g}'):g}" for x in (low, high)]
     return f"{words[0]} or more" if np.isinf(high) else " to ".join(words)
@@ -100,16 +96,10 @@ def _steps(results: Results) -> pd.DataFrame:
         per_point = round(r["times"][-1] / r["step"]) // (len(r["times"]) - 1)
         if r["relative_rate"] < 1 and AFTER % per_point == 0:
             losses.append(r["loss"][AFTER // per_point])
-    return pd.DataFrame(
-        {
-            "problem": key[0],
-            "optimizer": key[1],
-            "rates": len(x),
-            "spread": relative([0, max(x)], [0, min(x)])[0],
-        }
-        for key, x in found.items()
-        if x
-    )
+    rows = [
+        (*pair, len(x), relative([0, max(x)], [0, min(x)])[0]) for pair, x in found.items() if x
+    ]
+    return pd.DataFrame(rows, columns=["problem", "optimizer", "rates", "spread"])
 
 
 def _limits(results: Results) -> pd.DataFrame:
@@ -123,9 +113,8 @@ def _boundaries(results: Results) -> pd.DataFrame:
     """Between which rates runs on a network begin to diverge, in units of R over its sharpness."""
     rows = []
     for r in results.kind("boundary"):
-        ends = [0.0, *r["relative_rates"], np.inf]
-        first = 1 + [*r["diverged"], True].index(True)
-        low, high = ends[first - 1 : first + 1]
+        low, high = bracket(dict(zip(r["relative_rates"], r["diverged"], strict=True)))
+        low = float(np.nan_to_num(low))
         rows.append({**r, "low": low, "high": high, "middle": float(np.sqrt(low * high))})
     return pd.DataFrame(rows)
 
@@ -164,17 +153,13 @@ def _on(family: str, factor: Callable[[Record], float]) -> Callable[[Results], p
 def _errors(results: Results) -> pd.DataFrame:
     """Momentum's difference to the flow over that of gradient descent with the same step."""
     rows = results.table("deviations")
-    euler = {
-        (r.problem, round(r.step_sharpness, 9)): np.log1p(r.end)
-        for r in rows[rows.optimizer == "euler"].itertuples()
-    }
-    found = []
-    for r in rows[rows.family == "momentum"].to_dict(orient="records"):
-        twin = euler.get((r["problem"], round(r["step_sharpness"], 9)))
-        if twin:
-            theory, factor = (1 + r["momentum"]) / (1 - r["momentum"]), np.log1p(r["delayed_end"])
-            found.append({**r, "factor": factor / twin, "theory": theory})
-    return pd.DataFrame(found)
+    rows = rows.assign(step=rows.step_sharpness.astype(float).round(9))
+    euler = rows[rows.optimizer == "euler"][["problem", "step", "end"]]
+    found = rows[rows.family == "momentum"].drop(columns="end").merge(euler, on=["problem", "step"])
+    found = found[found.end != 0]
+    b = found.momentum.astype(float)
+    factor = np.log1p(found.delayed_end) / np.log1p(found.end)
+    return found.assign(factor=factor, theory=(1 + b) / (1 - b))
 
 
 _AT = "{problem}, {optimizer}, h·sharpness/R = {relative_rate:.3g}"

@@ -1,7 +1,4 @@
-"""Loss along runs with many step sizes, at common flow times, with the loss of the flow beside.
-
-Solvers of gradient flow, momentum and Adam. The flows are diffrax's, which share nothing with them.
-"""
+"""Losses of runs with many step sizes at common flow times, with the loss of the flow beside."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,19 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jax.flatten_util import ravel_pytree
 
 import odeopt
 
-from .accuracy import flow_of, order_record
-from .engine.optimizers import Entry, entry, find
+from .accuracy import flat, flow_of, order_record
+from .engine.optimizers import Entry, Make, entry, find
 from .engine.problem import Problem
 from .engine.runner import POINTS, Runner
 from .engine.store import Record
 from .reference import solve
 
-SOLVERS = ("euler", "heun", "rk4")
-MOMENTA = (0.5, 0.9, 0.99)
 TAU1, TAU2 = (float(-1e-3 / np.log(b)) for b in (0.9, 0.999))
 """Adam's time constants: its default betas at a learning rate of 0.001, by tau = -h / ln(b)."""
 
@@ -35,6 +29,7 @@ SOLVER_STEPS = {
     "rk4": (1, 2, 4, 8),
 }
 """Steps an interval: down to where the method is close to the flow."""
+SOLVERS = tuple(SOLVER_STEPS)
 MOMENTUM_STEPS = {0.5: (4, 16, 64), 0.9: (4, 32, 128), 0.99: (64, 256, 1024, 4096)}
 RELATIVE_STEPS = {0.8: 2, 0.2: 8}
 """Steps between two recorded points of runs at h * sharpness / R = 0.8 and 0.2."""
@@ -57,7 +52,7 @@ def heavy_ball(b: float, make: Callable[..., Any] = odeopt.heavy_ball) -> Entry:
 
 def limited() -> list[Entry]:
     """Everything that has a stability limit in h * lambda."""
-    return [*map(find, SOLVERS), *map(heavy_ball, MOMENTA), heavy_ball(0.9, odeopt.nesterov)]
+    return [*map(find, SOLVERS), *map(heavy_ball, MOMENTUM_STEPS), heavy_ball(0.9, odeopt.nesterov)]
 
 
 def momentum_of(one: Entry) -> float:
@@ -65,19 +60,9 @@ def momentum_of(one: Entry) -> float:
     return one.hyperparameters.get("momentum", 0.0)
 
 
-def adam(b1: Callable[[Any], Any], b2: Callable[[Any], Any]) -> Entry:
-    """Adam whose betas are functions of its learning rate."""
-    return Entry("adam", lambda h: odeopt.adam(h, b1(h), b2(h)))
-
-
-def decay(time_constant: float) -> Callable[[Any], Any]:
+def decay(h: Any, time_constant: float) -> Any:
     """The beta of a moving average with that time constant, exp(-h / tau)."""
-    return lambda h: jnp.exp(-h / time_constant)
-
-
-def fixed(beta: float) -> Callable[[Any], Any]:
-    """A beta that is the same at every rate."""
-    return lambda h: beta
+    return jnp.exp(-h / time_constant)
 
 
 FlowLosses = Callable[[np.ndarray], np.ndarray]
@@ -86,26 +71,21 @@ FlowLosses = Callable[[np.ndarray], np.ndarray]
 
 def flow_losses(problem: Problem) -> FlowLosses:
     """In closed form on a quadratic whose minimum is 0, else by an independent solver."""
-    data = jax.tree.map(jnp.asarray, problem.data)
-    start, unravel = ravel_pytree(problem.start(0))
+    start, loss = flat(problem)
     if problem.quadratic:
-        hessian = np.asarray(jax.hessian(problem.full_loss)(start, data))
-        slope = np.asarray(jax.grad(problem.full_loss)(start, data))
-        eigenvalues, modes = np.linalg.eigh(hessian)
-        weights = (modes.T @ slope) ** 2 / (2 * eigenvalues)
-        if np.isclose(weights.sum(), problem.full_loss(start, data), rtol=1e-6):  # minimum zero
+        eigenvalues, modes = np.linalg.eigh(np.asarray(jax.hessian(loss)(start)))
+        weights = (modes.T @ np.asarray(jax.grad(loss)(start))) ** 2 / (2 * eigenvalues)
+        if np.isclose(weights.sum(), loss(start), rtol=1e-6):  # its minimum is zero
             return lambda times: np.exp(-2 * np.outer(times, eigenvalues)) @ weights
-    points = flow_of(problem, 1e-11)
-    losses = jax.jit(jax.vmap(lambda point: problem.full_loss(unravel(point), data)))
+    points, losses = flow_of(problem, 1e-11), jax.jit(jax.vmap(loss))
     return lambda times: np.asarray(losses(points(list(times))))
 
 
 def follow(sweep: Runner, flow: FlowLosses, sharpness: float) -> list[Record]:
     """One record for each step size: losses of the run and of the flow at `POINTS` flow times.
 
-    A step of momentum counts as h / (1 - b) of flow time. `delayed_flow_loss` is the flow's loss
-    on a clock that also knows the start from rest: n steps along a constant gradient move as far
-    as the flow does in h / (1 - b) times n - b (1 - b^n) / (1 - b).
+    A step of momentum counts as h / (1 - b) of flow time. `delayed_flow_loss` is the flow's loss on
+    a clock that knows the start from rest: n steps count as n - b (1 - b^n) / (1 - b).
     """
     one, b = sweep.entry, momentum_of(sweep.entry)
     times = np.arange(POINTS + 1) * INTERVAL / sharpness
@@ -130,8 +110,8 @@ def same_relative_steps(sweep: Runner, sharpness: float) -> list[Record]:
     for share, count in RELATIVE_STEPS.items():
         rate = share * one.limit / sharpness
         (curve,) = sweep.run([(rate, 0)], count * POINTS * one.gradients_per_step)
-        record = _about(sweep, "relative", rate / (1 - b), sharpness)
-        found.append({**record, "steps": curve.steps, "loss": curve.loss})
+        about = _about(sweep, "relative", rate / (1 - b), sharpness)
+        found.append({**about, "steps": curve.steps, "loss": curve.loss})
     return found
 
 
@@ -154,30 +134,33 @@ def _about(sweep: Runner, family: str, step: float, sharpness: float) -> Record:
 
 def adam_rates(problem: Problem) -> list[Record]:
     """Adam with several b1, the second moment's time constant fixed, beside the flow without b1."""
-    entries = [({"family": "adam rate", "b1": b}, adam(fixed(b), decay(TAU2))) for b in ADAM_B1]
-    return _adam_paths(problem, entries, ADAM_RATE_STEPS, tau1=0.0)
+    runs = [
+        ({"family": "adam rate", "b1": b}, lambda h, b=b: odeopt.adam(h, b, decay(h, TAU2)))
+        for b in ADAM_B1
+    ]
+    return _adam_paths(problem, runs, ADAM_RATE_STEPS, tau1=0.0)
 
 
 def adam_constants(problem: Problem) -> list[Record]:
     """Adam at many rates, once with its time constants fixed and once with its betas fixed."""
-    entries = [
-        ({"family": "adam constants"}, adam(decay(TAU1), decay(TAU2))),
-        ({"family": "adam betas"}, adam(fixed(0.9), fixed(0.999))),
+    runs = [
+        ({"family": "adam constants"}, lambda h: odeopt.adam(h, decay(h, TAU1), decay(h, TAU2))),
+        ({"family": "adam betas"}, lambda h: odeopt.adam(h, 0.9, 0.999)),
     ]
-    return _adam_paths(problem, entries, ADAM_STEPS, tau1=TAU1)
+    return _adam_paths(problem, runs, ADAM_STEPS, tau1=TAU1)
 
 
 def _adam_paths(
-    problem: Problem, entries: Sequence[tuple[Record, Entry]], steps: Sequence[int], tau1: float
+    problem: Problem, runs: Sequence[tuple[Record, Make]], steps: Sequence[int], tau1: float
 ) -> list[Record]:
     times = np.arange(POINTS + 1) * ADAM_INTERVAL
     flow_loss, found = adam_flow(problem, times, tau1), []
-    for about, one in entries:
-        sweep = Runner(problem, one, POINTS, [0], 1)
+    for about, make in runs:
+        sweep = Runner(problem, Entry("adam", make), POINTS, [0], 1)
         for per_interval in steps:
             rate = ADAM_INTERVAL / per_interval
             (curve,) = sweep.run([(rate, 0)], per_interval * POINTS)
-            record = {"kind": "path", "problem": problem.name, "optimizer": one.name, **about}
+            record = {"kind": "path", "problem": problem.name, "optimizer": "adam", **about}
             record |= {"learning_rate": rate, "step": rate, "times": times, "loss": curve.loss}
             found.append({**record, "flow_loss": flow_loss})
     return found
@@ -190,30 +173,28 @@ def adam_flow(problem: Problem, times: np.ndarray, tau1: float) -> np.ndarray:
     mh = m / (1 - exp(-t / tau1)) and likewise vh; with tau1 = 0, mh = g. The limit of Adam for
     h -> 0 at fixed time constants, as its betas exp(-h / tau) show.
     """
-    data = jax.tree.map(jnp.asarray, problem.data)
-    start, unravel = ravel_pytree(problem.start(0))
+    start, loss = flat(problem)
 
     def corrected(moment: jax.Array, limit: jax.Array, t: Any, tau: float) -> jax.Array:
         # At t = 0 the moments are 0 / 0; their limits are those of the first step.
         late = t > 0
         return jnp.where(late, moment / jnp.where(late, -jnp.expm1(-t / tau), 1.0), limit)
 
-    def field(t: Any, state: Any, data: Any) -> Any:
+    def field(t: Any, state: Any, _: None) -> Any:
         point, m, v = state
-        g = jax.grad(lambda flat: problem.full_loss(unravel(flat), data))(point)
+        g = jax.grad(loss)(point)
         mh = corrected(m, g, t, tau1) if tau1 else g
         vh = jnp.maximum(corrected(v, g * g, t, TAU2), 0.0)
         return -mh / (jnp.sqrt(vh) + 1e-8), (g - m) / tau1 if tau1 else 0 * m, (g * g - v) / TAU2
 
     begin = start, jnp.zeros_like(start), jnp.zeros_like(start)
-    points, *_ = solve(field, begin, times, data, first=1e-5, rtol=1e-6, atol=1e-7)
-    return np.asarray(jax.vmap(lambda point: problem.full_loss(unravel(point), data))(points))
+    points, *_ = solve(field, begin, times, first=1e-5, rtol=1e-6, atol=1e-7)
+    return np.asarray(jax.vmap(loss)(points))
 
 
 def order(name: str) -> list[Record]:
     """Observed order of a method on the path of `accuracy`, on its own clock."""
-    known = [*map(find, SOLVERS), *map(heavy_ball, MOMENTA)]
-    one = next(each for each in known if each.name == name)
+    one = next(each for each in limited() if each.name == name)
     share = 1 - momentum_of(one)
     on_flow_time = Entry(name, lambda step: one.make(step * share))
     return [order_record(on_flow_time, one.order or 1, ORDERS[name])]
@@ -269,7 +250,5 @@ def on_clock(record: Record, factor: float) -> np.ndarray:
 
 def smallest(records: Sequence[Record]) -> list[Record]:
     """The run with the smallest step of each problem, optimizer and b1."""
-    found: dict[tuple, Record] = {}
-    for r in sorted(records, key=lambda r: -r["step"]):
-        found[r["problem"], r["optimizer"], r.get("b1")] = r
-    return list(found.values())
+    ordered = sorted(records, key=lambda r: -r["step"])
+    return list({(r["problem"], r["optimizer"], r.get("b1")): r for r in ordered}.values())

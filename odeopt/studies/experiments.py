@@ -84,19 +84,10 @@ def train(
     steps: int | None = None,
     state: Any = None,
 ) -> tuple[PyTree[Array], Any, Any]:
-    """A step on each batch in turn.
+    """A step on each batch in turn: parameters and state at the end, and what was kept.
 
-    Args:
-        optimizer: Any optax transformation.
-        loss: `loss(params, batch)`.
-        params: Where to start.
-        batches: One a row; or, with `steps`, the one batch of all steps.
-        look: What to keep of the parameters after each step.
-        steps: How many on the same batch.
-        state: Of the optimizer, to go on with.
-
-    Returns:
-        Parameters and state at the end, and what was kept.
+    `batches` hold one a row; with `steps`, they are the one batch of so many. `look(params)` is
+    kept after each step. The optimizer may go on with a `state`.
     """
     opt = optax.with_extra_args_support(optimizer)
 

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pandas as pd
 from jaxtyping import Array, Float
 
 from .. import alternating, drift, game_gradient, game_runge_kutta, simultaneous, solvers
+from . import game_plane as plane
 from .engine.store import Record
 from .names import lookup
-from .networks import network_init
+from .networks import layers, network_init
 
 SIDE = 4
 SPREAD = 0.1
@@ -40,10 +40,7 @@ ORDER = {"discriminator": 1, "generator": 1}
 
 def network(params: Any, inputs: Array) -> Array:
     """A network of rectified units, the last layer linear."""
-    for weights, biases in params[:-1]:
-        inputs = jax.nn.relu(inputs @ weights + biases)
-    weights, biases = params[-1]
-    return inputs @ weights + biases
+    return layers(params, inputs, jax.nn.relu)
 
 
 def generator_loss(players: Players, noise: Array) -> Float[Array, ""]:
@@ -118,26 +115,19 @@ _RMS = {"stage_transform": optax.scale_by_rms(decay=0.999)}
 """Adam's metric, as a transformation of every stage."""
 
 
-def _rk4(h: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
-    return game_runge_kutta(h, solvers.RK4(), **kwargs)
-
-
 PLAIN = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 SCALED = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
 OWN = (*SCALED, *PLAIN)
 """Of a method that nobody has tried before."""
 METHODS = {
-    "simultaneous": Method(simultaneous, PLAIN),
+    **{name: Method(make, PLAIN) for name, make in plane.METHODS.items() if name != "midpoint"},
     "alternating": Method(lambda h: alternating(h, ORDER), PLAIN),
-    "interaction": Method(lambda h: simultaneous(h, correction="interaction"), PLAIN),
-    "joint": Method(lambda h: simultaneous(h, correction="joint"), PLAIN),
-    "rk4": Method(_rk4, PLAIN),
     # The penalty's own gradient, of a gradient, is half a round more in every stage.
-    "rk4-penalty": Method(_rk4, PLAIN, PENALIZED, dearer=1.5),
+    "rk4-penalty": Method(plane.METHODS["rk4"], PLAIN, PENALIZED, dearer=1.5),
     "adam": Method(adam_in_turn, SCALED),
     "alternating-rms": Method(lambda h: alternating(h, ORDER, **_RMS), SCALED),
     "interaction-rms": Method(lambda h: simultaneous(h, correction="interaction", **_RMS), SCALED),
-    "rk4-rms": Method(lambda h: _rk4(h, **_RMS), SCALED),
+    "rk4-rms": Method(lambda h: game_runge_kutta(h, solvers.RK4(), **_RMS), SCALED),
 }
 QUICK = tuple(name for name in METHODS if name not in ("joint", "interaction-rms"))
 
@@ -145,8 +135,7 @@ QUICK = tuple(name for name in METHODS if name not in ("joint", "interaction-rms
 def method_of(asked: Any) -> dict[str, Method]:
     """The method of that name, or those of a mapping from names to functions of the rate.
 
-    Raises:
-        ValueError: For a name that is not there, or one of an own method that is there already.
+    Raises `ValueError` for a name that is not there, or one of an own method that is.
     """
     if isinstance(asked, str):
         return {asked: lookup("method", asked, METHODS)}
@@ -221,14 +210,12 @@ def train(
     """One run for each pair of a rate and a seed."""
     players = jax.tree.map(lambda *x: jnp.stack(x), *map(start, seeds))
     looks = trainer(method, rounds)(jnp.asarray(rates), jnp.asarray(seeds, jnp.uint32), players)
+    about = {"kind": "mixture", "method": name, "rounds": rounds, "cost": method.cost}
     return [
         {
-            "kind": "mixture",
-            "method": name,
+            **about,
             "rate": rate,
             "seed": seed,
-            "rounds": rounds,
-            "cost": method.cost,
             **{key: np.asarray(value[i]) for key, value in looks.items()},
         }
         for i, (rate, seed) in enumerate(zip(rates, seeds, strict=True))
@@ -237,8 +224,8 @@ def train(
 
 def tuned(records: Sequence[Record]) -> float:
     """The rate whose run covers most modes over its last looks; among equal ones, most share."""
-    table = pd.DataFrame([judge(record) for record in records])
-    return float(table.sort_values(["modes", "share"])["rate"].iloc[-1])
+    best = max(map(judge, records), key=lambda run: (run["modes"], run["share"]))
+    return float(best["rate"])
 
 
 def judge(record: Record) -> dict[str, Any]:

@@ -125,10 +125,8 @@ class Game:
         def made(rate: Any) -> optax.GradientTransformationExtraArgs:
             opt = optax.with_extra_args_support(make(rate))
 
-            def update(
-                _: Any, state: Any, players: Any, *, batch: Any, key: Array, **__: Any
-            ) -> Any:
-                given = {"batch": batch, "key": key}
+            def update(_: Any, state: Any, players: Any, **more: Any) -> Any:
+                given = {name: more[name] for name in ("batch", "key")}
                 grads = self.grad_fn(players, **given)
                 return opt.update(grads, state, players, grad_fn=self.grad_fn, **given)
 
@@ -158,14 +156,10 @@ def verdict(results: Results) -> list[str]:
     found = []
     for game, mine in groups(results.table("own"), "problem"):
         best = mine.loc[mine.loss_median.where(mine.optimizer != UNCOUNTED).idxmin()]
-        limits = ", ".join(
-            f"{r.optimizer} {'at none' if pd.isna(r.stable) else f'up to h = {r.stable:g}'}"
-            for r in mine.itertuples()
-        )
-        lead = (
-            f"{best.optimizer} ends lowest, at {best.loss_median:.3g} (start: "
-            f"{best.initial_loss:.3g})"
-        )
+        reach = ("at none" if pd.isna(h) else f"up to h = {h:g}" for h in mine.stable)
+        limits = ", ".join(map(" ".join, zip(mine.optimizer, reach, strict=True)))
+        ends = f"at {best.loss_median:.3g} (start: {best.initial_loss:.3g})"
+        lead = f"{best.optimizer} ends lowest, {ends}"
         lead = lead if np.isfinite(best.loss_median) else "no method stays bounded"
         found.append(
             f"In {game}, at equal gradients of every player, {lead}. Bounded are {limits}."

@@ -96,13 +96,10 @@ GAMES = {
 def growth(matrix: Any, method: str, h: float) -> float:
     """What a step multiplies a linear game by in the long run: the largest eigenvalue's size."""
     a, one = h * np.asarray(matrix), np.eye(2)
-    own = np.diag(np.diag(a))
-    first, second = one.copy(), one.copy()
-    first[0] += a[0]
-    second[1] += a[1]
+    own, turn = np.diag(np.diag(a)), np.diag([1.0, 0.0])
     steps = {
         "simultaneous": one + a,
-        "alternating": second @ first,
+        "alternating": (one + (one - turn) @ a) @ (one + turn @ a),
         # each player sees the other half a step ahead
         "interaction": one + a + 0.5 * (a - own) @ a,
         "joint": one + a + 0.5 * a @ a,
@@ -130,21 +127,18 @@ def trajectory(name: str, method: str) -> list[Record]:
     run = jax.jit(lambda z: jax.lax.scan(step, (z, opt.init(z)), None, game.steps)[1])
     points = np.concatenate([[game.start], run(players)])
     radii = np.linalg.norm(points, axis=1)
-    every = max(1, game.steps // DRAWN)
+    every, predicted = max(1, game.steps // DRAWN), None
+    if game.matrix is not None:
+        predicted = growth(game.matrix, method, game.h) ** game.steps
+    about = {"kind": "plane", "game": name, "method": method, "h": game.h, "steps": game.steps}
     return [
         {
-            "kind": "plane",
-            "game": name,
-            "method": method,
-            "h": game.h,
-            "steps": game.steps,
+            **about,
             "cost": opt.gradients_per_step,
             "growth": float(radii[-1] / radii[0]),
             "lowest": float(radii.min() / radii[0]),
             "highest": float(radii.max() / radii[0]),
-            "predicted": None
-            if game.matrix is None
-            else growth(game.matrix, method, game.h) ** game.steps,
+            "predicted": predicted,
             "points": points[::every],
             "radii": radii[::every],
             "every": every,
@@ -155,18 +149,19 @@ def trajectory(name: str, method: str) -> list[Record]:
 def _linear(results: Results) -> pd.DataFrame:
     # Where eigenvectors are orthogonal, which in turn they are not.
     planes = results.table("planes")
-    if planes.empty:
-        return planes
-    return planes[planes.method != "alternating"].dropna(subset="predicted")
+    return (
+        planes[planes.method != "alternating"].dropna(subset="predicted") if len(planes) else planes
+    )
 
 
 def _circle(results: Results) -> pd.DataFrame:
     planes = results.table("planes")
     if planes.empty:
         return planes
-    away = np.maximum(planes.highest**2 - 1, 1 - planes.lowest**2)
-    led = planes.method.isin(["joint", "interaction", "rk4", "midpoint"])
-    return planes.assign(miss=away)[led & planes.game.eq("Dirac GAN")]
+    mine = planes[
+        planes.game.eq("Dirac GAN") & ~planes.method.isin(["simultaneous", "alternating"])
+    ]
+    return mine.assign(miss=np.maximum(mine.highest**2 - 1, 1 - mine.lowest**2))
 
 
 CALCULATED = Claim(
@@ -198,10 +193,10 @@ CIRCLE = Claim(
 
 def _plane(results: Results) -> Plot:
     plot = Plot(width=3.4, height=3.2)
+    style: Any = {"alpha": 0.8, "linewidth": 1.2, "marker": ""}
     for r in results.kind("plane"):
         points = np.array(r["points"], float)
         x, y = points.T
-        style: Any = {"alpha": 0.8, "linewidth": 1.2, "marker": ""}
         axes = plot.line(r["game"], r["method"], x, y, ("p", "q"), **style)
         size = 2.2 * np.hypot(*points[0])
         axes.set(xlim=(-size, size), ylim=(-size, size), aspect="equal")

@@ -1,7 +1,4 @@
-"""What does integration error do to a game? Games of two numbers, and a GAN of 16 Gaussians.
-
-`run` does the whole study; `odeopt games` is the same from a shell.
-"""
+"""What does integration error do to a game? Games of two numbers, and a GAN of 16 Gaussians."""
 
 import dataclasses
 import functools
@@ -39,6 +36,7 @@ WORKS = 0.5
 """Share of a method's modes at its best rate from which on another rate works as well."""
 RIVAL = "adam"
 KNOWN = ("plane", "mixture")
+_MODES = -0.5, len(mixture.CENTERS) + 0.5  # limits of an axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,13 +87,12 @@ FULL = {"methods": tuple(mixture.METHODS), "seeds": 10, "rounds": 48000}
 
 def tasks(settings: Settings) -> list[Task]:
     """Everything that is run."""
-    found, chosen = list[Task](), settings.chosen
-    if "plane" in settings.problems:
-        found += [
-            whole(f"{game}, {method}", functools.partial(plane.trajectory, game, method), 0.05)
-            for game in plane.GAMES
-            for method in plane.METHODS
-        ]
+    chosen = settings.chosen
+    found = [
+        whole(f"{game}, {method}", functools.partial(plane.trajectory, game, method), 0.05)
+        for game in (plane.GAMES if "plane" in settings.problems else ())
+        for method in plane.METHODS
+    ]
     for name, method in chosen.items() if "mixture" in settings.problems else ():
         work = functools.partial(_mixture, settings, name, method)
         found.append(Task(f"mixture, {name}", work, x64=False))
@@ -117,37 +114,28 @@ def _mixture(settings: Settings, name: str, method: mixture.Method, lab: Lab) ->
     return tuning + lab.once(f"seeds/{name}", functools.partial(train, same_rate, fresh))
 
 
-def _planes(results: Results) -> pd.DataFrame:
-    return results.of("plane").drop(columns=["kind", "points", "radii", "every"], errors="ignore")
-
-
-def _runs(results: Results) -> pd.DataFrame:
-    return pd.DataFrame(map(mixture.judge, results.kind("mixture")))
-
-
 def _summary(results: Results) -> pd.DataFrame:
     """One row a method, of its tuned rate over the reported seeds."""
     runs, rows = results.table("mixture"), list[dict[str, Any]]()
     fresh = {method: mine[mine.seed != TUNING_SEED] for method, mine in groups(runs, "method")}
-    rival = fresh.get(RIVAL)
+    rival = -fresh[RIVAL].modes if RIVAL in fresh else ()
     for method, mine in fresh.items():
         tuning = runs[(runs.method == method) & (runs.seed == TUNING_SEED)]
         rate, rates = mine.rate.iloc[0], np.array([0.0, *sorted(tuning.rate), np.inf])
         place = int(np.searchsorted(rates, rate))
-        against = statistics.Pairs(np.nan, np.nan)
-        if rival is not None and method != RIVAL:
-            against = statistics.pairs(-mine.modes, -rival.modes)
+        beside, modes = (rates[place - 1], rates[place + 1]), (mine.modes.min(), mine.modes.max())
+        against = statistics.pairs(-mine.modes, () if method == RIVAL else rival)
         rows.append(
             {
                 "method": method,
                 "cost": mine.cost.iloc[0],
                 "rate": rate,
-                "rate_low": rates[place - 1],
-                "rate_high": rates[place + 1],
+                "rate_low": beside[0],
+                "rate_high": beside[1],
                 "works": int((tuning.modes >= WORKS * max(tuning.modes.max(), 1)).sum()),
                 "modes": mine.modes.mean(),
-                "low": mine.modes.min(),
-                "high": mine.modes.max(),
+                "low": modes[0],
+                "high": modes[1],
                 "lost": (mine.best - mine.modes).mean(),
                 "wobble": mine.wobble.mean(),
                 "share": mine.share.mean(),
@@ -155,14 +143,12 @@ def _summary(results: Results) -> pd.DataFrame:
                 "seeds": len(mine),
                 "above": against.share,
                 "p": against.p,
+                "rates": _between(*beside),
+                "range": "{:.1f} to {:.1f}".format(*modes),
             }
         )
     table = pd.DataFrame(rows)
-    if len(table):
-        table["p"] = statistics.holm(table.p.to_list())
-        table["rates"] = [_between(r.rate_low, r.rate_high) for r in table.itertuples()]
-        table["range"] = [f"{r.low:.1f} to {r.high:.1f}" for r in table.itertuples()]
-    return table
+    return table.assign(p=statistics.holm(table.p)) if rows else table
 
 
 def _between(low: float, high: float) -> str:
@@ -173,17 +159,21 @@ def _between(low: float, high: float) -> str:
     return f"above {low:g}" if np.isinf(high) else f"{low:g} to {high:g}"
 
 
+def _damped(results: Results) -> pd.DataFrame:
+    planes = results.table("planes")
+    return planes[planes.game == "damped rotation"] if len(planes) else planes
+
+
 def verdict(results: Results) -> str:
     """Which methods settle where the flow does, and whether any beats Adam in the GAN."""
-    planes, summary, lines = results.table("planes"), results.table("summary"), list[str]()
-    damped = planes[planes.game == "damped rotation"] if len(planes) else planes
+    damped, summary, lines = _damped(results), results.table("summary"), list[str]()
     if len(damped):
-        out = damped[damped.growth > 1].method
+        out = ", ".join(damped[damped.growth > 1].method)
         settle = ", ".join(damped[damped.growth < 1].method) or "no method"
         lines.append(
             "The error decides whether a game converges: in the damped rotation, whose flow "
-            f"spirals inwards, {', '.join(out)} spiral outwards, and {settle} converge."
-            if len(out)
+            f"spirals inwards, {out} spiral outwards, and {settle} converge."
+            if out
             else f"In the damped rotation, whose flow spirals inwards, {settle} converge, and no "
             "method spirals outwards."
         )
@@ -191,14 +181,13 @@ def verdict(results: Results) -> str:
         adam = summary[summary.method == RIVAL].iloc[0]
         above = summary[summary.modes > adam.modes]
         each = ", ".join(f"{r.method} ({r.modes:.1f})" for r in above.itertuples())
-        clear = int((above.p < 0.05).sum())
+        than = f"more of {len(mixture.CENTERS)} modes than Adam ({adam.modes:.1f})"
         lines.append(
-            f"In the GAN, at equal gradients, these cover more of {len(mixture.CENTERS)} modes "
-            f"than Adam ({adam.modes:.1f}): {each}; {clear} of these differences are significant "
-            "(Mann-Whitney, Holm, 5 %)."
+            f"In the GAN, at equal gradients, these cover {than}: {each}; "
+            f"{(above.p < 0.05).sum()} of these differences are significant (Mann-Whitney, Holm, "
+            "5 %)."
             if each
-            else f"In the GAN, at equal gradients, no method covers more of "
-            f"{len(mixture.CENTERS)} modes than Adam ({adam.modes:.1f})."
+            else f"In the GAN, at equal gradients, no method covers {than}."
         )
     return " ".join([*lines, *own.verdict(results)]) or "There is nothing to compare."
 
@@ -206,10 +195,10 @@ def verdict(results: Results) -> str:
 def _rivals(results: Results) -> pd.DataFrame:
     """All but Adam, beside Adam's modes."""
     summary = results.table("summary")
-    known = summary[summary.method == RIVAL] if len(summary) else summary
-    if known.empty:
-        return known
-    return summary[summary.method != RIVAL].assign(adam=known.modes.iloc[0])
+    if RIVAL not in set(summary.get("method", ())):
+        return pd.DataFrame()
+    rows = summary.set_index("method")
+    return rows.drop(RIVAL).assign(adam=rows.modes[RIVAL]).reset_index()
 
 
 CLAIMS = (
@@ -232,12 +221,11 @@ CLAIMS = (
 
 
 def _outcome(results: Results) -> Plot:
-    planes, summary = results.table("planes"), results.table("summary")
-    linear = planes[planes.game == "damped rotation"] if len(planes) else planes
-    plot = Plot([*linear.get("method", ()), *summary.get("method", ())], height=3.2)
-    for row, r in enumerate(linear.itertuples()):
+    damped, summary = _damped(results), results.table("summary")
+    plot = Plot([*damped.get("method", ()), *summary.get("method", ())], height=3.2)
+    for row, r in enumerate(damped.itertuples()):
         title, label = "damped rotation", "|z| at the end, divided by the start"
-        axes = plot.rows(title, label, list(linear.method))
+        axes = plot.rows(title, label, list(damped.method))
         plot.line(title, r.method, [1, r.growth], [row, row], log="x", markevery=[1])
         axes.axvline(1, color=INK, linewidth=1)
     for row, r in enumerate(summary.itertuples()):
@@ -245,7 +233,7 @@ def _outcome(results: Results) -> Plot:
         axes = plot.rows(title, label, list(summary.method))
         ends = [r.low, r.modes, r.high]
         plot.line(title, r.method, ends, [row] * 3, linestyle="-", markevery=[1])
-        axes.set_xlim(-0.5, len(mixture.CENTERS) + 0.5)
+        axes.set_xlim(*_MODES)
     return plot
 
 
@@ -265,7 +253,7 @@ def _modes(results: Results) -> Plot:
         rounds = mine[0]["rounds"] * np.arange(1, modes.shape[1] + 1) / modes.shape[1]
         band = modes.min(axis=0), modes.max(axis=0)
         axes = plot.line(method, method, rounds, modes.mean(axis=0), labels, band=band)
-        axes.set_ylim(-0.5, len(mixture.CENTERS) + 0.5)
+        axes.set_ylim(*_MODES)
     return plot
 
 
@@ -318,11 +306,7 @@ TABLES = (
         {
             "method": ("method", "its name; rms means in Adam's metric"),
             "cost": ("rounds", "rounds of gradients a step, one gradient for each player"),
-            "rates": (
-                "rate",
-                "the best rate lies between these two, the neighbours of the tuned "
-                "rate on the grid",
-            ),
+            "rates": ("rate", "the neighbours of the tuned rate on the grid"),
             "modes": ("modes", "covered in the last quarter of a run, mean of the seeds"),
             "range": ("range", "of the seeds"),
             "p": (
@@ -341,25 +325,23 @@ TABLES = (
     Table(
         "planes",
         "Games of two numbers",
-        _planes,
+        lambda r: r.of("plane").drop(columns=["kind", "points", "radii", "every"], errors="ignore"),
         {
             "game": ("game", "its name"),
             "method": ("method", "its name"),
-            "cost": (
-                "rounds",
-                "rounds of gradients a step; none if the solver does not count them",
-            ),
+            "cost": ("rounds", "rounds of gradients a step; none if the solver counts none"),
             "growth": ("growth", "|z| at the end, divided by |z| at the start"),
-            "predicted": (
-                "calculated",
-                "from the largest eigenvalue of the step, if the game is linear",
-            ),
+            "predicted": ("calculated", "if linear: from the largest eigenvalue of the step"),
             "lowest": ("lowest", "of |z| over all steps, relative to the start"),
             "highest": ("highest", "of |z| over all steps, relative to the start"),
         },
         ("game", "method", "growth", "predicted"),
     ),
-    Table("mixture", "All runs of the GAN", _runs),
+    Table(
+        "mixture",
+        "All runs of the GAN",
+        lambda r: pd.DataFrame(map(mixture.judge, r.kind("mixture"))),
+    ),
     own.TABLE,
 )
 

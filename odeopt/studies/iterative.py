@@ -1,6 +1,6 @@
 """Solvers of optimistix as optax transformations, so that they race like any other optimizer.
 
-Uses optimistix, equinox and JAX. One `update` is one iteration: a trial point, taken or not.
+One `update` is one iteration: a trial point, taken or not.
 """
 
 from collections.abc import Callable
@@ -18,19 +18,16 @@ from ..split import Composite
 from .engine.problem import Params, Problem
 
 _NO_TAGS: frozenset[object] = frozenset()
-_RTOL = _ATOL = 1e-12  # for its own test of convergence, which ends no run
+_TOLERANCES = 1e-12, 1e-12  # for its own test of convergence, which ends no run
 
 
 class IterationState(NamedTuple):
     """State of an optimistix solver between two iterations.
 
-    Attributes:
-        value: Loss at the parameters; infinite before the first iteration, as in optax's line
-            searches, so that `optax.value_and_grad_from_state` finds it.
-        grad: Stands where that function looks; the solver takes gradients itself.
-        inner: The arrays of the solver's own state.
-        moved: Whether the last iteration took its trial point.
-        gradients: What the iterations have cost.
+    `value` is the loss at the parameters, infinite before the first iteration, as in optax's line
+    searches, so that `optax.value_and_grad_from_state` finds it; that looks for a `grad` too, which
+    is not used. `inner` are the arrays of the solver's own state, `moved` whether the last
+    iteration took its trial point, `gradients` what the iterations have cost.
     """
 
     value: jax.Array
@@ -47,15 +44,11 @@ def transformation(
     loss_of: Callable[[Any], jax.Array],
     derivative: int,
 ) -> optax.GradientTransformationExtraArgs:
-    """An optimistix solver on a full-batch problem.
+    """An optimistix solver on a full-batch problem, of whose data only shapes are taken.
 
-    Args:
-        solver: An iterative solver of optimistix, as it is.
-        problem: The problem; only shapes are taken from its data.
-        fn: `fn(params, batch)`: what the solver works on.
-        loss_of: The loss at the parameters, of the solver's `f_info` there.
-        derivative: Gradients that the derivative at a new point costs, beside the evaluation
-            there: each iteration costs one evaluation, and that if the one before has moved.
+    It works on `fn(params, batch)`; `loss_of` is the loss at the parameters, of the solver's
+    `f_info` there. An iteration costs one evaluation, and `derivative` gradients if the one before
+    has moved.
     """
     function = lambda params, batch: (fn(params, batch), None)  # noqa: E731
 
@@ -66,13 +59,8 @@ def transformation(
     def init(params: Params) -> IterationState:
         data = jax.tree.map(jnp.asarray, problem.data)
         inner = jax.tree.leaves(eqx.filter(begin(params, data), eqx.is_array))
-        return IterationState(
-            value=jnp.asarray(jnp.inf, problem.dtype),
-            grad=optax.tree.zeros_like(params),
-            inner=inner,
-            moved=jnp.bool_(False),
-            gradients=jnp.int32(0),
-        )
+        value, grad = jnp.asarray(jnp.inf, problem.dtype), optax.tree.zeros_like(params)
+        return IterationState(value, grad, inner, jnp.bool_(False), jnp.int32(0))
 
     def update(
         grads: Params, state: IterationState, params: Params, *, batch: Any, **_: Any
@@ -129,7 +117,7 @@ def levenberg_marquardt(problem: Problem) -> optax.GradientTransformationExtraAr
     split = loss.split({"batch": problem.data}, None)
     leaves = jax.tree.leaves(jax.eval_shape(split.predict, problem.start(0)))
     return transformation(
-        optimistix.LevenbergMarquardt(_RTOL, _ATOL),
+        optimistix.LevenbergMarquardt(*_TOLERANCES),
         problem,
         lambda params, batch: residuals(loss, params, batch),
         lambda info: 0.5 * jnp.vdot(info.residual, info.residual),
@@ -139,6 +127,5 @@ def levenberg_marquardt(problem: Problem) -> optax.GradientTransformationExtraAr
 
 def bfgs(problem: Problem) -> optax.GradientTransformationExtraArgs:
     """Optimistix's BFGS: an evaluation is one gradient, whether its point is taken or not."""
-    return transformation(
-        optimistix.BFGS(_RTOL, _ATOL), problem, problem.objective, lambda info: info.f, 0
-    )
+    solver: Any = optimistix.BFGS(*_TOLERANCES)
+    return transformation(solver, problem, problem.objective, lambda info: info.f, 0)

@@ -1,7 +1,4 @@
-"""Networks of the studies' problems, and losses that need more than their outputs: equations.
-
-Uses JAX; knows nothing of data sets, nor of optimizers.
-"""
+"""Dense networks, and losses that need more than their outputs: equations."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -17,26 +14,29 @@ VISCOSITY = 0.05
 """Of Burgers' equation: the front stays wide enough for 16 x 16 points."""
 
 
-def network(params: Params, inputs: jax.Array) -> jax.Array:
-    """A tanh network, the last layer linear; `params` is a list of (weights, biases)."""
+def layers(params: Params, inputs: jax.Array, unit: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """A network of dense layers, the last one linear; `params` is a list of (weights, biases)."""
     for weights, biases in params[:-1]:
-        inputs = jnp.tanh(inputs @ weights + biases)
+        inputs = unit(inputs @ weights + biases)
     weights, biases = params[-1]
     return inputs @ weights + biases
+
+
+def network(params: Params, inputs: jax.Array) -> jax.Array:
+    """A network of tanh units, the last layer linear."""
+    return layers(params, inputs, jnp.tanh)
 
 
 def network_init(sizes: Sequence[int], dtype: Any) -> Callable[[int], Params]:
     """`init(seed)`: weights normal with variance 1 / inputs, biases zero."""
 
+    def layer(random: np.random.Generator, n: int, m: int) -> tuple[jax.Array, jax.Array]:
+        weights = random.standard_normal((n, m)) / np.sqrt(n)
+        return jnp.asarray(weights, dtype), jnp.zeros(m, dtype)
+
     def init(seed: int) -> Params:
         random = np.random.default_rng(seed)
-        return [
-            (
-                jnp.asarray(random.standard_normal((n, m)) / np.sqrt(n), dtype),
-                jnp.zeros(m, dtype),
-            )
-            for n, m in itertools.pairwise(sizes)
-        ]
+        return [layer(random, *size) for size in itertools.pairwise(sizes)]
 
     return init
 
@@ -73,10 +73,7 @@ def poisson_residuals(params: Params, batch: Batch) -> jax.Array:
     u(x) = x (1 - x) network(x) on [0, 1], so that it is zero at both ends.
     """
     points, source = batch
-
-    def solution(x: jax.Array) -> jax.Array:
-        return x * (1 - x) * network(params, (2 * x - 1)[None])[0]
-
+    solution = lambda x: x * (1 - x) * network(params, (2 * x - 1)[None])[0]  # noqa: E731
     return jax.vmap(jax.grad(jax.grad(solution)))(points) - source
 
 
@@ -101,13 +98,10 @@ def solution_at(params: Params, point: jax.Array) -> jax.Array:
 def _derivatives(params: Params, point: jax.Array) -> tuple[jax.Array, ...]:
     """u, u_t, u_x and u_xx at a point (time, place)."""
     time, place = point
-
-    def solution(time: jax.Array, place: jax.Array) -> jax.Array:
-        return solution_at(params, jnp.stack([time, place]))
-
-    in_time, in_place = jax.grad(solution, argnums=(0, 1))(time, place)
-    curvature = jax.grad(jax.grad(solution, argnums=1), argnums=1)(time, place)
-    return solution(time, place), in_time, in_place, curvature
+    u = lambda time, place: solution_at(params, jnp.stack([time, place]))  # noqa: E731
+    in_time, in_place = jax.grad(u, argnums=(0, 1))(time, place)
+    curvature = jax.grad(jax.grad(u, argnums=1), argnums=1)(time, place)
+    return u(time, place), in_time, in_place, curvature
 
 
 def burgers_residual(params: Params, point: jax.Array) -> jax.Array:
@@ -148,27 +142,22 @@ heat_error = _with_border(heat_residual)
 
 
 def border_points(shift: float, frequencies: Mapping[int, float], count: int = 16) -> Batch:
-    """Points (time, place) inside and at the border, shifted by a part of their distance.
+    """Points (time, place) inside and at the border, `shift` of their distance off the grid.
 
-    Args:
-        shift: That part.
-        frequencies: Amplitudes of the sines that are the initial values.
-        count: Points inside along either axis.
-
-    Returns:
-        (points, values, whether inside), values 0 inside and at the walls.
+    `frequencies` are amplitudes of the sines that are the initial values; inside are `count` x
+    `count` points. Returns (points, values, whether inside), values 0 inside and at the walls.
     """
     unit = (np.arange(count) + shift) / count
     interior = np.stack(np.meshgrid(unit, 2 * unit - 1, indexing="ij"), axis=-1).reshape(-1, 2)
     place = 2 * (np.arange(4 * count) + shift) / (4 * count) - 1
     start = np.stack([0 * place, place], axis=-1)
     walls = np.stack([np.tile(unit, 2), np.repeat([-1.0, 1.0], count)], axis=-1)
-    points = np.concatenate([interior, start, walls])
-    inside = np.arange(len(points)) < len(interior)
-    values = np.zeros(len(points))
-    values[len(interior) : -len(walls)] = sum(
-        size * np.sin(k * np.pi * place) for k, size in frequencies.items()
+    points, inside = (
+        np.concatenate([interior, start, walls]),
+        np.repeat([True, False], [count**2, 6 * count]),
     )
+    initial = sum(size * np.sin(k * np.pi * place) for k, size in frequencies.items())
+    values = np.concatenate([np.zeros(count**2), initial, np.zeros(2 * count)])
     return points, values, inside
 
 

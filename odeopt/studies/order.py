@@ -1,14 +1,9 @@
-"""In which order should mini-batches act? Backward, palindromic and averaged runs.
-
-`run` does the whole study; `odeopt order` is the same from a shell.
-"""
+"""In which order should mini-batches act? Backward, palindromic and averaged runs."""
 
 import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
-
-import pandas as pd
 
 from . import order_epochs as epochs
 from . import order_rest as rest
@@ -85,19 +80,13 @@ def _rest(name: str, problem: rest.Convex, method: str, seeds: int) -> list[Reco
     return [{**record, "problem": name} for record in rest.run(problem, method, seeds)]
 
 
-def _orders(results: Results) -> pd.DataFrame:
-    return results.of("order").reindex(columns=["splitting", "order", "observed"]).dropna()
-
-
 def verdict(results: Results) -> str:
     """What backward order and an average are worth, and whether palindromic order gains."""
     table, lines = results.table("rest"), list[str]()
     rows = table.set_index("method") if len(table) else table
     if {"forward", "averaged", "backward, full"} <= set(rows.index):
-        forward, average, full = (
-            rows.loc[[name]].set_index("problem")
-            for name in ("forward", "averaged", "backward, full")
-        )
+        names = ("forward", "averaged", "backward, full")
+        forward, average, full = (rows.loc[[name]].set_index("problem") for name in names)
         gain = forward.excess / average.excess
         alike = rest.alike(results).query("method == 'backward, full' and decides")
         lines.append(
@@ -128,19 +117,13 @@ TABLES = (
             "problem": ("problem", "its name"),
             "method": ("method", "the order in which batches act"),
             "gradients": ("gradients", "of one run"),
-            "distance": (
-                "distance",
-                f"between successive iterates, mean of the last {rest.LAST} steps",
-            ),
+            "distance": ("distance", f"between iterates, mean of the last {rest.LAST} steps"),
             "last_distance": ("last", "the last distance"),
             "rate": ("rate", "the factor by which the distance shrinks a step, if it does"),
             "spread": ("spread", "root mean square distance from the mean of the last third"),
             "excess": ("excess", "final loss on all data minus the minimum, mean of the seeds"),
             "error": ("error", "its standard error"),
-            "p": (
-                "p",
-                "of the signed-rank test that backward and forward order have the same losses",
-            ),
+            "p": ("p", "of the signed-rank test that losses are those of forward order"),
         },
         ("problem", "method", "gradients", "distance", "excess", "p"),
         "The bracket form is an expansion for small window × h × curvature, and diverges where "
@@ -149,7 +132,7 @@ TABLES = (
     Table(
         "orders",
         "Epochs as a splitting of the flow of all data",
-        _orders,
+        lambda r: r.of("order").reindex(columns=["splitting", "order", "observed"]).dropna(),
         {
             "splitting": ("splitting", "the step on each batch, and the order of batches"),
             "order": ("expected", "order of accuracy"),
@@ -170,10 +153,7 @@ TABLES = (
             "ratio": ("ratio", "palindromic divided by reshuffled, paired by seed, geometric mean"),
             "interval": ("90 %", "interval of the ratio"),
             "lower of seeds": ("lower", "seeds in which palindromic order ends lower"),
-            "held_out_reshuffled": (
-                "held out, reshuffled",
-                "metric on held-out data, mean of the seeds; for the network the error rate",
-            ),
+            "held_out_reshuffled": ("held out, reshuffled", "metric, mean of the seeds"),
             "held_out_palindromic": ("held out, palindromic", "the same in palindromic order"),
         },
         ("problem", "optimizer", "ratio", "interval", "lower of seeds"),

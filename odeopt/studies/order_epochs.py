@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Int
 
 from .. import adam, euler, heavy_ball, heun, ordering
 from .accuracy import halved
@@ -59,29 +59,20 @@ def orders(problem: Convex) -> list[Record]:
     falls = lambda t, y, _: jax.tree.map(jnp.negative, jax.grad(problem.of_all)(y))  # noqa: E731
     ys = solve(falls, start, TIME, first=0.01, rtol=1e-12, atol=1e-13)
     end = jax.tree.map(lambda y: y[-1], ys)
-    found: list[Record] = []
-    for name, (order, solver, expected) in SPLITTINGS.items():
-        epochs = order(problem.batches)
 
-        def error(count: int, epochs: Any = epochs, solver: Callable = solver) -> Any:
-            numbers = np.concatenate([epochs(e) for e in range(count)])
-            return _distance(problem, solver(TIME / len(numbers)), numbers, end)
+    def error(order: Callable, solver: Callable, count: int) -> Any:
+        numbers = jnp.asarray(np.concatenate([order(problem.batches)(e) for e in range(count)]))
+        opt = solver(TIME / len(numbers))
+        last = jax.jit(lambda numbers: train_by(opt, problem.of_batch, start, numbers)[0])(numbers)
+        return optax.tree.norm(optax.tree.sub(last, end))
 
-        about = {"kind": "order", "splitting": name, "order": expected}
-        found.append({**about, **halved(error, COARSEST, TIME / problem.batches)})
-    return found
-
-
-def _distance(
-    problem: Convex, opt: optax.GradientTransformation, numbers: np.ndarray, end: PyTree[Array]
-) -> Float[Array, ""]:
-    start = jax.tree.map(jnp.asarray, problem.params)
-
-    def loss(params: PyTree[Array], batch: Int[Array, ""]) -> Float[Array, ""]:
-        return problem.of_batch(params, batch)
-
-    last = jax.jit(lambda numbers: train_by(opt, loss, start, numbers)[0])(jnp.asarray(numbers))
-    return jnp.asarray(optax.tree.norm(jax.tree.map(jnp.subtract, last, end)))
+    return [
+        {
+            **{"kind": "order", "splitting": name, "order": expected},
+            **halved(functools.partial(error, order, solver), COARSEST, TIME / problem.batches),
+        }
+        for name, (order, solver, expected) in SPLITTINGS.items()
+    ]
 
 
 @functools.cache
@@ -154,8 +145,11 @@ def compare(results: Results) -> pd.DataFrame:
         held = mine.assign(held_out=mine.held_out.astype(float)).groupby("order").held_out.mean()
         if set(loss) != set(ORDERS):
             continue
-        rates = mine.groupby("order").learning_rate.first()
-        ratio = loss.palindromic / loss.reshuffled
+        rates, ratio = (
+            mine.groupby("order").learning_rate.first(),
+            loss.palindromic / loss.reshuffled,
+        )
+        lower = int((ratio < 1).sum())
         low, high = statistics.paired_ratio(loss.palindromic, loss.reshuffled)
         rows.append(
             {
@@ -170,9 +164,9 @@ def compare(results: Results) -> pd.DataFrame:
                 "interval": f"{low:.2f} to {high:.2f}",
                 "lowest": ratio.min(),
                 "highest": ratio.max(),
-                "lower": int((ratio < 1).sum()),
+                "lower": lower,
                 "seeds": len(ratio),
-                "lower of seeds": f"{int((ratio < 1).sum())} of {len(ratio)}",
+                "lower of seeds": f"{lower} of {len(ratio)}",
                 "held_out_reshuffled": held.reshuffled,
                 "held_out_palindromic": held.palindromic,
             }
@@ -211,9 +205,8 @@ CLAIMS = (
 
 def _draw_networks(results: Results) -> Plot:
     plot, labels = Plot(list(ORDERS)), ("epoch", "loss")
-    for (problem, optimizer, order), mine in groups(
-        results.of("network"), ["problem", "optimizer", "order"]
-    ):
+    keys = ["problem", "optimizer", "order"]
+    for (problem, optimizer, order), mine in groups(results.of("network"), keys):
         losses, title = np.array(list(mine.losses), float), f"{problem}, {optimizer}"
         epoch, mean = 1 + np.arange(losses.shape[1]), np.exp(np.log(losses).mean(axis=0))
         band = losses.min(axis=0), losses.max(axis=0)

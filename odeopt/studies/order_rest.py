@@ -1,7 +1,6 @@
 """Do the iterates come to rest, what does it cost, and is the loss lower for it?
 
-Convex problems with weight decay, in float64, batches drawn one by one where the method does not
-say otherwise: every seed draws the same ones for all methods.
+Convex problems with weight decay, in float64; every seed draws the same batches for all methods.
 """
 
 import dataclasses
@@ -22,6 +21,7 @@ from . import data
 from .engine import Check, Claim, Figure, Results, compared, each, groups, statistics
 from .engine.drawing import Plot
 from .engine.store import Record
+from .experiments import walk
 
 SIZE = 16
 """Examples of a batch."""
@@ -60,10 +60,10 @@ class Convex:
         """How many there are."""
         return len(self.data[0])
 
-    def of_batch(self, params: PyTree[Array], i: Int[Array, ""]) -> Float[Array, ""]:
+    def of_batch(self, params: PyTree[Array], batch: Int[Array, ""]) -> Float[Array, ""]:
         """The loss of one batch."""
         inputs, targets = self.data
-        return self.loss(params, (jnp.asarray(inputs)[i], jnp.asarray(targets)[i]))
+        return self.loss(params, (jnp.asarray(inputs)[batch], jnp.asarray(targets)[batch]))
 
     def of_all(self, params: PyTree[Array]) -> Float[Array, ""]:
         """The mean over all batches."""
@@ -73,17 +73,14 @@ class Convex:
     @functools.cached_property
     def least(self) -> float:
         """The lowest loss, by gradient descent, which halves its excess at least every 7 steps."""
-        step = lambda _, x: jax.tree.map(  # noqa: E731
-            lambda p, g: p - RATE * g, x, jax.grad(self.of_all)(x)
-        )
         start = jax.tree.map(jnp.asarray, self.params)
-        return float(self.of_all(jax.lax.fori_loop(0, 500, step, start)))
+        return float(self.of_all(walk(euler(RATE), self.of_all, start, 500)))
 
 
 def _batched(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order = np.random.default_rng(0).permutation(len(inputs))[: len(inputs) // SIZE * SIZE]
-    shape = (-1, SIZE)
-    return inputs[order].reshape(*shape, inputs.shape[1]), targets[order].reshape(shape)
+    rows = order.reshape(-1, SIZE)
+    return inputs[rows], targets[rows]
 
 
 def _decay(params: PyTree[Array]) -> Float[Array, ""]:
@@ -128,8 +125,7 @@ def by_epochs(order: Callable[..., ordering.BatchOrder]) -> Callable[[int, int, 
 
     def numbers(batches: int, steps: int, seed: int) -> np.ndarray:
         epochs = order(batches, seed)
-        rows = [np.asarray(epochs(e)) for e in range(-(-steps // batches))]
-        return np.concatenate(rows)[:steps]
+        return np.concatenate([epochs(e) for e in range(-(-steps // batches))])[:steps]
 
     return numbers
 
@@ -175,25 +171,22 @@ def run(problem: Convex, name: str, seeds: int, steps: int = STEPS) -> list[Reco
     steps = round(method.times * steps)
     opt = euler(RATE)
     if method.backward is not None:
-        about: dict[str, Any] = {"example": {"i": 0}, **method.backward}
+        about: dict[str, Any] = {"example": {"batch": 0}, **method.backward}
         opt = ordering.backward(opt, **about if "window" in about else {**about, "steps": steps})
     ema = optax.ema(1 - 5 / steps) if method.averaged else optax.identity()
-
     kept = np.unique(np.geomspace(1, steps, KEPT).round().astype(int)) - 1
-    wanted = np.isin(np.arange(steps), kept)
+    start = jax.tree.map(jnp.asarray, problem.params)
 
     def one(numbers: Int[Array, " steps"], wanted: Bool[Array, " steps"]) -> tuple[Array, ...]:
-        start = jax.tree.map(jnp.asarray, problem.params)
-
         def step(carry: tuple, x: tuple[Array, Array]) -> tuple:
             params, state, mean, seen, tail = carry
             i, wanted = x
             # None: where no gradient is needed here, none is counted.
             grads = jax.grad(problem.of_batch)(params, i) if method.backward is None else None
-            updates, state = opt.update(grads, state, params, value_fn=problem.of_batch, i=i)
+            updates, state = opt.update(grads, state, params, value_fn=problem.of_batch, batch=i)
             params = optax.apply_updates(params, updates)
             now, mean = ema.update(params, mean)
-            distance = optax.tree.norm(jax.tree.map(jnp.subtract, now, seen))
+            distance = optax.tree.norm(optax.tree.sub(now, seen))
             tail = tail.add(now, state.steps > steps - steps // 3)
             loss = jax.lax.cond(wanted, lambda: problem.of_all(now), lambda: jnp.zeros([]))
             return (params, state, mean, now, tail), (distance, loss, state.gradients)
@@ -204,7 +197,8 @@ def run(problem: Convex, name: str, seeds: int, steps: int = STEPS) -> list[Reco
         return (*found, tail.spread)
 
     numbers = np.stack([method.order(problem.batches, steps, seed) for seed in range(seeds)])
-    runs = jax.jit(jax.vmap(one, (0, None)))(jnp.asarray(numbers), jnp.asarray(wanted))
+    wanted = jnp.asarray(np.isin(np.arange(steps), kept))
+    runs = jax.jit(jax.vmap(one, (0, None)))(jnp.asarray(numbers), wanted)
     distances, losses, gradients, spread = (np.asarray(x) for x in runs)
     excess = losses[:, kept] - problem.least
     geometric = np.exp(np.log(np.maximum(distances, 1e-300)).mean(axis=0))
@@ -228,12 +222,9 @@ def run(problem: Convex, name: str, seeds: int, steps: int = STEPS) -> list[Reco
 
 
 class Tail(NamedTuple):
-    """Welford's running variance of points, which keeps its digits where they come to rest.
+    """Welford's running variance, which keeps its digits where points come to rest.
 
-    Attributes:
-        number: Points added.
-        mean: Their mean.
-        square: Sum of their squared distances from it.
+    The number of points, their mean, and the sum of their squared distances from it.
     """
 
     number: Int[Array, ""]
@@ -243,17 +234,14 @@ class Tail(NamedTuple):
     @classmethod
     def of(cls, like: PyTree[Array]) -> "Tail":
         """No points yet."""
-        zeros = jax.tree.map(jnp.zeros_like, like)
-        return cls(jnp.zeros([], jnp.int32), zeros, jnp.zeros([]))
+        return cls(jnp.int32(0), optax.tree.zeros_like(like), jnp.zeros([]))
 
     def add(self, point: PyTree[Array], wanted: Bool[Array, ""]) -> "Tail":
         """With one more point, if it is wanted."""
         number = self.number + wanted
-        before = jax.tree.map(jnp.subtract, point, self.mean)
-        share = wanted / jnp.maximum(number, 1)
-        mean = jax.tree.map(lambda m, d: m + share * d, self.mean, before)
-        after = jax.tree.map(jnp.subtract, point, mean)
-        added = optax.tree.vdot(before, after)
+        before = optax.tree.sub(point, self.mean)
+        mean = optax.tree.add_scale(self.mean, wanted / jnp.maximum(number, 1), before)
+        added = optax.tree.vdot(before, optax.tree.sub(point, mean))
         return Tail(number, mean, self.square + jnp.where(wanted, added, 0))
 
     @property
@@ -271,13 +259,17 @@ def decay_rate(distances: np.ndarray) -> float:
 
 
 def summarize(results: Results) -> pd.DataFrame:
-    """One row a problem and method; `least_distance` is the least of any step and seed."""
+    """One row a problem and method; `least_distance` is the least of any step and seed.
+
+    `p` is that of Wilcoxon's signed-rank test: runs of a seed draw the same batches.
+    """
     records = results.kind("rest")
     forward = {r["problem"]: r["last excess"] for r in records if r["method"] == "forward"}
     rows = []
     for r in records:
-        excess, other = np.array(r["last excess"], float), forward.get(r["problem"])
-        tested = METHODS[r["method"]].backward is not None and other is not None
+        excess, other, p = np.array(r["last excess"], float), forward.get(r["problem"]), np.nan
+        if METHODS[r["method"]].backward is not None and other is not None:
+            p = 1.0 if np.array_equal(excess, other) else float(wilcoxon(excess, other).pvalue)
         rows.append(
             {
                 "problem": r["problem"],
@@ -290,7 +282,7 @@ def summarize(results: Results) -> pd.DataFrame:
                 "spread": np.mean(np.array(r["spread"], float)),
                 "excess": excess.mean(),
                 "error": excess.std(ddof=1) / np.sqrt(len(excess)),
-                "p": _paired(excess, other) if tested else np.nan,
+                "p": p,
             }
         )
     return pd.DataFrame(rows)
@@ -300,11 +292,6 @@ def _method(results: Results, name: str) -> pd.DataFrame:
     """The rows of the methods whose names begin like that."""
     rest = results.table("rest")
     return rest[rest.method.str.startswith(name)] if len(rest) else rest
-
-
-def _paired(first: np.ndarray, second: Any) -> float:
-    """The p-value of Wilcoxon's signed-rank test: runs of a seed draw the same batches."""
-    return float(wilcoxon(first, second).pvalue) if not np.array_equal(first, second) else 1.0
 
 
 def alike(results: Results) -> pd.DataFrame:
@@ -365,13 +352,14 @@ CLAIMS = (
 
 def _curves(results: Results, x: str, y: str, label: str) -> Plot:
     plot, top = Plot(height=3.6), dict[str, float]()
+    log, lowest = ("y", 1e-17) if y == "distances" else ("xy", 1e-6)
     for r in results.kind("rest"):
         if y == "distances" and r["method"] == "averaged, equal gradients":  # it has other steps
             continue
-        values, log = np.array(r[y], float), "y" if y == "distances" else "xy"
-        axes = plot.line(r["problem"], r["method"], r[x], values, (x, label), log=log)
-        top[r["problem"]] = max(values[0], top.get(r["problem"], 0))
-        axes.set_ylim(1e-17 if y == "distances" else 1e-6, 10 * top[r["problem"]])
+        values, problem = np.array(r[y], float), r["problem"]
+        axes = plot.line(problem, r["method"], r[x], values, (x, label), log=log)
+        top[problem] = max(values[0], top.get(problem, 0))
+        axes.set_ylim(lowest, 10 * top[problem])
     return plot
 
 

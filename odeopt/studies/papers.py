@@ -7,13 +7,10 @@ FOUNDING, FOLLOWING, NEIGHBOUR = "founding", "2025-26", "neighbour"
 
 @dataclasses.dataclass(frozen=True)
 class Paper:
-    """A paper.
+    """A paper: its title, or what it is about where only that is known here, and its arXiv number.
 
-    Attributes:
-        title: Its title, or what it is about where only that is known here.
-        arxiv: Its number, empty where it has none or it is not known here.
-        kind: Whether odeopt was built from it, it came after, or stands beside.
-        none: Why no claim follows from it, where none does.
+    `kind` says whether odeopt was built from it, it came after, or stands beside; `none` why no
+    claim follows from it, where none does.
     """
 
     title: str

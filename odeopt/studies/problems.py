@@ -1,7 +1,4 @@
-"""The problems of the stability study: quadratics with a known spectrum, and networks.
-
-Uses `odeopt.studies.data`, JAX and optax for losses; knows nothing of optimizers.
-"""
+"""The problems of the stability study: quadratics with a known spectrum, and networks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -73,22 +70,17 @@ def _quadratic(name: str, title: str, matrix: np.ndarray, solution: np.ndarray) 
 
 def _diabetes(degree: int) -> Problem:
     features, target = data.load("diabetes")
-    features = PolynomialFeatures(degree, include_bias=False).fit_transform(features)
-    matrix = (features - features.mean(axis=0)) / features.std(axis=0)
-    target = (target - target.mean()) / target.std()
-    solution = np.linalg.lstsq(matrix, target, rcond=None)[0]
+    matrix = data.scaled(PolynomialFeatures(degree, include_bias=False).fit_transform(features))
+    solution = np.linalg.lstsq(matrix, data.scaled(target), rcond=None)[0]
     suffix = "" if degree == 1 else str(degree)
     title = f"least squares, diabetes, {matrix.shape[1]} features"
     return _quadratic(f"quadratic-diabetes{suffix}", title, matrix, solution)
 
 
 def synthetic_quadratic(condition: float = 1e6, size: int = 50, minimum: float = 0.0) -> Problem:
-    """Least squares with log-spaced eigenvalues 1/condition..1 in a random basis.
+    """Least squares with `size` log-spaced eigenvalues 1/condition..1 in a random basis.
 
-    Args:
-        condition: Largest over smallest eigenvalue.
-        size: Number of parameters.
-        minimum: Each of them where the loss is 0.
+    Every parameter is `minimum` where the loss is 0.
     """
     random = np.random.default_rng(0)
     rotation = np.linalg.qr(random.standard_normal((size, size)))[0]
@@ -117,13 +109,13 @@ def _digits(
     init: Callable[[int], Params] | None = None,
     size: int | None = None,
 ) -> Problem:
-    batch = "full batch" if size is None else f"batch {size}"
+    suffix, batch = ("", "full batch") if size is None else (f"-{size}", f"batch {size}")
     return Problem(
-        name=f"digits-{name}{'' if size is None else f'-{size}'}",
+        loss,
+        init or mlp_init(np.float32),
+        digits_data(np.float32),
+        name=f"digits-{name}{suffix}",
         title=f"digits, {title}, {batch}",
-        loss=loss,
-        init=init or mlp_init(np.float32),
-        data=digits_data(np.float32),
         batch_size=size,
     )
 
@@ -144,16 +136,13 @@ def logistic_error_of(margins: jax.Array, batch: Batch) -> jax.Array:
 def _logistic() -> Problem:
     features, target = data.load("breast_cancer")
     # With all 30 features the classes can be separated, and the loss has no minimum.
-    means = features[:, :10]
-    scaled = (means - means.mean(axis=0)) / means.std(axis=0)
-    matrix = np.concatenate([scaled, np.ones((len(scaled), 1))], axis=1)
-
+    matrix = np.column_stack([data.scaled(features[:, :10]), np.ones(len(features))])
     return Problem(
+        BatchLoss(logistic_error_of, lambda params, batch: batch[0] @ params),
+        _normal_init(matrix.shape[1]),
+        (matrix, 2.0 * target - 1),
         name="logistic",
         title="logistic regression, breast cancer, its 10 mean features and a constant",
-        loss=BatchLoss(logistic_error_of, lambda params, batch: batch[0] @ params),
-        init=_normal_init(matrix.shape[1]),
-        data=(matrix, 2.0 * target - 1),
     )
 
 
@@ -174,11 +163,11 @@ def _burgers() -> Problem:
 def _mnist() -> Problem:
     pixels, labels = data.load("mnist-5k")
     return Problem(
+        BatchLoss(cross_entropy_of, outputs_of),
+        network_init((784, 128, 10), np.float32),
+        (pixels.astype(np.float32), data.one_hot(labels, np.float32)),
         name="mnist-5k",
         title="MNIST, 5,000 images, MLP 784-128-10 tanh, cross-entropy, full batch",
-        loss=BatchLoss(cross_entropy_of, outputs_of),
-        init=network_init((784, 128, 10), np.float32),
-        data=(pixels.astype(np.float32), data.one_hot(labels, np.float32)),
     )
 
 
@@ -204,12 +193,12 @@ def windows_of_text(count: int) -> tuple[Batch, int]:
 def _transformer(windows: int = 250) -> Problem:
     texts, characters = windows_of_text(windows)
     return Problem(
+        BatchLoss(next_character_error, lambda params, batch: transformer(params, batch[0])),
+        lambda seed: transformer_init(seed, characters),
+        texts,
         name="kjv-64",
         title=f"{windows * LENGTH:,} characters of the King James Bible, the next one from up to "
         f"{LENGTH}, transformer of two layers, cross-entropy, batch 64",
-        loss=BatchLoss(next_character_error, lambda params, batch: transformer(params, batch[0])),
-        init=lambda seed: transformer_init(seed, characters),
-        data=texts,
         batch_size=64,
     )
 

@@ -20,20 +20,11 @@ def solve(
     atol: float | None = None,
     solver: diffrax.AbstractSolver | None = None,
 ) -> Any:
-    """Where a flow is at some times.
+    """Where the flow `field(t, y, args)` is at some times, by Dopri8 by default.
 
-    Args:
-        field: `field(t, y, args)`, its derivative.
-        begin: Where it begins: at time 0, or at the first of several times.
-        times: The time at which it ends; or several, ascending.
-        args: What the field is given.
-        first: Its first step.
-        rtol: Relative tolerance.
-        atol: Absolute one; by default the same.
-        solver: By default Dopri8.
-
-    Returns:
-        Its values along a new first axis, of which there is one for each time.
+    Of one time, that at which it ends, the flow begins at 0; of several, ascending, at the first.
+    `first` is the first step, and `atol` is `rtol` by default. The values lie along a new first
+    axis, of which there is one for each time.
     """
     times = jnp.atleast_1d(jnp.asarray(times, float))
     alone = len(times) == 1

@@ -1,7 +1,4 @@
-"""Eigenvalues of the Hessian: at the initial point, along training; the largest stable rate.
-
-Lanczos is that of `odeopt.diagnostics`; this module says when it is asked.
-"""
+"""Eigenvalues of the Hessian: at the initial point, along training; the largest stable rate."""
 
 import functools
 from collections.abc import Callable
@@ -19,6 +16,7 @@ from .engine.problem import Params, Problem
 from .engine.runner import Runner
 from .engine.steps import advance
 from .engine.store import Record
+from .engine.tuner import bracket
 
 MATVECS = 24
 """Hessian-vector products of one Lanczos run (counted as 2 gradients each): the largest
@@ -38,20 +36,16 @@ TRACE_STEPS, TRACE_POINTS = 800, 20
 
 
 def measured_limit(runner: Runner, limit: float, sharpness: float) -> float:
-    """The largest stable h * lambda_max on a quadratic, from runs on a 1 % grid around `limit`.
+    """The largest stable h * lambda_max on a quadratic, to 0.5 %: from a 1 % grid around `limit`.
 
-    The grid lies at half percents, 0.905 to 1.095 of `limit`; the middle between the last stable
-    rate below the first unstable one and that one is returned, so it is known to 0.5 %. NaN if
-    no rate or every rate is stable.
+    The middle between the first unstable rate and the one below; NaN if that is not on the grid.
     """
     relative = 1 + (np.arange(LIMIT_RUNS) - LIMIT_RUNS / 2 + 0.5) / 100
     gradients = LIMIT_STEPS * runner.entry.gradients_per_step
     curves = runner.run([(x * limit / sharpness, 0) for x in relative], gradients)
-    unstable = np.array([curve.diverged for curve in curves])
-    first = int(np.argmax(unstable))
-    if not unstable.any() or first == 0:
-        return float("nan")
-    return float(limit * (relative[first - 1] + relative[first]) / 2)
+    unstable = [curve.diverged for curve in curves]
+    low, high = bracket(dict(zip(relative, unstable, strict=True)))
+    return float(limit * (low + high) / 2) if np.isfinite(high) else float("nan")
 
 
 def eigenvalues(problem: Problem, seed: int) -> np.ndarray:
@@ -107,17 +101,11 @@ def _ritz_of(loss: Callable[..., jax.Array]) -> Callable[[Params, Any], jax.Arra
 def trace_record(
     problem: Problem, entry: Entry, sharpness: float, share: float = TRACE_RATE
 ) -> Record:
-    """Sharpness along one full-batch run on seed 0, at a share of the stability limit.
+    """Sharpness along one full-batch run on seed 0, at a share of the stability limit there.
 
-    Args:
-        problem: A full-batch problem.
-        entry: The optimizer, which has a limit.
-        sharpness: At the initial point.
-        share: Of the limit there.
-
-    Returns:
-        A record with the gradients used, the products of the observation aside, and the sharpness
-        there, up to the first that is not finite.
+    The entry has a limit; `sharpness` is that of the initial point. The record has the gradients
+    used, the products of the observation aside, and the sharpness there, up to the first not
+    finite.
     """
     assert entry.limit is not None
     data = jax.tree.map(jnp.asarray, problem.data)
@@ -125,19 +113,18 @@ def trace_record(
     optimizer = entry.make(rate)
     go_on = jax.jit(functools.partial(advance, problem, optimizer))
     params = problem.start(0)
-    state = optimizer.init(params)
-    at = np.arange(TRACE_POINTS + 1) * TRACE_STEPS // TRACE_POINTS
+    state, steps = optimizer.init(params), 0
     used, values = [], []
-    for begin, end in zip(np.concatenate([[0], at[:-1]]), at, strict=True):
-        params, state = go_on(int(end - begin), data, params, state)
-        largest = float(_ritz(problem)(params, data)[-1])
+    for end in np.arange(TRACE_POINTS + 1) * TRACE_STEPS // TRACE_POINTS:
+        params, state = go_on(int(end) - steps, data, params, state)
+        steps, largest = int(end), float(_ritz(problem)(params, data)[-1])
         if not np.isfinite(largest):
             break
-        used.append(int(end) * entry.gradients_per_step)
+        used.append(steps * entry.gradients_per_step)
         values.append(largest)
-    about = {"problem": problem.name, "optimizer": entry.name, "R": entry.limit}
-    shown = {"learning_rate": float(rate), "gradients": used, "sharpness": values}
-    return {"kind": "sharpness", **about, **shown}
+    about: Record = {"kind": "sharpness", "problem": problem.name, "optimizer": entry.name}
+    about |= {"R": entry.limit, "learning_rate": float(rate)}
+    return {**about, "gradients": used, "sharpness": values}
 
 
 LIMITS_HOLD = Claim(

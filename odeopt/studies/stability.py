@@ -1,7 +1,4 @@
-"""Is a solver more stable than SGD, and what does it cost? Rates x seeds x problems.
-
-`run` does the whole study; `odeopt stability` is the same from a shell.
-"""
+"""Is a solver more stable than SGD, and what does it cost? Rates x seeds x problems."""
 
 import dataclasses
 import functools
@@ -147,37 +144,32 @@ def loss_against_rate(
 def verdict(results: Results) -> str:
     """The answer in a sentence: whether any solver gains, R of the most stable one, its price."""
     runs = runs_of(results)
-    baseline = baseline_of(runs)
-    table = races.compare(runs, baseline)
+    baseline, table = baseline_of(runs), results.table("comparison").set_index("optimizer")
     solvers = table[table.solver & (table.index != baseline)]
     if not baseline or solvers.empty:
         return "This run has no solver besides sgd or euler, so there is nothing to compare."
     problems, most = runs.problem.nunique(), solvers.below.max()
     all_of_them = f"{problems} problem{'s' * (problems != 1)}"
     clearly = solvers[solvers.p < 0.05].below.max()  # NaN where there is none
-    lead = "Yes, mostly." if 2 * clearly > problems else "On some problems."
-    lead = "No." if not most else lead if clearly > 0 else "Not clearly."
-    limit = "; ".join(_limits(results, runs, list(solvers.index), baseline))
+    limit = "; ".join(_limits(results, list(solvers.index), baseline))
     if not most:
-        race = (
-            f"at equal gradients no solver ended with a lower loss than {baseline} on any of "
-            f"{all_of_them}"
+        return (
+            f"No. {limit}; at equal gradients no solver ended with a lower loss than {baseline} on "
+            f"any of {all_of_them}."
         )
-    else:
-        each = ", ".join(f"{n} on {row.below:.0f}" for n, row in solvers.iterrows() if row.below)
-        race = (
-            f"at equal gradients these ended with a lower loss than {baseline}: {each} of "
-            f"{all_of_them} (Mann-Whitney over all problems, corrected by Holm: p = "
-            f"{solvers.p.min():.2g} for the clearest)"
-        )
-    return f"{lead} {limit}; {race}."
+    lead = "Yes, mostly." if 2 * clearly > problems else "On some problems."
+    lead = lead if clearly > 0 else "Not clearly."
+    each = ", ".join(f"{n} on {row.below:.0f}" for n, row in solvers.iterrows() if row.below)
+    return (
+        f"{lead} {limit}; at equal gradients these ended with a lower loss than {baseline}: {each} "
+        f"of {all_of_them} (Mann-Whitney over all problems, corrected by Holm: p = "
+        f"{solvers.p.min():.2g} for the clearest)."
+    )
 
 
-def _limits(
-    results: Results, runs: pd.DataFrame, solvers: list[str], baseline: str
-) -> Iterator[str]:
+def _limits(results: Results, solvers: list[str], baseline: str) -> Iterator[str]:
     """What theory says of the solvers' stability limits."""
-    about = runs.drop_duplicates("optimizer").set_index("optimizer")
+    about = runs_of(results).drop_duplicates("optimizer").set_index("optimizer")
     finite = about.R.reindex(solvers).dropna()
     if len(finite):
         name = finite.idxmax()
@@ -196,8 +188,7 @@ def _limits(
 
 
 def _best(results: Results) -> str:
-    runs = runs_of(results)
-    lowest = races.compare(runs, baseline_of(runs)).lowest
+    runs, lowest = runs_of(results), results.table("comparison").set_index("optimizer").lowest
     winners = lowest[lowest > 0].sort_values(ascending=False, kind="stable")
     each = ", ".join(f"{name} on {count}" for name, count in winners.items()) or "no optimizer"
     lost = int((runs.status == "diverged").sum())
@@ -237,8 +228,8 @@ def _regions(results: Results) -> Plot:
     spectrum = {record.problem: np.array(record.eigenvalues) for record in found}
     best = races.tuned(runs_of(results)).drop_duplicates(races.PAIR)
     best = best[best.problem.isin(list(spectrum))]
-    every = {one.name: _polynomial(one) for one in contenders(results.settings.solvers)}
-    known = {name: polynomial for name, polynomial in every.items() if polynomial is not None}
+    every = contenders(results.settings.solvers)
+    known = {one.name: p for one in every if (p := _polynomial(one)) is not None}
     plot, problems = Plot(list(best.optimizer.unique()), height=2.6), list(spectrum)
     reach = max((r.learning_rate * spectrum[r.problem].max() for r in best.itertuples()), default=0)
     left = -min(max(4.5, reach + 0.5), 10)
@@ -268,9 +259,15 @@ def _polynomial(one: Entry) -> np.ndarray | None:
     return solver.tableau.stability_polynomial if isinstance(solver, ExplicitRungeKutta) else None
 
 
-def _edges(runs: pd.DataFrame) -> str:
+def _profile(results: Results) -> Plot:
+    runs = runs_of(results)
+    cost = races.gradients_to_target(races.tuned(runs), runs.optimizer.unique())
+    return race_figures.profile({"gradients to the target": cost})
+
+
+def _edges(results: Results) -> str:
     """Where the lines of the optimizers with a limit end."""
-    runs = runs[runs.R.notna()]
+    runs = runs_of(results).dropna(subset="R")
     first = runs[runs.status == "diverged"].groupby(races.PAIR).relative_rate.min()
     pairs = runs.groupby(races.PAIR).ngroups
     if first.empty:
@@ -282,13 +279,14 @@ def _edges(runs: pd.DataFrame) -> str:
     )
 
 
-def _reach(runs: pd.DataFrame) -> str:
+def _reach(results: Results) -> str:
+    runs = runs_of(results)
     lost = runs[runs.status == "diverged"].groupby(races.PAIR).ngroups
     return f"Runs diverged at some rate in {lost} of {runs.groupby(races.PAIR).ngroups} lines."
 
 
-def _inside(runs: pd.DataFrame) -> str:
-    tuned = races.tuned(runs).drop_duplicates(races.PAIR).relative_rate.dropna()
+def _inside(results: Results) -> str:
+    tuned = races.tuned(runs_of(results)).drop_duplicates(races.PAIR).relative_rate.dropna()
     if tuned.empty:
         return "No optimizer with a limit has a tuned rate."
     return (
@@ -297,37 +295,35 @@ def _inside(runs: pd.DataFrame) -> str:
     )
 
 
-_LIMITS = Figure(
-    "limits",
-    lambda r: race_figures.limits(
-        r.table("comparison").set_index("optimizer"), baseline_of(runs_of(r))
-    ),
-    "A limit lies between the largest stable and the smallest diverged rate that were tried. So "
-    "the ratio of two limits is an interval, drawn as a bar; its ends are medians over problems. "
-    "Only a bar that does not contain 1 shows that one limit is larger.",
-    each(
-        "Limits divided by the baseline's, per step and per gradient",
-        _solvers,
-        "{optimizer} {step} and {gradient}",
-    ),
-)
-_RELATIVE = Figure(
-    "loss_relative",
-    lambda r: race_figures.loss_against_rate(runs_of(r), "relative_rate", "h · sharpness / R"),
-    "Loss against the rate in units of each method's own linear stability limit at the initial "
-    "point. According to linear theory the lines end at 1.",
-    lambda r: _edges(runs_of(r)),
-)
 FIGURES = (
-    _LIMITS,
-    _RELATIVE,
+    Figure(
+        "limits",
+        lambda r: race_figures.limits(
+            r.table("comparison").set_index("optimizer"), baseline_of(runs_of(r))
+        ),
+        "A limit lies between the largest stable and the smallest diverged rate that were tried. "
+        "So the ratio of two limits is an interval, drawn as a bar; its ends are medians over "
+        "problems. Only a bar that does not contain 1 shows that one limit is larger.",
+        each(
+            "Limits divided by the baseline's, per step and per gradient",
+            _solvers,
+            "{optimizer} {step} and {gradient}",
+        ),
+    ),
+    Figure(
+        "loss_relative",
+        lambda r: race_figures.loss_against_rate(runs_of(r), "relative_rate", "h · sharpness / R"),
+        "Loss against the rate in units of each method's own linear stability limit at the initial "
+        "point. According to linear theory the lines end at 1.",
+        _edges,
+    ),
     Figure(
         "loss_rate",
         lambda r: race_figures.loss_against_rate(runs_of(r), "learning_rate", "learning rate h"),
         "Median over the reported seeds (lines), their range (bands), the tuned rate (rings). A "
         "cross in the strip on top marks a rate at which a seed diverged. Compare where the "
         "lines end and how wide their minima are.",
-        lambda r: _reach(runs_of(r)),
+        _reach,
     ),
     Figure(
         "loss_gradients",
@@ -338,13 +334,7 @@ FIGURES = (
     ),
     Figure(
         "profile",
-        lambda r: race_figures.profile(
-            {
-                "gradients to the target": races.gradients_to_target(
-                    races.tuned(runs_of(r)), runs_of(r).optimizer.unique()
-                )
-            }
-        ),
+        _profile,
         "The share of (problem, seed) pairs in which an optimizer at its tuned rate reaches the "
         f"target within τ times the gradients of the fastest. The target is {races.TARGET:.0%} of "
         "the decrease from the median initial loss to the best median final loss; a miss counts "
@@ -358,7 +348,7 @@ FIGURES = (
         "The region of stability |R(z)| ≤ 1 (shaded). The strip above shows z = −h λ for the "
         "eigenvalues λ of the Hessian at the initial point and the tuned rate h, one row for "
         "each problem; they are real. Directions with z left of the shaded region grow at first.",
-        lambda r: _inside(runs_of(r)),
+        _inside,
     ),
 )
 

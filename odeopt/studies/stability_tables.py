@@ -1,7 +1,4 @@
-"""Tables of the stability study: all results, and each optimizer against the baseline.
-
-Uses pandas; works on records only, so that a stored study gives the same tables.
-"""
+"""Tables of the stability study, of its records."""
 
 import numpy as np
 import pandas as pd
@@ -78,20 +75,14 @@ TABLES = (
             ),
             "gradient": ("per gradient", "the same, divided by the gradients of a step"),
             "lowest": ("lowest on", "problems on which its median final loss is the lowest"),
-            "below": (
-                "below on",
-                "problems on which its median final loss is below the baseline's",
-            ),
+            "below": ("below on", "problems on which its median loss is below the baseline's"),
             "p": (
                 "p",
                 "of its not being lower on any problem: Mann-Whitney, one-sided, combined over "
                 "problems (Fisher), corrected for the number of optimizers (Holm)",
             ),
             "reached of pairs": ("reached", "pairs of problem and seed at the target"),
-            "diverged of runs": (
-                "diverged",
-                "runs whose final loss is not finite or above the initial loss",
-            ),
+            "diverged of runs": ("diverged", "runs that end not finite, or above the initial loss"),
         },
         ("optimizer", "step", "gradient", "lowest", "below", "diverged of runs"),
         "The rate of a method without R is not a flow time, so a ratio of limits to its limit "

@@ -1,7 +1,4 @@
-"""What do solvers for stiff losses gain on the way to a fixed target, in gradients and in seconds?
-
-`run` does the whole study; `odeopt stiff` is the same from a shell.
-"""
+"""What do solvers for stiff losses gain, in gradients and in seconds to a fixed target?"""
 
 from collections.abc import Mapping
 
@@ -41,18 +38,15 @@ def verdict(results: Results) -> str:
             "to compare."
         )
     best = wins.gradients_won.idxmax()
-    row, others = wins.loc[best], wins.drop(best)
+    row = wins.loc[best]
     lead = "Yes." if row.gradients_won == row.problems else "On some problems."
     lead = lead if row.gradients_won else "No, not in gradients."
-    text = (
+    rest = ", ".join(f"{name} on {r.gradients_won}" for name, r in wins.drop(best).iterrows())
+    rest = rest and f" (fewer gradients than the best rival, other solvers: {rest})"
+    return (
         f"{lead} To reach the target, {best} needs fewer gradients than the best rival on "
         f"{row.gradients_won} of {row.problems} problems, and fewer seconds on {row.seconds_won}"
-    )
-    rest = ", ".join(f"{name} on {r.gradients_won}" for name, r in others.iterrows())
-    return (
-        f"{text} (fewer gradients than the best rival, other solvers: {rest})."
-        if rest
-        else f"{text}."
+        f"{rest}."
     )
 
 
@@ -74,8 +68,8 @@ def _farther(results: Results) -> list[Check]:
     limits = results.table("stable").set_index("optimizer")
     if not set(runs.CLIMBING) <= set(limits.index):
         return []
-    climbed = tables.runs_of(results, "climb").set_index("optimizer")
-    row, cost = limits.loc["rkc"], int(climbed.gradients_per_step.loc["rkc"].iloc[0])
+    climbed = tables.runs_of(results, "climb").query("optimizer == 'rkc'")
+    row, cost = limits.loc["rkc"], int(climbed.gradients_per_step.iloc[0])
     holds = True if row.low > cost else False if row.high <= cost else None
     return [Check(f"{runs.STABLE_ON}, rkc", row.low, f"above {cost}", holds)]
 
@@ -128,12 +122,12 @@ CLAIMS = (
 
 
 def _profile(results: Results) -> Plot:
-    arrived = np.isfinite(tables.fresh(results).to_target).any()
-    found = {
-        f"{name} to the target": tables.costs(results, column)
-        for name, column in tables.COSTS.items()
-    }
-    return race_figures.profile(found if arrived else {})
+    if not np.isfinite(tables.fresh(results).to_target).any():
+        return race_figures.profile({})
+    shown = tables.COSTS.items()
+    return race_figures.profile(
+        {f"{name} to the target": tables.costs(results, column) for name, column in shown}
+    )
 
 
 def _loss(results: Results) -> Plot:
@@ -193,10 +187,7 @@ _VERDICT = {
     "gradients": ("gradients", "of the solver to the target, median of the reported seeds"),
     "rival_gradients": ("best rival's", "the fewest that a rival needs"),
     "gradients_rival": ("who", "the rival with the fewest gradients"),
-    "gradients_ratio": (
-        "ratio",
-        "the solver's gradients divided by the rival's; a miss is infinite",
-    ),
+    "gradients_ratio": ("ratio", "gradients divided by the rival's; a miss is infinite"),
     "gradients_won": ("fewer", "whether the solver needs fewer"),
     "gradients_p": ("p", "of the difference in gradients: Mann-Whitney, Holm over the problems"),
     "seconds": ("seconds", "of the solver to the target, without compilation"),
@@ -206,10 +197,7 @@ _VERDICT = {
     "seconds_won": ("fewer seconds", "whether the solver needs fewer"),
 }
 _SUMMARY = {
-    "setting": (
-        "setting",
-        "learning rate, memory or first step; tuned on seed 0 if there are several",
-    ),
+    "setting": ("setting", "rate, memory or first step; tuned on seed 0 if there are several"),
     "tried": ("tried", "number of settings that were tried"),
     "tuning": ("tuning", "gradients used for it"),
     "reached": ("reached", "reported runs that reached the target"),
@@ -242,10 +230,7 @@ TABLES = (
         tables.sensitivity,
         {
             **races.NAMED,
-            "sensitivity": (
-                "sensitivity",
-                "mean over the rates of min(loss, initial loss), minus the lowest loss",
-            ),
+            "sensitivity": races.COLUMNS["sensitivity"],
             "share": ("of sgd's", "the same divided by that of sgd to its learning rate"),
             "best": ("best loss", "over the rates"),
             "worst": ("worst", "over the rates"),
@@ -289,10 +274,7 @@ TABLES = (
         {
             "problem": ("problem", "its name"),
             "rate": ("rate", "fixed"),
-            "rise": (
-                "largest rise",
-                "of the loss in a step, relative; negative if the loss always fell",
-            ),
+            "rise": ("largest rise", "of the loss in a step, relative; negative if it always fell"),
             "loss": ("loss", "the highest final loss"),
             "steps": ("steps", "in all"),
             "runs": ("runs", "one for each seed"),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -72,8 +72,7 @@ class Goal:
             curvature = jax.hessian(problem.loss)(x, data)
             return x - jnp.linalg.solve(curvature, jax.grad(problem.loss)(x, data))
 
-        start = jnp.zeros_like(problem.init(0))
-        end = jax.jit(lambda x: jax.lax.fori_loop(0, NEWTON_STEPS, newton, x))(start)
+        end = jax.lax.fori_loop(0, NEWTON_STEPS, newton, jnp.zeros_like(problem.init(0)))
         return float(problem.loss(end, data))
 
     def target(self, initial: Any, optimum: float) -> Any:
@@ -119,9 +118,7 @@ def _known(name: str, **changes: Any) -> Callable[[], Entry]:
     return lambda: dataclasses.replace(find(name), **changes)
 
 
-def _with_cg() -> Entry:
-    make = functools.partial(odeopt.linearly_implicit_euler, solve="cg")
-    return controlled("linearly_implicit_euler-cg", make, tuned=False)
+_CG = "linearly_implicit_euler-cg", functools.partial(odeopt.linearly_implicit_euler, solve="cg")
 
 
 ITERATIVE = {"bfgs": iterative.bfgs, "levenberg_marquardt": iterative.levenberg_marquardt}
@@ -136,7 +133,7 @@ ENTRIES: dict[str, Callable[[], Entry]] = {
         "rkc-auto", lambda rate: odeopt.rkc(rate, stages=None), counted=True, unit=10.0
     ),
     "linearly_implicit_euler": _known("linearly_implicit_euler", tuned=False),
-    "linearly_implicit_euler-cg": _with_cg,
+    "linearly_implicit_euler-cg": lambda: controlled(*_CG, tuned=False),
     **{
         name: _known(name, tuned=False)
         for name in ("rosenbrock2", "exponential_euler", "implicit_euler")
@@ -271,11 +268,11 @@ def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Re
         lab = Lab(lab.store, lab.devices[:1], lab.deadline)
 
     @functools.cache
-    def race(setting: float) -> Race:
+    def race(memory: float) -> Race:
         return Race(
             lab,
             problem,
-            _lbfgs(int(setting)) if one.name == "lbfgs" else one,
+            _lbfgs(int(memory)) if memory else one,
             goal.gradients - 1,  # the gradient that sees the last loss is counted too
             [TUNING_SEED, *fresh],
             slots=settings.seeds,
@@ -287,19 +284,19 @@ def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Re
     def of(setting: float) -> Race:
         return race(setting if one.name == "lbfgs" else 0.0)
 
-    arrived = list[float]()
+    limit = goal.gradients
 
     def score(setting: float) -> float:
         """Gradients to the target; a miss is ranked behind by its final loss.
 
         Once a setting has arrived, no other is given more gradients than that one took.
         """
-        limit = int(min(arrived, default=goal.gradients))
+        nonlocal limit
         wanted = [(setting, TUNING_SEED)]
         (record,) = of(setting).runs(wanted, limit - 1, purpose="tuning", limit=limit)
         found.append(record)
         if record["status"] == "reached":
-            arrived.append(record["reached"])
+            limit = min(limit, int(record["reached"]))
             return float(record["reached"])
         if record["status"] == "diverged":
             return np.inf
@@ -331,11 +328,15 @@ def _few(settings: Settings) -> list[int]:
     return list(range(1, min(settings.seeds, SWEPT_SEEDS) + 1))
 
 
+def _by_decades(race: Race, decades: Iterable[int]) -> list[Record]:
+    rates = [float(race.problem.dtype(10.0**decade)) for decade in decades]
+    return race.runs((rate, seed) for rate in rates for seed in race.seeds)
+
+
 def _sweep(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Record]:
     """Final losses at equal gradients, over six decades of rates or first steps."""
-    seeds, rates = _few(settings), [float(problem.dtype(10.0**decade)) for decade in DECADES]
-    race = Race(lab, problem, one, SWEPT - 1, seeds, kind="sweep", points=1)
-    return race.runs((rate, seed) for rate in rates for seed in seeds)
+    race = Race(lab, problem, one, SWEPT - 1, _few(settings), kind="sweep", points=1)
+    return _by_decades(race, DECADES)
 
 
 def _climb(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Record]:
@@ -346,9 +347,8 @@ def _climb(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[R
     assert one.limit is not None
     rate = FIRST_STABLE * one.limit
     for _ in range(MOST_CLIMBS):
-        made = race.runs((float(problem.dtype(rate)), seed) for seed in seeds)
-        found += made
-        if any(record["status"] == "diverged" for record in made):
+        found += race.runs((float(problem.dtype(rate)), seed) for seed in seeds)
+        if any(record["status"] == "diverged" for record in found):
             break
         rate *= QUARTER_OCTAVE
     return found
@@ -357,8 +357,7 @@ def _climb(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[R
 def _descent(settings: Settings, problem: Problem, lab: Lab) -> list[Record]:
     """Implicit Euler at fixed rates over nine decades: does the loss ever rise?"""
     fixed = entry("implicit_euler, fixed step", odeopt.implicit_euler, counted=True)
-    seeds, budget = _few(settings), DESCENT_STEPS * (FIXED_COST + 1)
-    options: dict[str, Any] = {"points": 1, "most": DESCENT_STEPS}
-    race = Race(lab, problem, fixed, budget, seeds, kind="descent", slots=30, **options)
-    rates = [float(problem.dtype(10.0**decade)) for decade in DESCENT_DECADES]
-    return race.runs((rate, seed) for rate in rates for seed in seeds)
+    options: dict[str, Any] = {"points": 1, "most": DESCENT_STEPS, "slots": 30}
+    budget = DESCENT_STEPS * (FIXED_COST + 1)
+    race = Race(lab, problem, fixed, budget, _few(settings), kind="descent", **options)
+    return _by_decades(race, DESCENT_DECADES)
