@@ -116,7 +116,7 @@ class AbstractLocalRule(AbstractRule):
         return self.size(info).astype(float), state
 
 
-class Fixed(AbstractLocalRule):
+class Fixed(AbstractRule):
     """One step size for all steps, known when the optimizer is built; accepts every step."""
 
     step_size: float
@@ -137,9 +137,9 @@ class Fixed(AbstractLocalRule):
                 )
         return ()
 
-    def size(self, info: StepInfo) -> Scalar:
+    def propose(self, state: tuple[()], info: StepInfo) -> tuple[Scalar, tuple[()]]:
         """The step size."""
-        return jnp.asarray(self.step_size, float)
+        return jnp.asarray(self.step_size, float), state
 
 
 class Scheduled(AbstractLocalRule):
