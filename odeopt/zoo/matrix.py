@@ -91,11 +91,29 @@ def muon(
       >>> opt = odeopt.muon(0.02)
     """
     axes = _two_axes if muon_weight_dimension_numbers is None else muon_weight_dimension_numbers
-    steps, decay = (ns_steps, ns_coeffs, preconditioning, eps), (weight_decay, weight_decay_mask)
-    size = adaptive, consistent_rms
-    matrices = SpectralFlow(beta, *steps, *decay, nesterov, *size, axes, mu_dtype)
-    adam = adam_b1, adam_b2, eps, adam_eps_root, adam_weight_decay
-    others = AdamFlow(*adam, nesterov=nesterov, mu_dtype=mu_dtype)
+    matrices = SpectralFlow(
+        beta,
+        ns_steps,
+        ns_coeffs,
+        preconditioning,
+        eps,
+        weight_decay,
+        weight_decay_mask,
+        nesterov,
+        adaptive,
+        consistent_rms,
+        axes,
+        mu_dtype,
+    )
+    others = AdamFlow(
+        adam_b1,
+        adam_b2,
+        eps,
+        adam_eps_root,
+        adam_weight_decay,
+        nesterov=nesterov,
+        mu_dtype=mu_dtype,
+    )
     paces = {} if adam_learning_rate is None else {"adam": adam_learning_rate}
     flow = grouped(matrices, others, axes, paces)
     return ode_optimizer(flow, solver or solvers.Lie(), learning_rate, **options)
@@ -172,8 +190,18 @@ def soap(
     """
     b2 = as_decay(b2, jnp.float32)  # squares of small gradients would vanish in 16 bits
     axes = _two_axes if weight_dimension_numbers is None else weight_dimension_numbers
-    bases = precondition_frequency, max_precond_dim, shampoo_beta
-    matrices = KroneckerFlow(b1, b2, eps, weight_decay, mask, nesterov, *bases, axes)
+    matrices = KroneckerFlow(
+        b1,
+        b2,
+        eps,
+        weight_decay,
+        mask,
+        nesterov,
+        precondition_frequency,
+        max_precond_dim,
+        shampoo_beta,
+        axes,
+    )
     others = AdamFlow(b1, b2, eps, 0.0, weight_decay, mask, nesterov)
     flow = grouped(matrices, others, axes)
     return ode_optimizer(flow, solver or solvers.Lie(), learning_rate, **options)

@@ -227,8 +227,14 @@ def log_time_soap(
     """
     clock = LogTime(rate)
     axes = _last_axis_out if weight_dimension_numbers is None else weight_dimension_numbers
-    bases = precondition_frequency, max_precond_dim
-    matrices = KroneckerFlow(0.0, clock, eps, 0.0, None, False, *bases, dimensions=axes)
+    matrices = KroneckerFlow(
+        0.0,
+        clock,
+        eps,
+        precondition_frequency=precondition_frequency,
+        max_precond_dim=max_precond_dim,
+        dimensions=axes,
+    )
     flow = grouped(matrices, AdamFlow(0.0, clock, eps), axes)
     return _in_log_time(flow, clock, learning_rate, weight_decay, first, gain, **options)
 
