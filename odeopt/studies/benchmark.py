@@ -150,8 +150,16 @@ def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Re
     state = jax.eval_shape(one.make(0.1).init, params)
     held, size = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state, params))
     about = {"tuned": one.tuned, "criterion": judged.criterion, "memory": held / size}
-    options: dict[str, Any] = {"slots": 7, "about": about, "points": judged.points}
-    race = Race(lab, problem, one, settings.gradients, [TUNING_SEED, *seeds], **options)
+    race = Race(
+        lab,
+        problem,
+        one,
+        settings.gradients,
+        [TUNING_SEED, *seeds],
+        slots=7,
+        about=about,
+        points=judged.points,
+    )
     if not one.tuned:
         factors = (1.0, *FACTORS) if one.name == QUESTION else (1.0,)
         asked = [(factor, seed) for factor in factors for seed in seeds]
@@ -174,7 +182,8 @@ def verdict(results: Results) -> str:
         f"With nothing tuned, the loss of {QUESTION} is within {LEVEL - 1:.0%} of the best tuned "
         f"and scheduled rival's on {_counted(_of(found, QUESTION))}."
     )
-    if (whole := _of(found, WITHOUT_NOISE)).empty:
+    whole = _of(found, WITHOUT_NOISE)
+    if whole.empty:
         return text
     return (
         f"{text} In full batches that of {WITHOUT_NOISE} is within {LEVEL - 1:.0%} on "
@@ -186,8 +195,9 @@ def _counted(rows: pd.DataFrame) -> str:
     """On how many it is level and ahead, and on how many of those held out."""
     text = f"{rows.level.sum()} of {len(rows)} problems, and lower on {rows.ahead.sum()}"
     held = rows[rows.held_out.astype(bool)]
-    held_out = f" (held out: {held.level.sum()} of {len(held)}, lower on {held.ahead.sum()})"
-    return text + held_out * (len(held) > 0)
+    if held.empty:
+        return text
+    return f"{text} (held out: {held.level.sum()} of {len(held)}, lower on {held.ahead.sum()})"
 
 
 def _of(found: pd.DataFrame, optimizer: str) -> pd.DataFrame:

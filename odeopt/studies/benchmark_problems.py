@@ -152,8 +152,8 @@ def _mlp(
 
     def make() -> Problem:
         data = _flipped(parts(), wrong) if wrong else parts()
-        about = name, f"{title}, {words}", error, network, network_init(sizes, np.float32)
-        return _learning(*about, data, batch_size)
+        init = network_init(sizes, np.float32)
+        return _learning(name, f"{title}, {words}", error, network, init, data, batch_size)
 
     return Contest("full batch" if batch_size is None else "mini-batch", make)
 
@@ -208,8 +208,10 @@ def _spirals() -> list[Batch]:
 
 def _convolution() -> Problem:
     title = "digits, 10 % of the training labels wrong, two convolutions, cross-entropy"
-    model = cross_entropy_of, convolution, convolution_init
-    return _learning("convolution", title, *model, _flipped(_digits(), 0.1), 64)
+    parts = _flipped(_digits(), 0.1)
+    return _learning(
+        "convolution", title, cross_entropy_of, convolution, convolution_init, parts, 64
+    )
 
 
 def _digit_rows() -> Problem:
@@ -245,8 +247,11 @@ def _characters() -> Problem:
     cuts = (slice(1920), slice(1920, 2160), slice(2160, 2400))
     parts = [tuple(array[cut] for array in texts) for cut in cuts]
     title = f"text, the next character from up to {LENGTH}, transformer of two layers"
-    model = next_character_error, transformer, lambda seed: transformer_init(seed, characters)
-    return _learning("characters", title, *model, parts, 16)
+
+    def init(seed: int) -> Params:
+        return transformer_init(seed, characters)
+
+    return _learning("characters", title, next_character_error, transformer, init, parts, 16)
 
 
 def _vae() -> Problem:

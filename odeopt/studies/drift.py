@@ -97,8 +97,9 @@ def _validation(results: Results) -> pd.DataFrame:
     if "validation" not in runs:
         return pd.DataFrame()
     last = runs[runs["time"] == runs.groupby("problem")["time"].transform("max")]
-    about = {"index": ["problem", "time", "rate"], "columns": "variant", "values": "validation"}
-    return last.pivot_table(**about, sort=False).reset_index()
+    index = ["problem", "time", "rate"]
+    found = last.pivot_table(index=index, columns="variant", values="validation", sort=False)
+    return found.reset_index()
 
 
 def reach(mine: pd.DataFrame, share: str = "removed") -> tuple[float, float]:

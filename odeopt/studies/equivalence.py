@@ -205,8 +205,8 @@ def _sharpness(results: Results) -> Plot:
     for r in results.kind("sharpness"):
         if r["gradients"]:
             relative = np.array(r["sharpness"], float) * r["learning_rate"] / r["R"]
-            line = r["problem"], r["optimizer"], r["gradients"], np.minimum(relative, 3)
-            axes = plot.line(*line, labels, markevery=1)
+            shown, name = np.minimum(relative, 3), r["optimizer"]
+            axes = plot.line(r["problem"], name, r["gradients"], shown, labels, markevery=1)
             axes.axhline(1, color=INK, linewidth=1, linestyle="--")
     return plot
 

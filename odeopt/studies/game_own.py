@@ -156,8 +156,10 @@ def verdict(results: Results) -> list[str]:
     found = []
     for game, mine in groups(results.table("own"), "problem"):
         best = mine.loc[mine.loss_median.where(mine.optimizer != UNCOUNTED).idxmin()]
-        reach = ("at none" if pd.isna(h) else f"up to h = {h:g}" for h in mine.stable)
-        limits = ", ".join(map(" ".join, zip(mine.optimizer, reach, strict=True)))
+        limits = ", ".join(
+            f"{r.optimizer} {'at none' if pd.isna(r.stable) else f'up to h = {r.stable:g}'}"
+            for r in mine.itertuples()
+        )
         ends = f"at {best.loss_median:.3g} (start: {best.initial_loss:.3g})"
         lead = f"{best.optimizer} ends lowest, {ends}"
         lead = lead if np.isfinite(best.loss_median) else "no method stays bounded"
