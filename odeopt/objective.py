@@ -139,7 +139,7 @@ class Objective(abc.ABC):
         if name not in self._bound:
             function = self.args.get(name)
             if function is None:
-                raise ValueError(_NOTHING)
+                raise ValueError(_NO_LOSS if self.by_stage else _NOTHING)
             positional, called_as = _CALLED[name]
             if not callable(function):
                 raise TypeError(
@@ -162,6 +162,11 @@ _CALLED = {"value_fn": (1, "value_fn(params)"), "grad_fn": (2, "grad_fn(params, 
 _TAKEN = (
     "An argument of the loss is called `value_fn`, which is the name of the loss itself: rename "
     "it, or bind it, `lambda params, batch: loss(params, batch, value_fn=...)`."
+)
+_NO_LOSS = (
+    "This optimizer looks at the loss itself, and `grad_fn=` gives it gradients only. Pass the "
+    "loss to update too:\n    updates, state = opt.update(grads, state, params, value_fn=loss, "
+    "grad_fn=grad_fn, batch=batch)"
 )
 _NOTHING = (
     "This optimizer evaluates the loss or its gradient at further points and was given nothing to "

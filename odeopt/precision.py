@@ -1,5 +1,6 @@
 """Training with parameters of low precision: how an update is added to them."""
 
+import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -122,31 +123,40 @@ def compensated(
             "`odeopt.compensated(odeopt.adam(1e-3))`."
         )
     extended = optax.with_extra_args_support(optimizer)
+    return optax.GradientTransformationExtraArgs(
+        functools.partial(_init, extended, dtype), functools.partial(_update, extended)
+    )
 
-    def init(params: PyTree[Array]) -> CompensatedState:
-        residue = jax.tree.map(
-            lambda p: jnp.zeros_like(p, dtype or p.dtype) if _is_low(p) else None, params
-        )
-        return CompensatedState(extended.init(params), residue)
 
-    def update(
-        updates: PyTree[Array],
-        state: CompensatedState,
-        /,
-        params: PyTree[Array] | None = None,
-        **extra_args: Any,
-    ) -> tuple[PyTree[Array], CompensatedState]:
-        if params is None:
-            raise ValueError("compensated() needs the parameters: opt.update(grads, state, params)")
-        updates, inner = extended.update(updates, state.inner, params, **extra_args)
-        structure: Any
-        leaves, structure = jax.tree.flatten(updates)
-        others = map(structure.flatten_up_to, (params, state.residue))
-        pairs = [*map(_carried, leaves, *others)]
-        updates, residue = (structure.unflatten(pair[i] for pair in pairs) for i in range(2))
-        return updates, CompensatedState(inner, residue)
+# Functions of the module, so that the transformation can be pickled as its optimizer can.
 
-    return optax.GradientTransformationExtraArgs(init, update)
+
+def _init(
+    optimizer: optax.GradientTransformationExtraArgs, dtype: Any, params: PyTree[Array]
+) -> CompensatedState:
+    residue = jax.tree.map(
+        lambda p: jnp.zeros_like(p, dtype or p.dtype) if _is_low(p) else None, params
+    )
+    return CompensatedState(optimizer.init(params), residue)
+
+
+def _update(
+    optimizer: optax.GradientTransformationExtraArgs,
+    updates: PyTree[Array],
+    state: CompensatedState,
+    /,
+    params: PyTree[Array] | None = None,
+    **extra_args: Any,
+) -> tuple[PyTree[Array], CompensatedState]:
+    if params is None:
+        raise ValueError("compensated() needs the parameters: opt.update(grads, state, params)")
+    updates, inner = optimizer.update(updates, state.inner, params, **extra_args)
+    structure: Any
+    leaves, structure = jax.tree.flatten(updates)
+    others = map(structure.flatten_up_to, (params, state.residue))
+    pairs = [*map(_carried, leaves, *others)]
+    updates, residue = (structure.unflatten(pair[i] for pair in pairs) for i in range(2))
+    return updates, CompensatedState(inner, residue)
 
 
 def _carried(update: Array, param: Array, residue: Array | None) -> tuple[Array, Array | None]:

@@ -456,3 +456,11 @@ def test_an_array_as_the_rate_is_equal_to_itself_and_can_be_pickled():
     np.testing.assert_array_equal(
         update(restored, value_fn=LOSS)[0], update(odeopt.rk4(rate), value_fn=LOSS)[0]
     )
+
+
+@pytest.mark.parametrize("rule", [odeopt.stepsize.gain_ratio(), 1.0])
+def test_a_gradient_function_does_not_stand_for_the_loss(rule):
+    opt = odeopt.euler(rule) if rule != 1.0 else odeopt.implicit_euler(rule)
+    x = jnp.ones(2)
+    with pytest.raises(ValueError, match="gives it gradients only"):
+        opt.update(x, opt.init(x), x, grad_fn=lambda params, stage: params)

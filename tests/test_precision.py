@@ -1,6 +1,7 @@
 """Training in bfloat16: where nearest rounding stalls, the others follow float32."""
 
 import functools
+import pickle
 
 import chex
 import jax
@@ -104,6 +105,14 @@ def test_compensated_passes_on_what_the_optimizer_needs():
     assert int(state.inner.gradients) == 4
     assert updates.dtype == jnp.bfloat16
     assert jnp.array_equal(odeopt.step_params(state, x), x)
+
+
+def test_a_compensated_optimizer_comes_back_from_pickle():
+    opt = odeopt.compensated(odeopt.adam(1e-3))
+    x, grads = jnp.ones(3, jnp.bfloat16), jnp.full(3, 0.5, jnp.bfloat16)
+    expected = opt.update(grads, opt.init(x), x)
+    restored = pickle.loads(pickle.dumps(opt))
+    chex.assert_trees_all_equal(restored.update(grads, restored.init(x), x), expected)
 
 
 @pytest.mark.slow

@@ -139,6 +139,8 @@ class GameFlow(AbstractFlow):
     def init(self, params: PyTree[Array]) -> tuple[()]:
         """There is nothing auxiliary; refuses names that are not those of players."""
         players = Players.of(params)
+        if not players.names and not isinstance(params, Mapping | Sequence):
+            return ()  # optax's stand-in for parameters, by which `tree_map_params` finds them
         if self.speeds is not None:
             players.each(self.speeds, "speeds")
         if self.updates is not None:

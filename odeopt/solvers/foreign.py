@@ -118,9 +118,18 @@ class DiffraxMethod(AbstractMethod):
         t1 = jnp.ones([], jnp.finfo(jnp.result_type(*leaves)).dtype)
         t0, start = jnp.zeros_like(t1), tuple(map(jnp.zeros_like, leaves))
         memory_in = self.solver.init(term, t0, t1, start, None)
-        increment, error, _, _, result = self.solver.step(
-            term, t0, t1, start, None, memory_in, made_jump=False
-        )
+        try:
+            increment, error, _, _, result = self.solver.step(
+                term, t0, t1, start, None, memory_in, made_jump=False
+            )
+        except ValueError as failed:
+            if not self._implicit or not jax.sharding.get_abstract_mesh().manual_axes:
+                raise
+            raise ValueError(
+                f"The root finder of {type(self.solver).__name__} does not run inside this "
+                "shard_map: run the step under `jit` without it, on arrays that are split over "
+                "the devices."
+            ) from failed
         if error is not None:
             error = jax.tree.unflatten(structure, error)
         update, moved = jax.tree.unflatten(structure, increment)

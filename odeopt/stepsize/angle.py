@@ -56,7 +56,9 @@ class Angle(AbstractRule):
         rate: Any = self.gain if self.clock is None else self.clock.forgetting(steps)
         length = inner(descent, descent)
         most = jnp.where(state.square > 0, _LONGEST**2 * state.square, jnp.inf)
-        excess = jnp.where(length > most, 0.5 * jnp.log(length / most), 0.0)
+        longer = length > most
+        # Chosen before the logarithm: what is not used must have a derivative all the same.
+        excess = 0.5 * jnp.log(jnp.where(longer, length / jnp.where(longer, most, 1.0), 1.0))
         # The first length stands for all before it.
         fresh = (state.square == 0) | (rate >= 1)
         square = jnp.where(fresh, length, state.square + rate * (length - state.square))

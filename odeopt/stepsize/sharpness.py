@@ -60,7 +60,7 @@ class SharpnessRule(AbstractRule):
         params = info.z[0]
 
         def estimate(products: int) -> LastEstimate:
-            products = min(products, dimension(params))
+            products = max(1, min(products, dimension(params)))  # without entries `extreme` says so
             found = extreme(info.objective.product(params), params, products, state.vector)
             size = jnp.asarray(self.safety * limit / found.value, float)
             good = (found.value > 0) & jnp.isfinite(size)

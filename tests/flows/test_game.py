@@ -348,3 +348,18 @@ def test_jit_scan_and_vmap_change_nothing(opt):
 def test_what_does_not_fit_the_game_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: odeopt.alternating(0.1, {"first": 2, "second": 1}),
+        lambda: odeopt.game_runge_kutta(0.1, solvers.RK4(), speeds={"first": 1.0, "second": 2.0}),
+    ],
+)
+def test_tree_map_params_reads_the_state_of_a_game_whose_players_have_names(make):
+    players = {"first": jnp.ones(2), "second": jnp.ones(3)}
+    state = make().init(players)
+    chex.assert_trees_all_equal(optax.tree_map_params(make(), lambda leaf: leaf + 1, state), state)
+    with pytest.raises(ValueError, match="but the players are"):  # no players are not these two
+        make().init({})

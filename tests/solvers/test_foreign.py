@@ -161,3 +161,20 @@ def test_the_solvers_that_messages_advise_move_at_an_ordinary_step(solver):
     """A fixed step that is always rejected would be an optimizer that never starts."""
     _, state = follow(odeopt.from_diffrax(solver(), 0.1), gradient_field, start(), 5)
     assert state.rejected == 0
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_an_implicit_solver_says_that_it_does_not_run_inside_shard_map(checked):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    opt, x = odeopt.game_implicit_midpoint(0.1), {"a": jnp.ones(2), "b": jnp.ones(2)}
+
+    def step(x, batch):
+        field = lambda x, stage: jax.tree.map(lambda p: p * jax.lax.pmean(batch.mean(), "data"), x)
+        return opt.update(x, opt.init(x), x, grad_fn=field)[0]
+
+    spec = jax.sharding.PartitionSpec
+    inside = jax.shard_map(
+        step, mesh=mesh, in_specs=(spec(), spec("data")), out_specs=spec(), check_vma=checked
+    )
+    with pytest.raises(ValueError, match="does not run inside this shard_map"):
+        inside(x, jnp.ones(4))

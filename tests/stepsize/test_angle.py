@@ -139,3 +139,20 @@ def test_it_can_ask_the_flow_and_says_so_when_the_flow_does_not_know():
 def test_bad_arguments(kwargs):
     with pytest.raises(ValueError, match="must be"):
         angle(**kwargs)
+
+
+@pytest.mark.parametrize("make", [odeopt.log_time_adam, lambda: odeopt.adam(angle(first=0.01))])
+def test_the_end_of_a_run_can_be_differentiated_in_its_start(make, x64):
+    opt = make()
+    start = jnp.array([1.0, -2.0, 0.5])
+
+    def end(scale):
+        x, state = scale * start, opt.init(start)
+        for _ in range(3):
+            updates, state = opt.update(jnp.sinh(x), state, x)
+            x = optax.apply_updates(x, updates)
+        return jnp.sum(jnp.cosh(x))
+
+    end = jax.jit(end)
+    slope = (end(1 + 1e-5) - end(1 - 1e-5)) / 2e-5
+    np.testing.assert_allclose(jax.grad(end)(1.0), slope, rtol=1e-6)

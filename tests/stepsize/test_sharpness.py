@@ -232,3 +232,9 @@ def test_bad_arguments(name):
 def test_counts_are_whole_numbers(name, number):
     with pytest.raises(ValueError, match=f"{name} is {number}; it must be a whole number"):
         sharpness(**{name: number})
+
+
+def test_parameters_without_entries_are_named_as_the_reason():
+    opt = odeopt.euler(odeopt.stepsize.sharpness())
+    with pytest.raises(ValueError, match="params has no entries"):
+        opt.update({}, opt.init({}), {}, value_fn=lambda params: jnp.float32(1.0))
