@@ -312,12 +312,13 @@ def test_two_halves_are_unbiased_and_one_batch_is_not():
 def test_an_argument_of_one_player_alone_is_no_misspelling_for_another():
     """It would warn, and warnings are errors here."""
     losses = lambda z, x: z[0] * z[1] * x, lambda z, scale=1.0: -z[0] * z[1] * scale
-    plain = odeopt.game_gradient(losses)((1.0, 2.0), x=2.0)
+    players = jnp.array(1.0), jnp.array(2.0)
+    plain = odeopt.game_gradient(losses)(players, x=2.0)
     for penalized in (
         drift.penalized_game(losses, own=0.0),
         drift.ode_gan_penalty(losses, 0.0),
     ):
-        assert odeopt.game_gradient(penalized)((1.0, 2.0), x=2.0) == plain
+        assert odeopt.game_gradient(penalized)(players, x=2.0) == plain
 
 
 def test_odegans_penalty_is_the_discriminators_alone():

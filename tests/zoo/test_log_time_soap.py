@@ -36,6 +36,7 @@ def test_without_bases_it_is_log_time_adam(x64):
     chex.assert_trees_all_close(found, train(odeopt.log_time_adam(), start), rtol=1e-8)
 
 
+@pytest.mark.untyped
 def test_weight_decay_takes_no_second_gradient(x64):
     """Also not as a traced number, which `optax.inject_hyperparams` makes of its default."""
     params = jax.tree.map(lambda x: x.astype(float), PARAMS)
