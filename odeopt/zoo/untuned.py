@@ -130,7 +130,7 @@ def log_time_adam(
     the two formulas of predictability, a default that is not tuned.
     The state holds two copies of the parameters and a sixteenth. An update of 10 million parameters
     takes 5 to 8 times as long as that of `optax.adam` on a CPU, since it reads the state several
-    times; a gradient usually costs far more. It compiles 5.5 times as long (in a checkout:
+    times; a gradient usually costs far more. It compiles 5.3 times as long (in a checkout:
     `python -m benchmarks --only updates --only compile`).
 
     Args:
