@@ -1,7 +1,7 @@
 r"""Primal averaging: gradients are taken between a path and its running average."""
 
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple, NoReturn
 
 import equinox as eqx
 import jax
@@ -96,18 +96,28 @@ class AveragedFlow(AbstractFlow):
         """`decay` if there is, those of `base`, then `average`."""
         return (*(("decay",) if self._decays else ()), *self.base.parts, "average")
 
-    def looks_again(self, name: str) -> bool:
-        """Whether that part of `base` wants the gradient again; decay does not count as a move."""
-        return name in self.base.parts[1:] and self.base.looks_again(name)
+    def looks_again(self, name: str, moved: Sequence[str]) -> bool:
+        """Whether that part of `base` does, after those parts of `base` that have moved."""
+        parts = self.base.parts
+        return name in parts and self.base.looks_again(name, [m for m in moved if m in parts])
 
     @property
     def linear(self) -> bool:  # type: ignore[override]
         """Whether `base` is linear, nothing adapts and nothing decays."""
         return self.base.linear and not self._adapts and not self._decays
 
-    needs_params: ClassVar[Any] = property(lambda self: self._decays or self.base.needs_params)
-    _decays: ClassVar[Any] = property(lambda self: not is_zero(self.weight_decay))
-    _adapts: ClassVar[Any] = property(lambda self: self.beta is None or self.power is None)
+    @property
+    def needs_params(self) -> bool:  # type: ignore[override]
+        """True with weight decay."""
+        return self._decays or self.base.needs_params
+
+    @property
+    def _decays(self) -> bool:
+        return not is_zero(self.weight_decay)
+
+    @property
+    def _adapts(self) -> bool:
+        return self.beta is None or self.power is None
 
     def around(self, change: Callable[[AbstractFlow], AbstractFlow]) -> NoReturn:
         """Refused: its parameters are an average."""

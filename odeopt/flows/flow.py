@@ -73,9 +73,9 @@ class AbstractFlow(eqx.Module):
         """
         raise ValueError(f"{type(self).__name__} names no parts.")
 
-    def looks_again(self, name: str) -> bool:
-        """Whether a part wants the gradient where the parts before it have moved the parameters."""
-        return name == self.gradient_part
+    def looks_again(self, name: str, moved: Sequence[str]) -> bool:
+        """Whether a part wants the gradient where the parts `moved` have moved the parameters."""
+        return bool(moved) and name == self.gradient_part
 
     def fused(self, substeps: Substeps, z: State, objective: Objective, h: Scalar) -> Fused:
         """All of `substeps` in one pass, where there is a formula for them; else None."""

@@ -163,9 +163,9 @@ class GameFlow(AbstractFlow):
             return [1.0] * len(players.names)
         return players.each(self.speeds, "speeds")
 
-    def looks_again(self, name: str) -> bool:
-        """Always: a move is an answer to those before it."""
-        return True
+    def looks_again(self, name: str, moved: Sequence[str]) -> bool:
+        """After any move, to which the next is an answer."""
+        return bool(moved)
 
     def mover(self, name: str, players: Players) -> tuple[int, int]:
         """The place of a part's player, and its updates in a round."""

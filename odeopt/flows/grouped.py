@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -83,8 +83,15 @@ class GroupedFlow(AbstractFlow):
         """Whether the flows of all groups are linear, and none has a pace of its own."""
         return all(flow.linear for flow in self._all) and not self.paces
 
-    parts: ClassVar[Any] = property(lambda self: self._all[0].parts)
-    needs_params: ClassVar[Any] = property(lambda self: any(f.needs_params for f in self._all))
+    @property
+    def parts(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The parts of every flow."""
+        return self._all[0].parts
+
+    @property
+    def needs_params(self) -> bool:  # type: ignore[override]
+        """Whether the flow of any group does."""
+        return any(flow.needs_params for flow in self._all)
 
     @property
     def gradient_part(self) -> str | None:  # type: ignore[override]
@@ -92,8 +99,8 @@ class GroupedFlow(AbstractFlow):
         found = {flow.gradient_part for flow in self._all}
         return found.pop() if len(found) == 1 else None
 
-    def looks_again(self, name: str) -> bool:
-        return any(flow.looks_again(name) for flow in self._all)
+    def looks_again(self, name: str, moved: Sequence[str]) -> bool:
+        return any(flow.looks_again(name, moved) for flow in self._all)
 
     def init(self, params: PyTree[Array]) -> Groups:
         """The auxiliary variables of each group."""

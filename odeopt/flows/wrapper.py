@@ -1,7 +1,7 @@
 """Flows made of another flow."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -62,8 +62,8 @@ class AbstractWrapper(AbstractFlow):
         update, aux = self.base.part(name, inside, self.seen(objective, h), h, fraction)
         return update, self.outer(z[1], aux)
 
-    def looks_again(self, name: str) -> bool:
-        return self.base.looks_again(name)
+    def looks_again(self, name: str, moved: Sequence[str]) -> bool:
+        return self.base.looks_again(name, moved)
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
         """That of `base`, for the unchanged loss."""

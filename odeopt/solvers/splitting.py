@@ -161,14 +161,15 @@ def _in_turn(
 ) -> tuple[PyTree[Array], PyTree[Array]]:
     """The first gradient is the given one; once the parameters have moved it is evaluated."""
     start, aux = z
-    update, stage = None, 0
+    update, stage, before = None, 0, list[str]()  # `before`: the parts that have moved
     for name, fraction in substeps:
-        if update is not None and flow.looks_again(name):
+        if flow.looks_again(name, before):
             stage += 1
             objective = objective.at(stage)
         here = start if update is None else add(start, update)
         moved, aux = flow.part(name, (here, aux), objective, h, fraction)
         if moved is not None:
+            before.append(name)
             with jax.numpy_dtype_promotion("standard"):  # a part may move in a wider dtype
                 update = moved if update is None else jax.tree.map(jnp.add, update, moved)
     return (jax.tree.map(jnp.zeros_like, start) if update is None else update), aux

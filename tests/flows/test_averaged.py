@@ -172,6 +172,17 @@ def test_moments_on_a_clock_go_on_learning_in_bfloat16(make):
             assert not np.any(now == before)
 
 
+@pytest.mark.parametrize("base", [flows.HeavyBallFlow(0.9), flows.KroneckerFlow()])
+def test_decay_takes_no_second_gradient_whichever_part_of_the_base_looks(base):
+    opt = odeopt.ode_optimizer(
+        flows.AveragedFlow(base, 0.9, 0.0, weight_decay=0.1), solvers.Lie(), 0.1
+    )
+    params = jnp.ones((2, 2))
+    updates, state = opt.update(params, opt.init(params), params)  # without a loss
+    assert jnp.all(updates < 0)
+    assert state.gradients == opt.gradients_per_step == 1
+
+
 @pytest.mark.parametrize("kwargs", [{"beta": 1.5}, {"power": -1.0}])
 def test_bad_arguments(kwargs):
     with pytest.raises(ValueError, match=r"between 0|at least 0"):
