@@ -28,3 +28,8 @@ def widest(leaves: Iterable[Array]) -> np.dtype:
     """The dtype of the widest real part, at least float32; also under strict promotion."""
     reals = (real_dtype(leaf.dtype) for leaf in leaves)
     return functools.reduce(np.promote_types, reals, np.dtype(np.float32))
+
+
+def ratio(above: Array, below: Array) -> Array:
+    """The quotient, 0 where the denominator is not positive."""
+    return jnp.where(below > 0, above / jnp.where(below > 0, below, 1.0), 0.0)

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..arguments import as_arrays
+from ..arrays import ratio
 from ..checks import check_counts
 from ..lanczos import lanczos, start_vector
 from ..losses import LossSum
 from ..objective import LinearMap, Objective
 from ..sums import inner
-from .drift import ratio
 
 Result = TypeVar("Result")
 

@@ -1,5 +1,7 @@
 """The error of a discrete optimizer as a vector field: to write down, to cancel, to use."""
 
+from .brackets import conflict as conflict
+from .brackets import lie_bracket as lie_bracket
 from .central import CentralFlow as CentralFlow
 from .central import Oscillation as Oscillation
 from .central import central_flow as central_flow
@@ -11,10 +13,8 @@ from .differentials import elementary_differentials as elementary_differentials
 from .edge import Edge as Edge
 from .edge import EdgeFlow as EdgeFlow
 from .edge import edge_flow as edge_flow
-from .epoch import conflict as conflict
 from .epoch import epoch_flow as epoch_flow
 from .epoch import epoch_loss as epoch_loss
-from .epoch import lie_bracket as lie_bracket
 from .games import CorrectedGame as CorrectedGame
 from .games import GameTerms as GameTerms
 from .games import corrected_game as corrected_game

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..arguments import as_arrays
-from ..arrays import Scalar
-from ..diagnostics.drift import ratio
+from ..arrays import Scalar, ratio
 from ..lanczos import flatten, unflatten
 from ..objective import Objective
 from .principal import hessian_matrix

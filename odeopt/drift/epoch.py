@@ -1,6 +1,6 @@
-"""What an epoch of mini-batches, or a round of tasks, follows; Lie brackets and conflict."""
+"""What an epoch of mini-batches, or a round of tasks, follows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 from ..arrays import Scalar
 from ..losses import Losses, LossSum
 from ..sums import inner, scaled
-from .differentials import SteppedField, VectorField
+from .differentials import SteppedField
 
 
 def epoch_flow(value_fn: Losses, /, *, ordered: bool = True, **batches: Any) -> SteppedField:
@@ -115,77 +115,6 @@ def epoch_loss(value_fn: Losses, learning_rate: float | Scalar) -> Callable[...,
         return parts.fold(jax.checkpoint(body), jnp.zeros([], float)) / parts.number
 
     return loss
-
-
-def lie_bracket(f: VectorField, g: VectorField) -> VectorField:
-    r"""The Lie bracket of two vector fields, $[f, g] = g'f - f'g$.
-
-    Following f for a time h and then g for h ends $\tfrac{h^2}2[f, g]$ away from following f + g
-    for h, and $h^2[f, g]$ away from the other order; 0 where the flows commute. Costs 2 JVPs.
-
-    Args:
-      f: `y -> dy/dt`, a tree like y.
-      g: likewise.
-
-    Returns:
-      The field `y -> [f, g](y)`.
-
-    Examples:
-      >>> import jax.numpy as jnp, odeopt
-      >>> turn = lambda y: jnp.array([-y[1], y[0]])
-      >>> grow = lambda y: jnp.array([y[0], 0.0])
-      >>> odeopt.drift.lie_bracket(grow, turn)(jnp.array([1.0, 2.0]))
-      Array([2., 1.], dtype=float32)
-    """
-
-    def bracket(y: PyTree[Array]) -> PyTree[Array]:
-        along_f = jax.jvp(g, (y,), (f(y),))[1]
-        along_g = jax.jvp(f, (y,), (g(y),))[1]
-        return jax.tree.map(jnp.subtract, along_f, along_g)
-
-    return bracket
-
-
-def conflict(value_fn: Losses, *, each: Sequence[str] = ()) -> Callable[..., Scalar]:
-    r"""The conflict term of several tasks, $\sum_{i<j}\langle\nabla E_i, \nabla E_j\rangle$.
-
-    Gradient descent on $\sum_iE_i$ follows, to one more order, the gradient flow of
-    $\sum_iE_i + \tfrac h4\sum_i\|\nabla E_i\|^2 + \tfrac h2\,\text{conflict}$ (arXiv:2311.00235;
-    derived here again): a step that is long prefers places where tasks pull in different
-    directions. Subtract $\tfrac h2$ of it from the loss to take that away.
-
-    Its value costs one gradient a task; its gradient, by `jax.grad`, about 3.
-
-    Args:
-      value_fn: a list of losses, or one loss with a row of some arguments for each task.
-      each: the names of those arguments.
-
-    Returns:
-      `(params, **arguments) -> scalar`; arguments are forwarded to the losses by name.
-
-    Raises:
-      ValueError: from what it returns: fewer than one task, rows that are not as many.
-
-    Examples:
-      >>> import jax.numpy as jnp, odeopt
-      >>> tasks = [lambda x: jnp.sum(x**2), lambda x: jnp.sum((x - 1.0) ** 2)]
-      >>> odeopt.drift.conflict(tasks)(jnp.array([0.5]))  # between the optima: they disagree
-      Array(-1., dtype=float32)
-    """
-
-    def term(params: PyTree[Array], **arguments: Any) -> Scalar:
-        parts = LossSum.of(value_fn, each, arguments)
-
-        def body(carry: tuple, row: PyTree[Array]) -> tuple:
-            before, sum_ = carry
-            g = parts.gradient(params, row)
-            # Against the sum of all before: the difference of squares would cancel.
-            return jax.tree.map(jnp.add, before, g), sum_ + inner(before, g)
-
-        start = jax.tree.map(jnp.zeros_like, params), jnp.zeros([], float)
-        return parts.fold(jax.checkpoint(body), start)[1]
-
-    return term
 
 
 def _parts_of(value_fn: Losses, batches: dict[str, Any]) -> LossSum:

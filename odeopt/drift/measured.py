@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..arguments import as_arrays
-from ..diagnostics.drift import Drift, ratio
+from ..arrays import ratio
+from ..diagnostics.drift import Drift
 from ..objective import Objective, count_gradients, transformed
 from ..state import ODEState, of_arrays, step_params, unwrapped
 from ..stepsize.rule import StepInfo

@@ -5,9 +5,8 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from ..arrays import Scalar
+from ..arrays import Scalar, ratio
 from ..checks import check, check_positive
-from ..diagnostics.drift import ratio
 from ..information import Information
 from ..solvers import Step
 from ..sums import inner, norm
