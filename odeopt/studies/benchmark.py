@@ -42,7 +42,8 @@ from .engine.drawing import INK, Plot
 from .engine.load import own_optimizers, own_problems
 from .engine.optimizers import Entry, Make, contenders, entry
 from .engine.problem import Problem
-from .engine.races import NAMED, TARGET, Race, frame, fresh
+from .engine.race import Race
+from .engine.races import NAMED, TARGET, frame, fresh
 from .engine.rivals import OPTIMIZERS, RIVALS, averaged, names, rival
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, Grid

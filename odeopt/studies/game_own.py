@@ -19,7 +19,7 @@ from .engine import Figure, Lab, Results, Table, groups, race_figures, races
 from .engine.checksums import checksum_of
 from .engine.optimizers import Entry
 from .engine.problem import Problem, line, whole_numbers
-from .engine.races import Race
+from .engine.race import Race
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED
 

@@ -19,7 +19,7 @@ from .engine import Claim, Figure, Lab, Results, compared, each, groups, statist
 from .engine.drawing import Plot
 from .engine.optimizers import entry
 from .engine.problem import Problem, held_out_of
-from .engine.races import Race
+from .engine.race import Race
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, Grid
 from .experiments import train as train_by

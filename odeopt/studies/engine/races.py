@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from . import statistics
-from .race import Race  # noqa: F401 - makes the records of these tables
 from .store import Record
 from .tuner import TUNING_SEED, bracket, place
 
