@@ -96,13 +96,32 @@ def transformer(
 ) -> Float[Array, "examples length characters"]:
     """Logits of the next character at every place, from those up to it.
 
-    Causal attention and a layer of gelu units, each added to its input, which is normalized before.
+    Attention is causal.
     """
     x = params["characters"][text] + params["places"][: text.shape[1]]
-    for layer in params["layers"]:
+    return _normalized(_attended(params["layers"], x, causal=True)) @ params["out"]
+
+
+def _attended(layers: list[Params], x: jax.Array, *, causal: bool) -> jax.Array:
+    """Attention and a layer of gelu units, each added to its input, which is normalized before."""
+    for layer in layers:
         heads = (_normalized(x) @ layer["qkv"]).reshape(*x.shape[:2], 3 * HEADS, -1)
         query, key, value = jnp.split(heads, 3, axis=2)
-        mixed = jax.nn.dot_product_attention(query, key, value, is_causal=True)
+        mixed = jax.nn.dot_product_attention(query, key, value, is_causal=causal)
         x = x + mixed.reshape(x.shape) @ layer["merge"]
         x = x + jax.nn.gelu(_normalized(x) @ layer["up"]) @ layer["down"]
+    return x
+
+
+def attention_init(seed: int) -> Params:
+    """The layers of the transformer, with rows of 8 pixels for characters."""
+    params = transformer_init(seed, 10)
+    pixels = _normal(np.random.default_rng(seed + 10**6), {"in": (8, MODEL)})
+    return {**pixels, **{name: params[name] for name in ("places", "layers", "out")}}
+
+
+def attention(params: Params, pixels: Float[Array, "examples 64"]) -> Float[Array, "examples 10"]:
+    """Logits of images of 8 x 8 pixels, from the mean over rows that attend to each other."""
+    x = pixels.reshape(-1, 8, 8) @ params["in"] + params["places"][:8]
+    x = _attended(params["layers"], x, causal=False).mean(axis=1)
     return _normalized(x) @ params["out"]
