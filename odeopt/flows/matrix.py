@@ -16,13 +16,14 @@ from jaxtyping import Array, Inexact, PyTree
 from optax.contrib import MuonDimensionNumbers
 
 from ..arrays import Scalar, wide_dtype
-from ..checks import check, check_least, check_positive, whole_from
+from ..checks import check, check_least, check_positive, is_zero, whole_from
 from ..objective import Objective
+from ..sums import scaled
 from .adaptive import Moments
 from .axes import Stack, each
 from .clock import as_decay, by_step, check_decay, moment_like, real
 from .flow import AbstractFlow, Share, State
-from .moments import AlongMoment, aged, averaged, relaxation, settled
+from .moments import AlongMoment, aged, averaged, divided, relaxation, settled
 
 DION = (
     (4.0848, -6.8946, 2.9270),
@@ -67,12 +68,18 @@ class SpectralFlow(AlongMoment, AbstractFlow):
         for all leaves, a tree of them, or a function of the parameters); all others are batches of
         matrices. A kernel of a convolution: `MuonDimensionNumbers((0, 1, 2), 3)`.
       mu_dtype: dtype of the moment; None for that of the parameters.
+      noise: $\tau \ge 0$, damps what is noise: with $N = G - \hat M$, the gradient less the moment
+        that has seen it, $\mathrm{polar}(\hat M)$ becomes
+        $\hat M(\hat M^H\hat M + \tau^2N^HN)^{-1/2}$, a block of the polar factor of $\hat M$ and
+        $\tau N$ stacked along the longer side. A direction without noise moves at unit speed, one
+        whose noise is $\sigma$ times its mean at $1/\sqrt{1 + \tau^2\sigma^2}$. Needs `nesterov`,
+        looks at one gradient, and takes up to twice as long as `polar`.
       floor: of the singular values, in the derivative of the exact polar factor.
 
     Raises:
-      ValueError: `b1` outside [0, 1), a negative `weight_decay`, `ns_steps` that is no whole
-        number, `ns_coeffs` that are no triples, `consistent_rms` that is not positive; in `init`,
-        a leaf that is no matrix.
+      ValueError: `b1` outside [0, 1), a negative `weight_decay` or `noise`, `noise` without
+        `nesterov`, `ns_steps` that is no whole number, `ns_coeffs` that are no triples,
+        `consistent_rms` that is not positive; in `init`, a leaf that is no matrix.
     """
 
     b1: Any = eqx.field(converter=as_decay, default=0.95)
@@ -88,12 +95,16 @@ class SpectralFlow(AlongMoment, AbstractFlow):
     dimensions: Any = eqx.field(static=True, default=MuonDimensionNumbers())
     mu_dtype: Any = eqx.field(static=True, default=None)
     floor: float = eqx.field(static=True, default=1e-3)
+    noise: float = eqx.field(converter=real, default=0.0)
 
     def __check_init__(self) -> None:
         check_decay(b1=self.b1)
         check_least(0, weight_decay=self.weight_decay)
         check(whole_from(0), "ns_steps", self.ns_steps, "a whole number, such as 5, or None")
         check_positive(consistent_rms=self.consistent_rms)
+        check_least(0, noise=self.noise)
+        if not self.nesterov and not is_zero(self.noise):
+            raise ValueError("noise looks at the gradient beside the moment: pass nesterov=True.")
         known = isinstance(self.ns_coeffs, str) and self.ns_coeffs in PRESETS
         if not known and np.asarray(self.ns_coeffs).shape[-1:] != (3,):
             raise ValueError(
@@ -124,25 +135,38 @@ class SpectralFlow(AlongMoment, AbstractFlow):
         """`s polar(mean)`."""
         return each(self.dimensions, self._along, mean)
 
+    def direction(self, params: PyTree[Array], aux: Moments, objective: Objective) -> PyTree[Array]:
+        """`s polar(m)`, damped by what the gradient has beside the moment."""
+        mean = self.mean(params, aux, objective)
+        if is_zero(self.noise):
+            return self.along(mean, aux)
+        seen = divided(aux.mu, self.b1.weight(aux.age))
+        noise = jax.tree.map(jnp.subtract, objective.here(params), seen)
+        return each(self.dimensions, self._along, mean, noise)
+
     def aged(self, aux: Moments, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
         """The moment changes by its mean age times the change of what it averages."""
-        self.check_off(nesterov=self.nesterov)
+        self.check_off(nesterov=self.nesterov)  # and so without noise
         return Moments(aged(aux.mu, back, self.b1, aux.age), (), None)  # type: ignore[arg-type]
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
         """The polar factor of the gradient; no memory is looked at."""
         return self.along(objective.here(z[0]), z[1])
 
-    def _along(self, mean: Array, stack: Stack) -> Array:
+    def _along(self, mean: Array, stack: Stack, noise: Array | None = None) -> Array:
         """Of one leaf."""
         if not mean.size:
             return mean
-        matrices = stack.matrices(mean)
+        matrices = stacked = stack.matrices(mean)
         _, inputs, outputs = stack.shape
+        if noise is not None:
+            beside = scaled(self.noise, stack.matrices(noise))
+            stacked = jnp.concatenate([matrices, beside], axis=1 if inputs >= outputs else 2)
         if self.ns_steps is None:
-            found = jax.vmap(lambda m: polar(m, self.floor))(matrices)
+            found = jax.vmap(lambda m: polar(m, self.floor))(stacked)
         else:
-            found = self._newton_schulz(matrices)
+            found = self._newton_schulz(stacked)
+        found = found[:, :inputs, :outputs]
         if self.adaptive:
             found = jnp.sum(matrices.conj() * found) * found
         if self.consistent_rms is None:

@@ -37,7 +37,8 @@ _RATE = 0.1  # of the running mean
 
 
 class UnitFlow(AbstractWrapper):
-    r"""A flow in units of each leaf's own size, and weight decay: $\dot x = \ell(x)\,u - \omega x$.
+    r"""A flow in units of each leaf's own size, and weight decay:
+    $\dot x = \ell(x)\,u - \omega\,\mathrm{RMS}(u)\,x$.
 
     $u$ is the velocity of `base`, for which a flow of unit speed is meant (Adam's, Muon's): a
     learning rate is then a distance in units. The unit of a leaf is
@@ -48,28 +49,29 @@ class UnitFlow(AbstractWrapper):
     1, a network would collapse at three times a good rate. (With $s_0$ itself as the unit a leaf
     that must grow far is slow; with its present size it grows without bound.)
 
-    Decay is not measured in the unit. A velocity of root mean square $u$ that keeps its direction
-    takes a leaf to $s_0(u/\omega)^2$, where both terms cancel, and no further. It grows as the
-    gradient of the leaf fades: with $g$ the running mean of its norm (rate 0.1), $\hat g$ the
-    largest $g$ so far, and $f$ = `fading`, $\omega = w\min(1, \max(1/f, (\hat g/fg)^2))$. Data that
-    are fitted exactly, which need decay, have gradients that fade. A leaf that never had a gradient
-    does not decay.
+    Decay is per unit of length: a leaf that rests does not decay, and one whose velocity keeps its
+    direction grows to $s_0/\omega^2$, where both terms cancel, and no further, whatever its speed.
+    It grows as the gradients of all leaves fade: with $g$ the running mean of the norm of one
+    (rate 0.1), $\hat g$ the largest $g$ so far, $r$ the least $\hat g/g$ of all leaves that had a
+    gradient, and $f$ = `fading`, $\omega = w\min(1, \max(1/f, (r/f)^2))$. Data that are fitted
+    exactly, which need decay, have gradients that fade. A leaf that vanishes takes its own
+    gradient, and those of its neighbours, with it: the least faded one tells the two apart.
 
     It has no field before the first step, only the parts of `base`: step it by `solvers.Lie()`.
 
     Args:
       base: a flow with parts of which one moves the parameters.
-      weight_decay: $w \ge 0$, decoupled, per unit of flow time.
-      fading: $f \ge 1$: decay is whole where the gradient has faded by that factor, and before at
-        least the f-th part; 1 for a constant decay.
+      weight_decay: $w \ge 0$, decoupled, per unit of length.
+      fading: $f \ge 1$: decay is whole where all gradients have faded by that factor, and before
+        at least the f-th part; 1 for a constant decay.
 
     Raises:
       ValueError: a negative decay; `fading` below 1; a solver other than a splitting.
 
     References: steps relative to the present size of a leaf are those of Adafactor
     (arXiv:1804.04235) and LAMB (arXiv:1904.00962); of the geometric mean with its start no earlier
-    use was found. A decay over the norm of the gradient is AdamS's (arXiv:2011.11152); for each
-    leaf, relative to the largest norm and between two bounds it is ours.
+    use was found. A decay over the norm of the gradient is AdamS's (arXiv:2011.11152);
+    relative to the largest norm, between two bounds and per unit of length it is ours.
     """
 
     base: AbstractFlow
@@ -107,32 +109,31 @@ class UnitFlow(AbstractWrapper):
         sizes = jax.tree.map(_size, params)
         first = jax.tree.map(_first, params, sizes)
         start = jax.tree.map(lambda s, now: jnp.where(s > 0, s, now), aux.start, first)
-        moved = jax.tree.map(
-            lambda u, s, size: scaled(jnp.sqrt(s * jnp.maximum(s, size)), u), moved, start, sizes
-        )
         aux = aux._replace(base=base, start=start)
-        if not is_zero(self.weight_decay):
-            time, share = fraction * h * self.weight_decay, jax.tree.map(lambda _: 1.0, params)
-            if self._fades:
-                aux = _looked(aux, objective.here(params))
-                share = self._share(aux)
-            moved = jax.tree.map(lambda u, x, s: u - scaled(time * s, x), moved, params, share)
-        return moved, aux
+        decay, share = not is_zero(self.weight_decay), 1.0
+        if self._fades:
+            aux = _looked(aux, objective.here(params))
+            share = self._share(aux)
+
+        def leaf(u: Array, x: Array, s: Array, size: Array) -> Array:
+            to = scaled(jnp.sqrt(s * jnp.maximum(s, size)), u)
+            return to - scaled(self.weight_decay * share * _size(u), x) if decay else to
+
+        return jax.tree.map(leaf, moved, params, start, sizes), aux
 
     @property
     def _fades(self) -> bool:
         return self.fading > 1 and not is_zero(self.weight_decay)
 
-    def _share(self, aux: Unit) -> PyTree[Array]:
-        """The share of the decay that acts on each leaf."""
+    def _share(self, aux: Unit) -> Scalar:
+        """The share of the decay that acts."""
 
-        def leaf(slope: Array, steepest: Array) -> Array:
-            known = steepest > 0
-            least = jnp.where(known, steepest / self.fading, 1.0)  # the largest decay is 1 there
-            share = jnp.maximum(1 / self.fading, (least / jnp.maximum(slope, least)) ** 2)
-            return jnp.where(known, share, 0.0)
+        def fade(slope: Array, steepest: Array) -> Array:
+            return jnp.where(slope > 0, steepest / jnp.where(slope > 0, slope, 1.0), jnp.inf)
 
-        return jax.tree.map(leaf, aux.slope, aux.steepest)
+        fades = jax.tree.map(fade, aux.slope, aux.steepest)
+        least = jax.tree.reduce(jnp.minimum, fades, jnp.inf)
+        return jnp.clip((least / self.fading) ** 2, 1 / self.fading, 1.0)
 
 
 def _looked(aux: Unit, gradient: PyTree[Array]) -> Unit:

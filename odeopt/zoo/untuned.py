@@ -29,7 +29,7 @@ def untuned(
     horizon: int | None = None,
     learning_rate: LearningRate | None = None,
     *,
-    weight_decay: float = 0.06,
+    weight_decay: float = 0.4,
     muon_weight_dimension_numbers: Any = None,
     **options: Unpack[Options],
 ) -> Optimizer:
@@ -92,10 +92,10 @@ def untuned(
         learning_rate = stepsize.anytime() if horizon is None else stepsize.horizon(horizon)
     chosen = muon_weight_dimension_numbers
     axes = _last_axis_out if chosen is None else chosen
-    matrices = SpectralFlow(0.9, eps=1e-20, consistent_rms=0.2, dimensions=axes)
+    matrices = SpectralFlow(0.9, eps=1e-20, consistent_rms=0.2, dimensions=axes, noise=1.0)
     # Squares of small gradients would vanish in 16 bits.
     others = AdamFlow(0.9, Constant(0.98, jnp.float32), eps=1e-10, nesterov=True)
-    flow = grouped(UnitFlow(matrices, weight_decay, fading=4.0), UnitFlow(others), axes)
+    flow = grouped(UnitFlow(matrices, weight_decay, fading=3.0), UnitFlow(others), axes)
     return ode_optimizer(
         AveragedFlow(flow, beta=0.0, power=16.0), solvers.Lie(), learning_rate, **options
     )
