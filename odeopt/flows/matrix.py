@@ -118,12 +118,12 @@ class SpectralFlow(AlongMoment, AbstractFlow):
         return Moments(moment_like(params, self.b1, self.mu_dtype), (), jnp.zeros([], float))
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
-        """`(-h (s polar(m) + w W), -(G - m) ln b)`; the age grows by 1."""
+        """`(-h (s polar(m) + w W), -(G - m) ln b)`, damped with `noise`; the age grows by 1."""
         params, aux = z
         grads = objective.here(params)
         mean = settled(aux.mu, self.b1, aux.age, grads)
         moment = relaxation(aux.mu, grads, self.b1.forgetting(aux.age))
-        along = self.decayed(self.along(mean, aux), params, aux.age)
+        along = self.decayed(self._damped(mean, mean, grads), params, aux.age)
         return self.drift(along, params, aux.age, h), Moments(moment, (), jnp.ones_like(aux.age))
 
     def relaxed(self, grads: PyTree[Array], aux: Moments, fraction: Share) -> Moments:
@@ -138,10 +138,14 @@ class SpectralFlow(AlongMoment, AbstractFlow):
     def direction(self, params: PyTree[Array], aux: Moments, objective: Objective) -> PyTree[Array]:
         """`s polar(m)`, damped by what the gradient has beside the moment."""
         mean = self.mean(params, aux, objective)
+        return self._damped(mean, divided(aux.mu, self.b1.weight(aux.age)), objective.here(params))
+
+    def _damped(
+        self, mean: PyTree[Array], seen: PyTree[Array], grads: PyTree[Array]
+    ) -> PyTree[Array]:
         if is_zero(self.noise):
-            return self.along(mean, aux)
-        seen = divided(aux.mu, self.b1.weight(aux.age))
-        noise = jax.tree.map(jnp.subtract, objective.here(params), seen)
+            return each(self.dimensions, self._along, mean)
+        noise = jax.tree.map(jnp.subtract, grads, seen)
         return each(self.dimensions, self._along, mean, noise)
 
     def aged(self, aux: Moments, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:

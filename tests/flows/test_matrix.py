@@ -250,10 +250,54 @@ def test_a_gradient_of_zero_moves_nothing(ns_steps, correction):
     assert all(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state))
 
 
+@pytest.mark.parametrize("shape", [(7, 4), (4, 7), (5, 5)])
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+def test_what_is_noise_is_damped(shape, dtype, x64):
+    """By the inverse root of the squares of mean and noise, over the shorter side."""
+    first, second = jax.random.normal(KEY, (2, *shape), dtype=dtype)
+    flow, x = flows.SpectralFlow(0.8, None, noise=0.7), jnp.zeros(shape, dtype)
+
+    def damped(mean, noise):
+        tall = shape[0] >= shape[1]
+        mean, noise = (m if tall else m.conj().T for m in (mean, noise))
+        values, vectors = np.linalg.eigh(mean.conj().T @ mean + 0.49 * noise.conj().T @ noise)
+        found = mean @ (vectors / np.sqrt(values)) @ vectors.conj().T
+        return max(1, shape[1] / shape[0]) ** 0.5 * (found if tall else found.conj().T)
+
+    opt = odeopt.ode_optimizer(flow, solvers.Lie(), 0.1)
+    _, state = opt.update(first, opt.init(x), x)
+    found, _ = opt.update(second, state, x)
+    seen = (0.8 * first + second) * 0.2
+    mean = 0.8 * seen / (1 - 0.8**3) + 0.2 * second / (1 - 0.8**2)
+    np.testing.assert_allclose(found, -0.1 * damped(mean, second - seen / (1 - 0.8**2)))
+
+    field = odeopt.ode_optimizer(flow, solvers.Euler(), 0.1)
+    found, _ = field.update(second, state, x)
+    mean = 0.2 * first / (1 - 0.8)
+    np.testing.assert_allclose(found, -0.1 * damped(mean, second - mean))
+
+
+@pytest.mark.parametrize("ns_steps", [5, None])
+def test_without_noise_nothing_is_damped(ns_steps):
+    """The first gradient, and one that stays."""
+    x, g = jnp.zeros((6, 4)), jax.random.normal(KEY, (6, 4))
+    ends = []
+    for noise in (0.0, 1.0):
+        flow = flows.SpectralFlow(0.8, ns_steps, noise=noise)
+        opt = odeopt.ode_optimizer(flow, solvers.Lie(), 0.1)
+        state = opt.init(x)
+        for _ in range(3):
+            updates, state = opt.update(g, state, x)
+        ends.append(updates)
+    np.testing.assert_allclose(*ends, rtol=1e-5)
+
+
 def test_what_it_cannot_do_is_refused():
     for make, message in (
         (lambda: odeopt.muon(0.1, correction=2), "nesterov=False"),
         (lambda: odeopt.muon(0.1, beta=1.0), "b1"),
+        (lambda: flows.SpectralFlow(noise=-1.0), "noise is -1"),
+        (lambda: flows.SpectralFlow(noise=1.0, nesterov=False), "nesterov=True"),
         (
             lambda: odeopt.ode_optimizer(flows.SpectralFlow(), solvers.Lie(), 0.1).init(
                 jnp.ones(3)

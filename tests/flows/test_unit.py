@@ -93,13 +93,13 @@ def test_a_norm_that_overflows_leaves_the_decay_as_it_is():
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
-def test_the_decay_grows_as_the_gradient_of_a_leaf_fades(scale):
-    """By the square of how far its running mean is below the largest, from a quarter to whole."""
+def test_the_decay_grows_as_the_gradients_of_all_leaves_fade(scale):
+    """By the square of how far the least faded is below its largest, from a quarter to whole."""
     params = jax.tree.map(jnp.ones_like, PARAMS)
     opt, plain = unit(0.5, fading=4.0), unit()
     state, bare = opt.init(params), plain.init(params)
-    sizes = {"w": np.full(24, 1.0), "b": 0.8 ** np.arange(24)}  # one stays, the other fades
-    mean, most = {}, {}
+    sizes = {"w": 0.8 ** np.arange(24), "b": 0.7 ** np.arange(24)}
+    mean, most, shares = {}, {}, []
     for n in range(24):
         grads = {k: scale * sizes[k][n] * jnp.ones_like(x) for k, x in params.items()}
         updates, state = opt.update(grads, state, params)
@@ -107,18 +107,35 @@ def test_the_decay_grows_as_the_gradient_of_a_leaf_fades(scale):
         for k in params:
             mean[k] = mean.get(k, sizes[k][n]) * 0.9 + 0.1 * sizes[k][n]
             most[k] = max(most.get(k, 0.0), mean[k])
-            expected = 0.1 * 0.5 * min(1.0, max(0.25, (most[k] / mean[k] / 4) ** 2))
-            np.testing.assert_allclose(without[k] - updates[k], expected, rtol=1e-3)
-    assert most["b"] > 4 * mean["b"]  # the decay was whole
+        shares.append(min(1.0, max(0.25, (min(most[k] / mean[k] for k in params) / 4) ** 2)))
+        for k, length in (("w", 1.0), ("b", 0.1**0.5)):
+            speed = float(jnp.sqrt(jnp.mean(without[k] ** 2))) / length
+            np.testing.assert_allclose(
+                without[k] - updates[k], 0.5 * shares[-1] * speed, rtol=2e-3, atol=1e-7
+            )
+    assert shares[0] == 0.25 < shares[-2]
+    assert shares[-1] == 1.0
 
 
-def test_a_leaf_without_gradient_does_not_decay_by_fading():
-    opt, params = unit(0.5, fading=4.0), jax.tree.map(jnp.ones_like, PARAMS)
-    grads = {"w": jnp.zeros((6, 4)), "b": jnp.ones(4)}
-    updates, state = opt.update(grads, opt.init(params), params)
-    np.testing.assert_array_equal(updates["w"], 0.0)
-    later, _ = opt.update(jax.tree.map(jnp.zeros_like, grads), state, params)
-    assert np.all(later["b"] < 0)
+def test_a_leaf_without_gradient_neither_decays_nor_counts():
+    params = jax.tree.map(jnp.ones_like, PARAMS)
+
+    def train(fading):
+        opt = unit(0.5, fading=fading)
+        state = opt.init(params)
+        for n in range(40):
+            grads = {"w": jnp.zeros((6, 4)), "b": 0.7**n * jnp.ones(4)}
+            updates, state = opt.update(grads, state, params)
+        return updates
+
+    np.testing.assert_array_equal(train(4.0)["w"], 0.0)
+    np.testing.assert_allclose(train(4.0)["b"], train(1.0)["b"], rtol=1e-6)  # whole
+
+
+def test_what_rests_does_not_decay():
+    opt, params = unit(0.5), jax.tree.map(jnp.ones_like, PARAMS)
+    updates, _ = opt.update(jax.tree.map(jnp.zeros_like, params), opt.init(params), params)
+    assert all(np.all(u == 0.0) for u in jax.tree.leaves(updates))
 
 
 def test_it_needs_a_splitting():

@@ -36,11 +36,17 @@ def test_twice_the_horizon_covers_the_same_distance_by_a_random_walk():
 def test_a_run_of_any_length_ends_at_a_quarter_of_the_size_of_its_horizon():
     steps = 3000
     assert sizes(anytime(2.0), steps)[-1] == pytest.approx(2.0 / 4 / np.sqrt(steps), rel=0.02)
-    np.testing.assert_allclose(sizes(anytime(warm_up=1), 3)[0], 6.7 / 4 / np.sqrt(2), rtol=1e-6)
+    np.testing.assert_allclose(sizes(anytime(warm_up=99), 99)[-1], 12 / 4 / np.sqrt(198), rtol=1e-6)
 
 
 def test_a_horizon_of_one_step_is_a_step():
-    assert 0 < sizes(horizon(1), 1)[0] <= 6.7
+    assert 0 < sizes(horizon(1), 1)[0] <= 0.5
+
+
+@pytest.mark.parametrize("rule", [lambda: horizon(400, 90.0, longest=0.2), lambda: anytime(90.0)])
+def test_no_step_is_longer_than_the_longest(rule):
+    longest = rule().longest
+    assert sizes(rule(), 200).max() == pytest.approx(longest, rel=1e-6)
 
 
 @pytest.mark.parametrize(

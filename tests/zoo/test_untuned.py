@@ -30,7 +30,7 @@ def train(opt, params=PARAMS, data=DATA, loss=loss, scale=1.0):
     return params, state
 
 
-def by_hand(steps, decay=0.06):
+def by_hand(steps, decay=0.4):
     """The formulas of the docstring in NumPy: parameters and their average after `steps`."""
     p = {k: np.array(v, np.float64) for k, v in PARAMS.items()}
     m, v, s0, a = {k: 0 * x for k, x in p.items()}, 0.0, {"w": 0.0, "b": 0.0}, dict(p)
@@ -39,7 +39,8 @@ def by_hand(steps, decay=0.06):
         g = jax.tree.map(
             np.array, jax.grad(loss)(jax.tree.map(jnp.asarray, p), DATA[n].astype(float))
         )
-        h = 6.7 / steps**0.5 * min(1, (n + 1) / (0.05 * steps), (steps - n) / (0.95 * steps))
+        h = min(12 / steps**0.5, 0.5)
+        h *= min(1, (n + 1) / (0.05 * steps), (steps - n) / (0.95 * steps))
         for k, least in (("w", 0.5 / 6**0.5), ("b", 0.1)):
             m[k] = 0.9 * m[k] + 0.1 * g[k]
             ahead = 0.9 * m[k] / (1 - 0.9 ** (n + 2)) + 0.1 * g[k] / (1 - 0.9 ** (n + 1))
@@ -50,11 +51,14 @@ def by_hand(steps, decay=0.06):
                 now = np.linalg.norm(g[k])
                 slope = now if slope is None else 0.9 * slope + 0.1 * now
                 steepest = slope if steepest is None else max(steepest, slope)
-                w = decay * min(1.0, max(0.25, (steepest / slope / 4) ** 2))
-                x = ahead / np.linalg.norm(ahead)
+                w = decay * min(1.0, max(1 / 3, (steepest / slope / 3) ** 2))
+                noise = g[k] - m[k] / (1 - 0.9 ** (n + 1))
+                x = np.concatenate([ahead, noise])
+                x /= np.linalg.norm(x)
                 for _ in range(5):
                     x = 3.4445 * x + (-4.775 * x @ x.T + 2.0315 * (x @ x.T) @ (x @ x.T)) @ x
-                p[k] = p[k] - h * (0.2 * unit * 6**0.5 * x + w * p[k])
+                u = 0.2 * 6**0.5 * x[:6]
+                p[k] = p[k] - h * (unit * u + w * np.sqrt(np.mean(u**2)) * p[k])
             else:
                 v = 0.98 * v + 0.02 * g[k] ** 2
                 p[k] = p[k] - h * unit * ahead / (np.sqrt(v / (1 - 0.98 ** (n + 1))) + 1e-10)
@@ -134,7 +138,7 @@ def test_a_batch_that_is_not_finite_costs_one_step(horizon, bad):
 
 def test_past_the_horizon_it_goes_on_at_the_last_rate():
     params, state = train(odeopt.untuned(10))
-    assert state.step_size == pytest.approx(6.7 / np.sqrt(10) / (0.95 * 10), rel=1e-5)
+    assert state.step_size == pytest.approx(0.5 / (0.95 * 10), rel=1e-5)
     assert bool(jnp.all(jnp.isfinite(params["w"])))
 
 
