@@ -110,7 +110,8 @@ class UnitFlow(AbstractWrapper):
         first = jax.tree.map(_first, params, sizes)
         start = jax.tree.map(lambda s, now: jnp.where(s > 0, s, now), aux.start, first)
         aux = aux._replace(base=base, start=start)
-        decay, share = not is_zero(self.weight_decay), 1.0
+        decay = not is_zero(self.weight_decay)
+        share: Scalar | float = 1.0
         if self._fades:
             aux = _looked(aux, objective.here(params))
             share = self._share(aux)
@@ -132,7 +133,7 @@ class UnitFlow(AbstractWrapper):
             return jnp.where(slope > 0, steepest / jnp.where(slope > 0, slope, 1.0), jnp.inf)
 
         fades = jax.tree.map(fade, aux.slope, aux.steepest)
-        least = jax.tree.reduce(jnp.minimum, fades, jnp.inf)
+        least = jnp.min(jnp.stack([jnp.inf, *jax.tree.leaves(fades)]))
         return jnp.clip((least / self.fading) ** 2, 1 / self.fading, 1.0)
 
 

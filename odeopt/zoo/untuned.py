@@ -37,31 +37,33 @@ def untuned(
 
     Three pieces. The *flow*: matrices follow `flows.SpectralFlow`, other leaves `flows.AdamFlow`
     (both with look-ahead, $b_1 = 0.9$, $b_2 = 0.98$), each leaf in its *unit* `flows.UnitFlow`,
-    $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(W))}$ with $s_0$ the size of a matrix at its start and
-    0.1 of other leaves, matrices with weight decay: a step of a matrix is
-    $W^+ = W - h(0.2\,\ell\sqrt{\max(\text{rows}, \text{columns})}\,\mathrm{polar}(\hat M)
-    + \omega W)$, one of another leaf $x^+ = x - h\ell\,\hat m/(\sqrt{\hat v} + \epsilon)$. The
-    *decay* $\omega$ grows from $w/4$ to $w$ as the gradient of a matrix fades, from a half to a
-    quarter of its largest norm so far (`flows.UnitFlow` with `fading=4`). The *clock*: with a
-    horizon of $N$ steps `stepsize.horizon`, $h \le 6.7/\sqrt N$ with warm-up and linear decay;
-    without one `stepsize.anytime`, $h \approx 1.7/\sqrt n$. The result is the *average* of the
-    path with weights $n^{16}$, about the last seventeenth of it (`flows.AveragedFlow`).
+    $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(x))}$ with $s_0$ the size of a matrix at its start and
+    0.1 of other leaves. A matrix moves along its moment, *damped* where the gradient is noise,
+    $U = 0.2\sqrt{\max(\text{rows}, \text{columns})}\,\hat M(\hat M^T\hat M + N^TN)^{-1/2}$ with
+    $N = G - \hat M$, and *decays* as far as it moves, $W^+ = W - h(\ell U +
+    \omega\,\mathrm{RMS}(U)W)$; another leaf is $x^+ = x - h\ell\,\hat m/(\sqrt{\hat v} +
+    \epsilon)$. The decay $\omega$ grows from $w/3$ to $w$ as the gradients of all matrices fade,
+    to a third of their largest norms so far. The *clock*: with a horizon of $N$ steps
+    `stepsize.horizon`, $h \le \min(12/\sqrt N, 0.5)$ with warm-up and linear decay; without one
+    `stepsize.anytime`, $h \approx 3/\sqrt n$. The result is the *average* of the path with weights
+    $n^{16}$, about the last seventeenth of it (`flows.AveragedFlow`).
 
-    **Evaluate and keep `odeopt.step_params(state, params)`**, the average. 1 gradient a step and a
-    few products of the matrices with themselves. Needs no `value_fn`.
+    **Evaluate and keep `odeopt.step_params(state, params)`**, the average. 1 gradient a step and
+    some products of the matrices with themselves, twice as many as of `muon`. Needs no `value_fn`.
 
-    It is the decay that makes its validation loss that of a tuned optimizer: a constant a third as
-    large raises it by up to a quarter, one three times as large may double that of a small network.
-    Where many labels are wrong it fits them in the end, and its accuracy falls behind. For a
+    Why it need not be tuned: damping tells what all batches have in common from what a few
+    examples ask for, such as wrong labels; decay bounds the weights once the data are fitted; and
+    with both a constant that is wrong by a factor of 3 changes little (`odeopt benchmark`). For a
     problem without a generalization gap (a differential equation, a single pass over the data) a
-    decay of 0.01 or 0 ends lower.
+    decay of 0.1 or 0 ends lower.
     The state holds two copies of matrices and three of other parameters.
 
     Args:
       horizon: $N$, the number of steps that the run will take. It may be wrong by a factor of 2;
         past it the rate stays that of the last step, which is small. None where it is not known.
       learning_rate: None for the clock; a number, a schedule or a rule replaces it, in units.
-      weight_decay: $w$, the largest decay of matrices, per unit of flow time.
+      weight_decay: $w$, the largest decay of matrices, per unit of length: one that keeps its
+        direction grows to $1/w^2$ times its size at the start.
       muon_weight_dimension_numbers: which leaves are matrices, and how: see `muon`. By default
         those of two or more axes, the last against all others, where both sides are longer than 1:
         embeddings and kernels of convolutions too. Name the axes of layers that are stacked.
@@ -70,8 +72,9 @@ def untuned(
       ValueError: a horizon below 1, a negative decay, `horizon` together with `learning_rate`.
 
     References: Jordan (2024), "Muon"; what its decay does: arXiv:2506.15054; a decay that follows
-    the gradient: AdamS, arXiv:2011.11152; a distance in place of a rate: DoG, arXiv:2302.12022,
-    with Muon arXiv:2605.18999; average: Shamir and Zhang (2013).
+    the gradient: AdamS, arXiv:2011.11152; the damped factor is that of one-sided Shampoo
+    (arXiv:1802.09568) with one sample of the noise for the sum over steps; a distance in place of a
+    rate: DoG, arXiv:2302.12022, with Muon arXiv:2605.18999; average: Shamir and Zhang (2013).
     `docs/research-log.md` has what was tried.
 
     Examples:
