@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Array
 
 import odeopt
+from odeopt.stepsize.distance import DISTANCE
 
 from .untuned_problems import DESIGN, HELD_OUT, Problem
 
@@ -158,7 +159,7 @@ def falling(rate: Array, steps: int, warm_up: float = 0.0) -> optax.Schedule:
 
 def untuned(setting: dict[str, Array], steps: int) -> optax.GradientTransformation:
     """`odeopt.untuned` with its constant times `constant`, told `told` times the horizon."""
-    distance: Any = 6.7 * setting.get("constant", 1.0)
+    distance: Any = DISTANCE * setting.get("constant", 1.0)
     told: Any = steps * setting.get("told", 1.0)
     clock = odeopt.stepsize.horizon(told, distance)
     return odeopt.untuned(learning_rate=clock)
@@ -166,7 +167,7 @@ def untuned(setting: dict[str, Array], steps: int) -> optax.GradientTransformati
 
 def anytime(setting: dict[str, Array], steps: int) -> optax.GradientTransformation:
     """The same without a horizon."""
-    distance: Any = 6.7 * setting["constant"]
+    distance: Any = DISTANCE * setting["constant"]
     return odeopt.untuned(learning_rate=odeopt.stepsize.anytime(distance))
 
 

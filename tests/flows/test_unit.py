@@ -153,3 +153,8 @@ def test_a_negative_decay_is_refused():
 def test_a_fading_below_1_is_refused():
     with pytest.raises(ValueError, match=r"fading is 0\.5"):
         flows.UnitFlow(flows.AdamFlow(), 0.1, fading=0.5)
+
+
+def test_a_tree_without_leaves_is_left_alone():
+    opt = unit(0.5, fading=4.0)
+    assert opt.update({}, opt.init({}), {})[0] == {}
