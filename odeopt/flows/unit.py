@@ -37,10 +37,9 @@ _RATE = 0.1  # of the running mean
 
 
 class UnitFlow(AbstractWrapper):
-    r"""A flow in units of each leaf's own size, and weight decay:
-    $\dot x = \ell(x)\,u - \omega\,\mathrm{RMS}(u)\,x$.
+    r"""A flow in units of each leaf's own size, with weight decay per unit of length.
 
-    $u$ is the velocity of `base`, for which a flow of unit speed is meant (Adam's, Muon's): a
+    $\dot x = \ell(x)\,u - \omega\,\mathrm{RMS}(u)\,x$, where $u$ is the velocity of `base`, for which a flow of unit speed is meant (Adam's, Muon's): a
     learning rate is then a distance in units. The unit of a leaf is
     $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(x))}$. Of leaves of two or more axes $s_0$ is the larger
     of the root mean square before the first step and
@@ -49,7 +48,7 @@ class UnitFlow(AbstractWrapper):
     1, a network would collapse at three times a good rate. (With $s_0$ itself as the unit a leaf
     that must grow far is slow; with its present size it grows without bound.)
 
-    Decay is per unit of length: a leaf that rests does not decay, and one whose velocity keeps its
+    A leaf that rests does not decay, and one whose velocity keeps its
     direction grows to $s_0/\omega^2$, where both terms cancel, and no further, whatever its speed.
     It grows as the gradients of all leaves fade: with $g$ the running mean of the norm of one
     (rate 0.1), $\hat g$ the largest $g$ so far, $r$ the least $\hat g/g$ of all leaves that had a
@@ -82,7 +81,7 @@ class UnitFlow(AbstractWrapper):
     needs_params: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
-        check(lambda w: w >= 0, "weight_decay", self.weight_decay, "at least 0, such as 0.03")
+        check(lambda w: w >= 0, "weight_decay", self.weight_decay, "at least 0, such as 0.4")
         check_least(1, fading=self.fading)
 
     def inner(self, aux: Unit) -> PyTree[Array]:
