@@ -39,22 +39,22 @@ _RATE = 0.1  # of the running mean
 class UnitFlow(AbstractWrapper):
     r"""A flow in units of each leaf's own size, with weight decay per unit of length.
 
-    $\dot x = \ell(x)\,u - \omega\,\mathrm{RMS}(u)\,x$, where $u$ is the velocity of `base`, for which a flow of unit speed is meant (Adam's, Muon's): a
-    learning rate is then a distance in units. The unit of a leaf is
-    $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(x))}$. Of leaves of two or more axes $s_0$ is the larger
-    of the root mean square before the first step and
+    $\dot x = \ell(x)\,u - \omega\,\mathrm{RMS}(u)\,x$, where $u$ is the velocity of `base`, for
+    which a flow of unit speed is meant (Adam's, Muon's): a learning rate is then a distance in
+    units. The unit of a leaf is $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(x))}$. Of leaves of two or
+    more axes $s_0$ is the larger of the root mean square before the first step and
     $0.5/\sqrt{\max(\text{inputs}, \text{outputs})}$, outputs being the last axis, so that zeros can
     move. Of vectors and scalars it is 0.1, since with the gains of a normalization, which start at
     1, a network would collapse at three times a good rate. (With $s_0$ itself as the unit a leaf
     that must grow far is slow; with its present size it grows without bound.)
 
-    A leaf that rests does not decay, and one whose velocity keeps its
-    direction grows to $s_0/\omega^2$, where both terms cancel, and no further, whatever its speed.
-    It grows as the gradients of all leaves fade: with $g$ the running mean of the norm of one
-    (rate 0.1), $\hat g$ the largest $g$ so far, $r$ the least $\hat g/g$ of all leaves that had a
-    gradient, and $f$ = `fading`, $\omega = w\min(1, \max(1/f, (r/f)^2))$. Data that are fitted
-    exactly, which need decay, have gradients that fade. A leaf that vanishes takes its own
-    gradient, and those of its neighbours, with it: the least faded one tells the two apart.
+    A leaf that rests does not decay, and one whose velocity keeps its direction grows to
+    $s_0/\omega^2$, where both terms cancel, and no further, whatever its speed. It grows as the
+    gradients of all leaves fade: with $g$ the running mean of the norm of one (rate 0.1), $\hat g$
+    the largest $g$ so far, $r$ the least $\hat g/g$ of all leaves that had a gradient, and $f$ =
+    `fading`, $\omega = w\min(1, \max(1/f, (r/f)^2))$. Data that are fitted exactly, which need
+    decay, have gradients that fade. A leaf that vanishes takes its own gradient, and those of its
+    neighbours, with it: the least faded one tells the two apart.
 
     It has no field before the first step, only the parts of `base`: step it by `solvers.Lie()`.
 
