@@ -54,8 +54,8 @@ def untuned(
     Why it need not be tuned: damping tells what all batches have in common from what a few
     examples ask for, such as wrong labels; decay bounds the weights once the data are fitted; and
     with both a constant that is wrong by a factor of 3 changes little (`odeopt benchmark`). For a
-    problem without a generalization gap (a differential equation, a single pass over the data) a
-    decay of 0.1 or 0 ends lower.
+    problem without a generalization gap (a factorisation, a single pass over the data) a decay of
+    0.1 ends lower.
     The state holds two copies of matrices and three of other parameters.
 
     Args:
