@@ -33,9 +33,18 @@ DION = (
     (2.8366, -3.0525, 1.2012),
 )
 """One polynomial for each Newton-Schulz step, in place of the same for all: optax's "dion"."""
-PRESETS: dict[Any, Any] = {"standard": (3.4445, -4.7750, 2.0315), "dion": DION}
+PRESETS: dict[str, Any] = {"standard": (3.4445, -4.7750, 2.0315), "dion": DION}
+
 
 Preconditioning = Literal["frobenius", "spectral", "aol", "schatten"]
+
+
+def _triples(given: Any) -> Any:
+    """A preset, or numbers, as tuples, which can be hashed; a word that is no preset as it is."""
+    if isinstance(given, str):
+        return PRESETS.get(given, given)
+    rows = np.asarray(given)
+    return tuple(map(tuple, rows.tolist())) if rows.ndim == 2 else tuple(rows.ravel().tolist())
 
 
 class SpectralFlow(AlongMoment, AbstractFlow):
@@ -84,7 +93,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
 
     b1: Any = eqx.field(converter=as_decay, default=0.95)
     ns_steps: Any = 5  # may be traced, as by `inject_hyperparams`
-    ns_coeffs: Any = eqx.field(static=True, default="standard")
+    ns_coeffs: Any = eqx.field(static=True, converter=_triples, default="standard")
     preconditioning: Preconditioning = eqx.field(static=True, default="frobenius")
     eps: float = eqx.field(converter=real, default=1e-8)
     weight_decay: Any = eqx.field(converter=by_step, default=0.0)
@@ -105,8 +114,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
         check_least(0, noise=self.noise)
         if not self.nesterov and not is_zero(self.noise):
             raise ValueError("noise looks at the gradient beside the moment: pass nesterov=True.")
-        known = isinstance(self.ns_coeffs, str) and self.ns_coeffs in PRESETS
-        if not known and np.asarray(self.ns_coeffs).shape[-1:] != (3,):
+        if np.shape(self.ns_coeffs)[-1:] != (3,):
             raise ValueError(
                 f"ns_coeffs is {self.ns_coeffs!r}; it must be a triple, a triple for each step, or "
                 f"one of {', '.join(map(repr, PRESETS))}."
@@ -180,11 +188,10 @@ class SpectralFlow(AlongMoment, AbstractFlow):
         return scale * stack.leaf(found, mean)
 
     def _newton_schulz(self, matrices: Array) -> Array:
-        coefficients = self.ns_coeffs
         eps = jnp.maximum(self.eps, jnp.finfo(matrices.dtype).tiny)  # in float16 1e-8 is 0
         # optax's, of a moment without memory
         steps = optax.contrib.scale_by_muon(
-            PRESETS.get(coefficients, coefficients),
+            self.ns_coeffs,
             self.ns_steps,
             beta=0.0,
             eps=eps,

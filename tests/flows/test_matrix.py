@@ -69,6 +69,8 @@ DECAYING = optax.linear_schedule(0.02, 0.005, 500)
         {"preconditioning": "spectral"},
         {"consistent_rms": 0.2},
         {"ns_coeffs": "dion"},
+        {"ns_coeffs": [3.4445, -4.775, 2.0315]},
+        {"ns_coeffs": np.array([[3.0, -3.2, 1.2], [2.8, -3.0, 1.2]]), "ns_steps": 2},
         {"learning_rate": DECAYING, "adam_learning_rate": 0.003},
         {"adam_learning_rate": DECAYING, "adam_b1": 0.8, "adam_weight_decay": 0.1},
         {
