@@ -35,7 +35,6 @@ DION = (
 """One polynomial for each Newton-Schulz step, in place of the same for all: optax's "dion"."""
 PRESETS: dict[str, Any] = {"standard": (3.4445, -4.7750, 2.0315), "dion": DION}
 
-
 Preconditioning = Literal["frobenius", "spectral", "aol", "schatten"]
 
 
