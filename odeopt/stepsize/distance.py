@@ -12,6 +12,8 @@ DISTANCE = 12.0
 """In units of `flows.UnitFlow`; the one constant, from twelve problems."""
 LONGEST = 0.5
 """Of a step, in flow time: with Muon's velocity a tenth of the size of a matrix."""
+SHORT = 192
+"""Steps of a run that needs longer ones to get anywhere if it has fewer."""
 
 
 class Horizon(AbstractLocalRule):
@@ -29,7 +31,8 @@ class Horizon(AbstractLocalRule):
         n = info.steps.astype(float)
         rise = (n + 1) / (self.warm_up * self.steps)
         fall = jnp.maximum(self.steps - n, 1.0) / ((1 - self.warm_up) * self.steps)
-        most = jnp.minimum(self.distance / jnp.sqrt(self.steps), self.longest)
+        longest = self.longest * jnp.maximum(SHORT / self.steps, 1.0)
+        most = jnp.minimum(self.distance / jnp.sqrt(self.steps), longest)
         return most * jnp.minimum(jnp.minimum(rise, fall), 1.0)
 
 
@@ -49,7 +52,8 @@ def horizon(
       steps: $N \ge 1$, the steps that the run will take.
       distance: $d$, in flow time; a flow in other units needs one of its own.
       warm_up: $w$ in (0, 1), the part of the run in which the size rises.
-      longest: $\hat h$, no step is longer, in flow time.
+      longest: $\hat h$, no step is longer, in flow time; in a run of fewer than 192 steps none is
+        longer than $192\hat h/N$.
 
     Raises:
       ValueError: `steps` below 1, a distance or a longest step that is not positive,

@@ -44,9 +44,9 @@ def untuned(
     \omega\,\mathrm{RMS}(U)W)$; another leaf is $x^+ = x - h\ell\,\hat m/(\sqrt{\hat v} +
     \epsilon)$. The decay $\omega$ grows from $w/3$ to $w$ as the gradients of all matrices fade,
     to a third of their largest norms so far. The *clock*: with a horizon of $N$ steps
-    `stepsize.horizon`, $h \le \min(12/\sqrt N, 0.5)$ with warm-up and linear decay; without one
-    `stepsize.anytime`, $h \approx 3/\sqrt n$. The result is the *average* of the path with weights
-    $n^{16}$, about the last seventeenth of it (`flows.AveragedFlow`).
+    `stepsize.horizon`, $h \le 12/\sqrt N$ and, from 192 steps on, $h \le 0.5$, with warm-up and
+    linear decay; without one `stepsize.anytime`, $h \approx 3/\sqrt n$. The result is the *average*
+    of the path with weights $n^{16}$, about the last seventeenth of it (`flows.AveragedFlow`).
 
     **Evaluate and keep `odeopt.step_params(state, params)`**, the average. 1 gradient a step and
     some products of the matrices with themselves, twice as many as of `muon`. Needs no `value_fn`.

@@ -40,13 +40,18 @@ def test_a_run_of_any_length_ends_at_a_quarter_of_the_size_of_its_horizon():
 
 
 def test_a_horizon_of_one_step_is_a_step():
-    assert 0 < sizes(horizon(1), 1)[0] <= 0.5
+    assert 0 < sizes(horizon(1), 1)[0] <= 12
 
 
 @pytest.mark.parametrize("rule", [lambda: horizon(400, 90.0, longest=0.2), lambda: anytime(90.0)])
 def test_no_step_is_longer_than_the_longest(rule):
-    longest = rule().longest
-    assert sizes(rule(), 200).max() == pytest.approx(longest, rel=1e-6)
+    assert sizes(rule(), 200).max() == pytest.approx(rule().longest, rel=1e-6)
+
+
+def test_a_short_run_has_longer_steps():
+    """192 steps of that size and a shorter run with longer ones cover the same time."""
+    assert sizes(horizon(48, 90.0), 48).max() == pytest.approx(4 * 0.5, rel=1e-6)
+    assert sizes(horizon(192, 90.0), 192).max() == pytest.approx(0.5, rel=1e-6)
 
 
 @pytest.mark.parametrize(
