@@ -111,7 +111,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
         check(whole_from(0), "ns_steps", self.ns_steps, "a whole number, such as 5, or None")
         check_positive(consistent_rms=self.consistent_rms)
         check_least(0, noise=self.noise)
-        if not self.nesterov and not is_zero(self.noise):
+        if self._damps and not self.nesterov:
             raise ValueError("noise looks at the gradient beside the moment: pass nesterov=True.")
         if np.shape(self.ns_coeffs)[-1:] != (3,):
             raise ValueError(
@@ -130,7 +130,8 @@ class SpectralFlow(AlongMoment, AbstractFlow):
         grads = objective.here(params)
         mean = settled(aux.mu, self.b1, aux.age, grads)
         moment = relaxation(aux.mu, grads, self.b1.forgetting(aux.age))
-        along = self.decayed(self._damped(mean, mean, grads), params, aux.age)
+        along = self._damped(mean, mean, grads) if self._damps else self.along(mean, aux)
+        along = self.decayed(along, params, aux.age)
         return self.drift(along, params, aux.age, h), Moments(moment, (), jnp.ones_like(aux.age))
 
     def relaxed(self, grads: PyTree[Array], aux: Moments, fraction: Share) -> Moments:
@@ -145,13 +146,17 @@ class SpectralFlow(AlongMoment, AbstractFlow):
     def direction(self, params: PyTree[Array], aux: Moments, objective: Objective) -> PyTree[Array]:
         """`s polar(m)`, damped by what the gradient has beside the moment."""
         mean = self.mean(params, aux, objective)
+        if not self._damps:
+            return self.along(mean, aux)
         return self._damped(mean, divided(aux.mu, self.b1.weight(aux.age)), objective.here(params))
+
+    @property
+    def _damps(self) -> bool:
+        return not is_zero(self.noise)
 
     def _damped(
         self, mean: PyTree[Array], seen: PyTree[Array], grads: PyTree[Array]
     ) -> PyTree[Array]:
-        if is_zero(self.noise):
-            return each(self.dimensions, self._along, mean)
         noise = jax.tree.map(jnp.subtract, grads, seen)
         return each(self.dimensions, self._along, mean, noise)
 

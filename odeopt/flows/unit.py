@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..arrays import Scalar
+from ..arrays import Scalar, ratio
 from ..checks import check, check_least, is_zero
 from ..objective import Objective
 from ..sums import entries, inner, norm, scaled
@@ -126,14 +126,10 @@ class UnitFlow(AbstractWrapper):
         return self.fading > 1 and not is_zero(self.weight_decay)
 
     def _share(self, aux: Unit) -> Scalar:
-        """The share of the decay that acts."""
-
-        def fade(slope: Array, steepest: Array) -> Array:
-            return jnp.where(slope > 0, steepest / jnp.where(slope > 0, slope, 1.0), jnp.inf)
-
-        fades = jax.tree.map(fade, aux.slope, aux.steepest)
-        least = jnp.min(jnp.stack([jnp.inf, *jax.tree.leaves(fades)]))
-        return jnp.clip((least / self.fading) ** 2, 1 / self.fading, 1.0)
+        """The share of the decay that acts, by what remains of the least faded gradient."""
+        remains = jax.tree.leaves(jax.tree.map(ratio, aux.slope, aux.steepest))
+        most = jnp.max(jnp.stack([0.0, *remains]))
+        return 1 / jnp.clip((self.fading * most) ** 2, 1.0, self.fading)
 
 
 def _looked(aux: Unit, gradient: PyTree[Array]) -> Unit:
