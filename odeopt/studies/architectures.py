@@ -50,6 +50,29 @@ def convolution(params: Params, pixels: Float[Array, "examples 64"]) -> Float[Ar
     return x.reshape(len(x), -1) @ weights + biases
 
 
+def recurrent_init(seed: int) -> Params:
+    """Weights with variance 1 / inputs, biases zero."""
+    random = np.random.default_rng(seed)
+    shapes = {"in": (8, 48), "again": (48, 48), "out": (48, 10)}
+    found = {
+        name: jnp.asarray(random.standard_normal(s) / np.sqrt(s[0]), jnp.float32)
+        for name, s in shapes.items()
+    }
+    return {**found, "bias": jnp.zeros(48, jnp.float32), "shift": jnp.zeros(10, jnp.float32)}
+
+
+def recurrent(params: Params, pixels: Float[Array, "examples 64"]) -> Float[Array, "examples 10"]:
+    """Logits of images of 8 x 8 pixels that a layer of 48 tanh units reads row by row."""
+
+    def read(hidden: jax.Array, row: jax.Array) -> tuple[jax.Array, None]:
+        inputs = row @ params["in"] + hidden @ params["again"] + params["bias"]
+        return jnp.tanh(inputs), None
+
+    rows = jnp.moveaxis(pixels.reshape(-1, 8, 8), 1, 0)
+    hidden = jax.lax.scan(read, jnp.zeros((len(pixels), 48), pixels.dtype), rows)[0]
+    return hidden @ params["out"] + params["shift"]
+
+
 def residual_init(seed: int) -> Params:
     """Blocks stacked along the first axis, as `lax.scan` takes them."""
     random = np.random.default_rng(seed)
@@ -94,10 +117,7 @@ def _normalized(x: jax.Array) -> jax.Array:
 def transformer(
     params: Params, text: Int[Array, "examples length"]
 ) -> Float[Array, "examples length characters"]:
-    """Logits of the next character at every place, from those up to it.
-
-    Attention is causal.
-    """
+    """Logits of the next character at every place, from those up to it: attention is causal."""
     x = params["characters"][text] + params["places"][: text.shape[1]]
     return _normalized(_attended(params["layers"], x, causal=True)) @ params["out"]
 

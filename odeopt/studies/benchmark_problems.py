@@ -20,6 +20,8 @@ from .architectures import (
     attention_init,
     convolution,
     convolution_init,
+    recurrent,
+    recurrent_init,
     residual,
     residual_init,
     transformer,
@@ -251,26 +253,10 @@ def _convolution() -> Problem:
 
 
 def _digit_rows() -> Problem:
-    def init(seed: int) -> Params:
-        random = np.random.default_rng(seed)
-        shapes = {"in": (8, 48), "again": (48, 48), "out": (48, 10)}
-        found = {
-            name: jnp.asarray(random.standard_normal(s) / np.sqrt(s[0]), jnp.float32)
-            for name, s in shapes.items()
-        }
-        return {**found, "bias": jnp.zeros(48, jnp.float32), "shift": jnp.zeros(10, jnp.float32)}
-
-    def model(params: Params, pixels: jax.Array) -> jax.Array:
-        def read(hidden: jax.Array, row: jax.Array) -> tuple[jax.Array, None]:
-            inputs = row @ params["in"] + hidden @ params["again"] + params["bias"]
-            return jnp.tanh(inputs), None
-
-        rows = jnp.moveaxis(pixels.reshape(-1, 8, 8), 1, 0)
-        hidden = jax.lax.scan(read, jnp.zeros((len(pixels), 48), pixels.dtype), rows)[0]
-        return hidden @ params["out"] + params["shift"]
-
     title = "digits read row by row, recurrent network of 48 units, cross-entropy"
-    return _learning("digit-rows", title, cross_entropy_of, model, init, _digits(), 32)
+    return _learning(
+        "digit-rows", title, cross_entropy_of, recurrent, recurrent_init, _digits(), 32
+    )
 
 
 def _residual() -> Problem:
