@@ -1,7 +1,7 @@
 """Elementary differentials of a vector field on trees, and sums of them."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 import jax
@@ -103,23 +103,6 @@ def series(
         directions.append(combination([weight for weight, _ in ends], last))
         total.append((1.0, _derivative(field, directions)(y)))
     return combination([weight for weight, _ in total], [term for _, term in total])
-
-
-def cost(coefficients: Mapping[kauri.Tree, object]) -> int:
-    """Gradients that `series` costs: a k-fold derivative counts as $2^k$, the value as 1."""
-    depths: dict[object, int] = {}
-    needed = set()
-    for tree, coefficient in coefficients.items():
-        below = sorted(children(tree), key=lambda t: (t.nodes(), repr(t)))
-        if coefficient != 0 and below:
-            depths[tuple(below[:-1])] = len(below)
-            needed |= {part for child in below for part in _subtrees(child)}
-    inner = sum(2 ** len(children(tree)) for tree in needed if tree.nodes() > 1)
-    return 1 + inner + sum(2**depth for depth in depths.values())
-
-
-def _subtrees(tree: kauri.Tree) -> set[kauri.Tree]:
-    return {tree}.union(*(_subtrees(child) for child in children(tree)))
 
 
 def _differential(
