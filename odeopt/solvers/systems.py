@@ -141,13 +141,11 @@ class Exact(AbstractSystem):
         self, last: LinearSolve, right: PyTree[Array] | None = None, slope: Slope | None = None
     ) -> tuple[PyTree[Array], LinearSolve]:
         a, image = self.rows.matrix, self.rows.image
-        beside = (
-            jnp.zeros(a.shape[1], a.dtype) if right is None else ravel_pytree(widened(right))[0]
-        )
+        beside = jnp.zeros(a.shape[1], a.dtype) if right is None else _flat(right)
         if slope is None:
             whole, x = beside, self._invert(beside, jnp.zeros_like(image))
         else:
-            g = ravel_pytree(widened(slope[1]))[0]
+            g = _flat(slope[1])
             amount = -slope[0].astype(g.dtype)
             whole = amount * g + beside
             x = self._invert(amount * self.rows.remainder(g) + beside, amount * image)
