@@ -1,7 +1,7 @@
 """Checks of numbers that are known when something is built."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -59,6 +59,23 @@ def check_counts(**numbers: Any) -> None:
     for name, number in numbers.items():
         if not is_whole(number) or number < 1:
             raise ValueError(f"{name} is {number!r}; it must be a whole number of at least 1.")
+
+
+def check_static(wholes: Mapping[str, Any], **others: Any) -> None:
+    """Refuse, by name, what decides on loops and shapes and is known at run time only.
+
+    Those of `wholes` must be integers. Raises `TypeError`.
+    """
+    numbers = {**wholes, **others}
+    for name, number in numbers.items():
+        if not (is_whole if name in wholes else is_known)(number):
+            wanted = "an integer" if name in wholes else "a number"
+            names = str(tuple(numbers)).replace("'", '"')
+            raise TypeError(
+                f"{name} is a {type(number).__name__}; it must be {wanted} that is known when the "
+                "optimizer is built. Inside `optax.inject_hyperparams` name it in "
+                f"`static_args={names}`."
+            )
 
 
 def check_ascending(**numbers: Any) -> None:

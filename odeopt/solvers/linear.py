@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
-from ..checks import check_least, is_known, is_whole
+from ..checks import check_least, check_static
 from ..curvature import Rows, gauss_newton, gauss_newton_rows, no_diagonal, outputs_per_sample
 from ..nystrom import LowRank, nystrom
 from ..objective import LinearMap, Objective
@@ -231,8 +231,7 @@ def known_count(name: str, number: int | None, default: int) -> int:
     """
     if number is None:
         return default
-    if not is_whole(number):
-        raise _run_time(name, number, "an integer")
+    check_static({name: number})
     return int(number)
 
 
@@ -240,8 +239,8 @@ def checked(
     curvature: Curvature, products: int | None, fraction: float | None
 ) -> tuple[Curvature, int, float]:
     """What curvature products are taken with, refused where none can be; defaults for None."""
-    if fraction is not None and not is_known(fraction):
-        raise _run_time("fraction", fraction, "a number")
+    if fraction is not None:
+        check_static({}, fraction=fraction)
     products = known_count("products", products, PRODUCTS)
     fraction = 1.0 if fraction is None else float(fraction)
     if curvature not in ("auto", "ggn", "hessian"):
@@ -251,11 +250,3 @@ def checked(
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction is {fraction}; it must be in (0, 1]: 1 takes every sample.")
     return curvature, products, fraction
-
-
-def _run_time(name: str, number: Any, wanted: str) -> TypeError:
-    return TypeError(
-        f"{name} is a {type(number).__name__}; it must be {wanted} that is known when the "
-        "optimizer is built. Inside `optax.inject_hyperparams` name it in "
-        f'`static_args=("{name}",)`, or leave it at its default.'
-    )

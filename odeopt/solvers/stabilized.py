@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
 from ..arrays import Scalar, real_dtype, wide_dtype
-from ..checks import is_known, is_whole
+from ..checks import check_static
 from ..flows import AbstractFlow, State
 from ..information import Information
 from ..lanczos import flatten, unflatten
@@ -64,7 +64,8 @@ class RungeKuttaChebyshev(AbstractMethod):
     def __init__(
         self, stages: int | None = 10, order: int = 1, damping: float = 0.05, max_stages: int = 100
     ) -> None:
-        _check_known(stages=stages, order=order, damping=damping, max_stages=max_stages)
+        wholes = {"order": order, "max_stages": max_stages}
+        check_static(wholes if stages is None else {"stages": stages, **wholes}, damping=damping)
         for name, number in (("stages", stages), ("max_stages", max_stages)):
             if number is not None and number < 2:
                 raise ValueError(
@@ -220,19 +221,6 @@ class RungeKuttaChebyshev(AbstractMethod):
 def _scaled(h: Scalar, total: Array, dtype: Any) -> Array:
     """`h * total` rounded once, to `dtype`."""
     return scaled(h.astype(real_dtype(dtype)), total).astype(dtype)
-
-
-def _check_known(**numbers_: Any) -> None:
-    """Refuse what decides on the loop and is not known when it is built."""
-    for name, value in numbers_.items():
-        optional = name == "stages" and value is None
-        known = is_known(value) if name == "damping" else is_whole(value)
-        if not optional and not known:
-            raise TypeError(
-                f"{name} is a {type(value).__name__}; it must be a Python number, known when the "
-                "optimizer is built (inside `optax.inject_hyperparams` name it in "
-                '`static_args=("stages", "order", "damping", "max_stages")`).'
-            )
 
 
 class RKC(AbstractAdapter):
