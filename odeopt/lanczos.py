@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from .arrays import widest
+from .arrays import Scalar, widest
 from .objective import LinearMap
 from .sums import entries, noise, norm, scaled, total, widened
 
@@ -48,13 +48,6 @@ def lanczos(product: LinearMap, start: PyTree[Array], like: PyTree[Array], produ
     basis = jax.tree.map(lambda x: jnp.broadcast_to(jnp.zeros_like(x), (size, *x.shape)), start)
     Carry = tuple[PyTree[Array], Array, PyTree[Array], Array]
 
-    def unit(tree: PyTree[Array]) -> tuple[PyTree[Array], Array]:
-        """A tree over its norm, and that; where that is 0 or no number what follows is not used."""
-        length = norm(tree).astype(dtype)
-        good = (length > 0) & jnp.isfinite(length)
-        scale = 1 / jnp.where(good, length, 1.0)
-        return jax.tree.map(lambda x: jnp.where(good, scaled(scale, x), 0), tree), length
-
     def put(basis: PyTree[Array], vector: PyTree[Array], k: Array | int) -> PyTree[Array]:
         return jax.tree.map(
             lambda rows, x: jax.lax.dynamic_update_index_in_dim(rows, x, k, 0), basis, vector
@@ -66,14 +59,16 @@ def lanczos(product: LinearMap, start: PyTree[Array], like: PyTree[Array], produ
         within = components(basis, image, dtype)
         rest = jax.tree.map(jnp.subtract, image, combined(within, basis))
         again = combined(components(basis, rest, dtype), basis)
-        new, length = unit(jax.tree.map(jnp.subtract, rest, again))
+        # Where the length is 0 or no number what follows is not used.
+        length, new = normalized(jax.tree.map(jnp.subtract, rest, again))
+        length = length.astype(dtype)
         matrix = matrix.at[k].set(jnp.append(within, length))
         # Written last: where rows are read after they are written XLA copies the whole basis.
         row = optax.tree.where(k + 1 < size, new, vector)
         return put(basis, row, jnp.minimum(k + 1, size - 1)), matrix, new, length
 
-    first, length = unit(start)
-    begin = put(basis, first, 0), jnp.zeros((size, size + 1), dtype), first, length
+    length, first = normalized(start)
+    begin = put(basis, first, 0), jnp.zeros((size, size + 1), dtype), first, length.astype(dtype)
     basis, matrix, rest, last = jax.lax.fori_loop(0, size, step, begin)
     # Row k: components of the k-th image within, and its length beyond, which belongs at k + 1.
     upper, lengths = jnp.diagonal(matrix[1:, :-1]), matrix[:-1, -1]
@@ -115,22 +110,27 @@ def _ritz(diagonal: Array, upper: Array, lengths: Array) -> tuple[Array, Array, 
     return jnp.where(found[0], values, jnp.nan), vectors[0] ** 2, vectors, found
 
 
+def normalized(tree: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
+    """The norm of a tree, and the tree divided by it: zeros where that is 0 or not finite."""
+    length = norm(tree)
+    good = (length > 0) & jnp.isfinite(length)
+    scale = 1 / jnp.where(good, length, 1.0)
+    return length, jax.tree.map(lambda x: jnp.where(good, scaled(scale, x), 0), tree)
+
+
+def mixed(start: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:
+    """`start` over its norm, plus some of a fixed pseudo-random direction like `like`."""
+    _, vector = normalized(start)
+    _, random = normalized(noise(jax.random.normal, like))
+    return jax.tree.map(lambda v, r: v + _MIXED * r, vector, random)
+
+
 def start_vector(like: PyTree[Array], warm: PyTree[Array] | None = None) -> PyTree[Array]:
-    """A fixed pseudo-random direction, mixed with `warm` where there is one (zero is none)."""
+    """Where Lanczos' algorithm starts: `warm` mixed with noise, which is all if that is zero."""
     if not dimension(like):
         raise ValueError("params has no entries, so there is no curvature to look at.")
-    random = noise(jax.random.normal, widened(like))
-    size = norm(random)
-    random = jax.tree.map(lambda x: scaled(1 / size, x), random)
-    if warm is None:
-        return random
-    vector = widened(warm)
-    size = norm(vector)
-    usable = (size > 0) & jnp.isfinite(size)
-    scale = 1 / jnp.where(usable, size, 1.0)
-    return jax.tree.map(
-        lambda v, r: jnp.where(usable, scaled(scale, v) + _MIXED * r, r), vector, random
-    )
+    like = widened(like)
+    return mixed(optax.tree.zeros_like(like) if warm is None else widened(warm), like)
 
 
 def combined(weights: Float[Array, " m"], basis: PyTree[Array]) -> PyTree[Array]:

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from ..arrays import Scalar
+from ..lanczos import mixed, normalized
 from ..objective import Objective
-from ..sums import multiple, noise, norm
 
 FIRST = 24  # Hessian products of the first estimate, which starts from the gradient
-_MIXED = 0.1  # share of a random direction in every start: a new sharpest one is found
 
 
 class Sharpest(NamedTuple):
@@ -31,11 +30,9 @@ def sharpest(
 
     def after(products: int, start: PyTree[Array]) -> tuple[Sharpest, Array]:
         product = objective.product(params)
-        random = _normalized(noise(jax.random.normal, params))[1]
-        mixed = jax.tree.map(lambda v, r: v + _MIXED * r, _normalized(start)[1], random)
-        first = Sharpest(jnp.zeros([], float), _normalized(mixed)[1])
+        first = Sharpest(jnp.zeros([], float), normalized(mixed(start, params))[1])
         new = jax.lax.fori_loop(
-            0, products, lambda _, found: Sharpest(*_normalized(product(found.vector))), first
+            0, products, lambda _, found: Sharpest(*normalized(product(found.vector))), first
         )
         good = (new.value > 0) & jnp.isfinite(new.value)
         kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, last)
@@ -46,10 +43,3 @@ def sharpest(
         lambda: after(1, last.vector),
         lambda: after(FIRST, objective.here(params)),
     )
-
-
-def _normalized(tree: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
-    """The norm of a tree, and the tree divided by it; 0 stays."""
-    size = norm(tree)
-    scale = jnp.where(size > 0, 1 / size, 0.0)
-    return size, multiple(scale, tree)
