@@ -37,7 +37,7 @@ def sweep(rounds: int) -> Iterator[Row]:
                 begin = time.perf_counter()
                 run_one_by_one(problem, entry, runs, steps)
                 between = time.perf_counter()
-                Runner(problem, entry, GRADIENTS, SEEDS, len(runs)).run(runs)
+                Runner(problem, entry, GRADIENTS, SEEDS).run(runs)
                 pairs.append((between - begin, time.perf_counter() - between))
         row = f"python loop / one program, {len(runs)} runs of {name}, compile included"
         yield ratio("sweep", row, pairs, "> 5")

@@ -157,7 +157,6 @@ def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Re
         one,
         settings.gradients,
         [TUNING_SEED, *seeds],
-        slots=7,
         about=about,
         points=judged.points,
     )

@@ -121,7 +121,7 @@ class Bench:
     def measure(self, entry: Entry) -> list[Record]:
         """Everything about one method that one compiled program can tell."""
         cost, limit = entry.gradients_per_step, entry.limit
-        sweep = Runner(self.problem, entry, POINTS * cost, [0], spectra.LIMIT_RUNS)
+        sweep = Runner(self.problem, entry, POINTS * cost, [0])
         assert limit is not None
         about: Record = {"problem": self.problem.name, "optimizer": entry.name, "R": limit}
         about["momentum"] = paths.momentum_of(entry)

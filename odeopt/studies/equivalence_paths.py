@@ -156,7 +156,7 @@ def _adam_paths(
     times = np.arange(POINTS + 1) * ADAM_INTERVAL
     flow_loss, found = adam_flow(problem, times, tau1), []
     for about, make in runs:
-        sweep = Runner(problem, Entry("adam", make), POINTS, [0], 1)
+        sweep = Runner(problem, Entry("adam", make), POINTS, [0])
         for per_interval in steps:
             rate = ADAM_INTERVAL / per_interval
             (curve,) = sweep.run([(rate, 0)], per_interval * POINTS)

@@ -140,7 +140,7 @@ def play(game: Game, entry: Entry, seeds: int, rounds: int, lab: Lab) -> list[Re
     """A run at every rate with every seed."""
     numbers = [TUNING_SEED, *range(1, seeds + 1)]
     wanted = [(float(game.problem.dtype(h)), seed) for h in game.rates for seed in numbers]
-    race = Race(lab, game.problem, entry, rounds, numbers, slots=len(wanted))
+    race = Race(lab, game.problem, entry, rounds, numbers)
     return [judged(record) for record in race.runs(wanted)]
 
 

@@ -111,9 +111,8 @@ def _race(settings: Settings, problem: Problem, entry: Entry, lab: Lab) -> list[
     sharpness = float(spectrum[0]["eigenvalues"][-1])
     seeds = [TUNING_SEED, *range(1, settings.seeds + 1)]
     grid = first_grid(entry, sharpness, problem.dtype)
-    slots = max(len(grid.rates(grid.first)) * len(seeds), spectra.LIMIT_RUNS)
     about = {"sharpness": sharpness}
-    race = Race(lab, problem, entry, settings.gradients, seeds, slots=slots, about=about)
+    race = Race(lab, problem, entry, settings.gradients, seeds, about=about)
     found = list(spectrum)
     if problem.quadratic and sharpness > 0 and entry.limit and np.isfinite(entry.limit):
         make = functools.partial(_limit, race, entry.limit, sharpness)

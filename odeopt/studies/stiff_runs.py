@@ -275,7 +275,6 @@ def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Re
             _lbfgs(int(memory)) if memory else one,
             goal.gradients - 1,  # the gradient that sees the last loss is counted too
             [TUNING_SEED, *fresh],
-            slots=settings.seeds,
             about={"rival": one.name in RIVALS, "tuned": one.tuned},
             target=lambda initial: goal.target(initial, optimum),
             points=points.tolist(),
@@ -343,7 +342,7 @@ def _climb(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[R
     """Rates by quarter octaves, on all seeds, up to the first at which one of them diverges."""
     goal, seeds, found = settings.goal(problem), _few(settings), list[Record]()
     options: dict[str, Any] = {"points": 1, "target": lambda loss: goal.target(loss, 0.0)}
-    race = Race(lab, problem, one, goal.gradients - 1, seeds, kind="climb", slots=3, **options)
+    race = Race(lab, problem, one, goal.gradients - 1, seeds, kind="climb", **options)
     assert one.limit is not None
     rate = FIRST_STABLE * one.limit
     for _ in range(MOST_CLIMBS):
@@ -357,7 +356,7 @@ def _climb(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[R
 def _descent(settings: Settings, problem: Problem, lab: Lab) -> list[Record]:
     """Implicit Euler at fixed rates over nine decades: does the loss ever rise?"""
     fixed = entry("implicit_euler, fixed step", odeopt.implicit_euler, counted=True)
-    options: dict[str, Any] = {"points": 1, "most": DESCENT_STEPS, "slots": 30}
+    options: dict[str, Any] = {"points": 1, "most": DESCENT_STEPS}
     budget = DESCENT_STEPS * (FIXED_COST + 1)
     race = Race(lab, problem, fixed, budget, _few(settings), kind="descent", **options)
     return _by_decades(race, DESCENT_DECADES)

@@ -96,7 +96,7 @@ def test_residuals_of_the_equations_are_those_of_finite_differences():
 def test_a_rival_is_read_out_at_its_end_and_at_its_running_mean(name):
     (problem,) = benchmark_problems.build(["spiral"])
     one, steps, rate = rivals.rival(name, 60), 60, np.float32(0.05)
-    (curve,) = Runner(problem, one, steps, [3], 1).run([(rate, 3)])
+    (curve,) = Runner(problem, one, steps, [3]).run([(rate, 3)])
     warm, size = 3, {"b1": 0.9, "b2": 0.999}  # 5 % of the steps
     optimizer, read = {
         "momentum+linear": (optax.sgd(optax.linear_schedule(rate, 0.0, steps), 0.9), None),

@@ -37,7 +37,7 @@ def swept(x64):
 
     def follow(entry):
         return paths.follow(
-            Runner(problem, entry, POINTS * entry.gradients_per_step, [0], 20), flow, 1.0
+            Runner(problem, entry, POINTS * entry.gradients_per_step, [0]), flow, 1.0
         )
 
     return follow

@@ -176,7 +176,7 @@ def _counted_calls(name, start, iterations=500):
 
     problem = Problem(valley, lambda seed: jnp.array(start), (np.ones(1),))
     entry = stiff_runs._on(problem, stiff_runs.ENTRIES[name]())
-    runner = Runner(problem, entry, iterations, [0], 1, points=1, target=lambda i: 1e-8 + 0 * i)
+    runner = Runner(problem, entry, iterations, [0], points=1, target=lambda i: 1e-8 + 0 * i)
     jax.effects_barrier()
     calls.clear()
     (curve,) = runner.run([(1.0, 0)])
@@ -247,7 +247,7 @@ def test_rivals_of_optimistix_take_the_steps_of_optimistix():
     start, ends = problem.start(1), {}
     for name in ("levenberg_marquardt", "bfgs"):
         entry = stiff_runs._on(problem, stiff_runs.ENTRIES[name]())
-        runner = Runner(problem, entry, 10**4, [1], 1, points=1, most=12)
+        runner = Runner(problem, entry, 10**4, [1], points=1, most=12)
         (curve,) = runner.run([(1.0, 1)])
         ends[name] = curve.final
     squares = lambda x, data: iterative.residuals(problem.loss, x, data)
@@ -508,7 +508,7 @@ def test_a_rise_of_the_loss_is_seen():
     rise = {}
     for name, jump in (("falls", 0.1), ("rises", 3.0)):
         make = lambda _, jump=jump: optax.sgd(lambda n: jnp.where(n == 3, jump, 0.1))
-        runner = Runner(_line(), Entry(name, make), 500, [1], 1, points=1, most=20)
+        runner = Runner(_line(), Entry(name, make), 500, [1], points=1, most=20)
         (curve,) = runner.run([(0.1, 1)])
         assert curve.made == 20
         rise[name] = curve.rise
@@ -524,7 +524,7 @@ def test_conjugate_gradients_beat_adam_on_the_poisson_network():
 
     def final(name, rates):
         entry = stiff_runs.ENTRIES[name]()
-        runner = Runner(problem, entry, 6000, [1], len(rates), points=1)
+        runner = Runner(problem, entry, 6000, [1], points=1)
         return min(curve.final for curve in runner.run([(rate, 1) for rate in rates]))
 
     adam = final("adam", [1e-3, 3e-3, 1e-2, 3e-2])

@@ -15,14 +15,14 @@ from .steps import step_function
 Target = Callable[[Any], Any]
 
 
-class Tables(NamedTuple):
-    """What all runs share: leaves of `starts`, `batches` and `keys` have one row a seed."""
+class Given(NamedTuple):
+    """What a run is given, budget and rate aside."""
 
-    starts: Params
-    batches: Any
     data: Any
     validation: Any
-    keys: jax.Array
+    start: Params
+    batches: Any
+    key: jax.Array
 
 
 class Walk(NamedTuple):
@@ -63,9 +63,9 @@ class Loop:
         return self.entry.counted or self.target is not None or self.most is not None
 
     def __call__(
-        self, at: jax.Array, tables: Tables, going: jax.Array, rate: jax.Array, row: jax.Array
+        self, given: Given, at: jax.Array, rate: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array, Walk]:
-        """Make a run, unless `going` is False or the rate is not finite.
+        """Make a run at that rate.
 
         Returns:
             What was measured at the gradients `at`, NaN after the end; the index of the last of
@@ -73,15 +73,14 @@ class Loop:
             `followed`; what was counted until the end.
         """
         optimizer = self.entry.make(rate)
-        start = jax.tree.map(lambda leaf: leaf[row], tables.starts)
-        inner = start, optimizer.init(start)
-        first = self._read_out(inner, tables)
+        inner = given.start, optimizer.init(given.start)
+        first = self._read_out(inner, given)
         curves = jnp.full((len(at), len(first)), jnp.nan, first.dtype).at[0].set(first)
         counts, walk = jnp.zeros((len(at), 2), jnp.int32), Walk.begin(first[0])
         target = None if self.target is None else self.target(first[0])
         if target is not None:
             walk = walk.arrived(first[0] <= target)
-        step = self._stepper(optimizer, row, tables, target)
+        step = self._stepper(optimizer, given, target)
 
         def until_next_point(carry: Any) -> Any:
             inner, walk, point, curves, counts = carry
@@ -93,7 +92,7 @@ class Loop:
                 inner = jax.lax.fori_loop(
                     begin // cost, end // cost, lambda i, c: step(i, c)[:2], inner
                 )
-            measured = self._read_out(inner, tables)
+            measured = self._read_out(inner, given)
             if target is not None:
                 walk = walk.arrived(measured[0] <= target)
             curves = curves.at[point + 1].set(measured)
@@ -102,19 +101,18 @@ class Loop:
 
         def goes_on(carry: Any) -> jax.Array:
             _, walk, point, curves, _ = carry
-            on = going & (point < len(at) - 1) & jnp.isfinite(curves[point, 0])
-            return on & jnp.isfinite(rate) & ~walk.over
+            return (point < len(at) - 1) & jnp.isfinite(curves[point, 0]) & ~walk.over
 
         carry = inner, walk, jnp.int32(0), curves, counts
         _, walk, point, curves, counts = jax.lax.while_loop(goes_on, until_next_point, carry)
         return curves, point, counts, walk
 
-    def _read_out(self, inner: tuple[Params, Any], tables: Tables) -> jax.Array:
+    def _read_out(self, inner: tuple[Params, Any], given: Given) -> jax.Array:
         """What is reported, at the parameters to read and at those to read also."""
         params, state = inner
         found = list[jax.Array]()
         for read in (self.entry.read, *self.entry.also.values()):
-            measured = self.problem.measured(read(state, params), tables.data, tables.validation)
+            measured = self.problem.measured(read(state, params), given.data, given.validation)
             found += measured.values()
         return jnp.stack([x.astype(self.problem.dtype) for x in found])
 
@@ -124,7 +122,7 @@ class Loop:
         return self.problem.batch_size is None
 
     def _stepper(
-        self, optimizer: Any, row: jax.Array, tables: Tables, target: jax.Array | None
+        self, optimizer: Any, given: Given, target: jax.Array | None
     ) -> Callable[..., Any]:
         """`step(index, (params, state)) -> (params, state, loss)` on the batch of that index."""
         target = target if self._whole else None
@@ -132,13 +130,12 @@ class Loop:
         step = step_function(self.problem, optimizer, line_search=search, target=target)
 
         def one_step(index: jax.Array, carry: Any) -> Any:
-            batch, key = tables.data, {}
-            if tables.batches is not None:
-                chosen = tables.batches[row, index % tables.batches.shape[1]]
-                batch = jax.tree.map(lambda array: array[chosen], tables.data)
+            batch, key = given.data, {}
+            if given.batches is not None:
+                chosen = given.batches[index % len(given.batches)]
+                batch = jax.tree.map(lambda array: array[chosen], given.data)
             if self.problem.takes_key:
-                own = jax.random.wrap_key_data(tables.keys[row])
-                key = {"key": jax.random.fold_in(own, index)}
+                key = {"key": jax.random.fold_in(given.key, index)}
             return step(*carry, batch, **key)
 
         return one_step

@@ -28,7 +28,6 @@ class Race:
         gradients: Budget of a run.
         seeds: Seeds that runs may ask for.
         kind: What the records are called.
-        slots: Runs that one call of the compiled program can make.
         about: What every record says besides.
         **options: Of `Runner`: `points`, `target`, `most`.
     """
@@ -42,13 +41,12 @@ class Race:
         seeds: Sequence[int],
         *,
         kind: str = "run",
-        slots: int = 28,
         about: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         self.lab, self.problem, self.entry, self.kind = lab, problem, entry, kind
         self.gradients, self.seeds, self.about = gradients, list(seeds), dict(about or {})
-        self._options = {"slots": slots, "devices": lab.devices, **options}
+        self._options = {"devices": lab.devices, **options}
 
     @functools.cached_property
     def runner(self) -> Runner:

@@ -56,7 +56,7 @@ def test_a_study_counts_what_the_state_counts(name):
 @pytest.mark.slow
 def test_what_is_evaluated_is_what_the_optimizer_hands_out(kappa):
     entry = find("log_time_adam")
-    (curve,) = Runner(kappa, entry, STEPS, [0], 1).run([(0.05, 0)])
+    (curve,) = Runner(kappa, entry, STEPS, [0]).run([(0.05, 0)])
     params, state = program(entry.make)(0.05)
     data = tuple(jnp.asarray(array) for array in kappa.data)
     at = [float(kappa.loss(point, data)) for point in (entry.read(state, params), params)]
@@ -103,7 +103,7 @@ def test_limits_are_those_of_flow_and_solver_and_are_measured(name, flow, solver
     entry = find(name)
     limit = solvers.stability_limit(flow(optimizers.MOMENTUM), solver)
     assert entry.limit == pytest.approx(limit, rel=1e-5)
-    sweep = Runner(kappa, entry, 240, [0], spectra.LIMIT_RUNS)
+    sweep = Runner(kappa, entry, 240, [0])
     measured = spectra.measured_limit(sweep, entry.limit, 1.0)
     assert measured == pytest.approx(limit, rel=0.01)
 
@@ -141,7 +141,7 @@ def test_a_study_of_momentum_and_rules_has_equal_gradients():
 @pytest.mark.slow
 def test_what_a_step_costs_may_be_known_only_to_the_state(kappa):
     entry = find("linearly_implicit_euler")
-    (curve,) = Runner(kappa, entry, 25, [0], 1).run([(1.0, 0)])
+    (curve,) = Runner(kappa, entry, 25, [0]).run([(1.0, 0)])
     # A gradient, one output a sample, and the loss at the end of each step; 27 would be too many.
     assert (curve.made, curve.used) == (8, 24)
     np.testing.assert_array_equal(curve.gradients, 3 * curve.steps)
@@ -211,7 +211,7 @@ def test_a_wrapped_solver_races_at_its_full_price():
 def test_what_a_step_costs_on_a_problem_is_counted_there(kappa, make):
     """Each is dearer or cheaper here than on another problem."""
     (mine,) = contenders({"mine": make})
-    (curve,) = Runner(kappa, mine, 200, [0], 1).run([(0.05, 0)])
+    (curve,) = Runner(kappa, mine, 200, [0]).run([(0.05, 0)])
     _, state = program(make, curve.made)(0.05)
     counted = optax.tree.get(state, "gradients")
     assert curve.used == int(counted)
