@@ -9,10 +9,55 @@ from jaxtyping import Array, Float, PyTree
 
 from .arrays import Scalar, widest
 from .objective import LinearMap
-from .sums import entries, noise, norm, scaled, total, widened
+from .sums import entries, inner, noise, scaled, total, widened
 
-_BREAKDOWN = 100.0  # roundings: an off-diagonal entry below so many has exhausted the Krylov space
+BREAKDOWN = 100.0  # roundings: an off-diagonal entry below so many has exhausted the Krylov space
 _MIXED = 0.1  # of a random direction in every start, so that one which was not there can be found
+
+
+class Krylov(NamedTuple):
+    """An orthonormal basis of a Krylov space, and the linear map in it.
+
+    Where the space is exhausted `beyond` is rounding, and what follows is of no use.
+    """
+
+    basis: PyTree[Array]  # vectors 0 to m - 1; the leaves have an axis more in front
+    within: Float[Array, "m m"]  # row k: components of the image of vector k along 0 to k
+    beyond: Float[Array, " m"]  # its component along vector k + 1; there are no others
+    rest: PyTree[Array]  # vector m
+
+
+def krylov(product: LinearMap, start: PyTree[Array], size: int) -> Krylov:
+    """The Krylov space of a linear map on trees like `start`, by `size` applications.
+
+    That is Arnoldi's algorithm: the basis is orthogonalized in full, twice.
+    """
+    dtype = widest(jax.tree.leaves(start))
+    # Made of `start`, so that it is split as that is.
+    basis = jax.tree.map(lambda x: jnp.broadcast_to(jnp.zeros_like(x), (size, *x.shape)), start)
+    Carry = tuple[PyTree[Array], Array, Array, PyTree[Array]]
+
+    def put(basis: PyTree[Array], vector: PyTree[Array], k: Array | int) -> PyTree[Array]:
+        return jax.tree.map(
+            lambda rows, x: jax.lax.dynamic_update_index_in_dim(rows, x, k, 0), basis, vector
+        )
+
+    def step(k: Array, carry: Carry) -> Carry:
+        basis, within, beyond, vector = carry
+        image = product(vector)
+        once = components(basis, image, dtype)
+        rest = jax.tree.map(jnp.subtract, image, combined(once, basis))
+        again = components(basis, rest, dtype)
+        rest = jax.tree.map(jnp.subtract, rest, combined(again, basis))
+        length, new = normalized(rest)
+        within, beyond = within.at[k].set(once + again), beyond.at[k].set(length.astype(dtype))
+        # Written last: where rows are read after they are written XLA copies the whole basis.
+        row = optax.tree.where(k + 1 < size, new, vector)
+        return put(basis, row, jnp.minimum(k + 1, size - 1)), within, beyond, new
+
+    first = normalized(start)[1]
+    begin = put(basis, first, 0), jnp.zeros((size, size), dtype), jnp.zeros(size, dtype), first
+    return Krylov(*jax.lax.fori_loop(0, size, step, begin))
 
 
 class Ritz(NamedTuple):
@@ -36,53 +81,26 @@ class Ritz(NamedTuple):
 def lanczos(product: LinearMap, start: PyTree[Array], like: PyTree[Array], products: int) -> Ritz:
     """Ritz values of a symmetric linear map on trees like `like`, by `products` applications.
 
-    Symmetric in the real inner product: complex entries count as two real ones. The basis is
-    orthogonalized in full, twice. Where the Krylov space is exhausted early (repeated eigenvalues,
-    a start in an invariant subspace) the missing values repeat the smallest with weight 0. All are
-    NaN if the first application is not finite. `product` is handed trees of the dtypes of `like`,
-    `start` is `widened`; there are no more applications than dimensions.
+    Symmetric in the real inner product: complex entries count as two real ones. Where the Krylov
+    space is exhausted early (repeated eigenvalues, a start in an invariant subspace) the missing
+    values repeat the smallest with weight 0. All are NaN if the first application is not finite.
+    `product` is handed trees of the dtypes of `like`, `start` is `widened`; there are no more
+    applications than dimensions.
     """
     size = max(1, min(products, dimension(like)))  # no more directions; without leaves one of none
-    dtype = widest(jax.tree.leaves(start))
-    # Made of `start`, so that it is split as that is.
-    basis = jax.tree.map(lambda x: jnp.broadcast_to(jnp.zeros_like(x), (size, *x.shape)), start)
-    Carry = tuple[PyTree[Array], Array, PyTree[Array], Array]
-
-    def put(basis: PyTree[Array], vector: PyTree[Array], k: Array | int) -> PyTree[Array]:
-        return jax.tree.map(
-            lambda rows, x: jax.lax.dynamic_update_index_in_dim(rows, x, k, 0), basis, vector
-        )
-
-    def step(k: Array, carry: Carry) -> Carry:
-        basis, matrix, vector, _ = carry
-        image = widened(product(optax.tree.cast_like(vector, like)))
-        within = components(basis, image, dtype)
-        rest = jax.tree.map(jnp.subtract, image, combined(within, basis))
-        again = combined(components(basis, rest, dtype), basis)
-        # Where the length is 0 or no number what follows is not used.
-        length, new = normalized(jax.tree.map(jnp.subtract, rest, again))
-        length = length.astype(dtype)
-        matrix = matrix.at[k].set(jnp.append(within, length))
-        # Written last: where rows are read after they are written XLA copies the whole basis.
-        row = optax.tree.where(k + 1 < size, new, vector)
-        return put(basis, row, jnp.minimum(k + 1, size - 1)), matrix, new, length
-
-    length, first = normalized(start)
-    begin = put(basis, first, 0), jnp.zeros((size, size + 1), dtype), first, length.astype(dtype)
-    basis, matrix, rest, last = jax.lax.fori_loop(0, size, step, begin)
-    # Row k: components of the k-th image within, and its length beyond, which belongs at k + 1.
-    upper, lengths = jnp.diagonal(matrix[1:, :-1]), matrix[:-1, -1]
-    diagonal = jnp.diagonal(matrix)
+    space = krylov(lambda v: widened(product(optax.tree.cast_like(v, like))), start, size)
+    upper, lengths = jnp.diagonal(space.within[1:]), space.beyond[:-1]
+    diagonal = jnp.diagonal(space.within)
     values, weights, vectors, found = _ritz(diagonal, upper, lengths)
-    last = jnp.where(found[-1], last, 0.0)
+    last = jnp.where(found[-1], space.beyond[-1], 0.0)
 
     return Ritz(
         values=values,
         weights=weights,
         residuals=last * jnp.abs(vectors[-1]),
-        basis=basis,
+        basis=space.basis,
         vectors=vectors,
-        beyond=jax.tree.map(lambda x: scaled(last, x), rest),
+        beyond=jax.tree.map(lambda x: scaled(last, x), space.rest),
     )
 
 
@@ -93,7 +111,7 @@ def _ritz(diagonal: Array, upper: Array, lengths: Array) -> tuple[Array, Array, 
     # is rounding; the entry above the diagonal is anything, its vector being normalized rounding.
     before = jnp.append(jnp.zeros(1, lengths.dtype), lengths[:-1])
     reach = jax.lax.cummax(jnp.maximum(jnp.abs(diagonal[:-1]), before[: len(lengths)]))
-    linked = lengths > _BREAKDOWN * jnp.finfo(diagonal.dtype).eps * reach
+    linked = lengths > BREAKDOWN * jnp.finfo(diagonal.dtype).eps * reach
     good = jnp.isfinite(diagonal) & jnp.append(jnp.ones(1, bool), linked)
     found = jax.lax.cummin(good.astype(jnp.int32)).astype(bool)
     diagonal = jnp.where(found, diagonal, 0.0)
@@ -112,10 +130,11 @@ def _ritz(diagonal: Array, upper: Array, lengths: Array) -> tuple[Array, Array, 
 
 def normalized(tree: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
     """The norm of a tree, and the tree divided by it: zeros where that is 0 or not finite."""
-    length = norm(tree)
-    good = (length > 0) & jnp.isfinite(length)
-    scale = 1 / jnp.where(good, length, 1.0)
-    return length, jax.tree.map(lambda x: jnp.where(good, scaled(scale, x), 0), tree)
+    square = inner(tree, tree)
+    good = (square > 0) & jnp.isfinite(square)
+    length = jnp.sqrt(jnp.where(good, square, 1.0))  # which has a derivative, as at 0 it has none
+    vector = jax.tree.map(lambda x: jnp.where(good, scaled(1 / length, x), 0), tree)
+    return jnp.where(good, length, square), vector
 
 
 def mixed(start: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:

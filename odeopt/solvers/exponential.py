@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from ..arrays import Scalar
 from ..checks import check_least
 from ..flows import AbstractFlow, State
-from ..lanczos import combined, dimension, lanczos
+from ..lanczos import BREAKDOWN, combined, dimension, krylov, lanczos
 from ..objective import LinearMap, Objective
 from ..sums import add, finite, inner, norm, scaled, widened
 from .linear import Curvature, Curved, LinearSolve, checked, known_count
@@ -162,34 +162,6 @@ def _followed(curvature: Float[Array, " m"], time: Scalar) -> Float[Array, " m"]
     return jnp.where(flat, time * (1 - 0.5 * exponent), -jnp.expm1(-exponent) / safe)
 
 
-def _arnoldi(
-    product: LinearMap, start: Float[Array, " n"], size: int
-) -> tuple[Float[Array, "m n"], Float[Array, "m m"]]:
-    """An orthonormal basis of the Krylov space, and the map in it.
-
-    Where the space is exhausted early the rest of both is 0. (matfree's algorithm divides by 0.)
-    """
-    tolerance = 100 * jnp.finfo(start.dtype).eps
-
-    def step(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        basis, projected = carry
-        image = product(basis[k])
-        once = basis @ image
-        rest = image - once @ basis
-        again = basis @ rest
-        rest = rest - again @ basis
-        squared = rest @ rest
-        goes_on = squared > tolerance**2 * (image @ image)
-        length = jnp.sqrt(jnp.where(goes_on, squared, 1.0))
-        basis = basis.at[k + 1].set(jnp.where(goes_on, rest / length, 0.0), mode="drop")
-        projected = projected.at[:, k].set(once + again)
-        below = jnp.where(goes_on, length, 0.0)
-        return basis, projected.at[k + 1, k].set(below, mode="drop")
-
-    basis = jnp.zeros((size, start.size), start.dtype).at[0].set(start / jnp.linalg.norm(start))
-    return jax.lax.fori_loop(0, size, step, (basis, jnp.zeros((size, size), start.dtype)))
-
-
 class ExponentialEuler(AbstractLinearized):
     r"""The exponential Euler method for any ODE: $y^+ = y + h\varphi_1(hJ)f$.
 
@@ -209,10 +181,14 @@ class ExponentialEuler(AbstractLinearized):
     ) -> tuple[Array, diffrax.RESULTS]:
         """By the exponential of one matrix that holds the projected Jacobian and the start."""
         size = min(self.products, f.size)
-        basis, projected = _arnoldi(jacobian, f, size)
+        space = krylov(jacobian, f, size)
+        images = jnp.hypot(jnp.linalg.norm(space.within, axis=1), space.beyond)
+        exhausted = space.beyond <= BREAKDOWN * jnp.finfo(f.dtype).eps * images
+        below = jnp.where(exhausted, 0.0, space.beyond)
+        projected = space.within.T + jnp.diag(below[:-1], -1)
         step = h.astype(f.dtype)
         whole = jnp.zeros((size + 1, size + 1), f.dtype)
         whole = whole.at[:size, :size].set(step * projected)
         whole = whole.at[0, size].set(step * jnp.linalg.norm(f))
-        followed = jax.scipy.linalg.expm(whole)[:size, size] @ basis
+        followed = jax.scipy.linalg.expm(whole)[:size, size] @ space.basis
         return followed, diffrax.RESULTS.successful  # type: ignore[return-value]
