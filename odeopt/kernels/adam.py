@@ -86,11 +86,8 @@ def adam_step(
         update, mu, nu = _adam((h, *known), grads, mu, nu)
         return update, mu, nu
     decays = jax.tree.broadcast(decay, grads)
-    if exact_decay:
-        times = jax.tree.map(lambda w: decaying_time(h, w), decays)
-        update, mu, nu = _exact(known, grads, mu, nu, params, own=(times, decays))
-    else:
-        update, mu, nu = _decaying((h, *known), grads, mu, nu, params, own=(decays,))
+    times = jax.tree.map(lambda w: decaying_time(h, w) if exact_decay else h, decays)
+    update, mu, nu = _decaying(known, grads, mu, nu, params, own=(times, decays))
     return update, mu, nu
 
 
@@ -110,17 +107,11 @@ def _adam(numbers: Sequence[Number], g: Array, m: Array, v: Array) -> Outputs:
 
 @fused("adam", outputs=3, roots=True, as_optax=True)
 def _decaying(numbers: Sequence[Number], g: Array, m: Array, v: Array, x: Array) -> Outputs:
-    h, *known, decay = numbers
+    *known, time, decay = numbers
     direction, m, v = _direction(known, g, m, v)
     if not is_zero(decay):  # what is masked does not see x
         direction = direction + decay * x
-    return -rounded(h, direction) * direction, m, v
-
-
-@fused("exponential_adam", outputs=3, roots=True, as_optax=True)
-def _exact(numbers: Sequence[Number], g: Array, m: Array, v: Array, x: Array) -> Outputs:
-    *known, time, decay = numbers
-    return tuple(_decaying.formula((time, *known, decay), g, m, v, x))
+    return -rounded(time, direction) * direction, m, v
 
 
 def _direction(known: Sequence[Number], g: Array, m: Array, v: Array) -> Outputs:
