@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import diffrax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from ..flows import AbstractFlow, GameFlow
 from ..flows.game import PerPlayer
 from ..optimizer import LearningRate, Optimizer, ode_optimizer, of_design
 from ..solvers import Solver
+from .options import Options, named
 
 if TYPE_CHECKING:
     from ..drift.games import GameTerms
@@ -109,14 +110,13 @@ def alternating(
     return _corrected(flow, solvers.Lie(), learning_rate, stage_transform, correction)
 
 
+@named
 def game_runge_kutta(
     learning_rate: LearningRate,
     tableau: solvers.Tableau | diffrax.ButcherTableau | diffrax.AbstractSolver,
     *,
     speeds: PerPlayer | None = None,
-    stage_transform: optax.GradientTransformation | None = None,
-    staged: bool = False,
-    scan_stages: bool | None = None,
+    **options: Unpack[Options],
 ) -> Optimizer:
     r"""The joint field of a game by an explicit Runge-Kutta method.
 
@@ -129,9 +129,8 @@ def game_runge_kutta(
       learning_rate: $h$; see `simultaneous`.
       tableau: `odeopt.solvers.RK4()`, or any other as for `runge_kutta`.
       speeds: see `simultaneous`.
-      stage_transform: see `runge_kutta`.
-      staged: see `ode_optimizer`.
-      scan_stages: see `runge_kutta`.
+      **options: those of `ode_optimizer`. `correction=3`, say, is the order to which steps then
+        follow the joint flow, not one of the names that `simultaneous` takes.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -143,14 +142,7 @@ def game_runge_kutta(
       >>> [round(float(u), 4) for u in updates]  # cos h - 1, sin h
       [-0.005, 0.0998]
     """
-    return ode_optimizer(
-        GameFlow(speeds),
-        tableau,
-        learning_rate,
-        stage_transform=stage_transform,
-        staged=staged,
-        scan_stages=scan_stages,
-    )
+    return ode_optimizer(GameFlow(speeds), tableau, learning_rate, **options)
 
 
 def game_implicit_midpoint(

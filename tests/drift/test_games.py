@@ -173,10 +173,19 @@ def test_the_published_weights_are_the_consistent_ones_at_equal_rates(kind):
     assert observed(make, (1.5, 1.5)) == pytest.approx(2, abs=0.1)
 
 
-@pytest.mark.parametrize("order", [2, 4])
-def test_runge_kutta_follows_the_joint_flow_with_its_order(order):
-    solver = {2: solvers.Heun(), 4: solvers.RK4()}[order]
-    make = lambda h: odeopt.game_runge_kutta(h, solver, speeds=SPEEDS)
+@pytest.mark.parametrize(
+    ("solver", "correction", "order"),
+    [
+        (solvers.Heun(), None, 2),
+        (solvers.RK4(), None, 4),
+        (solvers.Euler(), 3, 3),
+        (solvers.Heun(), 3, 3),
+    ],
+    ids=["heun", "rk4", "euler-corrected", "heun-corrected"],
+)
+def test_runge_kutta_follows_the_joint_flow_with_its_order(solver, correction, order):
+    make = lambda h: odeopt.game_runge_kutta(h, solver, speeds=SPEEDS, correction=correction)
+    assert make(0.1).order == order
     assert observed(make, SPEEDS, (32, 64)) == pytest.approx(order, abs=0.1)
 
 
