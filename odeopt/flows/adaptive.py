@@ -117,7 +117,6 @@ class AdamFlow(AlongMoment, AbstractFlow):
         )
 
     def relaxed(self, grads: PyTree[Array], aux: Moments, fraction: Share) -> Moments:
-        """Both moments."""
         b1, b2 = (b.retained(aux.age, fraction) for b in (self.b1, self.b2))
         return Moments(
             averaged(aux.mu, grads, b1),

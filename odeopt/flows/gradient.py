@@ -23,7 +23,6 @@ class GradientFlow(AbstractFlow):
     parts: ClassVar[tuple[str, ...]] = ("descent",)
 
     def init(self, params: PyTree[Array]) -> tuple[()]:
-        """There is nothing auxiliary."""
         return ()
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:

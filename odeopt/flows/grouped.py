@@ -103,7 +103,6 @@ class GroupedFlow(AbstractFlow):
         return any(flow.looks_again(name, moved) for flow in self._all)
 
     def init(self, params: PyTree[Array]) -> Groups:
-        """The auxiliary variables of each group."""
         groups = self._groups(params)
         missing = {*jax.tree.leaves(groups)} - self.flows.keys()
         if missing:

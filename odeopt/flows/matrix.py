@@ -135,7 +135,6 @@ class SpectralFlow(AlongMoment, AbstractFlow):
         return self.drift(along, params, aux.age, h), Moments(moment, (), jnp.ones_like(aux.age))
 
     def relaxed(self, grads: PyTree[Array], aux: Moments, fraction: Share) -> Moments:
-        """The moment."""
         moment = averaged(aux.mu, grads, self.b1.retained(aux.age, fraction))
         return Moments(moment, (), aux.age + fraction)
 

@@ -66,7 +66,6 @@ class ExplicitRungeKutta(AbstractMethod):
         return Information.NONE if self.tableau.b_error is None else Information.ERROR
 
     def with_options(self, **options: Any) -> "ExplicitRungeKutta":
-        """The method with `scan_stages`."""
         scan, error = options.get("scan_stages", self.scan), self.tableau.b_error is not None
         return ExplicitRungeKutta(self.tableau, error=error, scan=scan)
 

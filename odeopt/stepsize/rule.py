@@ -108,11 +108,9 @@ class AbstractLocalRule(AbstractRule):
         """The step size."""
 
     def init(self, params: PyTree[Array]) -> tuple[()]:
-        """No memory."""
         return ()
 
     def propose(self, state: tuple[()], info: StepInfo) -> tuple[Scalar, tuple[()]]:
-        """What `size` says."""
         return self.size(info).astype(float), state
 
 
@@ -138,7 +136,6 @@ class Fixed(AbstractRule):
         return ()
 
     def propose(self, state: tuple[()], info: StepInfo) -> tuple[Scalar, tuple[()]]:
-        """The step size."""
         return jnp.asarray(self.step_size, float), state
 
 
