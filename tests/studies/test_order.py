@@ -217,7 +217,7 @@ def test_bad_settings_are_refused_before_anything_runs(wrong, message):
 
 def test_orders_have_the_same_batches_in_another_order():
     known = {field.name: getattr(line(), field.name) for field in dataclasses.fields(Problem)}
-    for name, wanted in epochs.ORDERS.items():
+    for wanted in epochs.ORDERS.values():
         found = rest.Batched(**known, order=wanted).batches(3, 7)
         assert found.tolist() == [
             list(range(8 * k, 8 * k + 8))
