@@ -26,7 +26,7 @@ def experiment(seed: int, full: bool) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Complex dtype")  # held to 1e-8 by test_principal.py
         along, start = lambda t, y, _: field(y, 1.0), jnp.ones(3, complex)
-        path = solve(along, start, times, first=0.05, rtol=1e-8, atol=1e-10)
+        path = solve(along, start, times, first=0.05, rtol=1e-12)
     flows = {"principal": path.real, "gradient": np.exp(-CURVATURES * times[:, None])}
     return {
         f"{name} flow, hλ = {curvature}": float(np.abs(iterates - flow).max(axis=0)[i])
