@@ -54,7 +54,7 @@ def run_one_by_one(
     losses = []
     for rate, seed in runs:
         optimizer = entry.make(np.asarray(rate, problem.dtype)[()])
-        step = jax.jit(step_function(problem, optimizer))
+        step = jax.jit(step_function(problem.objective, optimizer))
         params = problem.start(seed)
         state = optimizer.init(params)
         table = problem.batches(seed, steps)

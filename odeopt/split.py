@@ -44,9 +44,15 @@ class Composite:
                 'them as a tuple, `samples=("inputs",)`.'
             )
 
-    def __call__(self, params: PyTree[Array], **arguments: Any) -> Any:
-        """`loss_fn(predict_fn(params, ...), ...)`."""
-        of_model, of_loss = self._arguments(arguments)
+    def __call__(self, params: PyTree[Array], *given: Any, **arguments: Any) -> Any:
+        """`loss_fn(predict_fn(params, ...), ...)`; by position those of the model come first."""
+        names = [p.name for p in self.__signature__.parameters.values() if p.kind is p.KEYWORD_ONLY]
+        if len(given) > len(names) or {*names[: len(given)]} & {*arguments}:
+            raise TypeError(
+                f"The loss takes ({', '.join(['params', *names])}); it was given "
+                f"{len(given)} after the parameters by position and {sorted(arguments)} by name."
+            )
+        of_model, of_loss = self._arguments({**dict(zip(names, given, strict=False)), **arguments})
         return self._loss_fn(self._predict_fn(params, **of_model), **of_loss)
 
     def split(
@@ -110,7 +116,8 @@ def composite(
     r"""A `value_fn` that keeps model and loss apart, as Gauss-Newton curvature needs them.
 
     It is `loss_fn(predict_fn(params, ...), ...)`, to be differentiated and passed as any other
-    loss. Each function gets the arguments that it names, and both get one that both name.
+    loss. Each function gets the arguments that it names, and both get one that both name. Given by
+    position, those of `predict_fn` come first, then those that only `loss_fn` names.
 
     The generalized Gauss-Newton matrix $J^T\,\nabla^2\ell\,J$ needs no more. For its *exact*
     solution each output must depend on its own sample only, and `loss_fn` be a sum or a mean,

@@ -293,6 +293,14 @@ def test_arguments_that_both_name_go_to_both():
     assert float(loss(jnp.float32(3.0), x=jnp.ones(1), scale=1.0)) == 3.0
 
 
+def test_arguments_of_a_composite_by_position_are_those_of_the_model_first():
+    loss = odeopt.composite(lambda outputs, y: jnp.sum(outputs - y), lambda p, x: p * x)
+    assert loss(3.0, jnp.ones(2), 1.0) == loss(3.0, x=jnp.ones(2), y=1.0) == 4.0
+    for wrong in ((1.0, 2.0, 3.0), {}), ((1.0, 2.0), {"x": 1.0}):
+        with pytest.raises(TypeError, match=r"The loss takes \(params, x, y\)"):
+            loss(3.0, *wrong[0], **wrong[1])
+
+
 def test_arguments_that_carry_no_samples(x64):
     params, data = problem()
     scaled = odeopt.composite(

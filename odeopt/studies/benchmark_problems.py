@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.datasets import make_classification, make_friedman1
 from sklearn.model_selection import train_test_split
 
+from ..split import composite
 from . import data as sets
 from .architectures import (
     LENGTH,
@@ -28,7 +29,7 @@ from .architectures import (
     transformer_init,
 )
 from .engine.load import built
-from .engine.problem import Batch, BatchLoss, Params, Problem
+from .engine.problem import Batch, Params, Problem
 from .networks import (
     burgers_error,
     burgers_points,
@@ -114,7 +115,7 @@ def _learning(
     batch_size: int | None,
 ) -> Problem:
     """A model with training, validation and test data; of classifiers the accuracy is measured."""
-    loss = BatchLoss(error, lambda params, batch: model(params, batch[0]))
+    loss = composite(error, lambda params, batch: model(params, batch[0]))
     data, *held = parts
 
     def metric(params: Params, held: tuple[Batch, ...]) -> dict[str, jax.Array]:
@@ -228,7 +229,7 @@ def _teacher() -> Problem:
     hidden = np.tanh(inputs @ random.standard_normal((16, 32)) / 4)
     targets = hidden @ random.standard_normal((32, 1)) + 0.1 * random.standard_normal((64_000, 1))
     return Problem(
-        BatchLoss(squared_distance_of, lambda params, batch: network(params, batch[0])),
+        composite(squared_distance_of, lambda params, batch: network(params, batch[0])),
         network_init((16, 64, 64, 1), np.float32),
         (inputs, targets.astype(np.float32)),
         name="teacher",
@@ -324,7 +325,7 @@ def _factorisation() -> Problem:
         name="factorisation",
         title="half the entries of a 100 x 80 matrix of rank 5 with noise, as a product of rank 8, "
         "squared error, batch 256",
-        loss=BatchLoss(lambda outputs, batch: jnp.mean((outputs - batch[2]) ** 2), predict),
+        loss=composite(lambda outputs, batch: jnp.mean((outputs - batch[2]) ** 2), predict),
         init=init,
         data=(rows.astype(np.int32), columns.astype(np.int32), values.astype(np.float32)),
         batch_size=256,

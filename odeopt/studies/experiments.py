@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..state import step_params
 from . import data
+from .engine.steps import step_function
 from .networks import cross_entropy_of, network_init, outputs_of, squared_distance_of
 from .reference import solve
 
@@ -39,6 +40,13 @@ def squared_error(params: PyTree[Array], batch: Batch) -> Float[Array, ""]:
 def cross_entropy(params: PyTree[Array], batch: Batch) -> Float[Array, ""]:
     """Softmax cross-entropy of a tanh network, mean over examples."""
     return cross_entropy_of(outputs_of(params, batch), batch)
+
+
+def neuron_loss(
+    x: Float[Array, "2"], inputs: Float[Array, "2"], target: Float[Array, ""]
+) -> Float[Array, ""]:
+    """A neuron on one sample."""
+    return 1.5 * (jnp.tanh(inputs @ x) - target) ** 2
 
 
 @functools.cache
@@ -89,20 +97,15 @@ def train(
     `batches` hold one a row; with `steps`, they are the one batch of so many. `look(params)` is
     kept after each step. The optimizer may go on with a `state`.
     """
-    opt = optax.with_extra_args_support(optimizer)
+    step = step_function(loss, optimizer)
 
-    def step(carry: tuple, batch: PyTree[Array]) -> tuple[tuple, Any]:
-        params, state = carry
-        batch = batches if steps else batch
-        value, grads = jax.value_and_grad(loss)(params, batch)
-        extra = {"value": value, "value_fn": loss, "batch": batch}
-        updates, state = opt.update(grads, state, params, **extra)
-        params = optax.apply_updates(params, updates)
+    def body(carry: tuple, batch: PyTree[Array]) -> tuple[tuple, Any]:
+        params, state, _ = step(*carry, batches if steps else batch)
         return (params, state), look(params)
 
-    state = opt.init(params) if state is None else state
+    state = optimizer.init(params) if state is None else state
     rows = None if steps else batches
-    (params, state), kept = jax.lax.scan(step, (params, state), rows, steps)
+    (params, state), kept = jax.lax.scan(body, (params, state), rows, steps)
     return params, state, kept
 
 

@@ -100,10 +100,10 @@ def residuals(loss: Any, params: Params, batch: Any) -> jax.Array:
 
 def least_squares_rows(problem: Problem) -> int:
     """How many `residuals` a problem has; 0 where its loss at the first start is not |r|^2 / 2."""
-    if not isinstance(problem.loss, Composite):
+    if not isinstance(problem.objective, Composite):
         return 0
     params, data = problem.start(0), jax.tree.map(jnp.asarray, problem.data)
-    r = jax.jit(lambda params, data: residuals(problem.loss, params, data))(params, data)
+    r = jax.jit(lambda params, data: residuals(problem.objective, params, data))(params, data)
     same = np.isclose(0.5 * jnp.vdot(r, r), problem.full_loss(params, data), rtol=1e-4)
     return r.size if same else 0
 
@@ -113,7 +113,7 @@ def levenberg_marquardt(problem: Problem) -> optax.GradientTransformationExtraAr
 
     A Jacobian costs as many gradients as a sample has outputs, as in odeopt's exact solves.
     """
-    loss: Any = problem.loss
+    loss: Any = problem.objective
     split = loss.split({"batch": problem.data}, None)
     leaves = jax.tree.leaves(jax.eval_shape(split.predict, problem.start(0)))
     return transformation(

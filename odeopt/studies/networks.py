@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .engine.problem import Batch, BatchLoss, Params, Problem
+from ..split import Composite, composite
+from .engine.problem import Batch, Params, Problem
 
 VISCOSITY = 0.05
 """Of Burgers' equation: the front stays wide enough for 16 x 16 points."""
@@ -77,7 +78,7 @@ def poisson_residuals(params: Params, batch: Batch) -> jax.Array:
     return jax.vmap(jax.grad(jax.grad(solution)))(points) - source
 
 
-poisson_error = BatchLoss(
+poisson_error = composite(
     lambda residuals, batch: jnp.mean(residuals**2) / jnp.mean(batch[1] ** 2), poisson_residuals
 )
 """Mean squared residual of u'' = f over the mean square of f."""
@@ -116,7 +117,7 @@ def heat_residual(params: Params, point: jax.Array) -> jax.Array:
     return in_time - 0.1 * curvature
 
 
-def _with_border(residual: Callable[[Params, jax.Array], jax.Array]) -> BatchLoss:
+def _with_border(residual: Callable[[Params, jax.Array], jax.Array]) -> Composite:
     """Mean squared residual of an equation inside, plus that of the values at the border.
 
     The batch is (points, values, whether inside), one row a point.
@@ -129,7 +130,7 @@ def _with_border(residual: Callable[[Params, jax.Array], jax.Array]) -> BatchLos
 
         return jax.vmap(one)(*batch)
 
-    return BatchLoss(
+    return composite(
         lambda residuals, batch: (
             jnp.mean(residuals**2, where=batch[2]) + jnp.mean(residuals**2, where=~batch[2])
         ),

@@ -42,7 +42,7 @@ class Settings:
                 )
 
     @property
-    def convex(self) -> dict[str, rest.Convex]:
+    def convex(self) -> dict[str, rest.Batched]:
         """The convex problems among them."""
         return {name: rest.PROBLEMS[name]() for name in self.problems if name in rest.PROBLEMS}
 
@@ -76,7 +76,7 @@ def tasks(settings: Settings) -> list[Task]:
     return found
 
 
-def _rest(name: str, problem: rest.Convex, method: str, seeds: int) -> list[Record]:
+def _rest(name: str, problem: rest.Batched, method: str, seeds: int) -> list[Record]:
     return [{**record, "problem": name} for record in rest.run(problem, method, seeds)]
 
 
@@ -93,10 +93,13 @@ def verdict(results: Results) -> str:
             "Forward order, with averaging: for the same gradients the loss of averaged forward "
             f"iterates is {span(gain)} times nearer to the minimum than that of the last iterate. "
             f"Iterates in backward order converge on {int((full.rate < 1).sum())} of {len(full)} "
-            f"problems, for {span(full.gradients / forward.gradients)} times the gradients; on "
-            f"{int((alike.p >= rest.CHANCE).sum())} of {len(alike)} their loss does not differ "
-            "significantly from that of forward order."
+            f"problems, for {span(full.gradients / forward.gradients)} times the gradients."
         )
+        if len(alike):
+            lines.append(
+                f"On {int((alike.p >= rest.CHANCE).sum())} of {len(alike)} their loss does not "
+                "differ significantly from that of forward order."
+            )
     networks = results.table("networks")
     if len(networks):
         clear = [f"{r.problem} with {r.optimizer}" for r in networks.itertuples() if r.high < 1]

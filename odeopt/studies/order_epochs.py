@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
-from jaxtyping import Int
 
 from .. import adam, euler, heavy_ball, heun, ordering
 from .accuracy import halved
@@ -23,7 +22,7 @@ from .engine.race import Race
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, Grid
 from .experiments import train as train_by
-from .order_rest import Convex, by_epochs
+from .order_rest import Batched
 from .problems import build
 from .reference import solve
 
@@ -53,15 +52,15 @@ MARGIN = 0.2
 """How near an observed order must come to the expected one."""
 
 
-def orders(problem: Convex) -> list[Record]:
+def orders(problem: Batched) -> list[Record]:
     """Distance to the flow of the mean loss at a fixed time, for each splitting."""
-    start = jax.tree.map(jnp.asarray, problem.params)
+    start = problem.start(0)
     falls = lambda t, y, _: jax.tree.map(jnp.negative, jax.grad(problem.of_all)(y))  # noqa: E731
     ys = solve(falls, start, TIME, first=0.01, rtol=1e-12, atol=1e-13)
     end = jax.tree.map(lambda y: y[-1], ys)
 
     def error(order: Callable, solver: Callable, count: int) -> Any:
-        numbers = jnp.asarray(np.concatenate([order(problem.batches)(e) for e in range(count)]))
+        numbers = jnp.asarray(np.concatenate([order(len(problem.rows))(e) for e in range(count)]))
         opt = solver(TIME / len(numbers))
         last = jax.jit(lambda numbers: train_by(opt, problem.of_batch, start, numbers)[0])(numbers)
         return optax.tree.norm(optax.tree.sub(last, end))
@@ -69,7 +68,7 @@ def orders(problem: Convex) -> list[Record]:
     return [
         {
             **{"kind": "order", "splitting": name, "order": expected},
-            **halved(functools.partial(error, order, solver), COARSEST, TIME / problem.batches),
+            **halved(functools.partial(error, order, solver), COARSEST, TIME / len(problem.rows)),
         }
         for name, (order, solver, expected) in SPLITTINGS.items()
     ]
@@ -80,24 +79,6 @@ def network() -> Problem:
     """The digits network, some examples held out, with the share of these that it gets wrong."""
     problem = held_out(build(["digits-ce"])[0])
     return dataclasses.replace(problem, name="network", batch_size=BATCH)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Ordered(Problem):
-    """A problem whose mini-batches are the same in every epoch, in one of `ORDERS`."""
-
-    order: str = "reshuffled"
-
-    @property
-    def count(self) -> int:
-        """Batches of an epoch."""
-        assert self.batch_size is not None
-        return self.examples // self.batch_size
-
-    def batches(self, seed: int, steps: int) -> Int[np.ndarray, "steps batch"]:
-        """The examples of each step."""
-        rows = np.arange(self.count * (self.batch_size or 1), dtype=np.int32)
-        return rows.reshape(self.count, -1)[by_epochs(ORDERS[self.order])(self.count, steps, seed)]
 
 
 def train(
@@ -114,8 +95,9 @@ def train(
     Without a rate it is tuned, on a seed that is not reported.
     """
     known = {field.name: getattr(problem, field.name) for field in dataclasses.fields(Problem)}
-    ordered = Ordered(**{**known, "name": f"{problem.name}, {order}"}, order=order)
-    ends, one = ordered.count * (1 + np.arange(epochs)), OPTIMIZERS[optimizer]()
+    known["name"] += f", {order}"
+    ordered = Batched(**known, order=ORDERS[order])
+    ends, one = len(ordered.rows) * (1 + np.arange(epochs)), OPTIMIZERS[optimizer]()
     fresh = range(rate is None, seeds + (rate is None))
     race = Race(lab, ordered, one, int(ends[-1]), [TUNING_SEED, *fresh], points=ends.tolist())
     if rate is None:

@@ -20,6 +20,7 @@ from .. import euler, ordering
 from . import data
 from .engine import Check, Claim, Figure, Results, compared, each, groups, statistics
 from .engine.drawing import Plot
+from .engine.problem import Problem
 from .engine.store import Record
 from .experiments import walk
 
@@ -39,77 +40,69 @@ CONTRACTION = 1 - RATE * DECAY
 """What a step multiplies distances by in directions in which the data's loss is flat."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Convex:
-    """A strongly convex loss in batches.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batched(Problem):
+    """A problem whose mini-batches are the same in every epoch.
 
     Attributes:
-        title: One line for people.
-        loss: `loss(params, (inputs, targets))`, weight decay included.
-        params: Where all runs begin.
-        data: The batches, stacked.
+        order: `order(batches, seed)`, the numbers of the batches in each epoch.
     """
 
-    title: str
-    loss: Callable[[PyTree[Array], tuple[Array, Array]], Float[Array, ""]]
-    params: PyTree[np.ndarray]
-    data: tuple[np.ndarray, np.ndarray]
+    order: Callable[[int, int], ordering.BatchOrder] = ordering.reshuffled
 
-    @property
-    def batches(self) -> int:
-        """How many there are."""
-        return len(self.data[0])
+    @functools.cached_property
+    def rows(self) -> Int[np.ndarray, "batches size"]:
+        """The examples of each batch."""
+        size = self.batch_size or self.examples
+        return np.arange(self.examples // size * size, dtype=np.int32).reshape(-1, size)
+
+    def batches(self, seed: int, steps: int) -> Int[np.ndarray, "steps size"]:
+        """The examples of each step."""
+        return self.rows[by_epochs(self.order)(len(self.rows), steps, seed)]
 
     def of_batch(self, params: PyTree[Array], batch: Int[Array, ""]) -> Float[Array, ""]:
-        """The loss of one batch."""
-        inputs, targets = self.data
-        return self.loss(params, (jnp.asarray(inputs)[batch], jnp.asarray(targets)[batch]))
+        """The loss of the batch of that number."""
+        rows = jnp.asarray(self.rows)[batch]
+        return self.objective(params, jax.tree.map(lambda x: jnp.asarray(x)[rows], self.data))
 
     def of_all(self, params: PyTree[Array]) -> Float[Array, ""]:
-        """The mean over all batches."""
-        inputs, targets = self.data
-        return self.loss(params, (jnp.concatenate(inputs), jnp.concatenate(targets)))
+        """The loss of all data."""
+        return self.full_loss(params, self.data)
 
     @functools.cached_property
     def least(self) -> float:
         """The lowest loss, by gradient descent, which halves its excess at least every 7 steps."""
-        start = jax.tree.map(jnp.asarray, self.params)
-        return float(self.of_all(walk(euler(RATE), self.of_all, start, 500)))
+        return float(self.of_all(walk(euler(RATE), self.of_all, self.start(0), 500)))
 
 
-def _batched(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    order = np.random.default_rng(0).permutation(len(inputs))[: len(inputs) // SIZE * SIZE]
-    rows = order.reshape(-1, SIZE)
-    return inputs[rows], targets[rows]
+def _convex(title: str, loss: Callable[..., Array], start: PyTree[Array], *arrays: Any) -> Batched:
+    """A convex problem with weight decay, of whole batches in a random order."""
+    rows = np.random.default_rng(0).permutation(len(arrays[0]))[: len(arrays[0]) // SIZE * SIZE]
+    title = f"{title}, batch {SIZE}, weight decay {DECAY:g}"
+    init, batches = lambda seed: jax.tree.map(jnp.asarray, start), tuple(x[rows] for x in arrays)
+    sizes: dict[str, Any] = {"batch_size": SIZE, "weight_decay": DECAY, "x64": True}
+    return Batched(loss, init, batches, title=title, **sizes)
 
 
-def _decay(params: PyTree[Array]) -> Float[Array, ""]:
-    return 0.5 * DECAY * jnp.asarray(optax.tree.norm(params, squared=True))
-
-
-def regression() -> Convex:
+def regression() -> Batched:
     """Least squares on the diabetes data."""
-    inputs, targets = data.standardized("diabetes")
 
-    def loss(params: PyTree[Array], batch: tuple[Array, Array]) -> Float[Array, ""]:
-        return 0.5 * jnp.mean((batch[0] @ params - batch[1]) ** 2) + _decay(params)
+    def loss(params: Array, batch: tuple[Array, Array]) -> Array:
+        return 0.5 * jnp.mean((batch[0] @ params - batch[1]) ** 2)
 
-    title = f"linear regression, diabetes, 10 features, batch {SIZE}, weight decay {DECAY:g}"
-    return Convex(title, loss, np.zeros(10), _batched(inputs, targets))
+    title = "linear regression, diabetes, 10 features"
+    return _convex(title, loss, np.zeros(10), *data.standardized("diabetes"))
 
 
-def softmax() -> Convex:
+def softmax() -> Batched:
     """Softmax regression on digits."""
-    pixels, labels = data.load("digits")
 
-    def loss(params: PyTree[Array], batch: tuple[Array, Array]) -> Float[Array, ""]:
+    def loss(params: PyTree[Array], batch: tuple[Array, Array]) -> Array:
         logits = batch[0] @ params["w"] + params["b"]
-        error = optax.softmax_cross_entropy_with_integer_labels(logits, batch[1])
-        return jnp.mean(error) + _decay(params)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean()
 
-    title = f"softmax regression, digits, batch {SIZE}, weight decay {DECAY:g}"
-    params = {"w": np.zeros((64, 10)), "b": np.zeros(10)}
-    return Convex(title, loss, params, _batched(pixels, labels))
+    start = {"w": np.zeros((64, 10)), "b": np.zeros(10)}
+    return _convex("softmax regression, digits", loss, start, *data.load("digits"))
 
 
 PROBLEMS = {"regression": regression, "softmax": softmax}
@@ -165,7 +158,7 @@ METHODS = {
 """`forward` and all below `palindromic` draw their batches independently."""
 
 
-def run(problem: Convex, name: str, seeds: int, steps: int = STEPS) -> list[Record]:
+def run(problem: Batched, name: str, seeds: int, steps: int = STEPS) -> list[Record]:
     """All seeds of one method: means of curves, and one number of each kind a seed."""
     method = METHODS[name]
     steps = round(method.times * steps)
@@ -175,7 +168,7 @@ def run(problem: Convex, name: str, seeds: int, steps: int = STEPS) -> list[Reco
         opt = ordering.backward(opt, **about if "window" in about else {**about, "steps": steps})
     ema = optax.ema(1 - 5 / steps) if method.averaged else optax.identity()
     kept = np.unique(np.geomspace(1, steps, KEPT).round().astype(int)) - 1
-    start = jax.tree.map(jnp.asarray, problem.params)
+    start = problem.start(0)
 
     def one(numbers: Int[Array, " steps"], wanted: Bool[Array, " steps"]) -> tuple[Array, ...]:
         def step(carry: tuple, x: tuple[Array, Array]) -> tuple:
@@ -196,7 +189,7 @@ def run(problem: Convex, name: str, seeds: int, steps: int = STEPS) -> list[Reco
         (*_, tail), found = end
         return (*found, tail.spread)
 
-    numbers = np.stack([method.order(problem.batches, steps, seed) for seed in range(seeds)])
+    numbers = np.stack([method.order(len(problem.rows), steps, seed) for seed in range(seeds)])
     wanted = jnp.asarray(np.isin(np.arange(steps), kept))
     runs = jax.jit(jax.vmap(one, (0, None)))(jnp.asarray(numbers), wanted)
     distances, losses, gradients, spread = (np.asarray(x) for x in runs)

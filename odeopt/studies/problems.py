@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from sklearn.preprocessing import PolynomialFeatures
 
+from ..split import composite
 from . import data
 from .architectures import (
     LENGTH,
@@ -20,7 +21,7 @@ from .architectures import (
     transformer_init,
 )
 from .engine.load import built
-from .engine.problem import Batch, BatchLoss, Params, Problem
+from .engine.problem import Batch, Params, Problem
 from .networks import (
     VISCOSITY,
     burgers_error,
@@ -40,17 +41,17 @@ SUITE = "quick-1"
 HIDDEN = 32
 
 
-least_squares = BatchLoss(
+least_squares = composite(
     lambda outputs, batch: 0.5 * jnp.mean((outputs - batch[1]) ** 2),
     lambda params, batch: batch[0] @ params,
 )
 """Half the mean squared residual, (1/2n) ‖A x - b‖^2."""
 
 
-squared_error = BatchLoss(squared_distance_of, outputs_of)
+squared_error = composite(squared_distance_of, outputs_of)
 """Half the squared distance of the outputs to the one-hot labels, mean over examples."""
 
-cross_entropy = BatchLoss(
+cross_entropy = composite(
     lambda logits, batch: jnp.mean(optax.softmax_cross_entropy(logits, batch[1])), outputs_of
 )
 """Softmax cross-entropy with the one-hot labels, mean over examples."""
@@ -138,7 +139,7 @@ def _logistic() -> Problem:
     # With all 30 features the classes can be separated, and the loss has no minimum.
     matrix = np.column_stack([data.scaled(features[:, :10]), np.ones(len(features))])
     return Problem(
-        BatchLoss(logistic_error_of, lambda params, batch: batch[0] @ params),
+        composite(logistic_error_of, lambda params, batch: batch[0] @ params),
         _normal_init(matrix.shape[1]),
         (matrix, 2.0 * target - 1),
         name="logistic",
@@ -163,7 +164,7 @@ def _burgers() -> Problem:
 def _mnist() -> Problem:
     pixels, labels = data.load("mnist-5k")
     return Problem(
-        BatchLoss(cross_entropy_of, outputs_of),
+        composite(cross_entropy_of, outputs_of),
         network_init((784, 128, 10), np.float32),
         (pixels.astype(np.float32), data.one_hot(labels, np.float32)),
         name="mnist-5k",
@@ -174,7 +175,7 @@ def _mnist() -> Problem:
 def _structured(
     name: str, title: str, model: Callable[..., jax.Array], init: Callable[[int], Params]
 ) -> Problem:
-    loss = BatchLoss(cross_entropy_of, lambda params, batch: model(params, batch[0]))
+    loss = composite(cross_entropy_of, lambda params, batch: model(params, batch[0]))
     return _digits(name, f"{title}, cross-entropy", loss, init, 64)
 
 
@@ -193,7 +194,7 @@ def windows_of_text(count: int) -> tuple[Batch, int]:
 def _transformer(windows: int = 250) -> Problem:
     texts, characters = windows_of_text(windows)
     return Problem(
-        BatchLoss(next_character_error, lambda params, batch: transformer(params, batch[0])),
+        composite(next_character_error, lambda params, batch: transformer(params, batch[0])),
         lambda seed: transformer_init(seed, characters),
         texts,
         name="kjv-64",

@@ -157,7 +157,7 @@ class Settings:
     Attributes:
         problems: Problems, separated by commas; your own as my_file.py:problem, made with
             odeopt.studies.Problem. Levenberg-Marquardt takes part where its loss is a sum of
-            squares made by odeopt.studies.engine.problem.BatchLoss.
+            squares made by odeopt.composite.
         solvers: Who takes part, separated by commas: the rivals sgd, momentum, adam, lbfgs, bfgs,
             levenberg_marquardt; the solvers rkc, rkc-auto, linearly_implicit_euler,
             linearly_implicit_euler-cg, rosenbrock2, exponential_euler, implicit_euler; your own as

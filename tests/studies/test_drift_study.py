@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from odeopt.studies import Problem, drift, drift_orders, drift_pictures
+from odeopt.studies import Problem, drift, drift_orders
+from odeopt.studies.claims import central_flow
 from odeopt.studies.drift_trends import Bench, held_out, judge
 from odeopt.studies.engine import Results, page
 from odeopt.studies.problems import build
@@ -196,31 +197,14 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 
 
 @pytest.mark.slow
-def test_the_principal_flow_that_is_drawn_meets_every_iterate(x64):
-    records = drift_pictures.directions()
-    for r in records:
-        factor = 1 - r["curvature"]
-        np.testing.assert_allclose(
-            r["iterates"], factor ** np.arange(drift_pictures.STEPS + 1), rtol=1e-12, atol=1e-15
-        )
-        assert r["distance"] < 1e-6  # of solving to 1e-8, and growing
-        np.testing.assert_allclose(
-            np.abs(r["envelope"][:: drift_pictures.SEEN]),
-            np.abs(r["iterates"]),
-            rtol=1e-5,
-            atol=1e-8,
-        )
-
-
-@pytest.mark.slow
-def test_the_iterates_that_are_drawn_settle_where_the_central_flow_says(x64):
-    [record] = drift_pictures.edge()
-    x, curvature = np.transpose(record["iterates"])
-    edge = 2 / drift_pictures.EDGE_STEP
-    np.testing.assert_allclose(record["flow"][-100:], edge, rtol=1e-6)
-    np.testing.assert_allclose(record["variance"][-1], 2 * drift_pictures.DRIVE, rtol=1e-6)
-    np.testing.assert_allclose(x[-100:] ** 2, 2 * drift_pictures.DRIVE, rtol=1e-3)
+def test_descent_settles_where_the_central_flow_says(x64):
+    iterates, central, plain, variance = central_flow.traces()
+    x, curvature = iterates.T
+    edge, drive = 2 / central_flow.STEP, central_flow.DRIVE
+    np.testing.assert_allclose(central[-100:], edge, rtol=1e-6)
+    np.testing.assert_allclose(variance[-1], 2 * drive, rtol=1e-6)
+    np.testing.assert_allclose(x[-100:] ** 2, 2 * drive, rtol=1e-3)
     # by the fourth derivative, which the central flow does not see
-    settled = edge + 2 * drift_pictures.SOFTNESS * drift_pictures.DRIVE
+    settled = edge + 2 * central_flow.SOFTNESS * drive
     np.testing.assert_allclose(curvature[-100:], settled, rtol=1e-4)
-    assert record["gradient flow"][-1] > 2 * edge
+    assert plain[-1] > 2 * edge

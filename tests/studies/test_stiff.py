@@ -10,7 +10,7 @@ import pytest
 import odeopt
 from odeopt.studies import iterative, problems, stiff, stiff_runs, stiff_tables
 from odeopt.studies.engine.optimizers import Entry
-from odeopt.studies.engine.problem import BatchLoss, Problem
+from odeopt.studies.engine.problem import Problem
 from odeopt.studies.engine.runner import Runner
 from odeopt.studies.engine.store import Store
 from odeopt.studies.engine.study import Lab, Results
@@ -102,7 +102,7 @@ def test_mnist_without_its_package_says_what_to_install(monkeypatch):
 
 def _line(batch_size=None):
     """x^2 / 2 from x = 1 in any number of examples, all alike."""
-    square = BatchLoss(
+    square = odeopt.composite(
         lambda outputs, batch: 0.5 * jnp.mean(outputs**2), lambda params, batch: batch[0] @ params
     )
     data = (np.ones((32, 1)),)

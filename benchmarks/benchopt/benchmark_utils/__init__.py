@@ -35,7 +35,7 @@ class CountedSolver(BaseSolver):
         self.entry = self.make_entry()
         rate = self.entry.unit if self.learning_rate is None else self.learning_rate
         optimizer = self.entry.make(problem.dtype(rate))
-        step = step_function(problem, optimizer)
+        step = step_function(problem.objective, optimizer)
         data, rows = jax.tree.map(jnp.asarray, problem.data), problem.batches(seed, gradients)
         params = problem.start(seed)
         self.start = params, optimizer.init(params)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..claim import Claim, near
-from ..drift_pictures import batch_loss
+from ..experiments import neuron_loss
 
 EXAMPLES, SIZES, RATE, SHUFFLES = 24, (2, 4, 8), 0.002, 4000
 
@@ -25,7 +25,7 @@ def component(x: jax.Array, size: int, rows: Any, orders: jax.Array) -> jax.Arra
     inputs, targets = rows
 
     def loss(x: jax.Array, rows: jax.Array) -> jax.Array:
-        return jnp.mean(jax.vmap(batch_loss, (None, 0, 0))(x, inputs[rows], targets[rows]))
+        return jnp.mean(jax.vmap(neuron_loss, (None, 0, 0))(x, inputs[rows], targets[rows]))
 
     def epoch(order: jax.Array) -> jax.Array:
         both = jnp.stack([order, order[::-1]]).reshape(2, -1, size)

@@ -14,17 +14,17 @@ import numpy as np
 
 from ... import drift
 from ..claim import Bound, Claim, Lines, near
-from ..drift_pictures import BATCHES, batch_loss
-from ..experiments import distance, follow, slope
+from ..experiments import distance, follow, neuron_loss, slope
 
 SIZES = (0.04, 0.02, 0.01, 0.005)
+BATCHES = {"inputs": ((1.0, 0.2), (-0.3, 1.2), (0.8, -1.0)), "target": (1.0, -0.5, 0.3)}
 
 
 @functools.cache
 def flow() -> Any:
     """The field with the penalty, `field(y, h)`."""
     rows = {name: jnp.asarray(values) for name, values in BATCHES.items()}
-    return drift.epoch_flow(batch_loss, ordered=False, **rows)
+    return drift.epoch_flow(neuron_loss, ordered=False, **rows)
 
 
 @jax.jit
@@ -33,7 +33,7 @@ def mean_end(x: jax.Array, h: jax.Array) -> jax.Array:
     rows = {name: jnp.asarray(values) for name, values in BATCHES.items()}
 
     def step(x: jax.Array, k: jax.Array) -> tuple[jax.Array, None]:
-        return x - h * jax.grad(batch_loss)(x, rows["inputs"][k], rows["target"][k]), None
+        return x - h * jax.grad(neuron_loss)(x, rows["inputs"][k], rows["target"][k]), None
 
     orders = jnp.asarray(list(itertools.permutations(range(3))))
     return jax.vmap(lambda order: jax.lax.scan(step, x, order)[0])(orders).mean(axis=0)

@@ -127,7 +127,7 @@ class Loop:
         """`step(index, (params, state)) -> (params, state, loss)` on the batch of that index."""
         target = target if self._whole else None
         search = self.entry.line_search
-        step = step_function(self.problem, optimizer, line_search=search, target=target)
+        step = step_function(self.problem.objective, optimizer, line_search=search, target=target)
 
         def one_step(index: jax.Array, carry: Any) -> Any:
             batch, key = given.data, {}

@@ -13,38 +13,11 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from ...checks import is_traced
-from ...split import Composite
 from .checksums import checksum, checksum_of
 from .refusals import check_fields, holds_module, line, refuse, whole_numbers
 
 Params: TypeAlias = Any
 Batch: TypeAlias = tuple[Any, ...]
-
-
-class BatchLoss(Composite):
-    """A loss of one argument, the batch: `loss(params, batch)`, with the model kept apart.
-
-    An `odeopt.composite` whose samples are the rows of every array of the batch, so that
-    Gauss-Newton methods can run on it; other than one it takes the batch by position too.
-
-    Args:
-        loss: `loss(outputs, batch) -> scalar`, a mean over the leading axis of the outputs.
-        predict: `predict(params, batch) -> outputs`, those of a sample from its own row only.
-
-    Both name their argument `batch`.
-    """
-
-    def __init__(
-        self,
-        loss: Callable[[Any, Batch], jax.Array],
-        predict: Callable[[Params, Batch], Any],
-    ) -> None:
-        super().__init__(loss, predict, ("batch",))
-        self.__signature__ = inspect.signature(self.__call__)
-
-    def __call__(self, params: Params, batch: Batch) -> jax.Array:  # type: ignore[override]
-        """The loss of the whole batch."""
-        return super().__call__(params, batch=batch)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -14,28 +14,27 @@ from .refusals import line
 
 
 def step_function(
-    problem: Problem,
+    loss: Callable[..., jax.Array],
     optimizer: optax.GradientTransformation,
     *,
     line_search: bool = False,
     target: jax.Array | None = None,
 ) -> Callable[..., tuple[Params, Any, jax.Array]]:
-    """The ordinary optax step: `step(params, state, batch, **key) -> (params, state, loss)`.
+    """The ordinary optax step: `step(params, state, batch, **key) -> (params, state, value)`.
 
-    The loss is that of the batch before the step. With `line_search`, loss and gradient are those
-    that optax's line searches left in the state. Where the loss has reached `target` the step is
-    not made.
+    The value is that of `loss(params, batch, **key)` before the step. With `line_search`, value and
+    gradient are those that optax's line searches left in the state. Where the value has reached
+    `target` the step is not made.
     """
     optimizer = optax.with_extra_args_support(optimizer)
-    objective = problem.objective
 
     def step(params: Params, state: Any, batch: Any, **key: jax.Array) -> Any:
-        extra: dict[str, Any] = {"value_fn": objective, "batch": batch, **key}
+        extra: dict[str, Any] = {"value_fn": loss, "batch": batch, **key}
         if line_search:
-            of_state = optax.value_and_grad_from_state(objective)
+            of_state = optax.value_and_grad_from_state(loss)
             value, grads = of_state(params, batch, state=state, **key)
         else:
-            value, grads = jax.value_and_grad(objective)(params, batch, **key)
+            value, grads = jax.value_and_grad(loss)(params, batch, **key)
 
         def made() -> tuple[Params, Any]:
             updates, new = optimizer.update(grads, state, params, value=value, grad=grads, **extra)
@@ -57,7 +56,7 @@ def advance(
     state: Any = None,
 ) -> tuple[Params, Any]:
     """Parameters and state after so many steps on the same data; the state by default a new one."""
-    step = step_function(problem, optimizer)
+    step = step_function(problem.objective, optimizer)
     carry = params, optimizer.init(params) if state is None else state
     return jax.lax.fori_loop(0, steps, lambda _, carry: step(*carry, data)[:2], carry)
 
@@ -66,7 +65,7 @@ def refuse_broken(problem: Problem, entry: Entry) -> None:
     """Raise a `ValueError` where an optimizer's first step fails, or is not finite though tiny."""
     rate, start = problem.dtype(1e-6), problem.start(0)
     optimizer = entry.make(rate)
-    step = jax.jit(step_function(problem, optimizer))
+    step = jax.jit(step_function(problem.objective, optimizer))
     try:
         params, state, loss = step(
             start, optimizer.init(start), problem.first_batch, **problem.fixed_key

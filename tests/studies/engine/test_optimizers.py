@@ -38,7 +38,7 @@ def program(make, steps=STEPS):
     @jax.jit
     def run(rate):
         optimizer = make(rate)
-        step = step_function(problem, optimizer)
+        step = step_function(problem.objective, optimizer)
         carry = problem.init(0), optimizer.init(problem.init(0))
         return jax.lax.fori_loop(0, steps, lambda _, carry: step(*carry, data)[:2], carry)
 
