@@ -61,17 +61,10 @@ class AdamFlow(AlongMoment, AbstractFlow):
     `drift` (the parameters move, the moments fixed). Composed in this order they are
     `optax.adam(h)`; in the symmetric order, `strang_adam`.
 
+    The arguments are those of `odeopt.adamw`, and one more. With `nesterov` both parts see the
+    gradient.
+
     Args:
-      b1: what a step keeps of the first moment, in [0, 1); or `LogTime(r)`.
-      b2: the same of the second moment.
-      eps: $\epsilon$.
-      eps_root: $\epsilon_r$.
-      weight_decay: $w$, decoupled: a number, or a schedule of the number of steps.
-      mask: a tree of booleans like the parameters, or a function of them that returns one: what
-        to decay.
-      nesterov: look ahead in the first moment, as `optax.nadam` does. Then both parts see the
-        gradient.
-      mu_dtype: dtype of the first moment; None for that of the parameters.
       exact_decay: solve the decay exactly within a step, $e^{-wh}$, instead of optax's
         $1 - wh$.
 

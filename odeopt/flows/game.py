@@ -92,16 +92,12 @@ class GameFlow(AbstractFlow):
     this is gradient flow.
 
     Its parts are the moves of the players, in turn: the others are frozen, the mover takes a step
-    of Euler's method. A player with k updates a round takes k of them, of length $h/k$ each, so
-    that every player is followed for a time $h$ a round, whatever k. (Five steps of a critic at the
-    full rate for one of the generator: five updates, *and* speed 5.) The incoming gradient serves
-    the first move; a further one is evaluated for every other.
+    of Euler's method. `odeopt.alternating` says how long the steps are, and which gradients they
+    take.
 
     Args:
       speeds: one for each player, by name or in order; None for 1.
-      updates: how many each makes in a round; the order of this is the order of play. Names for
-        players in a dict, in the order in which they play; numbers for those of a tuple, the first
-        of which plays first. None if nothing splits this flow.
+      updates: as for `odeopt.alternating`; None if nothing splits this flow.
 
     Raises:
       ValueError: updates that are not positive integers; later, names that are not players.

@@ -81,17 +81,12 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
     Its parts, each solved exactly: `moments` and `drift`, as of Adam's flow. As bases jump it has
     no field for a Runge-Kutta method.
 
+    The arguments are those of `odeopt.soap`, apart from `dimensions`. With `nesterov` both parts
+    see the gradient.
+
     Args:
-      b1: what a step keeps of the first moment, in [0, 1); or `LogTime(r)`.
-      b2: the same of the second moment.
-      eps: $\epsilon$.
-      weight_decay: $w$, decoupled: a number, or a schedule of the number of steps.
-      mask: a tree of booleans like the parameters, or a function of them: what to decay.
-      nesterov: look ahead in the first moment. Then both parts see the gradient.
-      precondition_frequency: steps from one refresh to the next.
       max_precond_dim: a longer side keeps the identity as its basis, and so does one of length 1;
         None for 10,000. With 1 or less on all sides this is Adam's flow.
-      shampoo_beta: what a step keeps of $L$ and $R$; None for `b2`.
       dimensions: which axes of a leaf make the matrix, see `flows.SpectralFlow`.
 
     Raises:

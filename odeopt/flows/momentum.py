@@ -151,11 +151,7 @@ class NesterovFlow(HeavyBallFlow):
     That point, $y = x - h\mu m$, is what the parameters are, as in optax; `drift` is
     $y \to y - h(\nabla E(y) + \mu m)$. The flow (the limit of small steps) is the heavy ball's.
     Two parts look at the gradient, so there is no symmetric splitting; and the step is not
-    conformally symplectic.
-
-    Args:
-      momentum: $\mu$ in [0, 1), or `LogTime(r)`.
-      dtype: dtype of the momentum; None for that of the parameters.
+    conformally symplectic. The arguments are those of `HeavyBallFlow`.
     """
 
     gradient_part: ClassVar[str | None] = None
@@ -174,11 +170,10 @@ class RelativisticFlow(HeavyBallFlow):
 
     A step is never longer than $1/\sqrt\delta$, however large the gradient: the norm runs over all
     parameters, so this is gradient clipping with a Hamiltonian structure (França, Sulam, Robinson
-    and Vidal, arXiv:1903.04100). `delta=0` is the heavy ball.
+    and Vidal, arXiv:1903.04100). `delta=0` is the heavy ball. The other arguments are
+    those of `HeavyBallFlow`.
 
     Args:
-      momentum: $\mu$ in [0, 1), or `LogTime(r)`.
-      dtype: dtype of the momentum; None for that of the parameters.
       delta: $\delta \ge 0$, one over the square of the longest step, in units of the parameters.
 
     Raises:

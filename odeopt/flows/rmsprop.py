@@ -43,15 +43,7 @@ class RMSpropFlow(AbstractFlow):
     Its parts: `moments`, solved exactly, and `descent`, a step of Euler's method; composed in this
     order they are `optax.rmsprop`. Both look at the gradient: there is no symmetric splitting.
 
-    Args:
-      decay: $b$, in [0, 1), or `LogTime(r)`.
-      eps: $\epsilon$.
-      initial_scale: $v$ at the start.
-      eps_in_sqrt: False for $\sqrt v + \epsilon$.
-      centered: divide by the standard deviation.
-      momentum: $\mu$; None for none.
-      nesterov: look ahead in the momentum.
-      bias_correction: divide the moments by the weight of what they have seen.
+    The arguments are those of `odeopt.rmsprop`.
 
     Raises:
       ValueError: `decay` or `momentum` outside [0, 1), a negative `eps` or `initial_scale`.

@@ -26,22 +26,15 @@ class Exponential(AbstractCurvatureMethod, Curved):
     r"""Exponential Euler: $x^+ = x - h\varphi_1(-hB)\nabla E(x)$, $\varphi_1(z) = (e^z - 1)/z$.
 
     That is the flow of the quadratic model, $\dot u = -(\nabla E(x) + Bu)$ with $u(0) = 0$,
-    followed for a time $h$: exact on quadratics at any $h$, gradient descent for $h \to 0$, the
-    Newton or Gauss-Newton step for $h \to \infty$. Order 2 where B is the Hessian, else 1. Stable
-    on the whole negative axis: its stability function is $e^{-h\lambda}$.
+    followed for a time $h$. Order 2 where B is the Hessian, else 1. Stable on the whole negative
+    axis: its stability function is $e^{-h\lambda}$.
 
     $\varphi_1$ is taken on the Krylov space of B and the gradient, which Lanczos' algorithm
     spans. The model never rises along that path, however small the space. With `basis`
     below `products` the space is restarted: each one follows the flow as long as its error stays
     below the tolerance, the last one to the end.
 
-    Args:
-      curvature: B, "auto", "ggn" or "hessian", as for `LinearSolver`. Directions of negative
-        curvature grow as they do in the flow.
-      products: the most curvature products of a step; None for 10.
-      basis: Krylov vectors that are kept at once, for the memory; None for as many as products.
-      tolerance: error of a step, relative to its length, that a restart may leave.
-      fraction: of the samples that curvature is taken on, as for `LinearSolver`.
+    The arguments are those of `odeopt.exponential_euler`.
 
     Raises:
       ValueError: an unknown curvature, fewer than 1 product, a basis that does not divide them, a

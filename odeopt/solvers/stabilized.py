@@ -45,11 +45,7 @@ class RungeKuttaChebyshev(AbstractMethod):
     before every other, started from the last direction. 2 gradients each are counted. A step that
     would need more than `max_stages` is rejected.
 
-    Args:
-      stages: $s \ge 2$, or None.
-      order: 1 or 2.
-      damping: $\eta$: modes that the step could only just keep are damped by about that fraction.
-      max_stages: the most that `stages=None` takes.
+    The arguments are those of `odeopt.rkc`.
 
     Raises:
       ValueError: fewer than 2 stages, another order, negative damping.

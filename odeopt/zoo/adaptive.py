@@ -82,7 +82,7 @@ def adam(
       eps: $\epsilon$.
       eps_root: $\epsilon_r$.
       mu_dtype: dtype of the first moment; None for that of the parameters.
-      nesterov: look ahead in the first moment.
+      nesterov: look ahead in the first moment, as `optax.nadam` does.
       **options: those of `ode_optimizer`. With `correction=2` the iterates follow
         $\dot x = -g/(|g| + \epsilon)$ with order 2 from the first step on, for one gradient more a
         step; the counter-term is clipped where the gradient changes much within $b_2/(1 - b_2)$
