@@ -1,8 +1,8 @@
 """Diagnostics: what the loss looks like from where the parameters are."""
 
-from .corridor import corridor as corridor
 from .drift import Drift as Drift
 from .drift import DriftTerms as DriftTerms
+from .drift import corridor as corridor
 from .drift import drift as drift
 from .drift import drift_terms as drift_terms
 from .geometry import class_distance as class_distance
