@@ -5,6 +5,6 @@ from .adam import adam_step as adam_step
 from .choice import MEASURED as MEASURED
 from .choice import Kernel as Kernel
 from .choice import using as using
-from .combination import combination as combination
-from .momentum import momentum_step as momentum_step
+from .linear import combination as combination
+from .linear import momentum_step as momentum_step
 from .rounding import add_rounded as add_rounded
