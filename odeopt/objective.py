@@ -269,7 +269,11 @@ class Tally:
         return self.gradient(params) if self.given is None else params
 
     def gradient(self, params: PyTree[Array]) -> PyTree[Array]:
-        """1, and 1 more where it is differentiated: a Hessian product counts as 2."""
+        """1, and 1 more for each time it is differentiated: a Hessian product counts as 2.
+
+        A k-fold derivative counts as k + 1, its cost along equal directions; along k that differ
+        it may take up to 2^k.
+        """
         self.count[0] += 1
         identity = jax.custom_jvp(lambda x: x)
 
