@@ -135,6 +135,12 @@ def forwarded(
     where it is not `alone`, and names may be meant for another function.
     """
     parameters = list(inspect.signature(function).parameters.values())
+    nameless = [p.name for p in parameters[positional:] if p.kind is p.POSITIONAL_ONLY]
+    if nameless:
+        raise TypeError(
+            f"{called_as} takes {', '.join(nameless)} by position only, and arguments are passed "
+            "on by name: move the `/` of its signature to behind the first argument."
+        )
     named = {
         p.name: p
         for p in parameters[positional:]

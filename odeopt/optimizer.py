@@ -100,7 +100,8 @@ def ode_optimizer(
     rescales its updates would move the stage points.
 
     What is not finite goes through at a fixed rate, as in optax. A rule that can reject a step
-    rejects it: zero updates, the state as it was, counted in `rejected` (see `odeopt.guard`).
+    rejects it, and so does a method that solves a system: zero updates, the state as it was,
+    counted in `rejected` (see `odeopt.guard`).
 
     Args:
       flow: the vector field to follow, e.g. `flows.GradientFlow()`.

@@ -174,15 +174,21 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
       params: the parameters that the loop holds; of an nnx model `nnx.state(model, nnx.Param)`.
 
     Raises:
-      ValueError: no odeopt optimizer in `state`, or one whose parameters rest elsewhere, with
-        another transformation after it in a chain, which rescales its updates.
+      ValueError: no odeopt optimizer in `state`, or those of several runs, which take
+        `jax.vmap(odeopt.step_params)`; or one whose parameters rest elsewhere, with another
+        transformation after it in a chain, which rescales its updates.
     """
     wrapped, params = params, as_arrays(unwrapped(params))
     _check_chains(state)
     found = list(states(state))
     if not found:
         raise ValueError(_NONE)
-    for _, ode in found:
+    for path, ode in found:
+        if jnp.ndim(ode.steps):
+            raise ValueError(
+                f"state{path} holds the states of {jnp.size(ode.steps)} runs: write "
+                "`jax.vmap(odeopt.step_params)(state, params)`."
+            )
         for node in _readouts(ode.memory):
             params = node.readout(params, ode.aux)
         for node in _readouts(ode.aux):

@@ -307,6 +307,24 @@ def test_a_staged_optimizer_that_is_last_is_left_in_peace():
         params = optax.apply_updates(params, updates)
 
 
+def test_step_params_of_several_runs():
+    opt = odeopt.log_time_adam()
+    runs = jnp.ones((3, 2))
+    state = jax.vmap(opt.init)(runs)
+    with pytest.raises(ValueError, match=r"of 3 runs: write `jax.vmap\(odeopt.step_params\)"):
+        odeopt.step_params(state, runs)
+    assert jax.vmap(odeopt.step_params)(state, runs).shape == (3, 2)
+
+
+def test_a_loss_whose_batch_has_no_name():
+    def loss(params, batch, /):
+        return jnp.sum(params * batch)
+
+    opt, params = odeopt.heun(0.1), jnp.ones(2)
+    with pytest.raises(TypeError, match=r"takes batch by position only.*move the `/`"):
+        opt.update(params, opt.init(params), params, value_fn=loss, batch=params)
+
+
 def test_step_params_of_a_foreign_state():
     with pytest.raises(ValueError, match="no odeopt optimizer"):
         odeopt.step_params(optax.sgd(0.1).init(PARAMS), PARAMS)

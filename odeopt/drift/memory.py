@@ -81,8 +81,11 @@ class Remembering(AbstractCorrected):
             lambda x, t: None if t is None else t.astype(x.dtype), primals, tangents
         )
         _, term = eqx.filter_jvp(update, primals, tangents)
-        # 0/0 where a second moment is 0: such a parameter has not moved and has no drift.
-        return jax.tree.map(lambda t: jnp.where(jnp.isfinite(t), t, 0), term)
+        # 0/0 where a second moment is 0: such a parameter has not moved and has no drift. What a
+        # gradient that is not finite leads to stays: the clip leaves the term out, and counts that.
+        return jax.tree.map(
+            lambda t, b: jnp.where(jnp.isfinite(t) | ~jnp.isfinite(b), t, 0), term, back
+        )
 
 
 def with_memory(flow: AbstractFlow, order: int, form: str, clip: float | None) -> Remembering:

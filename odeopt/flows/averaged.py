@@ -205,7 +205,9 @@ class AveragedFlow(AbstractFlow):
     def _beta(self, predictability: PyTree[Array]) -> Array:
         if self.beta is not None:
             return jnp.asarray(self.beta, float)
-        return 1 - 0.1 * (1 - jnp.sqrt(predictability)) ** 2
+        known = predictability > 0  # the root has no finite slope at 0
+        root = jnp.where(known, jnp.sqrt(jnp.where(known, predictability, 1.0)), 0.0)
+        return 1 - 0.1 * (1 - root) ** 2
 
     def _weight(self, aux: Average) -> Array:
         power = 8 * aux.predictability if self.power is None else self.power

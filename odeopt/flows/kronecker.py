@@ -134,7 +134,8 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
                 if p.size and 1 < stack.shape[axis] <= largest
             }
             bases = {
-                k: zero + jnp.eye(zero.shape[1], dtype=zero.dtype) for k, zero in factors.items()
+                k: zero + jnp.eye(zero.shape[1], dtype=zero.dtype)[None]
+                for k, zero in factors.items()
             }
             return Metric(zeros, factors, bases)
 

@@ -65,7 +65,9 @@ def backward(
     `example` names the arguments of `update` that tell one step from another, and shows their
     shapes; they are stored. Where `value_fn` gathers its batch from data on the device, that is an
     integer. All other arguments (`value_fn`, the data itself) are those of the last call, also for
-    stored steps; `value=` is not looked at. A `grad_fn` is asked for stage 0 too.
+    stored steps; `value=` is not looked at. A `grad_fn` is asked for stage 0 too. Transformations
+    go inside, `backward(optax.chain(clip, opt), ...)`: before it in a chain they would change
+    `grads` only, and so the first step of each window.
 
     Gradients: with j steps of the window before this one, in gradients of one batch, for an
     optimizer of one gradient a step,

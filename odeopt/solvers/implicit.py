@@ -130,13 +130,13 @@ class Implicit(AbstractCurvatureMethod):
         length = h if self.kind == "euler" else 0.5 * h
         ahead = length if self.kind == "trapezoidal" else jnp.zeros_like(h)
         center = jax.tree.map(lambda g: scaled(-ahead, g), slope)
-        update, memory, used = self._proximal(
+        update, memory, used, sane = self._proximal(
             objective.at(1), params, slope, length, center, memory, cost
         )
         if self.kind == "midpoint":
             update = jax.tree.map(lambda u: 2 * u, update)
         used += field_cost(flow, z, h, given=True)
-        return Step(update, aux, memory, gradients=used, finite=finite(update, memory))
+        return Step(update, aux, memory, gradients=used, finite=sane & finite(update, memory))
 
     def _proximal(
         self,
@@ -147,10 +147,11 @@ class Implicit(AbstractCurvatureMethod):
         center: PyTree[Array],
         memory: Proximal,
         cost: int,
-    ) -> tuple[PyTree[Array], Proximal, Int[Array, ""]]:
+    ) -> tuple[PyTree[Array], Proximal, Int[Array, ""], Bool[Array, ""]]:
         r"""The increment u to the minimum of $E(x + u) + \|u - c\|^2/(2h)$, from $u = 0$ on.
 
-        `cost` is that of a gradient, or of the loss; the last result is the total.
+        `cost` is that of a gradient, or of the loss; then follow its total, and whether loss and
+        gradient at $x$ are finite: else $u$ is 0.
         Everything is divided by $(1 + h)/h$, so that no step size is too large or too small.
         """
         shift, weight = 1 / (1 + h), h / (1 + h)
@@ -168,7 +169,7 @@ class Implicit(AbstractCurvatureMethod):
         zero = jax.tree.map(jnp.zeros_like, slope)
         given = objective.given_value()
         value = objective.value(params) if given is None else given
-        start = at(zero, value, slope)
+        start, sane = at(zero, value, slope), finite((value, slope))
         rounding = _ROUNDINGS * jnp.finfo(value.dtype).eps
 
         def unfinished(carry: tuple) -> Bool[Array, ""]:
@@ -223,11 +224,11 @@ class Implicit(AbstractCurvatureMethod):
         last = memory.solve._replace(products=none)
         fresh = Proximal(none, none, jnp.ones([], float), last)
         used = jnp.int32(cost if given is None else 0)
-        carry = start, fresh, jnp.isfinite(start.value) & jnp.isfinite(h), used
+        carry = start, fresh, sane & jnp.isfinite(start.value) & jnp.isfinite(h), used
         here, memory, _, used = jax.lax.while_loop(unfinished, newton, carry)
         fell = here.value <= start.value  # by rounding alone it may not have
         update = jax.tree.map(lambda u: jnp.where(fell, u, jnp.zeros_like(u)), here.displacement)
-        return update, memory, used
+        return update, memory, used, sane
 
 
 class _Point(NamedTuple):

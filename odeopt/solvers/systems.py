@@ -108,7 +108,8 @@ class Iterative(AbstractSystem):
         )
         x = found.value
         form = inner(x, found.image) - self.shift * inner(x, x)
-        form = jnp.where(self.weight > 0, form / self.weight, 0.0)
+        moves = self.weight > 0
+        form = jnp.where(moves, form / jnp.where(moves, self.weight, 1.0), 0.0)
         return x, LinearSolve(x, found.products, found.residual, form, diagonal)
 
     def cost(self, found: LinearSolve) -> Int[Array, ""]:

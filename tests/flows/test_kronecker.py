@@ -413,3 +413,9 @@ def test_what_it_cannot_do_is_refused():
 def test_flows_of_equal_settings_are_equal():
     assert odeopt.soap(0.1) == odeopt.soap(0.1)
     assert odeopt.soap(0.1) != odeopt.soap(0.1, precondition_frequency=5)
+
+
+def test_the_identity_is_added_to_a_stack_without_promotion():
+    with jax.numpy_rank_promotion("raise"):
+        state = odeopt.soap(0.1).init(jnp.ones((3, 2)))
+    assert odeopt.summary(state)["steps"] == 0

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 import odeopt
-from odeopt import stepsize
+from odeopt import stepsize, sums
 from odeopt.flows import GradientFlow
 
 from . import laws
@@ -128,7 +128,16 @@ def test_a_silent_ruin():
     """Parameters that stay finite, with a momentum that does not."""
     mended = lambda updates, new, old, params: (jax.tree.map(jnp.nan_to_num, updates), new)
     run = run_of(lambda sizes: after(mended, odeopt.heavy_ball(RATE, 0.9)))
-    fails(laws.bad_batches_are_not_silent, run, run(NAN))
+    fails(laws.bad_batches_are_not_silent, run, run(NAN), run(GOOD))
+
+
+def test_a_silent_stop():
+    """All stays finite, and the steps of the bad batches are missing."""
+    stops = lambda updates, new, old, params: optax.tree.where(
+        sums.finite(updates), (updates, new), (optax.tree.zeros_like(updates), old)
+    )
+    run = run_of(lambda sizes: after(stops, odeopt.euler(RATE)))
+    fails(laws.bad_batches_are_not_silent, run, run(NAN), run(GOOD))
 
 
 def test_updates_in_another_dtype():

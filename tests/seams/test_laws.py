@@ -56,7 +56,7 @@ def laws_of(configuration: Configuration):
                 law = laws.one_bad_batch_costs_one_step
                 checks.append((law, run, history, undisturbed, fault))
             else:
-                checks.append((laws.bad_batches_are_not_silent, run, history))
+                checks.append((laws.bad_batches_are_not_silent, run, history, undisturbed))
             case(fault.name, *checks)
         for name, store in STORES.items():
             case(f"restored by {name}", (laws.continues_after, run, undisturbed, good, store))

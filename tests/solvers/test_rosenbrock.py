@@ -477,3 +477,10 @@ def test_bad_input():
     real = odeopt.composite(lambda out: jnp.sum(out**2), jnp.abs, samples=())
     with pytest.raises(TypeError, match='pass solve="cg"'):
         exact.update(z, exact.init(z), z, value_fn=real)
+
+
+def test_a_step_of_size_0_divides_by_nothing():
+    opt, x = odeopt.linearly_implicit_euler(lambda step: 0.0, solve="cg"), jnp.ones(2)
+    with jax.debug_nans(True):
+        updates, _ = opt.update(x, opt.init(x), x, value_fn=lambda x: 0.5 * jnp.sum(x**2))
+    assert not np.any(updates)
