@@ -17,7 +17,7 @@ from ..flows.game import PerPlayer, Players
 from . import game_plane as plane
 from .engine import Figure, Lab, Results, Table, groups, race_figures, races
 from .engine.checksums import checksum_of
-from .engine.optimizers import Entry
+from .engine.optimizers import Entry, refuse_one_rate
 from .engine.problem import Problem, line, whole_numbers
 from .engine.race import Race
 from .engine.store import Record
@@ -117,7 +117,16 @@ class Game:
         """Every solver of games, and the user's own optimizers."""
         updates = (1,) * len(Players.of(self.start(0)).names)
         makes = {**plane.METHODS, "alternating": lambda h: alternating(h, updates), **own}
-        return [self._entry(name, make) for name, make in makes.items()]
+        found = [self._entry(name, make) for name, make in makes.items()]
+        for entry in found:
+            if entry.name in own:
+                refuse_one_rate(entry.name, functools.partial(self._first_step, entry))
+        return found
+
+    def _first_step(self, entry: Entry, rate: Any) -> Any:
+        optimizer, players = optax.with_extra_args_support(entry.make(rate)), self.start(0)
+        given = {"batch": self.data, "key": jax.random.key(0)}
+        return optimizer.update(players, optimizer.init(players), players, **given)
 
     def _entry(self, name: str, make: Callable[[Any], Any]) -> Entry:
         """An optimizer that takes the players' gradients where a race hands it the metric's."""

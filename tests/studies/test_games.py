@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pandas as pd
 import pytest
 
@@ -258,6 +259,13 @@ def test_what_is_no_game_says_in_one_line_what_to_write(changes, message):
         Game(**given)
     assert "'mine'" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_optimizer_that_ignores_the_rate_is_refused():
+    game = Game(DUEL, beginning)
+    assert game.entries({"mine": optax.sgd})
+    with pytest.raises(ValueError, match=r"'mine': its make\(h\) ignores h"):
+        game.entries({"mine": lambda h: optax.sgd(0.1)})
 
 
 def test_other_losses_are_another_game_whatever_the_metric():
