@@ -18,6 +18,7 @@ from .engine.drawing import COLOURS, INK, Plot
 from .engine.load import built, own_problems
 from .engine.optimizers import Entry, find
 from .engine.problem import Problem
+from .engine.ratios import negative, refuse_loss
 from .engine.runner import POINTS, Runner
 from .engine.store import Record
 from .engine.verdicts import rows_of
@@ -135,7 +136,12 @@ class Bench:
             rates = {"relative_rates": BOUNDARY_RATES, "diverged": diverged}
             found = [{"kind": "boundary", **about, **rates}]
         if not entry.name.startswith("nesterov"):
-            found += paths.follow(sweep, self.flow, self.sharpness)
+            followed = paths.follow(sweep, self.flow, self.sharpness)
+            lowest = min((min(r["flow_loss"]) for r in followed), default=0.0)
+            if negative([lowest], max((r["flow_loss"][0] for r in followed), default=1.0)):
+                why = "this study compares losses by their ratio (stability does not)"
+                refuse_loss(self.problem, f"falls to {lowest:.3g}", why)
+            found += followed
         if entry.name in RELATIVE:
             found += paths.same_relative_steps(sweep, self.sharpness)
         return found

@@ -1,5 +1,6 @@
 """Laws of the study: flows against closed forms, verdicts that follow from the figures."""
 
+import dataclasses
 import html
 
 import jax
@@ -290,6 +291,13 @@ def test_one_program_measures_a_method_on_a_quadratic(x64):
     assert kinds.count(("path", "solver")) == len(paths.SOLVER_STEPS["euler"])
     assert kinds.count(("path", "relative")) == len(paths.RELATIVE_STEPS)
     assert judged(records)["boundary"].word == "holds"
+
+
+def test_a_loss_that_falls_below_zero_is_refused(x64):
+    below = dataclasses.replace(modes(), loss=lambda x, batch: modes().loss(x, batch) - 0.1)
+    below = dataclasses.replace(below, quadratic=False)
+    with pytest.raises(ValueError, match=r"its loss falls to -.* by their ratio.*: subtract its"):
+        equivalence.Bench(below).measure(find("euler"))
 
 
 @pytest.mark.slow

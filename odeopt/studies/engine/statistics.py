@@ -78,11 +78,13 @@ def lower_on(samples: Samples) -> list[float]:
 def paired_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
     """The 90 % interval of the ratio of geometric means, of positive numbers in pairs.
 
-    From 0 to infinity where it is not known: for a single pair, or where one is not finite.
+    From 0 to infinity where it is not known: for a single pair, or where one is not finite or not
+    positive.
     """
-    logs = np.log(np.asarray(first, float)) - np.log(np.asarray(second, float))
-    if len(logs) < 2 or not np.isfinite(logs).all():
+    both = np.array([first, second], float)
+    if both.shape[1] < 2 or not (np.isfinite(both) & (both > 0)).all():
         return 0.0, np.inf
+    logs = np.log(both[0]) - np.log(both[1])
     half = stats.t.ppf(0.95, len(logs) - 1) * stats.sem(logs)
     return float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))
 

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -64,6 +66,9 @@ def test_a_ratio_without_spread_is_itself_and_one_with_a_miss_is_not_known():
     assert paired_ratio([3.0, 6.0], [2.0, 4.0]) == pytest.approx((1.5, 1.5))
     assert paired_ratio([2.0, np.inf], [2.0, 2.0]) == (0.0, np.inf)
     assert paired_ratio([2.0], [2.0]) == (0.0, np.inf)
+    for unknown in ([-1.0, 2.0], [0.0, 2.0], [np.nan, 2.0]):
+        with warnings.catch_warnings(action="error"):
+            assert paired_ratio(unknown, [2.0, 2.0]) == (0.0, np.inf)
 
 
 def test_the_profile_score_of_a_worked_example():
