@@ -139,7 +139,7 @@ class Bench:
             followed = paths.follow(sweep, self.flow, self.sharpness)
             lowest = min((min(r["flow_loss"]) for r in followed), default=0.0)
             if negative([lowest], max((r["flow_loss"][0] for r in followed), default=1.0)):
-                why = "this study compares losses by their ratio (stability does not)"
+                why = "this study compares losses by their ratio"
                 refuse_loss(self.problem, f"falls to {lowest:.3g}", why)
             found += followed
         if entry.name in RELATIVE:

@@ -9,7 +9,10 @@ from .refusals import refuse
 
 INCOMPARABLE = "not comparable by ratio"
 """What stands in the place of a ratio where a loss is below zero."""
-MEND = "subtract its least value, or what is below that, so that its minimum is about 0"
+MEND = (
+    "subtract its least value, or what is below that, so that its minimum is about 0, "
+    "or use the study stability"
+)
 _ROUNDING = float(np.finfo(np.float32).eps)
 
 
@@ -29,5 +32,5 @@ def check_start(problem: Problem, loss: float) -> None:
         refuse_loss(
             problem,
             f"starts at {loss:.3g}",
-            "this study compares losses by their ratio (stability does not)",
+            "this study compares losses by their ratio",
         )
