@@ -44,6 +44,7 @@ from .engine.optimizers import Entry, Make, contenders, entry
 from .engine.problem import Problem
 from .engine.race import Race
 from .engine.races import NAMED, TARGET, frame, fresh
+from .engine.ratios import INCOMPARABLE, MEND, check_start
 from .engine.rivals import OPTIMIZERS, RIVALS, averaged, names, rival
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, Grid
@@ -147,6 +148,8 @@ def _suits(one: Entry, problem: Problem) -> bool:
 def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Record]:
     """Tune on the tuning seed, or leave the constant as it is; then run the reported seeds."""
     seeds, judged = range(1, settings.seeds + 1), contest(problem)
+    if problem.name not in CONTESTS:
+        check_start(problem, _first_loss(problem, judged.criterion))
     params = problem.start(0)
     state = jax.eval_shape(one.make(0.1).init, params)
     held, size = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state, params))
@@ -170,9 +173,21 @@ def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Re
     return found + race.runs(((tuned.best, seed) for seed in seeds), purpose="fresh")
 
 
+@functools.cache
+def _first_loss(problem: Problem, criterion: str) -> float:
+    """What decides, at the initial point of seed 0."""
+    found = problem.measured(problem.start(0), problem.data, problem.validation)
+    return float(found[criterion])
+
+
 def verdict(results: Results) -> str:
     """On how many problems the untuned optimizers are level with the best rival."""
-    found = results.table("verdict")
+    judged = results.table("verdict")
+    found = judged[judged.comparable]
+    below = ", ".join(judged[~judged.comparable].problem.unique())
+    below = below and f" {INCOMPARABLE.capitalize()}, with losses below zero: {below}; {MEND}."
+    if found.empty and below:
+        return below.strip()
     if found.empty:
         return (
             "There is no problem on which a loss came down and both a tuned and an untuned "
@@ -184,10 +199,10 @@ def verdict(results: Results) -> str:
     )
     whole = _of(found, WITHOUT_NOISE)
     if whole.empty:
-        return text
+        return text + below
     return (
         f"{text} In full batches that of {WITHOUT_NOISE} is within {LEVEL - 1:.0%} on "
-        f"{_counted(whole)}."
+        f"{_counted(whole)}.{below}"
     )
 
 
@@ -214,7 +229,7 @@ def _claim(name: str, optimizer: str, where: str = "") -> Claim:
             "{problem}",
             "ratio",
             f"at most {LEVEL:g}",
-            lambda r: r["level"],
+            lambda r: r["level"] if r["comparable"] else None,
         ),
     )
 
@@ -234,6 +249,7 @@ CLAIMS = (
 
 def _ratio(results: Results) -> Plot:
     found = results.table("verdict")
+    found = found[found.comparable]
     problems, names = list(found.problem.unique()), list(found.optimizer.unique())
     plot = Plot(width=6.5, height=1 + 0.4 * len(problems))
     for number, (name, rows) in enumerate(groups(found, "optimizer")):
@@ -291,6 +307,7 @@ TABLES = (
             "rival": ("best rival", "the tuned rival with the lowest median"),
             "rival_score": ("its loss", "median of the reported seeds"),
             "ratio": ("ratio", f"loss divided by the rival's; level up to {LEVEL:g}"),
+            "note": ("note", "where no ratio is given"),
             "share": ("pairs of seeds", "the share in which the untuned optimizer ends lower"),
             "p": ("p", "of the difference: Mann-Whitney, Holm over the problems"),
             "accuracy": ("accuracy", "on validation data"),
@@ -299,7 +316,7 @@ TABLES = (
             "rival_test": ("rival's", "test loss"),
             "tries": ("tuning runs", "of all rivals together"),
         },
-        ("problem", "optimizer", "score", "rival", "rival_score", "ratio"),
+        ("problem", "optimizer", "score", "rival", "rival_score", "ratio", "note"),
     ),
     Table(
         "profile",

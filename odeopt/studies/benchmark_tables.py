@@ -10,6 +10,7 @@ from .benchmark_problems import CONTESTS, HELD_OUT
 from .engine import Results
 from .engine.problem import metric_in
 from .engine.races import PAIR, frame, gradients_to_target, table
+from .engine.ratios import INCOMPARABLE, negative
 from .engine.statistics import holm, pairs, profile_score
 from .engine.tuner import TUNING_SEED
 
@@ -122,16 +123,18 @@ def judge(results: Results) -> pd.DataFrame:
 
     The rival is the tuned one of the lowest median on the reported seeds, which favours it. `low`
     and `high` are the range of the ratio over all pairs of seeds. A problem on which no run has a
-    lower loss than at its start is left out.
+    lower loss than at its start is left out. Ratios are NaN where a loss is below zero.
     """
-    reported, rows = _reported(runs_of(results)), list[dict[str, Any]]()
+    runs, rows = runs_of(results), list[dict[str, Any]]()
+    reported, below = _reported(runs), _below_zero(runs)
     finals = reported.set_index(PAIR).score
     improved = {*reported[reported.final_loss < reported.initial_loss].problem}
     for problem, group in results.table("summary").groupby("problem", sort=False):
         rivals = group[group.tuned.astype(bool)]
         if rivals.empty or problem not in improved:
             continue
-        best = rivals.loc[rivals.score.idxmin()]
+        best, comparable = rivals.loc[rivals.score.idxmin()], problem not in below
+        size = 1.0 if comparable else np.nan
         theirs = finals.loc[[(problem, best.optimizer)]].to_numpy()
         for _, row in group[~group.tuned.astype(bool)].iterrows():
             mine = finals.loc[[(problem, row.optimizer)]].to_numpy()
@@ -142,13 +145,15 @@ def judge(results: Results) -> pd.DataFrame:
                     "rival": best.optimizer,
                     "score": row.score,
                     "rival_score": best.score,
-                    "ratio": row.score / best.score,
-                    "level": bool(row.score <= LEVEL * best.score),
+                    "comparable": comparable,
+                    **({} if comparable else {"note": INCOMPARABLE}),
+                    "ratio": size * row.score / best.score,
+                    "level": comparable and bool(row.score <= LEVEL * best.score),
                     "ahead": bool(row.score < best.score),
                     "share": compared.share,
                     "p": compared.p,
-                    "low": mine.min() / theirs.max(),
-                    "high": mine.max() / theirs.min(),
+                    "low": size * mine.min() / theirs.max(),
+                    "high": size * mine.max() / theirs.min(),
                     "accuracy": row.get("validation accuracy"),
                     "rival_accuracy": best.get("validation accuracy"),
                     "test": row.get("test"),
@@ -156,14 +161,25 @@ def judge(results: Results) -> pd.DataFrame:
                     "tries": int(rivals.rates.sum()),
                 }
             )
-    found = table(rows, *PAIR, "p", "ratio", "level", "ahead", "held_out")
+    found = table(rows, *PAIR, "p", "ratio", "level", "ahead", "held_out", "comparable")
+    found["comparable"] = found.comparable.astype(bool)
     found["p"] = found.groupby("optimizer").p.transform(holm)
     return found
 
 
+def _below_zero(runs: pd.DataFrame) -> set[str]:
+    """The problems on which a run ended below zero, so that no ratio of losses means anything."""
+    grouped = runs.groupby("problem", sort=False)
+    return {name for name, g in grouped if negative(g.score, g.initial_loss.abs().max())}
+
+
 def misled(results: Results) -> pd.DataFrame:
-    """What a wrong constant or horizon does to the untuned optimizer, one row a problem."""
-    runs, rows = runs_of(results), []
+    """What a wrong constant or horizon does to the untuned optimizer, one row a problem.
+
+    Problems with a loss below zero are left out.
+    """
+    runs, rows = runs_of(results), list[dict[str, Any]]()
+    runs = runs[~runs.problem.isin(_below_zero(runs))]
     for problem, group in runs[~runs.tuned.astype(bool)].groupby("problem", sort=False):
         scores = group.groupby(["optimizer", "learning_rate"]).score.median()
         mine = scores.get(QUESTION, pd.Series(dtype=float)).sort_index()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,8 @@ def _shares(results: Results) -> pd.DataFrame:
 
 
 def _range(values: pd.Series) -> str:
+    if values.isna().all():
+        return "–"
     low, high = (f"{x:.0f}" if abs(x) >= 10 else f"{x:.2g}" for x in (values.min(), values.max()))
     return low if low == high else f"{low} to {high}"
 
@@ -107,12 +109,14 @@ def reach(mine: pd.DataFrame, share: str = "removed") -> tuple[float, float]:
 
     From the last rate that holds, 0 for none, to the first that does not, infinity for none.
     """
-    worst = mine.groupby("edge")[share].min()
+    worst = mine.groupby("edge")[share].min().dropna()
     low, high = bracket((~(worst >= ENOUGH)).to_dict())
     return float(np.nan_to_num(low)), high
 
 
 def _spoken(low: float, high: float) -> str:
+    if not low and np.isinf(high):
+        return "not decided: no trend to remove"
     if not low:
         return f"at no rate (smallest tried: h·sharpness = {high:.2g})"
     if np.isinf(high):
@@ -142,21 +146,41 @@ def verdict(results: Results) -> str:
 def _falls_by(results: Results) -> str:
     trends = results.table("trends")
     most = trends[trends["largest"] == trends.groupby("problem")["largest"].transform("max")]
+    undecided, most = most.open.sum(), most[most.open < most.seeds]
+    if most.empty:
+        return (
+            "Gradient norm and sharpness have no trend with the rate: their changes are rounding, "
+            "or not finite."
+        )
+    rest = f" ({undecided} more are open: not finite, or rounding)" if undecided else ""
     return (
         f"As the rate grows, gradient norm and sharpness fall in {most.falling.sum()} of "
-        f"{most.seeds.sum()} comparisons, by {_range(-100 * most.change)} % at the largest rate. "
-        f"Cancelling the drift to order 2 removes {_range(100 * most.removed)} % of this trend (a "
-        f"negative share is a reversed trend), to order 3 {_range(100 * most['by order 3'])} %."
+        f"{(most.seeds - most.open).sum()} comparisons{rest}, by {_range(-100 * most.change)} % "
+        f"at the largest rate. Cancelling the drift to order 2 removes "
+        f"{_range(100 * most.removed)} % of this trend (a negative share is a reversed trend), to "
+        f"order 3 {_range(100 * most['by order 3'])} %."
     )
 
 
 _WHERE = "{problem}, {quantity}, t = {time:g}, h·sharpness up to {edge:.2g}"
 
 
+def _within(share: str, most: float) -> Callable[[Mapping[str, Any]], bool | None]:
+    """Whether a share of a trend is as large as it should be; `None` where there is no trend."""
+    return lambda row: None if np.isnan(row[share]) else ENOUGH <= row[share] <= most
+
+
+def _falls(row: Mapping[str, Any]) -> bool | None:
+    """Whether the slope is negative in every seed; `None` where no seed contradicts it."""
+    if row["falling"] + row["open"] < row["seeds"]:
+        return False
+    return None if row["open"] else True
+
+
 def _enough(share: str, says: str, most: float = 1.0, **more: Any) -> Claim:
     """That a share of the trends is large enough, and not above `most`."""
     words = f"at least {ENOUGH:.0%}" + f", at most {most:.0%}" * (most > 1)
-    checks = compared("trends", _WHERE, share, words, lambda r: ENOUGH <= r[share] <= most)
+    checks = compared("trends", _WHERE, share, words, _within(share, most))
     return Claim(share, says, words, checks, **more)
 
 
@@ -166,7 +190,7 @@ CLAIMS = (
         "falls",
         "At equal flow time, gradient norm and sharpness fall as the learning rate grows.",
         "negative slope in every seed",
-        compared("trends", _WHERE, "falling", "{seeds}", lambda r: r["falling"] == r["seeds"]),
+        compared("trends", _WHERE, "falling", "{seeds}", _falls),
         "Barrett and Dherin, arXiv:2009.11162",
     ),
     _enough("removed", "The counter-term of order 2 removes that trend.", finding=_reaches),
@@ -217,6 +241,7 @@ _TRENDS = {
     "slope": ("slope", "of the logarithm of the quantity over the rate, mean over seeds"),
     "change": ("change", "relative change that this slope gives at the largest rate"),
     "falling": ("falling", "seeds in which the slope is negative"),
+    "open": ("open", "seeds without a trend: not finite, or a change of the size of rounding"),
     "seeds": ("seeds", "their number"),
     "removed": (
         "removed",

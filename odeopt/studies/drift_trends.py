@@ -132,7 +132,8 @@ class Bench:
             before = time
             found = self._measure(params)
             about: Record = {"kind": "trend", "problem": self.problem.name, "variant": variant}
-            about |= {"rate": rate, "time": time}
+            rounding = float(np.finfo(self.problem.dtype).eps)
+            about |= {"rate": rate, "time": time, "rounding": rounding}
             for i, seed in enumerate(self.seeds):
                 own = {"seed": seed, "first sharpness": float(first[i])}
                 own |= {name: float(value[i]) for name, value in found.items()}
@@ -162,7 +163,8 @@ def judge(runs: pd.DataFrame) -> pd.DataFrame:
     A quantity *falls* with the rate: the slope of gradient descent, its mean over seeds and in how
     many of them it is negative. The counter-term *removes* of that trend: 1 less the size of its
     mean slope against that of gradient descent (a trend turned around counts as not removed). The
-    explicit term *restores*: its mean slope over that of gradient descent.
+    explicit term *restores*: its mean slope over that of gradient descent. No trend is what is not
+    finite, or changes by less than the root of the rounding: it is `open`, and shares of it NaN.
 
     All are leading terms in the rate, so they are read for several largest rates: one row for each
     problem, time, quantity and largest rate from the second on.
@@ -170,11 +172,15 @@ def judge(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for problem, mine in groups(runs, "problem"):
         edge = mine["first sharpness"].mean()
+        least = np.sqrt(mine.get("rounding", pd.Series([np.finfo(np.float32).eps])).max())
         for largest in sorted(mine["rate"].unique())[1:]:
             found = slopes(mine, largest).groupby(["time", "quantity"], sort=False)
             for (time, quantity), group in found:
                 means = group.groupby("variant")["slope"].mean().reindex(VARIANTS)
                 plain = group[group["variant"] == "gradient descent"]["slope"]
+                known = abs(np.expm1(plain * largest)) >= least
+                mean = plain.mean()
+                trend = mean if abs(np.expm1(mean * largest)) >= least else np.nan
                 rows.append(
                     {
                         "problem": problem,
@@ -182,13 +188,14 @@ def judge(runs: pd.DataFrame) -> pd.DataFrame:
                         "quantity": quantity,
                         "largest": largest,
                         "edge": edge * largest,
-                        "slope": plain.mean(),
-                        "change": np.expm1(plain.mean() * largest),
-                        "falling": int((plain < 0).sum()),
+                        "slope": mean,
+                        "change": np.expm1(mean * largest),
+                        "falling": int((known & (plain < 0)).sum()),
+                        "open": int((~known).sum()),
                         "seeds": len(plain),
-                        "removed": 1 - abs(means["counter-term"] / plain.mean()),
-                        "by order 3": 1 - abs(means["counter-term, order 3"] / plain.mean()),
-                        "restored": means["explicit"] / plain.mean(),
+                        "removed": 1 - abs(means["counter-term"] / trend),
+                        "by order 3": 1 - abs(means["counter-term, order 3"] / trend),
+                        "restored": means["explicit"] / trend,
                     }
                 )
     return pd.DataFrame(rows)

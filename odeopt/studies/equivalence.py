@@ -13,14 +13,16 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 from . import accuracy, spectra
 from . import equivalence_paths as paths
-from .engine import CHECKS, Figure, Results, Study, Table, Task, each, groups, whole
+from .engine import CHECKS, Figure, Results, Study, Table, Task, groups, whole
 from .engine.drawing import COLOURS, INK, Plot
 from .engine.load import built, own_problems
 from .engine.optimizers import Entry, find
 from .engine.problem import Problem
+from .engine.ratios import negative, refuse_loss
 from .engine.runner import POINTS, Runner
 from .engine.store import Record
-from .equivalence_claims import CLAIMS, NEAR, SAME
+from .engine.verdicts import rows_of
+from .equivalence_claims import CLAIMS, NEAR, SAME, edges
 from .problems import PROBLEMS, SUITE
 
 QUADRATICS = ("quadratic-diabetes", "quadratic-kappa1e6")
@@ -134,7 +136,12 @@ class Bench:
             rates = {"relative_rates": BOUNDARY_RATES, "diverged": diverged}
             found = [{"kind": "boundary", **about, **rates}]
         if not entry.name.startswith("nesterov"):
-            found += paths.follow(sweep, self.flow, self.sharpness)
+            followed = paths.follow(sweep, self.flow, self.sharpness)
+            lowest = min((min(r["flow_loss"]) for r in followed), default=0.0)
+            if negative([lowest], max((r["flow_loss"][0] for r in followed), default=1.0)):
+                why = "this study compares losses by their ratio"
+                refuse_loss(self.problem, f"falls to {lowest:.3g}", why)
+            found += followed
         if entry.name in RELATIVE:
             found += paths.same_relative_steps(sweep, self.sharpness)
         return found
@@ -147,19 +154,26 @@ class Bench:
 
 def verdict(results: Results) -> str:
     """The answer: how far a step size of each solver is one, and how the claims came out."""
-    words, rivals = list[str](), list[str]()
-    for v in results.claims:
-        (rivals if v.claim.says.startswith("Rival") else words).append(v.word)
+    measured = [v for v in results.claims if v.checks]
+    rivals = [v.word for v in measured if v.claim.says.startswith("Rival")]
+    words = [v.word for v in measured if not v.claim.says.startswith("Rival")]
     rows = results.table("deviations")
     below = rows[(rows.family == "solver") & (rows.relative_rate < 1)]
     same = below.worst <= SAME
     lead = "Yes," if same.all() else "Only well" if same.any() else "Not even"
-    return (
-        f"{lead} below the stability limit: in {same.sum()} of {len(same)} runs below it the loss "
-        f"is that of gradient flow to {SAME:.0%} at all times. Of {len(words)} claims "
-        f"{words.count('holds')} hold, {words.count('holds in part')} in part; of {len(rivals)} "
-        f"rival readings {rivals.count('does not hold')} do not hold."
-    )
+    said = []
+    if len(same):
+        said.append(
+            f"{lead} below the stability limit: in {same.sum()} of {len(same)} runs below it the "
+            f"loss is that of gradient flow to {SAME:.0%} at all times."
+        )
+    if measured:
+        said.append(
+            f"Of {len(words)} measured claims {words.count('holds')} hold, "
+            f"{words.count('holds in part')} in part; of {len(rivals)} rival readings "
+            f"{rivals.count('does not hold')} do not hold."
+        )
+    return " ".join(said) or "No claim was measured."
 
 
 def _clock_and_steps(results: Results) -> Plot:
@@ -221,6 +235,20 @@ def _found(name: str) -> Callable[[Results], str]:
     return say
 
 
+def _at_the_edge(results: Results) -> str:
+    """Where the lines of the figure of the sharpness end."""
+    late = {(r["problem"], r["optimizer"]): r["late"] for r in rows_of(results, edges)}
+    ends = {pair: ratio for pair, ratio in late.items() if np.isfinite(ratio)}
+    if not ends:
+        return "No training lasted long enough to say where sharpness times h / R ends."
+    near = sum(abs(ratio - 1) <= NEAR for ratio in ends.values())
+    each = (f"{problem}, {name} {ratio:.3g}" for (problem, name), ratio in ends.items())
+    return (
+        f"Sharpness times h / R ends at 1 ± {NEAR:g} in {near} of {len(ends)} trainings (median of "
+        f"the last quarter): {'; '.join(each)}."
+    )
+
+
 FIGURES = (
     Figure(
         "difference",
@@ -244,7 +272,7 @@ FIGURES = (
         _sharpness,
         "Largest Hessian eigenvalue along training. A line that climbs to 1 and stays there trains "
         "at the edge of stability of its own method.",
-        each("Sharpness times h / R along training", "sharpness", "{optimizer}"),
+        _at_the_edge,
     ),
 )
 

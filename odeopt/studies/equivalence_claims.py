@@ -119,7 +119,7 @@ def _boundaries(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _edges(results: Results) -> pd.DataFrame:
+def edges(results: Results) -> pd.DataFrame:
     """Sharpness times h / R over the last quarter of training."""
     rows = []
     for r in results.kind("sharpness"):
@@ -210,7 +210,7 @@ CLAIMS = (
         "Full-batch training of a network brings its sharpness to R/h, with the R of each "
         "method, and keeps it there.",
         f"the median of sharpness·h/R over the last quarter of 800 steps is 1 ± {NEAR:g}",
-        _near_one(_edges, "{problem}, {optimizer}", "late", NEAR),
+        _near_one(edges, "{problem}, {optimizer}", "late", NEAR),
     ),
     Claim(
         "whole curves in h/R",

@@ -17,7 +17,7 @@ from ..flows.game import PerPlayer, Players
 from . import game_plane as plane
 from .engine import Figure, Lab, Results, Table, groups, race_figures, races
 from .engine.checksums import checksum_of
-from .engine.optimizers import Entry
+from .engine.optimizers import Entry, refuse_one_rate
 from .engine.problem import Problem, line, whole_numbers
 from .engine.race import Race
 from .engine.store import Record
@@ -117,7 +117,16 @@ class Game:
         """Every solver of games, and the user's own optimizers."""
         updates = (1,) * len(Players.of(self.start(0)).names)
         makes = {**plane.METHODS, "alternating": lambda h: alternating(h, updates), **own}
-        return [self._entry(name, make) for name, make in makes.items()]
+        found = [self._entry(name, make) for name, make in makes.items()]
+        for entry in found:
+            if entry.name in own:
+                refuse_one_rate(entry.name, functools.partial(self._first_step, entry))
+        return found
+
+    def _first_step(self, entry: Entry, rate: Any) -> Any:
+        optimizer, players = optax.with_extra_args_support(entry.make(rate)), self.start(0)
+        given = {"batch": self.data, "key": jax.random.key(0)}
+        return optimizer.update(players, optimizer.init(players), players, **given)
 
     def _entry(self, name: str, make: Callable[[Any], Any]) -> Entry:
         """An optimizer that takes the players' gradients where a race hands it the metric's."""
@@ -152,21 +161,41 @@ def judged(record: Record) -> Record:
 
 
 def verdict(results: Results) -> list[str]:
-    """Of each game: which method ends lowest, and up to which rate each is bounded."""
+    """Of each game: which methods end lowest, and up to which rate each is bounded."""
     found = []
     for game, mine in groups(results.table("own"), "problem"):
-        best = mine.loc[mine.loss_median.where(mine.optimizer != UNCOUNTED).idxmin()]
         limits = ", ".join(
             f"{r.optimizer} {'at none' if pd.isna(r.stable) else f'up to h = {r.stable:g}'}"
             for r in mine.itertuples()
         )
-        ends = f"at {best.loss_median:.3g} (start: {best.initial_loss:.3g})"
-        lead = f"{best.optimizer} ends lowest, {ends}"
-        lead = lead if np.isfinite(best.loss_median) else "no method stays bounded"
         found.append(
-            f"In {game}, at equal gradients of every player, {lead}. Bounded are {limits}."
+            f"In {game}, at equal gradients of every player, "
+            f"{_lowest(mine[mine.optimizer != UNCOUNTED])}{_uncounted(mine)}. Bounded are {limits}."
         )
     return found
+
+
+def _lowest(counted: pd.DataFrame) -> str:
+    """Which of the methods whose gradients are counted end lowest, all that tie."""
+    least, start = counted.loss_median.min(), counted.initial_loss.min()
+    if not np.isfinite(least):
+        return "no method whose gradients are counted stays bounded"
+    if not (counted.loss_median < counted.initial_loss).any():
+        return f"no method ends lower than it starts (start: {start:.3g}, lowest end: {least:.3g})"
+    names = list(counted.optimizer[np.isclose(counted.loss_median, least, rtol=1e-6, atol=0)])
+    lead = f"{names[0]} ends" if len(names) == 1 else f"{' and '.join(names)} end level and"
+    return f"{lead} lowest, at {least:.3g} (start: {start:.3g})"
+
+
+def _uncounted(mine: pd.DataFrame) -> str:
+    """Where the implicit midpoint rule ends, which is not compared."""
+    ends = mine[(mine.optimizer == UNCOUNTED) & np.isfinite(mine.loss_median)]
+    if ends.empty:
+        return ""
+    row = ends.iloc[0]
+    stays = row.loss_min == row.loss_max == row.initial_loss
+    where = "where it starts" if stays else f"at {row.loss_median:.3g}"
+    return f"; {UNCOUNTED}, whose gradients are not counted, ends {where}"
 
 
 TABLE = Table(

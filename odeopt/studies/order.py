@@ -10,6 +10,7 @@ from . import order_rest as rest
 from .engine import Results, Study, Table, Task, at_least, span, whole
 from .engine.load import own_problems
 from .engine.problem import Problem
+from .engine.ratios import INCOMPARABLE, MEND
 from .engine.store import Record
 from .problems import SUITE
 
@@ -100,7 +101,8 @@ def verdict(results: Results) -> str:
                 f"On {int((alike.p >= rest.CHANCE).sum())} of {len(alike)} their loss does not "
                 "differ significantly from that of forward order."
             )
-    networks = results.table("networks")
+    judged = results.table("networks")
+    networks = judged[judged.comparable] if len(judged) else judged
     if len(networks):
         clear = [f"{r.problem} with {r.optimizer}" for r in networks.itertuples() if r.high < 1]
         lines.append(
@@ -108,6 +110,9 @@ def verdict(results: Results) -> str:
             f"{', '.join(clear) or 'no network'}, of {len(networks)} pairs of problem and "
             "optimizer."
         )
+    if len(judged) > len(networks):
+        below = ", ".join(judged[~judged.comparable].problem.unique())
+        lines.append(f"{INCOMPARABLE.capitalize()}, with losses below zero: {below}; {MEND}.")
     return " ".join(lines) or "There is nothing to compare."
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
+from scipy import stats
 
 from .. import adam, euler, heavy_ball, heun, ordering
 from .accuracy import halved
@@ -19,6 +20,7 @@ from .engine.drawing import Plot
 from .engine.optimizers import entry
 from .engine.problem import Problem, held_out_of
 from .engine.race import Race
+from .engine.ratios import INCOMPARABLE, check_start, negative
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, Grid
 from .experiments import train as train_by
@@ -94,6 +96,8 @@ def train(
 
     Without a rate it is tuned, on a seed that is not reported.
     """
+    if rate is None:
+        check_start(problem, float(problem.full_loss(problem.start(0), problem.data)))
     known = {field.name: getattr(problem, field.name) for field in dataclasses.fields(Problem)}
     known["name"] += f", {order}"
     ordered = Batched(**known, order=ORDERS[order])
@@ -127,12 +131,12 @@ def compare(results: Results) -> pd.DataFrame:
         held = mine.assign(held_out=mine.held_out.astype(float)).groupby("order").held_out.mean()
         if set(loss) != set(ORDERS):
             continue
-        rates, ratio = (
-            mine.groupby("order").learning_rate.first(),
-            loss.palindromic / loss.reshuffled,
-        )
-        lower = int((ratio < 1).sum())
+        rates = mine.groupby("order").learning_rate.first()
+        comparable = not negative(loss.to_numpy())
+        ratio = loss.palindromic / (loss.reshuffled if comparable else np.nan)
+        lower = int((loss.palindromic < loss.reshuffled).sum())
         low, high = statistics.paired_ratio(loss.palindromic, loss.reshuffled)
+        interval = f"{low:.2f} to {high:.2f}"
         rows.append(
             {
                 "problem": problem,
@@ -140,10 +144,11 @@ def compare(results: Results) -> pd.DataFrame:
                 "rates": " and ".join(f"{rates[order]:.3g}" for order in ORDERS),
                 "reshuffled": loss.reshuffled.median(),
                 "palindromic": loss.palindromic.median(),
-                "ratio": float(np.exp(np.log(ratio).mean(skipna=False))),
+                "comparable": comparable,
+                "ratio": float(stats.gmean(ratio)),
                 "low": low,
                 "high": high,
-                "interval": f"{low:.2f} to {high:.2f}",
+                "interval": interval if comparable else INCOMPARABLE,
                 "lowest": ratio.min(),
                 "highest": ratio.max(),
                 "lower": lower,
@@ -190,16 +195,19 @@ def _draw_networks(results: Results) -> Plot:
     keys = ["problem", "optimizer", "order"]
     for (problem, optimizer, order), mine in groups(results.of("network"), keys):
         losses, title = np.array(list(mine.losses), float), f"{problem}, {optimizer}"
-        epoch, mean = 1 + np.arange(losses.shape[1]), np.exp(np.log(losses).mean(axis=0))
-        band = losses.min(axis=0), losses.max(axis=0)
-        plot.line(title, order, epoch, mean, labels, log="y", band=band)
+        both = results.of("network").query("problem == @problem and optimizer == @optimizer")
+        log = "" if negative(np.array(list(both.losses), float)) else "y"
+        mean = stats.gmean(losses) if log else losses.mean(axis=0)
+        epoch, band = 1 + np.arange(losses.shape[1]), (losses.min(axis=0), losses.max(axis=0))
+        plot.line(title, order, epoch, mean, labels, log=log, band=band)
     return plot
 
 
 NETWORKS = Figure(
     "networks",
     _draw_networks,
-    "Loss on all training data after each epoch: geometric mean and range of the seeds.",
+    "Loss on all training data after each epoch: geometric mean and range of the seeds (mean "
+    "on a linear axis where a loss is below zero).",
     each(
         "Final loss of palindromic order, divided by that of reshuffled order",
         "networks",

@@ -35,7 +35,7 @@ from .engine.race import Race
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, first_grid
 from .problems import PROBLEMS, QUICK_PROBLEMS, SUITE, build
-from .stability_tables import TABLES, baseline_of, runs_of
+from .stability_tables import BASELINES, TABLES, baseline_of, runs_of
 
 QUICK_SOLVERS = ("sgd", "momentum", "adam", "heun", "ssprk3", "rk4", "tsit5")
 FULL_SOLVERS = (
@@ -144,21 +144,35 @@ def verdict(results: Results) -> str:
     """The answer in a sentence: whether any solver gains, R of the most stable one, its price."""
     runs = runs_of(results)
     baseline, table = baseline_of(runs), results.table("comparison").set_index("optimizer")
-    solvers = table[table.solver & (table.index != baseline)]
-    if not baseline or solvers.empty:
-        return "This run has no solver besides sgd or euler, so there is nothing to compare."
-    problems, most = runs.problem.nunique(), solvers.below.max()
+    if not baseline:
+        return (
+            f"This run has neither {' nor '.join(BASELINES)}, so there is nothing to compare with: "
+            f"add {BASELINES[0]} to its solvers."
+        )
+    own = [entry.name for entry in contenders(results.settings.solvers) if entry.own]
+    solvers = table[(table.solver | table.index.isin(own)) & (table.index != baseline)]
+    if solvers.empty:
+        return (
+            f"This run has no solver and no optimizer of your own besides {baseline}, so there is "
+            "nothing to compare: add rk4 to its solvers."
+        )
+    if not (runs.final < runs.initial_loss).any():
+        return "No run ended with a lower loss than it started with: there is nothing to compare."
+    problems, most, clear = runs.problem.nunique(), solvers.below.max(), solvers.clear.max()
     all_of_them = f"{problems} problem{'s' * (problems != 1)}"
-    clearly = solvers[solvers.p < 0.05].below.max()  # NaN where there is none
     limit = "; ".join(_limits(results, list(solvers.index), baseline))
     if not most:
         return (
             f"No. {limit}; at equal gradients no solver ended with a lower loss than {baseline} on "
             f"any of {all_of_them}."
         )
-    lead = "Yes, mostly." if 2 * clearly > problems else "On some problems."
-    lead = lead if clearly > 0 else "Not clearly."
-    each = ", ".join(f"{n} on {row.below:.0f}" for n, row in solvers.iterrows() if row.below)
+    lead = "Yes, mostly." if 2 * clear > problems else "On some problems."
+    lead = lead if clear else "Not clearly."
+    each = ", ".join(
+        f"{name} on {row.below:.0f}" + f", clearly on at least {row.clear:.0f}" * (row.clear > 0)
+        for name, row in solvers.iterrows()
+        if row.below
+    )
     return (
         f"{lead} {limit}; at equal gradients these ended with a lower loss than {baseline}: {each} "
         f"of {all_of_them} (Mann-Whitney over all problems, corrected by Holm: p = "
@@ -199,10 +213,12 @@ def _best(results: Results) -> str:
 
 
 def _solvers(results: Results) -> pd.DataFrame:
-    """Solvers whose limits can be compared with the baseline's."""
+    """Solvers whose limits can be compared with the baseline's: rates that are step sizes."""
     table = results.table("comparison")
     known = table.get("problems", pd.Series(0, table.index)) > 0
-    return table[table.solver & known]
+    entries = contenders(results.settings.solvers)
+    unlimited = [entry.name for entry in entries if entry.limit == np.inf]
+    return table[table.solver & known & (table.R.notna() | table.optimizer.isin(unlimited))]
 
 
 CLAIMS = (

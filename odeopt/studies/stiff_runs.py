@@ -19,6 +19,7 @@ from .engine.load import own_optimizers, own_problems
 from .engine.optimizers import Entry, contenders, controlled, entry, find
 from .engine.problem import Problem
 from .engine.race import Race
+from .engine.ratios import refuse_loss
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, Grid, tune
 from .names import lookup
@@ -315,10 +316,7 @@ def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Re
 def _goal(problem: Problem, goal: Goal) -> Record:
     begin = float(problem.full_loss(problem.start(0), problem.data))
     if goal.relative and not goal.convex and not begin > 0:
-        raise ValueError(
-            f"Problem {problem.name!r}: its loss starts at {begin:.3g}, and the target is a part "
-            "of that: subtract its least value from it, or what is below that."
-        )
+        refuse_loss(problem, f"starts at {begin:.3g}", "the target is a part of that")
     about = {"level": goal.level, "relative": goal.relative, "optimum": goal.optimum(problem)}
     return {"kind": "goal", "problem": problem.name, **about}
 

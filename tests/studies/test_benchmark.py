@@ -240,6 +240,30 @@ def test_the_verdict_compares_with_the_best_median_and_says_losses_as_plainly_as
     }
 
 
+def test_losses_below_zero_have_no_ratio():
+    found = [_record("nll", name, seed, -2.588, tuned=name == "good")
+             for name in (QUESTION, "good") for seed in range(3)]  # fmt: skip
+    found += [_record("nll", QUESTION, 1, -1.0, tuned=False, rate=f) for f in (1 / 3, 3.0)]
+    results = Results(benchmark.STUDY, benchmark.Settings(), found)
+    (row,) = results.table("verdict").to_dict("records")
+    assert (row["note"], row["level"]) == ("not comparable by ratio", False)
+    assert np.isnan([row["ratio"], row["low"], row["high"]]).all()
+    assert results.table("misled").empty
+    assert results.verdict.startswith("Not comparable by ratio, with losses below zero: nll; sub")
+    words = {verdict.claim.name: verdict.word for verdict in results.claims}
+    assert words == {"level": "open", "full-batch": "not measured", "steady": "not measured"}
+    both = Results(benchmark.STUDY, benchmark.Settings(), found + _example().records)
+    assert "rival's on 1 of 2 problems, and lower on 1 (held out" in both.verdict
+    assert "zero: nll; subtract its least value" in both.verdict
+    assert "note" not in _example().table("verdict")
+
+
+def test_a_loss_that_starts_below_zero_is_refused():
+    below = Problem(lambda p, batch: jnp.sum(p**2) - 3, lambda seed: jnp.ones(2), ())
+    with pytest.raises(ValueError, match=r"starts at -1, .* by their ratio.*: subtract its least"):
+        benchmark.run(problems=[below], rivals=["momentum+linear"], seeds=1, gradients=4)
+
+
 @pytest.mark.slow
 def test_where_a_rival_is_read_out_is_chosen_on_the_tuning_seed():
     summary = benchmark.summary(_example()).set_index(["problem", "optimizer"])

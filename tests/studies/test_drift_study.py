@@ -101,7 +101,26 @@ def test_what_is_not_finite_is_no_trend():
     found = judge(drift.runs_of(results(broken))).set_index(["quantity", "largest"])
     assert np.isnan(found.loc["sharpness", 0.4]["slope"])
     assert found.loc["sharpness", 0.4]["falling"] == 0
+    assert found.loc["sharpness", 0.4]["open"] == 3
     assert found.loc["sharpness", 0.2]["slope"] == pytest.approx(2.0)
+
+
+def test_rounding_is_no_trend():
+    """A loss whose gradient norm and sharpness are the same at every rate, but for rounding."""
+    level = {"gradient norm": 1.0, "sharpness": 1.0, "rounding": 2e-16}
+    quiet = [{**r, **level, "sharpness": 1 - 1e-15 * r["rate"]} for r in known()]
+    found = results(quiet)
+    words = {verdict.claim.name: verdict.word for verdict in found.claims}
+    words.pop("orders")
+    assert set(words.values()) == {"open"}
+    assert "have no trend with the rate" in found.verdict
+    (removed,) = [v.finding for v in found.claims if v.claim.name == "removed"]
+    assert "no trend to remove" in removed
+    assert set(found.table("shares").removed) == {"–"}
+    one = [{**r, **level, "sharpness": r["sharpness"]} for r in known()]
+    assert "fall in 0 of 3 comparisons (3 more are open: not finite" in results(one).verdict
+    small = [{**r, **level, "sharpness": 1 - 1e-7 * r["rate"]} for r in known()]
+    assert "fall in 3 of 3 comparisons" in results(small).verdict  # in double precision a trend
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Laws of the study: flows against closed forms, verdicts that follow from the figures."""
 
+import dataclasses
 import html
 
 import jax
@@ -248,6 +249,26 @@ def test_every_claim_is_judged_and_the_verdict_counts_them():
     assert f"of {len(rivals)} rival readings {rivals.count('does not hold')} do" in found.verdict
 
 
+def test_what_was_not_measured_is_not_counted():
+    def said(records):
+        return Results(equivalence.STUDY, equivalence.Settings(), records).verdict
+
+    assert said([limit("euler", 2.0)]) == (
+        "Of 1 measured claims 1 hold, 0 in part; of 0 rival readings 0 do not hold."
+    )
+
+
+def test_the_figure_of_the_sharpness_says_where_it_ends():
+    (figure,) = [figure for figure in equivalence.FIGURES if figure.name == "sharpness"]
+    found = Results(equivalence.STUDY, equivalence.Settings(), [trace("euler", 1.0)])
+    assert "1 ± 0.1 in 1 of 1 trainings" in figure.finding(found)
+    assert figure.finding(found).endswith("euler 1.")
+    below = Results(equivalence.STUDY, equivalence.Settings(), [trace("euler", 0.5)])
+    assert "in 0 of 1 trainings" in figure.finding(below)
+    nothing = Results(equivalence.STUDY, equivalence.Settings(), [limit("euler", 2.0)])
+    assert "No training lasted" in figure.finding(nothing)
+
+
 @pytest.mark.slow
 def test_figures_leave_out_what_was_not_measured(tmp_path):
     def drawn(records):
@@ -270,6 +291,13 @@ def test_one_program_measures_a_method_on_a_quadratic(x64):
     assert kinds.count(("path", "solver")) == len(paths.SOLVER_STEPS["euler"])
     assert kinds.count(("path", "relative")) == len(paths.RELATIVE_STEPS)
     assert judged(records)["boundary"].word == "holds"
+
+
+def test_a_loss_that_falls_below_zero_is_refused(x64):
+    below = dataclasses.replace(modes(), loss=lambda x, batch: modes().loss(x, batch) - 0.1)
+    below = dataclasses.replace(below, quadratic=False)
+    with pytest.raises(ValueError, match=r"its loss falls to -.* by their ratio.*: subtract its"):
+        equivalence.Bench(below).measure(find("euler"))
 
 
 @pytest.mark.slow

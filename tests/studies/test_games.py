@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pandas as pd
 import pytest
 
@@ -258,6 +259,39 @@ def test_what_is_no_game_says_in_one_line_what_to_write(changes, message):
         Game(**given)
     assert "'mine'" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ((3.0, 1.0, 2.0), "rk4 ends lowest, at 1 (start: 5); midpoint, whose gradients are not"),
+        ((1.0, 1.0, 5.0), "simultaneous and rk4 end level and lowest, at 1 (start: 5); midpoint"),
+        ((1.0, 1.0, 5.0), "not counted, ends where it starts. Bounded are"),
+        ((5.0, 5.0, 2.0), "no method ends lower than it starts (start: 5, lowest end: 5); mid"),
+        ((None, None, 2.0), "no method whose gradients are counted stays bounded; midpoint, whose"),
+        ((3.0, 1.0, None), "rk4 ends lowest, at 1 (start: 5). Bounded are"),
+    ],
+)
+def test_ties_and_the_implicit_midpoint_rule_are_named(ends, said):
+    records = [
+        {
+            **dict.fromkeys(("R", "order")), "kind": "run", "problem": "mine", "optimizer": name,
+            "learning_rate": 0.1, "seed": seed, "initial_loss": 5.0, "final_loss": end,
+            "loss": [5.0, end], "loss_gradients": [0, 9], "gradients": 9, "gradients_per_step": 1,
+            "seconds": 0.1, "compile_seconds": 0.1, "status": "ok" if end else "diverged",
+        }
+        for name, end in zip(("simultaneous", "rk4", "midpoint"), ends, strict=True)
+        for seed in (0, 1)
+    ]  # fmt: skip
+    (verdict,) = game_own.verdict(Results(games.STUDY, games.Settings(), records))
+    assert said in verdict
+
+
+def test_an_optimizer_that_ignores_the_rate_is_refused():
+    game = Game(DUEL, beginning)
+    assert game.entries({"mine": optax.sgd})
+    with pytest.raises(ValueError, match=r"'mine': its make\(h\) ignores h"):
+        game.entries({"mine": lambda h: optax.sgd(0.1)})
 
 
 def test_other_losses_are_another_game_whatever_the_metric():

@@ -1,6 +1,7 @@
 """The study of orders: how runs are read, and what is said of them."""
 
 import dataclasses
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -196,6 +197,33 @@ def test_a_study_says_everything_it_measured_and_goes_on(tiny, tmp_path):
     (out / "runs.jsonl").write_text("".join(lines[1:]))
     order.run(**options, out=out, resume=True)
     assert (out / "runs.jsonl").read_text().splitlines(keepends=True) == [*lines[1:], lines[0]]
+
+
+def test_losses_below_zero_have_no_ratio():
+    records = [
+        {
+            "kind": "network", "problem": "nll", "optimizer": "Adam", "order": name,
+            "learning_rate": 0.1, "seed": seed, "losses": [0.5, -2 - seed], "loss": -2 - seed,
+            "held_out": None, "gradients": 9,
+        }
+        for name in epochs.ORDERS
+        for seed in (1, 2)
+    ]  # fmt: skip
+    found = Results(order.STUDY, order.Settings(), records)
+    with warnings.catch_warnings(action="error"):
+        (row,) = found.table("networks").to_dict("records")
+        assert epochs.NETWORKS.draw(found).svgs("networks")
+    assert np.isnan(row["ratio"])
+    assert row["interval"] == "not comparable by ratio"
+    assert found.verdict.startswith("Not comparable by ratio, with losses below zero: nll; subtra")
+    (gains,) = [v for v in found.claims if v.claim.name == "gains"]
+    assert gains.word == "open"
+
+
+def test_a_loss_that_starts_below_zero_is_refused():
+    below = dataclasses.replace(line(), loss=lambda p, batch: (p["a"] ** 2 - 100, 0.0))
+    with pytest.raises(ValueError, match=r"Problem 'line': its loss starts at -.* subtract its"):
+        order.run(problems=[below])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import sys
 
 import jax
 import numpy as np
+import optax
 import pandas as pd
 import pytest
 
@@ -211,6 +212,45 @@ def test_yes_can_be_said_with_the_seeds_of_both_presets(seeds, problems):
             for rate, loss in ((0.5, best + 0.01 * seed), (1.0, 2.0)):
                 found.append(record(rate, seed, loss, name, problem=f"p{n}", **about))
     assert made(found).verdict.startswith("Yes, mostly.")
+
+
+def test_a_clear_gain_on_one_problem_of_three_is_not_called_mostly():
+    about, found = {"order": 1, "gradients_per_step": 1}, []
+    for seed in range(6):
+        for name, clear, level in (("sgd", 0.5, 0.8), ("heun", 0.4, 0.799)):
+            ends = {"p0": clear + 0.001 * seed, "p1": 0.5 + 0.1 * seed, "p2": 0.5 + 0.1 * seed}
+            if seed == 3:
+                ends |= {"p1": level, "p2": level}
+            found += [record(1.0, seed, x, name, problem=p, **about) for p, x in ends.items()]
+    results = made(found)
+    row = results.table("comparison").set_index("optimizer").loc["heun"]
+    assert (row.below, row.clear) == (3, 1)
+    assert results.verdict.startswith("On some problems.")
+    assert "heun on 3, clearly on at least 1 of 3 problems" in results.verdict
+
+
+def test_what_cannot_be_answered_says_why():
+    rivals = rival(True, 8.0)
+    assert "neither sgd nor euler" in made(rivals).verdict
+    assert "nor euler" not in made(SGD).verdict
+    level = [{**r, "final_loss": 1.0} for r in SGD + rivals]
+    lost = [{**r, "final_loss": 2.0, "status": "diverged"} for r in SGD + rivals]
+    for records in (level, lost):
+        assert made(records).verdict.startswith("No run ended with a lower loss than it started")
+
+
+def test_a_rate_that_is_no_step_size_has_no_limit_to_compare():
+    slow = [{**r, "optimizer": "tenth", "R": None} for r in rival(False, 8.0)]
+    for records, words in ((SGD + slow, []), (SGD + rival(False, 8.0), ["rk9"])):
+        (cheaper,) = [v for v in made(records).claims if v.claim.name == "cheaper"]
+        assert [check.where for check in cheaper.checks] == words
+
+
+def test_an_optimizer_of_ones_own_is_judged():
+    settings = stability.Settings(solvers=["sgd", {"mine": optax.sgd}])
+    mine = [record(h, s, x, "mine") for s in (0, 1) for h, x in ((0.5, 0.3), (1.0, 2.0))]
+    verdict = Results(stability.STUDY, settings, SGD + mine).verdict
+    assert "these ended with a lower loss than sgd: mine on 1 of 1 problem" in verdict
 
 
 def test_findings_of_figures_are_of_the_data():

@@ -98,7 +98,8 @@ def entry(name: str, make: Make, **known: Any) -> Entry:
     theory: dict[str, Any] = {"read": step_params}
     fixed = isinstance(design.rule, Fixed)
     if fixed:
-        theory["limit"] = optimizer.stability_limit
+        if _is_step_size(make):
+            theory["limit"] = optimizer.stability_limit
         if type(design.flow) is GradientFlow:
             theory["order"] = optimizer.order
     if fixed and design.steps_cost_alike:
@@ -108,6 +109,16 @@ def entry(name: str, make: Make, **known: Any) -> Entry:
     elif not known.get("counted"):
         theory["gradients_per_step"] = _cost_of_a_step(optimizer)
     return Entry(name, make, **{**theory, **known})
+
+
+def _is_step_size(make: Make) -> bool:
+    """Whether the step size of a fixed rule is the rate itself, and no function of it."""
+    for rate in (0.1, 0.3):
+        optimizer = make(rate)
+        rule = optimizer.design.rule if isinstance(optimizer, Optimizer) else None
+        if not (isinstance(rule, Fixed) and np.isclose(rule.step_size, rate)):
+            return False
+    return True
 
 
 def _inside(name: str, optimizer: optax.GradientTransformation) -> dict[str, Any]:
@@ -278,4 +289,31 @@ def _own(name: str, make: Make) -> Entry:
             f"optimizer {name!r} returns a {type(optimizer).__name__}, not an optax "
             "transformation: write it as lambda h: optax.sgd(h)."
         )
+    refuse_one_rate(name, functools.partial(_first_step, make))
     return entry(name, make, own=True)
+
+
+def _first_step(make: Make, rate: Any) -> Any:
+    """Updates and state of the first step with that rate."""
+    optimizer, x = optax.with_extra_args_support(make(rate)), jnp.asarray(_START)
+    loss = functools.partial(optax.tree.norm, squared=True)
+    more = {"value": loss(x), "grad": x, "value_fn": loss, "grad_fn": jax.grad(loss)}
+    return optimizer.update(x, optimizer.init(x), x, **more)
+
+
+def refuse_one_rate(name: str, step: Callable[[Any], Any]) -> None:
+    """Raise a `ValueError` where nothing that `step(rate)` returns depends on the rate."""
+    try:
+        traced = jax.make_jaxpr(step)(0.1).jaxpr
+    except Exception:  # its first step on a problem says what fails
+        return
+    reached = {*map(id, traced.invars)}
+    for equation in traced.eqns:
+        if not reached.isdisjoint(map(id, equation.invars)):
+            reached.update(map(id, equation.outvars))
+    if reached.isdisjoint(map(id, traced.outvars)):
+        raise ValueError(
+            f"optimizer {name!r}: its make(h) ignores h, so that every rate gives the same run: "
+            "write lambda h: optax.sgd(h), or optax.chain(..., optax.scale(h)) around one that "
+            "takes no rate."
+        )

@@ -14,6 +14,8 @@ TARGET = 0.95
 """The share of the decrease that counts as arrived: see `targets`."""
 GOOD = 0.1
 """A rate is good where the loss comes down by all but this share of the best decrease."""
+SIGNIFICANT = 0.05
+"""The p-value, corrected for their number, below which a difference is called one."""
 PAIR = ["problem", "optimizer"]
 
 
@@ -86,20 +88,21 @@ def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     over the `problems` on which some rate of the baseline diverged; the same with `gradient`, the
     limits divided by the gradients of a step. On how many problems its tuned median loss is the
     `lowest`, or `below` the baseline's; `p` is that of its not being lower on any problem
-    (`statistics.lower`, corrected for the number of optimizers).
+    (`statistics.lower_on`, corrected for the number of optimizers). On how many problems, at least,
+    it is lower at the level `SIGNIFICANT` is `clear`.
     """
     best, optimizers = tuned(runs), runs.optimizer.unique()
     losses = best.groupby(PAIR).final.median().unstack()
     losses = losses.reindex(index=runs.problem.unique(), columns=optimizers).astype(float)
     finite, cost = losses.where(np.isfinite(losses)), gradients_to_target(best, optimizers)
     lowest = finite.eq(finite.min(axis=1), axis=0)
-    rows = {}
+    rows, p = {}, dict[str, list[float]]()
     for name, mine in runs.groupby("optimizer", sort=False):
         row: dict[str, Any] = {"solver": bool(mine.order.notna().any()), "R": mine.R.iloc[0]}
         if baseline in losses and name != baseline:
             row |= _against(runs, str(name), baseline)
             row["below"] = (losses[name] < losses[baseline].fillna(np.inf)).sum()
-            row["p"] = statistics.lower(
+            p[str(name)] = statistics.lower_on(
                 (one[one.optimizer == name].final, one[one.optimizer == baseline].final)
                 for _, one in best.groupby("problem")
             )
@@ -112,7 +115,13 @@ def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
         }
         rows[name] = row
     table = pd.DataFrame.from_dict(rows, orient="index")
-    return table.assign(p=statistics.holm(table.p)) if "p" in table else table
+    if not p:
+        return table
+    # One column for each number of problems; what cannot be compared is not lower.
+    rows_of_p = [values + [1.0] * (len(losses) - len(values)) for values in p.values()]
+    corrected = pd.DataFrame(rows_of_p, list(p))
+    corrected = corrected.apply(statistics.holm)
+    return table.assign(p=corrected[0], clear=(corrected < SIGNIFICANT).sum(axis=1))
 
 
 def _against(runs: pd.DataFrame, name: str, baseline: str) -> dict[str, Any]:

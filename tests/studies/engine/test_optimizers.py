@@ -232,6 +232,31 @@ def test_own_optimizers_are_functions_of_the_rate():
 
 
 @pytest.mark.parametrize(
+    "make",
+    [
+        lambda h: optax.sgd(optax.linear_schedule(0.0, h, 9)),  # its first step is 0 for any h
+        optax.inject_hyperparams(optax.sgd),
+        lambda h: odeopt.euler(stepsize.corridor(cap=h)),
+        lambda h: optax.contrib.sam(optax.sgd(h), optax.sgd(0.01), opaque_mode=True),
+    ],
+)
+def test_a_rate_may_be_used_late_or_in_the_state(make):
+    assert contenders({"mine": make})
+
+
+def test_a_limit_is_known_where_the_rate_is_the_step_size():
+    tenth, square, own = contenders(
+        {
+            "tenth": lambda h: odeopt.euler(0.1 * h),
+            "square": lambda h: odeopt.euler(10 * h**2),  # at h = 0.1 its step size is h
+            "own": odeopt.euler,
+        }
+    )
+    assert (tenth.limit, square.limit, own.limit) == (None, None, pytest.approx(2))
+    assert tenth.order == 1
+
+
+@pytest.mark.parametrize(
     ("bad", "message"),
     [
         (["rk5"], "unknown solver 'rk5': did you mean rkc or rk4"),
@@ -241,6 +266,8 @@ def test_own_optimizers_are_functions_of_the_rate():
         ({"a/b": optax.sgd}, "'a/b' is no name: write a text without /"),
         ({1: optax.sgd}, "1 is no name"),
         ({"sgd": optax.adam}, "sgd is an optimizer of the study: call yours otherwise"),
+        ({"mine": lambda h: optax.sgd(0.1)}, r"make\(h\) ignores h.*: write lambda h: optax"),
+        ({"mine": lambda h: odeopt.euler(0.1)}, "ignores h"),
         (
             {"mine": lambda h: optax.MultiSteps(optax.sgd(h), 2)},
             r"MultiSteps: write \.gradient_transformation",

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ from scipy import stats
 from odeopt.studies.engine.statistics import (
     holm,
     lower,
+    lower_on,
     paired_ratio,
     pairs,
     performance_profile,
@@ -63,6 +66,9 @@ def test_a_ratio_without_spread_is_itself_and_one_with_a_miss_is_not_known():
     assert paired_ratio([3.0, 6.0], [2.0, 4.0]) == pytest.approx((1.5, 1.5))
     assert paired_ratio([2.0, np.inf], [2.0, 2.0]) == (0.0, np.inf)
     assert paired_ratio([2.0], [2.0]) == (0.0, np.inf)
+    for unknown in ([-1.0, 2.0], [0.0, 2.0], [np.nan, 2.0]):
+        with warnings.catch_warnings(action="error"):
+            assert paired_ratio(unknown, [2.0, 2.0]) == (0.0, np.inf)
 
 
 def test_the_profile_score_of_a_worked_example():
@@ -97,3 +103,12 @@ def test_a_lower_sample_is_told_over_several_problems():
     assert lower([(second, first)] * 7) > 0.9
     assert lower([([np.inf] * 3, [np.inf] * 3)]) == lower([]) == 1.0
     assert lower([([], [1.0]), ([1.0], [])]) == 1.0
+
+
+def test_on_how_many_problems_a_sample_is_lower():
+    clear, level = ([1.0, 2.0, 3.0], [4.0, 5.0, 6.0]), ([1.0, 3.0], [2.0, 2.5])
+    one = lower_on([level, clear, level])
+    assert one[0] == lower([level, clear, level]) < one[1] == lower([level, level])
+    assert one == sorted(one)
+    assert lower_on([clear] * 7)[3] < 0.01 < 0.05 <= lower_on([clear] * 7)[6]
+    assert lower_on([([], [1.0])]) == []
