@@ -316,7 +316,7 @@ TABLES = (
             "rival_test": ("rival's", "test loss"),
             "tries": ("tuning runs", "of all rivals together"),
         },
-        ("problem", "optimizer", "score", "rival", "rival_score", "ratio", "note"),
+        ("problem", "optimizer", "score", "rival", "rival_score", "ratio"),
     ),
     Table(
         "profile",

@@ -89,7 +89,7 @@ TABLES = (
             "reached of pairs": ("reached", "pairs of problem and seed at the target"),
             "diverged of runs": ("diverged", "runs that end not finite, or above the initial loss"),
         },
-        ("optimizer", "step", "gradient", "lowest", "below", "clear", "diverged of runs"),
+        ("optimizer", "step", "gradient", "below", "clear", "diverged of runs"),
         "The rate of a method without R is not a flow time, so a ratio of limits to its limit "
         "says little.",
     ),
