@@ -156,7 +156,7 @@ def judge(results: Results) -> pd.DataFrame:
                     "tries": int(rivals.rates.sum()),
                 }
             )
-    found = table(rows, *PAIR, "p", "ratio", "level", "ahead", "held_out")
+    found = table(rows, *PAIR, "rival", "p", "ratio", "level", "ahead", "held_out")
     found["p"] = found.groupby("optimizer").p.transform(holm)
     return found
 

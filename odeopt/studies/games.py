@@ -121,6 +121,8 @@ def _summary(results: Results) -> pd.DataFrame:
     rival = -fresh[RIVAL].modes if RIVAL in fresh else ()
     for method, mine in fresh.items():
         tuning = runs[(runs.method == method) & (runs.seed == TUNING_SEED)]
+        if mine.empty or tuning.empty:  # not finished
+            continue
         rate, rates = mine.rate.iloc[0], np.array([0.0, *sorted(tuning.rate), np.inf])
         place = int(np.searchsorted(rates, rate))
         beside, modes = (rates[place - 1], rates[place + 1]), (mine.modes.min(), mine.modes.max())

@@ -95,6 +95,12 @@ def test_runs_are_read_over_their_last_quarter_and_rates_tuned_on_a_seed_of_thei
     assert table.loc["rk4", "rates"] == "one tried"
 
 
+def test_a_method_that_is_only_tuned_is_in_no_table():
+    results = made([run("adam", rate, 0, [8] * 8) for rate in (0.1, 0.2)])
+    assert results.table("summary").empty
+    assert results.verdict == "There is nothing to compare."
+
+
 @pytest.mark.parametrize(("seeds", "word", "clear"), [(2, "open", 0), (6, "holds", 1)])
 def test_more_modes_than_adam_are_claimed_where_seeds_leave_no_doubt(seeds, word, clear):
     both = [("adam", 8), ("rk4", 15)]
