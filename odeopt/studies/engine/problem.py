@@ -251,6 +251,12 @@ class Problem:
         """The objective on all of `data`; of a random loss, with a key that is always the same."""
         return self.objective(params, jax.tree.map(jnp.asarray, data), **self.fixed_key)
 
+    @functools.cached_property
+    def initial_loss(self) -> float:
+        """The objective on all data at the initial point of seed 0."""
+        with jax.enable_x64(self.x64):
+            return float(jax.jit(self.full_loss)(self.start(0), self.data))
+
     @property
     def fixed_key(self) -> dict[str, Array]:
         """Keyword arguments of the loss where it is random: a key that is always the same."""

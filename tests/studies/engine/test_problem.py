@@ -11,13 +11,23 @@ import pytest
 import scipy.sparse
 
 import odeopt
-from odeopt.studies import Problem, drift, equivalence, spectra, stability
+from odeopt.studies import (
+    Problem,
+    benchmark,
+    drift,
+    equivalence,
+    order,
+    spectra,
+    stability,
+    stiff,
+)
 from odeopt.studies.engine.checksums import fingerprint
 from odeopt.studies.engine.optimizers import contenders
 from odeopt.studies.engine.steps import refuse_broken
 
 X = np.linspace(-1, 1, 24, dtype=np.float32)[:, None]
 Y = np.sin(3 * X)
+STUDIES = [one.STUDY for one in (benchmark, drift, equivalence, order, stability, stiff)]
 SMALL = {"solvers": ["sgd", "rk4"], "seeds": 1, "gradients": 24}
 
 
@@ -326,9 +336,24 @@ def test_an_optimizer_that_gives_nan_at_once_is_refused():
     broken = {"broken": lambda h: optax.chain(optax.scale(jnp.nan), optax.sgd(h))}
     with pytest.raises(ValueError, match="'broken' gives NaN or infinity in its first step"):
         stability.run(problems=[plain()], solvers=["sgd", broken], seeds=1, gradients=12)
-    lost = Problem(lambda params, batch: jnp.nan * line(params, batch), start, (X, Y))
-    with pytest.raises(ValueError, match="has a loss of nan at the initial point"):
-        refuse_broken(lost, contenders({"fine": odeopt.euler})[0])
+
+
+def divergence(params, batch):
+    """Of Kullback and Leibler from targets that are 0 or 1, where 0 log 0 is NaN."""
+    inputs, targets = batch
+    logits = jax.nn.log_softmax(inputs * params)
+    return jnp.mean(jnp.sum(targets * (jnp.log(targets) - logits), axis=-1))
+
+
+@pytest.mark.cheap
+@pytest.mark.parametrize("batch_size", [None, 8])
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_a_loss_that_is_not_finite_at_the_start_is_refused_by_every_study(study, batch_size):
+    targets = np.eye(3, dtype=np.float32)[np.arange(24) % 3]
+    init = lambda seed: jnp.ones(3)
+    lost = Problem(divergence, init, (X, targets), name="lost", batch_size=batch_size)
+    with pytest.raises(ValueError, match="problem 'lost' has a loss of nan at the initial point"):
+        study.run(problems=[lost])
 
 
 def test_data_without_rows_are_all_seen_by_an_optimizer_of_ones_own():
