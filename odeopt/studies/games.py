@@ -74,6 +74,23 @@ class Settings:
             )
 
     @property
+    def idle(self) -> dict[str, str]:
+        """Settings that would change nothing, and what to write."""
+        mine = any(isinstance(one, own.Game) for one in self.problems)
+        unused = [
+            name
+            for name in self.chosen
+            if "mixture" not in self.problems and not (mine and name not in mixture.METHODS)
+        ]
+        if not unused:
+            return {}
+        words = (
+            f"--methods: {', '.join(unused)} would play none of these games, whose solvers all "
+            "take part as it is: leave it out, or add the mixture, as in --problems mixture."
+        )
+        return {"methods": words}
+
+    @property
     def chosen(self) -> dict[str, mixture.Method]:
         """The methods by name."""
         found: dict[str, mixture.Method] = {}

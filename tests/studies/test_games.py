@@ -164,6 +164,23 @@ def test_bad_settings_are_refused_before_anything_runs(wrong, message):
         games.run(**wrong)
 
 
+@pytest.mark.cheap
+@pytest.mark.parametrize("problems", [["plane"], ["own"], ["own", "plane"]])
+def test_methods_that_would_play_nothing_are_refused(problems):
+    game = Game([lambda z: z[0] * z[1], lambda z: -z[0] * z[1]], lambda key: (1.0, 0.0), name="own")
+    asked = [game if name == "own" else name for name in problems]
+    with pytest.raises(ValueError, match="--methods: adam would play none of these games"):
+        games.run(problems=asked, methods=["adam"])
+    mine = {"mine": odeopt.alternating}
+    if "own" in problems:
+        assert games.STUDY.choose(problems=asked, methods=[mine])
+    else:
+        with pytest.raises(ValueError, match="--methods: mine would play none"):
+            games.run(problems=asked, methods=[mine])
+    every = games.STUDY.choose(full=True, problems=asked)  # nothing was asked of it
+    assert "--methods" not in page.command(Results(games.STUDY, every, []))
+
+
 DAMPING = 0.1
 DUEL = {
     "p": lambda z: 0.5 * DAMPING * z["p"] ** 2 + z["p"] * z["q"],

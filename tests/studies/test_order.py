@@ -198,6 +198,7 @@ def test_a_study_says_everything_it_measured_and_goes_on(tiny, tmp_path):
     assert (out / "runs.jsonl").read_text().splitlines(keepends=True) == [*lines[1:], lines[0]]
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -208,6 +209,8 @@ def test_a_study_says_everything_it_measured_and_goes_on(tiny, tmp_path):
             "Problem 'line' has no mini-batches to put in order: give it batch_size=",
         ),
         ({"seeds": 1}, "--seeds must be at least 2, not 1"),
+        ({"problems": line(), "seeds": 200}, "--seeds is that of the convex problems"),
+        ({"problems": "network", "seeds": 9}, "networks have 5: leave it out, or name a convex"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_runs(wrong, message):
