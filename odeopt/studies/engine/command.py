@@ -59,12 +59,19 @@ def command(study: Study) -> Callable[..., None]:
     """A function for a cyclopts app: one option a setting, and `Options`."""
     settings = _options(study)
 
-    def call(*, given: Any = None, options: Options | None = None) -> None:
+    several = [f.name for f in dataclasses.fields(study.settings) if isinstance(f.default, tuple)]
+    first = "problems" if "problems" in several else several[0]
+
+    def call(*alone: str, given: Any = None, options: Options | None = None) -> None:
+        if alone:
+            option = f"--{first.removesuffix('s')}"
+            raise ValueError(f"{alone[0]} stands alone: write {option} {alone[0]}.")
         options = options or Options()
         run(study, options, dataclasses.asdict(given) if given else {})
 
     flat = Parameter(name="*")
     call.__annotations__ = {
+        "alone": Annotated[str, Parameter(show=False)],
         "given": Annotated[settings | None, flat],
         "options": Annotated[Options | None, flat],
     }

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, PyTree
 
 from ...checks import is_traced
 from .checksums import checksum, checksum_of
-from .refusals import check_fields, holds_module, line, refuse, whole_numbers
+from .refusals import check_fields, holds_module, line, needed, refuse, whole_numbers
 
 Params: TypeAlias = Any
 Batch: TypeAlias = tuple[Any, ...]
@@ -104,6 +104,14 @@ class Problem:
         try:
             found = jax.eval_shape(self._given, self.start(0), batch, **self.fixed_key)
         except Exception as error:
+            if others := needed(self.loss, 2) - {"key"}:
+                refuse(
+                    self,
+                    f"its loss needs {' and '.join(sorted(others))} besides params and batch: call "
+                    "the random argument key, loss(params, batch, key), and give any other one a "
+                    "value, functools.partial(loss, name=value).",
+                    error,
+                )
             shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(batch))
             refuse(
                 self,

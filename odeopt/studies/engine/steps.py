@@ -61,6 +61,16 @@ def advance(
     return jax.lax.fori_loop(0, steps, lambda _, carry: step(*carry, data)[:2], carry)
 
 
+_HINTS = {
+    "grad_fn": ". A study hands over no grad_fn=, for it could not count the gradients that an "
+    "optimizer takes by it: use a form that takes one gradient a step.",
+    "unexpected keyword argument": ". A study hands update value=, grad=, value_fn= and batch=: "
+    "take **extra_args there, or return optax.GradientTransformation(*optimizer), which is handed "
+    "none of them (of optax.contrib.sam, with opaque_mode=False).",
+}
+"""What to write where the message of a failing `update` has these words."""
+
+
 def refuse_broken(problem: Problem, entry: Entry) -> None:
     """Raise a `ValueError` where an optimizer's first step fails, or is not finite though tiny."""
     rate, start = problem.dtype(1e-6), problem.start(0)
@@ -71,8 +81,10 @@ def refuse_broken(problem: Problem, entry: Entry) -> None:
             start, optimizer.init(start), problem.first_batch, **problem.fixed_key
         )
     except Exception as error:
+        hint = next((words for part, words in _HINTS.items() if part in str(error)), "")
         raise ValueError(
             f"optimizer {entry.name!r} fails in its first step on {problem.name!r}: {line(error)}"
+            f"{hint}"
         ) from error
     if any(ode.gradients < 0 for _, ode in states(state)):
         raise ValueError(

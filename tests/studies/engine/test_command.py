@@ -79,7 +79,7 @@ def test_running_again_takes_the_next_folder_and_resume_the_last(call, tmp_path)
         (["--devices", "0"], "--devices must be at least 1, not 0."),
         (["--out", "file/out"], "cannot write to file/out"),
         (["--out", "[/red]", "--resume", "--count", "0"], "--count must be at least 1"),
-        (["extra"], "extra"),
+        (["extra"], "extra stands alone: write --name extra."),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(call, tmp_path, words, message):

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.sparse
+from optax import contrib
 
 import odeopt
 from odeopt.studies import (
@@ -234,6 +235,7 @@ def start(seed):
     return jnp.zeros(())
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -251,6 +253,14 @@ def start(seed):
         ({"data": ([1.0], Y)}, r"data hold a float: give arrays"),
         ({"data": scipy.sparse.eye(3).tocsr()}, r"data hold a csr_matrix: give arrays"),
         ({"x64": "yes"}, "x64 is 'yes': write True"),
+        ({"data": (X, Y.astype(str))}, r"no numbers: .*np\.unique\(y, return_inverse=True\)"),
+        ({"data": (X, Y.astype(object))}, "values of type object, which are no numbers"),
+        ({"validation": (X, Y.astype(str))}, "which are no numbers"),
+        ({"loss": lambda p, b, rng: line(p, b)}, r"needs rng .* argument key, loss\(params, batch"),
+        (
+            {"loss": lambda p, b, *, key, scale: scale * line(p, b)},
+            "needs scale besides params and batch",
+        ),
         ({"batch_size": 25}, "batch_size is 25, which must be 1 to 24"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": 8.0}, "batch_size is 8.0: write a whole number"),
@@ -330,6 +340,27 @@ def test_an_optimizer_whose_first_step_fails_or_cannot_be_counted_is_refused():
     }.items():
         with pytest.raises(ValueError, match=message):
             refuse_broken(plain(), contenders({"mine": make})[0])
+
+
+def test_an_optimizer_that_asks_for_more_than_a_study_hands_over_is_told_what_to_take():
+    def asks(rate):
+        def update(grads, state, params, *, grad_fn, **more):
+            return optax.sgd(rate).update(grad_fn(params), state, params)
+
+        return optax.GradientTransformationExtraArgs(optax.sgd(rate).init, update)
+
+    def sam(rate, opaque):
+        return contrib.sam(optax.sgd(rate), optax.sgd(0.01), opaque_mode=opaque)
+
+    for make, message in {
+        asks: r"hands over no grad_fn=.*one gradient a step\.$",
+        lambda h: sam(h, True): r"take \*\*extra_args there, or return optax\.Gradient.*\.$",
+    }.items():
+        with pytest.raises(ValueError, match=message) as error:
+            refuse_broken(plain(), contenders({"mine": make})[0])
+        assert "\n" not in str(error.value)
+    bare = {"mine": lambda h: optax.GradientTransformation(*sam(h, False))}
+    refuse_broken(plain(), contenders(bare)[0])
 
 
 def test_an_optimizer_that_gives_nan_at_once_is_refused():
