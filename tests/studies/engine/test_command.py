@@ -6,6 +6,7 @@ import sys
 import cyclopts
 import pytest
 
+from odeopt import cli
 from odeopt.studies.engine import command
 from odeopt.studies.engine.store import default_path
 
@@ -89,6 +90,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(call, tmp_path, words, message):
     assert message in err
     assert len(err.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.cheap
+@pytest.mark.parametrize("study", cli.STUDIES, ids=lambda module: module.STUDY.name)
+def test_a_problem_without_its_option_is_told_the_option(study, capsys):
+    with pytest.raises(SystemExit):
+        command.main(cli.app, [study.STUDY.name, "my.py:problem"])
+    err = capsys.readouterr().err
+    assert err == "Error: my.py:problem stands alone: write --problem my.py:problem.\n"
 
 
 def test_a_folder_named_like_markup_is_a_folder(call, tmp_path):
