@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, PyTree
 
 from ...checks import is_traced
 from .checksums import checksum, checksum_of
-from .refusals import check_fields, holds_module, line, needed, refuse, whole_numbers
+from .refusals import check_fields, examples, holds_module, line, needed, refuse, whole_numbers
 
 Params: TypeAlias = Any
 Batch: TypeAlias = tuple[Any, ...]
@@ -146,6 +146,14 @@ class Problem:
                 f"loss or metric fails on validation=: {line(error)}. validation is a tree like "
                 "data=, and metric(params, validation) returns a number.",
                 error,
+            )
+        like, held = examples(self.data), examples(self.validation)
+        if "validation" not in own and like != held:
+            refuse(
+                self,
+                f"an example of data= is {like}, and one of validation= is {held}: give a tree "
+                "like data=, or a metric that takes the place of the loss there, "
+                'metric=lambda params, validation: {"validation": ...}.',
             )
         if "loss" in own:
             refuse(self, 'a metric is called "loss", as the loss on all data is: rename it.')

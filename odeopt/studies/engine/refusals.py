@@ -73,6 +73,14 @@ def check_fields(problem: Any) -> None:
         )
 
 
+def examples(data: PyTree) -> str:
+    """The arrays of an example: their place in the tree, and their shape without the rows."""
+    leaves = jax.tree.leaves_with_path(data)
+    return ", ".join(
+        f"{jax.tree_util.keystr(path)} {leaf.shape[1:]}".strip() for path, leaf in leaves
+    )
+
+
 def needed(function: Callable[..., Any], given: int) -> set[str]:
     """Names of the arguments without a default, after the first ones, which are given."""
     parameters = list(inspect.signature(function).parameters.values())

@@ -270,6 +270,14 @@ def start(seed):
         ({"init": lambda seed: jnp.full((), jnp.nan)}, "NaN or infinity"),
         ({"metric": lambda p, v: p}, "give validation data too"),
         ({"validation": (X, Y[:20])}, "fails on validation="),
+        (
+            {"validation": (X, Y[:, 0])},
+            r"\[1\] \(1,\), and one of validation= .*\[1\] \(\): give",
+        ),
+        (
+            {"validation": np.stack([X, Y])},
+            r"one of validation= is \(24, 1\): give a tree like",
+        ),
         ({"validation": (X, Y), "metric": lambda p, v: v[0]}, "'metric' is not one real number"),
         ({"validation": (X, Y), "metric": 3}, "fails on validation=: TypeError"),
         ({"validation": (X, Y), "metric": lambda p, v: {"loss": p}}, 'a metric is called "loss"'),
@@ -282,6 +290,16 @@ def test_what_is_no_problem_says_in_one_line_what_to_write(changes, message):
         Problem(**given)
     assert "'mine'" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_held_out_may_be_of_another_kind_where_the_loss_is_not_of_it():
+    metric = lambda params, inputs: {"validation": jnp.mean(inputs * params)}
+    other = Problem(line, start, (X, Y), validation=X[:, 0], metric=metric)
+    assert set(other.measured(other.start(0), other.data, other.validation)) == {
+        "loss",
+        "validation",
+    }
+    assert Problem(line, start, (X, Y), validation=[X[:5], Y[:5]])  # another sequence
 
 
 @pytest.mark.parametrize("name", [None, 5, " ", "a/b"])
