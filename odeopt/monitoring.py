@@ -73,6 +73,11 @@ class Monitor:
           args: the other arguments of the loss: the batch, a key, ...
           kwargs: the same by name.
         """
+        if is_traced((params, state)):
+            raise TypeError(
+                "The monitor returns Python numbers, so call it after the compiled train step, not "
+                "within it: `params, state = train_step(...)`, then `watch(params, state, ...)`."
+            )
         if self._calls % self._every:
             self._calls += 1
             return {}
@@ -150,11 +155,6 @@ class Monitor:
     def _check(
         self, params: PyTree[Any], arrays: PyTree[Array], state: PyTree[Any], args: Any, kwargs: Any
     ) -> None:
-        if is_traced((params, state)):
-            raise TypeError(
-                "The monitor returns Python numbers, so call it after the compiled train step, not "
-                "within it: `params, state = train_step(...)`, then `watch(params, state, ...)`."
-            )
         try:
             inspect.signature(self._loss).bind(params, *args, **kwargs)
         except TypeError as error:
@@ -194,7 +194,8 @@ def monitor(
       over the last 10 that were measured, each at the parameters of its own step. With small
       batches it is this one that settles at the edge of stability (arXiv:2604.14108).
     - what `odeopt.summary` has (with paths in the state if there are several optimizers of odeopt).
-      Of another optimizer `step_size`, if `inject_hyperparams` keeps its `learning_rate`.
+      Of another optimizer `step_size`, the `learning_rate` that its state keeps, if it does: with
+      `inject_hyperparams`, or as the step of its line search, in units of the direction.
     - `stability_ratio`, where `opt` is of odeopt and has a `stability_limit` R, and no
       `stage_transform` changes the gradient: $h\lambda/R$ with the last step size; 1 is the edge of
       stability.

@@ -212,6 +212,15 @@ def test_variables_of_flax_are_measured_as_their_arrays(opt):
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_of_a_line_search_the_step_size_is_the_step_that_it_chose():
+    opt, params = optax.lbfgs(), jnp.ones(3)
+    loss = lambda x: jnp.sum(jnp.array([1.0, 2.0, 30.0]) * x**2)
+    grads, state = jax.grad(loss)(params), opt.init(params)
+    _, state = opt.update(grads, state, params, value=loss(params), grad=grads, value_fn=loss)
+    record = odeopt.monitor(opt, loss)(params, state)
+    assert record["step_size"] == float(optax.tree.get(state, "learning_rate"))
+
+
 def test_a_transformed_gradient_has_no_known_ratio():
     opt, params = odeopt.euler(0.1, stage_transform=optax.scale(100.0)), jnp.ones(3)
     record = odeopt.monitor(opt, lambda x: 0.5 * jnp.sum(x**2))(params, opt.init(params))
@@ -264,6 +273,12 @@ def test_what_is_wrong_is_said():
         watch(params, optax.adam(0.1).init(params), BATCHES[0])
     with pytest.raises(TypeError, match="after the compiled train step"):
         jax.jit(lambda p: odeopt.monitor(opt, network)(p, state, BATCHES[0]))(params)
+    between = odeopt.monitor(opt, network, every=3)
+    between(params, state, BATCHES[0])
+    for _ in range(3):  # between two records too
+        with pytest.raises(TypeError, match="after the compiled train step"):
+            jax.jit(lambda p: between(p, state, BATCHES[0]))(params)
+    assert len(between.history) == 1
     with pytest.raises(TypeError, match=r"monitor\(opt, loss\) takes"):
         odeopt.monitor(network, opt)
     with pytest.raises(ValueError, match="every is 0"):

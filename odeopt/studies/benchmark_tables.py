@@ -161,7 +161,7 @@ def judge(results: Results) -> pd.DataFrame:
                     "tries": int(rivals.rates.sum()),
                 }
             )
-    found = table(rows, *PAIR, "p", "ratio", "level", "ahead", "held_out", "comparable")
+    found = table(rows, *PAIR, "rival", "p", "ratio", "level", "ahead", "held_out", "comparable")
     found["comparable"] = found.comparable.astype(bool)
     found["p"] = found.groupby("optimizer").p.transform(holm)
     return found

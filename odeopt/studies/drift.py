@@ -72,6 +72,15 @@ def runs_of(results: Results) -> pd.DataFrame:
     return runs.astype({n: float for n in (*QUANTITIES, "first sharpness") if n in runs})
 
 
+def _whole(results: Results) -> pd.DataFrame:
+    """The runs of variants that are finished at all rates of their problem."""
+    runs = runs_of(results)
+    if runs.empty:
+        return runs
+    rates = runs.groupby(["problem", "variant"])["rate"].transform("nunique")
+    return runs[rates == runs.groupby("problem")["rate"].transform("nunique")]
+
+
 def _shares(results: Results) -> pd.DataFrame:
     """The trends in percent, all flow times in one row: lowest to highest."""
     trends, shares = results.table("trends"), ["change", "removed", "by order 3", "restored"]
@@ -145,6 +154,8 @@ def verdict(results: Results) -> str:
 
 def _falls_by(results: Results) -> str:
     trends = results.table("trends")
+    if trends.empty:
+        return "No variant is finished at two rates, so no trend is known."
     most = trends[trends["largest"] == trends.groupby("problem")["largest"].transform("max")]
     undecided, most = most.open.sum(), most[most.open < most.seeds]
     if most.empty:
@@ -153,12 +164,17 @@ def _falls_by(results: Results) -> str:
             "or not finite."
         )
     rest = f" ({undecided} more are open: not finite, or rounding)" if undecided else ""
-    return (
+    fall = (
         f"As the rate grows, gradient norm and sharpness fall in {most.falling.sum()} of "
         f"{(most.seeds - most.open).sum()} comparisons{rest}, by {_range(-100 * most.change)} % "
-        f"at the largest rate. Cancelling the drift to order 2 removes "
-        f"{_range(100 * most.removed)} % of this trend (a negative share is a reversed trend), to "
-        f"order 3 {_range(100 * most['by order 3'])} %."
+        "at the largest rate."
+    )
+    if most[["removed", "by order 3"]].isna().all().any():
+        return fall
+    return (
+        f"{fall} Cancelling the drift to order 2 removes {_range(100 * most.removed)} % of this "
+        "trend (a negative share is a reversed trend), to order 3 "
+        f"{_range(100 * most['by order 3'])} %."
     )
 
 
@@ -209,6 +225,8 @@ def _draw_trends(results: Results) -> Plot:
             for time, here in mine.groupby("time"):
                 title = f"{problem}, {quantity}, t = {time:g}"
                 table = here.pivot(index=["variant", "rate"], columns="seed", values=quantity)
+                if "counter-term" not in table.index:  # stopped before
+                    continue
                 base = table.loc["counter-term"].iloc[0]
                 for variant in table.index.unique(0):
                     change = 100 * (table.loc[variant] / base - 1)
@@ -266,7 +284,7 @@ TABLES = (
         _TRENDS,
         ("problem", "quantity", "edge", "change", "removed", "by order 3"),
     ),
-    Table("trends", "Trends at each flow time", lambda r: judge(runs_of(r)), _TRENDS),
+    Table("trends", "Trends at each flow time", lambda r: judge(_whole(r)), _TRENDS),
     Table("orders", "Error against h", functools.partial(_kind, "order"), _ORDERS, tuple(_ORDERS)),
     Table("runs", "Runs", functools.partial(_kind, "trend")),
     Table(

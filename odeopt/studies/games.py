@@ -74,6 +74,23 @@ class Settings:
             )
 
     @property
+    def idle(self) -> dict[str, str]:
+        """Settings that would change nothing, and what to write."""
+        mine = any(isinstance(one, own.Game) for one in self.problems)
+        unused = [
+            name
+            for name in self.chosen
+            if "mixture" not in self.problems and not (mine and name not in mixture.METHODS)
+        ]
+        if not unused:
+            return {}
+        words = (
+            f"--methods: {', '.join(unused)} would play none of these games, whose solvers all "
+            "take part as it is: leave it out, or add the mixture, as in --problems mixture."
+        )
+        return {"methods": words}
+
+    @property
     def chosen(self) -> dict[str, mixture.Method]:
         """The methods by name."""
         found: dict[str, mixture.Method] = {}
@@ -121,6 +138,8 @@ def _summary(results: Results) -> pd.DataFrame:
     rival = -fresh[RIVAL].modes if RIVAL in fresh else ()
     for method, mine in fresh.items():
         tuning = runs[(runs.method == method) & (runs.seed == TUNING_SEED)]
+        if mine.empty or tuning.empty:  # not finished
+            continue
         rate, rates = mine.rate.iloc[0], np.array([0.0, *sorted(tuning.rate), np.inf])
         place = int(np.searchsorted(rates, rate))
         beside, modes = (rates[place - 1], rates[place + 1]), (mine.modes.min(), mine.modes.max())

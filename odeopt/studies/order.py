@@ -43,6 +43,17 @@ class Settings:
                 )
 
     @property
+    def idle(self) -> dict[str, str]:
+        """Settings that would change nothing, and what to write."""
+        if any(name in rest.PROBLEMS for name in self.problems):
+            return {}
+        words = (
+            f"--seeds is that of the convex problems; networks have {epochs.SEEDS}: leave it out, "
+            f"or name a convex problem too, as in --problems {','.join(rest.PROBLEMS)}."
+        )
+        return {"seeds": words}
+
+    @property
     def convex(self) -> dict[str, rest.Batched]:
         """The convex problems among them."""
         return {name: rest.PROBLEMS[name]() for name in self.problems if name in rest.PROBLEMS}

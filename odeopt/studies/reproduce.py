@@ -315,7 +315,7 @@ def command(
     *names: str,
     every: Annotated[bool, Parameter("--all", negative="")] = False,
     show: Annotated[bool, Parameter("--list", negative="")] = False,
-    first_seed: int = 0,
+    first_seed: Annotated[int, Parameter(converter=engine.number)] = 0,
     options: Annotated[engine.Options | None, Parameter(name="*")] = None,
 ) -> None:
     """Run claims of the papers and judge them; results of earlier calls are kept and shown too.
@@ -323,17 +323,20 @@ def command(
     Args:
         names: Claims, as --list names them.
         every: All claims. One whose data are not here is out of reach.
-        show: Only list them: paper, claim, cost, status in the folder.
+        show: Only list them, or all: paper, claim, cost, status in the folder.
         first_seed: The first seed of each claim, to ask with other random numbers than those of
             the committed run.
         options: Of every study. Results are in claims-quick or claims-full unless --out says
             otherwise; --resume is always on.
     """
+    for name in names:
+        lookup("claim", name, claims())
     options = options or engine.Options()
     folder = options.out or Path("claims-full" if options.full else "claims-quick")
     kept = _kept(folder)
     if show:
-        Console().print(grid(listing(options.full, kept)))
+        found = listing(options.full, kept)
+        Console().print(grid(found[found.claim.isin(names)] if names else found))
         return
     if not names and not every:
         raise ValueError("name a claim, or pass --all; --list shows them.")

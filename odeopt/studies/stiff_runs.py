@@ -182,6 +182,17 @@ class Settings:
         if not 0 < self.target < 1:
             raise ValueError(f"--target must be between 0 and 1, not {self.target:g}.")
 
+    @property
+    def idle(self) -> dict[str, str]:
+        """Settings that would change nothing, and what to write."""
+        if any(isinstance(problem, Problem) for problem in self.problems):
+            return {}
+        words = (
+            "--{} is that of problems of your own, and every other one has its own: leave it out, "
+            "or name a problem of yours, as in --problems my_file.py:problem."
+        )
+        return {name: words.format(name) for name in ("target", "gradients")}
+
     def entries(self) -> list[Entry]:
         """Who takes part."""
         known = (lookup("solver", s, ENTRIES)() if isinstance(s, str) else s for s in self.solvers)

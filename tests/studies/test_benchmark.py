@@ -296,6 +296,20 @@ def test_the_profile_counts_gradients_to_what_decides_at_the_chosen_rate():
     assert benchmark_tables.profile(untold).problems.sum() == 0
 
 
+def test_a_problem_on_which_no_loss_comes_down_has_curves_and_no_verdict():
+    found = []
+    for name, tuned in ((QUESTION, False), ("good", True)):
+        for seed in (0, 1) if tuned else (1,):
+            found.append(_record("wine", name, seed, 1.0, tuned=tuned))
+            found[-1] |= {"initial_loss": 0.1, "loss": [0.1, 0.1]}
+    still = Results(benchmark.STUDY, benchmark.Settings(), found)
+    assert still.table("verdict").empty
+    assert still.verdict.startswith("There is no problem on which a loss came down")
+    drawn = {figure.name: figure.draw(still) for figure in benchmark.STUDY.figures}
+    assert not drawn["ratio"]
+    assert drawn["validation"]
+
+
 @pytest.mark.slow
 def test_a_wrong_constant_and_horizon_are_compared_with_the_right_one():
     (row,) = benchmark.misled(_example()).to_dict(orient="records")

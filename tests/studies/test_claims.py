@@ -270,6 +270,16 @@ def test_mistakes_are_one_line(call, monkeypatch, tmp_path):
     code, _, err = call()
     assert code == 2
     assert "--all" in err
+    for words in (["--list", "corridor-rat"], ["--all", "corridor-rat"]):
+        code, out, err = call(*words)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "did you mean corridor-rate" in err
+    code, out, _ = call("--list", "corridor-rate")
+    assert "corridor-rate" in out
+    assert "corridor-line" not in out
+    code, _, err = call("corridor-rate", "--first-seed", "0.5")
+    assert code == 2
+    assert "--first-seed is 0.5: write a whole number" in err
 
     def gone(name):
         raise data.MissingData("digits comes with the package nowhere, which is not installed.")

@@ -96,6 +96,20 @@ def test_claims_turn_with_what_was_measured():
     }
 
 
+def test_a_variant_that_is_not_finished_is_not_judged():
+    stopped = [r for r in known() if r["variant"] == "gradient descent"]
+    stopped += [r for r in known() if r["variant"] == "counter-term" and r["rate"] < 0.4]
+    words = {verdict.claim.name: verdict.word for verdict in results(stopped).claims}
+    assert words["falls"] != "not measured"
+    assert {words[name] for name in ("removed", "by order 3", "restored")} == {"open"}
+    assert results(stopped).verdict.endswith("at the largest rate.")
+    (figure,) = drift.FIGURES
+    one = [r for r in stopped if r["rate"] == 0.05]
+    assert figure.draw(results(one))
+    assert figure.finding(results(one)).startswith("No variant is finished at two rates")
+    assert not figure.draw(results([r for r in one if r["variant"] == "gradient descent"]))
+
+
 def test_what_is_not_finite_is_no_trend():
     broken = [{**r, "sharpness": None} if r["rate"] == 0.4 else r for r in known()]
     found = judge(drift.runs_of(results(broken))).set_index(["quantity", "largest"])

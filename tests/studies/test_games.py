@@ -96,6 +96,12 @@ def test_runs_are_read_over_their_last_quarter_and_rates_tuned_on_a_seed_of_thei
     assert table.loc["rk4", "rates"] == "one tried"
 
 
+def test_a_method_that_is_only_tuned_is_in_no_table():
+    results = made([run("adam", rate, 0, [8] * 8) for rate in (0.1, 0.2)])
+    assert results.table("summary").empty
+    assert results.verdict == "There is nothing to compare."
+
+
 @pytest.mark.parametrize(("seeds", "word", "clear"), [(2, "open", 0), (6, "holds", 1)])
 def test_more_modes_than_adam_are_claimed_where_seeds_leave_no_doubt(seeds, word, clear):
     both = [("adam", 8), ("rk4", 15)]
@@ -157,6 +163,23 @@ def test_without_time_there_is_nothing_to_compare():
 def test_bad_settings_are_refused_before_anything_runs(wrong, message):
     with pytest.raises(ValueError, match=message):
         games.run(**wrong)
+
+
+@pytest.mark.cheap
+@pytest.mark.parametrize("problems", [["plane"], ["own"], ["own", "plane"]])
+def test_methods_that_would_play_nothing_are_refused(problems):
+    game = Game([lambda z: z[0] * z[1], lambda z: -z[0] * z[1]], lambda key: (1.0, 0.0), name="own")
+    asked = [game if name == "own" else name for name in problems]
+    with pytest.raises(ValueError, match="--methods: adam would play none of these games"):
+        games.run(problems=asked, methods=["adam"])
+    mine = {"mine": odeopt.alternating}
+    if "own" in problems:
+        assert games.STUDY.choose(problems=asked, methods=[mine])
+    else:
+        with pytest.raises(ValueError, match="--methods: mine would play none"):
+            games.run(problems=asked, methods=[mine])
+    every = games.STUDY.choose(full=True, problems=asked)  # nothing was asked of it
+    assert "--methods" not in page.command(Results(games.STUDY, every, []))
 
 
 DAMPING = 0.1

@@ -226,6 +226,7 @@ def test_a_loss_that_starts_below_zero_is_refused():
         order.run(problems=[below])
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -236,6 +237,8 @@ def test_a_loss_that_starts_below_zero_is_refused():
             "Problem 'line' has no mini-batches to put in order: give it batch_size=",
         ),
         ({"seeds": 1}, "--seeds must be at least 2, not 1"),
+        ({"problems": line(), "seeds": 200}, "--seeds is that of the convex problems"),
+        ({"problems": "network", "seeds": 9}, "networks have 5: leave it out, or name a convex"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_runs(wrong, message):

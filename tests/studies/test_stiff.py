@@ -443,6 +443,7 @@ def test_every_figure_is_drawn(result):
         assert figure.finding(_example())
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -450,6 +451,8 @@ def test_every_figure_is_drawn(result):
         ({"problems": ["digits-mes"]}, "did you mean digits-mse"),
         ({"seeds": 0}, "--seeds must be at least 1, not 0."),
         ({"target": 2.0}, "--target must be between 0 and 1, not 2."),
+        ({"target": 0.5}, "--target is that of problems of your own"),
+        ({"problems": ["logistic"], "gradients": 5}, "--gradients is that of problems of your own"),
     ],
 )
 def test_a_mistake_is_refused_before_anything_is_made(given, message, tmp_path):

@@ -22,6 +22,16 @@ from .store import default_path
 from .study import Results, Study
 
 
+def number(_: Any, tokens: Sequence[Any]) -> float:
+    """A number as it is written: a whole one is an int, and no other is rounded to one."""
+    (token,) = tokens
+    try:
+        value = float(token.value)
+    except ValueError:
+        raise ValueError(f'"{token.value}" is no number.') from None
+    return int(value) if value.is_integer() else value
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """What every study can be asked for.
@@ -41,7 +51,7 @@ class Options:
     full: Annotated[bool, Parameter(negative="--quick", show_default=False)] = False
     resume: Annotated[bool, Parameter(negative="", show_default=False)] = False
     max_minutes: Annotated[float | None, Parameter(show_default=False)] = None
-    devices: int = 1
+    devices: Annotated[int, Parameter(converter=number)] = 1
     share: Annotated[str | None, Parameter(show_default=False)] = None
 
 
@@ -49,12 +59,19 @@ def command(study: Study) -> Callable[..., None]:
     """A function for a cyclopts app: one option a setting, and `Options`."""
     settings = _options(study)
 
-    def call(*, given: Any = None, options: Options | None = None) -> None:
+    several = [f.name for f in dataclasses.fields(study.settings) if isinstance(f.default, tuple)]
+    first = "problems" if "problems" in several else several[0]
+
+    def call(*alone: str, given: Any = None, options: Options | None = None) -> None:
+        if alone:
+            option = f"--{first.removesuffix('s')}"
+            raise ValueError(f"{alone[0]} stands alone: write {option} {alone[0]}.")
         options = options or Options()
         run(study, options, dataclasses.asdict(given) if given else {})
 
     flat = Parameter(name="*")
     call.__annotations__ = {
+        "alone": Annotated[str, Parameter(show=False)],
         "given": Annotated[settings | None, flat],
         "options": Annotated[Options | None, flat],
     }
@@ -105,6 +122,8 @@ def _options(study: Study) -> type:
         if get_origin(kind) is tuple:
             kind, about["converter"] = tuple[str, ...], _words
             about["name"] = (f"--{name}", f"--{name.removesuffix('s')}")
+        elif kind is int:
+            about["converter"] = number
         fields.append((field.name, Annotated[kind | None, Parameter(**about)], None))
     made = dataclasses.make_dataclass("Settings", fields, frozen=True, kw_only=True)
     made.__module__ = __name__  # Python 3.11 says "types", where cyclopts finds no annotation

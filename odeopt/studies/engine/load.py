@@ -1,6 +1,7 @@
 """A user's own problems and optimizers, from a Python file: `my_model.py:problem`."""
 
 import importlib.util
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -88,7 +89,8 @@ def own_problems(
     """Known names, and problems of the user's of that `kind`, loaded where they are in a file.
 
     Raises:
-        ValueError: For anything else; says what a problem is `made` of.
+        ValueError: For anything else, where it says what a problem is `made` of, and for a loss
+            that is not finite at the initial point.
     """
     names, found = dict.fromkeys(known), list[Any]()
     for item in asked:
@@ -103,6 +105,11 @@ def own_problems(
         elif one.name in names:
             raise ValueError(
                 f"{one.name} is a problem of the study: give yours another name, name=..."
+            )
+        elif isinstance(one, Problem) and not math.isfinite(one.initial_loss):
+            raise ValueError(
+                f"problem {one.name!r} has a loss of {one.initial_loss} at the initial point of "
+                "seed 0: no optimizer can start there; change init= or the data."
             )
         found.append(one)
     each = [one if isinstance(one, str) else one.name for one in found]

@@ -12,7 +12,7 @@ import jinja2
 import pandas as pd
 
 from .load import word_of
-from .settings import versions
+from .settings import idle, versions
 from .store import SETTINGS, StoreError, write_text
 from .study import Results
 from .terminal import cell
@@ -79,7 +79,7 @@ def command(results: Results) -> str:
     words = ["odeopt", results.study.name]
     for field in dataclasses.fields(results.settings):
         name, value = field.name, getattr(results.settings, field.name)
-        if value != field.default:
+        if value != field.default and name not in idle(results.settings):
             option = f"--{name.replace('_', '-')}"
             texts = [word_of(item) for item in (value if isinstance(value, tuple) else (value,))]
             if name == results.study.selection:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, PyTree
 
 from ...checks import is_traced
 from .checksums import checksum, checksum_of
-from .refusals import check_fields, holds_module, line, refuse, whole_numbers
+from .refusals import check_fields, examples, holds_module, line, needed, refuse, whole_numbers
 
 Params: TypeAlias = Any
 Batch: TypeAlias = tuple[Any, ...]
@@ -104,6 +104,14 @@ class Problem:
         try:
             found = jax.eval_shape(self._given, self.start(0), batch, **self.fixed_key)
         except Exception as error:
+            if others := needed(self.loss, 2) - {"key"}:
+                refuse(
+                    self,
+                    f"its loss needs {' and '.join(sorted(others))} besides params and batch: call "
+                    "the random argument key, loss(params, batch, key), and give any other one a "
+                    "value, functools.partial(loss, name=value).",
+                    error,
+                )
             shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(batch))
             refuse(
                 self,
@@ -138,6 +146,14 @@ class Problem:
                 f"loss or metric fails on validation=: {line(error)}. validation is a tree like "
                 "data=, and metric(params, validation) returns a number.",
                 error,
+            )
+        like, held = examples(self.data), examples(self.validation)
+        if "validation" not in own and like != held:
+            refuse(
+                self,
+                f"an example of data= is {like}, and one of validation= is {held}: give a tree "
+                "like data=, or a metric that takes the place of the loss there, "
+                'metric=lambda params, validation: {"validation": ...}.',
             )
         if "loss" in own:
             refuse(self, 'a metric is called "loss", as the loss on all data is: rename it.')
@@ -250,6 +266,12 @@ class Problem:
     def full_loss(self, params: Params, data: PyTree) -> Array:
         """The objective on all of `data`; of a random loss, with a key that is always the same."""
         return self.objective(params, jax.tree.map(jnp.asarray, data), **self.fixed_key)
+
+    @functools.cached_property
+    def initial_loss(self) -> float:
+        """The objective on all data at the initial point of seed 0."""
+        with jax.enable_x64(self.x64):
+            return float(jax.jit(self.full_loss)(self.start(0), self.data))
 
     @property
     def fixed_key(self) -> dict[str, Array]:

@@ -1,5 +1,7 @@
 """What is no problem for a study, in one line that says what to write instead."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import equinox as eqx
@@ -10,6 +12,8 @@ from jaxtyping import PyTree
 from ...checks import is_known, is_whole
 
 _INTEGERS = [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
+
+_KINDS = (np.number, np.bool_, jax.dtypes.extended)  # the last one of random keys
 
 
 def line(error: BaseException) -> str:
@@ -42,6 +46,12 @@ def check_fields(problem: Any) -> None:
     for leaf in (*data, *jax.tree.leaves(problem.validation)):
         if not isinstance(leaf, np.ndarray | np.generic | jax.Array):
             refuse(problem, f"data hold a {type(leaf).__name__}: give arrays, np.asarray(...).")
+        if not any(jax.dtypes.issubdtype(leaf.dtype, kind) for kind in _KINDS):
+            refuse(
+                problem,
+                f"data hold values of type {leaf.dtype}, which are no numbers: of class labels "
+                "write np.unique(y, return_inverse=True)[1].",
+            )
     if size is None:
         return
     if not is_whole(size):
@@ -61,6 +71,26 @@ def check_fields(problem: Any) -> None:
             f"batch_size is {size}, which must be 1 to {rows[0]}, the number of examples; None "
             "takes all of them.",
         )
+
+
+def examples(data: PyTree) -> str:
+    """The arrays of an example: their place in the tree, and their shape without the rows."""
+    leaves = jax.tree.leaves_with_path(data)
+    return ", ".join(
+        f"{jax.tree_util.keystr(path)} {leaf.shape[1:]}".strip() for path, leaf in leaves
+    )
+
+
+def needed(function: Callable[..., Any], given: int) -> set[str]:
+    """Names of the arguments without a default, after the first ones, which are given."""
+    parameters = list(inspect.signature(function).parameters.values())
+    return {
+        one.name
+        for number, one in enumerate(parameters)
+        if one.default is one.empty
+        and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+        and (number >= given or one.kind is one.KEYWORD_ONLY)
+    }
 
 
 def whole_numbers(start: PyTree) -> str:

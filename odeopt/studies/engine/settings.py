@@ -56,6 +56,14 @@ def chosen(name: str, default: Any, value: Any) -> Any:
     return value
 
 
+def idle(settings: Any) -> Mapping[str, str]:
+    """Settings that would change nothing beside the others, and what to write where one is given.
+
+    A study's settings have a property of that name where there are such.
+    """
+    return getattr(settings, "idle", {})
+
+
 def at_least(settings: Any, **bounds: float) -> None:
     """Refuse settings that are below a bound, by the name of their option."""
     for name, bound in bounds.items():

@@ -61,29 +61,36 @@ def advance(
     return jax.lax.fori_loop(0, steps, lambda _, carry: step(*carry, data)[:2], carry)
 
 
+_HINTS = {
+    "grad_fn": ". A study hands over no grad_fn=, for it could not count the gradients that an "
+    "optimizer takes by it: use a form that takes one gradient a step.",
+    "unexpected keyword argument": ". A study hands update value=, grad=, value_fn= and batch=: "
+    "take **extra_args there, or return optax.GradientTransformation(*optimizer), which is handed "
+    "none of them (of optax.contrib.sam, with opaque_mode=False).",
+}
+"""What to write where the message of a failing `update` has these words."""
+
+
 def refuse_broken(problem: Problem, entry: Entry) -> None:
     """Raise a `ValueError` where an optimizer's first step fails, or is not finite though tiny."""
     rate, start = problem.dtype(1e-6), problem.start(0)
     optimizer = entry.make(rate)
     step = jax.jit(step_function(problem.objective, optimizer))
     try:
-        params, state, loss = step(
+        params, state, _ = step(
             start, optimizer.init(start), problem.first_batch, **problem.fixed_key
         )
     except Exception as error:
+        hint = next((words for part, words in _HINTS.items() if part in str(error)), "")
         raise ValueError(
             f"optimizer {entry.name!r} fails in its first step on {problem.name!r}: {line(error)}"
+            f"{hint}"
         ) from error
     if any(ode.gradients < 0 for _, ode in states(state)):
         raise ValueError(
             f"optimizer {entry.name!r} takes gradients that cannot be counted, as an implicit "
             "solver of diffrax does, and a study compares at equal gradients: use one of odeopt, "
             "such as odeopt.implicit_euler."
-        )
-    if not np.isfinite(loss):
-        raise ValueError(
-            f"problem {problem.name!r} has a loss of {loss} at the initial point of seed 0: no "
-            "optimizer can start there; change init= or the data."
         )
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
         raise ValueError(

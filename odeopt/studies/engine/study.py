@@ -21,7 +21,7 @@ from . import store as files
 from .drawing import Plot
 from .load import preload
 from .runner import local_devices
-from .settings import chosen, spoken, versions
+from .settings import chosen, idle, spoken, versions
 from .store import FORMAT, Record, Store
 from .verdicts import Claim, Verdict, span
 from .work import Lab, Task, TimeOver
@@ -103,7 +103,8 @@ class Study:
         summary: What it does, in a sentence or two, for `--help`.
         settings: A frozen dataclass of the choices that decide the results. Its defaults are those
             of a quick study; it raises `ValueError` for what makes no sense; its docstring says
-            what each attribute is, and becomes the help of the command line.
+            what each attribute is, and becomes the help of the command line. Where some would
+            change nothing beside the others, its property `idle` says of each what to write.
         full: What a full study has other than a quick one.
         tasks: `tasks(settings)`: all steps of work.
         verdict: `verdict(results)`: the answer in one or two plain sentences.
@@ -136,7 +137,7 @@ class Study:
         """The settings of a quick or full study, with what is given and not `None` instead.
 
         Raises:
-            ValueError: For a setting that is not there or makes no sense.
+            ValueError: For a setting that is not there, makes no sense, or would change nothing.
         """
         fields = {field.name: field for field in dataclasses.fields(self.settings)}
         for name in given:
@@ -146,7 +147,11 @@ class Study:
             for name, value in given.items()
             if value is not None
         }
-        return self.settings(**{**(self.full if full else {}), **own})
+        taken = self.settings(**{**(self.full if full else {}), **own})
+        for name, words in idle(taken).items():
+            if name in own:
+                raise ValueError(words)
+        return taken
 
     def run(
         self,
@@ -197,6 +202,8 @@ class Study:
             about = self.about(taken)
             notice = functools.partial(console.print, markup=False, soft_wrap=True)
             kept = Store(path, about, resume=resume, share=share, notice=notice)
+        if resume and share is None and not self.selection and not len(kept):
+            notice(f"{path} has no results to go on with: the study begins anew.")
         try:
             lab = Lab(kept, where, deadline)
             records, unfinished = self._work(taken, lab, share, console)

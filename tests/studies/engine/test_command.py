@@ -6,6 +6,7 @@ import sys
 import cyclopts
 import pytest
 
+from odeopt import cli
 from odeopt.studies.engine import command
 from odeopt.studies.engine.store import default_path
 
@@ -61,11 +62,16 @@ def test_running_again_takes_the_next_folder_and_resume_the_last(call, tmp_path)
     assert (code, out.split()[-1]) == (0, "toy-report-2/report.html")
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--count", "0"], "--count must be at least 1, not 0."),
         (["--count", "many"], '"many"'),
+        (["--count", "0.6"], "--count is 0.6: write a whole number, such as 4."),
+        (["--count", "99.6"], "--count is 99.6: write a whole number"),
+        (["--count", "inf"], "--count is inf: write a whole number"),
+        (["--devices", "1.5"], "--devices is 1.5: write a whole number, such as 1."),
         (["--cuont", "2"], "Did you mean --count?"),
         (["--share", "1/2"], "--share needs --out"),
         (["--share", "half", "--out", "new"], "--share: half is not of the form 1/4."),
@@ -74,7 +80,7 @@ def test_running_again_takes_the_next_folder_and_resume_the_last(call, tmp_path)
         (["--devices", "0"], "--devices must be at least 1, not 0."),
         (["--out", "file/out"], "cannot write to file/out"),
         (["--out", "[/red]", "--resume", "--count", "0"], "--count must be at least 1"),
-        (["extra"], "extra"),
+        (["extra"], "extra stands alone: write --name extra."),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(call, tmp_path, words, message):
@@ -86,9 +92,28 @@ def test_a_mistake_is_one_line_and_exit_code_2(call, tmp_path, words, message):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.cheap
+@pytest.mark.parametrize("study", cli.STUDIES, ids=lambda module: module.STUDY.name)
+def test_a_problem_without_its_option_is_told_the_option(study, capsys):
+    with pytest.raises(SystemExit):
+        command.main(cli.app, [study.STUDY.name, "my.py:problem"])
+    err = capsys.readouterr().err
+    assert err == "Error: my.py:problem stands alone: write --problem my.py:problem.\n"
+
+
 def test_a_folder_named_like_markup_is_a_folder(call, tmp_path):
     code, out, err = call("--out", "[/red]", "--count", "1")
     assert (code, out.split()[-1]) == (0, "[/red]/report.html"), err
+
+
+def test_a_study_that_has_nothing_to_go_on_with_says_so(call, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder in ("TYPO", "empty"):
+        code, _, err = call("--count", "1", "--resume", "--out", folder)
+        assert code == 0
+        assert f"{folder} has no results to go on with: the study begins anew." in err
+        assert "begins anew" not in call("--count", "1", "--resume", "--out", folder)[2]
+    assert "begins anew" not in call("--count", "1", "--out", "new")[2]
 
 
 def test_help_names_every_option_with_its_defaults(call):

@@ -9,15 +9,26 @@ import numpy as np
 import optax
 import pytest
 import scipy.sparse
+from optax import contrib
 
 import odeopt
-from odeopt.studies import Problem, drift, equivalence, spectra, stability
+from odeopt.studies import (
+    Problem,
+    benchmark,
+    drift,
+    equivalence,
+    order,
+    spectra,
+    stability,
+    stiff,
+)
 from odeopt.studies.engine.checksums import fingerprint
 from odeopt.studies.engine.optimizers import contenders
 from odeopt.studies.engine.steps import refuse_broken
 
 X = np.linspace(-1, 1, 24, dtype=np.float32)[:, None]
 Y = np.sin(3 * X)
+STUDIES = [one.STUDY for one in (benchmark, drift, equivalence, order, stability, stiff)]
 SMALL = {"solvers": ["sgd", "rk4"], "seeds": 1, "gradients": 24}
 
 
@@ -224,6 +235,7 @@ def start(seed):
     return jnp.zeros(())
 
 
+@pytest.mark.cheap
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -241,6 +253,14 @@ def start(seed):
         ({"data": ([1.0], Y)}, r"data hold a float: give arrays"),
         ({"data": scipy.sparse.eye(3).tocsr()}, r"data hold a csr_matrix: give arrays"),
         ({"x64": "yes"}, "x64 is 'yes': write True"),
+        ({"data": (X, Y.astype(str))}, r"no numbers: .*np\.unique\(y, return_inverse=True\)"),
+        ({"data": (X, Y.astype(object))}, "values of type object, which are no numbers"),
+        ({"validation": (X, Y.astype(str))}, "which are no numbers"),
+        ({"loss": lambda p, b, rng: line(p, b)}, r"needs rng .* argument key, loss\(params, batch"),
+        (
+            {"loss": lambda p, b, *, key, scale: scale * line(p, b)},
+            "needs scale besides params and batch",
+        ),
         ({"batch_size": 25}, "batch_size is 25, which must be 1 to 24"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": 8.0}, "batch_size is 8.0: write a whole number"),
@@ -250,6 +270,14 @@ def start(seed):
         ({"init": lambda seed: jnp.full((), jnp.nan)}, "NaN or infinity"),
         ({"metric": lambda p, v: p}, "give validation data too"),
         ({"validation": (X, Y[:20])}, "fails on validation="),
+        (
+            {"validation": (X, Y[:, 0])},
+            r"\[1\] \(1,\), and one of validation= .*\[1\] \(\): give",
+        ),
+        (
+            {"validation": np.stack([X, Y])},
+            r"one of validation= is \(24, 1\): give a tree like",
+        ),
         ({"validation": (X, Y), "metric": lambda p, v: v[0]}, "'metric' is not one real number"),
         ({"validation": (X, Y), "metric": 3}, "fails on validation=: TypeError"),
         ({"validation": (X, Y), "metric": lambda p, v: {"loss": p}}, 'a metric is called "loss"'),
@@ -262,6 +290,16 @@ def test_what_is_no_problem_says_in_one_line_what_to_write(changes, message):
         Problem(**given)
     assert "'mine'" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_held_out_may_be_of_another_kind_where_the_loss_is_not_of_it():
+    metric = lambda params, inputs: {"validation": jnp.mean(inputs * params)}
+    other = Problem(line, start, (X, Y), validation=X[:, 0], metric=metric)
+    assert set(other.measured(other.start(0), other.data, other.validation)) == {
+        "loss",
+        "validation",
+    }
+    assert Problem(line, start, (X, Y), validation=[X[:5], Y[:5]])  # another sequence
 
 
 @pytest.mark.parametrize("name", [None, 5, " ", "a/b"])
@@ -322,13 +360,49 @@ def test_an_optimizer_whose_first_step_fails_or_cannot_be_counted_is_refused():
             refuse_broken(plain(), contenders({"mine": make})[0])
 
 
+def test_an_optimizer_that_asks_for_more_than_a_study_hands_over_is_told_what_to_take():
+    def asks(rate):
+        def update(grads, state, params, *, grad_fn, **more):
+            return optax.sgd(rate).update(grad_fn(params), state, params)
+
+        return optax.GradientTransformationExtraArgs(optax.sgd(rate).init, update)
+
+    def sam(rate, opaque):
+        return contrib.sam(optax.sgd(rate), optax.sgd(0.01), opaque_mode=opaque)
+
+    for make, message in {
+        asks: r"hands over no grad_fn=.*one gradient a step\.$",
+        lambda h: sam(h, True): r"take \*\*extra_args there, or return optax\.Gradient.*\.$",
+    }.items():
+        with pytest.raises(ValueError, match=message) as error:
+            refuse_broken(plain(), contenders({"mine": make})[0])
+        assert "\n" not in str(error.value)
+    bare = {"mine": lambda h: optax.GradientTransformation(*sam(h, False))}
+    refuse_broken(plain(), contenders(bare)[0])
+
+
 def test_an_optimizer_that_gives_nan_at_once_is_refused():
     broken = {"broken": lambda h: optax.chain(optax.scale(jnp.nan), optax.sgd(h))}
     with pytest.raises(ValueError, match="'broken' gives NaN or infinity in its first step"):
         stability.run(problems=[plain()], solvers=["sgd", broken], seeds=1, gradients=12)
-    lost = Problem(lambda params, batch: jnp.nan * line(params, batch), start, (X, Y))
-    with pytest.raises(ValueError, match="has a loss of nan at the initial point"):
-        refuse_broken(lost, contenders({"fine": odeopt.euler})[0])
+
+
+def divergence(params, batch):
+    """Of Kullback and Leibler from targets that are 0 or 1, where 0 log 0 is NaN."""
+    inputs, targets = batch
+    logits = jax.nn.log_softmax(inputs * params)
+    return jnp.mean(jnp.sum(targets * (jnp.log(targets) - logits), axis=-1))
+
+
+@pytest.mark.cheap
+@pytest.mark.parametrize("batch_size", [None, 8])
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_a_loss_that_is_not_finite_at_the_start_is_refused_by_every_study(study, batch_size):
+    targets = np.eye(3, dtype=np.float32)[np.arange(24) % 3]
+    init = lambda seed: jnp.ones(3)
+    lost = Problem(divergence, init, (X, targets), name="lost", batch_size=batch_size)
+    with pytest.raises(ValueError, match="problem 'lost' has a loss of nan at the initial point"):
+        study.run(problems=[lost])
 
 
 def test_data_without_rows_are_all_seen_by_an_optimizer_of_ones_own():
