@@ -147,8 +147,11 @@ class Problem:
                 "data=, and metric(params, validation) returns a number.",
                 error,
             )
-        like, held = examples(self.data), examples(self.validation)
-        if "validation" not in own and like != held:
+        # Their lengths may differ, as those of sequences do.
+        trees = self.data, self.validation
+        axes = [[(p, x.ndim) for p, x in jax.tree.leaves_with_path(tree)] for tree in trees]
+        if "validation" not in own and axes[0] != axes[1]:
+            like, held = map(examples, trees)
             refuse(
                 self,
                 f"an example of data= is {like}, and one of validation= is {held}: give a tree "
