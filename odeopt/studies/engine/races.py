@@ -88,7 +88,7 @@ def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     over the `problems` on which some rate of the baseline diverged; the same with `gradient`, the
     limits divided by the gradients of a step. On how many problems its tuned median loss is the
     `lowest`, or `below` the baseline's; `p` is that of its not being lower on any problem
-    (`statistics.lower_on`, corrected for the number of optimizers). On how many problems, at least,
+    (`statistics.lower`, corrected for the number of optimizers). On how many problems, at least,
     it is lower at the level `SIGNIFICANT` is `clear`.
     """
     best, optimizers = tuned(runs), runs.optimizer.unique()
@@ -102,9 +102,10 @@ def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
         if baseline in losses and name != baseline:
             row |= _against(runs, str(name), baseline)
             row["below"] = (losses[name] < losses[baseline].fillna(np.inf)).sum()
-            p[str(name)] = statistics.lower_on(
+            each = (best[best.problem == problem] for problem in losses.index)
+            p[str(name)] = statistics.lower(
                 (one[one.optimizer == name].final, one[one.optimizer == baseline].final)
-                for _, one in best.groupby("problem")
+                for one in each
             )
         row |= {
             "lowest": lowest[name].sum(),
@@ -117,10 +118,7 @@ def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     table = pd.DataFrame.from_dict(rows, orient="index")
     if not p:
         return table
-    # One column for each number of problems; what cannot be compared is not lower.
-    rows_of_p = [values + [1.0] * (len(losses) - len(values)) for values in p.values()]
-    corrected = pd.DataFrame(rows_of_p, list(p))
-    corrected = corrected.apply(statistics.holm)
+    corrected = pd.DataFrame(p).T.apply(statistics.holm)  # a column for each number of problems
     return table.assign(p=corrected[0], clear=(corrected < SIGNIFICANT).sum(axis=1))
 
 

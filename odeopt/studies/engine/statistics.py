@@ -45,34 +45,24 @@ def _ranks(first: Sequence[float], second: Sequence[float]) -> list[np.ndarray]:
     return np.split(stats.rankdata(np.array([*first, *second], float)), [len(first)])
 
 
-Samples = Iterable[tuple[Sequence[float], Sequence[float]]]
-"""Two samples for each of several problems."""
+def lower(samples: Iterable[tuple[Sequence[float], Sequence[float]]]) -> list[float]:
+    """P-values of the first samples not being lower on at least 1, 2, ... of several problems.
 
-
-def lower(samples: Samples) -> float:
-    """The p-value of the first samples not being lower than the second on any of several problems.
-
-    Mann and Whitney's one-sided tests, combined by Fisher's method: with 3 and 3 seeds the p-value
-    of one problem cannot be below 0.05, but that of seven can be 0.00013. Infinity is a miss; 1
-    where there is nothing to compare.
+    The first combines Mann and Whitney's one-sided tests by Fisher's method: with 3 and 3 seeds the
+    p-value of one problem cannot be below 0.05, but that of seven can be 0.00013. That of n leaves
+    out the n - 1 clearest problems (Benjamini and Heller, Biometrics 64, 2008). Infinity is a miss;
+    problems on which there is nothing to compare are left out, and p is 1 for as many.
     """
-    return next(iter(lower_on(samples)), 1.0)
-
-
-def lower_on(samples: Samples) -> list[float]:
-    """P-values of the first samples not being lower on at least 1, 2, ... of the problems.
-
-    That of n combines all problems but the n - 1 clearest, as `lower` does (Benjamini and Heller,
-    Biometrics 64, 2008). Problems on which there is nothing to compare are left out.
-    """
-    found = []
+    found, none = list[float](), 0
     for first, second in samples:
         if len(first) and len(second) and len({*first, *second}) > 1:
             test = stats.mannwhitneyu(*_ranks(first, second), alternative="less")
             found.append(float(test.pvalue))
+        else:
+            none += 1
     found.sort()
     combined = [float(stats.combine_pvalues(found[n:]).pvalue) for n in range(len(found))]
-    return np.maximum.accumulate(combined).tolist()
+    return [*np.maximum.accumulate(combined).tolist(), *[1.0] * none]
 
 
 def paired_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
