@@ -148,6 +148,10 @@ def _learning(
     )
 
 
+_ERRORS = (squared_distance_of, "squared error"), (cross_entropy_of, "cross-entropy")
+"""Of numbers and of classes."""
+
+
 def _mlp(
     name: str,
     title: str,
@@ -161,8 +165,7 @@ def _mlp(
     """A network of dense layers: a classifier, a share of its labels wrong, or least squares."""
     title += f", {100 * wrong:g} % of the training labels wrong" if wrong else ""
     title += f", MLP {'-'.join(map(str, sizes))} tanh"
-    error = cross_entropy_of if classes else squared_distance_of
-    words = "cross-entropy" if classes else "squared error"
+    error, words = _ERRORS[classes]
 
     def make() -> Problem:
         data = _flipped(parts(), wrong) if wrong else parts()
@@ -240,15 +243,33 @@ def _arctangent() -> list[Batch]:
 
 
 def _pooled() -> Problem:
-    title = "MNIST, 4,000 images of 8 x 8, 20 % of the training labels wrong, attention of 8 rows"
+    title = (
+        "MNIST, 4,000 images of 8 x 8, 20 % of the training labels wrong, attention of 8 rows, "
+        "cross-entropy"
+    )
 
     def small(pixels: np.ndarray) -> np.ndarray:
         middle = pixels.reshape(-1, 28, 28)[:, 2:26, 2:26]
         return middle.reshape(-1, 8, 3, 8, 3).mean(axis=(2, 4)).reshape(-1, 64)
 
     parts = _flipped([(small(pixels), labels) for pixels, labels in _mnist()], 0.2)
-    title += ", cross-entropy"
     return _learning("pooled", title, cross_entropy_of, attention, attention_init, parts, 64)
+
+
+def _one_pass(
+    name: str, title: str, sizes: tuple[int, ...], data: Batch, *, classes: bool
+) -> Problem:
+    """A network of dense layers on so many examples that a run sees none twice."""
+    error, words = _ERRORS[classes]
+    return Problem(
+        composite(error, lambda params, batch: network(params, batch[0])),
+        network_init(sizes, np.float32),
+        data,
+        name=name,
+        title=f"{title}, {len(data[0]):,} of them, MLP {'-'.join(map(str, sizes))} tanh, {words}, "
+        "batch 64",
+        batch_size=64,
+    )
 
 
 def _stream() -> Problem:
@@ -257,15 +278,8 @@ def _stream() -> Problem:
     hidden = np.tanh(inputs @ random.standard_normal((20, 32)) / 4)
     logits = hidden @ random.standard_normal((32, 5))
     labels = (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
-    return Problem(
-        composite(cross_entropy_of, lambda params, batch: network(params, batch[0])),
-        network_init((20, 64, 64, 5), np.float32),
-        (inputs, sets.one_hot(labels, np.float32)),
-        name="stream",
-        title="classes drawn by a random network, 64,000 of them, MLP 20-64-64-5 tanh, "
-        "cross-entropy, batch 64",
-        batch_size=64,
-    )
+    title, data = "classes drawn by a random network", (inputs, sets.one_hot(labels, np.float32))
+    return _one_pass("stream", title, (20, 64, 64, 5), data, classes=True)
 
 
 def _same_images() -> list[Batch]:
@@ -277,15 +291,8 @@ def _teacher() -> Problem:
     inputs = random.standard_normal((64_000, 16)).astype(np.float32)
     hidden = np.tanh(inputs @ random.standard_normal((16, 32)) / 4)
     targets = hidden @ random.standard_normal((32, 1)) + 0.1 * random.standard_normal((64_000, 1))
-    return Problem(
-        composite(squared_distance_of, lambda params, batch: network(params, batch[0])),
-        network_init((16, 64, 64, 1), np.float32),
-        (inputs, targets.astype(np.float32)),
-        name="teacher",
-        title="values of a random network with noise, 64,000 of them, MLP 16-64-64-1 tanh, "
-        "squared error, batch 64",
-        batch_size=64,
-    )
+    title, data = "values of a random network with noise", (inputs, targets.astype(np.float32))
+    return _one_pass("teacher", title, (16, 64, 64, 1), data, classes=False)
 
 
 def _attention() -> Problem:

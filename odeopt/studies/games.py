@@ -76,12 +76,10 @@ class Settings:
     @property
     def idle(self) -> dict[str, str]:
         """Settings that would change nothing, and what to write."""
+        if "mixture" in self.problems:
+            return {}
         mine = any(isinstance(one, own.Game) for one in self.problems)
-        unused = [
-            name
-            for name in self.chosen
-            if "mixture" not in self.problems and not (mine and name not in mixture.METHODS)
-        ]
+        unused = [name for name in self.chosen if name in mixture.METHODS or not mine]
         if not unused:
             return {}
         words = (

@@ -97,7 +97,7 @@ def train(
     Without a rate it is tuned, on a seed that is not reported.
     """
     if rate is None:
-        check_start(problem, float(problem.full_loss(problem.start(0), problem.data)))
+        check_start(problem, problem.initial_loss)
     known = {field.name: getattr(problem, field.name) for field in dataclasses.fields(Problem)}
     known["name"] += f", {order}"
     ordered = Batched(**known, order=ORDERS[order])
@@ -192,14 +192,13 @@ CLAIMS = (
 
 def _draw_networks(results: Results) -> Plot:
     plot, labels = Plot(list(ORDERS)), ("epoch", "loss")
-    keys = ["problem", "optimizer", "order"]
-    for (problem, optimizer, order), mine in groups(results.of("network"), keys):
-        losses, title = np.array(list(mine.losses), float), f"{problem}, {optimizer}"
-        both = results.of("network").query("problem == @problem and optimizer == @optimizer")
+    for (problem, optimizer), both in groups(results.of("network"), ["problem", "optimizer"]):
         log = "" if negative(np.array(list(both.losses), float)) else "y"
-        mean = stats.gmean(losses) if log else losses.mean(axis=0)
-        epoch, band = 1 + np.arange(losses.shape[1]), (losses.min(axis=0), losses.max(axis=0))
-        plot.line(title, order, epoch, mean, labels, log=log, band=band)
+        for order, mine in groups(both, "order"):
+            losses, title = np.array(list(mine.losses), float), f"{problem}, {optimizer}"
+            mean = stats.gmean(losses) if log else losses.mean(axis=0)
+            epoch, band = 1 + np.arange(losses.shape[1]), (losses.min(axis=0), losses.max(axis=0))
+            plot.line(title, order, epoch, mean, labels, log=log, band=band)
     return plot
 
 

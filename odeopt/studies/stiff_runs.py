@@ -325,7 +325,7 @@ def _race(settings: Settings, problem: Problem, one: Entry, lab: Lab) -> list[Re
 
 
 def _goal(problem: Problem, goal: Goal) -> Record:
-    begin = float(problem.full_loss(problem.start(0), problem.data))
+    begin = problem.initial_loss
     if goal.relative and not goal.convex and not begin > 0:
         refuse_loss(problem, f"starts at {begin:.3g}", "the target is a part of that")
     about = {"level": goal.level, "relative": goal.relative, "optimum": goal.optimum(problem)}
