@@ -25,6 +25,8 @@ from .study import Results, Study
 def number(_: Any, tokens: Sequence[Any]) -> float:
     """A number as it is written: a whole one is an int, and no other is rounded to one."""
     (token,) = tokens
+    with contextlib.suppress(ValueError):  # a float has fewer digits
+        return int(token.value)
     try:
         value = float(token.value)
     except ValueError:

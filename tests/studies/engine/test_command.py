@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import cyclopts
 import pytest
@@ -99,6 +100,12 @@ def test_a_problem_without_its_option_is_told_the_option(study, capsys):
         command.main(cli.app, [study.STUDY.name, "my.py:problem"])
     err = capsys.readouterr().err
     assert err == "Error: my.py:problem stands alone: write --problem my.py:problem.\n"
+
+
+def test_a_whole_number_keeps_all_its_digits():
+    of = lambda word: command.number(int, [SimpleNamespace(value=word)])
+    large = 2**53 + 1  # which no float is
+    assert [of(word) for word in (str(large), "1e4", "-3", "0.5")] == [large, 10_000, -3, 0.5]
 
 
 def test_a_folder_named_like_markup_is_a_folder(call, tmp_path):
