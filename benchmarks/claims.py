@@ -36,9 +36,9 @@ def document(kept: Record) -> str:
         "writes a report with figures. A claim is a module of `odeopt/studies/claims`. Its "
         "criterion was committed before its first run; if it was changed after a run, the claim "
         "says what the first version was. Only the abstracts of the papers were read: a claim is "
-        "taken from an abstract, and its experiment is odeopt's. Beside a law stand wrong laws, "
-        "which must miss its criterion. A comparison must have the same outcome in more seeds than "
-        "chance would give (sign test, p <= 0.05).",
+        "taken from an abstract, and its experiment is odeopt's. As a control, a claim of a law "
+        "also says what a wrong law would give, which must not be found. A comparison must have "
+        "the same outcome in more seeds than chance would give (sign test, p <= 0.05).",
         "",
         f"**Of {len(found)} claims: {counts(words)}.** "
         f"{'A full' if kept['full'] else 'A quick'} run on {kept['machine']}, "
@@ -60,12 +60,17 @@ def document(kept: Record) -> str:
             for name in mine:
                 entry = found.get(name, {"verdict": NOT_RUN, "reason": "", "seeds": 0})
                 seeds = f", {entry['seeds']} seeds" if entry["seeds"] > 1 else ""
-                wrong = [f"{n} {value}" for n, value in entry.get("wrong laws", {}).items()]
+                values = entry.get("wrong laws", {})
+                wrong = [
+                    f"{bound.quantity} {bound.wanted} (found: {values[bound.quantity]})"
+                    for bound in listed[name].control
+                    if values
+                ]
                 words = [
                     f"- **`{name}`: {entry['verdict']}**{seeds}. {listed[name].says}",
                     f"*{listed[name].note}*" if listed[name].note else "",
                     f"Found: {entry['reason']}." if entry["reason"] else "",
-                    f"Wrong law, which must miss: {'; '.join(wrong)}." if wrong else "",
+                    f"A wrong law would give: {'; '.join(wrong)}." if wrong else "",
                 ]
                 lines.append(" ".join(word for word in words if word))
             if also:
