@@ -1,6 +1,7 @@
 """Checks of numbers that are known when something is built."""
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any
@@ -11,6 +12,9 @@ import optax
 
 KNOWN = (int, float, np.number)
 """Types of numbers that are not traced: for questions that are asked once a leaf."""
+
+
+_NO_NUMBERS = (type(None), bool, str, bytes, list, tuple, dict, FunctionType)
 
 
 def is_known(number: Any) -> bool:
@@ -41,9 +45,10 @@ def is_zero(number: Any) -> bool:
 def check(ok: Any, name: str, number: Any, must: str) -> None:
     """Refuse a known number for which `ok(number)` is not true: a `ValueError` with all three.
 
-    A text, a collection or a function is refused too; a traced number cannot be looked at.
+    None, a boolean, a text, a collection or a function is refused too; a traced number cannot be
+    looked at.
     """
-    other = type(number) in (str, bytes, list, tuple, dict, FunctionType)
+    other = type(number) in _NO_NUMBERS
     if other or (is_known(number) and not ok(number)):
         shown = repr(number) if other else number
         raise ValueError(f"{name} is {shown}; it must be {must}.")
@@ -68,7 +73,8 @@ def check_static(wholes: Mapping[str, Any], **others: Any) -> None:
     """
     numbers = {**wholes, **others}
     for name, number in numbers.items():
-        if not (is_whole if name in wholes else is_known)(number):
+        fits = is_whole(number) if name in wholes else is_known(number)
+        if not fits or type(number) is bool:
             wanted = "an integer" if name in wholes else "a number"
             names = str(tuple(numbers)).replace("'", '"')
             raise TypeError(
@@ -78,23 +84,42 @@ def check_static(wholes: Mapping[str, Any], **others: Any) -> None:
             )
 
 
+def check_steps(**numbers: Any) -> None:
+    """Refuse what is no length of a run in steps, by name; not where it is traced."""
+    must = "the number of steps that the run will take, a whole number from 1 on"
+    for name, number in numbers.items():
+        check(whole_from(1), name, number, must)
+
+
 def check_ascending(**numbers: Any) -> None:
-    """Refuse numbers that are not positive, or that fall from one to the next, by name."""
-    check_positive(**numbers)
+    """Refuse numbers that are not positive, or fall from one to the next; the last may be inf."""
+    *others, last = numbers
+    check_positive(**{name: numbers[name] for name in others})
+    check_cap(**{last: numbers[last]})
     known = [(name, number) for name, number in numbers.items() if is_known(number)]
     for (name, low), (above, high) in itertools.pairwise(known):
         check(lambda x, high=high: x <= high, name, low, f"at most {high}, which is {above}")
 
 
 def check_least(least: float, **numbers: Any) -> None:
-    """Refuse a number below `least`, NaN or None, by name; a traced one cannot be looked at."""
+    """Refuse None and what is no finite number from `least` on, by name; not where it is traced."""
     for name, number in numbers.items():
-        if number is None:
-            raise ValueError(f"{name} is None; it must be at least {least}.")
-        check(lambda x: x >= least, name, number, f"at least {least}")
+        check(lambda x: least <= x < math.inf, name, number, f"at least {least}, and finite")
 
 
 def check_positive(**numbers: Any) -> None:
-    """Refuse a number that is not positive, by name; a traced one cannot be looked at."""
+    """Refuse a number that is not positive and finite, by name; not where it is traced."""
+    for name, number in numbers.items():
+        check(lambda x: 0 < x < math.inf, name, number, "positive and finite")
+
+
+def check_finite(**numbers: Any) -> None:
+    """Refuse what is no finite number, by name; not where it is traced."""
+    for name, number in numbers.items():
+        check(math.isfinite, name, number, "a finite number")
+
+
+def check_cap(**numbers: Any) -> None:
+    """Refuse a number that is not positive, by name; infinity is no cap."""
     for name, number in numbers.items():
         check(lambda x: x > 0, name, number, "positive")

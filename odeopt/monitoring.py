@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from .checks import check_counts, is_traced
+from .checks import check, check_counts, is_traced, whole_from
 from .diagnostics.sharpness import extreme, linearized_gradient
 from .objective import Objective
 from .state import of_arrays, states, summary, unwrapped
@@ -242,6 +242,7 @@ def monitor(
             f"{type(opt).__name__} and a {type(loss).__name__}."
         )
     check_counts(every=every, products=products)
+    check(whole_from(0), "drift_gradients", drift_gradients, "a whole number of gradients")
     return Monitor(opt, loss, every, products, drift_gradients)
 
 

@@ -169,13 +169,16 @@ def ode_optimizer(
                 "correction= and error control exclude each other: the estimate is that of the "
                 "plain method. Drop one of them."
             )
-        from .drift import corrected  # noqa: PLC0415  # a quarter of the import; few need it
+        # a quarter of the import; few need it
+        from .drift import corrected  # noqa: PLC0415
+        from .drift.trees import check_order  # noqa: PLC0415
 
         if isinstance(correction, jax.Array):
             raise ValueError(
                 "correction is an array; it must be a Python integer. Under "
                 '`optax.inject_hyperparams` name it: `static_args=("correction",)`.'
             )
+        check_order(correction=correction)
         plain, flow = flow, corrected(flow, method, correction)
         if staged and flow is not plain:
             raise ValueError(

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import odeopt
-from odeopt import flows, stepsize
+from odeopt import stepsize
 from odeopt.zoo.registry import REGISTRY
 
 from .table import STAGED, TABLE, VARIED
@@ -138,27 +138,6 @@ def test_a_correction_under_inject_hyperparams_shows_what_to_write():
     fixed(learning_rate=0.1, correction=2).init(PARAMS)
 
 
-@pytest.mark.parametrize(
-    ("make", "name"),
-    [
-        (odeopt.adam, "eps"),
-        (odeopt.adam, "eps_root"),
-        (odeopt.adamw, "weight_decay"),
-        (odeopt.muon, "weight_decay"),
-        (odeopt.soap, "weight_decay"),
-        (odeopt.log_time_adam, "weight_decay"),
-        (odeopt.log_time_soap, "weight_decay"),
-        (odeopt.rmsprop, "eps"),
-        (odeopt.rmsprop, "initial_scale"),
-    ],
-)
-@pytest.mark.parametrize("number", [-1.0, float("nan")])
-def test_a_number_below_zero(make, name, number):
-    with pytest.raises(ValueError, match=f"{name} is {number}; it must be at least 0"):
-        make(0.1, **{name: number})
-
-
-@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("make", [odeopt.euler, odeopt.adam, odeopt.rk4])
 def test_arrays_of_numpy_in_double_precision_are_rounded_without_a_word(make):
     opt, params = make(0.1), np.ones(2)
@@ -370,11 +349,6 @@ def test_a_friction_that_would_be_infinite(make):
         make()
 
 
-def test_a_negative_speed_limit():
-    with pytest.raises(ValueError, match="delta is -1"):
-        odeopt.relativistic(0.1, 0.9, delta=-1.0)
-
-
 def test_weight_decay_needs_the_parameters():
     opt = odeopt.adamw(0.1)
     with pytest.raises(ValueError, match="needs the parameters"):
@@ -415,10 +389,6 @@ BAD_ARGUMENTS = {
     "learning_rate, complex": lambda: odeopt.euler(jnp.array(0.1 + 5j)),
     "learning_rate, bool": lambda: odeopt.rk4(jnp.array(True)),
     "momentum, schedule": lambda: odeopt.heavy_ball(0.1, optax.constant_schedule(0.9)),
-    "momentum": lambda: odeopt.heavy_ball(0.1, "0.9"),
-    "b1": lambda: odeopt.adam(0.1, b1="x"),
-    "eps": lambda: odeopt.adam(0.1, eps=None),
-    "weight_decay": lambda: odeopt.adamw(0.1, weight_decay="x"),
     "dtype int32": lambda: odeopt.adam(0.1, mu_dtype=jnp.int32).init(PARAMS),
     "dtype 'foo'": lambda: odeopt.adam(0.1, mu_dtype="foo").init(PARAMS),
     "dtype int8": lambda: odeopt.heavy_ball(0.1, accumulator_dtype="int8").init(PARAMS),
@@ -429,24 +399,11 @@ BAD_ARGUMENTS = {
     "3": lambda: odeopt.alternating(0.1, updates=3),
     "clock": lambda: stepsize.angle(clock=10),
     "shrink": lambda: stepsize.angle(shrink=2.0),
-    "minimum": lambda: stepsize.corridor(float("nan")),
-    "rtol": lambda: stepsize.embedded_error("x", 1e-3),
-    "first": lambda: stepsize.gain_ratio(first="x"),
-    "safety": lambda: stepsize.sharpness("x"),
-    "rate": lambda: flows.LogTime("x"),
-    "steps, inf": lambda: stepsize.horizon(float("inf")),
-    "steps": lambda: odeopt.untuned(10.5),
-    "precondition_frequency": lambda: odeopt.soap(0.1, precondition_frequency=1.5),
     "max_precond_dim": lambda: odeopt.soap(0.1, max_precond_dim=0),
-    "ns_steps": lambda: odeopt.muon(0.1, ns_steps="5"),
     "ns_coeffs": lambda: odeopt.muon(0.1, ns_coeffs="foo"),
-    "consistent_rms": lambda: odeopt.muon(0.1, consistent_rms=-0.2),
     "weight_dimension_numbers": lambda: odeopt.muon(0.1, muon_weight_dimension_numbers="rows").init(
         jnp.ones((2, 3))
     ),
-    "window": lambda: odeopt.ordering.backward(odeopt.euler(0.1), window="3"),
-    "batches": lambda: odeopt.ordering.palindromic("3"),
-    "the step size of 'adam'": lambda: odeopt.muon(0.1, adam_learning_rate=-0.1),
     "value_fn": lambda: update(odeopt.rk4(0.1), value_fn=LOSS(PARAMS)),
     "grads has dtype float0": lambda: update(odeopt.adam(0.1), np.zeros(2, jax.dtypes.float0)),
     "The schedule": lambda: update(odeopt.rk4(lambda step: jnp.ones(2)), value_fn=LOSS),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..arrays import ratio
+from ..checks import check_least
 from ..losses import Losses, LossSum
 from ..objective import Objective
 from ..sums import inner, norm, scaled
@@ -81,6 +82,7 @@ def drift_terms(
       Array([0.25, 4.  ], dtype=float32)
     """
     parts = LossSum.of(value_fn, each, arguments)
+    check_least(0, learning_rate=learning_rate)
     half = 0.5 * jnp.asarray(learning_rate, float)
     zeros = jax.tree.map(jnp.zeros_like, params)
     whole = parts.total(params) if parts.number > 1 else zeros

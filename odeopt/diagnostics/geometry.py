@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from ..checks import check_counts
 from ..sums import inner
 
 Model = Callable[[PyTree[Array], PyTree[Array]], Float[Array, "n ..."]]
@@ -63,10 +64,10 @@ def geometric_complexity(
         entries = outputs[0].size
         unit = jnp.eye(entries, dtype=outputs.dtype).reshape(entries, 1, *outputs.shape[1:])
         return jnp.sum(jax.lax.map(lambda e: square(jnp.broadcast_to(e, outputs.shape)), unit))
-    if probes < 1 or key is None:
+    check_counts(probes=probes)
+    if key is None:
         raise ValueError(
-            f"probes is {probes}, key is {key}: pass at least one probe and a key, "
-            "`probes=1, key=jax.random.key(0)`, or neither."
+            f"probes is {probes}, key is None: pass a key, `key=jax.random.key(0)`, or no probes."
         )
     draw = lambda key: jax.random.normal(key, outputs.shape, outputs.dtype)  # noqa: E731
     return jnp.mean(jax.lax.map(lambda key: square(draw(key)), jax.random.split(key, probes)))

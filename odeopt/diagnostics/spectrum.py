@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..arguments import as_arrays
-from ..checks import check_counts
+from ..checks import check_counts, check_least
 from ..curvature import gauss_newton
 from ..lanczos import lanczos, start_vector
 from ..objective import LinearMap
@@ -132,6 +132,7 @@ def stability_coefficients(
       >>> odeopt.diagnostics.stability_coefficients(0.5, jnp.array([0.0, 2.0, 4.0]))
       Array([ -1., -inf,   0.], dtype=float32)
     """
+    check_least(0, learning_rate=learning_rate)
     product = learning_rate * jnp.asarray(eigenvalues, float)
     flat = product == 0
     z = jnp.where(flat, 1.0, product)

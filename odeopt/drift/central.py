@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..arguments import as_arrays
 from ..arrays import Scalar, ratio
+from ..checks import check_counts
 from ..lanczos import flatten, unflatten
 from ..objective import Objective
 from .principal import hessian_matrix
@@ -41,8 +42,7 @@ class CentralFlow:
     def __init__(
         self, value_fn: Callable[..., Any], directions: int, arguments: Mapping[str, Any]
     ) -> None:
-        if directions < 1:
-            raise ValueError(f"directions is {directions}; at least 1 may reach the edge.")
+        check_counts(directions=directions)
         self._objective = Objective.of(value_fn, arguments)
         self._directions = directions
 

@@ -71,7 +71,8 @@ class AbstractCorrected(AbstractWrapper):
 def check_clip(clip: Any) -> None:
     """Refuse a clip that is not a positive number or None."""
     must = "the largest counter-term relative to what it corrects, positive, or None for no limit"
-    check(lambda clip: clip > 0, "clip", clip, must)
+    if clip is not None:
+        check(lambda clip: clip > 0, "clip", clip, must)
 
 
 def clipped(

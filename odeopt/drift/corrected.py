@@ -101,7 +101,7 @@ def corrected(
       >>> x + updates  # 1 - h + h^2 / 2, as exp(-h)
       Array(0.905, dtype=float32)
     """
-    check_order(order)
+    check_order(order=order)
     check_clip(clip)
     if form not in (None, "difference", "derivatives"):
         raise ValueError(f'form is {form!r}; it is "difference", "derivatives" or None.')

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
+from ..checks import check_least
 from ..losses import Losses, LossSum
 from ..sums import inner, scaled
 from .differentials import SteppedField
@@ -103,6 +104,7 @@ def epoch_loss(value_fn: Losses, learning_rate: float | Scalar) -> Callable[...,
       >>> float(total(jnp.array(1.0), scale=jnp.array([1.0, 3.0])).round(4))  # 1 + 0.025 * 5
       1.125
     """
+    check_least(0, learning_rate=learning_rate)
 
     def loss(params: PyTree[Array], /, **batches: Any) -> Scalar:
         parts = _parts_of(value_fn, batches)

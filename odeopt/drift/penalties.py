@@ -8,7 +8,7 @@ from jaxtyping import Array, PyTree
 
 from ..arguments import checked_loss, forwarded
 from ..arrays import Scalar
-from ..checks import is_zero
+from ..checks import check_finite, is_zero
 from ..flows import Players
 from ..flows.game import PerPlayer, own_gradient
 from ..sums import inner
@@ -109,7 +109,7 @@ def ode_gan_penalty(
       Losses in the container that `losses` came in; all but the discriminator's are as they were.
 
     Raises:
-      ValueError: named losses among which are not both.
+      ValueError: named losses among which are not both, or a strength that is not finite.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -118,6 +118,7 @@ def ode_gan_penalty(
       >>> float(new["D"]({"G": jnp.array(1.0), "D": jnp.array(2.0)}))  # -2 + 0.5 D^2
       0.0
     """
+    check_finite(strength=strength)
 
     def penalized(players: PyTree[Array], /, **arguments: Any) -> Scalar:
         everyone = Players.of(players)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
+from ..checks import check_finite, check_positive
 from ..flows import AbstractFlow
 from ..flows.clock import real
 from ..flows.flow import check_flow
@@ -26,6 +27,10 @@ class RegularizedFlow(AbstractObjectiveWrapper):
     strength: Strength
 
     needs_params: ClassVar[bool] = True  # for the Hessian product
+
+    def __check_init__(self) -> None:
+        if not callable(self.strength):
+            check_finite(strength=self.strength)
 
     @property
     def linear(self) -> bool:  # type: ignore[override]
@@ -122,8 +127,8 @@ def gradient_penalty(
       (0.0, 1.0, -1.0)
     """
     parts = halved(batch, tuple(batch) or ("batch",))
-    if batch_size is not None and not batch_size > 0:
-        raise ValueError(f"batch_size is {batch_size}; a batch has at least 1 sample.")
+    if batch_size is not None:
+        check_positive(batch_size=batch_size)
     a, b = (Objective.of(value_fn, part).gradient(params) for part in parts)
     half = len(jax.tree.leaves(parts[0])[0])
     weight = 0.0 if batch_size is None else half / batch_size

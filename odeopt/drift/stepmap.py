@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
+from ..checks import check_counts
 from ..flows import GradientFlow
 from ..kernels import combination
 from ..objective import Objective
@@ -66,7 +67,7 @@ def modified_field(
       >>> round(float(euler(1.0, 0.1)), 6), round(float(step(1.0, 0.1)), 6)  # log(1 - h) / h
       (-1.053333, -1.053333)
     """
-    check_order(order)
+    check_order(order=order)
     if by not in (None, "trees", "step"):
         raise ValueError(f'by is {by!r}; it is "trees", "step" or None.')
     if callable(step_or_solver) and not isinstance(step_or_solver, type):
@@ -105,6 +106,7 @@ def step_map(solver: Solver | Pair, field: VectorField, *, iterations: int = 1) 
       >>> round(float(step(1.0, 0.1)), 4)  # exp(-h)
       0.9048
     """
+    check_counts(iterations=iterations)
     if _is_implicit(solver):
         return _implicit_step(butcher(solver), field, iterations)
     # Scanned, since nested derivatives repeat whatever is unrolled.

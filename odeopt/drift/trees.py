@@ -165,14 +165,15 @@ def butcher(solver: Solver | Pair) -> Pair:
     return _checked(as_method(solver).butcher())  # type: ignore[arg-type]
 
 
-def check_order(order: int) -> None:
-    """Refuse an order that is no integer from 1 to 6: a `ValueError` with the range."""
-    if not is_whole(order) or not 1 <= order <= MAX_ORDER:
-        raise ValueError(f"order is {order!r}; it must be an integer from 1 to {MAX_ORDER}.")
+def check_order(**orders: int) -> None:
+    """Refuse, by name, an order that is no integer from 1 to 6: a `ValueError` with the range."""
+    for name, order in orders.items():
+        if not is_whole(order) or not 1 <= order <= MAX_ORDER:
+            raise ValueError(f"{name} is {order!r}; it must be an integer from 1 to {MAX_ORDER}.")
 
 
 def _table(solver: Solver | Pair, order: int, *, inverse: bool) -> dict:
-    check_order(order)
+    check_order(order=order)
     a, b = butcher(solver)
     return dict(_computed(tuple(map(tuple, a)), tuple(b), order, inverse))
 

@@ -87,8 +87,10 @@ class AveragedFlow(AbstractFlow):
     has: ClassVar[Information] = Information.HEADING  # it need not descend
 
     def __check_init__(self) -> None:
-        check(lambda b: 0 <= b <= 1, "beta", self.beta, "between 0 (z) and 1 (the average)")
-        check(lambda q: q >= 0, "power", self.power, "at least 0: the weights are t^power")
+        if self.beta is not None:
+            check(lambda b: 0 <= b <= 1, "beta", self.beta, "between 0 (z) and 1 (the average)")
+        if self.power is not None:
+            check_least(0, power=self.power)
         check_least(0, weight_decay=self.weight_decay)
 
     @property

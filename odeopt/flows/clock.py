@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar, wide_dtype
-from ..checks import check, check_positive, is_known, is_zero
+from ..checks import check, check_least, check_positive, is_known, is_zero
 
 T = TypeVar("T")
 _MUST = (
@@ -221,6 +221,8 @@ def time_constant(learning_rate: float, decay: float) -> float:
       >>> round(odeopt.flows.time_constant(1e-3, 0.9), 6)
       0.009491
     """
+    check_positive(learning_rate=learning_rate)
+    check(lambda b: 0 < b < 1, "decay", decay, "between 0 and 1")
     return -learning_rate / math.log(decay)
 
 
@@ -239,6 +241,7 @@ def decay_of(learning_rate: float, time_constant: float) -> float:
       >>> round(odeopt.flows.decay_of(h / 2, tau) ** 2, 6)  # two half steps keep what one keeps
       0.9
     """
+    check_positive(learning_rate=learning_rate, time_constant=time_constant)
     return math.exp(-learning_rate / time_constant)
 
 
@@ -254,6 +257,8 @@ def friction(learning_rate: float, momentum: float) -> float:
       >>> round(odeopt.flows.friction(0.01, 0.9), 4)
       1.0536
     """
+    check_positive(learning_rate=learning_rate)
+    check(lambda mu: 0 < mu <= 1, "momentum", momentum, "above 0 and at most 1")
     return -math.log(momentum) / math.sqrt(learning_rate)
 
 
@@ -270,4 +275,6 @@ def momentum_of(learning_rate: float, friction: float) -> float:
       >>> round(odeopt.flows.momentum_of(0.0025, gamma) ** 2, 6)  # two steps of half the length
       0.9
     """
+    check_positive(learning_rate=learning_rate)
+    check_least(0, friction=friction)
     return math.exp(-friction * math.sqrt(learning_rate))

@@ -108,9 +108,11 @@ class SpectralFlow(AlongMoment, AbstractFlow):
     def __check_init__(self) -> None:
         check_decay(b1=self.b1)
         check_least(0, weight_decay=self.weight_decay)
-        check(whole_from(0), "ns_steps", self.ns_steps, "a whole number, such as 5, or None")
-        check_positive(consistent_rms=self.consistent_rms)
-        check_least(0, noise=self.noise)
+        if self.ns_steps is not None:
+            check(whole_from(0), "ns_steps", self.ns_steps, "a whole number, such as 5, or None")
+        if self.consistent_rms is not None:
+            check_positive(consistent_rms=self.consistent_rms)
+        check_least(0, eps=self.eps, floor=self.floor, noise=self.noise)
         if self._damps and not self.nesterov:
             raise ValueError("noise looks at the gradient beside the moment: pass nesterov=True.")
         if np.shape(self.ns_coeffs)[-1:] != (3,):

@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 
 from ..arguments import over_own
 from ..arrays import Scalar
-from ..checks import check
+from ..checks import check_least
 from ..kernels import momentum_step
 from ..objective import Objective
 from ..sums import inner, multiple, scaled
@@ -185,8 +185,7 @@ class RelativisticFlow(HeavyBallFlow):
     look_ahead: ClassVar[bool | None] = None
 
     def __check_init__(self) -> None:
-        must = "at least 0: it is one over a squared length"
-        check(lambda delta: delta >= 0, "delta", self.delta, must)
+        check_least(0, delta=self.delta)
 
     def aged(self, aux: Momentum, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
         """Not known: how long a step lasts at the ball's clock depends on all of its momentum."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar, ratio
-from ..checks import check, check_least, is_zero
+from ..checks import check_least, is_zero
 from ..objective import Objective
 from ..sums import entries, inner, norm, scaled
 from .clock import real
@@ -81,7 +81,7 @@ class UnitFlow(AbstractWrapper):
     needs_params: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
-        check(lambda w: w >= 0, "weight_decay", self.weight_decay, "at least 0, such as 0.4")
+        check_least(0, weight_decay=self.weight_decay)
         check_least(1, fading=self.fading)
 
     def inner(self, aux: Unit) -> PyTree[Array]:

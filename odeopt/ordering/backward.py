@@ -124,8 +124,8 @@ def backward(
             "Pass either `window=`, the steps between checkpoints, or `steps=`, the length of the "
             "run, for one window as long as that: what is stored needs a size."
         )
-    given = {"start_after": start_after, "window": window, "steps": steps}
-    for name, number in given.items():
+    length = {"steps": steps} if window is None else {"window": window}
+    for name, number in {"start_after": start_after, **length}.items():
         check(whole_from(0), name, number, "a whole number of steps, such as 8")
     if window is None:
         assert steps is not None

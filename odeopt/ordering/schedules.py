@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from ..checks import check_counts
+from ..checks import check, check_counts, is_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,8 @@ class BatchOrder:
       backwards: which epochs of a period go through it backwards.
 
     Raises:
-      ValueError: less than one batch.
+      ValueError: less than one batch or epoch, epochs that are not in the period, a seed that is
+        no integer.
     """
 
     batches: int
@@ -35,7 +36,14 @@ class BatchOrder:
     backwards: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        check_counts(batches=self.batches)
+        check_counts(batches=self.batches, period=self.period)
+        if self.seed is not None:
+            check(is_whole, "seed", self.seed, "an integer, or None for no shuffling")
+        if not set(self.backwards) <= {*range(self.period)}:
+            raise ValueError(
+                f"backwards is {self.backwards!r}; it must be a tuple of epochs of the period, "
+                f"from 0 to {self.period - 1}."
+            )
 
     def __call__(self, epoch: int | Int[Array, ""]) -> Int[Array, " batches"]:
         """The batches of one epoch in the order in which they act."""
@@ -95,6 +103,7 @@ def reshuffled(batches: int, seed: int = 0) -> BatchOrder:
       >>> sorted(odeopt.ordering.reshuffled(3)(5).tolist())
       [0, 1, 2]
     """
+    check(is_whole, "seed", seed, "an integer; the batches' own order is `forward(batches)`")
     return BatchOrder(batches, seed)
 
 

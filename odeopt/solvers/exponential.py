@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ..arrays import Scalar
-from ..checks import check_least
+from ..checks import check_counts, check_least
 from ..flows import AbstractFlow, State
 from ..lanczos import BREAKDOWN, combined, dimension, krylov, lanczos
 from ..objective import LinearMap, Objective
@@ -168,6 +168,9 @@ class ExponentialEuler(AbstractLinearized):
     products: int = 10
     method: ClassVar[Exponential] = Exponential("hessian")
     gradients_per_step: ClassVar[int] = 1  # products with the Jacobian come on top
+
+    def __check_init__(self) -> None:
+        check_counts(products=self.products)
 
     def move(
         self, h: Array, f: Array, jacobian: LinearMap, field: Callable[[Array], Array]

@@ -12,6 +12,7 @@ import optimistix as optx
 from jaxtyping import Array, Int, PyTree
 
 from ..arrays import Scalar
+from ..checks import is_whole
 from ..flows import AbstractFlow, State
 from ..objective import LinearMap, Objective
 from ..sums import add, finite, inner, scaled
@@ -49,7 +50,7 @@ class Rosenbrock(AbstractCurvatureMethod):
     solver: LinearSolver
 
     def __init__(self, order: int = 1, solver: LinearSolver | None = None) -> None:
-        if order not in (1, 2):
+        if not is_whole(order) or order not in (1, 2):
             raise ValueError(f"order is {order}; there are Rosenbrock methods of order 1 and 2.")
         self.accuracy = order
         self.solver = LinearSolver() if solver is None else solver

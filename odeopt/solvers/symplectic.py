@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..checks import check_finite
 from ..flows import HeavyBallFlow
 from .adapter import AbstractAdapter, Reached
 from .splitting import SUZUKI_YOSHIDA, Lie, Strang, Substeps, closing, opening
@@ -40,6 +41,9 @@ class AbstractConformal(AbstractAdapter):
     """
 
     friction: float
+
+    def __check_init__(self) -> None:
+        check_finite(friction=self.friction)
 
     term_structure: ClassVar[Any] = (diffrax.ODETerm, diffrax.ODETerm)
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from ..arrays import Scalar
-from ..checks import check, check_positive, whole_from
+from ..checks import check, check_cap, check_positive, check_steps
 from .rule import AbstractLocalRule, StepInfo
 
 DISTANCE = 12.0
@@ -67,9 +67,9 @@ def horizon(
       >>> import odeopt
       >>> opt = odeopt.adam(odeopt.stepsize.horizon(10_000, distance=0.2))
     """
-    must = "the number of steps that the run will take, a whole number from 1 on"
-    check(whole_from(1), "steps", steps, must)
-    check_positive(distance=distance, longest=longest)
+    check_steps(steps=steps)
+    check_positive(distance=distance)
+    check_cap(longest=longest)
     check(lambda w: 0 < w < 1, "warm_up", warm_up, "between 0 and 1: a part of the run")
     return Horizon(steps, distance, warm_up, longest)
 
@@ -78,7 +78,7 @@ class Anytime(AbstractLocalRule):
     """A distance over the square root of the number of steps so far, with warm-up."""
 
     distance: Any
-    warm_up: int
+    warm_up: float
     longest: Any
 
     counts = True
@@ -89,7 +89,9 @@ class Anytime(AbstractLocalRule):
         return most * jnp.minimum(n / self.warm_up, 1.0)
 
 
-def anytime(distance: float = DISTANCE, *, warm_up: int = 50, longest: float = LONGEST) -> Anytime:
+def anytime(
+    distance: float = DISTANCE, *, warm_up: float = 50, longest: float = LONGEST
+) -> Anytime:
     r"""A distance over the root of the steps so far, for a run that may end at any time.
 
     $h_n = \min\left(\frac{d}{4\sqrt{n+1+w}}, \hat h\right)\min\left(1, \frac{n+1}{w}\right)$: a
@@ -112,5 +114,6 @@ def anytime(distance: float = DISTANCE, *, warm_up: int = 50, longest: float = L
       >>> import odeopt
       >>> opt = odeopt.adam(odeopt.stepsize.anytime(distance=0.2))
     """
-    check_positive(distance=distance, warm_up=warm_up, longest=longest)
+    check_positive(distance=distance, warm_up=warm_up)
+    check_cap(longest=longest)
     return Anytime(distance, warm_up, longest)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from ..arrays import Scalar, ratio
-from ..checks import check, check_positive
+from ..checks import check, check_cap, check_positive
 from ..information import Information
 from ..solvers import Step
 from ..sums import inner, norm
@@ -63,7 +63,8 @@ def drift_adjusted(power: float = 1.0, *, cap: float = 5.0, smooth: bool = False
       >>> import odeopt
       >>> opt = odeopt.euler(odeopt.stepsize.drift_adjusted(cap=1.0))
     """
-    check_positive(power=power, cap=cap)
+    check_positive(power=power)
+    check_cap(cap=cap)
     return DriftAdjusted(power, cap, smooth)
 
 
@@ -114,6 +115,6 @@ def corridor(minimum: float = 0.0, *, cap: float = float("inf")) -> Corridor:
       >>> (x + updates).round(5)
       Array([0., 0.], dtype=float32)
     """
-    check_positive(cap=cap)
+    check_cap(cap=cap)
     check(math.isfinite, "minimum", minimum, "the least value of the loss, a finite number")
     return Corridor(minimum, cap)

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from ..arrays import Scalar
-from ..checks import check_counts, check_positive
+from ..checks import check_cap, check_counts, check_positive
 from ..diagnostics.sharpness import extreme
 from ..flows import AbstractFlow
 from ..information import Information
@@ -132,6 +132,7 @@ def sharpness(
       >>> int(state.gradients)  # 4 of the step, and 2 products: there is no third direction
       8
     """
-    check_positive(safety=safety, cap=cap)
+    check_positive(safety=safety)
+    check_cap(cap=cap)
     check_counts(every=every, products=products, first=first)
     return SharpnessRule(safety, every, products, first, cap)

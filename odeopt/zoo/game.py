@@ -11,6 +11,7 @@ import optax
 import optimistix as optx
 
 from .. import solvers
+from ..checks import check_positive
 from ..flows import AbstractFlow, GameFlow
 from ..flows.game import PerPlayer
 from ..optimizer import LearningRate, Optimizer, ode_optimizer, of_design
@@ -175,7 +176,9 @@ def game_implicit_midpoint(
       >>> [round(float(u), 4) for u in updates]  # a quarter of the circle
       [-1.0, 1.0]
     """
-    if tolerance is None:
+    if tolerance is not None:
+        check_positive(tolerance=tolerance)
+    else:
         tolerance = 1e-13 if jnp.zeros([]).dtype == jnp.float64 else 1e-5
     newton: optx.Newton = optx.Newton(
         rtol=tolerance,

@@ -11,9 +11,10 @@ from jaxtyping import Array, PyTree
 from optax.contrib import MuonDimensionNumbers
 
 from .. import solvers
+from ..checks import check_least, check_positive
 from ..flows import AbstractFlow, AdamFlow, GroupedFlow, KroneckerFlow, LogTime, SpectralFlow
 from ..flows.axes import axes_of, is_axes
-from ..flows.clock import as_decay
+from ..flows.clock import as_decay, by_step, check_decay
 from ..flows.matrix import Preconditioning
 from ..optimizer import LearningRate, Optimizer, ode_optimizer
 from .options import Options, named
@@ -90,6 +91,11 @@ def muon(
       >>> import odeopt
       >>> opt = odeopt.muon(0.02)
     """
+    # Here they have other names than in the flows.
+    check_decay(beta=as_decay(beta), adam_b1=as_decay(adam_b1), adam_b2=as_decay(adam_b2))
+    check_least(0, adam_eps_root=adam_eps_root, adam_weight_decay=by_step(adam_weight_decay))
+    if adam_learning_rate is not None:
+        check_positive(adam_learning_rate=by_step(adam_learning_rate))
     axes = _two_axes if muon_weight_dimension_numbers is None else muon_weight_dimension_numbers
     matrices = SpectralFlow(
         beta,

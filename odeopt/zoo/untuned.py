@@ -8,6 +8,7 @@ from jaxtyping import Array, PyTree
 from optax.contrib import MuonDimensionNumbers
 
 from .. import solvers, stepsize
+from ..checks import check_steps
 from ..flows import (
     AbstractFlow,
     AdamFlow,
@@ -91,8 +92,11 @@ def untuned(
     """
     if horizon is not None and learning_rate is not None:
         raise ValueError("horizon and learning_rate exclude each other: drop one of them.")
-    if learning_rate is None:
-        learning_rate = stepsize.anytime() if horizon is None else stepsize.horizon(horizon)
+    if horizon is not None:
+        check_steps(horizon=horizon)
+        learning_rate = stepsize.horizon(horizon)
+    elif learning_rate is None:
+        learning_rate = stepsize.anytime()
     chosen = muon_weight_dimension_numbers
     axes = _last_axis_out if chosen is None else chosen
     matrices = SpectralFlow(0.9, eps=1e-20, consistent_rms=0.2, dimensions=axes, noise=1.0)

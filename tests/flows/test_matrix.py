@@ -297,8 +297,7 @@ def test_without_noise_nothing_is_damped(ns_steps):
 def test_what_it_cannot_do_is_refused():
     for make, message in (
         (lambda: odeopt.muon(0.1, correction=2), "nesterov=False"),
-        (lambda: odeopt.muon(0.1, beta=1.0), "b1"),
-        (lambda: flows.SpectralFlow(noise=-1.0), "noise is -1"),
+        (lambda: odeopt.muon(0.1, beta=1.0), "beta"),
         (lambda: flows.SpectralFlow(noise=1.0, nesterov=False), "nesterov=True"),
         (
             lambda: odeopt.ode_optimizer(flows.SpectralFlow(), solvers.Lie(), 0.1).init(
