@@ -103,3 +103,31 @@ def test_a_state_without_entries_stays(name):
     term = diffrax.ODETerm(lambda t, y, args: -y)
     times = [jnp.float32(t) for t in (0, 1, 0.5)]
     assert diffrax.diffeqsolve(term, CLASSES[name](), *times, jnp.zeros(0)).ys.shape == (1, 0)
+
+
+def kicked(t, x, args):
+    return jnp.cos(2 * t) - jnp.sin(x)
+
+
+def driven(solver, steps):
+    """Position and velocity of a pendulum with friction, pushed in time, after a unit of it."""
+    times = 0.1, 1.1, 1 / steps
+    start = jnp.array([1.0]), jnp.array([0.5])
+    if hasattr(solver, "friction"):
+        terms = diffrax.ODETerm(lambda t, v, args: v), diffrax.ODETerm(kicked)
+    else:
+        field = lambda t, y, args: (y[1], kicked(t, y[0], args) - 0.5 * y[1])
+        terms = diffrax.ODETerm(field)
+    return jnp.stack(diffrax.diffeqsolve(terms, solver, *times, start, max_steps=2048).ys)
+
+
+OPTIONS = [(name, {"friction": 0.5} if name in PAIRS else {}) for name in CLASSES]
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(("name", "options"), [*OPTIONS, ("RKC", {"order": 2})])
+def test_the_order_holds_where_the_field_changes_with_time(name, options, x64):
+    solver = CLASSES[name](**options)
+    exact = driven(diffrax.Dopri8(), 100)
+    near, far = (jnp.max(jnp.abs(driven(solver, n) - exact)) for n in (20, 10))
+    assert np.log2(far / near) > solver.order(None) - 0.2

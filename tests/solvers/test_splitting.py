@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import odeopt
@@ -109,12 +110,12 @@ def test_strang_rests_at_adams_iterates_after_a_first_step_of_one_and_a_half():
         np.testing.assert_allclose(end, x - expected / 2, rtol=1e-12)
 
 
-def test_chained_momentum_is_momentum_after_the_solver():
-    import optax
-
+@pytest.mark.cheap
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_chained_momentum_is_momentum_after_the_solver(nesterov):
     x = start()
-    ours = odeopt.chained_momentum(0.1, 0.9, solvers.RK4())
-    theirs = optax.chain(odeopt.rk4(0.1), optax.trace(0.9))
+    ours = odeopt.chained_momentum(0.1, 0.9, solvers.RK4(), nesterov=nesterov)
+    theirs = optax.chain(odeopt.rk4(0.1), optax.trace(0.9, nesterov))
     states = [ours.init(x), theirs.init(x)]
     for _ in range(10):
         grads = jax.grad(loss)(x)
