@@ -31,10 +31,7 @@ collect_ignore = [] if importlib.util.find_spec("benchopt") else ["test_benchopt
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of the cases of one test function the fast tier runs one, always the same.
-
-    `.ci/run` runs the others too where they are marked `whole`; else they are `exhaustive`.
-    """
+    """Of a test's cases the fast tier runs one, always the same; the others are slow."""
     products = defaultdict(list)
     for item in items:
         marks = {mark.name for mark in item.iter_markers()}
@@ -43,8 +40,7 @@ def pytest_collection_modifyitems(items):
     for cases in products.values():
         cases.sort(key=lambda item: zlib.crc32(item.name.encode()))
         for item in cases[1:]:
-            whole = item.get_closest_marker("whole")
-            item.add_marker(pytest.mark.slow if whole else pytest.mark.exhaustive)
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

@@ -589,7 +589,6 @@ def test_donation(name, staged):
 # 8. structure
 
 
-@pytest.mark.whole
 @both_modes
 def test_init_is_structural(name, staged):
     params = mixed_params()

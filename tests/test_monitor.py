@@ -188,7 +188,6 @@ def test_models_of_equinox_and_flax():
 
 
 @pytest.mark.slow
-@pytest.mark.whole
 @pytest.mark.parametrize(
     "opt",
     [

@@ -115,7 +115,7 @@ REDUCTIONS = {
     # two matrices of inner products, and two products with the sketch wherever it is used
     "linearly_implicit_euler-rank": 10,
     "exponential_euler": 8,
-    "implicit_euler": 8,
+    "implicit_euler": 9,  # whether all of the step is finite is one
     "euler-sharpness": 12,
 }
 START = {"a": jnp.linspace(-1.0, 1.0, 64).reshape(16, 4), "b": jnp.linspace(-2.0, 1.0, 8)}

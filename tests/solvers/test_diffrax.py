@@ -124,7 +124,6 @@ def driven(solver, steps):
 OPTIONS = [(name, {"friction": 0.5} if name in PAIRS else {}) for name in CLASSES]
 
 
-@pytest.mark.whole
 @pytest.mark.parametrize(("name", "options"), [*OPTIONS, ("RKC", {"order": 2})])
 def test_the_order_holds_where_the_field_changes_with_time(name, options, x64):
     solver = CLASSES[name](**options)

@@ -145,7 +145,7 @@ def test_past_the_horizon_it_goes_on_at_the_last_rate():
     ("arguments", "word"),
     [
         ({"horizon": 0}, "the number of steps that the run will take"),
-        ({"horizon": -3}, "steps is -3"),
+        ({"horizon": -3}, "horizon is -3"),
         ({"horizon": 10, "learning_rate": 0.1}, "drop one of them"),
         ({"weight_decay": -0.1}, "weight_decay"),
     ],
