@@ -179,7 +179,11 @@ def ode_optimizer(
                 '`optax.inject_hyperparams` name it: `static_args=("correction",)`.'
             )
         check_order(correction=correction)
-        plain, flow = flow, corrected(flow, method, correction)
+        plain = flow
+        try:
+            flow = corrected(plain, method, correction)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"correction={correction}: {error}") from error
         if staged and flow is not plain:
             raise ValueError(
                 "correction= takes gradients beside those of the stages, which staged mode does "

@@ -47,6 +47,13 @@ def iterates(name, y, steps):
     return found
 
 
+def test_it_starts_between_the_first_two_iterates():
+    edge = drift.edge_flow(STEPS["euler"]).start(START, RATE)
+    first, second = iterates("euler", START, 1)
+    np.testing.assert_allclose(edge.centre, first)
+    np.testing.assert_allclose(first - 2 * edge.amplitude, second, rtol=1e-6)
+
+
 def follow(field, edge, time):
     """By Heun's method in steps of a sixteenth of the optimizer's."""
     dt = RATE / 16

@@ -41,6 +41,12 @@ def test_before_sgd_it_is_corrected_euler(order):
     assert theirs_state[0].steps == 4
 
 
+def test_clipped_terms_are_counted():
+    opt = optax.chain(drift.counter_term(0.2, 2, clip=1e-6), optax.sgd(0.2))
+    _, state = descend(opt, jnp.array([1.0, -2.0]), lambda x: jnp.sum(jnp.cosh(x)))
+    assert optax.tree.get(state[0], "clipped") == pytest.approx(4)
+
+
 def test_it_is_called_like_any_odeopt_optimizer(x64):
     """`has_aux` losses, `grad_fn`, batches, injected hyper-parameters, masks."""
     y, grads = start(), jax.grad(loss)(start())

@@ -181,3 +181,24 @@ def test_a_step_of_size_zero_stays(name):
 
 def test_the_gain_ratio_is_the_default():
     assert odeopt.implicit_euler().design.rule == gain_ratio()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("linearly_implicit_euler", {"solve": "cg"}),
+        ("linearly_implicit_euler", {"solve": "cg", "precondition": True}),
+        ("linearly_implicit_euler", {"solve": "cg", "rank": 3}),
+        ("rosenbrock2", {}),
+        ("implicit_euler", {"solve": "cg", "iterations": 2}),
+    ],
+)
+def test_gradients_per_step_are_those_of_a_step_that_takes_all_its_products(name, options, x64):
+    opt = getattr(odeopt, name)(0.5, products=5, tolerance=0.0, **options)
+    stiff = lambda x: 0.5 * jnp.sum(jnp.logspace(-4, 4, 40) * x**2) + jnp.sum(jnp.cosh(x))
+    x = jnp.ones(40)
+    state = opt.init(x)
+    for steps in (1, 2):
+        updates, state = opt.update(jax.grad(stiff)(x), state, x, value_fn=stiff, value=stiff(x))
+        x = x + updates
+        assert int(state.gradients) == steps * opt.gradients_per_step
