@@ -177,6 +177,11 @@ def test_a_split_separates_copies_and_moves_the_function_at_second_order(params)
     assert moved(1e-3) > 0
     assert np.log2(moved(2e-3) / moved(1e-3)) == pytest.approx(2, abs=0.1)
 
+    rms = lambda x: float(jnp.sqrt(jnp.mean(x**2)))
+    exact, split = (grow(params, (), FIRST, split=s, key=KEYS[4]).params for s in (0.0, 0.1))
+    sizes = jax.tree.leaves(jax.tree.map(lambda x, y: rms(y - x) / rms(x), exact, split))
+    assert 0.05 < max(sizes) < 0.15
+
 
 @pytest.mark.slow
 def test_a_module_of_equinox_grows(x64):
