@@ -188,7 +188,7 @@ def rk_adam(
     eps: float = 1e-8,
     eps_root: float = 0.0,
     *,
-    weight_decay: float = 0.0,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any | Callable | None = None,
     **options: Unpack[Options],
 ) -> Optimizer:
@@ -207,7 +207,7 @@ def rk_adam(
       b2: see `adam`.
       eps: see `adam`.
       eps_root: see `adam`.
-      weight_decay: $w$, decoupled.
+      weight_decay: $w$, decoupled; a number or a schedule.
       mask: what to decay; see `adamw`.
 
     Examples:
