@@ -4,13 +4,14 @@ import inspect
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 import odeopt
 
 STEPS = 4
-PARAMS = {"w": jnp.linspace(0.1, 1.0, 12).reshape(4, 3), "b": jnp.ones(3)}
+PARAMS = {"w": np.linspace(0.1, 1.0, 12).reshape(4, 3), "b": np.ones(3)}
 DECAYING = [
     name
     for name in dir(odeopt)
@@ -28,7 +29,8 @@ def points(name, weight_decay):
     solver = {"solver": odeopt.solvers.Heun()} if name == "rk_adam" else {}
     opt = getattr(odeopt, name)(0.1, weight_decay=weight_decay, **solver)
     update = jax.jit(lambda p, s: opt.update(jax.grad(loss)(p), s, p, value_fn=loss))
-    params, state, found = PARAMS, opt.init(PARAMS), []
+    params = jax.tree.map(jnp.asarray, PARAMS)
+    state, found = opt.init(params), []
     for _ in range(STEPS):
         updates, state = update(params, state)
         params = optax.apply_updates(params, updates)
