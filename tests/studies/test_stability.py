@@ -169,6 +169,14 @@ def test_width_and_sensitivity_are_those_of_a_known_valley():
     assert (row.best_rate, row.best_at, row.diverged) == (2.0, "interior", 2)
 
 
+def test_seconds_of_a_run_are_those_of_whole_runs():
+    lasting = ((1.0, 0.5, 2.0), (2.0, 0.6, 4.0), (4.0, 7.0, 0.5))  # the last one diverges
+    runs = races.frame([record(h, 0, loss, seconds=s) for h, loss, s in lasting])
+    (row,) = races.seconds(runs).itertuples()
+    assert (row.seconds, row.seconds_per_run) == (6.5, 3.0)
+    assert row.seconds_per_gradient == pytest.approx(6.5 / 27)
+
+
 def test_a_rate_without_a_reported_run_is_no_part_of_the_good_region():
     found = races.width(pd.Series({1.0: 0.05, 2.0: 0.0, 4.0: np.nan, 8.0: 0.0}), 1.0)
     assert found["width_octaves"] == 1

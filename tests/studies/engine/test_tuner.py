@@ -89,3 +89,11 @@ def test_a_limit_lies_in_a_bracket():
     stable, unstable = bracket({1.0: True, 2.0: False})
     assert np.isnan(stable)
     assert unstable == 1.0
+
+
+def test_last_the_rates_beside_the_best_are_tried():
+    evaluate, asked = valley(0.13)
+    found = tune(evaluate, Grid(0.1, 10.0, (-1, 0, 1), refine=0.25))
+    assert asked == pytest.approx([0.01, 0.1, 1.0, 0.1 * 10**-0.25, 0.1 * 10**0.25])
+    assert found.best == pytest.approx(0.1)
+    assert found.place == "interior"
