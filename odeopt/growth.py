@@ -191,13 +191,15 @@ class _Change:
     """What happens to one leaf: copies along axes, and factors of its values and gradients."""
 
     repeats: tuple[tuple[int, int], ...] = ()  # `(axis, copies)`, one after the other
+    into: tuple[int, int] | None = None  # the last of them of a leaf of `into`
     value: float = 1.0
     gradient: float = 1.0
 
     def repeated(self, axis: int, copies: int, *, out: bool) -> "_Change":
         value, gradient = (copies, 1) if out else (1, copies)
         repeats = (*self.repeats, (axis, copies))
-        return _Change(repeats, self.value / value, self.gradient / gradient)
+        into = self.into if out else (axis, copies)
+        return _Change(repeats, into, self.value / value, self.gradient / gradient)
 
     def of(self, leaf: Array, degree: Degree) -> Array:
         """A leaf of this shape which holds that power of the gradient."""
@@ -321,8 +323,8 @@ def _split(leaves: list[Array], changes: list[_Change], size: float, key: Any) -
     """Perturb the copies of `into`, with sum 0 over the copies of a unit."""
     moved = [*leaves]
     for index, (leaf, change) in enumerate(zip(leaves, changes, strict=True)):
-        if change.gradient != 1:
-            axis, copies = change.repeats[0]
+        if change.into is not None:
+            axis, copies = change.into
             noise = jax.random.normal(jax.random.fold_in(key, index), leaf.shape, leaf.dtype)
             parts = jnp.stack(jnp.split(noise, copies, axis))
             parts = parts - jnp.mean(parts, 0)

@@ -178,7 +178,7 @@ def monitor(
     *,
     every: int = 200,
     products: int = 8,
-    drift_gradients: int = 40,
+    drift_gradients: int = 50,
 ) -> Monitor:
     r"""A monitor for a training loop of your own, with any optax optimizer.
 

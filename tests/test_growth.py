@@ -183,6 +183,15 @@ def test_a_split_separates_copies_and_moves_the_function_at_second_order(params)
     assert 0.05 < max(sizes) < 0.15
 
 
+def test_a_split_cancels_over_the_copies_of_a_unit(params):
+    layers = [FIRST, SECOND]  # a leaf of the second's `into` is one of the first's `out`
+    exact, split = (grow(params, (), layers, split=s, key=KEYS[4]).params for s in (0.0, 0.1))
+    moved = split["b"] - exact["b"]
+    parts = jnp.split(moved, SECOND.copies, SECOND.into_axis)
+    assert jnp.max(jnp.abs(moved)) > 0.01
+    np.testing.assert_allclose(sum(parts), 0, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_a_module_of_equinox_grows(x64):
     net = eqx.nn.MLP(3, 2, 6, 2, key=KEYS[5])

@@ -11,6 +11,7 @@ import optax
 
 from ..arrays import Scalar
 from ..flows import AbstractFlow, State
+from ..flows.flow import check_flow
 from ..kernels import combination
 from ..objective import Objective
 from ..solvers import AbstractMethod, Solver, Tableau, as_method
@@ -101,6 +102,7 @@ def corrected(
       >>> x + updates  # 1 - h + h^2 / 2, as exp(-h)
       Array(0.905, dtype=float32)
     """
+    check_flow(flow, AbstractFlow, "GradientFlow()")
     check_order(order=order)
     check_clip(clip)
     if form not in (None, "difference", "derivatives"):

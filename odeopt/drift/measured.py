@@ -91,7 +91,10 @@ def step_drift(
 
 
 def drift_cost(design: "Design") -> int | None:
-    """The gradients that `step_drift` evaluates; None where no counter-term is known."""
+    """The gradients that `step_drift` evaluates; None where no counter-term is known.
+
+    Of a method that loops, whose rounds cannot be counted, at least those of two steps.
+    """
     x, h = jnp.zeros([]), jnp.ones([], float)
 
     def steps(objective: Any) -> list[PyTree]:
@@ -99,9 +102,10 @@ def drift_cost(design: "Design") -> int | None:
         return _steps(design, objective, z, h, design.solver.init(design.flow, z))
 
     try:
-        return 1 + count_gradients(steps, given=True)
+        found = 1 + count_gradients(steps, given=True)
     except (ValueError, TypeError, LookupError):  # also of a game, which needs players
         return None
+    return max(found, 2 * (design.gradients_per_step or 1))
 
 
 def _steps(design: "Design", objective: Any, z: tuple, h: Array, memory: PyTree) -> list[PyTree]:

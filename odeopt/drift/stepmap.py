@@ -81,7 +81,7 @@ def modified_field(
         )
     if by == "trees" or (by is None and _has_tableau(step_or_solver)):
         return b_series(modified_equation(step_or_solver, order), field)  # type: ignore[arg-type]
-    step = step_map(step_or_solver, field, iterations=order - 1)  # type: ignore[arg-type]
+    step = step_map(step_or_solver, field, iterations=max(order - 1, 1))  # type: ignore[arg-type]
     return _from_step(step, order)
 
 

@@ -1,5 +1,6 @@
 """The exponential Euler method: the linearized flow, followed exactly."""
 
+import math
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -96,7 +97,8 @@ class Exponential(AbstractCurvatureMethod, Curved):
 
         def goes_on(carry: tuple) -> Array:
             *_, rest, _, taken = carry
-            return (rest > 0) & (taken + size <= self.products)
+            # A step of size 0 goes round once, for its derivative in the size.
+            return ((rest > 0) | (taken == 0)) & (taken + size <= self.products)
 
         def restarted(carry: tuple) -> tuple:
             moved, image, form, rest, _, taken = carry
@@ -152,7 +154,8 @@ def _followed(curvature: Float[Array, " m"], time: Scalar) -> Float[Array, " m"]
     exponent = time * curvature
     flat = jnp.abs(exponent) < jnp.sqrt(jnp.finfo(exponent.dtype).eps)
     safe = jnp.where(flat, 1.0, curvature)
-    return jnp.where(flat, time * (1 - 0.5 * exponent), -jnp.expm1(-exponent) / safe)
+    series = sum((-exponent) ** k / math.factorial(k + 1) for k in range(6))  # for derivatives at 0
+    return jnp.where(flat, time * series, -jnp.expm1(-exponent) / safe)
 
 
 class ExponentialEuler(AbstractLinearized):

@@ -3,6 +3,7 @@
 from typing import Any
 
 import diffrax
+import equinox as eqx
 
 from ..checks import is_transformation
 from .classes import Euler, Explicit
@@ -25,6 +26,8 @@ def as_method(solver: Solver, *, error: bool = False) -> AbstractMethod:
 
     Raises:
       TypeError: anything else, with what to write instead.
+      ValueError: one of odeopt's own diffrax classes that splits a field, or with arguments, which
+        its method does not take.
     """
     if isinstance(solver, AbstractMethod):
         return solver
@@ -33,7 +36,7 @@ def as_method(solver: Solver, *, error: bool = False) -> AbstractMethod:
         return ExplicitRungeKutta(tableau, error=error)
     if isinstance(solver, diffrax.AbstractSolver):
         own = getattr(solver, "method", None)
-        return DiffraxMethod(solver) if own is None else own
+        return DiffraxMethod(solver) if own is None else _adapted(solver, own)
     if is_transformation(solver):
         hint = (
             "is an optax optimizer, which already is a flow with a solver and a learning rate. "
@@ -45,6 +48,23 @@ def as_method(solver: Solver, *, error: bool = False) -> AbstractMethod:
     else:
         hint = "is no solver; pass `odeopt.solvers.RK4()`, `diffrax.Tsit5()` or a `Tableau`"
     raise TypeError(f"{type(solver).__name__} {solver!r:.80} {hint}.")
+
+
+def _adapted(solver: Any, method: AbstractMethod) -> AbstractMethod:
+    """The method of one of odeopt's diffrax classes, if that is all that the solver is."""
+    name = type(solver).__name__
+    if isinstance(solver.term_structure, tuple):
+        raise ValueError(
+            f"{name} splits a field in two, and this flow has one: for the heavy ball write "
+            "`odeopt.conformal_leapfrog`, `odeopt.suzuki_yoshida` or `odeopt.heavy_ball`."
+        )
+    if "method" not in vars(solver) and not eqx.tree_equal(solver, type(solver)()):
+        raise ValueError(
+            f"The arguments of {solver!r:.80} are for diffrax's own loop. Pass the method, "
+            f"`odeopt.solvers.{type(method).__name__}(...)`, with arguments of its own, or "
+            f"`odeopt.solvers.DiffraxMethod({name}(...))` to run diffrax's step."
+        )
+    return method
 
 
 def _tableau(solver: Any) -> Tableau | None:

@@ -28,9 +28,8 @@ class DriftAdjusted(AbstractLocalRule):
         g = info.objective.here(params)
         # Complex gradients arrive conjugated; as a direction in parameter space that is right.
         r = ratio(norm(info.objective.product(params)(g)), norm(g)) ** self.power
-        if self.smooth:
-            return self.cap / (1.0 + 0.5 * self.cap * r)
-        return self.cap / jnp.maximum(1.0, 0.5 * self.cap * r)
+        least = 1.0 / self.cap  # 0 without a cap
+        return 1.0 / (least + 0.5 * r if self.smooth else jnp.maximum(least, 0.5 * r))
 
     def judge(self, state: tuple[()], info: StepInfo, h: Scalar, step: Step) -> Verdict:
         """Accepted; a Hessian product was used."""
@@ -53,7 +52,8 @@ def drift_adjusted(power: float = 1.0, *, cap: float = 5.0, smooth: bool = False
 
     Args:
       power: p.
-      cap: the largest step size, in flow time.
+      cap: the largest step size, in flow time; `inf` for none, where a step without drift is
+        rejected.
       smooth: the smooth form.
 
     Raises:

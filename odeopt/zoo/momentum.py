@@ -120,11 +120,16 @@ def suzuki_yoshida(
       learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.
       momentum: $\mu$ in (0, 1): the step backwards in time undoes friction.
 
+    Raises:
+      ValueError: a momentum of 0, whose friction is infinite, or a clock.
+
     Examples:
       >>> import odeopt
       >>> opt = odeopt.suzuki_yoshida(0.1, 0.9)
     """
     _positive(momentum)
+    if isinstance(momentum, LogTime):
+        raise ValueError("momentum is a clock, and one step of the three goes back: pass a number.")
     solver = solvers.Strang(solvers.SUZUKI_YOSHIDA)
     return ode_optimizer(HeavyBallFlow(momentum), solver, learning_rate, **options)
 

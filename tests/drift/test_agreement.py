@@ -109,6 +109,15 @@ def test_any_odeopt_method_has_a_step_map():
     assert abs(modified + 2) > 1e-3
 
 
+@pytest.mark.parametrize("order", [1, 2, 4])
+def test_what_follows_a_linear_field_exactly_has_no_drift(order, x64):
+    matrix, y = jnp.array([[1.0, 0.2], [0.2, 0.5]]), jnp.array([1.0, -2.0])
+    modified = drift.modified_field(
+        odeopt.solvers.Exponential("hessian"), lambda y: -matrix @ y, order
+    )
+    np.testing.assert_allclose(modified(y, 0.3), -matrix @ y, rtol=1e-9)
+
+
 @pytest.mark.untyped
 def test_what_cannot_be_derived_is_refused():
     euler = odeopt.solvers.Euler()

@@ -396,7 +396,7 @@ def test_out_of_a_saddle():
 def test_the_classes_name_their_methods():
     flow = odeopt.flows.GradientFlow()
     for name, solver in CLASSES.items():
-        method = solvers.as_method(solver)
+        method = solvers.as_method(type(solver)())
         assert method is type(solver).method
         assert solver.stability_limit == solvers.stability_limit(flow, method)
         assert method.order == ORDERS[name]

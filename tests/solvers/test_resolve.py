@@ -3,9 +3,11 @@
 import diffrax
 import jax.numpy as jnp
 import optax
+import optimistix as optx
 import pytest
 
 import odeopt
+from odeopt import solvers
 from odeopt.solvers import RK4, Euler, ExplicitRungeKutta, Tableau, as_method
 
 from .cases import CLASSES
@@ -58,3 +60,18 @@ def test_anything_else_is_refused_with_advice(case, entry):
     solver, message = NOT_SOLVERS[case]
     with pytest.raises(TypeError, match=message):
         call(solver)
+
+
+@pytest.mark.parametrize(
+    ("solver", "message"),
+    [
+        (solvers.ExponentialEuler(products=3), r"solvers\.Exponential\(\.\.\.\)"),
+        (solvers.ImplicitEuler(optx.Newton(1e-3, 1e-3)), r"solvers\.DiffraxMethod"),
+        (solvers.ConformalEuler(0.3), r"odeopt\.heavy_ball"),
+        (solvers.SuzukiYoshida(0.3), r"odeopt\.suzuki_yoshida"),
+    ],
+)
+def test_arguments_that_a_method_does_not_take_are_not_dropped(solver, message):
+    with pytest.raises(ValueError, match=message):
+        as_method(solver)
+    assert as_method(solvers.RKC(stages=5, order=2)) == solvers.RungeKuttaChebyshev(5, 2)
