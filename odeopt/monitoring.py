@@ -216,7 +216,8 @@ def monitor(
       every: calls from one record to the next.
       products: Hessian products of a record after the first.
       drift_gradients: the most that the drift may cost: it is left out of the record where it
-        costs more. Methods of order 1 to 3 are within the default, RK4 takes 147.
+        costs more. Methods of order 1 to 3 are within the default, RK4 takes 147; loops count
+        whole.
 
     Raises:
       TypeError: something that is no optimizer or no loss; in the loop, a loss that cannot be

@@ -46,7 +46,7 @@ class Optimizer(optax.GradientTransformationExtraArgs):
 
     @property
     def stability_limit(self) -> float | None:
-        r"""The largest stable $h\lambda$, as `odeopt.stability_limit`; None where there is none.
+        r"""The largest stable $h\lambda$, as `odeopt.stability_limit`; None where that has none.
 
         $\lambda$ is the curvature of what is followed: a `stage_transform` may change it.
         """
@@ -99,9 +99,10 @@ def ode_optimizer(
     `step_params` gives the parameters between steps. It must be the last of a chain: whatever
     rescales its updates would move the stage points.
 
-    What is not finite goes through at a fixed rate, as in optax. A rule that can reject a step
-    rejects it, and so does a method that solves a system: zero updates, the state as it was,
-    counted in `rejected` (see `odeopt.guard`).
+    What is not finite goes through at a fixed or scheduled rate, as in optax. The rules of
+    `odeopt.stepsize` reject such a step, and so do a schedule within the flow (of the weight decay)
+    and a method that solves a system: zero updates, the state as it was, counted in `rejected` (see
+    `odeopt.guard`).
 
     Args:
       flow: the vector field to follow, e.g. `flows.GradientFlow()`.
@@ -115,12 +116,12 @@ def ode_optimizer(
         where it saves some, see `solvers.ExplicitRungeKutta`.
       correction: cancel the solver's drift, so that its steps follow the flow to this order
         (`drift.corrected`); None for the plain method. Costs further gradients, and needs
-        `value_fn=` also where the plain method does not.
+        `value_fn=` or `grad_fn=` also where the plain method does not.
 
     Returns:
-      An `Optimizer` with `ODEState`. Its memory is that of `flow`, `solver` and
-      `stage_transform`: nothing but five scalars for gradient flow in closure mode; staged mode
-      adds the start of the step and the slopes of all stages but the last.
+      An `Optimizer` with `ODEState`. Its memory is that of `flow`, `solver`, `stage_transform` and
+      step-size rule: nothing but five scalars for gradient flow at a given rate; staged mode adds
+      the start of the step and the slopes of all stages but the last.
 
     Raises:
       TypeError: something that is not a flow, a solver, or a learning rate.
@@ -213,9 +214,10 @@ def guard(opt: Optimizer) -> Optimizer:
     """The optimizer with steps that are not finite rejected, whatever its learning rate.
 
     A step whose size, gradient, loss (`value=`) or result is not finite returns zero updates,
-    leaves moments, solver and rule as they were, and counts in `rejected`. Optimizers with a
-    step-size rule that looks at the step do this by themselves. In staged mode the step goes back
-    to its start. Costs one pass over update and state, no gradient.
+    leaves moments and solver as they were, and the rule, unless it is what made the step too large,
+    and counts in `rejected`. Optimizers with a step-size rule that looks at the step do this by
+    themselves. In staged mode the step goes back to its start. Costs one pass over update and
+    state, no gradient.
 
     In a chain, a transformation *before* this one keeps a NaN of its own: put it into
     `stage_transform=`, or use `optax.apply_if_finite` around the chain.
@@ -250,7 +252,7 @@ def stability_limit(opt: Optimizer) -> float:
 
     Raises:
       TypeError: an optimizer that is not one of odeopt's.
-      ValueError: a flow that normalizes its gradient, or a step without limit.
+      ValueError: a flow that normalizes its gradient, or no limit from 1e-3 to 1e5.
 
     Examples:
       >>> import odeopt
@@ -268,7 +270,7 @@ def describe(opt: Optimizer) -> dict[str, Any]:
       opt: an optimizer of odeopt.
 
     Returns:
-      A dict: `flow`, `solver`, `step_size` (the rule), `mode` and `options`, as text; `order`,
+      A dict: `flow`, `solver`, `step_size` (the rule), and `mode`, as text; `options`; `order`,
       `stability_limit`, `gradients_per_step` and `memory` (of the state, in copies of parameters
       that are vectors), as numbers, None where not known.
 

@@ -41,7 +41,7 @@ class ODEState(NamedTuple):
       steps: steps taken, rejected ones included; schedules are a function of it.
       time: flow time, the sum of the accepted step sizes (in the default float dtype).
       gradients: gradients used, those handed to `update` included; -1 where it cannot be known.
-      rejected: steps that were rejected (zero update).
+      rejected: steps that were rejected (zero update; in staged mode back to the step's start).
       step_size: size of the last accepted step; 0 before the first.
       aux: auxiliary variables of the flow.
       memory: memory of the method.
@@ -164,9 +164,9 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
 
     In closure mode these are `params`, unless the optimizer keeps the point of its next gradient
     there: a point inside the step (`conformal_leapfrog`, `relativistic(leapfrog=True)`,
-    `suzuki_yoshida`, `strang_adam`), or one beside an average (`untuned`, `log_time_adam`,
-    `log_time_soap`). In staged mode `params` are a stage point for all but one of every `s` calls;
-    the step's own parameters are kept in the state.
+    `suzuki_yoshida`, `strang_adam`, any with `solver=solvers.Strang()`), or one beside an average
+    (`untuned`, `log_time_adam`, `log_time_soap`). In staged mode `params` are a stage point for all
+    but one of every `s` calls; the step's own parameters are kept in the state.
 
     Args:
       state: the optimizer's state, also nested in the state of `chain`, `partition`,

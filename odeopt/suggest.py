@@ -52,13 +52,13 @@ def suggest_learning_rate(
         to the sharpness.
 
     Returns:
-      The step size, in flow time; infinity where no curvature is positive, NaN where the loss is
-      not finite.
+      The step size, in flow time; infinity where no curvature is positive or the method is stable
+      at any step, NaN where the Hessian is not finite.
 
     Raises:
       ValueError: an optimizer with a flow beside its own, or with a `stage_transform`; a flow that
-        normalizes its gradient (RMSprop, Adam) or has a scale of its own; a method that has no
-        limit.
+        normalizes its gradient (RMSprop, Adam) or has a scale of its own, as a corrected one
+        has with a clip; a method whose limit is not found from 1e-3 to 1e5.
       TypeError: something that is not a solver; an argument of `value_fn` that is missing.
 
     Examples:

@@ -119,8 +119,8 @@ def drift(
 
     To leading order the iterates follow $\dot x = -(g + d)$, with $d = \tfrac h2Hg$ for a loss of
     one part. `drift_terms` has the formulas for several. Of the heavy ball (momentum b, past its
-    transient) `relative`, `cosine` and the shares are those at the learning rate
-    $h(1+b)/(1-b)^2$.
+    transient), where parts do not act in turn, `relative`, `cosine` and the shares are those at the
+    learning rate $h(1+b)/(1-b)^2$.
 
     Costs 3 gradients for a loss of one part, else 6 a part: logged every k steps, `3 / k` gradients
     a step.

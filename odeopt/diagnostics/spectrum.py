@@ -40,7 +40,7 @@ def spectrum(
     Args:
       value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`.
       params: where the curvature is taken.
-      products: Hessian products, and the number of values.
+      products: Hessian products, and the number of values (at most the number of entries).
       arguments: forwarded to `value_fn` by name.
 
     Raises:
@@ -74,7 +74,7 @@ def gauss_newton_spectrum(
       loss_fn: the loss of the outputs, `loss_fn(outputs, ...)`, a scalar.
       predict_fn: the model, `predict_fn(params, ...)`, a tree of outputs.
       params: where the curvature is taken.
-      products: Gauss-Newton products, and the number of values.
+      products: Gauss-Newton products, and the number of values (at most that of entries).
       arguments: forwarded by name to both functions.
 
     Raises:

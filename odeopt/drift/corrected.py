@@ -56,9 +56,10 @@ def corrected(
       mean age and half a step, the gradient by half a step, from the first step on. What is
       followed is $\dot x = -E'$ for the heavy ball, in a time of its own (`memory.Remembering`),
       and $\dot x = -g/(|g| + \epsilon) - wx$ for Adam.
-    - Implicit and linearly implicit Euler on gradient flow, to order 2, by the penalty
-      $+\tfrac h4\|\nabla E\|^2$ (`regularized`), as their error is that of Euler's method with the
-      other sign. On a quadratic that gives $1/(1 + z + z^2/2)$, still L-stable.
+    - Implicit and (with `curvature="hessian"`) linearly implicit Euler on gradient flow, to order
+      2, by the penalty $+\tfrac h4\|\nabla E\|^2$ (`regularized`), as their error is that of
+      Euler's method with the other sign. On a quadratic that gives $1/(1 + z + z^2/2)$, still
+      L-stable.
 
     Forms: `"difference"` takes gradients at shifted points. For Euler's method these are the stages
     of a Runge-Kutta method (the midpoint rule for order 2): 1, 2 or 3 gradients more for order 2,
@@ -77,7 +78,8 @@ def corrected(
       form: None for differences where there are some.
       clip: the largest counter-term, relative to the norm of what it corrects; None for no limit.
         Beyond that the series does not converge: a longer term is shortened to it, one that is not
-        finite left out. `optax.tree.get(state, "clipped")` counts such steps.
+        finite left out. `optax.tree.get(state, "clipped")` counts such steps. Implicit methods have
+        neither clip nor form.
 
     Returns:
       A flow for `ode_optimizer(flow, solver, h)`, which then needs `value_fn=` in `update`. With a
@@ -86,7 +88,7 @@ def corrected(
     Raises:
       ValueError: an order outside 1 to 6, or above 2 with memory; a form that there is not; a flow
         or solver without known drift.
-      TypeError: something that is not a solver.
+      TypeError: something that is not a flow or a solver.
 
     References: Chartier, Hairer and Vilmart, Math. Comp. 76 (2007), for modifying integrators;
     Barrett and Dherin, arXiv:2009.11162, for $\tfrac h4\|\nabla E\|^2$. The formula with memory is

@@ -66,7 +66,8 @@ def edge_flow(step: StepMap) -> EdgeFlow:
     $(\Phi_h(c) - c)/h$, the mean gradient of a step, which turns away from the edge by itself.
 
     Euler's method with step size h on this flow is the optimizer itself, started at c + a. Costs
-    two steps an evaluation: 2 gradients for gradient descent. Memory: 2 copies of the parameters.
+    two steps an evaluation: 2 gradients for gradient descent. A point of it is 2 copies of the
+    parameters.
 
     Args:
       step: the step map `(y, h) -> y`, such as `drift.step_map(solver, field)`, with the memory of

@@ -41,7 +41,7 @@ def epoch_flow(value_fn: Losses, /, *, ordered: bool = True, **batches: Any) -> 
       `field(y, h)`; for diffrax `ODETerm(lambda t, y, h: field(y, h))`, with `args=h`.
 
     Raises:
-      ValueError: from the field: no batches, or rows that are not as many.
+      ValueError: from the field: arguments without rows, or with rows that are not as many.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -95,7 +95,8 @@ def epoch_loss(value_fn: Losses, learning_rate: float | Scalar) -> Callable[...,
       learning_rate: h.
 
     Returns:
-      `(params, **batches) -> scalar`; every argument has one row for each batch.
+      `(params, **batches) -> scalar`; every argument has one row for each batch
+      (of a list of losses it is what the losses take).
 
     Examples:
       >>> import jax.numpy as jnp, odeopt

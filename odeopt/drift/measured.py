@@ -38,8 +38,8 @@ def step_drift(
     Euler's method on gradient flow this is `diagnostics.drift`.
 
     Costs, in gradients: 2 for Euler's method, momentum and Adam; of other Runge-Kutta methods two
-    steps and, in every stage of one, the evaluations of the field of `drift.b_series`, which is
-    2 more for an even order of 2, some 60 for RK4.
+    steps and, in every stage of one, the evaluations of the field of `drift.b_series`: 17 for
+    Heun's method, 41 for SSPRK3, 147 for RK4.
 
     Args:
       opt: the optimizer, as odeopt returned it: `odeopt.adam(1e-3)`.

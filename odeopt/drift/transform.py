@@ -74,8 +74,8 @@ def counter_term(
 
     Returns:
       An optax transformation, called with `value_fn=` or `grad_fn=` as every odeopt optimizer is.
-      It stores two numbers. Costs, beyond the gradient that it is given, a Hessian product, which
-      is 2 gradients, for order 2, and more for each further order.
+      It stores two numbers, one without a clip. Costs, beyond the gradient that it is given, a
+      Hessian product, which is 2 gradients, for order 2, and more for each further order.
 
     Raises:
       ValueError: see `corrected`; or a number that is not positive as learning rate.

@@ -57,12 +57,12 @@ class AdamFlow(AlongMoment, AbstractFlow):
     rates. Once the moments have settled, $\dot x = -g/(|g| + \epsilon)$: a learning rate is the
     distance that every parameter moves.
 
-    Its parts, each solved exactly: `moments` (both relax to the gradient of a fixed point) and
-    `drift` (the parameters move, the moments fixed). Composed in this order they are
-    `optax.adam(h)`; in the symmetric order, `strang_adam`.
+    Its parts, each solved exactly but for the decay: `moments` (both relax to the gradient of a
+    fixed point) and `drift` (the parameters move, the moments fixed). Composed in this order they
+    are `optax.adam(h)`; in the symmetric order, `strang_adam`.
 
-    The arguments are those of `odeopt.adamw`, and one more. With `nesterov` both parts see the
-    gradient.
+    The arguments are those of `odeopt.adamw`, without decay by default, and one more. With
+    `nesterov` both parts see the gradient.
 
     Args:
       exact_decay: solve the decay exactly within a step, $e^{-wh}$, instead of optax's

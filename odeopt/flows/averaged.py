@@ -29,8 +29,8 @@ class Average(NamedTuple):
       lag: $a - z$, how far the average is behind; a tree like the parameters.
       base: auxiliary variables of the flow that is averaged.
       age: steps since the start, as a real number.
-      previous: the last gradient, every 16th coordinate of large leaves; `()` where nothing
-        adapts.
+      previous: the last gradient, every 16th entry along the last axis of large leaves; `()`
+        where nothing adapts.
       predictability: $s$, how well one gradient predicts the next; `()` where nothing adapts.
       away: $1 - \beta$ of the last step; the average is $a = y + (1 - \beta)(a - z)$.
       pace: size of the last step.

@@ -78,15 +78,15 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
     not 0, so that the first step is along its polar factor $UV^H$, as Muon's. With $Q$ exact the
     flow commutes with rotations $W \to AWB$.
 
-    Its parts, each solved exactly: `moments` and `drift`, as of Adam's flow. As bases jump it has
-    no field for a Runge-Kutta method.
+    Its parts, each solved exactly but for the decay: `moments` and `drift`, as of Adam's flow. As
+    bases jump it has no field for a Runge-Kutta method.
 
     The arguments are those of `odeopt.soap`, apart from `dimensions`. With `nesterov` both parts
     see the gradient.
 
     Args:
       max_precond_dim: a longer side keeps the identity as its basis, and so does one of length 1;
-        None for 10,000. With 1 or less on all sides this is Adam's flow.
+        None for 10,000. With 1 this is Adam's flow.
       dimensions: which axes of a leaf make the matrix, see `flows.SpectralFlow`.
 
     Raises:

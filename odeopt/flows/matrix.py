@@ -53,15 +53,16 @@ class SpectralFlow(AlongMoment, AbstractFlow):
     $s = \sqrt{\max(1, \text{outputs}/\text{inputs})}$. A learning rate is the spectral length of a
     step. Once the moment has settled, $\dot W = -s\,\mathrm{polar}(G)$.
 
-    Its parts, each solved exactly: `moments` and `drift`, as of Adam's flow. Composed in this order
-    they are the part of `optax.contrib.muon` that moves matrices.
+    Its parts, each solved exactly but for the decay: `moments` and `drift`, as of Adam's flow.
+    Composed in this order they are the part of `optax.contrib.muon` that moves matrices.
 
     Args:
       b1: what a step keeps of the moment, in [0, 1); or `LogTime(r)`.
-      ns_steps: Newton-Schulz steps that approximate the polar factor: singular values end between
-        about 0.7 and 1.2, not at 1. None for the polar factor itself, by an SVD, whose derivative
-        (which counter-terms need) is $U(A/(s_i + s_j))V^T$ with $A = U^TNV - V^TN^TU$; singular
-        values below `floor` times the largest are raised to that in it.
+      ns_steps: Newton-Schulz steps that approximate the polar factor: singular values above
+        about 0.003 of the norm end between about 0.7 and 1.2, not at 1. None for the polar factor
+        itself, by an SVD, whose derivative (which counter-terms need) is $U(A/(s_i + s_j))V^T$ with
+        $A = U^TNV - V^TN^TU$; singular values below `floor` times the largest are raised to that in
+        it.
       ns_coeffs: the coefficients of the steps, one triple or one a step; "standard" or "dion".
       preconditioning: what a matrix is divided by before: see `optax.contrib.muon`.
       eps: added to that.
@@ -69,7 +70,8 @@ class SpectralFlow(AlongMoment, AbstractFlow):
       mask: a tree of booleans like the parameters, or a function of them: what to decay.
       nesterov: look ahead in the moment. Then both parts see the gradient.
       adaptive: multiply by the dual norm $\langle\hat M, \mathrm{polar}(\hat M)\rangle$: steepest
-        descent of a quadratic model, which slows down where the gradient fades.
+        descent of a quadratic model, which slows down where the gradient fades. As in optax
+        that is one number for all matrices of a leaf.
       consistent_rms: $c$ for $s = c\sqrt{\max(\text{inputs}, \text{outputs})}$, by which the update
         of every matrix has the same root mean square.
       dimensions: which axes of a leaf make the matrix (`optax.contrib.MuonDimensionNumbers`, one
@@ -78,10 +80,11 @@ class SpectralFlow(AlongMoment, AbstractFlow):
       mu_dtype: dtype of the moment; None for that of the parameters.
       noise: $\tau \ge 0$, damps what is noise: with $N = G - \hat M$, the gradient less the moment
         that has seen it, $\mathrm{polar}(\hat M)$ becomes
-        $\hat M(\hat M^H\hat M + \tau^2N^HN)^{-1/2}$, a block of the polar factor of $\hat M$ and
-        $\tau N$ stacked along the longer side. A direction without noise moves at unit speed, one
-        whose noise is $\sigma$ times its mean at $1/\sqrt{1 + \tau^2\sigma^2}$. Needs `nesterov`,
-        looks at one gradient, and takes up to twice as long as `polar`.
+        $\hat M(\hat M^H\hat M + \tau^2N^HN)^{-1/2}$ (of a wide matrix its transpose), a block of
+        the polar factor of $\hat M$ and $\tau N$ stacked along the longer side. A direction without
+        noise moves at unit speed, one whose noise is $\sigma$ times its mean at
+        $1/\sqrt{1 + \tau^2\sigma^2}$. Needs `nesterov`, looks at one gradient, and takes up to
+        twice as long as `polar`.
       floor: of the singular values, in the derivative of the exact polar factor.
 
     Raises:

@@ -65,7 +65,7 @@ class UnitFlow(AbstractWrapper):
         at least the f-th part; 1 for a constant decay.
 
     Raises:
-      ValueError: a negative decay; `fading` below 1; a solver other than a splitting.
+      ValueError: a negative decay; `fading` below 1; in `update`, a solver other than a splitting.
 
     References: steps relative to the present size of a leaf are those of Adafactor
     (arXiv:1804.04235) and LAMB (arXiv:1904.00962); of the geometric mean with its start no earlier

@@ -52,8 +52,8 @@ def adam_step(
     r"""Both moments relax to the gradient, then the parameters move by $-h(u + wx)$.
 
     Every leaf in its own dtype, equal to optax; float16, and the Pallas form below 32 bits, in
-    float32, rounded once. The Pallas form writes the update where the gradient was, and the
-    moments in their own place.
+    float32, rounded once. The Pallas form (on GPUs from jax 0.12 on) writes the update where the
+    gradient was, and the moments in their own place.
 
     Args:
       h: the step size $h$.

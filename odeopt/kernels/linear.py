@@ -52,8 +52,8 @@ def momentum_step(
     r"""$m^+ = g + \mu m$ and the update $-hm^+$, or $-h(g + \mu m^+)$ with `nesterov`.
 
     Every leaf in its own dtype, equal to optax; float16, and the Pallas form below 32 bits, in
-    float32, rounded once. The Pallas form writes the update where the gradient was, and the
-    momentum in its own place.
+    float32, rounded once. The Pallas form (on GPUs from jax 0.12 on) writes the update where the
+    gradient was, and the momentum in its own place.
 
     Args:
       h: the step size $h$.

@@ -33,7 +33,7 @@ def add_rounded(
       params: the parameters.
       updates: a tree like the parameters; best in float32.
       step: the number of the step: other steps round with other random numbers.
-      seed: a 32-bit integer; other seeds give other random numbers.
+      seed: an integer from 0 to 2^32 - 1; other seeds give other random numbers.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt

@@ -72,7 +72,7 @@ def backward(
     Gradients: with j steps of the window before this one, in gradients of one batch, for an
     optimizer of one gradient a step,
 
-    | method | evaluated | `grads` handed over | local error |
+    | method | gradients, one handed over included | `grads` handed over | local error |
     | --- | --- | --- | --- |
     | `"replay"` | j + 1 | used where j = 0 | none |
     | `"bracket"` | 2j + 3, 1 where j = 0 | used | $O(h^3)$ |

@@ -77,7 +77,7 @@ def forward(batches: int) -> BatchOrder:
 def reversed(batches: int) -> BatchOrder:
     r"""Every epoch b_n, ..., b_1.
 
-    n steps of size h backwards end $h^2\sum_{i<j}(Df_jf_i - Df_if_j)$ away from the same n
+    n steps of size h backwards end $h^2\sum_{i<j}(Df_if_j - Df_jf_i)$ away from the same n
     forwards, plus terms of order 3.
 
     Args:

@@ -19,7 +19,7 @@ from .method import AbstractMethod, Step, field_cost
 from .tableau import Tableau
 
 LARGE = 4_000_000
-"""Parameters from which stages are looped over where that saves memory."""
+"""Numbers, parameters and auxiliary variables, from which stages are looped over to save memory."""
 
 
 class ExplicitRungeKutta(AbstractMethod):
@@ -39,7 +39,7 @@ class ExplicitRungeKutta(AbstractMethod):
         `Tableau.recursion`), one vector is kept beside the point of the stage; else the slopes that
         the tableau looks back on (one for `rk4`) and their sum. That saves memory in large models,
         not compile time (`python -m benchmarks --only memory --only compile`). `grad_fn` then
-        sees a traced stage. None: from `LARGE` parameters on where it saves memory, unless there is
+        sees a traced stage. None: from `LARGE` numbers on where it saves memory, unless there is
         a `grad_fn`.
 
     Raises:

@@ -31,7 +31,8 @@ def stability_limit(flow: AbstractFlow, method: AbstractMethod) -> float:
     Raises:
       ValueError: a flow that normalizes its gradient (RMSprop, Adam): there the limit depends on
         the size of the gradient; momentum that is known at run time only; or a step that is stable
-        at no or at any $h\lambda$ that was tried (1e-3 to 1e5).
+        at no $h\lambda$ that was tried, or at any (1e-3 to 1e5), where the method does not say that
+        it has no limit (A-stable ones do: infinity).
     """
     if flow == GradientFlow() and method.stability_limit is not None:
         return method.stability_limit

@@ -94,7 +94,7 @@ def corridor(minimum: float = 0.0, *, cap: float = float("inf")) -> Corridor:
 
     $h = \min((E - E^*)/\|g\|^2, \text{cap})$: along a straight piece of gradient flow (a corridor)
     on which the loss falls linearly, one Euler step reaches the minimum; on $E = \|x\|$ it does.
-    With $E^* = 0$ this is Polyak's step size (Dherin and Rosca, arXiv:2402.08818).
+    This is Polyak's step size; with $E^* = 0$ the CLR of Dherin and Rosca (arXiv:2402.08818).
 
     Needs `value=` in `update`; costs nothing else. A loss at or below `minimum` gives a step of
     size 0; one that is not finite is rejected. The loss of a mini-batch is noisy: set `cap`.

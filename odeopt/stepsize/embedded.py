@@ -70,10 +70,11 @@ def embedded_error(
 
     A step is accepted if $\|e / (atol + rtol\max(|x|, |x^+|))\|_{rms} \le 1$ for the estimated
     local error $e$ of the parameters $x$; the next size is the current one times
-    $0.9\|\cdot\|^{-1/p}$, within 0.2 to 10 (`diffrax.PIDController`; there is no controller of our
-    own). A rejected step returns zero updates, counts in `state.rejected` and is followed by a
-    smaller one. A loss that is not finite at a stage is an infinite error, so the rule recovers
-    from any first step. Moments do not take part: they forget by steps, not by flow time.
+    $0.9\|\cdot\|^{-1/p}$, within 1 to 10 after an accepted step (`diffrax.PIDController`; there is
+    no controller of our own). A rejected step returns zero updates, counts in `state.rejected` and
+    is followed by a smaller one. A loss that is not finite at a stage is an infinite error, so the
+    rule recovers from any first step. Moments do not take part: they forget by steps, not by flow
+    time.
 
     Works with a solver that has an error estimate (`heun`, `midpoint`, `ralston`, `bosh3`,
     `dopri5`, `tsit5`, and `from_diffrax` of such a one); `bosh3`, `dopri5` and `tsit5` evaluate one

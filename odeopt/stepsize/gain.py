@@ -146,9 +146,8 @@ def gain_ratio(
 
     Raises:
       ValueError: an argument that is not positive, `first` outside `least` to `limit`, fewer than
-        1 of `tries`; in `update`, a flow
-        with momentum, a missing `value_fn`, or a `stage_transform` (of whose gradients the loss is
-        not the potential).
+        1 of `tries`; when the optimizer is built, a flow with momentum or a `stage_transform` (of
+        whose gradients the loss is not the potential); in `update`, a missing `value_fn`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt

@@ -61,7 +61,7 @@ class Verdict(NamedTuple):
 class AbstractRule(eqx.Module):
     """Proposes the size of each step, then accepts or rejects the step.
 
-    A rejected step returns zero updates and leaves the parameters where they were. Rules are not
+    A rejected step leaves the parameters where they were before it. Rules are not
     callable: optax would take them for schedules.
 
     Attributes:

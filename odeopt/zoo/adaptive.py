@@ -40,7 +40,8 @@ def rmsprop(
       momentum: decay of an accumulated update; None for none. One more copy of the parameters.
       nesterov: look ahead in the momentum.
       bias_correction: divide the moments by the weight of what they have seen.
-      **options: see `adam`; `correction` not with `centered` or `momentum`.
+      **options: see `adam`; `correction` not with `centered` or `momentum`, and of order 2 from
+        the first step on with `bias_correction=True`.
 
     Raises:
       ValueError: a decay or momentum outside [0, 1), a negative `eps` or `initial_scale`, or a
@@ -162,7 +163,7 @@ def strang_adam(
     the place where the parameters are read is another.
 
     Args:
-      learning_rate: $h$; see `adam`, which also lists memory and errors.
+      learning_rate: $h$; see `adam`, which also lists errors and memory (a third copy with a mask).
       b1: see `adam`.
       b2: see `adam`.
       eps: see `adam`.

@@ -186,7 +186,7 @@ def soap(
 
     Raises:
       ValueError: a decay outside [0, 1), a negative `eps` or `weight_decay`, a frequency or a side
-        below 1, a solver that is no splitting.
+        below 1; in `update`, a solver that is no splitting.
 
     Reference: Vyas et al. (2024), arXiv:2409.11321.
 

@@ -33,7 +33,8 @@ def heavy_ball(
       momentum: $\mu$ in [0, 1), or `flows.LogTime(r)` for friction $r/t$.
       accumulator_dtype: dtype of the momentum; None for that of the parameters.
       **options: those of `ode_optimizer`. With `correction=2` the iterates follow gradient flow
-        with order 2, for one gradient more a step. The counter-term helps where
+        with order 2, in a time in which step k lasts as long as the gradients in its momentum
+        weigh, $h(1 - \mu^k)/(1 - \mu)$; for one gradient more a step. The counter-term helps where
         $h\lambda < (1-\mu)^2$; beyond that it is clipped.
 
     Raises:
