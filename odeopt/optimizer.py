@@ -59,7 +59,8 @@ class Optimizer(optax.GradientTransformationExtraArgs):
     def gradients_per_step(self) -> int | None:
         """Gradients of a step of the method, the given one included, or None where not known.
 
-        Of an iterative method the most, of a game rounds, in which every player has a gradient.
+        Of an iterative method the most; of a game calls of the gradient, one a move where players
+        move in turn.
         What a step-size rule evaluates comes on top: `state.gradients` counts it.
         """
         return self.design.gradients_per_step
@@ -270,7 +271,7 @@ def describe(opt: Optimizer) -> dict[str, Any]:
       opt: an optimizer of odeopt.
 
     Returns:
-      A dict: `flow`, `solver`, `step_size` (the rule), and `mode`, as text; `options`; `order`,
+      A dict: `flow`, `solver`, `step_size` (the rule) and `mode`, as text; `options`; `order`,
       `stability_limit`, `gradients_per_step` and `memory` (of the state, in copies of parameters
       that are vectors), as numbers, None where not known.
 

@@ -21,8 +21,8 @@ def runge_kutta(
     Step: $k_i = -\nabla E(x + h\sum_{j<i} a_{ij}k_j)$, $x^+ = x + h\sum_i b_ik_i$ with $h$ the
     learning rate. One gradient a stage, of which the first is the `grads` handed to `update`. The
     state stores five scalars, and nothing like the parameters but for `staged` and rules that
-    remember a vector. Within a step the
-    slopes of all stages are alive; with `scan_stages` fewer, see `solvers.ExplicitRungeKutta`.
+    remember a vector. Within a step the slopes of all stages are alive; with `scan_stages` fewer,
+    see `solvers.ExplicitRungeKutta`.
 
     Args:
       learning_rate: the step size, in flow time: a number, a schedule of the number of steps, or a
