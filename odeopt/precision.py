@@ -105,6 +105,7 @@ def compensated(
 
     Raises:
       ValueError: from `update`, if it is not given the parameters.
+      TypeError: something that is not an optimizer.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt, optax

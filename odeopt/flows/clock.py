@@ -216,6 +216,9 @@ def time_constant(learning_rate: float, decay: float) -> float:
       learning_rate: step size $h$.
       decay: $b$, such as Adam's `b1` or `b2`.
 
+    Raises:
+      ValueError: a learning rate that is not positive, a decay that is not between 0 and 1.
+
     Examples:
       >>> import odeopt
       >>> round(odeopt.flows.time_constant(1e-3, 0.9), 6)
@@ -235,6 +238,9 @@ def decay_of(learning_rate: float, time_constant: float) -> float:
       learning_rate: step size $h$.
       time_constant: $\tau$, in flow time.
 
+    Raises:
+      ValueError: a number that is not positive.
+
     Examples:
       >>> import odeopt
       >>> h, tau = 1e-3, odeopt.flows.time_constant(1e-3, 0.9)
@@ -252,6 +258,9 @@ def friction(learning_rate: float, momentum: float) -> float:
       learning_rate: $h$; the ball's own time step is $\sqrt h$.
       momentum: $\mu$.
 
+    Raises:
+      ValueError: a learning rate that is not positive, a momentum outside (0, 1].
+
     Examples:
       >>> import odeopt
       >>> round(odeopt.flows.friction(0.01, 0.9), 4)
@@ -268,6 +277,9 @@ def momentum_of(learning_rate: float, friction: float) -> float:
     Args:
       learning_rate: see `friction`.
       friction: $\gamma$, per unit of the ball's own time.
+
+    Raises:
+      ValueError: a learning rate that is not positive, a negative friction.
 
     Examples:
       >>> import odeopt

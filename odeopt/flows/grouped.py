@@ -46,7 +46,8 @@ class GroupedFlow(AbstractFlow):
         other groups take that of the optimizer. Such a group has its own flow time.
 
     Raises:
-      ValueError: flows that name different parts; a pace, or in `init` a label, without a flow.
+      ValueError: flows that name different parts; a pace that is not positive; a pace, or in `init`
+        a label, without a flow.
     """
 
     flows: dict[str, AbstractFlow]

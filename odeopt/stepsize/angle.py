@@ -128,8 +128,9 @@ def angle(
         use the flow's heading; only `flows.AveragedFlow` has one.
 
     Raises:
-      ValueError: a gain, `shrink`, `first` or `limit` that is not positive, or a `first` above
-        `limit`.
+      ValueError: a gain, `shrink`, `first` or `limit` that is not positive, a `shrink` above 1, or
+        a `first` above `limit`.
+      TypeError: a clock that is none.
 
     Examples:
       >>> import odeopt

@@ -104,7 +104,8 @@ def corridor(minimum: float = 0.0, *, cap: float = float("inf")) -> Corridor:
       cap: the largest step size, in flow time.
 
     Raises:
-      ValueError: a cap that is not positive; in `update`, a missing `value=`.
+      ValueError: a cap that is not positive, a minimum that is not finite; in `update`, a missing
+        `value=`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt

@@ -88,7 +88,8 @@ def embedded_error(
       limit: the largest size.
 
     Raises:
-      ValueError: a tolerance, `first` or `limit` that is not positive, or a `first` above `limit`.
+      ValueError: a tolerance, `first` or `limit` that is not positive, or a `first` above `limit`;
+        when the optimizer is built, a solver without an error estimate.
 
     Examples:
       >>> import odeopt

@@ -73,9 +73,10 @@ def linearly_implicit_euler(
     Raises:
       ValueError: an unknown `curvature` or `solve`, `products` below 1, a negative `tolerance`, a
         `fraction` outside (0, 1], a negative `rank` or one beside `precondition`; `products`,
-        `precondition` or `rank` beside `solve="exact"`; in `update`, "ggn" or a fraction without a
-        `composite`.
-      TypeError: `products`, `fraction` or `rank` that are known at run time only.
+        `precondition`, `rank` or the Hessian beside `solve="exact"`; in `update`, "ggn" or a
+        fraction without a `composite`.
+      TypeError: `products`, `fraction` or `rank` that are known at run time only; in `update`,
+        complex parameters with `solve="exact"`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt

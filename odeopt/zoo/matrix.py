@@ -83,7 +83,7 @@ def muon(
 
     Raises:
       ValueError: a decay outside [0, 1), a negative weight decay, `ns_steps` that is no whole
-        number, or a number that is not positive as learning rate.
+        number, or a number that is not positive as learning rate, also of Adam.
 
     References: Jordan (2024), "Muon"; Bernstein and Newhouse, arXiv:2409.20325.
 

@@ -38,7 +38,8 @@ def heavy_ball(
         $h\lambda < (1-\mu)^2$; beyond that it is clipped.
 
     Raises:
-      ValueError: a momentum outside [0, 1), or a number that is not positive as learning rate.
+      ValueError: a momentum outside [0, 1), a number that is not positive as learning rate, a
+        `correction` with a clock; in `init`, an `accumulator_dtype` of integers.
 
     Examples:
       >>> import odeopt

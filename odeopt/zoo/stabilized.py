@@ -56,8 +56,8 @@ def rkc(
       `static_args=("stages", "order", "damping", "max_stages")`.
 
     Raises:
-      ValueError: fewer than 2 stages, another order, negative damping, or a number that is not
-        positive as learning rate.
+      ValueError: fewer than 2 of `stages` or `max_stages`, another order, negative damping, or a
+        number that is not positive as learning rate.
       TypeError: a number of stages, order or damping that is known at run time only.
 
     Examples:
