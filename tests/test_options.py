@@ -129,11 +129,12 @@ def programs(make, arguments):
 
 
 def another(make, parameter, opt):
-    """A value that is not the default, and what else to give."""
-    value, more = OTHERS.get(parameter.name, (None, {}))
+    """A value that is not the default, and what else to give; a new argument needs a row."""
     if parameter.name == "correction":
-        return "joint" if make.__name__ in PLAYED else opt.order + 1, more
-    return (not parameter.default if isinstance(parameter.default, bool) else value), more
+        return "joint" if make.__name__ in PLAYED else opt.order + 1, {}
+    if isinstance(parameter.default, bool):
+        return not parameter.default, OTHERS.get(parameter.name, (None, {}))[1]
+    return OTHERS[parameter.name]
 
 
 def ignored(make):
