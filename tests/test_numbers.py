@@ -48,6 +48,11 @@ GIVEN = {  # for what has no default
     "eigenvalues": jnp.ones(3),
     "model": None,
     "inputs": jnp.ones((5, 3)),
+    "embeddings": jnp.ones((4, 3)),
+    "labels": jnp.array([0, 1, 1, 0]),
+    "classes": 2,
+    "loss_fn": loss,
+    "predict_fn": lambda x, inputs: inputs @ x,
 }
 MORE = {  # what some need beside, or instead
     "odeopt.ordering.backward": {"window": 4, "example": {"value_fn": loss}},
@@ -56,12 +61,14 @@ MORE = {  # what some need beside, or instead
         "value_fn": lambda x, batch: jnp.sum(batch @ x),
         "batch": jnp.ones((4, 3)),
     },
+    "odeopt.diagnostics.gauss_newton_spectrum": {"inputs": jnp.ones((5, 3))},
     "odeopt.diagnostics.geometric_complexity": {"model": lambda x, inputs: inputs * x},
 }
 NUMBERS = {"int", "float", "Number", "Scalar"}
 OTHERS = {
     *("scan_kind", "root_find_max_steps"),  # diffrax's own, of its own classes
     *("generator", "discriminator"),  # names of players
+    "step",  # a map from a point to the next, or a number of any sign that random bits depend on
 }
 MAY_BE_INFINITE = {"limit", "longest", "cap", "clip"}  # which is none
 MAY_BE_NEGATIVE = {"minimum", "seed", "friction", "strength"}
@@ -69,20 +76,27 @@ WRONG = [math.nan, math.inf, -math.inf, -1.0, -2, 1.5, True, "0.1", [0.1], None]
 
 
 def public():
-    """`name -> (what is called, its arguments without a default, its numbers)`."""
+    """`name -> (what is called, its numbers)`, but for classes that only functions make."""
     found = {}
     for module in MODULES:
         for name in dir(module):
             made = getattr(module, name)
             if name.startswith("_") or not (inspect.isfunction(made) or inspect.isclass(made)):
                 continue
-            parameters = inspect.signature(made).parameters.values()
-            named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-            needed = {p.name for p in named if p.default is p.empty}
-            numbers = [p for p in named if is_number(p) and p.name not in OTHERS]
-            if numbers and needed <= GIVEN.keys() and not inspect.isabstract(made):
-                found[f"{module.__name__}.{name}"] = made, needed, numbers
+            numbers = [p for p in named(made) if is_number(p) and p.name not in OTHERS]
+            internal = inspect.isclass(made) and not needed(made) <= GIVEN.keys()
+            if numbers and not internal and not inspect.isabstract(made):
+                found[f"{module.__name__}.{name}"] = made, numbers
     return found
+
+
+def named(made):
+    parameters = inspect.signature(made).parameters.values()
+    return [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def needed(made):
+    return {p.name for p in named(made) if p.default is p.empty}
 
 
 def is_number(parameter):
@@ -121,14 +135,11 @@ def may_be(parameter, wrong):
     return parameter.name in MAY_BE_NEGATIVE
 
 
-@pytest.mark.cheap
-@pytest.mark.untyped
-@pytest.mark.parametrize("name", PUBLIC)
-def test_a_number_that_cannot_be_meant_is_refused_by_its_name(name):
-    made, needed, numbers = PUBLIC[name]
-    given = {key: GIVEN[key] for key in needed} | MORE.get(name, {})
+def silent(made, numbers, more):
+    """What is wrong and not refused, or not by the name of the argument."""
+    given = {key: GIVEN[key] for key in needed(made)} | more
     made_with(made, given)
-    silent = []
+    found = []
     for parameter in numbers:
         for wrong in WRONG:
             if may_be(parameter, wrong):
@@ -137,7 +148,24 @@ def test_a_number_that_cannot_be_meant_is_refused_by_its_name(name):
                 made_with(made, given | {parameter.name: wrong})
             except (ValueError, TypeError) as error:
                 if not re.search(rf"\b{parameter.name}( is |=)", str(error)):
-                    silent.append(f"{parameter.name}={wrong!r}: {str(error)[:60]}")
+                    found.append(f"{parameter.name}={wrong!r}: {str(error)[:60]}")
             else:
-                silent.append(f"{parameter.name}={wrong!r}")
-    assert not silent, "\n".join(silent)
+                found.append(f"{parameter.name}={wrong!r}")
+    return found
+
+
+@pytest.mark.cheap
+@pytest.mark.untyped
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_number_that_cannot_be_meant_is_refused_by_its_name(name):
+    found = silent(*PUBLIC[name], MORE.get(name, {}))
+    assert not found, "\n".join(found)
+
+
+def test_the_law_sees_what_is_taken_and_what_goes_by_another_name():
+    def careless(learning_rate, gain: float = 1.0, shrink: float = 0.5):
+        if not shrink > 0:
+            raise ValueError(f"factor is {shrink}.")
+
+    found = silent(careless, named(careless)[1:], {})
+    assert {"gain=nan", "gain=True", "shrink=inf", "shrink=-1.0: factor is -1.0."} <= {*found}

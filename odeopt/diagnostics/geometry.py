@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..checks import check_counts
+from ..checks import check, check_counts, is_whole
 from ..sums import inner
 
 Model = Callable[[PyTree[Array], PyTree[Array]], Float[Array, "n ..."]]
@@ -88,7 +88,10 @@ def class_distance(
       classes: how many there are. One without a sample does not count.
 
     Returns:
-      The mean over pairs, a scalar.
+      The mean over pairs, a scalar; NaN where fewer than two classes have a sample.
+
+    Raises:
+      ValueError: fewer than 2 classes.
 
     References: Galanti, György and Hutter, arXiv:2112.15121; Munn, Dherin and Gonzalvo,
     arXiv:2405.15706.
@@ -99,6 +102,8 @@ def class_distance(
       >>> round(float(odeopt.diagnostics.class_distance(points, labels, 2)), 4)  # 1 / 81
       0.0123
     """
+    must = "a whole number of at least 2: pairs of classes are compared"
+    check(lambda number: is_whole(number) and number >= 2, "classes", classes, must)
     member = jax.nn.one_hot(labels, classes, dtype=embeddings.dtype)
     count = jnp.sum(member, axis=0)
     weights = member / jnp.maximum(count, 1.0)
