@@ -10,7 +10,7 @@ from jaxtyping import Array, Int, Key, PyTree
 
 from .checks import is_transformation
 from .kernels import Kernel, add_rounded
-from .kernels.choice import chosen
+from .kernels.choice import check_kernel, chosen
 
 
 def apply_updates(
@@ -43,7 +43,8 @@ def apply_updates(
       backend or sharding.
 
     Raises:
-      ValueError: `"stochastic"` with neither `step` nor `key`; a `rounding` that there is not.
+      ValueError: `"stochastic"` with neither `step` nor `key`; a `rounding` or a `kernel` that there
+        is not.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -54,6 +55,7 @@ def apply_updates(
       >>> mean(odeopt.apply_updates(params, updates, "stochastic", step=0))
       1.001
     """
+    check_kernel(kernel)
     if rounding == "nearest":
         return optax.apply_updates(params, updates)
     if rounding != "stochastic":

@@ -226,6 +226,9 @@ def test_an_unknown_kernel_is_refused():
         choice.check_kernel("triton")
     with pytest.raises(ValueError, match="kernel is 'triton'"):
         kernels.using("triton", optax.sgd(0.1))
+    for rounding in ("nearest", "stochastic"):
+        with pytest.raises(ValueError, match="kernel is 'triton'"):
+            odeopt.apply_updates(jnp.ones(2), jnp.ones(2), rounding, step=0, kernel="triton")
 
 
 def test_the_choice_is_that_of_an_optimizer_not_of_a_chain():
