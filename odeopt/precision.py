@@ -43,7 +43,7 @@ def apply_updates(
       backend or sharding.
 
     Raises:
-      ValueError: `"stochastic"` with neither `step` nor `key`; a `rounding` or a `kernel` that there
+      ValueError: `"stochastic"` with neither `step` nor `key`; a `rounding` or `kernel` that there
         is not.
 
     Examples:

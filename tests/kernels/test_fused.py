@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
+import odeopt
 from odeopt import kernels
 from odeopt.kernels import choice
 
