@@ -31,7 +31,11 @@ collect_ignore = [] if importlib.util.find_spec("benchopt") else ["test_benchopt
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of a test's cases the fast tier runs one, always the same; the others are slow."""
+    """Of a test's cases the fast tier runs one, always the same; `.ci/run` the others too.
+
+    Of a large product whose cases take long (`sampled`) it runs a third, always the same; what is
+    left is `exhaustive`.
+    """
     products = defaultdict(list)
     for item in items:
         marks = {mark.name for mark in item.iter_markers()}
@@ -39,8 +43,9 @@ def pytest_collection_modifyitems(items):
             products[item.path, item.parent.name, item.originalname].append(item)
     for cases in products.values():
         cases.sort(key=lambda item: zlib.crc32(item.name.encode()))
-        for item in cases[1:]:
-            item.add_marker(pytest.mark.slow)
+        for place, item in enumerate(cases[1:]):
+            left = item.get_closest_marker("sampled") and place % 3
+            item.add_marker(pytest.mark.exhaustive if left else pytest.mark.slow)
 
 
 @pytest.fixture

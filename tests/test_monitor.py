@@ -78,6 +78,7 @@ def test_the_batch_sharpness_forgets_what_is_ten_records_old():
 
 
 @pytest.mark.slow
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", VARIED)
 def test_training_does_not_notice_it(name):
     opt = TABLE[name][0](0.01)

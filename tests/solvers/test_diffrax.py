@@ -73,6 +73,7 @@ def exact(name, y0, time):
     return y0 | {"matrix": expm(MATRIX) @ y0["matrix"], "scalar": scalar}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", CLASSES)
 def test_any_tree_is_followed_in_both_directions_of_time(name, case, x64):
