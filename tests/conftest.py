@@ -25,16 +25,17 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 hypothesis.settings.register_profile("odeopt", deadline=None)
 hypothesis.settings.load_profile("odeopt")
 
+FURTHER = 4  # cases of a test
+
 # An extra of its own, which `.ci/run` installs: it is large.
 collect_ignore = [] if importlib.util.find_spec("benchopt") else ["test_benchopt.py"]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of a test's cases the fast tier runs one, always the same; `.ci/run` the others too.
+    """Of a test's cases the fast tier runs one, always the same; `.ci/run` four more, or all.
 
-    Of a large product whose cases take long (`sampled`) it runs a third, always the same; what is
-    left is `exhaustive`.
+    All of a test marked `whole`. The cases that are left are `exhaustive`.
     """
     products = defaultdict(list)
     for item in items:
@@ -44,8 +45,8 @@ def pytest_collection_modifyitems(items):
     for cases in products.values():
         cases.sort(key=lambda item: zlib.crc32(item.name.encode()))
         for place, item in enumerate(cases[1:]):
-            left = item.get_closest_marker("sampled") and place % 3
-            item.add_marker(pytest.mark.exhaustive if left else pytest.mark.slow)
+            runs = place < FURTHER or item.get_closest_marker("whole")
+            item.add_marker(pytest.mark.slow if runs else pytest.mark.exhaustive)
 
 
 @pytest.fixture

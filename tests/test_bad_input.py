@@ -19,6 +19,7 @@ from odeopt.zoo.registry import REGISTRY
 
 from .table import STAGED, TABLE, VARIED
 
+pytestmark = pytest.mark.whole
 multi_stage = pytest.mark.parametrize("name", [n for n in VARIED if TABLE[n][1] > 1])
 everyone = pytest.mark.parametrize("name", VARIED)
 

@@ -589,6 +589,7 @@ def test_donation(name, staged):
 # 8. structure
 
 
+@pytest.mark.whole
 @both_modes
 def test_init_is_structural(name, staged):
     params = mixed_params()
@@ -602,7 +603,6 @@ def test_init_is_structural(name, staged):
     chex.assert_trees_all_equal_shapes_and_dtypes(concrete, abstract, from_shapes)
 
 
-@pytest.mark.sampled
 @both_modes
 @pytest.mark.parametrize("enable_x64", [False, True])
 def test_the_state_never_changes_its_type_and_nothing_recompiles(name, staged, enable_x64):

@@ -40,6 +40,7 @@ GAMES = {
 }  # no one loss: tests/flows/test_game.py
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_it_needs_no_more_than_the_page_says(name):
     state, within = update_memory(OPTIMIZERS[name])

@@ -78,7 +78,6 @@ def test_the_batch_sharpness_forgets_what_is_ten_records_old():
 
 
 @pytest.mark.slow
-@pytest.mark.sampled
 @pytest.mark.parametrize("name", VARIED)
 def test_training_does_not_notice_it(name):
     opt = TABLE[name][0](0.01)
@@ -189,6 +188,7 @@ def test_models_of_equinox_and_flax():
 
 
 @pytest.mark.slow
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "opt",
     [

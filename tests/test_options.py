@@ -159,6 +159,7 @@ def ignored(make):
     return found
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_no_argument_is_ignored(name):
     assert not ignored(OPTIMIZERS[name])

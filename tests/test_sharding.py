@@ -174,7 +174,6 @@ def inside_shard_map(opt, mesh, specs, state, **kwargs):
 
 
 @pytest.mark.slow
-@pytest.mark.sampled
 @pytest.mark.parametrize("row", VARIANTS)
 @pytest.mark.parametrize(
     ("mode", "layout"), [("explicit", "fsdp"), ("auto", "tensor"), ("shard_map", "tensor")]

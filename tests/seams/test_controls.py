@@ -13,6 +13,8 @@ from . import laws
 from .cases import FAULTS, RATE, Configuration
 from .runs import Run
 
+pytestmark = pytest.mark.whole
+
 GOOD = FAULTS[0]
 SIZE_0 = next(f for f in FAULTS if f.name == "size 0 at the middle")
 NAN = next(f for f in FAULTS if f.name == "gradient nan at the middle")

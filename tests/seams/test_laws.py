@@ -12,6 +12,8 @@ from . import laws
 from .cases import FAULTS, IMPOSSIBLE, Configuration, cases_of, configurations, pairs, refusal
 from .runs import Run
 
+pytestmark = pytest.mark.whole
+
 GROUP = 10  # configurations of one test
 FAST, FULL = 3, 43  # tests of the fast tier, and of all
 ALLOWED = 2  # configurations of a test that may be refused

@@ -31,6 +31,8 @@ from .cases import (
 from .laws import update
 from .runs import Run
 
+pytestmark = pytest.mark.whole
+
 LINEAR = [name for name, entry in REGISTRY.items() if entry.family == "linearized"]
 
 

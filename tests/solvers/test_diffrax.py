@@ -73,7 +73,6 @@ def exact(name, y0, time):
     return y0 | {"matrix": expm(MATRIX) @ y0["matrix"], "scalar": scalar}
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", CLASSES)
 def test_any_tree_is_followed_in_both_directions_of_time(name, case, x64):
@@ -125,6 +124,7 @@ def driven(solver, steps):
 OPTIONS = [(name, {"friction": 0.5} if name in PAIRS else {}) for name in CLASSES]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("name", "options"), [*OPTIONS, ("RKC", {"order": 2})])
 def test_the_order_holds_where_the_field_changes_with_time(name, options, x64):
     solver = CLASSES[name](**options)

@@ -106,6 +106,7 @@ def distances(ours, theirs, real):
     return jax.jit(run)()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("ours", "theirs", "kwargs", "rate", "precision"), ROWS)
 def test_equal_over_500_steps(ours, theirs, kwargs, rate, precision):
     with jax.enable_x64(precision == "double"):

@@ -38,6 +38,7 @@ def points(name, weight_decay):
     return found
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", DECAYING)
 def test_the_decay_of_one_step_moves_that_step_first(name, x64):
     assert len(DECAYING) >= 5
