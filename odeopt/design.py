@@ -22,7 +22,7 @@ from .staged import init_progress, staged_update
 from .state import ODEState, check_state, counted, select
 from .stepsize import AbstractRule, StepInfo
 from .stepsize.rule import settled
-from .sums import finite, inner
+from .sums import finite
 
 LearningRate: TypeAlias = optax.ScalarOrSchedule | AbstractRule
 """A number, an optax schedule (of the number of steps), or a step-size rule."""
@@ -99,7 +99,7 @@ class Design:
 
     @property
     def gradients_per_step(self) -> int | None:
-        """Gradients of one step on the flow's `example`, which are those on any parameters."""
+        """Gradients of one step on one scalar parameter, which are those on any."""
         return self.solver.gradients_per_step if self._used is None else 1 + self._used
 
     @property
@@ -111,19 +111,19 @@ class Design:
     def _used(self) -> int | None:
         """Gradients of one step besides the given one; None where steps may take different ones."""
         used: Any = None
-        h = jnp.ones([], float)
+        zero, h = jnp.zeros([]), jnp.ones([], float)
 
-        def step(x: PyTree[Array], h: Array) -> PyTree:
+        def step(x: Array, h: Array) -> PyTree:
             nonlocal used
             z = x, self.flow.init(x)
-            objective = Objective({"value_fn": lambda x: inner(x, x)}, given=x)
+            objective = Objective({"value_fn": lambda x: jnp.sum(x**2)}, given=x)
             taken = self.solver.step(self.flow, objective, z, h, self.solver.init(self.flow, z))
             used = taken.gradients
             return taken.update
 
         try:
-            jax.eval_shape(step, self.flow.example(), h)
-        except (ValueError, TypeError, LookupError):
+            jax.eval_shape(step, zero, h)
+        except (ValueError, TypeError, LookupError):  # a game needs players
             return None
         return used if is_whole(used) else None
 

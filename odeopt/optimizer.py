@@ -59,8 +59,8 @@ class Optimizer(optax.GradientTransformationExtraArgs):
     def gradients_per_step(self) -> int | None:
         """Gradients of a step of the method, the given one included, or None where not known.
 
-        Of an iterative method the most; of a game calls of the gradient, one a move where players
-        move in turn.
+        Of an iterative method the most, of a game rounds, in which every player has a gradient
+        (where players move in turn, or at other speeds, without those of `correction=`).
         What a step-size rule evaluates comes on top: `state.gradients` counts it.
         """
         return self.design.gradients_per_step

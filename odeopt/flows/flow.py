@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from ..arrays import Scalar
@@ -60,10 +59,6 @@ class AbstractFlow(eqx.Module):
     @abc.abstractmethod
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
         """The auxiliary variables at time 0. Structural: shapes and dtypes only, no values."""
-
-    def example(self) -> PyTree[Array]:
-        """Parameters of one entry, or of one a player: what a step costs is asked of them."""
-        return jnp.zeros([])
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """`h dz/dt` at `z`, a tree like `z`; the gradient at its own point is `objective.here`."""

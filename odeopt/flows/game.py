@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
@@ -132,13 +131,6 @@ class GameFlow(AbstractFlow):
     def needs_params(self) -> bool:  # type: ignore[override]
         """Where players move in turn: the gradient of the second is taken elsewhere."""
         return self.updates is not None
-
-    def example(self) -> PyTree[Array]:
-        """One number a player, as many as are known of; else two."""
-        names = [*(named(self.speeds) if self.speeds is not None else dict(self.updates or ()))]
-        if all(map(is_whole, names)):
-            return tuple(jnp.zeros([]) for _ in names or range(2))
-        return {name: jnp.zeros([]) for name in names}
 
     def init(self, params: PyTree[Array]) -> tuple[()]:
         """There is nothing auxiliary; refuses names that are not those of players."""

@@ -53,9 +53,6 @@ class AbstractWrapper(AbstractFlow):
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
         return self.base.init(params)
 
-    def example(self) -> PyTree[Array]:
-        return self.base.example()
-
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         update, aux = self.base.increment((z[0], self.inner(z[1])), self.seen(objective, h), h)
         return update, self.moved(aux)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -142,11 +141,8 @@ class Game:
 
             return optax.GradientTransformationExtraArgs(opt.init, update)
 
-        opt = make(1.0)
-        rounds = getattr(opt, "gradients_per_step", 1) or MIDPOINT
-        if hasattr(opt, "design") and opt.design.flow.parts:  # a move has one player's gradient
-            rounds = math.ceil(rounds / len(Players.of(self.start(0)).names))
-        return Entry(name, made, gradients_per_step=rounds)
+        cost = getattr(make(1.0), "gradients_per_step", 1) or MIDPOINT
+        return Entry(name, made, gradients_per_step=cost)
 
 
 def play(game: Game, entry: Entry, seeds: int, rounds: int, lab: Lab) -> list[Record]:

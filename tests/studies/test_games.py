@@ -207,8 +207,6 @@ def test_a_game_of_ones_own_is_bounded_where_theory_says_so(x64):
         "rk4": 0.3,
     }
     assert np.isnan(table.loc["midpoint", "unstable"])  # it has no limit
-    rounds = {"simultaneous": 1, "alternating": 1, "interaction": 3, "joint": 2, "rk4": 4}
-    assert table.gradients_per_step.drop("midpoint").to_dict() == rounds
     assert set(table.gradients[table.gradients_per_step <= 4]) == {600}
     runs = results.of("run").query("optimizer == 'joint' and learning_rate == 0.1")
     shrinks = plane.growth(((-DAMPING, -1), (1, -DAMPING)), "joint", 0.1) ** 300
