@@ -1,9 +1,19 @@
-"""What other tests read from `odeopt.zoo.registry`, and a loss on leaves of every kind."""
+"""What other tests read of the zoo and its registry, and a loss on leaves of every kind."""
+
+import inspect
 
 import jax
 import jax.numpy as jnp
 
+import odeopt
 from odeopt.zoo.registry import REGISTRY
+
+OPTIMIZERS = {
+    name: function
+    for name in dir(odeopt)
+    if inspect.isfunction(function := getattr(odeopt, name))
+    and function.__module__.startswith("odeopt.zoo")
+}
 
 
 def _rows(chosen):

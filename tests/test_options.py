@@ -12,12 +12,8 @@ import odeopt
 from odeopt import solvers
 from odeopt.zoo.registry import REGISTRY
 
-OPTIMIZERS = {
-    name: function
-    for name in dir(odeopt)
-    if inspect.isfunction(function := getattr(odeopt, name))
-    and function.__module__.startswith("odeopt.zoo")
-}
+from .table import OPTIMIZERS
+
 PLAYED = {entry.function.__name__ for entry in REGISTRY.values() if entry.family == "game"}
 NEEDED = {
     "learning_rate": 0.1,

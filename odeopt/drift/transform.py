@@ -1,6 +1,5 @@
 """The counter-terms of gradient descent as an optax transformation of the gradient."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +9,7 @@ from jaxtyping import Array, Int, PyTree
 
 from ..arguments import as_arrays, check_gradient
 from ..arrays import Scalar
-from ..checks import check, is_known
+from ..checks import check_positive, is_known
 from ..flows import AbstractFlow, State
 from ..objective import Objective
 from ..solvers import Euler
@@ -97,7 +96,7 @@ def counter_term(
             "`odeopt.euler(rule, correction=2)`."
         )
     if known:
-        check(lambda h: 0 < h < math.inf, "learning_rate", learning_rate, "positive and finite")
+        check_positive(learning_rate=learning_rate)
     flow = corrected(_Recorded(), Euler(), order, form=form, clip=clip)
     counts = flow.init(()) != ()
 

@@ -61,8 +61,8 @@ class Verdict(NamedTuple):
 class AbstractRule(eqx.Module):
     """Proposes the size of each step, then accepts or rejects the step.
 
-    A rejected step leaves the parameters where they were before it. Rules are not
-    callable: optax would take them for schedules.
+    A rejected step leaves the parameters where they were before it. Rules are not callable: optax
+    would take them for schedules.
 
     Attributes:
       needs: what a rule cannot do without, beside the gradient; compared with what flow, solver

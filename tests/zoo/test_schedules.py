@@ -10,14 +10,14 @@ import pytest
 
 import odeopt
 
+from ..table import OPTIMIZERS
+
 STEPS = 4
 PARAMS = {"w": np.linspace(0.1, 1.0, 12).reshape(4, 3), "b": np.ones(3)}
 DECAYING = [
     name
-    for name in dir(odeopt)
-    if inspect.isfunction(make := getattr(odeopt, name))
-    and make.__module__.startswith("odeopt.zoo")
-    and "Callable" in str(inspect.signature(make).parameters.get("weight_decay"))
+    for name, make in OPTIMIZERS.items()
+    if "Callable" in str(inspect.signature(make).parameters.get("weight_decay"))
 ]
 
 
