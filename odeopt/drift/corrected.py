@@ -78,16 +78,16 @@ def corrected(
       form: None for differences where there are some.
       clip: the largest counter-term, relative to the norm of what it corrects; None for no limit.
         Beyond that the series does not converge: a longer term is shortened to it, one that is not
-        finite left out. `optax.tree.get(state, "clipped")` counts such steps. Implicit methods have
-        neither clip nor form.
+        finite left out. `optax.tree.get(state, "clipped")` counts such steps. The penalty of
+        implicit methods has neither clip nor form.
 
     Returns:
       A flow for `ode_optimizer(flow, solver, h)`, which then needs `value_fn=` in `update`. With a
       clip its state holds one number more than that of `flow`.
 
     Raises:
-      ValueError: an order outside 1 to 6, or above 2 with memory; a form that there is not; a flow
-        or solver without known drift.
+      ValueError: an order outside 1 to 6, or above 2 with memory; a form that there is not; `form`
+        or `clip` of an implicit method; a flow or solver without known drift.
       TypeError: something that is not a flow or a solver.
 
     References: Chartier, Hairer and Vilmart, Math. Comp. 76 (2007), for modifying integrators;
@@ -122,6 +122,11 @@ def _counter(
         if method.counter_term == "memory":
             return flow if order == 1 else with_memory(flow, order, form or "difference", clip)
         if method.counter_term != "series":
+            if form is not None or clip not in (CLIP, None):
+                raise ValueError(
+                    f"{type(method).__name__} is corrected by a penalty, which has neither form "
+                    "nor clip: drop form= and clip=."
+                )
             return _by_potential(flow, method, order)
     pair = butcher(solver)
     coefficients = modifying_integrator(solver, order)

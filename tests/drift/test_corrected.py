@@ -278,6 +278,9 @@ def test_what_cannot_be_corrected_is_refused():
         drift.corrected(base, EULER, 2, form="hvp")
     with pytest.raises(ValueError, match="clip is -1"):
         drift.corrected(base, EULER, 2, clip=-1)
+    for option in ({"form": "difference"}, {"clip": 0.1}):
+        with pytest.raises(ValueError, match="neither form nor clip: drop"):
+            drift.corrected(base, solvers.ImplicitEuler(), 2, **option)
     with pytest.raises(ValueError, match="no Runge-Kutta method"):
         drift.corrected(base, solvers.Strang(), 2)
     with pytest.raises(ValueError, match="staged mode"):
