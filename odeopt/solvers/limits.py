@@ -40,8 +40,8 @@ def stability_limit(flow: AbstractFlow, method: AbstractMethod) -> float:
     if not flow.linear:
         raise ValueError(
             f"{type(flow).__name__} divides by the size of the gradient, or has a scale of its own "
-            "beside it (a clip, say), so its largest stable step is not a multiple of 1/sharpness. Give its "
-            "learning rate as a number, or use `stepsize.angle()`."
+            "beside it (a clip, say), so its largest stable step is not a multiple of 1/sharpness. "
+            "Give its learning rate as a number, or use `stepsize.angle()`."
         )
     if is_traced(flow):
         raise ValueError(f"{name}: the limit needs hyper-parameters that are known beforehand.")
