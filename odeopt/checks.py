@@ -32,6 +32,13 @@ def is_transformation(node: Any) -> bool:
     return isinstance(node, optax.GradientTransformation)
 
 
+def check_kind(kind: type, such_as: str, **given: Any) -> None:
+    """Refuse a piece of another kind, by name: a `TypeError` with what to write instead."""
+    for name, piece in given.items():
+        if not isinstance(piece, kind):
+            raise TypeError(f"{name} is {piece!r:.80}; pass e.g. odeopt.{such_as}.")
+
+
 def is_whole(number: Any) -> bool:
     """Whether a number is known and an integer."""
     return isinstance(number, int | np.integer) and type(number) is not bool

@@ -110,22 +110,22 @@ class Design:
     @functools.cached_property
     def _used(self) -> int | None:
         """Gradients of one step besides the given one; None where steps may take different ones."""
-        used: Any = None
-        zero, h = jnp.zeros([]), jnp.ones([], float)
+        used: list[Any] = []
+        zero, h = jnp.zeros([1, 1]), jnp.ones([], float)  # some flows move matrices only
 
-        def step(x: Array, h: Array) -> PyTree:
-            nonlocal used
-            z = x, self.flow.init(x)
+        def step(flow: AbstractFlow, x: Array, h: Array) -> PyTree:
+            z = x, flow.init(x)
             objective = Objective({"value_fn": lambda x: jnp.sum(x**2)}, given=x)
-            taken = self.solver.step(self.flow, objective, z, h, self.solver.init(self.flow, z))
-            used = taken.gradients
+            taken = self.solver.step(flow, objective, z, h, self.solver.init(flow, z))
+            used.append(taken.gradients)
             return taken.update
 
         try:
-            jax.eval_shape(step, zero, h)
+            for flow in self.flow.each:
+                jax.eval_shape(functools.partial(step, flow), zero, h)
         except (ValueError, TypeError, LookupError):  # a game needs players
             return None
-        return used if is_whole(used) else None
+        return max(used) if all(map(is_whole, used)) else None
 
     @property
     def memory(self) -> float | None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from .checks import check, check_counts, is_traced, whole_from
+from .checks import check, check_counts, is_traced, is_transformation, whole_from
 from .diagnostics.sharpness import extreme, linearized_gradient
 from .objective import Objective
 from .state import of_arrays, states, summary, unwrapped
@@ -237,7 +237,7 @@ def monitor(
       >>> {name: round(record[name], 3) for name in ("step", "sharpness", "stability_ratio")}
       {'step': 3.0, 'sharpness': 15.0, 'stability_ratio': 0.75}
     """
-    if not hasattr(opt, "init") or not callable(loss):
+    if not is_transformation(opt) or not callable(loss):
         raise TypeError(
             f"monitor(opt, loss) takes an optax optimizer and a loss function, not a "
             f"{type(opt).__name__} and a {type(loss).__name__}."

@@ -6,10 +6,9 @@ from typing import Any
 import jax
 import optax
 
-from .checks import is_transformation
+from .checks import check_kind, is_transformation
 from .design import Design, Init, LearningRate, Update
 from .flows import AbstractFlow
-from .flows.flow import check_flow
 from .information import Information, names
 from .solvers import Solver, as_method
 from .solvers import stability_limit as limit_of
@@ -143,7 +142,7 @@ def ode_optimizer(
       >>> int(state.gradients), float(state.time)
       (4, 0.5)
     """
-    check_flow(flow, AbstractFlow, "GradientFlow()")
+    check_kind(AbstractFlow, "flows.GradientFlow()", flow=flow)
     rule = as_rule(learning_rate)
     method = as_method(solver, error=Information.ERROR in rule.needs)
     if stage_transform is not None and not is_transformation(stage_transform):

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from ..arrays import Scalar
+from ..checks import check_kind
 from ..flows import AbstractFlow, State
-from ..flows.flow import check_flow
 from ..kernels import combination
 from ..objective import Objective
 from ..solvers import AbstractMethod, Solver, Tableau, as_method
@@ -104,7 +104,7 @@ def corrected(
       >>> x + updates  # 1 - h + h^2 / 2, as exp(-h)
       Array(0.905, dtype=float32)
     """
-    check_flow(flow, AbstractFlow, "GradientFlow()")
+    check_kind(AbstractFlow, "flows.GradientFlow()", flow=flow)
     check_order(order=order)
     check_clip(clip)
     if form not in (None, "difference", "derivatives"):

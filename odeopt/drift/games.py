@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
+from ..checks import check_kind
 from ..flows import GameFlow, Players, State
-from ..flows.flow import check_flow
 from ..flows.game import alone
 from ..objective import Objective
 from ..sums import add, scaled
@@ -71,7 +71,7 @@ def corrected_game(
       >>> [round(float(x), 4) for x in updates]  # cos h - 1, sin h
       [-0.005, 0.1]
     """
-    check_flow(flow, GameFlow, "GameFlow()")
+    check_kind(GameFlow, "flows.GameFlow()", flow=flow)
     if terms not in get_args(GameTerms):
         raise ValueError(f"No counter-term is called {terms!r}: {', '.join(get_args(GameTerms))}.")
     if form not in get_args(Form):

@@ -95,5 +95,6 @@ def with_memory(flow: AbstractFlow, order: int, form: str, clip: float | None) -
             f"order is {order}: counter-terms of steps with memory are known to order 2."
         )
     one = jnp.ones([1, 1], float)  # some flows move matrices only
-    jax.eval_shape(lambda x: flow.aged(flow.init(x), x, x), one)  # refused now, not in a step
+    for single in flow.each:  # refused now, not in a step
+        jax.eval_shape(lambda x, flow=single: flow.aged(flow.init(x), x, x), one)
     return Remembering(flow, clip, form == "derivatives")

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
-from ..checks import check_finite, check_positive
+from ..checks import check_finite, check_kind, check_positive
 from ..flows import AbstractFlow
 from ..flows.clock import real
-from ..flows.flow import check_flow
 from ..flows.wrapper import AbstractObjectiveWrapper
 from ..objective import Objective, Penalized
 from ..sums import inner
@@ -78,7 +77,7 @@ def regularized(flow: AbstractFlow, strength: Strength) -> RegularizedFlow:
       >>> int(state.gradients)
       3
     """
-    check_flow(flow, AbstractFlow, "GradientFlow()")
+    check_kind(AbstractFlow, "flows.GradientFlow()", flow=flow)
     return RegularizedFlow(flow, strength if callable(strength) else real(strength))
 
 

@@ -1,5 +1,6 @@
 r"""Primal averaging: gradients are taken between a path and its running average."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple, NoReturn
 
@@ -11,7 +12,7 @@ from jaxtyping import Array, PyTree
 
 from ..arguments import over_own
 from ..arrays import Scalar
-from ..checks import check, check_least, is_zero
+from ..checks import check, check_kind, check_least, is_zero
 from ..information import Information
 from ..objective import Objective
 from ..sums import entries, inner, is_split, multiple, scaled
@@ -76,6 +77,7 @@ class AveragedFlow(AbstractFlow):
 
     Raises:
       ValueError: `beta` outside [0, 1], a negative `power` or `weight_decay`.
+      TypeError: a base that is no flow, or a clock that is none.
     """
 
     base: AbstractFlow
@@ -87,6 +89,8 @@ class AveragedFlow(AbstractFlow):
     has: ClassVar[Information] = Information.HEADING  # it need not descend
 
     def __check_init__(self) -> None:
+        check_kind(AbstractFlow, "flows.AdamFlow()", base=self.base)
+        check_kind(LogTime, "flows.LogTime(10.0)", clock=self.clock)
         if self.beta is not None:
             check(lambda b: 0 <= b <= 1, "beta", self.beta, "between 0 (z) and 1 (the average)")
         if self.power is not None:
@@ -102,6 +106,11 @@ class AveragedFlow(AbstractFlow):
         """Whether that part of `base` does, after those parts of `base` that have moved."""
         parts = self.base.parts
         return name in parts and self.base.looks_again(name, [m for m in moved if m in parts])
+
+    @property
+    def each(self) -> Sequence[AbstractFlow]:
+        """The averages of those of `base`."""
+        return [dataclasses.replace(self, base=base) for base in self.base.each]
 
     @property
     def linear(self) -> bool:  # type: ignore[override]

@@ -27,12 +27,6 @@ Fused: TypeAlias = tuple[PyTree[Array], PyTree[Array], int] | None
 """A step in one pass: update, new `aux`, and the gradients that it took beside the given one."""
 
 
-def check_flow(flow: Any, kind: type, such_as: str) -> None:
-    """Refuse what is no flow of this kind: a `TypeError` with what to write instead."""
-    if not isinstance(flow, kind):
-        raise TypeError(f"flow is a {type(flow).__name__}; pass e.g. odeopt.flows.{such_as}.")
-
-
 class AbstractFlow(eqx.Module):
     r"""A vector field $\dot z = F(z)$ on `z = (params, aux)`, given as its increments $hF(z)$.
 
@@ -55,6 +49,11 @@ class AbstractFlow(eqx.Module):
     parts: ClassVar[tuple[str, ...]] = ()
     gradient_part: ClassVar[str | None] = None
     needs_params: ClassVar[bool] = False
+
+    @property
+    def each(self) -> "Sequence[AbstractFlow]":
+        """The flows that single leaves follow: itself, but for a flow of groups."""
+        return (self,)
 
     @abc.abstractmethod
     def init(self, params: PyTree[Array]) -> PyTree[Array]:

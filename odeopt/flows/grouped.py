@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Bool, PyTree
 
 from ..arrays import Scalar
-from ..checks import check_positive
+from ..checks import check_kind, check_positive
 from ..information import Information
 from ..objective import Objective
 from .clock import by_step
@@ -48,6 +48,7 @@ class GroupedFlow(AbstractFlow):
     Raises:
       ValueError: flows that name different parts; a pace that is not positive; a pace, or in `init`
         a label, without a flow.
+      TypeError: something that is no flow.
     """
 
     flows: dict[str, AbstractFlow]
@@ -57,6 +58,8 @@ class GroupedFlow(AbstractFlow):
     )
 
     def __check_init__(self) -> None:
+        for label, flow in self.flows.items():
+            check_kind(AbstractFlow, "flows.AdamFlow()", **{f"flows[{label!r}]": flow})
         check_positive(**{f"the step size of {k!r}": h for k, h in self.paces.items()})
         unknown = self.paces.keys() - self.flows.keys()
         if unknown:
@@ -72,6 +75,11 @@ class GroupedFlow(AbstractFlow):
     @property
     def _all(self) -> list[AbstractFlow]:
         return list(self.flows.values())
+
+    @property
+    def each(self) -> list[AbstractFlow]:
+        """The flows of the groups."""
+        return [flow for group in self._all for flow in group.each]
 
     @property
     def has(self) -> Information:  # type: ignore[override]

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from jaxtyping import Array, Bool, PyTree
 
 from ..arrays import Scalar
+from ..checks import check_kind
 from ..information import Information
 from ..objective import Objective, count_gradients
 from .flow import AbstractFlow, Fused, Moved, Share, State, Substeps
@@ -28,11 +29,19 @@ class AbstractWrapper(AbstractFlow):
 
     base: AbstractFlow
 
+    def __check_init__(self) -> None:
+        check_kind(AbstractFlow, "flows.AdamFlow()", base=self.base)
+
     has: ClassVar[Any] = property(lambda self: self.base.has & ~Information.POTENTIAL)
     linear: ClassVar[Any] = property(attrgetter("base.linear"))
     parts: ClassVar[Any] = property(attrgetter("base.parts"))
     gradient_part: ClassVar[Any] = property(attrgetter("base.gradient_part"))
     needs_params: ClassVar[Any] = property(attrgetter("base.needs_params"))
+
+    @property
+    def each(self) -> Sequence[AbstractFlow]:
+        """Those of `base`, changed in the same way."""
+        return [dataclasses.replace(self, base=base) for base in self.base.each]
 
     def inner(self, aux: PyTree[Array]) -> PyTree[Array]:
         """The auxiliary variables of `base`."""

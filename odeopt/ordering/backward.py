@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from ..arguments import check_gradient
-from ..checks import check, whole_from
+from ..checks import check, check_kind, whole_from
 from ..state import Checkpoint, states
 from .methods import METHODS, Step, Window, both
 
@@ -106,6 +106,7 @@ def backward(
         `example` where something must be stored; an unknown method. From `init`: a staged
         optimizer; one with memory where `method` is not `"replay"`. From `update`: no `value_fn`, a
         stored argument that is missing or unlike its example.
+      TypeError: something that is no optimizer.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt, optax
@@ -119,6 +120,7 @@ def backward(
       >>> float(x), int(state.gradients)  # halfway to 4, then to 0, then to 8
       (4.5, 6)
     """
+    check_kind(optax.GradientTransformation, "euler(0.1)", optimizer=optimizer)
     if (window is None) == (steps is None):
         raise ValueError(
             "Pass either `window=`, the steps between checkpoints, or `steps=`, the length of the "

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
+from ..checks import check_kind
 from ..flows import AbstractFlow, GradientFlow, State
 from ..objective import Objective
 from ..sums import scaled
@@ -28,12 +29,15 @@ class Chained(AbstractMethod):
 
     Raises:
       ValueError: an `outer` of several gradients.
+      TypeError: something that is no method (`as_method` makes one of a solver).
     """
 
     inner: AbstractMethod
     outer: AbstractMethod = Lie()
 
     def __check_init__(self) -> None:
+        such_as = "solvers.as_method(odeopt.solvers.RK4())"
+        check_kind(AbstractMethod, such_as, inner=self.inner, outer=self.outer)
         if self.outer.gradients_per_step != 1:
             raise ValueError(
                 f"outer is {type(self.outer).__name__}, which takes more than one gradient a step; "

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar, real_dtype, wide_dtype
+from ..checks import check_kind
 from ..flows import AbstractFlow, State
 from ..information import Information
 from ..kernels import combination
@@ -44,6 +45,7 @@ class ExplicitRungeKutta(AbstractMethod):
 
     Raises:
       ValueError: `error=True` and the tableau has no estimate.
+      TypeError: something that is no `Tableau` (`as_method` takes those of diffrax).
     """
 
     tableau: Tableau = eqx.field(static=True)
@@ -52,6 +54,7 @@ class ExplicitRungeKutta(AbstractMethod):
     options: ClassVar[frozenset[str]] = frozenset({"stage_transform", "staged", "scan_stages"})
 
     def __init__(self, tableau: Tableau, *, error: bool = False, scan: bool | None = None) -> None:
+        check_kind(Tableau, "solvers.Tableau(a, b)", tableau=tableau)
         if error and tableau.b_error is None:
             raise ValueError(
                 "This tableau has no error estimate, so its step size cannot be controlled by "

@@ -10,6 +10,7 @@ import optimistix as optx
 from jaxtyping import Array
 
 from ..arrays import Scalar
+from ..checks import check_kind
 from ..flows import AbstractFlow, State
 from ..information import Information
 from ..objective import Objective
@@ -37,6 +38,7 @@ class DiffraxMethod(AbstractMethod):
     Raises:
       ValueError: a solver that does not step a single ODE term (split, IMEX, Langevin, SDE-only),
         or one that lives on its history.
+      TypeError: something that is no solver of diffrax.
     """
 
     solver: diffrax.AbstractSolver
@@ -44,6 +46,7 @@ class DiffraxMethod(AbstractMethod):
     gradients_per_step: ClassVar[None] = None
 
     def __init__(self, solver: diffrax.AbstractSolver) -> None:
+        check_kind(diffrax.AbstractSolver, "solvers.Tsit5()", solver=solver)
         structure = solver.term_structure
         single = isinstance(structure, type) and issubclass(diffrax.ODETerm, structure)
         if not single or isinstance(solver, diffrax.LeapfrogMidpoint):

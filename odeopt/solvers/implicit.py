@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from ..arrays import Scalar
-from ..checks import check_least
+from ..checks import check_kind, check_least
 from ..flows import AbstractFlow, State
 from ..objective import Objective
 from ..sums import add, finite, inner, norm, scaled
@@ -95,6 +95,7 @@ class Implicit(AbstractCurvatureMethod):
             raise ValueError(f"kind is {kind!r}; pass one of {', '.join(_SCHEMES)}.")
         self.kind, self.tolerance = kind, tolerance
         self.solver = LinearSolver() if solver is None else solver
+        check_kind(LinearSolver, 'solvers.LinearSolver(solve="cg")', solver=self.solver)
         self.iterations = known_count("iterations", iterations, 5)
         if self.iterations < 1:
             raise ValueError(f"iterations is {iterations}; a step needs at least 1.")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checks import is_traced
+from ..checks import check_kind, is_traced
 from ..flows import AbstractFlow, GradientFlow
 from ..objective import Objective
 from .method import AbstractMethod
@@ -22,6 +22,7 @@ def stability_limit(flow: AbstractFlow, method: AbstractMethod) -> float:
     On $E = \tfrac\lambda2x^2$ a step is a linear map of parameters and auxiliary variables, the
     matrix $M(h\lambda)$. R is where its spectral radius first exceeds 1: 2 for gradient descent,
     2.785 for RK4, $2(1+\mu)$ for the heavy ball, $2(1+\mu)/(1+2\mu)$ with Nesterov's momentum.
+    The least one of a flow of groups.
     Computed in float64 from steps that start at unit vectors; a clock is taken at its start.
 
     Args:
@@ -33,7 +34,10 @@ def stability_limit(flow: AbstractFlow, method: AbstractMethod) -> float:
         the size of the gradient; momentum that is known at run time only; or a step that is stable
         at no $h\lambda$ that was tried, or at any (1e-3 to 1e5), where the method does not say that
         it has no limit (A-stable ones do: infinity).
+      TypeError: something that is no flow, or no method (`as_method` makes one of a solver).
     """
+    check_kind(AbstractFlow, "flows.GradientFlow()", flow=flow)
+    check_kind(AbstractMethod, "solvers.as_method(odeopt.solvers.RK4())", method=method)
     if flow == GradientFlow() and method.stability_limit is not None:
         return method.stability_limit
     name = f"{type(method).__name__} on {type(flow).__name__}"
@@ -45,7 +49,9 @@ def stability_limit(flow: AbstractFlow, method: AbstractMethod) -> float:
         )
     if is_traced(flow):
         raise ValueError(f"{name}: the limit needs hyper-parameters that are known beforehand.")
-    radius = _radius(flow, method)
+    if len(flow.each) > 1:
+        return min(stability_limit(single, method) for single in flow.each)
+    radius = _radius(flow.each[0], method)
     unstable = np.flatnonzero(radius(_PRODUCTS) > 1 + _MARGIN)
     if len(unstable) == 0 or unstable[0] == 0:
         raise ValueError(f"{name} has no stability limit between 1e-3 and 1e5.")

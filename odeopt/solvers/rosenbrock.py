@@ -12,7 +12,7 @@ import optimistix as optx
 from jaxtyping import Array, Int, PyTree
 
 from ..arrays import Scalar
-from ..checks import is_whole
+from ..checks import check_kind, is_whole
 from ..flows import AbstractFlow, State
 from ..objective import LinearMap, Objective
 from ..sums import add, finite, inner, scaled
@@ -44,6 +44,7 @@ class Rosenbrock(AbstractCurvatureMethod):
 
     Raises:
       ValueError: another order.
+      TypeError: another kind of solver.
     """
 
     accuracy: int = eqx.field(static=True)
@@ -54,6 +55,7 @@ class Rosenbrock(AbstractCurvatureMethod):
             raise ValueError(f"order is {order}; there are Rosenbrock methods of order 1 and 2.")
         self.accuracy = order
         self.solver = LinearSolver() if solver is None else solver
+        check_kind(LinearSolver, 'solvers.LinearSolver(solve="cg")', solver=self.solver)
 
     @property
     def counter_term(self) -> CounterTerm | None:  # type: ignore[override]

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
-from ..checks import check, check_ascending, check_positive, is_known
+from ..checks import check, check_ascending, check_kind, check_positive
 from ..flows import LogTime
 from ..information import Information
 from ..solvers import Step
@@ -138,8 +138,8 @@ def angle(
     """
     check_positive(gain=gain)
     check(lambda x: 0 < x <= 1, "shrink", shrink, "above 0 and at most 1")
-    if is_known(clock):
-        raise TypeError(f"clock is {clock!r}: write odeopt.flows.LogTime({clock!r}), or None.")
+    if clock is not None:
+        check_kind(LogTime, "flows.LogTime(10.0)", clock=clock)
     check_ascending(first=first, limit=limit)
     return Angle(gain, shrink, clock, first, limit, remembers)
 

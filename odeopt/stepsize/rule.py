@@ -153,8 +153,14 @@ class Scheduled(AbstractLocalRule):
 
     def size(self, info: StepInfo) -> Scalar:
         """The schedule at the number of steps taken so far."""
+        size = self.schedule(info.steps)
+        if hasattr(size, "propose"):
+            raise TypeError(
+                "learning_rate is a function that makes a step-size rule, and no rule: call it, "
+                "as in `odeopt.stepsize.angle()`."
+            )
         # inject_hyperparams makes the rate complex where the parameters are
-        size = jnp.real(jnp.asarray(self.schedule(info.steps)))
+        size = jnp.real(jnp.asarray(size))
         if size.shape:
             raise ValueError(
                 f"The schedule gives an array of shape {size.shape}: return one number, the size "

@@ -122,7 +122,8 @@ def muon(
     )
     paces = {} if adam_learning_rate is None else {"adam": adam_learning_rate}
     flow = grouped(matrices, others, axes, paces)
-    return ode_optimizer(flow, solver or solvers.Lie(), learning_rate, **options)
+    solver = solvers.Lie() if solver is None else solver
+    return ode_optimizer(flow, solver, learning_rate, **options)
 
 
 @named
@@ -210,7 +211,8 @@ def soap(
     )
     others = AdamFlow(b1, b2, eps, 0.0, weight_decay, mask, nesterov)
     flow = grouped(matrices, others, axes)
-    return ode_optimizer(flow, solver or solvers.Lie(), learning_rate, **options)
+    solver = solvers.Lie() if solver is None else solver
+    return ode_optimizer(flow, solver, learning_rate, **options)
 
 
 def grouped(

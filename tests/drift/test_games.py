@@ -375,5 +375,5 @@ def test_what_makes_no_sense_is_refused(call, message):
 
 @pytest.mark.untyped
 def test_a_flow_that_is_no_game_is_refused():
-    with pytest.raises(TypeError, match=r"is a GradientFlow.*GameFlow\(\)"):
+    with pytest.raises(TypeError, match=r"flow is GradientFlow\(\).*GameFlow\(\)"):
         drift.corrected_game(odeopt.flows.GradientFlow(), "joint")
