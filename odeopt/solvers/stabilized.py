@@ -2,27 +2,35 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from ..arrays import Scalar, real_dtype, wide_dtype
 from ..checks import check_static
 from ..flows import AbstractFlow, State
 from ..information import Information
-from ..lanczos import flatten, unflatten
+from ..lanczos import flatten, mixed, normalized, unflatten
 from ..objective import Objective
 from ..sums import add, scaled
 from .adapter import AbstractAdapter, FlatTerm, Reached
 from .chebyshev import Coefficients, coefficients
 from .method import AbstractMethod, Step, field_cost
-from .power import FIRST, Sharpest, sharpest
 
 _MARGIN = 1.2  # stages are chosen for so much more curvature than was found (the RKC code's own)
+_FIRST = 24  # Hessian products of the first estimate, which starts from the gradient
+
+
+class Sharpest(NamedTuple):
+    """What is known of the curvature, where it decides on the number of stages."""
+
+    value: Scalar  # the spectral radius of the Hessian, from below; 0 before the first estimate
+    vector: PyTree[Array]
 
 
 class RungeKuttaChebyshev(AbstractMethod):
@@ -89,7 +97,7 @@ class RungeKuttaChebyshev(AbstractMethod):
     @property
     def gradients_per_step(self) -> int:
         """One for each stage; of `stages=None`, at most: the state counts what was used."""
-        return self.max_stages + 2 * FIRST if self.stages is None else self.stages
+        return self.max_stages + 2 * _FIRST if self.stages is None else self.stages
 
     def check(self, flow: AbstractFlow) -> None:
         """Any flow that has a field, where the number of stages is given."""
@@ -118,7 +126,7 @@ class RungeKuttaChebyshev(AbstractMethod):
             return flow.increment(point, objective.at(stage), h)
 
         if self.stages is None:
-            memory, products = sharpest(flow.potential(objective, h), z[0], memory)
+            memory, products = _sharpest(flow.potential(objective, h), z[0], memory)
             weight, table, stages = self._chosen(h * memory.value)
             ok = stages <= self.max_stages
             # Not a number, so that a step-size rule sees it too, and at once.
@@ -212,6 +220,30 @@ class RungeKuttaChebyshev(AbstractMethod):
         stages = 2 + jnp.searchsorted(limits, _MARGIN * product)
         first = jnp.asarray([scheme.first for scheme in known], float)
         return first[jnp.minimum(stages, self.max_stages) - 2], jnp.asarray(table, float), stages
+
+
+def _sharpest(
+    objective: Objective, params: PyTree[Array], last: Sharpest
+) -> tuple[Sharpest, Int[Array, ""]]:
+    """The estimate after one step of the power method, 24 at first, and how many it took.
+
+    Where the products are of no use the last estimate stays.
+    """
+
+    def after(products: int, start: PyTree[Array]) -> tuple[Sharpest, Array]:
+        product = objective.product(params)
+        first = Sharpest(jnp.zeros([], float), normalized(mixed(start, params))[1])
+        new = jax.lax.fori_loop(
+            0, products, lambda _, found: Sharpest(*normalized(product(found.vector))), first
+        )
+        good = (new.value > 0) & jnp.isfinite(new.value)
+        return optax.tree.where(good, new, last), jnp.int32(products)
+
+    return jax.lax.cond(
+        last.value > 0,
+        lambda: after(1, last.vector),
+        lambda: after(_FIRST, objective.here(params)),
+    )
 
 
 def _scaled(h: Scalar, total: Array, dtype: Any) -> Array:
