@@ -65,6 +65,7 @@ from .zoo.explicit import low_storage4 as low_storage4
 from .zoo.explicit import midpoint as midpoint
 from .zoo.explicit import ralston as ralston
 from .zoo.explicit import rk4 as rk4
+from .zoo.explicit import rkc as rkc
 from .zoo.explicit import runge_kutta as runge_kutta
 from .zoo.explicit import ssprk3 as ssprk3
 from .zoo.explicit import tsit5 as tsit5
@@ -97,7 +98,6 @@ if TYPE_CHECKING:
     from .zoo.linearized import rosenbrock2 as rosenbrock2
     from .zoo.matrix import muon as muon
     from .zoo.matrix import soap as soap
-    from .zoo.stabilized import rkc as rkc
     from .zoo.untuned import log_time_adam as log_time_adam
     from .zoo.untuned import log_time_soap as log_time_soap
     from .zoo.untuned import untuned as untuned
@@ -113,7 +113,6 @@ __getattr__, __dir__ = _later(
         "zoo.implicit": ("implicit_euler", "implicit_midpoint", "trapezoidal"),
         "zoo.linearized": ("exponential_euler", "linearly_implicit_euler", "rosenbrock2"),
         "zoo.matrix": ("muon", "soap"),
-        "zoo.stabilized": ("rkc",),
         "zoo.untuned": ("log_time_adam", "log_time_soap", "untuned"),
     },
 )
