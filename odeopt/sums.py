@@ -182,9 +182,7 @@ def multiple(h: Scalar | float, tree: PyTree[Array]) -> PyTree[Array]:
 
 def add(a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
     """The sum of two trees, in the dtypes of the first."""
-    x, structure = _flatten(a)
-    y = map(_CAST, structure.flatten_up_to(b), map(_DTYPE, x))
-    return structure.unflatten(map(operator.add, x, y))
+    return jax.tree.map(lambda x, y: x + y.astype(x.dtype), a, b)
 
 
 def widened(tree: PyTree[Array]) -> PyTree[Array]:
