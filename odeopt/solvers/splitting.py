@@ -118,7 +118,8 @@ class Strang(AbstractMethod):
         substeps: list[tuple[str, float | Array]] = []
         for tau in self.substeps:
             substeps += opening(flow, tau) if substeps else []
-            substeps += [(middle, tau), *((part, late * f) for part, f in closing(flow, tau))]
+            closing = opening(flow, tau)[::-1]
+            substeps += [(middle, tau), *((part, late * f) for part, f in closing)]
             late = 1.0
         ahead = opening(flow, self.substeps[0])
         if flow.rest(z, h, 0.5) is None:
@@ -133,13 +134,8 @@ class Strang(AbstractMethod):
 
 
 def opening(flow: AbstractFlow | type[AbstractFlow], tau: float) -> list[tuple[str, float]]:
-    """The parts before the gradient in a substep."""
+    """The parts before the gradient in a substep, which come after it in reverse order."""
     return [(part, tau / 2) for part in flow.parts if part != flow.gradient_part]
-
-
-def closing(flow: AbstractFlow | type[AbstractFlow], tau: float) -> list[tuple[str, float]]:
-    """The parts after the gradient in a substep: the same in reverse order."""
-    return opening(flow, tau)[::-1]
 
 
 def compose(

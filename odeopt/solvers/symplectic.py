@@ -14,14 +14,13 @@ from jaxtyping import Array, PyTree
 from ..checks import check_finite
 from ..flows import HeavyBallFlow
 from .adapter import AbstractAdapter, Reached
-from .splitting import SUZUKI_YOSHIDA, Lie, Strang, Substeps, closing, opening
+from .splitting import SUZUKI_YOSHIDA, Lie, Strang, Substeps, opening
 
 
 def _symmetric(method: Strang) -> Substeps:
     """Halves of friction and drift on either side of each kick."""
-    ball = HeavyBallFlow
-    lengths = method.substeps
-    return [s for t in lengths for s in (*opening(ball, t), ("kick", t), *closing(ball, t))]
+    halves = [(t, opening(HeavyBallFlow, t)) for t in method.substeps]
+    return [s for t, half in halves for s in (*half, ("kick", t), *half[::-1])]
 
 
 class AbstractConformal(AbstractAdapter):
