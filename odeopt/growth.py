@@ -240,11 +240,10 @@ def _changes(leaves: Sequence[Array], places: PyTree[int], units: Sequence[Units
 def _check_gradients(state: PyTree[Array], in_stages: bool) -> None:
     """Refuse methods with gradients elsewhere than where the rates scale them."""
     for path, ode in optimizer_state.states(state):
-        advice = "`state=()`, and go on with `opt.init(grown.params)`."
         if hasattr(ode.aux, "clipped") and jax.tree.leaves(ode.aux.aux):
             raise ValueError(
                 f"state{path} has moments and counter-terms, which no rates make copies repeat: "
-                f"pass {advice}"
+                f"pass {_AFRESH}"
             )
         if in_stages or checks.is_traced(ode):
             continue
@@ -252,11 +251,12 @@ def _check_gradients(state: PyTree[Array], in_stages: bool) -> None:
             raise ValueError(
                 f"state{path} has taken gradients inside its steps, which copies do not repeat "
                 "with rates after the optimizer: pass `in_stages=True`, and hand "
-                "`stage_transform=grown.rates(normalized=False)` to the optimizer; or pass "
-                f"{advice}"
+                "`stage_transform=grown.rates(normalized=False)` to the optimizer; or "
+                f"pass {_AFRESH}"
             )
 
 
+_AFRESH = "`state=()` and go on with `opt.init(grown.params)`."
 _HYPERPARAMETERS = {"hyperparams", "hyperparams_states"}
 """Fields of `optax.inject_hyperparams`, whose names may be those of parameters."""
 
@@ -290,7 +290,7 @@ def _fields(
             raise ValueError(
                 f"state{jax.tree_util.keystr(path)} has the shape {jnp.shape(leaf)}, and the "
                 f"parameter that it belongs to, which grows, {shape}: how it would grow is not "
-                "known. Pass `state=()` and go on with `opt.init(grown.params)`."
+                f"known. Pass {_AFRESH}"
             )
         if not shape or shape != jnp.shape(leaf):
             found.append(None)
@@ -304,7 +304,7 @@ def _fields(
                 "it is not known: pass degrees={**odeopt.growth.DEGREES, "
                 f"{name!r}: 1}} where it is linear in gradients, 2 where quadratic, 0 where it "
                 'holds updates that are normalized, "params" where it is in units of parameters. '
-                "Or pass `state=()` and go on with `opt.init(grown.params)`."
+                f"Or pass {_AFRESH}"
             )
         if name == "nu":
             normalized.add(index)
@@ -312,8 +312,7 @@ def _fields(
         if in_stages and degree not in (1, "params"):
             raise ValueError(
                 f"The state holds {name!r}, which is not linear in the gradients, and no rates in "
-                "its stages make copies repeat the steps of their unit: pass `state=()` and go on "
-                "with `opt.init(grown.params)`."
+                f"its stages make copies repeat the steps of their unit: pass {_AFRESH}"
             )
         found.append((index, "params" if in_stages else degree))
     return found
