@@ -13,7 +13,6 @@ import optax
 KNOWN = (int, float, np.number)
 """Types of numbers that are not traced: for questions that are asked once a leaf."""
 
-
 _NO_NUMBERS = (type(None), bool, str, bytes, list, tuple, dict, FunctionType)
 
 

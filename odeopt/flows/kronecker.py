@@ -192,7 +192,8 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
             if metric.bases:
                 inside = _known(inside)
             inside = adam_direction(inside, divided(metric.nu, total), self.eps, 0.0)
-            return stack.leaf(_turned_back(inside, metric.bases), m).astype(m.dtype)
+            back = _turned(inside, jax.tree.map(_adjoint, metric.bases))
+            return stack.leaf(back, m).astype(m.dtype)
 
         return each(self.dimensions, leaf, mean, _by_leaf(aux.metrics, mean))
 
@@ -280,11 +281,6 @@ def _turned(matrices: Array, bases: dict[str, Array]) -> Array:
     if "left" in bases:
         matrices = _product(_adjoint(bases["left"]), matrices)
     return _product(matrices, bases["right"]) if "right" in bases else matrices
-
-
-def _turned_back(matrices: Array, bases: dict[str, Array]) -> Array:
-    """`Q_L X Q_R^H`."""
-    return _turned(matrices, jax.tree.map(_adjoint, bases))
 
 
 def _known(matrices: Array) -> Array:

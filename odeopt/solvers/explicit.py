@@ -7,9 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from ..arrays import Scalar, real_dtype, wide_dtype
+from ..arrays import Scalar, wide_dtype
 from ..checks import check_kind
 from ..flows import AbstractFlow, State
 from ..information import Information
@@ -139,7 +139,12 @@ class ExplicitRungeKutta(AbstractMethod):
             history = (first, *[zeros] * (tableau.lags - 1))
 
         def accumulated(sums: list, weights: Array, slope: State) -> list:
-            return [_add_scaled(total, w, slope) for total, w in zip(sums, weights, strict=True)]
+            def more(total: State, weight: Array) -> State:
+                return jax.tree.map(
+                    lambda t, k: t + scaled(weight, k.astype(t.dtype)), total, slope
+                )
+
+            return [more(total, weight) for total, weight in zip(sums, weights, strict=True)]
 
         def body(carry: tuple, x: tuple) -> tuple:
             history, sums = carry
@@ -160,9 +165,3 @@ class ExplicitRungeKutta(AbstractMethod):
         # rounded once
         increment, *error = [optax.tree.cast_like(total, first) for total in sums]
         return increment, (error[0] if error else None)
-
-
-def _add_scaled(total: PyTree[Array], weight: Array, tree: PyTree[Array]) -> PyTree[Array]:
-    return jax.tree.map(
-        lambda t, k: t + weight.astype(real_dtype(t.dtype)) * k.astype(t.dtype), total, tree
-    )
