@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, PyTree
 
-from .arrays import Scalar, real_dtype, wide_dtype
+from .arrays import Scalar, real_dtype, root, wide_dtype
 
 # Leaves are run through by `map` with functions of jax: the same as in a function of a leaf, which
 # would be called for each of them whenever a program is traced.
@@ -227,7 +227,7 @@ def norm(tree: PyTree[Array]) -> Scalar:
       >>> float(odeopt.sums.norm({"w": jnp.array([3.0]), "b": jnp.array(4.0)}))
       5.0
     """
-    return jnp.sqrt(inner(tree, tree))
+    return root(inner(tree, tree))
 
 
 def finite(*trees: PyTree[Array]) -> Bool[Array, ""]:

@@ -275,6 +275,34 @@ def test_an_optimizer_that_rests_elsewhere_is_last_in_its_chain(name):
     odeopt.step_params(optax.chain(optax.scale(0.5), opt).init(PARAMS), PARAMS)
 
 
+MOVERS = {
+    "lookahead": lambda opt: optax.lookahead(opt, 5, 0.5),
+    "schedule_free": lambda opt: optax.contrib.schedule_free(opt, 0.1),
+    "mechanize": optax.contrib.mechanize,
+}
+
+
+@pytest.mark.parametrize("wrap", MOVERS.values(), ids=MOVERS)
+def test_a_wrapper_that_moves_the_parameters_takes_no_optimizer_that_rests_elsewhere(wrap):
+    params = {"w": jnp.ones((2, 2))}
+    for opt in (odeopt.rk4(0.1, staged=True), odeopt.strang_adam(0.1), odeopt.untuned()):
+        pair = optax.LookaheadParams(params, params)
+        state = wrap(opt).init(pair if wrap is MOVERS["lookahead"] else params)
+        with pytest.raises(ValueError, match=r"moves the parameters by itself.*`odeopt\.adam`"):
+            odeopt.step_params(state, params)
+    odeopt.step_params(optax.contrib.mechanize(odeopt.rk4(0.1)).init(params), params)
+
+
+@pytest.mark.parametrize("make", [odeopt.log_time_adam, lambda: odeopt.rk4(0.1, staged=True)])
+def test_step_params_of_other_parameters(make):
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    state = optax.flatten(make()).init(params)
+    with pytest.raises(ValueError, match=r"do not look like .*ravel_pytree\(params\)"):
+        odeopt.step_params(state, params)
+    chex.assert_trees_all_equal(unravel(odeopt.step_params(state, flat)), params)
+
+
 @pytest.mark.slow
 def test_a_staged_optimizer_that_is_last_is_left_in_peace():
     opt = optax.chain(optax.clip(100.0), odeopt.rk4(1e-6, staged=True))

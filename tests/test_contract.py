@@ -220,6 +220,17 @@ def test_step_params_are_those_of_the_last_completed_step(name):
         chex.assert_trees_all_equal(odeopt.step_params(state, params), completed)
 
 
+def test_a_staged_step_within_apply_if_finite_without_jit():
+    start, loss = jnp.array([1.0, -2.0]), lambda x: jnp.sum(jnp.cosh(x))
+    opt = optax.apply_if_finite(odeopt.rk4(0.1, staged=True), 3)
+    params, state = start, opt.init(start)
+    for _ in range(4):
+        updates, state = opt.update(jax.grad(loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+    expected = start + descend_once(odeopt.rk4(0.1), start, loss)[0]
+    chex.assert_trees_all_close(params, expected, rtol=1e-6)
+
+
 def test_step_params_of_a_staged_step_complete_what_a_filter_leaves():
     opt, part = odeopt.rk4(0.1, staged=True), {"a": jnp.ones(2), "b": None}
     _, state = opt.update(part, opt.init(part), part)
