@@ -66,6 +66,7 @@ class Objective(abc.ABC):
         """The objective of a loss and its arguments by name; `value_fn` as one: a `TypeError`."""
         if "value_fn" in arguments:
             raise TypeError(_TAKEN)
+        _check_function("value_fn", value_fn)
         return cls({**arguments, "value_fn": value_fn})
 
     def at(self: _Objective, stage: int | Array) -> _Objective:
@@ -141,11 +142,7 @@ class Objective(abc.ABC):
             if function is None:
                 raise ValueError(_NO_LOSS if self.by_stage else _NOTHING)
             positional, called_as = _CALLED[name]
-            if not callable(function):
-                raise TypeError(
-                    f"{name} is a {type(function).__name__}, not a function: pass the function "
-                    f"itself, called as {called_as}."
-                )
+            _check_function(name, function)
             if "value_fn" in [*inspect.signature(function).parameters][positional:]:
                 raise TypeError(_TAKEN)
             if name == "grad_fn":
@@ -156,6 +153,14 @@ class Objective(abc.ABC):
             fill = (lambda p: unmasked(p, full)) if hidden or full is not None else (lambda p: p)
             self._bound[name] = functools.partial(function, **kwargs), fill
         return self._bound[name]
+
+
+def _check_function(name: str, function: Any) -> None:
+    if not callable(function):
+        raise TypeError(
+            f"{name} is a {type(function).__name__}, not a function: pass the function itself, "
+            f"called as {_CALLED[name][1]}."
+        )
 
 
 _CALLED = {"value_fn": (1, "value_fn(params)"), "grad_fn": (2, "grad_fn(params, stage)")}

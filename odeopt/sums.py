@@ -20,6 +20,7 @@ import optax
 from jaxtyping import Array, Bool, PyTree
 
 from .arrays import Scalar, real_dtype, root, wide_dtype
+from .checks import is_transformation
 
 # Leaves are run through by `map` with functions of jax: the same as in a function of a leaf, which
 # would be called for each of them whenever a program is traced.
@@ -57,6 +58,7 @@ def across(
       The optimizer, with the same state.
 
     Raises:
+      TypeError: something that is not an optimizer.
       ValueError: in `update`, no leaf that varies over any of `axes`. `shard_map` tells only where
         it checks that: with `check_vma=True`, its default. Or a scalar of the new state, such as a
         step size or a count, that depends on the part.
@@ -72,6 +74,11 @@ def across(
       >>> jnp.linalg.norm(split(jnp.ones(4), jnp.full(4, 1e6))).round(3)  # at most 1 / sqrt(delta)
       Array(1., dtype=float32)
     """
+    if not is_transformation(optimizer):
+        raise TypeError(
+            f"across() takes the axes, then an optimizer, and got {optimizer!r:.60}: write "
+            '`odeopt.across("model", odeopt.adam(1e-3))`.'
+        )
     names = tuple(jax.tree.leaves(axes))
     inside = optax.with_extra_args_support(optimizer)
 

@@ -314,6 +314,37 @@ def test_a_staged_optimizer_that_is_last_is_left_in_peace():
         params = optax.apply_updates(params, updates)
 
 
+@pytest.mark.parametrize(
+    ("rate", "message"),
+    [
+        (
+            stepsize.gain_ratio,
+            r"learning_rate is gain_ratio.*pass what it makes, `gain_ratio\(\.\.\.",
+        ),
+        (optax.linear_schedule, r"learning_rate is linear_schedule.*`linear_schedule\(\.\.\.\)`"),
+        (lambda: 0.1, "cannot be called with the step count alone"),
+        (stepsize.horizon, r"learning_rate is gives Horizon.*`stepsize\.horizon\(1000\)`"),
+        (optax.constant_schedule, r"gives <function.*`optax\.constant_schedule\(0\.1\)`"),
+        (lambda step: None, "gives None where a number is expected"),
+    ],
+)
+def test_what_makes_a_schedule_or_a_rule_is_none(rate, message):
+    with pytest.raises(TypeError, match=message):
+        update(odeopt.euler(rate))
+
+
+def test_an_optimizer_is_no_transformation_of_gradients():
+    with pytest.raises(TypeError, match=r"steps uphill: pass .*`optax\.scale_by_adam\(\)`"):
+        odeopt.rk4(0.1, stage_transform=odeopt.euler(0.1))
+
+
+def test_arguments_in_another_order():
+    with pytest.raises(TypeError, match=r"write `odeopt\.across\(\"model\", odeopt\.adam"):
+        odeopt.across(odeopt.adam(0.1), "model")
+    with pytest.raises(TypeError, match="value_fn is a ArrayImpl, not a function"):
+        odeopt.suggest_learning_rate(odeopt.rk4(0.1), PARAMS, LOSS)
+
+
 def test_step_params_of_several_runs():
     opt = odeopt.log_time_adam()
     runs = jnp.ones((3, 2))
