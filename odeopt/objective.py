@@ -89,7 +89,7 @@ class Objective(abc.ABC):
     @property
     def splits(self) -> bool:
         """Whether the loss says where the model ends (`odeopt.composite`)."""
-        return hasattr(self.args.get("value_fn"), "split")
+        return getattr(self.args.get("value_fn"), "is_composite", False) is True
 
     def here(self, params: PyTree[Array]) -> PyTree[Array]:
         """The gradient at the point of the stage: the given one, or evaluated."""

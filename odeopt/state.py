@@ -1,5 +1,6 @@
 """The state of every odeopt optimizer, and what can be read from it."""
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -223,7 +224,10 @@ def _read(ode: ODEState, params: PyTree[Array]) -> PyTree[Array]:
 
 def _readouts(tree: PyTree) -> list[Any]:
     """The nodes that know how to get from where the parameters rest to the end of the step."""
-    has: Callable[[Any], bool] = lambda node: hasattr(node, "readout")  # noqa: E731
+
+    def has(node: Any) -> bool:  # a NamedTuple: a layer of the model may be called so too
+        return isinstance(node, tuple) and callable(getattr(type(node), "readout", None))
+
     return [node for node in jax.tree.leaves(tree, is_leaf=has) if has(node)]
 
 
@@ -297,4 +301,5 @@ def of_arrays(function: Callable[..., Any], like: PyTree[Any]) -> Callable[..., 
 
 def _is_variable(node: Any) -> bool:
     """Whether a leaf is a variable of Flax's nnx, which wraps every array of a state."""
-    return hasattr(node, "get_value")
+    nnx = sys.modules.get("flax.nnx")
+    return nnx is not None and isinstance(node, nnx.Variable)
