@@ -24,7 +24,7 @@ from .arguments import (
     unmasked,
 )
 from .arrays import Scalar
-from .sums import inner, scaled
+from .sums import inner, scaled, varying
 
 LinearMap = Callable[[PyTree[Array]], PyTree[Array]]
 _Objective = TypeVar("_Objective", bound="Objective")
@@ -106,12 +106,14 @@ class Objective(abc.ABC):
         return grads if self.transform is None else self.transform(grads, params)
 
     def value(self, params: PyTree[Array]) -> Scalar:
-        """The loss at `params`; a `ValueError` where there is no `value_fn`.
+        """The loss at `params`; a `ValueError` where there is none, or that of one device alone.
 
         Counts as 1 gradient, though it costs about a third of one.
         """
         value_fn, fill = self._bind("value_fn", params)
-        return checked_loss(value_fn(fill(params)))
+        value = checked_loss(value_fn(fill(params)))
+        check_whole(value, params)
+        return value
 
     def value_and_gradient(self, params: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
         """Loss and gradient at `params`, for the cost of 1 gradient."""
@@ -153,6 +155,21 @@ class Objective(abc.ABC):
             fill = (lambda p: unmasked(p, full)) if hidden or full is not None else (lambda p: p)
             self._bound[name] = functools.partial(function, **kwargs), fill
         return self._bound[name]
+
+
+def check_whole(value: Scalar, params: PyTree[Array]) -> None:
+    """Refuse, inside `shard_map`, the loss of a device's own data where the parameters are shared.
+
+    Its gradient would be the sum over devices.
+    """
+    own = varying(value)
+    own = own and own.difference(*map(varying, jax.tree.leaves(params)))
+    if own:
+        axes = ", ".join(map(repr, own))
+        raise ValueError(
+            f"value_fn returns another loss on every device along {axes}, and the parameters are "
+            f"the same there. Return its mean over devices, `jax.lax.pmean(loss, {axes})`."
+        )
 
 
 def _check_function(name: str, function: Any) -> None:

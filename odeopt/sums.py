@@ -132,8 +132,12 @@ def split_over(leaf: Array) -> tuple[str, ...]:
     names = _axes.get()
     if not names:
         return ()
-    varying = jax.typeof(leaf).manual_axis_type.varying
-    return tuple(name for name in names if name in varying)
+    return tuple(name for name in names if name in varying(leaf))
+
+
+def varying(leaf: Array) -> frozenset[str]:
+    """The mesh axes along which `shard_map` knows that an array differs between devices."""
+    return frozenset(jax.typeof(leaf).manual_axis_type.varying)
 
 
 def parts_of(leaf: Array) -> int:
