@@ -112,7 +112,7 @@ def ode_optimizer(
       stage_transform: an optax transformation applied to *every* stage's gradient, with its state
         frozen within the step and advanced once a step, by the first stage. (In
         `optax.chain(clip, rk4)` only the first stage would be clipped.) Not an optimizer: what
-        `optax.sgd` or `optax.adam` give points downhill already, and the steps would go uphill.
+        `optax.sgd` or `optax.adam` give is negative already, and the steps would raise the loss.
       staged: one stage a call.
       scan_stages: loop over the stages with `lax.scan`, for less memory; None: in large models
         where it saves some, see `solvers.ExplicitRungeKutta`.
@@ -217,9 +217,9 @@ def _check_transform(stage_transform: Any) -> None:
         )
     if isinstance(stage_transform, Optimizer):
         raise TypeError(
-            "stage_transform is an optimizer of odeopt, which would turn every gradient downhill, "
-            "and the steps uphill: pass what transforms a gradient, such as `optax.scale_by_adam()`"
-            " or `optax.trace(0.9)`."
+            "stage_transform is an optimizer of odeopt, whose updates are negative already, so that "
+            "the steps would raise the loss: pass what transforms a gradient, such as "
+            "`optax.scale_by_adam()` or `optax.trace(0.9)`."
         )
 
 

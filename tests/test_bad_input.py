@@ -334,7 +334,7 @@ def test_what_makes_a_schedule_or_a_rule_is_none(rate, message):
 
 
 def test_an_optimizer_is_no_transformation_of_gradients():
-    with pytest.raises(TypeError, match=r"steps uphill: pass .*`optax\.scale_by_adam\(\)`"):
+    with pytest.raises(TypeError, match=r"raise the loss: pass .*`optax\.scale_by_adam\(\)`"):
         odeopt.rk4(0.1, stage_transform=odeopt.euler(0.1))
 
 
