@@ -208,6 +208,7 @@ def _update(
         )
     else:
         grads = as_arrays(grads)
+    _check_own(design, state, grads if params is None else params)
     if design.staged:
         return staged_update(design, grads, state, params, extra)
 
@@ -255,6 +256,23 @@ def _update(
     if rule.tries > 1:
         last = _tried_again(last, attempt, rule.tries, finite((grads, info.value)))
     return last.update, last.state
+
+
+def _check_own(design: Design, state: ODEState, params: PyTree[Array]) -> None:
+    """Refuse the state of another optimizer, some of which would go through unseen."""
+    try:
+        own = jax.eval_shape(Init(design), params)
+    except (TypeError, ValueError, LookupError):  # a part of the user's that looks at values
+        return
+    structure: Callable[[PyTree], Any] = jax.tree.structure
+    for name, held, expected in zip(ODEState._fields, state, own, strict=True):
+        if structure(held) != structure(expected):
+            raise ValueError(
+                f"The state is not that of this optimizer: its {name!r} has another form. Where it "
+                "takes over from another in the middle of a run, write "
+                "`params = odeopt.step_params(state, params)`, then `state = opt.init(params)`, or "
+                f"to keep the rest `state = state._replace({name}=opt.init(params).{name})`."
+            )
 
 
 class _Try(NamedTuple):

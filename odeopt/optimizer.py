@@ -217,8 +217,8 @@ def _check_transform(stage_transform: Any) -> None:
         )
     if isinstance(stage_transform, Optimizer):
         raise TypeError(
-            "stage_transform is an optimizer of odeopt, whose updates are negative already, so that "
-            "the steps would raise the loss: pass what transforms a gradient, such as "
+            "stage_transform is an optimizer of odeopt, whose updates are negative already: the "
+            "steps would raise the loss. Pass what transforms a gradient, such as "
             "`optax.scale_by_adam()` or `optax.trace(0.9)`."
         )
 
@@ -233,7 +233,8 @@ def guard(opt: Optimizer) -> Optimizer:
     state, no gradient.
 
     In a chain, a transformation *before* this one keeps a NaN of its own: put it into
-    `stage_transform=`, or use `optax.apply_if_finite` around the chain.
+    `stage_transform=`, or use `optax.apply_if_finite` around the chain. `optax.MultiSteps` keeps it
+    in its sum for ever: give it `should_skip_update_fn=optax.skip_not_finite`.
 
     Args:
       opt: an optimizer of odeopt.

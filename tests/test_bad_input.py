@@ -293,6 +293,29 @@ def test_a_wrapper_that_moves_the_parameters_takes_no_optimizer_that_rests_elsew
     odeopt.step_params(optax.contrib.mechanize(odeopt.rk4(0.1)).init(params), params)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "name"),
+    [
+        (odeopt.rk4(0.1), odeopt.rk4(0.1, staged=True), "progress"),
+        (odeopt.rk4(0.1, staged=True), odeopt.rk4(0.1), "progress"),
+        (odeopt.strang_adam(0.1), odeopt.adam(0.1), "memory"),
+        (odeopt.heavy_ball(0.1, 0.9), odeopt.adam(0.1), "aux"),
+        (odeopt.adam(stepsize.angle()), odeopt.adam(0.1), "rule"),
+    ],
+)
+def test_the_state_of_another_optimizer_is_refused(before, after, name):
+    _, state = before.update(GRADS, before.init(PARAMS), PARAMS, value_fn=LOSS)
+    with pytest.raises(
+        ValueError, match=rf"its '{name}' has another form.*`state = opt\.init\(par"
+    ):
+        after.update(GRADS, state, PARAMS, value_fn=LOSS)
+    params = odeopt.step_params(state, PARAMS)
+    after.update(GRADS, after.init(params), params, value_fn=LOSS)
+    if name != "aux":
+        state = state._replace(**{name: getattr(after.init(params), name)})
+        assert int(after.update(GRADS, state, params, value_fn=LOSS)[1].gradients) > 1
+
+
 @pytest.mark.parametrize("make", [odeopt.log_time_adam, lambda: odeopt.rk4(0.1, staged=True)])
 def test_step_params_of_other_parameters(make):
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
@@ -334,7 +357,7 @@ def test_what_makes_a_schedule_or_a_rule_is_none(rate, message):
 
 
 def test_an_optimizer_is_no_transformation_of_gradients():
-    with pytest.raises(TypeError, match=r"raise the loss: pass .*`optax\.scale_by_adam\(\)`"):
+    with pytest.raises(TypeError, match=r"raise the loss\. Pass .*`optax\.scale_by_adam\(\)`"):
         odeopt.rk4(0.1, stage_transform=odeopt.euler(0.1))
 
 
