@@ -193,9 +193,10 @@ _NO_LOSS = (
 _NOTHING = (
     "This optimizer evaluates the loss or its gradient at further points and was given nothing to "
     "evaluate. Pass the loss to update:\n    updates, state = opt.update(grads, state, params, "
-    "value_fn=loss, batch=batch)\n(`grad_fn=` for a gradient function of (params, stage); or build "
-    "the optimizer with `staged=True`, which needs no extra argument. A Flax TrainState does not "
-    "forward extra arguments to update: call `state.tx.update` yourself, or use `staged=True`.)"
+    "value_fn=loss, batch=batch)\n(`grad_fn=` for a gradient function of (params, stage), for a "
+    "game `grad_fn=odeopt.game_gradient(losses)`; or build the optimizer with `staged=True`, which "
+    "needs no extra argument. A Flax TrainState does not forward extra arguments to update: call "
+    "`state.tx.update` yourself, or use `staged=True`.)"
 )
 
 

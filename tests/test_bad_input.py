@@ -32,6 +32,13 @@ def update(opt, grads=GRADS, params=PARAMS, **kwargs):
     return opt.update(grads, opt.init(PARAMS), params, **kwargs)
 
 
+def test_a_game_without_gradients_shows_the_line_to_write():
+    players = {"p": jnp.ones(2), "q": jnp.ones(2)}
+    opt = odeopt.alternating(0.1)
+    with pytest.raises(ValueError, match=r"for a game `grad_fn=odeopt\.game_gradient\(losses\)`"):
+        opt.update(players, opt.init(players), players)
+
+
 @multi_stage
 def test_a_missing_value_fn_shows_the_line_to_write(name):
     with pytest.raises(ValueError, match=r"(?s)opt\.update\(.*value_fn=loss.*staged=True"):
