@@ -33,3 +33,9 @@ def widest(leaves: Iterable[Array]) -> np.dtype:
 def ratio(above: Array, below: Array) -> Array:
     """The quotient, 0 where the denominator is not positive."""
     return jnp.where(below > 0, above / jnp.where(below > 0, below, 1.0), 0.0)
+
+
+def root(square: Array) -> Array:
+    """The square root, with the derivative 0 where it is 0: that of a size at rest."""
+    rests = square == 0
+    return jnp.where(rests, 0.0, jnp.sqrt(jnp.where(rests, 1.0, square)))

@@ -16,9 +16,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .objective import LinearMap
+from .objective import LinearMap, check_whole
 from .split import Split
-from .sums import inner, multiple, noise, scaled, widened
+from .sums import inner, multiple, noise, scaled, varying, widened
 
 _times = functools.partial(jnp.matmul, precision="highest")  # an accelerator's default is less
 _einsum = functools.partial(jnp.einsum, precision="highest")
@@ -32,6 +32,8 @@ def gauss_newton(split: Split, params: PyTree[Array]) -> LinearMap:
     Positive semi-definite for a loss that is convex in the outputs. Real outputs only.
     """
     outputs, push = jax.linearize(split.predict, params)
+    if any(map(varying, jax.tree.leaves(outputs))):
+        check_whole(split.loss(outputs), params)
     pull = jax.linear_transpose(push, params)
     outer = jax.linearize(jax.grad(split.loss), outputs)[1]
     return lambda v: jax.tree.map(jnp.conj, pull(outer(push(v)))[0])

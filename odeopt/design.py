@@ -210,6 +210,12 @@ def _update(
         grads = as_arrays(grads)
     if design.staged:
         return staged_update(design, grads, state, params, extra)
+    if state.progress != ():
+        raise ValueError(
+            "The state is that of an optimizer with staged=True, whose parameters are a point "
+            "within a step. Write `params = odeopt.step_params(state, params)`, then "
+            "`state = opt.init(params)`, or `state = state._replace(progress=())` to keep the rest."
+        )
 
     objective, advanced = transformed(design.stage_transform, grads, state.transform, params, extra)
     # as in optax, a step that needs no parameters takes their structure from the gradient

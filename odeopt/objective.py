@@ -24,7 +24,7 @@ from .arguments import (
     unmasked,
 )
 from .arrays import Scalar
-from .sums import inner, scaled
+from .sums import inner, scaled, varying
 
 LinearMap = Callable[[PyTree[Array]], PyTree[Array]]
 _Objective = TypeVar("_Objective", bound="Objective")
@@ -66,6 +66,7 @@ class Objective(abc.ABC):
         """The objective of a loss and its arguments by name; `value_fn` as one: a `TypeError`."""
         if "value_fn" in arguments:
             raise TypeError(_TAKEN)
+        _check_function("value_fn", value_fn)
         return cls({**arguments, "value_fn": value_fn})
 
     def at(self: _Objective, stage: int | Array) -> _Objective:
@@ -88,7 +89,7 @@ class Objective(abc.ABC):
     @property
     def splits(self) -> bool:
         """Whether the loss says where the model ends (`odeopt.composite`)."""
-        return hasattr(self.args.get("value_fn"), "split")
+        return getattr(self.args.get("value_fn"), "is_composite", False) is True
 
     def here(self, params: PyTree[Array]) -> PyTree[Array]:
         """The gradient at the point of the stage: the given one, or evaluated."""
@@ -105,12 +106,14 @@ class Objective(abc.ABC):
         return grads if self.transform is None else self.transform(grads, params)
 
     def value(self, params: PyTree[Array]) -> Scalar:
-        """The loss at `params`; a `ValueError` where there is no `value_fn`.
+        """The loss at `params`; a `ValueError` where there is none, or that of one device alone.
 
         Counts as 1 gradient, though it costs about a third of one.
         """
         value_fn, fill = self._bind("value_fn", params)
-        return checked_loss(value_fn(fill(params)))
+        value = checked_loss(value_fn(fill(params)))
+        check_whole(value, params)
+        return value
 
     def value_and_gradient(self, params: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
         """Loss and gradient at `params`, for the cost of 1 gradient."""
@@ -141,11 +144,7 @@ class Objective(abc.ABC):
             if function is None:
                 raise ValueError(_NO_LOSS if self.by_stage else _NOTHING)
             positional, called_as = _CALLED[name]
-            if not callable(function):
-                raise TypeError(
-                    f"{name} is a {type(function).__name__}, not a function: pass the function "
-                    f"itself, called as {called_as}."
-                )
+            _check_function(name, function)
             if "value_fn" in [*inspect.signature(function).parameters][positional:]:
                 raise TypeError(_TAKEN)
             if name == "grad_fn":
@@ -156,6 +155,29 @@ class Objective(abc.ABC):
             fill = (lambda p: unmasked(p, full)) if hidden or full is not None else (lambda p: p)
             self._bound[name] = functools.partial(function, **kwargs), fill
         return self._bound[name]
+
+
+def check_whole(value: Scalar, params: PyTree[Array]) -> None:
+    """Refuse, inside `shard_map`, the loss of a device's own data where the parameters are shared.
+
+    Its gradient would be the sum over devices.
+    """
+    own = varying(value)
+    own = own and own.difference(*map(varying, jax.tree.leaves(params)))
+    if own:
+        axes = ", ".join(map(repr, own))
+        raise ValueError(
+            f"value_fn returns another loss on every device along {axes}, and the parameters are "
+            f"the same there. Return its mean over devices, `jax.lax.pmean(loss, {axes})`."
+        )
+
+
+def _check_function(name: str, function: Any) -> None:
+    if not callable(function):
+        raise TypeError(
+            f"{name} is a {type(function).__name__}, not a function: pass the function itself, "
+            f"called as {_CALLED[name][1]}."
+        )
 
 
 _CALLED = {"value_fn": (1, "value_fn(params)"), "grad_fn": (2, "grad_fn(params, stage)")}
@@ -171,9 +193,10 @@ _NO_LOSS = (
 _NOTHING = (
     "This optimizer evaluates the loss or its gradient at further points and was given nothing to "
     "evaluate. Pass the loss to update:\n    updates, state = opt.update(grads, state, params, "
-    "value_fn=loss, batch=batch)\n(`grad_fn=` for a gradient function of (params, stage); or build "
-    "the optimizer with `staged=True`, which needs no extra argument. A Flax TrainState does not "
-    "forward extra arguments to update: call `state.tx.update` yourself, or use `staged=True`.)"
+    "value_fn=loss, batch=batch)\n(`grad_fn=` for a gradient function of (params, stage), for a "
+    "game `grad_fn=odeopt.game_gradient(losses)`; or build the optimizer with `staged=True`, which "
+    "needs no extra argument. A Flax TrainState does not forward extra arguments to update: call "
+    "`state.tx.update` yourself, or use `staged=True`.)"
 )
 
 

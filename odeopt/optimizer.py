@@ -110,7 +110,8 @@ def ode_optimizer(
       learning_rate: a number, an optax schedule (of the number of *steps*), or a step-size rule.
       stage_transform: an optax transformation applied to *every* stage's gradient, with its state
         frozen within the step and advanced once a step, by the first stage. (In
-        `optax.chain(clip, rk4)` only the first stage would be clipped.)
+        `optax.chain(clip, rk4)` only the first stage would be clipped.) Not an optimizer: what
+        `optax.sgd` or `optax.adam` give is negative already, and the steps would raise the loss.
       staged: one stage a call.
       scan_stages: loop over the stages with `lax.scan`, for less memory; None: in large models
         where it saves some, see `solvers.ExplicitRungeKutta`.
@@ -145,11 +146,7 @@ def ode_optimizer(
     check_kind(AbstractFlow, "flows.GradientFlow()", flow=flow)
     rule = as_rule(learning_rate)
     method = as_method(solver, error=Information.ERROR in rule.needs)
-    if stage_transform is not None and not is_transformation(stage_transform):
-        raise TypeError(
-            f"stage_transform is {stage_transform!r:.60}, no optax transformation: write one that "
-            "is built, such as `stage_transform=optax.clip(1.0)`."
-        )
+    _check_transform(stage_transform)
     given = {"stage_transform": stage_transform, "scan_stages": scan_stages, "staged": staged}
     for name, value in given.items():
         if value not in (None, False) and name not in method.options:
@@ -210,6 +207,21 @@ def ode_optimizer(
     return of_design(Design(flow, method, rule, stage_transform, staged, correction))
 
 
+def _check_transform(stage_transform: Any) -> None:
+    """Refuse what does not transform gradients."""
+    if stage_transform is not None and not is_transformation(stage_transform):
+        raise TypeError(
+            f"stage_transform is {stage_transform!r:.60}, no optax transformation: write one that "
+            "is built, such as `stage_transform=optax.clip(1.0)`."
+        )
+    if isinstance(stage_transform, Optimizer):
+        raise TypeError(
+            "stage_transform is an optimizer of odeopt, whose updates are negative already: the "
+            "steps would raise the loss. Pass what transforms a gradient, such as "
+            "`optax.scale_by_adam()` or `optax.trace(0.9)`."
+        )
+
+
 def guard(opt: Optimizer) -> Optimizer:
     """The optimizer with steps that are not finite rejected, whatever its learning rate.
 
@@ -222,7 +234,8 @@ def guard(opt: Optimizer) -> Optimizer:
     as long on a CPU (in a checkout: `python -m benchmarks --only updates`).
 
     In a chain, a transformation *before* this one keeps a NaN of its own: put it into
-    `stage_transform=`, or use `optax.apply_if_finite` around the chain.
+    `stage_transform=`, or use `optax.apply_if_finite` around the chain. `optax.MultiSteps` keeps it
+    in its sum for ever: give it `should_skip_update_fn=optax.skip_not_finite`.
 
     Args:
       opt: an optimizer of odeopt.

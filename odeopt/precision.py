@@ -106,7 +106,7 @@ def compensated(
       parameters.
 
     Raises:
-      ValueError: from `update`, if it is not given the parameters.
+      ValueError: an optimizer in staged mode; from `update`, if it is not given the parameters.
       TypeError: something that is not an optimizer.
 
     Examples:
@@ -124,6 +124,13 @@ def compensated(
         raise TypeError(
             f"compensated() wraps an optimizer and got {optimizer!r:.60}: write "
             "`odeopt.compensated(odeopt.adam(1e-3))`."
+        )
+    design = getattr(optimizer.update, "design", None)
+    if design is not None and design.staged:
+        raise ValueError(
+            "compensated() has nothing to add to staged=True, which keeps the points of a step in "
+            "the dtype of the parameters, rounded to the nearest: drop staged=True and pass "
+            "`value_fn=loss` to update."
         )
     extended = optax.with_extra_args_support(optimizer)
     return optax.GradientTransformationExtraArgs(

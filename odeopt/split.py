@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,8 @@ class Split(NamedTuple):
 
 class Composite:
     """What `composite` returns: a `value_fn` that knows where the model ends."""
+
+    is_composite: ClassVar[bool] = True
 
     def __init__(
         self, loss_fn: Callable, predict_fn: Callable, samples: Sequence[str] | None

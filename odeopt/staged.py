@@ -109,13 +109,14 @@ def _check_position(method: Any, progress: Progress, params: PyTree[Array]) -> N
     i = int(progress.stage)
     increment = method.increment(i, progress.slopes[:i])[0]
 
-    def displaced(start: Array, moved: Array, p: Array) -> bool:
+    def displaced(start: Array, moved: Array, p: Array) -> Array:
         size = jnp.max(jnp.abs(moved), initial=0.0)
         slack = 8 * jnp.finfo(p.dtype).eps * jnp.max(jnp.abs(start), initial=0.0)
-        off = jnp.max(jnp.abs(p - (start + moved)), initial=0.0)
-        return bool(off > 0.05 * size + slack)
+        return jnp.max(jnp.abs(p - (start + moved)), initial=0.0) > 0.05 * size + slack
 
-    if any(jax.tree.leaves(jax.tree.map(displaced, progress.start[0], increment, params))):
+    off = jax.tree.leaves(jax.tree.map(displaced, progress.start[0], increment, params))
+    # within a `cond`, such as that of `apply_if_finite`, all is traced but what comes from outside
+    if not is_traced(off) and any(off):
         raise ValueError(
             f"The parameters are not where stage {i + 1} of this staged step must be "
             "evaluated: something changed the updates or the parameters since the last call. "

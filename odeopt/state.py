@@ -1,5 +1,6 @@
 """The state of every odeopt optimizer, and what can be read from it."""
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -176,7 +177,9 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
     Raises:
       ValueError: no odeopt optimizer in `state`, or those of several runs, which take
         `jax.vmap(odeopt.step_params)`; or one whose parameters rest elsewhere, with another
-        transformation after it in a chain, which rescales its updates.
+        transformation after it in a chain, which rescales its updates, or in a wrapper that moves
+        the parameters itself (`lookahead`, `schedule_free`, `mechanize`); or other parameters than
+        those of the optimizer, as with `optax.flatten`.
     """
     wrapped, params = params, as_arrays(unwrapped(params))
     _check_chains(state)
@@ -189,27 +192,42 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
                 f"state{path} holds the states of {jnp.size(ode.steps)} runs: write "
                 "`jax.vmap(odeopt.step_params)(state, params)`."
             )
-        for node in _readouts(ode.memory):
-            params = node.readout(params, ode.aux)
-        for node in _readouts(ode.aux):
-            params = node.readout(params)
-        progress: Any = ode.progress
-        if progress != ():
-            between = progress.stage == 0
-            params = jax.tree.map(
-                lambda start, p, between=between: (
-                    p if is_absent(start) else jnp.where(between, p, start)
-                ),
-                progress.start[0],
-                params,
-                is_leaf=is_absent,
-            )
+        try:
+            params = _read(ode, params)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"params do not look like those that state{path} is of: hand over the parameters "
+                "of the loop. Of `optax.flatten` that is one vector: `flat, unravel = "
+                "jax.flatten_util.ravel_pytree(params)`, then "
+                "`unravel(odeopt.step_params(state, flat))`."
+            ) from error
     return rewrapped(params, wrapped)
+
+
+def _read(ode: ODEState, params: PyTree[Array]) -> PyTree[Array]:
+    """The end of the last step of one optimizer."""
+    for node in _readouts(ode.memory):
+        params = node.readout(params, ode.aux)
+    for node in _readouts(ode.aux):
+        params = node.readout(params)
+    progress: Any = ode.progress
+    if progress == ():
+        return params
+    between = progress.stage == 0
+    return jax.tree.map(
+        lambda start, p: p if is_absent(start) else jnp.where(between, p, start),
+        progress.start[0],
+        params,
+        is_leaf=is_absent,
+    )
 
 
 def _readouts(tree: PyTree) -> list[Any]:
     """The nodes that know how to get from where the parameters rest to the end of the step."""
-    has: Callable[[Any], bool] = lambda node: hasattr(node, "readout")  # noqa: E731
+
+    def has(node: Any) -> bool:  # a NamedTuple: a layer of the model may be called so too
+        return isinstance(node, tuple) and callable(getattr(type(node), "readout", None))
+
     return [node for node in jax.tree.leaves(tree, is_leaf=has) if has(node)]
 
 
@@ -224,6 +242,13 @@ def _check_chains(state: PyTree) -> None:
     def visit(node: Any) -> bool:
         kind = type(node)  # a chain's state is a tuple, a named chain's an ordered dict
         links = [*node.values()] if kind is OrderedDict else [*node] if kind is tuple else []
+        if isinstance(node, _MOVERS) and rests(node):
+            raise ValueError(
+                f"The state is within a {kind.__name__}, whose wrapper moves the parameters by "
+                "itself, and the optimizer inside, whose parameters rest elsewhere than at the end "
+                "of a step (staged, an average, a leapfrog), does not know. Wrap one whose "
+                "parameters are the end of a step, such as `odeopt.adam` or `odeopt.rk4`."
+            )
         if any(map(rests, links[:-1])):
             raise ValueError(
                 "An optimizer whose parameters rest elsewhere than at the end of a step (staged, "
@@ -234,6 +259,14 @@ def _check_chains(state: PyTree) -> None:
         return _is_end(node)
 
     jax.tree.leaves(state, is_leaf=visit)
+
+
+_MOVERS = (
+    optax.LookaheadState,
+    optax.contrib.MechanicState,
+    optax.contrib.ScheduleFreeState,
+)
+"""States of wrappers that add something else to the parameters than the updates inside."""
 
 
 def _is_end(node: Any) -> bool:
@@ -268,4 +301,5 @@ def of_arrays(function: Callable[..., Any], like: PyTree[Any]) -> Callable[..., 
 
 def _is_variable(node: Any) -> bool:
     """Whether a leaf is a variable of Flax's nnx, which wraps every array of a state."""
-    return hasattr(node, "get_value")
+    nnx = sys.modules.get("flax.nnx")
+    return nnx is not None and isinstance(node, nnx.Variable)

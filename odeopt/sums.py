@@ -19,7 +19,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, PyTree
 
-from .arrays import Scalar, real_dtype, wide_dtype
+from .arrays import Scalar, real_dtype, root, wide_dtype
+from .checks import is_transformation
 
 # Leaves are run through by `map` with functions of jax: the same as in a function of a leaf, which
 # would be called for each of them whenever a program is traced.
@@ -57,6 +58,7 @@ def across(
       The optimizer, with the same state.
 
     Raises:
+      TypeError: something that is not an optimizer.
       ValueError: in `update`, no leaf that varies over any of `axes`. `shard_map` tells only where
         it checks that: with `check_vma=True`, its default. Or a scalar of the new state, such as a
         step size or a count, that depends on the part.
@@ -72,6 +74,11 @@ def across(
       >>> jnp.linalg.norm(split(jnp.ones(4), jnp.full(4, 1e6))).round(3)  # at most 1 / sqrt(delta)
       Array(1., dtype=float32)
     """
+    if not is_transformation(optimizer):
+        raise TypeError(
+            f"across() takes the axes, then an optimizer, and got {optimizer!r:.60}: write "
+            '`odeopt.across("model", odeopt.adam(1e-3))`.'
+        )
     names = tuple(jax.tree.leaves(axes))
     inside = optax.with_extra_args_support(optimizer)
 
@@ -125,8 +132,12 @@ def split_over(leaf: Array) -> tuple[str, ...]:
     names = _axes.get()
     if not names:
         return ()
-    varying = jax.typeof(leaf).manual_axis_type.varying
-    return tuple(name for name in names if name in varying)
+    return tuple(name for name in names if name in varying(leaf))
+
+
+def varying(leaf: Array) -> frozenset[str]:
+    """The mesh axes along which `shard_map` knows that an array differs between devices."""
+    return frozenset(jax.typeof(leaf).manual_axis_type.varying)
 
 
 def parts_of(leaf: Array) -> int:
@@ -225,7 +236,7 @@ def norm(tree: PyTree[Array]) -> Scalar:
       >>> float(odeopt.sums.norm({"w": jnp.array([3.0]), "b": jnp.array(4.0)}))
       5.0
     """
-    return jnp.sqrt(inner(tree, tree))
+    return root(inner(tree, tree))
 
 
 def finite(*trees: PyTree[Array]) -> Bool[Array, ""]:

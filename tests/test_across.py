@@ -11,7 +11,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import odeopt
-from odeopt import sums
+from odeopt import stepsize, sums
 from odeopt.stepsize import AbstractRule, Verdict
 
 AXES = {"one axis": ((8,), ("data",), P("data")), "two": ((4, 2), ("data", "model"), P("data"))}
@@ -142,3 +142,45 @@ def test_a_loss_may_have_an_argument_called_state():
 
     split = jax.shard_map(one, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
     np.testing.assert_allclose(jax.jit(split)(jnp.ones(16)), -0.09, rtol=1e-5)
+
+
+SPLIT = odeopt.composite(
+    lambda out: jnp.mean((out - 1.0) ** 2), lambda params, batch: batch @ params
+)
+MEAN = odeopt.composite(
+    lambda out: jax.lax.pmean(jnp.mean((out - 1.0) ** 2), "data"),
+    lambda params, batch: batch @ params,
+)
+WHOLE = P()
+OF_THE_LOSS = {
+    "rk4": odeopt.rk4(0.1),
+    "rule": odeopt.euler(stepsize.gain_ratio()),
+    "hessian": odeopt.exponential_euler(0.1, curvature="hessian"),
+    "gauss-newton": odeopt.linearly_implicit_euler(0.1, solve="cg"),
+}
+
+
+@pytest.mark.parametrize("name", OF_THE_LOSS)
+def test_the_loss_of_one_device_is_refused_and_the_mean_is_that_of_the_whole_batch(name):
+    opt, start = OF_THE_LOSS[name], jnp.ones(3)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    batch = jax.random.normal(jax.random.key(0), (32, 3))
+
+    def step(params, batch, loss, mean):
+        grads = jax.grad(mean)(params, batch)
+        return opt.update(grads, opt.init(params), params, value_fn=loss, batch=batch)[0]
+
+    def parallel(loss, mean=MEAN, specs=WHOLE):
+        inside = lambda params, batch: step(params, batch, loss, mean)
+        return jax.shard_map(inside, mesh=mesh, in_specs=(specs, P("data")), out_specs=specs)
+
+    with pytest.raises(ValueError, match=r"another loss on every device along 'data'.*pmean\(loss"):
+        parallel(SPLIT)(start, batch)
+    whole = step(start, batch, SPLIT, SPLIT)
+    np.testing.assert_allclose(parallel(MEAN)(start, batch), whole, rtol=1e-4)
+
+    if name in ("hessian", "gauss-newton"):
+        return  # whose loops shard_map refuses where parameters differ between devices
+    # a run of its own on every device is one
+    runs = parallel(SPLIT, SPLIT, P("data"))(jnp.tile(start, 8), batch)
+    np.testing.assert_allclose(runs[:3], step(start, batch[:4], SPLIT, SPLIT), rtol=1e-4)

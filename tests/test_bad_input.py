@@ -32,6 +32,13 @@ def update(opt, grads=GRADS, params=PARAMS, **kwargs):
     return opt.update(grads, opt.init(PARAMS), params, **kwargs)
 
 
+def test_a_game_without_gradients_shows_the_line_to_write():
+    players = {"p": jnp.ones(2), "q": jnp.ones(2)}
+    opt = odeopt.alternating(0.1)
+    with pytest.raises(ValueError, match=r"for a game `grad_fn=odeopt\.game_gradient\(losses\)`"):
+        opt.update(players, opt.init(players), players)
+
+
 @multi_stage
 def test_a_missing_value_fn_shows_the_line_to_write(name):
     with pytest.raises(ValueError, match=r"(?s)opt\.update\(.*value_fn=loss.*staged=True"):
@@ -275,6 +282,43 @@ def test_an_optimizer_that_rests_elsewhere_is_last_in_its_chain(name):
     odeopt.step_params(optax.chain(optax.scale(0.5), opt).init(PARAMS), PARAMS)
 
 
+MOVERS = {
+    "lookahead": lambda opt: optax.lookahead(opt, 5, 0.5),
+    "schedule_free": lambda opt: optax.contrib.schedule_free(opt, 0.1),
+    "mechanize": optax.contrib.mechanize,
+}
+
+
+@pytest.mark.parametrize("wrap", MOVERS.values(), ids=MOVERS)
+def test_a_wrapper_that_moves_the_parameters_takes_no_optimizer_that_rests_elsewhere(wrap):
+    params = {"w": jnp.ones((2, 2))}
+    for opt in (odeopt.rk4(0.1, staged=True), odeopt.strang_adam(0.1), odeopt.untuned()):
+        pair = optax.LookaheadParams(params, params)
+        state = wrap(opt).init(pair if wrap is MOVERS["lookahead"] else params)
+        with pytest.raises(ValueError, match=r"moves the parameters by itself.*`odeopt\.adam`"):
+            odeopt.step_params(state, params)
+    odeopt.step_params(optax.contrib.mechanize(odeopt.rk4(0.1)).init(params), params)
+
+
+def test_a_state_in_the_middle_of_a_staged_step_is_refused():
+    staged, opt = odeopt.rk4(0.1, staged=True), odeopt.rk4(0.1)
+    _, state = staged.update(GRADS, staged.init(PARAMS), PARAMS)
+    with pytest.raises(ValueError, match=r"staged=True.*`state = opt\.init\(par"):
+        opt.update(GRADS, state, PARAMS, value_fn=LOSS)
+    params, state = odeopt.step_params(state, PARAMS), state._replace(progress=())
+    assert opt.update(GRADS, state, params, value_fn=LOSS)[1].gradients == state.gradients + 4
+
+
+@pytest.mark.parametrize("make", [odeopt.log_time_adam, lambda: odeopt.rk4(0.1, staged=True)])
+def test_step_params_of_other_parameters(make):
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    state = optax.flatten(make()).init(params)
+    with pytest.raises(ValueError, match=r"do not look like .*ravel_pytree\(params\)"):
+        odeopt.step_params(state, params)
+    chex.assert_trees_all_equal(unravel(odeopt.step_params(state, flat)), params)
+
+
 @pytest.mark.slow
 def test_a_staged_optimizer_that_is_last_is_left_in_peace():
     opt = optax.chain(optax.clip(100.0), odeopt.rk4(1e-6, staged=True))
@@ -284,6 +328,37 @@ def test_a_staged_optimizer_that_is_last_is_left_in_peace():
     for _ in range(8):
         updates, state = opt.update(jax.grad(loss)(params), state, params)
         params = optax.apply_updates(params, updates)
+
+
+@pytest.mark.parametrize(
+    ("rate", "message"),
+    [
+        (
+            stepsize.gain_ratio,
+            r"learning_rate is gain_ratio.*pass what it makes, `gain_ratio\(\.\.\.",
+        ),
+        (optax.linear_schedule, r"learning_rate is linear_schedule.*`linear_schedule\(\.\.\.\)`"),
+        (lambda: 0.1, "cannot be called with the step count alone"),
+        (stepsize.horizon, r"learning_rate is gives Horizon.*`stepsize\.horizon\(1000\)`"),
+        (optax.constant_schedule, r"gives <function.*`optax\.constant_schedule\(0\.1\)`"),
+        (lambda step: None, "gives None where a number is expected"),
+    ],
+)
+def test_what_makes_a_schedule_or_a_rule_is_none(rate, message):
+    with pytest.raises(TypeError, match=message):
+        update(odeopt.euler(rate))
+
+
+def test_an_optimizer_is_no_transformation_of_gradients():
+    with pytest.raises(TypeError, match=r"raise the loss\. Pass .*`optax\.scale_by_adam\(\)`"):
+        odeopt.rk4(0.1, stage_transform=odeopt.euler(0.1))
+
+
+def test_arguments_in_another_order():
+    with pytest.raises(TypeError, match=r"write `odeopt\.across\(\"model\", odeopt\.adam"):
+        odeopt.across(odeopt.adam(0.1), "model")
+    with pytest.raises(TypeError, match="value_fn is a ArrayImpl, not a function"):
+        odeopt.suggest_learning_rate(odeopt.rk4(0.1), PARAMS, LOSS)
 
 
 def test_step_params_of_several_runs():

@@ -4,6 +4,7 @@ import functools
 import inspect
 
 import chex
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -218,6 +219,48 @@ def test_step_params_are_those_of_the_last_completed_step(name):
         if call % stages(name) == 0:
             completed = params
         chex.assert_trees_all_equal(odeopt.step_params(state, params), completed)
+
+
+class Network(eqx.Module):
+    """A model with the names of what odeopt looks for in states."""
+
+    readout: eqx.nn.Linear
+
+    def get_value(self, x):
+        return self.readout(x)
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("name", ["heavy_ball", "strang_adam", "linearly_implicit_euler"])
+def test_names_in_a_model_mean_nothing(name):
+    class Loss:
+        split = "train"
+
+        def __call__(self, model):
+            return jnp.sum(model.get_value(jnp.ones(2)) ** 2)
+
+    model = Network(eqx.nn.Linear(2, 2, key=jax.random.key(0)))
+    found, state = descend(make(name), model, loss := Loss())
+    pair = model.readout.weight, model.readout.bias
+    as_pair = lambda pair: loss(
+        eqx.tree_at(lambda m: (m.readout.weight, m.readout.bias), model, pair)
+    )
+    expected, of_pair = descend(make(name), pair, as_pair)
+    found, expected = odeopt.step_params(state, found), odeopt.step_params(of_pair, expected)
+    chex.assert_trees_all_close(jax.tree.leaves(found), jax.tree.leaves(expected), rtol=1e-5)
+    if name == "heavy_ball":  # rests nowhere else
+        odeopt.step_params(optax.chain(make(name), optax.scale(0.5)).init(model), model)
+
+
+def test_a_staged_step_within_apply_if_finite_without_jit():
+    start, loss = jnp.array([1.0, -2.0]), lambda x: jnp.sum(jnp.cosh(x))
+    opt = optax.apply_if_finite(odeopt.rk4(0.1, staged=True), 3)
+    params, state = start, opt.init(start)
+    for _ in range(4):
+        updates, state = opt.update(jax.grad(loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+    expected = start + descend_once(odeopt.rk4(0.1), start, loss)[0]
+    chex.assert_trees_all_close(params, expected, rtol=1e-6)
 
 
 def test_step_params_of_a_staged_step_complete_what_a_filter_leaves():

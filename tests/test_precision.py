@@ -107,6 +107,12 @@ def test_compensated_passes_on_what_the_optimizer_needs():
     assert jnp.array_equal(odeopt.step_params(state, x), x)
 
 
+def test_a_staged_step_is_rounded_before_it_could_be_compensated():
+    with pytest.raises(ValueError, match=r"drop staged=True and pass `value_fn=loss`"):
+        odeopt.compensated(odeopt.rk4(0.1, staged=True))
+    odeopt.compensated(odeopt.euler(0.1, staged=True))  # of one stage
+
+
 def test_a_compensated_optimizer_comes_back_from_pickle():
     opt = odeopt.compensated(odeopt.adam(1e-3))
     x, grads = jnp.ones(3, jnp.bfloat16), jnp.full(3, 0.5, jnp.bfloat16)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..arrays import Scalar, ratio
+from ..arrays import Scalar, ratio, root
 from ..checks import check_least, is_zero
 from ..objective import Objective
 from ..sums import entries, inner, norm, scaled
@@ -146,7 +146,7 @@ def _looked(aux: Unit, gradient: PyTree[Array]) -> Unit:
 
 def _size(leaf: Array) -> Scalar:
     """Its root mean square; 0 where it is empty."""
-    return jnp.sqrt(inner(leaf, leaf) / max(entries(leaf), 1))
+    return root(inner(leaf, leaf) / max(entries(leaf), 1))
 
 
 def _first(leaf: Array, size: Scalar) -> Scalar:

@@ -1,6 +1,7 @@
 """What a step-size rule is, and the two that optax users know."""
 
 import abc
+import inspect
 import math
 import numbers
 from collections.abc import Callable
@@ -154,10 +155,11 @@ class Scheduled(AbstractLocalRule):
     def size(self, info: StepInfo) -> Scalar:
         """The schedule at the number of steps taken so far."""
         size = self.schedule(info.steps)
-        if hasattr(size, "propose"):
+        if size is None or callable(size) or hasattr(size, "propose"):
             raise TypeError(
-                "learning_rate is a function that makes a step-size rule, and no rule: call it, "
-                "as in `odeopt.stepsize.angle()`."
+                f"The schedule that learning_rate is gives {size!r:.60} where a number is expected:"
+                " return one. Of a function that makes a schedule or a rule pass what it makes, "
+                "such as `stepsize.horizon(1000)` or `optax.constant_schedule(0.1)`."
             )
         # inject_hyperparams makes the rate complex where the parameters are
         size = jnp.real(jnp.asarray(size))
@@ -209,6 +211,22 @@ def _is_real(number: Array) -> bool:
     return number.dtype != bool and not complex_one
 
 
+def _check_schedule(schedule: Callable[..., Any]) -> None:
+    """Refuse what cannot be called with the step count alone, as what makes a schedule cannot."""
+    try:
+        parameters = inspect.signature(schedule)
+    except ValueError:  # of some builtin functions there is none
+        return
+    try:
+        parameters.bind(0)
+    except TypeError as error:
+        name = getattr(schedule, "__name__", repr(schedule))
+        raise TypeError(
+            f"learning_rate is {name}, no schedule: it cannot be called with the step count alone, "
+            f"{error}. If it makes a schedule or a rule pass what it makes, `{name}(...)`."
+        ) from None
+
+
 def as_rule(learning_rate: Any) -> AbstractRule:
     """The rule that `learning_rate` stands for: a number, an optax schedule, or a rule.
 
@@ -220,6 +238,7 @@ def as_rule(learning_rate: Any) -> AbstractRule:
     if hasattr(learning_rate, "propose"):
         return learning_rate
     if callable(learning_rate):
+        _check_schedule(learning_rate)
         return Scheduled(learning_rate)
     array = isinstance(learning_rate, jax.Array)
     if array and learning_rate.shape == () and _is_real(learning_rate):

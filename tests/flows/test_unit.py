@@ -138,6 +138,21 @@ def test_what_rests_does_not_decay():
     assert all(np.all(u == 0.0) for u in jax.tree.leaves(updates))
 
 
+def test_a_run_from_zeros_has_a_derivative(x64):
+    """Biases start at 0, where the root of a mean square has none."""
+    start = {"w": jnp.linspace(-1.0, 1.0, 6).reshape(3, 2), "b": jnp.zeros(2), "still": jnp.ones(2)}
+    loss = lambda p: jnp.sum((jnp.ones((4, 3)) @ p["w"] + p["b"] - 1) ** 2)
+
+    def end(scale):
+        params = jax.tree.map(lambda x: scale * x, start)
+        params, state = train(odeopt.untuned(horizon=10), params, jax.grad(loss), 3)
+        return loss(odeopt.step_params(state, params))
+
+    expected = (end(1 + 1e-6) - end(1 - 1e-6)) / 2e-6
+    np.testing.assert_allclose(jax.grad(end)(1.0), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.jvp(end, (1.0,), (1.0,))[1], expected, rtol=1e-5)
+
+
 def test_it_needs_a_splitting():
     x = jnp.ones(2)
     opt = odeopt.ode_optimizer(flows.UnitFlow(flows.AdamFlow()), solvers.RK4(), 0.1)
