@@ -198,7 +198,8 @@ def monitor(
       `inject_hyperparams`, or as the step of its line search, in units of the direction.
     - `stability_ratio`, where `opt` is of odeopt and has a `stability_limit` R, and no
       `stage_transform` changes the gradient: $h\lambda/R$ with the last step size; 1 is the edge of
-      stability.
+      stability. With momentum on a clock (`flows.LogTime`) R is that of the start, and the edge of
+      a long run is at 2.
     - `drift`, `drift_cosine`, where `opt` is of odeopt and its counter-term known: `size` and
       `cosine` of `drift.step_drift`, what the solver's error adds to the next step, in units of
       the parameters, and its cosine with that step (for Euler's method with the gradient).

@@ -251,6 +251,7 @@ REFUSALS: dict[str, str] = {
     r"but the players are": "players are the top level of a tree, and take turns",
     r"correction= and error control exclude each other": "the estimate is that of the plain method",
     r"sees the part of one device": "in `across` diffrax's root finders solve for what they see",
+    r"nothing to add to staged=True": "a staged step is rounded before it could be compensated",
     r"are solved in one dtype of 32 bits or more": "diffrax's root finders know no other",
 }
 
