@@ -197,7 +197,7 @@ def _limits(results: Results, solvers: list[str], baseline: str) -> Iterator[str
     if without := [name for name in solvers if limits.get(name) == np.inf]:
         yield f"{', '.join(without)} {'have' if without[1:] else 'has'} no stability limit"
     elif not len(finite):
-        yield f"no stability limit of {', '.join(solvers)} is known"
+        yield f"No stability limit of {', '.join(solvers)} is known"
 
 
 def _best(results: Results) -> str:

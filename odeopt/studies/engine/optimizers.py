@@ -256,6 +256,8 @@ def contenders(asked: Sequence[Any] | Mapping[str, Make]) -> list[Entry]:
                     f"two optimizers are called {one.name!r}, which tables tell apart by name: "
                     "give one another."
                 )
+    if not found:
+        raise ValueError('no optimizer is given: write {"mine": lambda h: optax.sgd(h)}.')
     return list(found.values())
 
 
