@@ -87,14 +87,15 @@ class Settings:
     def entries(self) -> list[Entry]:
         """The tuned rivals, then the untuned ones."""
         known = dict.fromkeys([*OPTIMIZERS, *RIVALS])
-        found: list[Any] = []
-        for asked in self.rivals:
-            if isinstance(asked, str):
-                lookup("rival", asked, known)
-                found += [rival(name, self.gradients) for name in names([asked])]
-            else:
-                found += [averaged(own, self.gradients) for own in contenders([asked])]
-        return [*found, *untuned(self.gradients)]
+        words = [asked for asked in self.rivals if isinstance(asked, str)]
+        for word in words:
+            lookup("rival", word, known)
+        found = [rival(name, self.gradients) for name in dict.fromkeys(names(words))]
+        alone = untuned(self.gradients)
+        taken = [*known, *(one.name for one in alone)]
+        if own := [asked for asked in self.rivals if not isinstance(asked, str)]:
+            found += [averaged(one, self.gradients) for one in contenders(own, taken)]
+        return [*found, *alone]
 
 
 def untuned(steps: int) -> list[Entry]:

@@ -93,7 +93,9 @@ class Settings:
         """The methods by name."""
         found: dict[str, mixture.Method] = {}
         for asked in self.methods:
-            found |= mixture.method_of(asked)
+            for name, method in mixture.method_of(asked).items():
+                if found.setdefault(name, method) is not method:
+                    raise ValueError(f"two methods are called {name!r}: give one another name.")
         return found
 
 

@@ -333,12 +333,22 @@ def test_every_figure_is_drawn(result):
         ({"problems": ["minst"]}, "did you mean mnist"),
         ({"seeds": 0}, "--seeds must be at least 1, not 0."),
         ({"gradients": 0}, "--gradients must be at least 1, not 0."),
+        ({"rivals": {"untuned": optax.sgd}}, "untuned is an optimizer of the study"),
+        ({"rivals": {"adam+linear": optax.sgd}}, r"adam\+linear is an optimizer of the study"),
+        ({"rivals": [{"a": optax.sgd}, {"a": optax.adam}]}, "two optimizers are called 'a'"),
     ],
 )
 def test_a_mistake_is_refused_before_anything_is_made(given, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         benchmark.run(**given, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.cheap
+def test_a_rival_that_is_named_twice_takes_part_once():
+    names = [one.name for one in benchmark.Settings(rivals=("adam+linear", "adam")).entries()]
+    assert len(set(names)) == len(names)
+    assert {"adam+constant", "adam+linear", "adam+cosine"} <= set(names)
 
 
 @pytest.mark.slow

@@ -448,6 +448,7 @@ def test_every_figure_is_drawn(result):
     ("given", "message"),
     [
         ({"solvers": ["lbgfs"]}, "unknown solver 'lbgfs': did you mean lbfgs"),
+        ({"solvers": {"lbfgs": optax.sgd}}, "lbfgs is an optimizer of the study"),
         ({"problems": ["digits-mes"]}, "did you mean digits-mse"),
         ({"seeds": 0}, "--seeds must be at least 1, not 0."),
         ({"target": 2.0}, "--target must be between 0 and 1, not 2."),
