@@ -240,8 +240,8 @@ class Problem:
                     f"init({seed}) gives {kinds(params)}, and init(0) gives {kinds(like)}: give "
                     "the same names, types and shapes for every seed.",
                 )
-            same = jax.tree.structure(params) == jax.tree.structure(like)
-            if not same or _values(rest) != _values(first):
+            structure: Any = jax.tree.structure(params)
+            if structure != jax.tree.structure(like) or _values(rest) != _values(first):
                 refuse(
                     self,
                     f"init({seed}) and init(0) differ in a value that does not train, such as a "
