@@ -1,5 +1,7 @@
 """The study of games: what is calculated, what is counted, and what is said of it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -170,6 +172,22 @@ def test_without_time_there_is_nothing_to_compare():
 def test_bad_settings_are_refused_before_anything_runs(wrong, message):
     with pytest.raises(ValueError, match=message):
         games.run(**wrong)
+
+
+@pytest.mark.cheap
+@pytest.mark.parametrize("rates", [(), (-0.1,), (float("nan"),), 0.1, "ab"])
+def test_rates_of_a_game_are_positive_numbers(rates):
+    with pytest.raises(ValueError, match=r"Game 'my game': rates is .*: write positive numbers"):
+        Game([lambda z: z[0] * z[1], lambda z: -z[0] * z[1]], lambda key: (1.0, 0.0), rates=rates)
+
+
+def test_a_game_needs_rounds_for_a_step_of_every_solver_and_other_rates_are_another_game():
+    game = Game([lambda z: z[0] * z[1], lambda z: -z[0] * z[1]], lambda key: (1.0, 0.0))
+    with pytest.raises(ValueError, match="--rounds must be at least 4, not 3"):
+        games.run(problems=[game], rounds=3)
+    assert games.STUDY.choose(problems=[game], rounds=4)
+    assert games.STUDY.choose(problems=["plane"], rounds=1)
+    assert dataclasses.replace(game, rates=(0.1,)).version != game.version
 
 
 @pytest.mark.cheap

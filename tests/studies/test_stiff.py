@@ -407,6 +407,8 @@ def test_the_largest_stable_rate_is_known_to_a_bracket():
     assert dict(table.unstable) == {"sgd": 4.0, "rkc": 160.0}
     assert (table.low["rkc"], table.high["rkc"]) == (20, 80)
     assert dict(table.gradients) == {"sgd": 40, "rkc": 10}
+    turned = _results(_example().records[::-1])  # solvers in another order
+    assert stiff_tables.stable(turned).set_index("optimizer").loc[table.index].equals(table)
 
 
 def test_claims_are_judged_by_their_criteria():

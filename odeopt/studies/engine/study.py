@@ -165,7 +165,7 @@ class Study:
         console: Console | None = None,
         **settings: Any,
     ) -> "Results":
-        """Make the study. JAX's configuration is as before when it returns.
+        """Make the study. JAX's precision is as before when it returns.
 
         Args:
             out: Folder for the records and tables; by default nothing is written.
@@ -173,7 +173,8 @@ class Study:
             resume: Go on with what a stopped or killed study left in `out`.
             share: `(i, n)`: only every n-th task from the i-th on, so that n processes make the
                 study in one folder. `resume` without a share then puts all together.
-            devices: Devices of this process that runs are dealt out to. Changes no result.
+            devices: Devices of this process that runs are dealt out to. Changes no result. A CPU is
+                made so many devices if it is one and JAX has not started.
             max_minutes: Start nothing new after this time; `resume` makes the rest.
             console: Where to show progress and notices; silent by default.
             **settings: The study's own, instead of its defaults.
