@@ -82,7 +82,7 @@ class Settings:
         object.__setattr__(self, "problems", own_problems(self.problems, CONTESTS))
         object.__setattr__(self, "rivals", own_optimizers(self.rivals))
         at_least(self, seeds=1, gradients=1)
-        self.entries()
+        at_least(self, gradients=max(one.gradients_per_step for one in self.entries()))
 
     def entries(self) -> list[Entry]:
         """The tuned rivals, then the untuned ones."""

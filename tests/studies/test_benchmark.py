@@ -5,6 +5,7 @@ import optax
 import pytest
 from optax import contrib
 
+import odeopt
 from odeopt.studies import benchmark, benchmark_problems, benchmark_tables, networks, problems
 from odeopt.studies.benchmark import QUESTION
 from odeopt.studies.engine import rivals
@@ -333,6 +334,7 @@ def test_every_figure_is_drawn(result):
         ({"problems": ["minst"]}, "did you mean mnist"),
         ({"seeds": 0}, "--seeds must be at least 1, not 0."),
         ({"gradients": 0}, "--gradients must be at least 1, not 0."),
+        ({"rivals": {"m": odeopt.rk4}, "gradients": 3}, "--gradients must be at least 4, not 3."),
         ({"rivals": {"untuned": optax.sgd}}, "untuned is an optimizer of the study"),
         ({"rivals": {"adam+linear": optax.sgd}}, r"adam\+linear is an optimizer of the study"),
         ({"rivals": [{"a": optax.sgd}, {"a": optax.adam}]}, "two optimizers are called 'a'"),

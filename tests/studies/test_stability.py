@@ -274,6 +274,12 @@ def test_a_study_leaves_the_devices_of_the_process_as_they_are():
         subprocess.run([sys.executable, "-c", code + words], check=True, env=os.environ | flags)
 
 
+@pytest.mark.cheap
+def test_settings_may_be_given_by_a_generator():
+    found = stability.run(solvers=(name for name in ("sgd", "heun")), max_minutes=1e-9)
+    assert found.settings.solvers == ("sgd", "heun")
+
+
 def test_findings_of_figures_are_of_the_data():
     (relative,) = [figure for figure in stability.FIGURES if figure.name == "loss_relative"]
     tame = [{**r, "sharpness": 1.0} for r in SGD if r["status"] != "diverged"]

@@ -464,6 +464,12 @@ def test_a_mistake_is_refused_before_anything_is_made(given, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_solver_that_the_budget_has_no_step_of_misses():
+    settings = {"solvers": ["sgd", "rkc"], "gradients": 5, "seeds": 1}
+    table = stiff.run(problems=[_line(batch_size=8)], **settings).table("summary")
+    assert np.isinf(table.set_index("optimizer").gradients["rkc"])
+
+
 @pytest.mark.slow
 def test_a_problem_and_an_optimizer_of_ones_own():
     found = stiff.run(

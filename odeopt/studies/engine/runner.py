@@ -111,7 +111,7 @@ class Runner:
         self._loop = Loop(problem, entry, target, most)
         self._points = points
         self._at = self.read_outs(gradients)
-        steps = gradients // entry.gradients_per_step
+        steps = max(1, gradients // entry.gradients_per_step)  # of none there would be no batch
         self._seeds = {
             seed: (problem.start(seed), problem.batches(seed, steps), jax.random.key(seed))
             for seed in seeds

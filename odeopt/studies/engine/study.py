@@ -6,7 +6,7 @@ Uses pandas and rich; knows no problem and no optimizer.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +196,9 @@ class Study:
         where = local_devices(chosen("devices", 1, devices))
         deadline = begin + 60 * (max_minutes or float("inf"))
         path = None if out is None else Path(out)
-        for setting in settings.values():
-            preload(setting)
+        for name, setting in settings.items():
+            settings[name] = tuple(setting) if isinstance(setting, Iterator) else setting
+            preload(settings[name])
         with jax.enable_x64(True):
             taken = self.choose(full, **settings)
             about = self.about(taken)
