@@ -268,6 +268,24 @@ def _outcome(results: Results) -> Plot:
     return plot
 
 
+_SETTLED = each(
+    "|z| at the end of the damped rotation, divided by the start",
+    _damped,
+    "{method} {growth:.3g}",
+)
+_COVERED = each(
+    f"Modes covered, of {len(mixture.CENTERS)}, in the last quarter of a run, mean and range",
+    "summary",
+    "{method} {modes:.1f} ({range})",
+)
+
+
+def _ends(results: Results) -> str:
+    """What the panels show that are drawn."""
+    panels = (_SETTLED, _damped(results)), (_COVERED, results.table("summary"))
+    return " ".join(say(results) for say, rows in panels if len(rows))
+
+
 def _fresh(results: Results) -> dict[str, list[Record]]:
     """The runs of the reported seeds, by method."""
     found: dict[str, list[Record]] = {}
@@ -305,12 +323,7 @@ FIGURES = (
         "Left: a game whose flow spirals inwards; a method right of the line spirals outwards. "
         "Right: modes that the GAN covers at tuned rates and equal gradients, mean and range of "
         "the reported seeds.",
-        each(
-            f"Modes covered, of {len(mixture.CENTERS)}, in the last quarter of a run, mean and "
-            "range",
-            "summary",
-            "{method} {modes:.1f} ({range})",
-        ),
+        _ends,
     ),
     own.FIGURE,
     plane.PLANE,
@@ -325,7 +338,11 @@ FIGURES = (
         "samples",
         _samples,
         "Samples of the generator at the end, first reported seed; circles are the modes.",
-        each("Modes that the samples cover", "summary", "{method} {modes:.1f}"),
+        each(
+            "Modes covered in the last quarter of a run, mean of the reported seeds",
+            "summary",
+            "{method} {modes:.1f}",
+        ),
     ),
 )
 

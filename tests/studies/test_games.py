@@ -146,6 +146,15 @@ def test_a_study_has_a_row_a_run_and_goes_on_to_the_same_numbers(tiny, tmp_path)
     assert (out / "runs.jsonl").read_text().splitlines(keepends=True) == lines
 
 
+def test_the_text_of_the_outcome_is_of_what_is_drawn():
+    (outcome,) = [figure for figure in games.FIGURES if figure.name == "outcome"]
+    planes = plane.trajectory("damped rotation", "simultaneous")
+    found = outcome.finding(Results(games.STUDY, games.Settings(), planes))
+    assert (
+        found == "|z| at the end of the damped rotation, divided by the start: simultaneous 8.65."
+    )
+
+
 def test_without_time_there_is_nothing_to_compare():
     late = games.run(methods=["adam"], rounds=40, max_minutes=1e-9)
     assert late.table("summary").empty

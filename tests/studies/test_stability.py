@@ -290,6 +290,9 @@ def test_findings_of_figures_are_of_the_data():
     assert found.endswith("in this share of the pairs: sgd 0% and 0%, rk9 100% and 100%.")
     lost = [{**r, "loss": [1.0, 2.0], "final_loss": 2.0, "status": "diverged"} for r in SGD]
     assert profile.finding(made(lost)) == "No loss came down, so there is no target."
+    (limits,) = [figure for figure in stability.FIGURES if figure.name == "limits"]
+    momentum = [{**r, "optimizer": "momentum", "order": None} for r in SGD]
+    assert limits.finding(made(SGD + momentum)).endswith("momentum 0.50 to 2.00 and 0.50 to 2.00.")
 
 
 def test_a_ratio_of_limits_is_a_bracket_and_a_claim_is_open_where_that_holds_1():
