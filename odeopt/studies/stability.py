@@ -145,6 +145,8 @@ def verdict(results: Results) -> str:
     """The answer in a sentence: whether any solver gains, R of the most stable one, its price."""
     runs = runs_of(results)
     baseline, table = baseline_of(runs), results.table("comparison").set_index("optimizer")
+    if not baseline and results.unfinished:
+        return f"No run of {' or '.join(BASELINES)} is finished yet: there is nothing to compare."
     if not baseline:
         return (
             f"This run has neither {' nor '.join(BASELINES)}, so there is nothing to compare with: "
@@ -152,6 +154,8 @@ def verdict(results: Results) -> str:
         )
     own = [entry.name for entry in contenders(results.settings.solvers) if entry.own]
     solvers = table[(table.solver | table.index.isin(own)) & (table.index != baseline)]
+    if solvers.empty and results.unfinished:
+        return f"No solver besides {baseline} is finished yet: there is nothing to compare."
     if solvers.empty:
         return (
             f"This run has no solver and no optimizer of your own besides {baseline}, so there is "
