@@ -145,24 +145,10 @@ def verdict(results: Results) -> str:
     """The answer in a sentence: whether any solver gains, R of the most stable one, its price."""
     runs = runs_of(results)
     baseline, table = baseline_of(runs), results.table("comparison").set_index("optimizer")
-    if not baseline and results.unfinished:
-        return f"No run of {' or '.join(BASELINES)} is finished yet: there is nothing to compare."
-    if not baseline:
-        return (
-            f"This run has neither {' nor '.join(BASELINES)}, so there is nothing to compare with: "
-            f"add {BASELINES[0]} to its solvers."
-        )
     own = [entry.name for entry in contenders(results.settings.solvers) if entry.own]
     solvers = table[(table.solver | table.index.isin(own)) & (table.index != baseline)]
-    if solvers.empty and results.unfinished:
-        return f"No solver besides {baseline} is finished yet: there is nothing to compare."
-    if solvers.empty:
-        return (
-            f"This run has no solver and no optimizer of your own besides {baseline}, so there is "
-            "nothing to compare: add rk4 to its solvers."
-        )
-    if not (runs.final < runs.initial_loss).any():
-        return "No run ended with a lower loss than it started with: there is nothing to compare."
+    if why := _incomparable(results, baseline, solvers):
+        return why
     problems, most, clear = runs.problem.nunique(), solvers.below.max(), solvers.clear.max()
     all_of_them = f"{problems} problem{'s' * (problems != 1)}"
     limit = "; ".join(_limits(results, list(solvers.index), baseline))
@@ -183,6 +169,28 @@ def verdict(results: Results) -> str:
         f"of {all_of_them} (Mann-Whitney over all problems, corrected by Holm: p = "
         f"{solvers.p.min():.2g} for the clearest)."
     )
+
+
+def _incomparable(results: Results, baseline: str, solvers: pd.DataFrame) -> str:
+    """Why there is nothing to compare; empty where there is."""
+    runs, late = runs_of(results), results.unfinished
+    if not baseline and late:
+        return f"No run of {' or '.join(BASELINES)} is finished yet: there is nothing to compare."
+    if not baseline:
+        return (
+            f"This run has neither {' nor '.join(BASELINES)}, so there is nothing to compare with: "
+            f"add {BASELINES[0]} to its solvers."
+        )
+    if solvers.empty and late:
+        return f"No solver besides {baseline} is finished yet: there is nothing to compare."
+    if solvers.empty:
+        return (
+            f"This run has no solver and no optimizer of your own besides {baseline}, so there is "
+            "nothing to compare: add rk4 to its solvers."
+        )
+    if not (runs.final < runs.initial_loss).any():
+        return "No run ended with a lower loss than it started with: there is nothing to compare."
+    return ""
 
 
 def _limits(results: Results, solvers: list[str], baseline: str) -> Iterator[str]:

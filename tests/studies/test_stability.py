@@ -243,12 +243,10 @@ def test_what_cannot_be_answered_says_why():
     rivals = rival(True, 8.0)
     assert "neither sgd nor euler" in made(rivals).verdict
     assert "nor euler" not in made(SGD).verdict
-    for records, words in (
-        (rivals, "No run of sgd or euler is"),
-        (SGD, "No solver besides sgd is"),
-    ):
+    waiting = {"No run of sgd or euler": rivals, "No solver besides sgd": SGD}
+    for words, records in waiting.items():
         late = dataclasses.replace(made(records), unfinished=["one"])
-        assert late.verdict == f"{words} finished yet: there is nothing to compare."
+        assert late.verdict == f"{words} is finished yet: there is nothing to compare."
     level = [{**r, "final_loss": 1.0} for r in SGD + rivals]
     lost = [{**r, "final_loss": 2.0, "status": "diverged"} for r in SGD + rivals]
     for records in (level, lost):

@@ -390,6 +390,10 @@ def test_the_verdict_says_losses_as_plainly_as_wins():
     )
     assert (judged.gradients_ratio["lost"], judged.gradients_rival["lost"]) == (np.inf, "sgd")
     assert judged.seconds_ratio["won"] == pytest.approx(9 / 0.52)
+    missed = [_record("lost", name, 1, None) for name in ("sgd", "mine")]
+    assert stiff.verdict(_results(missed)).startswith("Neither solvers nor rivals reach a target")
+    also = _results([*_example().records, _record("won", "other", 1, 5)])
+    assert "(fewer gradients than the best rival, other solvers: other on 1 of 1)" in also.verdict
 
 
 def test_sensitivity_is_the_mean_over_rates_of_what_is_lost_by_them():
