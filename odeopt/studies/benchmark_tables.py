@@ -138,7 +138,10 @@ def judge(results: Results) -> pd.DataFrame:
         theirs = finals.loc[[(problem, best.optimizer)]].to_numpy()
         for _, row in group[~group.tuned.astype(bool)].iterrows():
             mine = finals.loc[[(problem, row.optimizer)]].to_numpy()
-            compared = pairs(mine, theirs)
+            compared, level = pairs(mine, theirs), row.score <= LEVEL * best.score
+            ends = (row.score, best.score), (mine.min(), theirs.max()), (mine.max(), theirs.min())
+            with np.errstate(divide="ignore", invalid="ignore"):  # of two misses, or zeros, NaN
+                ratio, low, high = (size * np.divide(*both) for both in ends)
             rows.append(
                 {
                     **row[["problem", "optimizer", "group", "held_out", "criterion"]],
@@ -147,13 +150,13 @@ def judge(results: Results) -> pd.DataFrame:
                     "rival_score": best.score,
                     "comparable": comparable,
                     **({} if comparable else {"note": INCOMPARABLE}),
-                    "ratio": size * row.score / best.score,
-                    "level": comparable and bool(row.score <= LEVEL * best.score),
+                    "ratio": ratio,
+                    "level": comparable and bool(level and np.isfinite(row.score)),
                     "ahead": bool(row.score < best.score),
                     "share": compared.share,
                     "p": compared.p,
-                    "low": size * mine.min() / theirs.max(),
-                    "high": size * mine.max() / theirs.min(),
+                    "low": low,
+                    "high": high,
                     "accuracy": row.get("validation accuracy"),
                     "rival_accuracy": best.get("validation accuracy"),
                     "test": row.get("test"),

@@ -241,6 +241,18 @@ def test_the_verdict_compares_with_the_best_median_and_says_losses_as_plainly_as
     }
 
 
+def test_two_misses_are_not_level():
+    found = [
+        _record("wine", name, seed, loss, tuned=name == "good")
+        for name in (QUESTION, "good")
+        for seed, loss in enumerate([0.5, 0.5, None, None])
+    ]
+    results = Results(benchmark.STUDY, benchmark.Settings(), found)
+    (row,) = results.table("verdict").to_dict("records")
+    assert (row["score"], row["rival_score"], row["level"]) == (np.inf, np.inf, False)
+    assert "within 10% of the best tuned and scheduled rival's on 0 of 1" in results.verdict
+
+
 def test_losses_below_zero_have_no_ratio():
     found = [_record("nll", name, seed, -2.588, tuned=name == "good")
              for name in (QUESTION, "good") for seed in range(3)]  # fmt: skip
