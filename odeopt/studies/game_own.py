@@ -120,7 +120,7 @@ class Game:
             return checksum_of(traced, (), self.problem.version, tuple(self.rates))
 
     def entries(self, own: Mapping[str, Callable[[Any], Any]]) -> list[Entry]:
-        """Every solver of games, and the user's own optimizers."""
+        """The solvers of the games of two numbers, and the user's own optimizers."""
         updates = (1,) * len(Players.of(self.start(0)).names)
         makes = {**plane.METHODS, "alternating": lambda h: alternating(h, updates), **own}
         found = [self._entry(name, make) for name, make in makes.items()]
