@@ -179,7 +179,7 @@ def _below_zero(runs: pd.DataFrame) -> set[str]:
 def misled(results: Results) -> pd.DataFrame:
     """What a wrong constant or horizon does to the untuned optimizer, one row a problem.
 
-    Problems with a loss below zero are left out.
+    Problems with a loss below zero are left out. What is not known is NaN, the `worst` then too.
     """
     runs, rows = runs_of(results), list[dict[str, Any]]()
     runs = runs[~runs.problem.isin(_below_zero(runs))]
@@ -189,9 +189,11 @@ def misled(results: Results) -> pd.DataFrame:
         if len(mine) < 3:
             continue
         base = mine.iloc[1]
-        row = {"third": mine.iloc[0] / base, "triple": mine.iloc[2] / base}
+        found = {"third": mine.iloc[0], "triple": mine.iloc[2]}
         for what in ("half", "twice", "nothing"):
-            row[what] = scores.get((f"{QUESTION}, told {what}", 1.0), np.nan) / base
-        worst = max(row[what] for what in ("third", "triple", "half", "twice"))
+            found[what] = scores.get((f"{QUESTION}, told {what}", 1.0), np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):  # of two misses, or zeros, NaN
+            row = {what: np.divide(value, base) for what, value in found.items()}
+        worst = float(np.max([row[what] for what in ("third", "triple", "half", "twice")]))
         rows.append({"problem": problem, **row, "worst": worst, "steady": bool(worst <= STEADY)})
     return table(rows, "problem", "worst", "steady")

@@ -253,6 +253,15 @@ def test_two_misses_are_not_level():
     assert "within 10% of the best tuned and scheduled rival's on 0 of 1" in results.verdict
 
 
+def test_a_wrong_setting_that_is_not_known_leaves_open_whether_it_matters():
+    twice = f"{QUESTION}, told twice"
+    found = [record for record in _example().records if record["optimizer"] != twice]
+    results = Results(benchmark.STUDY, benchmark.Settings(), found)
+    assert np.isnan(results.table("misled").worst).all()
+    (word,) = [verdict.word for verdict in results.claims if verdict.claim.name == "steady"]
+    assert word == "open"
+
+
 def test_losses_below_zero_have_no_ratio():
     found = [_record("nll", name, seed, -2.588, tuned=name == "good")
              for name in (QUESTION, "good") for seed in range(3)]  # fmt: skip
