@@ -37,7 +37,7 @@ def score(record: Mapping[str, Any]) -> tuple[float, str]:
 
 
 def runs_of(results: Results) -> pd.DataFrame:
-    """One row a run, with `score`, infinite for a miss, and everything that was measured there.
+    """One row a run, with `score`, infinite for a miss, `MEASURES`, and the first `metric`.
 
     Whether a rival is read out at its last iterate or at the running mean is chosen on the tuning
     seed, with its rate.
@@ -50,12 +50,20 @@ def runs_of(results: Results) -> pd.DataFrame:
         for pair, group in runs[runs.seed == TUNING_SEED].groupby(PAIR)
     }
     ends = pd.DataFrame(
-        (r.ends[reads.get((r.problem, r.optimizer), "last")] for r in runs.itertuples()), runs.index
+        (_named(r.ends[reads.get((r.problem, r.optimizer), "last")]) for r in runs.itertuples()),
+        runs.index,
     )
     scores = [ends.loc[i, what] for i, what in runs.criterion.items()]
     scores = pd.Series(scores, runs.index, dtype=float).fillna(np.inf)
     scores[runs.status == "diverged"] = np.inf
     return runs.drop(columns=["loss", "validation"]).join(ends).assign(score=scores)
+
+
+def _named(end: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured at the end of a run, in columns that no metric's name can take."""
+    own = metric_in(end)
+    found = {name: value for name, value in end.items() if name in MEASURES}
+    return {**found, "metric": end[own]} if own else found
 
 
 def summary(results: Results) -> pd.DataFrame:
@@ -81,7 +89,7 @@ def summary(results: Results) -> pd.DataFrame:
                 "score_low": mine.score.min(),
                 "score_high": mine.score.max(),
                 **{name: mine[name].median() for name in (*measured, "seconds")},
-                **({"metric": mine[own].median()} if own else {}),
+                **({"metric": mine.metric.median()} if own else {}),
                 "memory": first.memory,
                 "missed": int(np.isinf(mine.score).sum()),
                 "runs": len(mine),

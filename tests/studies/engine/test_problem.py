@@ -224,6 +224,25 @@ def test_what_is_held_out_is_in_the_summary(tmp_path):
 
 
 @pytest.mark.slow
+def test_metrics_have_any_name_and_each_problem_its_own():
+    def named(name, value):
+        metric = lambda params, held: {name: jnp.float32(value)}
+        return Problem(line, start, (X, Y), name=name, validation=(X, Y), metric=metric)
+
+    held = [named("order", 3), named("problem", 4)]
+    found = stability.run(problems=held, solvers=["sgd", "heun"], seeds=1, gradients=8)
+    table = found.table("summary").set_index(["problem", "optimizer"])
+    assert table.metric["order", "sgd"] == table["metric order"]["order", "sgd"] == 3
+    assert table.metric["problem", "heun"] == 4
+    assert table.order["order", "heun"] == 2
+    again = {"rivals": ["momentum+linear"], "seeds": 1, "gradients": 8}
+    table = benchmark.run(problems=[held[0], named("score", 5)], **again).table("summary")
+    assert set(table.metric[table.problem == "order"]) == {3}
+    assert set(table.metric[table.problem == "score"]) == {5}
+    assert 5 not in set(table.score)
+
+
+@pytest.mark.slow
 def test_a_line_search_of_optax_is_a_contender():
     searched = {"lbfgs": optax.lbfgs}
     found = stability.run(problems=[plain()], solvers=["sgd", searched], seeds=1, gradients=12)
