@@ -93,7 +93,7 @@ def flow_of(problem: Problem, tolerance: float) -> Flow:
 
     The tolerance, relative and absolute, is at least 100 roundings of the parameters' dtype.
     Returns `points(times)`: flat parameters of shape (times, size) at ascending times, the first of
-    which is the start.
+    which is the start; infinite where the flow takes too many steps.
     """
     start, loss = flat(problem)
     tolerance = max(tolerance, 100 * float(jnp.finfo(start.dtype).eps))
@@ -101,6 +101,6 @@ def flow_of(problem: Problem, tolerance: float) -> Flow:
     @jax.jit
     def points(times: jax.Array) -> jax.Array:
         along, first = lambda t, point, _: -jax.grad(loss)(point), (times[-1] - times[0]) / 1000
-        return solve(along, start, times, first=first, rtol=tolerance)
+        return solve(along, start, times, first=first, rtol=tolerance, throw=False)
 
     return lambda times: np.asarray(points(np.asarray(times, float)))

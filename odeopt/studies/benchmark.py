@@ -82,19 +82,20 @@ class Settings:
         object.__setattr__(self, "problems", own_problems(self.problems, CONTESTS))
         object.__setattr__(self, "rivals", own_optimizers(self.rivals))
         at_least(self, seeds=1, gradients=1)
-        self.entries()
+        at_least(self, gradients=max(one.gradients_per_step for one in self.entries()))
 
     def entries(self) -> list[Entry]:
         """The tuned rivals, then the untuned ones."""
         known = dict.fromkeys([*OPTIMIZERS, *RIVALS])
-        found: list[Any] = []
-        for asked in self.rivals:
-            if isinstance(asked, str):
-                lookup("rival", asked, known)
-                found += [rival(name, self.gradients) for name in names([asked])]
-            else:
-                found += [averaged(own, self.gradients) for own in contenders([asked])]
-        return [*found, *untuned(self.gradients)]
+        words = [asked for asked in self.rivals if isinstance(asked, str)]
+        for word in words:
+            lookup("rival", word, known)
+        found = [rival(name, self.gradients) for name in dict.fromkeys(names(words))]
+        alone = untuned(self.gradients)
+        taken = [*known, *(one.name for one in alone)]
+        if own := [asked for asked in self.rivals if not isinstance(asked, str)]:
+            found += [averaged(one, self.gradients) for one in contenders(own, taken)]
+        return [*found, *alone]
 
 
 def untuned(steps: int) -> list[Entry]:
@@ -243,7 +244,13 @@ CLAIMS = (
         "A constant that is wrong by a factor of 3, or a horizon by a factor of 2, does not "
         "matter.",
         f"the median is at most {STEADY:g} times as high with it",
-        compared("misled", "{problem}", "worst", f"at most {STEADY:g}", lambda r: r["steady"]),
+        compared(
+            "misled",
+            "{problem}",
+            "worst",
+            f"at most {STEADY:g}",
+            lambda r: None if np.isnan(r["worst"]) else r["steady"],
+        ),
     ),
 )
 

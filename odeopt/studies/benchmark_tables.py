@@ -37,7 +37,7 @@ def score(record: Mapping[str, Any]) -> tuple[float, str]:
 
 
 def runs_of(results: Results) -> pd.DataFrame:
-    """One row a run, with `score`, infinite for a miss, and everything that was measured there.
+    """One row a run, with `score`, infinite for a miss, `MEASURES`, and the first `metric`.
 
     Whether a rival is read out at its last iterate or at the running mean is chosen on the tuning
     seed, with its rate.
@@ -50,12 +50,20 @@ def runs_of(results: Results) -> pd.DataFrame:
         for pair, group in runs[runs.seed == TUNING_SEED].groupby(PAIR)
     }
     ends = pd.DataFrame(
-        (r.ends[reads.get((r.problem, r.optimizer), "last")] for r in runs.itertuples()), runs.index
+        (_named(r.ends[reads.get((r.problem, r.optimizer), "last")]) for r in runs.itertuples()),
+        runs.index,
     )
     scores = [ends.loc[i, what] for i, what in runs.criterion.items()]
     scores = pd.Series(scores, runs.index, dtype=float).fillna(np.inf)
     scores[runs.status == "diverged"] = np.inf
     return runs.drop(columns=["loss", "validation"]).join(ends).assign(score=scores)
+
+
+def _named(end: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured at the end of a run, in columns that no metric's name can take."""
+    own = metric_in(end)
+    found = {name: value for name, value in end.items() if name in MEASURES}
+    return {**found, "metric": end[own]} if own else found
 
 
 def summary(results: Results) -> pd.DataFrame:
@@ -81,7 +89,7 @@ def summary(results: Results) -> pd.DataFrame:
                 "score_low": mine.score.min(),
                 "score_high": mine.score.max(),
                 **{name: mine[name].median() for name in (*measured, "seconds")},
-                **({"metric": mine[own].median()} if own else {}),
+                **({"metric": mine.metric.median()} if own else {}),
                 "memory": first.memory,
                 "missed": int(np.isinf(mine.score).sum()),
                 "runs": len(mine),
@@ -138,7 +146,10 @@ def judge(results: Results) -> pd.DataFrame:
         theirs = finals.loc[[(problem, best.optimizer)]].to_numpy()
         for _, row in group[~group.tuned.astype(bool)].iterrows():
             mine = finals.loc[[(problem, row.optimizer)]].to_numpy()
-            compared = pairs(mine, theirs)
+            compared, level = pairs(mine, theirs), row.score <= LEVEL * best.score
+            ends = (row.score, best.score), (mine.min(), theirs.max()), (mine.max(), theirs.min())
+            with np.errstate(divide="ignore", invalid="ignore"):  # of two misses, or zeros, NaN
+                ratio, low, high = (size * np.divide(*both) for both in ends)
             rows.append(
                 {
                     **row[["problem", "optimizer", "group", "held_out", "criterion"]],
@@ -147,13 +158,13 @@ def judge(results: Results) -> pd.DataFrame:
                     "rival_score": best.score,
                     "comparable": comparable,
                     **({} if comparable else {"note": INCOMPARABLE}),
-                    "ratio": size * row.score / best.score,
-                    "level": comparable and bool(row.score <= LEVEL * best.score),
+                    "ratio": ratio,
+                    "level": comparable and bool(level and np.isfinite(row.score)),
                     "ahead": bool(row.score < best.score),
                     "share": compared.share,
                     "p": compared.p,
-                    "low": size * mine.min() / theirs.max(),
-                    "high": size * mine.max() / theirs.min(),
+                    "low": low,
+                    "high": high,
                     "accuracy": row.get("validation accuracy"),
                     "rival_accuracy": best.get("validation accuracy"),
                     "test": row.get("test"),
@@ -176,7 +187,7 @@ def _below_zero(runs: pd.DataFrame) -> set[str]:
 def misled(results: Results) -> pd.DataFrame:
     """What a wrong constant or horizon does to the untuned optimizer, one row a problem.
 
-    Problems with a loss below zero are left out.
+    Problems with a loss below zero are left out. What is not known is NaN, the `worst` then too.
     """
     runs, rows = runs_of(results), list[dict[str, Any]]()
     runs = runs[~runs.problem.isin(_below_zero(runs))]
@@ -186,9 +197,11 @@ def misled(results: Results) -> pd.DataFrame:
         if len(mine) < 3:
             continue
         base = mine.iloc[1]
-        row = {"third": mine.iloc[0] / base, "triple": mine.iloc[2] / base}
+        found = {"third": mine.iloc[0], "triple": mine.iloc[2]}
         for what in ("half", "twice", "nothing"):
-            row[what] = scores.get((f"{QUESTION}, told {what}", 1.0), np.nan) / base
-        worst = max(row[what] for what in ("third", "triple", "half", "twice"))
+            found[what] = scores.get((f"{QUESTION}, told {what}", 1.0), np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):  # of two misses, or zeros, NaN
+            row = {what: np.divide(value, base) for what, value in found.items()}
+        worst = float(np.max([row[what] for what in ("third", "triple", "half", "twice")]))
         rows.append({"problem": problem, **row, "worst": worst, "steady": bool(worst <= STEADY)})
     return table(rows, "problem", "worst", "steady")

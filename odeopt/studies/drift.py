@@ -167,13 +167,13 @@ def _falls_by(results: Results) -> str:
     fall = (
         f"As the rate grows, gradient norm and sharpness fall in {most.falling.sum()} of "
         f"{(most.seeds - most.open).sum()} comparisons{rest}, by {_range(-100 * most.change)} % "
-        "at the largest rate."
+        f"{'(a negative number is a rise) ' * bool((most.change > 0).any())}at the largest rate."
     )
     if most[["removed", "by order 3"]].isna().all().any():
         return fall
     return (
         f"{fall} Cancelling the drift to order 2 removes {_range(100 * most.removed)} % of this "
-        "trend (a negative share is a reversed trend), to order 3 "
+        "trend (negative: a larger trend is left, up or down), to order 3 "
         f"{_range(100 * most['by order 3'])} %."
     )
 

@@ -13,6 +13,7 @@ import odeopt
 from .accuracy import flat, flow_of, order_record
 from .engine.optimizers import Entry, Make, entry, find
 from .engine.problem import Problem
+from .engine.refusals import refuse
 from .engine.runner import POINTS, Runner
 from .engine.store import Record
 from .reference import solve
@@ -78,7 +79,19 @@ def flow_losses(problem: Problem) -> FlowLosses:
         if np.isclose(weights.sum(), loss(start), rtol=1e-6):  # its minimum is zero
             return lambda times: np.exp(-2 * np.outer(times, eigenvalues)) @ weights
     points, losses = flow_of(problem, 1e-11), jax.jit(jax.vmap(loss))
-    return lambda times: np.asarray(losses(points(list(times))))
+    return lambda times: _reached(problem, losses(points(list(times))))
+
+
+def _reached(problem: Problem, losses: Any) -> np.ndarray:
+    """Losses along a flow; refuses a problem whose flow does not come to the end."""
+    found = np.asarray(losses)
+    if not np.isfinite(found).all():
+        refuse(
+            problem,
+            "its gradient flow takes too many steps. Is its loss smooth? Of a network write "
+            "jax.nn.softplus or jnp.tanh for jax.nn.relu.",
+        )
+    return found
 
 
 def follow(sweep: Runner, flow: FlowLosses, sharpness: float) -> list[Record]:
@@ -188,8 +201,8 @@ def adam_flow(problem: Problem, times: np.ndarray, tau1: float) -> np.ndarray:
         return -mh / (jnp.sqrt(vh) + 1e-8), (g - m) / tau1 if tau1 else 0 * m, (g * g - v) / TAU2
 
     begin = start, jnp.zeros_like(start), jnp.zeros_like(start)
-    points, *_ = solve(field, begin, times, first=1e-5, rtol=1e-6, atol=1e-7)
-    return np.asarray(jax.vmap(loss)(points))
+    points, *_ = solve(field, begin, times, first=1e-5, rtol=1e-6, atol=1e-7, throw=False)
+    return _reached(problem, jax.vmap(loss)(points))
 
 
 def order(name: str) -> list[Record]:

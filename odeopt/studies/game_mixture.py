@@ -1,7 +1,7 @@
 """A GAN of small networks that learns a mixture of 16 Gaussians, by any method for games."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from .. import alternating, drift, game_gradient, game_runge_kutta, simultaneous, solvers
 from . import game_plane as plane
+from .engine.optimizers import check_own
 from .engine.store import Record
 from .names import lookup
 from .networks import layers, network_init
@@ -135,12 +136,18 @@ QUICK = tuple(name for name in METHODS if name not in ("joint", "interaction-rms
 def method_of(asked: Any) -> dict[str, Method]:
     """The method of that name, or those of a mapping from names to functions of the rate.
 
-    Raises `ValueError` for a name that is not there, or one of an own method that is.
+    Raises `ValueError` for a name that is not there, one of an own method that is, and for what is
+    no optimizer.
     """
     if isinstance(asked, str):
         return {asked: lookup("method", asked, METHODS)}
-    if taken := [name for name in asked if name in METHODS]:
-        raise ValueError(f"{taken[0]} is a method of the study: give yours another name.")
+    if not (isinstance(asked, Mapping) and asked):
+        raise ValueError(
+            'a method is a name or a mapping such as {"mine": lambda h: optax.sgd(h)}, not '
+            f"{asked!s:.60}."
+        )
+    for name, make in asked.items():
+        check_own(name, make, {*METHODS, *plane.METHODS})
     return {name: Method(make, OWN) for name, make in asked.items()}
 
 

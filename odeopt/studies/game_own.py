@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxtyping import Array, PyTree
 
 from .. import alternating, game_gradient
 from ..arguments import as_arrays
+from ..checks import is_known
 from ..flows.game import PerPlayer, Players
 from . import game_plane as plane
 from .engine import Figure, Lab, Results, Table, groups, race_figures, races
@@ -51,7 +53,7 @@ class Game:
 
     Raises:
         ValueError: For losses of other players or that are not scalars, parameters that are not
-            floating-point, or a batch that is larger than the data.
+            floating-point, a batch that is larger than the data, or rates that are not positive.
     """
 
     losses: PerPlayer
@@ -64,11 +66,15 @@ class Game:
     rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
 
     def __post_init__(self) -> None:
+        rates = self.rates if isinstance(self.rates, tuple | list) else ()
+        if not rates or not all(is_known(h) and 0 < h < math.inf for h in rates):
+            words = "write positive numbers, as in rates=(0.01, 0.1)."
+            raise ValueError(f"Game {self.name!r}: rates is {self.rates!r}: {words}")
         try:
             given = {"batch": self.data, "key": jax.random.key(0)}
             jax.eval_shape(functools.partial(self.grad_fn, **given), self.start(0))
         except Exception as error:
-            words = str(error) if isinstance(error, ValueError) else f"{line(error)} {_FORM}"
+            words = str(error) if isinstance(error, ValueError) else f"{line(error)}. {_FORM}"
             words = words.replace("value_fn", "a loss")
             raise ValueError(f"Game {self.name!r}: {words}") from error
         _ = self.problem  # it refuses data and a metric that do not fit
@@ -107,14 +113,14 @@ class Game:
 
     @property
     def version(self) -> str:
-        """A checksum of losses, metric, data and initial point."""
+        """A checksum of losses, metric, data, initial point and rates."""
         with jax.enable_x64(self.problem.x64):
             given = {"batch": self.data, "key": jax.random.key(0)}
             traced = jax.make_jaxpr(functools.partial(self.grad_fn, **given))(self.start(0))
-            return checksum_of(traced, (), self.problem.version)
+            return checksum_of(traced, (), self.problem.version, tuple(self.rates))
 
     def entries(self, own: Mapping[str, Callable[[Any], Any]]) -> list[Entry]:
-        """Every solver of games, and the user's own optimizers."""
+        """The solvers of the games of two numbers, and the user's own optimizers."""
         updates = (1,) * len(Players.of(self.start(0)).names)
         makes = {**plane.METHODS, "alternating": lambda h: alternating(h, updates), **own}
         found = [self._entry(name, make) for name, make in makes.items()]

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -65,8 +65,11 @@ class Settings:
         object.__setattr__(self, "methods", own_optimizers(self.methods))
         at_least(self, seeds=1)
         costs = [method.cost for method in self.chosen.values()]
-        at_least(self, rounds=max(costs))
         looks = mixture.LOOKS * math.lcm(*costs)
+        each = [entry for game in self.games for entry in game.entries(self.mine)]
+        dearest = [entry.gradients_per_step for entry in each]
+        dearest += costs if "mixture" in self.problems else []
+        at_least(self, rounds=max(dearest, default=1))
         if "mixture" in self.problems and self.rounds % looks:
             raise ValueError(
                 f"--rounds must be a multiple of {looks}, so that in the mixture every method has "
@@ -78,8 +81,7 @@ class Settings:
         """Settings that would change nothing, and what to write."""
         if "mixture" in self.problems:
             return {}
-        mine = any(isinstance(one, own.Game) for one in self.problems)
-        unused = [name for name in self.chosen if name in mixture.METHODS or not mine]
+        unused = [name for name in self.chosen if name in mixture.METHODS or not self.games]
         if not unused:
             return {}
         words = (
@@ -93,8 +95,21 @@ class Settings:
         """The methods by name."""
         found: dict[str, mixture.Method] = {}
         for asked in self.methods:
-            found |= mixture.method_of(asked)
+            for name, method in mixture.method_of(asked).items():
+                if found.setdefault(name, method) is not method:
+                    raise ValueError(f"two methods are called {name!r}: give one another name.")
         return found
+
+    @property
+    def games(self) -> list[own.Game]:
+        """The user's own games."""
+        return [one for one in self.problems if isinstance(one, own.Game)]
+
+    @property
+    def mine(self) -> dict[str, Callable[[Any], Any]]:
+        """The user's own methods, as functions of the rate."""
+        chosen = self.chosen.items()
+        return {name: method.make for name, method in chosen if name not in mixture.METHODS}
 
 
 FULL = {"methods": tuple(mixture.METHODS), "seeds": 10, "rounds": 48000}
@@ -111,9 +126,8 @@ def tasks(settings: Settings) -> list[Task]:
     for name, method in chosen.items() if "mixture" in settings.problems else ():
         work = functools.partial(_mixture, settings, name, method)
         found.append(Task(f"mixture, {name}", work, x64=False))
-    mine = {name: method.make for name, method in chosen.items() if name not in mixture.METHODS}
-    for game in (one for one in settings.problems if isinstance(one, own.Game)):
-        for entry in game.entries(mine):
+    for game in settings.games:
+        for entry in game.entries(settings.mine):
             work = functools.partial(own.play, game, entry, settings.seeds, settings.rounds)
             found.append(Task(f"{game.name}, {entry.name}", work, 0.2, game.problem.x64))
     return found
@@ -254,6 +268,24 @@ def _outcome(results: Results) -> Plot:
     return plot
 
 
+_SETTLED = each(
+    "|z| at the end of the damped rotation, divided by the start",
+    _damped,
+    "{method} {growth:.3g}",
+)
+_COVERED = each(
+    f"Modes covered, of {len(mixture.CENTERS)}, in the last quarter of a run, mean and range",
+    "summary",
+    "{method} {modes:.1f} ({range})",
+)
+
+
+def _ends(results: Results) -> str:
+    """What the panels show that are drawn."""
+    panels = (_SETTLED, _damped(results)), (_COVERED, results.table("summary"))
+    return " ".join(say(results) for say, rows in panels if len(rows))
+
+
 def _fresh(results: Results) -> dict[str, list[Record]]:
     """The runs of the reported seeds, by method."""
     found: dict[str, list[Record]] = {}
@@ -291,12 +323,7 @@ FIGURES = (
         "Left: a game whose flow spirals inwards; a method right of the line spirals outwards. "
         "Right: modes that the GAN covers at tuned rates and equal gradients, mean and range of "
         "the reported seeds.",
-        each(
-            f"Modes covered, of {len(mixture.CENTERS)}, in the last quarter of a run, mean and "
-            "range",
-            "summary",
-            "{method} {modes:.1f} ({range})",
-        ),
+        _ends,
     ),
     own.FIGURE,
     plane.PLANE,
@@ -311,7 +338,11 @@ FIGURES = (
         "samples",
         _samples,
         "Samples of the generator at the end, first reported seed; circles are the modes.",
-        each("Modes that the samples cover", "summary", "{method} {modes:.1f}"),
+        each(
+            "Modes covered in the last quarter of a run, mean of the reported seeds",
+            "summary",
+            "{method} {modes:.1f}",
+        ),
     ),
 )
 

@@ -127,7 +127,7 @@ def compare(results: Results) -> pd.DataFrame:
     """One row a problem and optimizer: palindromic over reshuffled, paired by seed."""
     rows = list[dict[str, Any]]()
     for (problem, optimizer), mine in groups(results.of("network"), ["problem", "optimizer"]):
-        loss = mine.pivot(index="seed", columns="order", values="loss").astype(float)
+        loss = mine.pivot(index="seed", columns="order", values="loss").astype(float).fillna(np.inf)
         held = mine.assign(held_out=mine.held_out.astype(float)).groupby("order").held_out.mean()
         if set(loss) != set(ORDERS):
             continue

@@ -19,12 +19,14 @@ def solve(
     rtol: float,
     atol: float | None = None,
     solver: diffrax.AbstractSolver | None = None,
+    throw: bool = True,
 ) -> Any:
     """Where the flow `field(t, y, args)` is at some times, by Dopri8 by default.
 
     Of one time, that at which it ends, the flow begins at 0; of several, ascending, at the first.
     `first` is the first step, and `atol` is `rtol` by default. The values lie along a new first
-    axis, of which there is one for each time.
+    axis, of which there is one for each time. A flow that takes too many steps is an error; without
+    `throw` what it does not reach is infinite.
     """
     times = jnp.atleast_1d(jnp.asarray(times, float))
     alone = len(times) == 1
@@ -39,6 +41,7 @@ def solve(
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=rtol if atol is None else atol),
         saveat=diffrax.SaveAt(t1=True) if alone else diffrax.SaveAt(ts=times),
         max_steps=100_000,
+        throw=throw,
     )
     return solution.ys
 

@@ -32,6 +32,7 @@ from .engine.load import own_optimizers, own_problems
 from .engine.optimizers import Entry, contenders
 from .engine.problem import Problem
 from .engine.race import Race
+from .engine.statistics import performance_profile
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, first_grid
 from .problems import PROBLEMS, QUICK_PROBLEMS, SUITE, build
@@ -144,20 +145,10 @@ def verdict(results: Results) -> str:
     """The answer in a sentence: whether any solver gains, R of the most stable one, its price."""
     runs = runs_of(results)
     baseline, table = baseline_of(runs), results.table("comparison").set_index("optimizer")
-    if not baseline:
-        return (
-            f"This run has neither {' nor '.join(BASELINES)}, so there is nothing to compare with: "
-            f"add {BASELINES[0]} to its solvers."
-        )
     own = [entry.name for entry in contenders(results.settings.solvers) if entry.own]
     solvers = table[(table.solver | table.index.isin(own)) & (table.index != baseline)]
-    if solvers.empty:
-        return (
-            f"This run has no solver and no optimizer of your own besides {baseline}, so there is "
-            "nothing to compare: add rk4 to its solvers."
-        )
-    if not (runs.final < runs.initial_loss).any():
-        return "No run ended with a lower loss than it started with: there is nothing to compare."
+    if why := _incomparable(results, baseline, solvers):
+        return why
     problems, most, clear = runs.problem.nunique(), solvers.below.max(), solvers.clear.max()
     all_of_them = f"{problems} problem{'s' * (problems != 1)}"
     limit = "; ".join(_limits(results, list(solvers.index), baseline))
@@ -180,6 +171,28 @@ def verdict(results: Results) -> str:
     )
 
 
+def _incomparable(results: Results, baseline: str, solvers: pd.DataFrame) -> str:
+    """Why there is nothing to compare; empty where there is."""
+    runs, late = runs_of(results), results.unfinished
+    if not baseline and late:
+        return f"No run of {' or '.join(BASELINES)} is finished yet: there is nothing to compare."
+    if not baseline:
+        return (
+            f"This run has neither {' nor '.join(BASELINES)}, so there is nothing to compare with: "
+            f"add {BASELINES[0]} to its solvers."
+        )
+    if solvers.empty and late:
+        return f"No solver besides {baseline} is finished yet: there is nothing to compare."
+    if solvers.empty:
+        return (
+            f"This run has no solver and no optimizer of your own besides {baseline}, so there is "
+            "nothing to compare: add rk4 to its solvers."
+        )
+    if not (runs.final < runs.initial_loss).any():
+        return "No run ended with a lower loss than it started with: there is nothing to compare."
+    return ""
+
+
 def _limits(results: Results, solvers: list[str], baseline: str) -> Iterator[str]:
     """What theory says of the solvers' stability limits."""
     about = runs_of(results).drop_duplicates("optimizer").set_index("optimizer")
@@ -197,7 +210,7 @@ def _limits(results: Results, solvers: list[str], baseline: str) -> Iterator[str
     if without := [name for name in solvers if limits.get(name) == np.inf]:
         yield f"{', '.join(without)} {'have' if without[1:] else 'has'} no stability limit"
     elif not len(finite):
-        yield f"no stability limit of {', '.join(solvers)} is known"
+        yield f"No stability limit of {', '.join(solvers)} is known"
 
 
 def _best(results: Results) -> str:
@@ -210,6 +223,12 @@ def _best(results: Results) -> str:
         f"that of {each} of {runs.problem.nunique()} problems. {lost} of {len(runs)} runs "
         "diverged."
     )
+
+
+def _limited(results: Results) -> pd.DataFrame:
+    """The optimizers whose limits are drawn."""
+    table = results.table("comparison")
+    return table[(table.get("problems", pd.Series(0, table.index)) > 0) & table.R.notna()]
 
 
 def _solvers(results: Results) -> pd.DataFrame:
@@ -274,10 +293,26 @@ def _polynomial(one: Entry) -> np.ndarray | None:
     return solver.tableau.stability_polynomial if isinstance(solver, ExplicitRungeKutta) else None
 
 
-def _profile(results: Results) -> Plot:
+def _costs(results: Results) -> pd.DataFrame:
     runs = runs_of(results)
-    cost = races.gradients_to_target(races.tuned(runs), runs.optimizer.unique())
-    return race_figures.profile({"gradients to the target": cost})
+    return races.gradients_to_target(races.tuned(runs), runs.optimizer.unique())
+
+
+def _profile(results: Results) -> Plot:
+    return race_figures.profile({"gradients to the target": _costs(results)})
+
+
+def _fastest(results: Results) -> str:
+    """Both ends of the profiles."""
+    cost = _costs(results)
+    if cost.empty:
+        return "No loss came down, so there is no target."
+    shares = performance_profile(cost)
+    each = ", ".join(
+        f"{name} {first:.0%} and {last:.0%}"
+        for name, first, last in zip(shares, shares.iloc[0], shares.iloc[-1], strict=True)
+    )
+    return f"The fastest, and at the target at all, in this share of the pairs: {each}."
 
 
 def _edges(results: Results) -> str:
@@ -289,7 +324,7 @@ def _edges(results: Results) -> str:
         return f"No run of the {pairs} lines diverged: none shows where it ends."
     low, middle, high = first.quantile([0, 0.5, 1])
     return (
-        f"{len(first)} of {pairs} lines end: the smallest rate at which a run diverged is "
+        f"{len(first)} of {pairs} lines end: the smallest h·sharpness/R at which a run diverged is "
         f"{middle:.2g} in the median, {low:.2g} to {high:.2g}."
     )
 
@@ -321,7 +356,7 @@ FIGURES = (
         "problems. Only a bar that does not contain 1 shows that one limit is larger.",
         each(
             "Limits divided by the baseline's, per step and per gradient",
-            _solvers,
+            _limited,
             "{optimizer} {step} and {gradient}",
         ),
     ),
@@ -355,7 +390,7 @@ FIGURES = (
         "the decrease from the median initial loss to the best median final loss; a miss counts "
         "as infinity. Left end: how often an optimizer is the fastest. Right end: how often it "
         "reaches the target.",
-        _best,
+        _fastest,
     ),
     Figure(
         "regions",

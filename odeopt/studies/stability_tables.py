@@ -1,5 +1,7 @@
 """Tables of the stability study, of its records."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -30,16 +32,22 @@ def _summary(results: Results) -> pd.DataFrame:
     table.insert(8, "sharpness", table.problem.map(sharpness))
     relative = table.best_rate.astype(float) * table.sharpness / table.R
     table.insert(10, "best_relative_rate", relative)
-    return table.merge(_held_out(results), how="left", on=races.PAIR)
+    return table.merge(_held_out(results, list(table)), how="left", on=races.PAIR)
 
 
-def _held_out(results: Results) -> pd.DataFrame:
-    """Medians of what is measured on validation data, at tuned rates; `metric` is the first."""
+def _held_out(results: Results, taken: Sequence[str]) -> pd.DataFrame:
+    """Medians of what is measured on validation data, at tuned rates.
+
+    `metric` is the first that the problem has. One whose name is `taken` by another column is
+    called "metric" and that name.
+    """
     best = races.tuned(runs_of(results)).reset_index(drop=True)
-    last = pd.DataFrame([ends["last"] for ends in best.get("ends", [])], index=best.index)
-    found = last.drop(columns="loss", errors="ignore").astype(float)
-    if (name := metric_in(found)) is not None:
-        found["metric"] = found[name]
+    ends = [ends["last"] for ends in best.get("ends", [])]
+    found = pd.DataFrame(ends, index=best.index).drop(columns="loss", errors="ignore").astype(float)
+    found = found.rename(columns={name: f"metric {name}" for name in found if name in taken})
+    own = [end.get(metric_in(end) or "") for end in ends]
+    if any(value is not None for value in own):
+        found["metric"] = np.array(own, float)
     return found.groupby([best[key] for key in races.PAIR]).median().reset_index()
 
 

@@ -37,11 +37,17 @@ def verdict(results: Results) -> str:
             "No problem has finished runs of both a solver and a rival, so there is nothing "
             "to compare."
         )
+    ends = results.table("verdict")[["gradients", "rival_gradients"]]
+    if not np.isfinite(ends.to_numpy(float)).any():
+        return "Neither solvers nor rivals reach a target, so there is nothing to compare."
     best = wins.gradients_won.idxmax()
     row = wins.loc[best]
     lead = "Yes." if row.gradients_won == row.problems else "On some problems."
     lead = lead if row.gradients_won else "No, not in gradients."
-    rest = ", ".join(f"{name} on {r.gradients_won}" for name, r in wins.drop(best).iterrows())
+    rest = ", ".join(
+        f"{name} on {r.gradients_won}" + f" of {r.problems}" * bool(r.problems != row.problems)
+        for name, r in wins.drop(best).iterrows()
+    )
     rest = rest and f" (fewer gradients than the best rival, other solvers: {rest})"
     return (
         f"{lead} To reach the target, {best} needs fewer gradients than the best rival on "

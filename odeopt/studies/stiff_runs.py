@@ -196,7 +196,7 @@ class Settings:
     def entries(self) -> list[Entry]:
         """Who takes part."""
         known = (lookup("solver", s, ENTRIES)() if isinstance(s, str) else s for s in self.solvers)
-        return contenders(list(known))
+        return contenders(list(known), ENTRIES)
 
     def goal(self, problem: Problem) -> Goal:
         """Where runs on that problem end."""

@@ -127,10 +127,11 @@ def stable(results: Results) -> pd.DataFrame:
     are the bracket of that limit over SGD's. The rate of the fewest `gradients` to the target,
     `best`, is tuned on the seeds that it is reported on, for all alike.
     """
-    sgd, rows = (np.nan, np.nan), list[tuple]()
-    for optimizer, group in runs_of(results, "climb").groupby("optimizer", sort=False):
+    runs, rows = runs_of(results, "climb"), list[tuple]()
+    base = runs[runs.optimizer == CLIMBING[0]]
+    sgd = (np.nan, np.nan) if base.empty else races.limit(base)
+    for optimizer, group in runs.groupby("optimizer", sort=False):
         limit, medians = races.limit(group), group.groupby("learning_rate").to_target.apply(_median)
-        sgd = limit if optimizer == CLIMBING[0] else sgd
         rows.append((optimizer, *limit, *ratio(limit, sgd), float(medians.idxmin()), medians.min()))
     columns = ["optimizer", "rate", "unstable", "low", "high", "best", "gradients"]
     return pd.DataFrame(rows, columns=columns)

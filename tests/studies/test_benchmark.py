@@ -5,6 +5,7 @@ import optax
 import pytest
 from optax import contrib
 
+import odeopt
 from odeopt.studies import benchmark, benchmark_problems, benchmark_tables, networks, problems
 from odeopt.studies.benchmark import QUESTION
 from odeopt.studies.engine import rivals
@@ -240,6 +241,27 @@ def test_the_verdict_compares_with_the_best_median_and_says_losses_as_plainly_as
     }
 
 
+def test_two_misses_are_not_level():
+    found = [
+        _record("wine", name, seed, loss, tuned=name == "good")
+        for name in (QUESTION, "good")
+        for seed, loss in enumerate([0.5, 0.5, None, None])
+    ]
+    results = Results(benchmark.STUDY, benchmark.Settings(), found)
+    (row,) = results.table("verdict").to_dict("records")
+    assert (row["score"], row["rival_score"], row["level"]) == (np.inf, np.inf, False)
+    assert "within 10% of the best tuned and scheduled rival's on 0 of 1" in results.verdict
+
+
+def test_a_wrong_setting_that_is_not_known_leaves_open_whether_it_matters():
+    twice = f"{QUESTION}, told twice"
+    found = [record for record in _example().records if record["optimizer"] != twice]
+    results = Results(benchmark.STUDY, benchmark.Settings(), found)
+    assert np.isnan(results.table("misled").worst).all()
+    (word,) = [verdict.word for verdict in results.claims if verdict.claim.name == "steady"]
+    assert word == "open"
+
+
 def test_losses_below_zero_have_no_ratio():
     found = [_record("nll", name, seed, -2.588, tuned=name == "good")
              for name in (QUESTION, "good") for seed in range(3)]  # fmt: skip
@@ -333,12 +355,23 @@ def test_every_figure_is_drawn(result):
         ({"problems": ["minst"]}, "did you mean mnist"),
         ({"seeds": 0}, "--seeds must be at least 1, not 0."),
         ({"gradients": 0}, "--gradients must be at least 1, not 0."),
+        ({"rivals": {"m": odeopt.rk4}, "gradients": 3}, "--gradients must be at least 4, not 3."),
+        ({"rivals": {"untuned": optax.sgd}}, "untuned is an optimizer of the study"),
+        ({"rivals": {"adam+linear": optax.sgd}}, r"adam\+linear is an optimizer of the study"),
+        ({"rivals": [{"a": optax.sgd}, {"a": optax.adam}]}, "two optimizers are called 'a'"),
     ],
 )
 def test_a_mistake_is_refused_before_anything_is_made(given, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         benchmark.run(**given, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.cheap
+def test_a_rival_that_is_named_twice_takes_part_once():
+    names = [one.name for one in benchmark.Settings(rivals=("adam+linear", "adam")).entries()]
+    assert len(set(names)) == len(names)
+    assert {"adam+constant", "adam+linear", "adam+cosine"} <= set(names)
 
 
 @pytest.mark.slow

@@ -83,6 +83,15 @@ def test_the_flow_of_a_quadratic_with_another_minimum_is_solved(x64):
     np.testing.assert_allclose(there, here + 1, rtol=1e-8)
 
 
+def test_a_loss_with_a_kink_is_refused(x64):
+    def loss(params, batch):
+        return jnp.sum(jnp.abs(params) + batch[0] * params**2)
+
+    kink = Problem(loss, lambda seed: jnp.ones(3), (EIGENVALUES,), name="kink")
+    with pytest.raises(ValueError, match=r"'kink': its gradient flow takes too many steps\. Is"):
+        paths.flow_losses(kink)([0.0, 2.0])
+
+
 def test_runs_on_flow_time_converge_with_the_order(swept):
     for name, order in {"euler": 1, "heun": 2, "rk4": 4}.items():
         rows = deviations(swept(find(name))).sort_values("step")

@@ -1,5 +1,7 @@
 """The study of games: what is calculated, what is counted, and what is said of it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,6 +146,15 @@ def test_a_study_has_a_row_a_run_and_goes_on_to_the_same_numbers(tiny, tmp_path)
     assert (out / "runs.jsonl").read_text().splitlines(keepends=True) == lines
 
 
+def test_the_text_of_the_outcome_is_of_what_is_drawn():
+    (outcome,) = [figure for figure in games.FIGURES if figure.name == "outcome"]
+    planes = plane.trajectory("damped rotation", "simultaneous")
+    found = outcome.finding(Results(games.STUDY, games.Settings(), planes))
+    assert (
+        found == "|z| at the end of the damped rotation, divided by the start: simultaneous 8.65."
+    )
+
+
 def test_without_time_there_is_nothing_to_compare():
     late = games.run(methods=["adam"], rounds=40, max_minutes=1e-9)
     assert late.table("summary").empty
@@ -154,7 +165,14 @@ def test_without_time_there_is_nothing_to_compare():
     ("wrong", "message"),
     [
         ({"methods": "rk5"}, "unknown method 'rk5': did you mean rk4?"),
-        ({"methods": {"adam": lambda h: h}}, "adam is a method of the study: give yours another"),
+        ({"methods": {"adam": lambda h: h}}, "adam is an optimizer of the study: call yours"),
+        ({"methods": {"midpoint": lambda h: h}}, "midpoint is an optimizer of the study"),
+        ({"methods": {"a/b": optax.sgd}}, "'a/b' is no name"),
+        ({"methods": {"mine": 3}}, "'mine': calling it with a learning rate fails"),
+        ({"methods": {"mine": lambda h: optax.sgd(float(h))}}, "must take a traced learning rate"),
+        ({"methods": 3}, "a method is a name or a mapping such as .*, not 3"),
+        ({"methods": {}}, "a method is a name or a mapping"),
+        ({"methods": [{"a": optax.sgd}, {"a": optax.adam}]}, "two methods are called 'a'"),
         ({"seeds": 0}, "--seeds must be at least 1, not 0"),
         ({"rounds": 1}, "--rounds must be at least 6, not 1"),
         ({"rounds": 9601}, "--rounds must be a multiple of 240, .* not 9601"),
@@ -163,6 +181,22 @@ def test_without_time_there_is_nothing_to_compare():
 def test_bad_settings_are_refused_before_anything_runs(wrong, message):
     with pytest.raises(ValueError, match=message):
         games.run(**wrong)
+
+
+@pytest.mark.cheap
+@pytest.mark.parametrize("rates", [(), (-0.1,), (float("nan"),), 0.1, "ab"])
+def test_rates_of_a_game_are_positive_numbers(rates):
+    with pytest.raises(ValueError, match=r"Game 'my game': rates is .*: write positive numbers"):
+        Game([lambda z: z[0] * z[1], lambda z: -z[0] * z[1]], lambda key: (1.0, 0.0), rates=rates)
+
+
+def test_a_game_needs_rounds_for_a_step_of_every_solver_and_other_rates_are_another_game():
+    game = Game([lambda z: z[0] * z[1], lambda z: -z[0] * z[1]], lambda key: (1.0, 0.0))
+    with pytest.raises(ValueError, match="--rounds must be at least 4, not 3"):
+        games.run(problems=[game], rounds=3)
+    assert games.STUDY.choose(problems=[game], rounds=4)
+    assert games.STUDY.choose(problems=["plane"], rounds=1)
+    assert dataclasses.replace(game, rates=(0.1,)).version != game.version
 
 
 @pytest.mark.cheap

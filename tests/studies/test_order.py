@@ -85,6 +85,8 @@ def test_networks_are_compared_in_pairs():
     assert (row["lower"], row["seeds"]) == (1, 3)
     assert row["ratio"] == pytest.approx(0.625 ** (1 / 3))
     assert row["low"] < row["ratio"] < 1 < row["high"]
+    (row,) = compared([1.0, 2.0], [0.5, None]).table("networks").to_dict(orient="records")
+    assert (row["palindromic"], row["lower"], row["seeds"]) == (np.inf, 1, 2)  # a miss is infinite
 
 
 @pytest.mark.parametrize(

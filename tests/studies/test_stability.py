@@ -1,4 +1,6 @@
+import dataclasses
 import itertools
+import os
 import subprocess
 import sys
 
@@ -241,6 +243,10 @@ def test_what_cannot_be_answered_says_why():
     rivals = rival(True, 8.0)
     assert "neither sgd nor euler" in made(rivals).verdict
     assert "nor euler" not in made(SGD).verdict
+    waiting = {"No run of sgd or euler": rivals, "No solver besides sgd": SGD}
+    for words, records in waiting.items():
+        late = dataclasses.replace(made(records), unfinished=["one"])
+        assert late.verdict == f"{words} is finished yet: there is nothing to compare."
     level = [{**r, "final_loss": 1.0} for r in SGD + rivals]
     lost = [{**r, "final_loss": 2.0, "status": "diverged"} for r in SGD + rivals]
     for records in (level, lost):
@@ -261,11 +267,37 @@ def test_an_optimizer_of_ones_own_is_judged():
     assert "these ended with a lower loss than sgd: mine on 1 of 1 problem" in verdict
 
 
+def test_a_study_leaves_the_devices_of_the_process_as_they_are():
+    code = (
+        "from odeopt.studies.engine.runner import local_devices; import jax\n"
+        "found = jax.config.values['jax_num_cpu_devices']; local_devices(1)\n"
+        "assert jax.config.values['jax_num_cpu_devices'] == found\n"
+    )
+    told = {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    more = "assert len(local_devices(2)) == 2; assert jax.local_device_count() == 3"
+    for words, flags in (("", {}), (more, told)):
+        subprocess.run([sys.executable, "-c", code + words], check=True, env=os.environ | flags)
+
+
+@pytest.mark.cheap
+def test_settings_may_be_given_by_a_generator():
+    found = stability.run(solvers=(name for name in ("sgd", "heun")), max_minutes=1e-9)
+    assert found.settings.solvers == ("sgd", "heun")
+
+
 def test_findings_of_figures_are_of_the_data():
     (relative,) = [figure for figure in stability.FIGURES if figure.name == "loss_relative"]
     tame = [{**r, "sharpness": 1.0} for r in SGD if r["status"] != "diverged"]
     assert relative.finding(made(tame)).startswith("No run of the 1 lines diverged")
     assert relative.finding(made(SGD)).startswith("1 of 1 lines end")
+    (profile,) = [figure for figure in stability.FIGURES if figure.name == "profile"]
+    found = profile.finding(made(SGD + rival(True, 8.0)))
+    assert found.endswith("in this share of the pairs: sgd 0% and 0%, rk9 100% and 100%.")
+    lost = [{**r, "loss": [1.0, 2.0], "final_loss": 2.0, "status": "diverged"} for r in SGD]
+    assert profile.finding(made(lost)) == "No loss came down, so there is no target."
+    (limits,) = [figure for figure in stability.FIGURES if figure.name == "limits"]
+    momentum = [{**r, "optimizer": "momentum", "order": None} for r in SGD]
+    assert limits.finding(made(SGD + momentum)).endswith("momentum 0.50 to 2.00 and 0.50 to 2.00.")
 
 
 def test_a_ratio_of_limits_is_a_bracket_and_a_claim_is_open_where_that_holds_1():

@@ -390,6 +390,10 @@ def test_the_verdict_says_losses_as_plainly_as_wins():
     )
     assert (judged.gradients_ratio["lost"], judged.gradients_rival["lost"]) == (np.inf, "sgd")
     assert judged.seconds_ratio["won"] == pytest.approx(9 / 0.52)
+    missed = [_record("lost", name, 1, None) for name in ("sgd", "mine")]
+    assert stiff.verdict(_results(missed)).startswith("Neither solvers nor rivals reach a target")
+    also = _results([*_example().records, _record("won", "other", 1, 5)])
+    assert "(fewer gradients than the best rival, other solvers: other on 1 of 1)" in also.verdict
 
 
 def test_sensitivity_is_the_mean_over_rates_of_what_is_lost_by_them():
@@ -407,6 +411,8 @@ def test_the_largest_stable_rate_is_known_to_a_bracket():
     assert dict(table.unstable) == {"sgd": 4.0, "rkc": 160.0}
     assert (table.low["rkc"], table.high["rkc"]) == (20, 80)
     assert dict(table.gradients) == {"sgd": 40, "rkc": 10}
+    turned = _results(_example().records[::-1])  # solvers in another order
+    assert stiff_tables.stable(turned).set_index("optimizer").loc[table.index].equals(table)
 
 
 def test_claims_are_judged_by_their_criteria():
@@ -448,6 +454,7 @@ def test_every_figure_is_drawn(result):
     ("given", "message"),
     [
         ({"solvers": ["lbgfs"]}, "unknown solver 'lbgfs': did you mean lbfgs"),
+        ({"solvers": {"lbfgs": optax.sgd}}, "lbfgs is an optimizer of the study"),
         ({"problems": ["digits-mes"]}, "did you mean digits-mse"),
         ({"seeds": 0}, "--seeds must be at least 1, not 0."),
         ({"target": 2.0}, "--target must be between 0 and 1, not 2."),
@@ -459,6 +466,12 @@ def test_a_mistake_is_refused_before_anything_is_made(given, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         stiff.run(**given, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_solver_that_the_budget_has_no_step_of_misses():
+    settings = {"solvers": ["sgd", "rkc"], "gradients": 5, "seeds": 1}
+    table = stiff.run(problems=[_line(batch_size=8)], **settings).table("summary")
+    assert np.isinf(table.set_index("optimizer").gradients["rkc"])
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ What theory says of an optimizer is read off the optimizer object. Uses optax an
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -235,8 +235,11 @@ def find(name: str) -> Entry:
     return lookup("solver", name, makers())()
 
 
-def contenders(asked: Sequence[Any] | Mapping[str, Make]) -> list[Entry]:
-    """Entries from names, entries, and mappings `{"mine": lambda h: optax.chain(...)}`."""
+def contenders(asked: Sequence[Any] | Mapping[str, Make], taken: Iterable[str] = ()) -> list[Entry]:
+    """Entries from names, entries, and mappings `{"mine": lambda h: optax.chain(...)}`.
+
+    Names that the study gives its own optimizers, besides those of `makers`, are `taken`.
+    """
     found: dict[str, Entry] = {}
     for item in [asked] if isinstance(asked, Mapping) else asked:
         if isinstance(item, str):
@@ -244,7 +247,7 @@ def contenders(asked: Sequence[Any] | Mapping[str, Make]) -> list[Entry]:
         elif isinstance(item, Entry):
             new = [item]
         elif isinstance(item, Mapping):
-            new = [_own(name, make) for name, make in item.items()]
+            new = [_own(name, make, {*makers(), *taken}) for name, make in item.items()]
         else:
             raise ValueError(
                 f"an optimizer is a name or a mapping such as "
@@ -256,15 +259,24 @@ def contenders(asked: Sequence[Any] | Mapping[str, Make]) -> list[Entry]:
                     f"two optimizers are called {one.name!r}, which tables tell apart by name: "
                     "give one another."
                 )
+    if not found:
+        raise ValueError('no optimizer is given: write {"mine": lambda h: optax.sgd(h)}.')
     return list(found.values())
 
 
-def _own(name: str, make: Make) -> Entry:
+def _own(name: str, make: Make, taken: Container[str]) -> Entry:
     if isinstance(make, Entry):
         return dataclasses.replace(make, name=name)
+    check_own(name, make, taken)
+    refuse_one_rate(name, functools.partial(_first_step, make))
+    return entry(name, make, own=True)
+
+
+def check_own(name: Any, make: Any, taken: Container[str]) -> None:
+    """Raise a `ValueError` where that is no optimizer of the user's, with a name of its own."""
     if not is_name(name):
         raise ValueError(f'{name!r} is no name: write a text without /, as in {{"mine": make}}.')
-    if name in makers():
+    if name in taken:
         raise ValueError(f'{name} is an optimizer of the study: call yours otherwise, "my {name}".')
     try:
         optimizer = make(0.1)
@@ -289,8 +301,6 @@ def _own(name: str, make: Make) -> Entry:
             f"optimizer {name!r} returns a {type(optimizer).__name__}, not an optax "
             "transformation: write it as lambda h: optax.sgd(h)."
         )
-    refuse_one_rate(name, functools.partial(_first_step, make))
-    return entry(name, make, own=True)
 
 
 def _first_step(make: Make, rate: Any) -> Any:

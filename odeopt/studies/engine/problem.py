@@ -82,9 +82,10 @@ class Problem:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        self._check_start()
-        self._check_loss()
-        self._check_metric()
+        with jax.enable_x64(self.x64):
+            self._check_start()
+            self._check_loss()
+            self._check_metric()
 
     def _check_start(self) -> None:
         if wrong := whole_numbers(self._init(0)):
@@ -127,7 +128,9 @@ class Problem:
                 refuse(self, "has_aux=True says that the loss returns (loss, aux); it does not.")
             found = found[0]
         if getattr(found, "shape", None) != () or not jnp.issubdtype(found.dtype, jnp.floating):
-            what = f"shape {found.shape}" if hasattr(found, "shape") else type(found).__name__
+            what = type(found).__name__
+            if hasattr(found, "shape"):
+                what = f"{found.dtype} of shape {found.shape}"
             words = f"its loss returns {what}, not one real number: write jnp.mean(...) around it."
             refuse(self, words)
 
@@ -167,7 +170,8 @@ class Problem:
 
     def _init(self, seed: int) -> PyTree:
         try:
-            found = self.init(seed)
+            with jax.enable_x64(self.x64):
+                found = self.init(seed)
             if holds_module(found):
                 return found
             return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, found)
@@ -176,10 +180,9 @@ class Problem:
             refuse(self, f"init({seed}) fails: {line(error)}. {words}", error)
 
     @functools.cached_property
-    def _first(self) -> tuple[list[tuple[int, ...]], PyTree]:
-        """Of seed 0: the shapes of the parameters, and what does not train."""
-        params, rest = eqx.partition(self._init(0), eqx.is_inexact_array)
-        return _shapes(params), rest
+    def _first(self) -> tuple[Params, PyTree]:
+        """Of seed 0: the parameters, and what does not train."""
+        return eqx.partition(self._init(0), eqx.is_inexact_array)
 
     def _whole(self, params: Params) -> PyTree:
         """The parameters, in the model that they are of."""
@@ -194,7 +197,8 @@ class Problem:
     def dtype(self) -> Any:
         """The type of learning rates and recorded losses: the parameters', float32 at least."""
         leaves = jax.tree.leaves(self.start(0))
-        return np.dtype(jnp.result_type(np.float32, *(leaf.dtype for leaf in leaves))).type
+        with jax.enable_x64(self.x64):
+            return np.dtype(jnp.result_type(np.float32, *(leaf.dtype for leaf in leaves))).type
 
     @functools.cached_property
     def objective(self) -> Callable[..., Array]:
@@ -222,21 +226,22 @@ class Problem:
         """The parameters of a seed: of an Equinox model its floating-point arrays.
 
         Raises:
-            ValueError: Parameters that are not finite or have other shapes than those of seed 0, or
-                a model with other values that do not train: one program makes the runs of all
-                seeds.
+            ValueError: Parameters that are not finite or have other shapes or types than those of
+                seed 0, or a model with other values that do not train: one program makes the runs
+                of all seeds.
         """
         found = self._init(seed)
         params, rest = eqx.partition(found, eqx.is_inexact_array)
         if not is_traced(found):
-            shapes, first = self._first
-            if _shapes(params) != shapes:
+            like, first = self._first
+            if kinds(params) != kinds(like):
                 refuse(
                     self,
-                    f"init({seed}) gives arrays of shapes {_shapes(params)}, and init(0) of shapes "
-                    f"{shapes}: give the same for every seed.",
+                    f"init({seed}) gives {kinds(params)}, and init(0) gives {kinds(like)}: give "
+                    "the same names, types and shapes for every seed.",
                 )
-            if _values(rest) != _values(first):
+            structure: Any = jax.tree.structure(params)
+            if structure != jax.tree.structure(like) or _values(rest) != _values(first):
                 refuse(
                     self,
                     f"init({seed}) and init(0) differ in a value that does not train, such as a "
@@ -268,7 +273,8 @@ class Problem:
 
     def full_loss(self, params: Params, data: PyTree) -> Array:
         """The objective on all of `data`; of a random loss, with a key that is always the same."""
-        return self.objective(params, jax.tree.map(jnp.asarray, data), **self.fixed_key)
+        loss = self.objective(params, jax.tree.map(jnp.asarray, data), **self.fixed_key)
+        return jnp.asarray(loss)  # a loss without parameters may be a plain number
 
     @functools.cached_property
     def initial_loss(self) -> float:
@@ -336,8 +342,11 @@ def held_out_of(measured: Mapping[str, Any]) -> Any:
     return measured.get(metric_in(measured) or "validation")
 
 
-def _shapes(params: PyTree) -> list[tuple[int, ...]]:
-    return [leaf.shape for leaf in jax.tree.leaves(params)]
+def kinds(tree: PyTree) -> str:
+    """The place, type and shape of every array."""
+    leaves = jax.tree.leaves_with_path(tree)
+    each = (f"{jax.tree_util.keystr(path)} {x.dtype}{list(x.shape)}" for path, x in leaves)
+    return ", ".join(map(str.strip, each))
 
 
 def _values(rest: PyTree) -> str:

@@ -106,8 +106,8 @@ class Race:
 
     def _record(self, rate: float, seed: int, curve: Curve) -> Record:
         entry, cost = self.entry, self.entry.gradients_per_step
-        if entry.counted:
-            cost = round(curve.used / max(1, curve.made))
+        if entry.counted and curve.made:  # else one step would have broken the budget
+            cost = round(curve.used / curve.made)
         return {
             "kind": self.kind,
             "problem": self.problem.name,

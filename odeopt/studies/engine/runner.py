@@ -8,6 +8,7 @@ have alone.
 import contextlib
 import dataclasses
 import functools
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -33,8 +34,8 @@ class Curve:
     Attributes:
         loss: Full-batch loss at the start and at each read-out; NaN after the first one that is
             not finite, where the run stops.
-        validation: The metric on the held-out data at the same points, the first one of several;
-            empty without any.
+        validation: The "validation" loss at the same points, as `Problem.measured` gives it; empty
+            without held-out data.
         ends: What is measured at the last point, by name, at the parameters to read ("last") and
             at those to read also.
         steps: Steps of these points.
@@ -110,7 +111,7 @@ class Runner:
         self._loop = Loop(problem, entry, target, most)
         self._points = points
         self._at = self.read_outs(gradients)
-        steps = gradients // entry.gradients_per_step
+        steps = max(1, gradients // entry.gradients_per_step)  # of none there would be no batch
         self._seeds = {
             seed: (problem.start(seed), problem.batches(seed, steps), jax.random.key(seed))
             for seed in seeds
@@ -219,14 +220,15 @@ def local_devices(count: int) -> list[jax.Device]:
     """The first `count` devices of this process.
 
     A CPU is one device unless JAX is told otherwise before its first computation, which this does
-    where that is still possible.
+    for more than one where that is still possible and `XLA_FLAGS` does not say how many there are.
 
     Raises:
         ValueError: There are fewer, or `count` is below 1.
     """
     if count < 1:
         raise ValueError(f"--devices must be at least 1, not {count}.")
-    if jax.config.values["jax_num_cpu_devices"] < count:
+    told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if count > 1 and jax.config.values["jax_num_cpu_devices"] < count and not told:
         with contextlib.suppress(RuntimeError):  # JAX has started
             jax.config.update("jax_num_cpu_devices", count)
     found = jax.local_devices()

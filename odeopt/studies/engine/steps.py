@@ -9,7 +9,7 @@ import optax
 
 from ...state import states
 from .optimizers import Entry
-from .problem import Params, Problem
+from .problem import Params, Problem, kinds
 from .refusals import line
 
 
@@ -77,15 +77,20 @@ def refuse_broken(problem: Problem, entry: Entry) -> None:
     optimizer = entry.make(rate)
     step = jax.jit(step_function(problem.objective, optimizer))
     try:
-        params, state, _ = step(
-            start, optimizer.init(start), problem.first_batch, **problem.fixed_key
-        )
+        before = jax.jit(optimizer.init)(start)
+        params, state, _ = step(start, before, problem.first_batch, **problem.fixed_key)
     except Exception as error:
         hint = next((words for part, words in _HINTS.items() if part in str(error)), "")
         raise ValueError(
             f"optimizer {entry.name!r} fails in its first step on {problem.name!r}: {line(error)}"
             f"{hint}"
         ) from error
+    if kinds(state) != kinds(before):
+        raise ValueError(
+            f"optimizer {entry.name!r} has another state after its first step on "
+            f"{problem.name!r} ({kinds(state)}) than before ({kinds(before)}), and a compiled loop "
+            "keeps one: make init() give the types and shapes that update() returns."
+        )
     if any(ode.gradients < 0 for _, ode in states(state)):
         raise ValueError(
             f"optimizer {entry.name!r} takes gradients that cannot be counted, as an implicit "

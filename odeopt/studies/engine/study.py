@@ -6,7 +6,7 @@ Uses pandas and rich; knows no problem and no optimizer.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,7 @@ class Study:
         console: Console | None = None,
         **settings: Any,
     ) -> "Results":
-        """Make the study. JAX's configuration is as before when it returns.
+        """Make the study. JAX's precision is as before when it returns.
 
         Args:
             out: Folder for the records and tables; by default nothing is written.
@@ -173,7 +173,8 @@ class Study:
             resume: Go on with what a stopped or killed study left in `out`.
             share: `(i, n)`: only every n-th task from the i-th on, so that n processes make the
                 study in one folder. `resume` without a share then puts all together.
-            devices: Devices of this process that runs are dealt out to. Changes no result.
+            devices: Devices of this process that runs are dealt out to. Changes no result. A CPU is
+                made so many devices if it is one and JAX has not started.
             max_minutes: Start nothing new after this time; `resume` makes the rest.
             console: Where to show progress and notices; silent by default.
             **settings: The study's own, instead of its defaults.
@@ -195,8 +196,9 @@ class Study:
         where = local_devices(chosen("devices", 1, devices))
         deadline = begin + 60 * (max_minutes or float("inf"))
         path = None if out is None else Path(out)
-        for setting in settings.values():
-            preload(setting)
+        for name, setting in settings.items():
+            settings[name] = tuple(setting) if isinstance(setting, Iterator) else setting
+            preload(settings[name])
         with jax.enable_x64(True):
             taken = self.choose(full, **settings)
             about = self.about(taken)

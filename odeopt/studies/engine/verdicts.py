@@ -115,10 +115,11 @@ def compared(
 
 
 def each(words: str, rows: Rows, text: str) -> "Callable[[Results], str]":
-    """The `finding` that is these words and then every row, with columns in braces."""
+    """The `finding` that is these words and then every row, with columns in braces, or "none"."""
 
     def say(results: "Results") -> str:
-        return f"{words}: {', '.join(text.format(**row) for row in rows_of(results, rows))}."
+        found = ", ".join(text.format(**row) for row in rows_of(results, rows))
+        return f"{words}: {found or 'none'}."
 
     return say
 

@@ -1,5 +1,7 @@
 """Problems of a user: plain functions, Flax, Equinox; and what is no problem."""
 
+import dataclasses
+
 import diffrax
 import equinox as eqx
 import flax.linen as nn
@@ -23,7 +25,7 @@ from odeopt.studies import (
     stiff,
 )
 from odeopt.studies.engine.checksums import fingerprint
-from odeopt.studies.engine.optimizers import contenders
+from odeopt.studies.engine.optimizers import Entry, contenders
 from odeopt.studies.engine.steps import refuse_broken
 
 X = np.linspace(-1, 1, 24, dtype=np.float32)[:, None]
@@ -98,6 +100,9 @@ def test_a_problem_runs_in_the_precision_it_was_made_in():
     with jax.enable_x64(True):
         assert plain().x64
         assert plain().dtype == np.float64
+    wide = dataclasses.replace(plain(), x64=True)
+    assert wide.dtype == np.float64
+    assert {leaf.dtype for leaf in jax.tree.leaves(wide.start(1))} == {np.dtype(float)}
 
 
 @pytest.mark.slow
@@ -219,6 +224,25 @@ def test_what_is_held_out_is_in_the_summary(tmp_path):
 
 
 @pytest.mark.slow
+def test_metrics_have_any_name_and_each_problem_its_own():
+    def named(name, value):
+        metric = lambda params, held: {name: jnp.float32(value)}
+        return Problem(line, start, (X, Y), name=name, validation=(X, Y), metric=metric)
+
+    held = [named("order", 3), named("problem", 4)]
+    found = stability.run(problems=held, solvers=["sgd", "heun"], seeds=1, gradients=8)
+    table = found.table("summary").set_index(["problem", "optimizer"])
+    assert table.metric["order", "sgd"] == table["metric order"]["order", "sgd"] == 3
+    assert table.metric["problem", "heun"] == 4
+    assert table.order["order", "heun"] == 2
+    again = {"rivals": ["momentum+linear"], "seeds": 1, "gradients": 8}
+    table = benchmark.run(problems=[held[0], named("score", 5)], **again).table("summary")
+    assert set(table.metric[table.problem == "order"]) == {3}
+    assert set(table.metric[table.problem == "score"]) == {5}
+    assert 5 not in set(table.score)
+
+
+@pytest.mark.slow
 def test_a_line_search_of_optax_is_a_contender():
     searched = {"lbfgs": optax.lbfgs}
     found = stability.run(problems=[plain()], solvers=["sgd", searched], seeds=1, gradients=12)
@@ -240,6 +264,7 @@ def start(seed):
     ("changes", "message"),
     [
         ({"loss": lambda p, b: (b[0] * p - b[1]) ** 2}, r"shape \(24, 1\).*jnp\.mean"),
+        ({"loss": lambda p, b: jnp.int32(1)}, r"returns int32 of shape \(\), not one real"),
         ({"loss": lambda p, b: (line(p, b), 1)}, "has_aux=True"),
         ({"has_aux": True}, r"returns \(loss, aux\); it does not"),
         ({"loss": lambda p: p}, r"loss\(params, batch\) fails"),
@@ -311,15 +336,22 @@ def test_a_name_is_a_text_without_a_slash(name):
 class Model(eqx.Module):
     weight: jax.Array
     scale: float
+    depth: int = eqx.field(static=True, default=0)
 
 
 @pytest.mark.parametrize(
     ("init", "message"),
     [
-        (lambda seed: jnp.ones(1 + seed), r"shapes \[\(2,\)\], and init\(0\) of shapes \[\(1,\)\]"),
+        (lambda seed: jnp.ones(1 + seed), r"float32\[2\], and init\(0\) gives float32\[1\]: give"),
+        (
+            lambda seed: {"ab"[seed]: jnp.ones(1)},
+            r"\['b'\] float32\[1\], and init\(0\) gives \['a'\]",
+        ),
+        (lambda seed: jnp.ones(1, ["float32", "float16"][seed]), r"gives float16\[1\], and init"),
         (lambda seed: jnp.ones(1) / (1 - seed), r"init\(1\) gives NaN or infinity"),
         (lambda seed: jnp.ones(1) * (1 // (1 - seed)), r"init\(1\) fails: ZeroDivisionError"),
         (lambda seed: Model(jnp.ones(1), 1.0 + seed), r"init\(1\) and init\(0\) differ in a value"),
+        (lambda seed: Model(jnp.ones(1), 1.0, seed), r"init\(1\) and init\(0\) differ in a value"),
     ],
 )
 def test_what_is_wrong_at_another_seed_only_is_refused_there(init, message):
@@ -379,6 +411,44 @@ def test_an_optimizer_that_asks_for_more_than_a_study_hands_over_is_told_what_to
         assert "\n" not in str(error.value)
     bare = {"mine": lambda h: optax.GradientTransformation(*sam(h, False))}
     refuse_broken(plain(), contenders(bare)[0])
+
+
+def test_an_optimizer_whose_state_changes_its_type_is_refused():
+    def counts(rate):
+        return optax.GradientTransformation(
+            lambda params: 0, lambda grads, state, params=None: (grads, state + 1)
+        )
+
+    def adds(rate):
+        return optax.GradientTransformation(
+            lambda params: jnp.int32(0), lambda grads, state, params=None: (grads, state + rate)
+        )
+
+    refuse_broken(plain(), Entry("counts", counts))
+    with pytest.raises(ValueError, match=r"'adds' has another state .*\(float32\[\]\) than"):
+        refuse_broken(plain(), Entry("adds", adds))
+
+
+def test_an_optimizer_that_the_budget_has_no_step_of_is_in_the_tables():
+    own = Problem(line, start, (X, Y), name="own")
+    found = stability.run(
+        problems=[own], solvers=["sgd", {"mine": optax.lbfgs}], seeds=1, gradients=2
+    )
+    steps = found.of("run").set_index("optimizer").steps["mine"]
+    assert steps.min() == 0
+    assert np.isfinite(found.table("summary").best_rate_per_gradient).all()
+
+
+@pytest.mark.cheap
+def test_no_optimizer_at_all_is_refused():
+    with pytest.raises(ValueError, match="no optimizer is given"):
+        stability.run(solvers={})
+
+
+def test_a_loss_without_parameters_has_nothing_to_compare():
+    flat = Problem(lambda params, batch: 1.0, start, (X, Y), name="flat")
+    found = stability.run(problems=[flat], solvers=["sgd", "heun"], seeds=1, gradients=8)
+    assert found.verdict.startswith("No run ended with a lower loss")
 
 
 def test_an_optimizer_that_gives_nan_at_once_is_refused():

@@ -43,7 +43,7 @@ def test_every_row_is_a_comparison_and_an_open_one_stays_open():
         ("roots", "a 0, a 1, a 2"),  # a table
         ("end", "last nan"),  # a kind of record
         (lambda results: results.of("number").query("n > 1"), "a 2"),
-        ("nothing of the kind", ""),
+        ("nothing of the kind", "none"),
     ],
 )
 def test_rows_are_those_of_a_table_a_kind_or_a_function(rows, found):
