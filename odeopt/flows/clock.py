@@ -68,7 +68,8 @@ class Constant(eqx.Module):
         if callable(self.decay):
             raise ValueError(
                 f"{name} is a function; where it is to change with the steps write "
-                f"`optax.inject_hyperparams(odeopt.adam)(..., {name}=schedule)`, say."
+                f"`optax.inject_hyperparams(make)(..., {name}=schedule)`, where `make` is what "
+                "makes the optimizer, such as `odeopt.adam`."
             )
         check(lambda decay: 0 <= decay < 1, name, self.decay, _MUST)
 
