@@ -203,5 +203,6 @@ def misled(results: Results) -> pd.DataFrame:
         with np.errstate(divide="ignore", invalid="ignore"):  # of two misses, or zeros, NaN
             row = {what: np.divide(value, base) for what, value in found.items()}
         worst = float(np.max([row[what] for what in ("third", "triple", "half", "twice")]))
-        rows.append({"problem": problem, **row, "worst": worst, "steady": bool(worst <= STEADY)})
+        steady = None if np.isnan(worst) else worst <= STEADY
+        rows.append({"problem": problem, **row, "worst": worst, "steady": steady})
     return table(rows, "problem", "worst", "steady")

@@ -81,14 +81,18 @@ class Settings:
         """Settings that would change nothing, and what to write."""
         if "mixture" in self.problems:
             return {}
+        alone = {}
+        if not self.games:
+            words = "changes nothing in the games of two numbers: leave it out, or add the mixture."
+            alone = {name: f"--{name} {words}" for name in ("seeds", "rounds")}
         unused = [name for name in self.chosen if name in mixture.METHODS or not self.games]
         if not unused:
-            return {}
+            return alone
         words = (
             f"--methods: {', '.join(unused)} would play none of these games, whose solvers all "
             "take part as it is: leave it out, or add the mixture, as in --problems mixture."
         )
-        return {"methods": words}
+        return {"methods": words, **alone}
 
     @property
     def chosen(self) -> dict[str, mixture.Method]:

@@ -258,6 +258,7 @@ def test_a_wrong_setting_that_is_not_known_leaves_open_whether_it_matters():
     found = [record for record in _example().records if record["optimizer"] != twice]
     results = Results(benchmark.STUDY, benchmark.Settings(), found)
     assert np.isnan(results.table("misled").worst).all()
+    assert results.table("misled").steady.isna().all()
     (word,) = [verdict.word for verdict in results.claims if verdict.claim.name == "steady"]
     assert word == "open"
 

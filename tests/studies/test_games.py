@@ -195,7 +195,8 @@ def test_a_game_needs_rounds_for_a_step_of_every_solver_and_other_rates_are_anot
     with pytest.raises(ValueError, match="--rounds must be at least 4, not 3"):
         games.run(problems=[game], rounds=3)
     assert games.STUDY.choose(problems=[game], rounds=4)
-    assert games.STUDY.choose(problems=["plane"], rounds=1)
+    with pytest.raises(ValueError, match="--rounds changes nothing in the games of two numbers"):
+        games.run(problems=["plane"], rounds=2)
     assert dataclasses.replace(game, rates=(0.1,)).version != game.version
 
 
