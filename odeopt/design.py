@@ -183,9 +183,15 @@ class Update:
         state: ODEState,
         /,
         params: PyTree[Array] | None = None,
+        *others: Any,
         **extra: Any,
     ) -> tuple[PyTree[Array], ODEState]:
         """One step, or one stage in staged mode."""
+        if others:
+            raise TypeError(
+                "update takes gradient, state and parameters by position and all else by name: "
+                "`opt.update(grads, state, params, value_fn=loss, batch=batch)`."
+            )
         with chosen(self.design.kernel):
             return _update(self.design, grads, state, params, extra)
 

@@ -300,6 +300,12 @@ def test_a_wrapper_that_moves_the_parameters_takes_no_optimizer_that_rests_elsew
     odeopt.step_params(optax.contrib.mechanize(odeopt.rk4(0.1)).init(params), params)
 
 
+def test_a_loss_by_position_is_refused():
+    opt = odeopt.rk4(0.1)
+    with pytest.raises(TypeError, match=r"all else by name: .*value_fn=loss"):
+        opt.update(GRADS, opt.init(PARAMS), PARAMS, LOSS)
+
+
 def test_a_state_in_the_middle_of_a_staged_step_is_refused():
     staged, opt = odeopt.rk4(0.1, staged=True), odeopt.rk4(0.1)
     _, state = staged.update(GRADS, staged.init(PARAMS), PARAMS)
