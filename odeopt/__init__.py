@@ -13,14 +13,8 @@ from . import kernels as kernels
 from . import solvers as solvers
 from . import stepsize as stepsize
 from . import sums as sums
-
-# builder
 from .information import Information as Information
-
-# imported at first use
 from .later import later as _later
-
-# a training loop of your own
 from .monitoring import Monitor as Monitor
 from .monitoring import monitor as monitor
 from .optimizer import Optimizer as Optimizer
@@ -28,34 +22,20 @@ from .optimizer import describe as describe
 from .optimizer import guard as guard
 from .optimizer import ode_optimizer as ode_optimizer
 from .optimizer import stability_limit as stability_limit
-
-# parameters of low precision
 from .precision import CompensatedState as CompensatedState
 from .precision import apply_updates as apply_updates
 from .precision import compensated as compensated
-
-# a loss in two parts
 from .split import composite as composite
-
-# state
 from .state import ODEState as ODEState
 from .state import step_params as step_params
 from .state import summary as summary
-
-# first learning rate
 from .suggest import suggest_learning_rate as suggest_learning_rate
-
-# inside `shard_map`
 from .sums import across as across
-
-# adaptive flows
 from .zoo.adaptive import adam as adam
 from .zoo.adaptive import adamw as adamw
 from .zoo.adaptive import rk_adam as rk_adam
 from .zoo.adaptive import rmsprop as rmsprop
 from .zoo.adaptive import strang_adam as strang_adam
-
-# gradient flow by explicit methods
 from .zoo.explicit import bosh3 as bosh3
 from .zoo.explicit import dopri5 as dopri5
 from .zoo.explicit import euler as euler
@@ -69,8 +49,6 @@ from .zoo.explicit import rkc as rkc
 from .zoo.explicit import runge_kutta as runge_kutta
 from .zoo.explicit import ssprk3 as ssprk3
 from .zoo.explicit import tsit5 as tsit5
-
-# flows with momentum
 from .zoo.momentum import chained_momentum as chained_momentum
 from .zoo.momentum import conformal_leapfrog as conformal_leapfrog
 from .zoo.momentum import heavy_ball as heavy_ball
