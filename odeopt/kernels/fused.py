@@ -47,13 +47,7 @@ class Fused:
     def __call__(
         self, numbers: Sequence[Number], *trees: PyTree[Array], own: Sequence[PyTree[Number]] = ()
     ) -> tuple[PyTree[Array], ...]:
-        """Trees of outputs.
-
-        Args:
-          numbers: step size and the like.
-          trees: of one structure.
-          own: trees with one number for each leaf; the formula gets it after the other numbers.
-        """
+        """Trees of outputs; `own` are numbers of each leaf, which come after the shared ones."""
         platforms = where(current(), self.name)  # read outside of every jit of our own
         structure: Any = jax.tree.structure(trees[0])
         columns = [*map(structure.flatten_up_to, (*trees, *own))]

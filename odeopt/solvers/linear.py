@@ -169,16 +169,9 @@ class LinearSolver(Curved):
     def system(
         self, objective: Objective, params: PyTree[Array], h: Scalar, gradient_cost: int
     ) -> tuple[AbstractSystem, Scalar]:
-        r"""$I + hB$ at `params`, divided by 1 + h so that a large step overflows nothing.
+        """`(I + hB) / (1 + h)` at `params`, so that a large step overflows nothing; `1 / (1 + h)`.
 
-        Args:
-          objective: whose curvature is taken.
-          params: the point.
-          h: the step size.
-          gradient_cost: gradients of the loss that one gradient of `objective` costs.
-
-        Returns:
-          The system, and what it was divided by to be multiplied with: 1 / (1 + h).
+        `gradient_cost`: gradients of the loss that one gradient of `objective` costs.
         """
         shift, weight = 1 / (1 + h), h / (1 + h)
         solver, setup = self, 0

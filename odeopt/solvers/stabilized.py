@@ -188,11 +188,6 @@ class RungeKuttaChebyshev(AbstractMethod):
         return loop(body, (moved, jax.tree.map(jnp.zeros_like, moved)))[0]
 
     def butcher(self) -> tuple[list[list[float]], list[float]]:
-        """The method as a Butcher tableau `(A, b)`, for a given number of stages.
-
-        Raises:
-          ValueError: `stages=None`, whose tableau changes from step to step.
-        """
         if self.stages is None:
             raise ValueError("RungeKuttaChebyshev(stages=None) has no tableau: give a number.")
         first, rows, _ = self._coefficients(self.stages)

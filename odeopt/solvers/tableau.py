@@ -98,12 +98,7 @@ class Tableau:
 
     @classmethod
     def from_recursion(cls, keep: Sequence[float], add: Sequence[float]) -> "Tableau":
-        r"""The method $\delta_{i+1} = \gamma_i\delta_i + \alpha_ihk_i$; see `recursion`.
-
-        Args:
-          keep: $\gamma_i$, one for each stage; the first has nothing to keep.
-          add: $\alpha_i$.
-        """
+        r"""The method $\delta_{i+1} = \gamma_i\delta_i + \alpha_ihk_i$ of `keep` and `add`."""
         displacement = np.zeros(len(add))
         rows = []
         for i, (gamma, alpha) in enumerate(zip(keep, add, strict=True)):
