@@ -51,6 +51,7 @@ def write(results: Results, out: Path) -> Path:
         versions=versions(),
         seconds=results.seconds,
         command=command(results),
+        records=[file.name for file in sorted(out.glob("runs*.jsonl")) if file.stat().st_size],
     )
     write_text(out / REPORT, page)
     about = {"study": study.name, "question": study.question, "verdict": results.verdict}

@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import jax
 import pandas as pd
 import pytest
 
+from odeopt.studies.engine import page
 from odeopt.studies.engine.store import Store, StoreError
 from odeopt.studies.engine.study import Lab, TimeOver
 from odeopt.studies.engine.verdicts import Check, Verdict
@@ -98,6 +100,8 @@ def test_shares_make_the_study_and_the_whole_adds_nothing(tmp_path):
     together = STUDY.run(out=out, resume=True)
     assert together.records == alone.records
     assert not (out / "runs.jsonl").read_bytes()
+    linked = re.findall(r'href="(runs[^"]*)"', page.write(together, out).read_text())
+    assert linked == [f"runs-{i}-of-3.jsonl" for i in (1, 2, 3)]
 
 
 def test_resuming_a_finished_study_makes_nothing(tmp_path, monkeypatch):
