@@ -190,8 +190,9 @@ class Problem:
 
     @functools.cached_property
     def takes_key(self) -> bool:
-        """Whether the loss is random."""
-        return "key" in inspect.signature(self.loss).parameters
+        """Whether the loss is random: takes a key, and has none of its own by `partial`."""
+        key = inspect.signature(self.loss).parameters.get("key")
+        return key is not None and (key.default is key.empty or key.default is None)
 
     @functools.cached_property
     def dtype(self) -> Any:

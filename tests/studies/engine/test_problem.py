@@ -1,6 +1,7 @@
 """Problems of a user: plain functions, Flax, Equinox; and what is no problem."""
 
 import dataclasses
+import functools
 
 import diffrax
 import equinox as eqx
@@ -478,3 +479,14 @@ def test_a_loss_that_is_not_finite_at_the_start_is_refused_by_every_study(study,
 def test_data_without_rows_are_all_seen_by_an_optimizer_of_ones_own():
     scalar = Problem(lambda params, batch: (params - batch) ** 2, start, np.float32(3.0))
     refuse_broken(scalar, contenders({"mine": optax.sgd})[0])
+
+
+def test_a_loss_with_a_key_of_its_own_is_not_random():
+    def loss(params, batch, key):
+        return jnp.mean((params * jax.random.normal(key, batch.shape) - batch) ** 2)
+
+    key, start, data = jax.random.key(7), lambda seed: jnp.ones(()), np.ones(8)
+    free = Problem(loss, start, data)
+    fixed = Problem(functools.partial(loss, key=key), start, data)
+    assert free.takes_key and not fixed.takes_key
+    assert np.isclose(fixed.initial_loss, loss(1.0, data, key))
