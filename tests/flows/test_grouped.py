@@ -2,12 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 import odeopt
-from odeopt import drift, flows, solvers
+from odeopt import drift, flows, solvers, stepsize
 
-PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+PARAMS = {"w": jnp.linspace(-1.0, 2.0, 6).reshape(2, 3), "b": jnp.array([0.5, -1.0, 2.0])}
 
 
 def by_name(params):
@@ -43,3 +44,55 @@ def test_groups_are_corrected_each_as_alone(labels):
         x = PARAMS[name]
         update, _ = alone.update(x, alone.init(x), x, value_fn=loss)
         assert jnp.allclose(updates[name], update, rtol=1e-6)
+
+
+ALONE = {
+    "gradient": flows.GradientFlow(),
+    "heavy ball": flows.HeavyBallFlow(0.9),
+    "nesterov": flows.NesterovFlow(0.9),
+    "relativistic": flows.RelativisticFlow(0.9, 1.0),
+    "rmsprop": flows.RMSpropFlow(centered=True, momentum=0.5),
+    "adam": flows.AdamFlow(weight_decay=0.1, mask={"w": True, "b": False}),
+    "nadam": flows.AdamFlow(nesterov=True, weight_decay=optax.linear_schedule(0.3, 0.1, 5)),
+    "log time": flows.AdamFlow(flows.LogTime(), flows.LogTime()),
+}
+SETTINGS = {
+    "splitting": (solvers.Lie(), 0.1),
+    "symmetric": (solvers.Strang(), 0.1),
+    "stages": (solvers.RK4(), optax.linear_schedule(0.0, 0.1, 3)),
+    "error": (solvers.Heun(), stepsize.embedded_error(1e-2, 1e-2)),
+    "angle": (solvers.Lie(), stepsize.angle()),
+    "sharpness": (solvers.Euler(), stepsize.sharpness()),
+}
+AROUND = {
+    "": lambda flow: flow,
+    "averaged": flows.AveragedFlow,
+    "in units": lambda flow: flows.UnitFlow(flow, 0.1, 2.0),
+}
+
+
+def ends(make, flow, setting):
+    """Where three steps lead and what they cost, or the error that they end with."""
+    try:
+        opt = odeopt.ode_optimizer(make(flow), *setting)
+        params, state = PARAMS, opt.init(PARAMS)
+        for _ in range(3):
+            updates, state = opt.update(jax.grad(loss)(params), state, params, value_fn=loss)
+            params = optax.apply_updates(params, updates)
+        return odeopt.step_params(state, params), int(state.gradients), opt.order
+    except ValueError as error:
+        return type(error)
+
+
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", ALONE)
+def test_groups_that_follow_one_flow_step_as_that_alone(name, setting, around):
+    flow, make, setting = ALONE[name], AROUND[around], SETTINGS[setting]
+    alone = ends(make, flow, setting)
+    groups = ends(make, flows.GroupedFlow({"slow": flow, "fast": flow}, by_name(PARAMS)), setting)
+    if isinstance(alone, type):
+        assert groups is alone
+    else:
+        assert groups[1:] == alone[1:]
+        assert optax.tree.norm(optax.tree.sub(groups[0], alone[0])) < 1e-5

@@ -488,5 +488,6 @@ def test_a_loss_with_a_key_of_its_own_is_not_random():
     key, start, data = jax.random.key(7), lambda seed: jnp.ones(()), np.ones(8)
     free = Problem(loss, start, data)
     fixed = Problem(functools.partial(loss, key=key), start, data)
-    assert free.takes_key and not fixed.takes_key
+    assert free.takes_key
+    assert not fixed.takes_key
     assert np.isclose(fixed.initial_loss, loss(1.0, data, key))
