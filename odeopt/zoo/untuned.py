@@ -137,8 +137,9 @@ def log_time_adam(
     the two formulas of predictability, a default that is not tuned.
     The state holds two copies of the parameters, and every 16th entry along the last axis of leaves
     of 4,096 entries and more (of smaller ones all). An update of 10 million parameters
-    takes 5 to 8 times as long as that of `optax.adam` on a CPU, since it reads the state several
-    times; a gradient usually costs far more. It compiles 5.3 times as long (in a checkout:
+    takes 5 to 8 times as long as that of `optax.adam` on a CPU, since the state before the step is
+    kept until the step is known to be finite (`odeopt.guard`); a gradient usually costs far more.
+    It compiles 5.3 times as long (in a checkout:
     `python -m benchmarks --only updates --only compile`).
 
     Args:
