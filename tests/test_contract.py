@@ -270,6 +270,7 @@ def test_step_params_of_a_staged_step_complete_what_a_filter_leaves():
     chex.assert_trees_all_equal(odeopt.step_params(state, full), {**full, "a": jnp.ones(2)})
 
 
+@pytest.mark.whole  # one of them went round for ever
 @everyone
 def test_a_tree_without_leaves_stays_as_it_is(name):
     opt = make(name)

@@ -93,7 +93,7 @@ class Exponential(AbstractCurvatureMethod, Curved):
         product = self.product(solved, params)
         convex = self.is_gauss_newton(solved)
         slope = widened(solved.here(params))
-        size = min(self.basis or self.products, dimension(params))
+        size = max(1, min(self.basis or self.products, dimension(params)))  # of no leaves 0
 
         def goes_on(carry: tuple) -> Array:
             *_, rest, _, taken = carry
