@@ -30,7 +30,7 @@ def step(x: jax.Array, task: int) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def run(x: jax.Array, first: int, back: bool, sign: jax.Array) -> jax.Array:
-    """Rounds that begin with a task; twice their bracket's half is taken off with that sign."""
+    """Rounds that begin with a task; half their bracket is taken off, times that sign."""
     fields = [lambda x, i=i: -jax.grad(lambda x: losses(x)[i])(x) for i in (first, 1 - first)]
     bracket = lie_bracket(*fields)
 
