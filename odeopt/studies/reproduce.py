@@ -340,7 +340,8 @@ def command(
         return
     if not names and not every:
         raise ValueError("name a claim, or pass --all; --list shows them.")
-    for name, reason in missing(names).items():
+    never = {name: claims()[name].unreachable for name in names if claims()[name].unreachable}
+    for name, reason in (never | missing(names)).items():
         raise ValueError(f"{name} cannot run: {reason}")
     chosen = tuple(claims()) if every else names
     if options.full:
