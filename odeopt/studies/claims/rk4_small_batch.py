@@ -43,8 +43,12 @@ def held_out(make: Any, rates: Any, size: int, steps: int, seed: int) -> HeldOut
     losses = [float(jnp.nan_to_num(cross_entropy(end, valid), nan=jnp.inf)) for end in ends]
     number = int(np.argmin(losses))
     best = ends[number]
-    found = cross_entropy(best, test), error_rate(best, test), cross_entropy(best, train)
-    return HeldOut(*map(float, found), int(number in (0, len(rates) - 1)))
+    return HeldOut(
+        float(cross_entropy(best, test)),
+        float(error_rate(best, test)),
+        float(cross_entropy(best, train)),
+        int(number in (0, len(rates) - 1)),
+    )
 
 
 def experiment(seed: int, full: bool) -> dict[str, Any]:
