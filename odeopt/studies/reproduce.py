@@ -190,7 +190,8 @@ def _figure(name: str, claim: Claim) -> Figure:
 
     sources = "; ".join(str(PAPERS[key]) for key in claim.papers)
     criterion = "; ".join(f"{bound.quantity} {bound.wanted}" for bound in claim.criterion)
-    caption = f"{claim.says} ({sources}) {claim.note} Criterion: {criterion}."
+    shown = "Lines are medians of the seeds, bands their range. " if claim.seeds[0] > 1 else ""
+    caption = f"{claim.says} ({sources}) {claim.note} {shown}Criterion: {criterion}."
     return Figure(name, lambda results: claim.draw(found_of(results, name)), caption, finding)
 
 

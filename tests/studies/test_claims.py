@@ -235,6 +235,12 @@ def test_of_all_seeds_the_worst_is_told():
     assert math.isnan(Bound("x", low=0, every=True).check([*found, {"x": None}]).value)
 
 
+def test_a_caption_says_what_lines_and_bands_are():
+    captions = {figure.name: figure.caption for figure in reproduce.study().figures}
+    assert "Lines are medians of the seeds, bands their range." in captions["order-noise"]
+    assert "bands" not in captions["central-flow"]  # where nothing is random
+
+
 def test_a_figure_is_drawn_of_lists():
     found = [{"h": [1, 2], "error": [3.0, 4.0], "slope": s} for s in (1.0, 2.0)]
     drawn = Claim(
