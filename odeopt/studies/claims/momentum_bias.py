@@ -6,7 +6,7 @@ order is 1.
 
 A first version drew the start from a normal distribution. From far out (seed 108) this flow,
 followed backward to the step before, is at infinity in less than h; now entries are between -1 and
-1.
+1. A second version took what is left without (1+b) for the factor of descent.
 """
 
 from typing import Any
