@@ -19,7 +19,13 @@ from odeopt import cli, euler
 from odeopt.studies import claim as claim_module
 from odeopt.studies import data, experiments, reproduce
 from odeopt.studies.claim import Bound, Claim, Lines, near
-from odeopt.studies.claims import claims, complexity_rate, momentum_bias, rk4_small_batch
+from odeopt.studies.claims import (
+    claims,
+    complexity_rate,
+    drift_adjusted_rate,
+    momentum_bias,
+    rk4_small_batch,
+)
 from odeopt.studies.engine import command
 from odeopt.studies.engine.store import Store, StoreError
 from odeopt.studies.papers import PAPERS
@@ -180,6 +186,20 @@ def test_exponents_of_other_orders_miss():
         for bound, order in zip(bounds, (2, 3, 4), strict=True):
             wrong = -2 * (order + shift) / (order + shift + 1)
             assert not bound.check([{bound.quantity: wrong}]).holds
+
+
+@pytest.mark.usefixtures("x64")
+def test_descent_that_diverges_counts_as_descent_that_does_not_train(monkeypatch):
+    def training(make, loss):
+        def run(params, batches, rate):
+            lost = make is euler and rate == drift_adjusted_rate.CAP
+            return jax.tree.map(lambda x: jnp.nan * x if lost else x, params), ()
+
+        return run
+
+    monkeypatch.setattr(drift_adjusted_rate, "trainer", training)
+    found = drift_adjusted_rate.experiment(0, False)
+    assert 10 < found["plain descent at the cap over the best"] < math.inf  # inf is not kept
 
 
 def test_claims_are_short():
