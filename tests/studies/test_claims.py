@@ -188,6 +188,17 @@ def test_exponents_of_other_orders_miss():
             assert not bound.check([{bound.quantity: wrong}]).holds
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("name", "quantity"),
+    [("conflict", "conflict"), ("continual-bracket", "there and back, without")],
+)
+def test_orders_of_two_tasks_have_settled_where_the_loss_is_sharp(name, quantity):
+    found = claims()[name].experiment(2003, False)  # 4.8 and 2.4 at twice the steps
+    assert found[f"order, {quantity}"] == pytest.approx(2, abs=0.2)
+
+
 @pytest.mark.usefixtures("x64")
 def test_descent_that_diverges_counts_as_descent_that_does_not_train(monkeypatch):
     def training(make, loss):
