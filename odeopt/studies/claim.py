@@ -6,6 +6,8 @@ Works on plain numbers; knows no optimizer.
 import dataclasses
 import inspect
 import math
+import re
+import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -121,7 +123,8 @@ class Claim:
         criterion: What the numbers must be, fixed before the run.
         control: What they would be if a wrong law held: none of these may hold. A comparison has
             no law to be wrong: there a bound names its null.
-        seeds: How many, in a quick and in a full run; one where nothing is random.
+        seeds: How many, in a quick and in a full run; one where nothing is random, or where an
+            experiment makes random runs of its own, other ones with each seed.
         seconds: An estimate of a quick and of a full run on one core.
         data: Names of the real data that it needs, keys of `data.SETS`.
         figure: What to draw, if anything.
@@ -151,13 +154,13 @@ class Claim:
 
     @property
     def version(self) -> str:
-        """Changes with the code of its module, so that old numbers are not taken for new ones."""
+        """Changes with the code of its module, so that old numbers are not taken for new ones.
+
+        The code of claims that this one takes something from counts too.
+        """
         if self.experiment is None:
             return ""
-        module = inspect.getmodule(self.experiment)
-        assert module is not None
-        code = inspect.getsource(module).replace(module.__doc__ or "", "")
-        return f"{zlib.crc32(code.encode()):08x}"
+        return f"{zlib.crc32(_code(self.experiment.__module__).encode()):08x}"
 
     def judge(self, found: Sequence[Found], missing: str = "") -> "Judgement":
         """The verdict on what was found with each seed; `missing` names data that are not here."""
@@ -192,6 +195,14 @@ class Judgement:
     reason: str
     checks: Sequence[Check] = ()
     controls: Sequence[Check] = ()
+
+
+def _code(name: str) -> str:
+    """The source of a module without its docstring, then that of its neighbours that it imports."""
+    module = sys.modules[name]
+    code = inspect.getsource(module).replace(module.__doc__ or "", "")
+    neighbours = re.findall(r"^from \.(\w+) import", code, re.MULTILINE)
+    return code + "".join(_code(f"{module.__package__}.{other}") for other in neighbours)
 
 
 def _spoken(checks: Sequence[Check]) -> str:

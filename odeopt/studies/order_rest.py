@@ -158,8 +158,10 @@ METHODS = {
 """`forward` and all below `palindromic` draw their batches independently."""
 
 
-def run(problem: Batched, name: str, seeds: int, steps: int = STEPS) -> list[Record]:
-    """All seeds of one method: means of curves, and one number of each kind a seed."""
+def run(
+    problem: Batched, name: str, seeds: int, steps: int = STEPS, first: int = 0
+) -> list[Record]:
+    """Seeds from `first` on of one method: means of curves, a number of each kind for a seed."""
     method = METHODS[name]
     steps = round(method.times * steps)
     opt = euler(RATE)
@@ -189,7 +191,9 @@ def run(problem: Batched, name: str, seeds: int, steps: int = STEPS) -> list[Rec
         (*_, tail), found = end
         return (*found, tail.spread)
 
-    numbers = np.stack([method.order(len(problem.rows), steps, seed) for seed in range(seeds)])
+    numbers = np.stack(
+        [method.order(len(problem.rows), steps, first + seed) for seed in range(seeds)]
+    )
     wanted = jnp.asarray(np.isin(np.arange(steps), kept))
     runs = jax.jit(jax.vmap(one, (0, None)))(jnp.asarray(numbers), wanted)
     distances, losses, gradients, spread = (np.asarray(x) for x in runs)

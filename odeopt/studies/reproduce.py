@@ -190,7 +190,8 @@ def _figure(name: str, claim: Claim) -> Figure:
 
     sources = "; ".join(str(PAPERS[key]) for key in claim.papers)
     criterion = "; ".join(f"{bound.quantity} {bound.wanted}" for bound in claim.criterion)
-    caption = f"{claim.says} ({sources}) {claim.note} Criterion: {criterion}."
+    shown = "Lines are medians of the seeds, bands their range. " if claim.seeds[0] > 1 else ""
+    caption = f"{claim.says} ({sources}) {claim.note} {shown}Criterion: {criterion}."
     return Figure(name, lambda results: claim.draw(found_of(results, name)), caption, finding)
 
 
@@ -340,7 +341,8 @@ def command(
         return
     if not names and not every:
         raise ValueError("name a claim, or pass --all; --list shows them.")
-    for name, reason in missing(names).items():
+    never = {name: claims()[name].unreachable for name in names if claims()[name].unreachable}
+    for name, reason in (never | missing(names)).items():
         raise ValueError(f"{name} cannot run: {reason}")
     chosen = tuple(claims()) if every else names
     if options.full:

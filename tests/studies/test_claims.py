@@ -1,20 +1,31 @@
 """Claims: their form, how they are judged, what a user sees; a few of them run (slow)."""
 
 import dataclasses
+import functools
+import inspect
 import json
 import math
 import runpy
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from benchmarks import claims as committed
-from odeopt import cli
+from odeopt import cli, euler
 from odeopt.studies import claim as claim_module
-from odeopt.studies import data, reproduce
+from odeopt.studies import data, experiments, reproduce
 from odeopt.studies.claim import Bound, Claim, Lines, near
-from odeopt.studies.claims import claims
+from odeopt.studies.claims import (
+    claims,
+    complexity_rate,
+    drift_adjusted_rate,
+    momentum_bias,
+    rk4_small_batch,
+)
 from odeopt.studies.engine import command
 from odeopt.studies.engine.store import Store, StoreError
 from odeopt.studies.papers import PAPERS
@@ -124,6 +135,84 @@ def test_a_comparison_needs_more_seeds_than_chance():
         Bound("x", 0.9, 1.1, null=1)
 
 
+def test_the_version_of_a_claim_changes_with_those_that_it_imports(monkeypatch):
+    def other(module):
+        changed = module is complexity_rate
+        return source(module).replace("TIME = (", "TIME = 2 * (") + "#" * changed
+
+    source = inspect.getsource
+    before = {name: claims()[name].version for name in ("complexity-solver", "corridor-line")}
+    monkeypatch.setattr(inspect, "getsource", other)
+    assert claims()["complexity-solver"].version != before["complexity-solver"]
+    assert claims()["corridor-line"].version == before["corridor-line"]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["backward-law", "backward-rest"])
+def test_other_seeds_draw_other_batches(name):
+    first, second = (claims()[name].experiment(seed, False) for seed in range(2))
+    assert all(first[quantity] != second[quantity] for quantity in first)
+
+
+def test_the_heavy_ball_is_compared_with_descent_at_the_same_effective_rate():
+    b, factors = momentum_bias.B, momentum_bias.FACTORS
+    times = factors["with (1+b)"] / factors["descent's factor"]
+    assert times == pytest.approx((1 + b) / (1 - b))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("rate", [0.02, 0.08, 0.2785])
+def test_every_rate_trains_for_the_same_flow_time(rate):
+    move = optax.stateless(lambda updates, params: jax.tree.map(jnp.ones_like, updates))
+    arrays = tuple(array[:64] for array in experiments.classes())
+    begin = experiments.start((64, 2, 10), 0)
+    make = lambda rate: optax.chain(move, optax.scale(rate))
+    end = complexity_rate.trained(make, arrays, begin, rate, 1, 0)
+    time = end[0][0][0, 0] - begin[0][0][0, 0]
+    assert abs(time - complexity_rate.TIME) <= rate
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_best_rate_of_a_sweep_says_whether_it_is_at_an_end():
+    sweep = functools.partial(rk4_small_batch.held_out, euler, size=32, steps=40, seed=0)
+    assert sweep((0.01, 0.3)).at_end == 1
+    assert sweep((0.01, 0.3, 1e3)).at_end == 0
+    assert sweep((0.01, 0.3)).trained < sweep((0.01, 0.02)).trained
+
+
+def test_exponents_of_other_orders_miss():
+    bounds = claims()["accelerated-runge-kutta"].criterion
+    for shift in (-1, 1):
+        for bound, order in zip(bounds, (2, 3, 4), strict=True):
+            wrong = -2 * (order + shift) / (order + shift + 1)
+            assert not bound.check([{bound.quantity: wrong}]).holds
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("name", "quantity"),
+    [("conflict", "conflict"), ("continual-bracket", "there and back, without")],
+)
+def test_orders_of_two_tasks_have_settled_where_the_loss_is_sharp(name, quantity):
+    found = claims()[name].experiment(2003, False)  # 4.8 and 2.4 at twice the steps
+    assert found[f"order, {quantity}"] == pytest.approx(2, abs=0.2)
+
+
+@pytest.mark.usefixtures("x64")
+def test_descent_that_diverges_counts_as_descent_that_does_not_train(monkeypatch):
+    def training(make, loss):
+        def run(params, batches, rate):
+            lost = make is euler and rate == drift_adjusted_rate.CAP
+            return jax.tree.map(lambda x: jnp.nan * x if lost else x, params), ()
+
+        return run
+
+    monkeypatch.setattr(drift_adjusted_rate, "trainer", training)
+    found = drift_adjusted_rate.experiment(0, False)
+    assert 10 < found["plain descent at the cap over the best"] < math.inf  # inf is not kept
+
+
 def test_claims_are_short():
     lines = [len(file.read_text().splitlines()) for file in FOLDER.glob("[a-z]*.py")]
     assert np.median(lines) <= 90
@@ -175,6 +264,12 @@ def test_of_all_seeds_the_worst_is_told():
     assert Bound("x", high=3, every=True).check(found).value == 5
     assert Bound("x", low=1.5, every=True).check(found).value == 1
     assert math.isnan(Bound("x", low=0, every=True).check([*found, {"x": None}]).value)
+
+
+def test_a_caption_says_what_lines_and_bands_are():
+    captions = {figure.name: figure.caption for figure in reproduce.study().figures}
+    assert "Lines are medians of the seeds, bands their range." in captions["order-noise"]
+    assert "bands" not in captions["central-flow"]  # where nothing is random
 
 
 def test_a_figure_is_drawn_of_lists():
@@ -270,6 +365,9 @@ def test_mistakes_are_one_line(call, monkeypatch, tmp_path):
     code, _, err = call()
     assert code == 2
     assert "--all" in err
+    code, _, err = call("games-dirac", "fair-races")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "fair-races cannot run: it is about pretraining" in err
     for words in (["--list", "corridor-rat"], ["--all", "corridor-rat"]):
         code, out, err = call(*words)
         assert (code, out, err.count("\n")) == (2, "", 1)

@@ -2,6 +2,9 @@
 
 x'' + (5/t)x' + 4 grad E = 0 with steps C·N^(-1/(s+1)); a quadratic with eigenvalues evenly spaced
 in their logarithm, on which gradient descent has its worst rate, 1/N.
+
+A first version let exponents miss by 0.15, within which one exponent for all orders passed as well;
+now it is 0.05.
 """
 
 from typing import Any
@@ -56,8 +59,8 @@ CLAIM = Claim(
     __doc__,
     ("acceleration",),
     experiment,
-    tuple(near(f"exponent, order {s}", -2 * s / (s + 1), 0.15) for s in METHODS),
-    control=(Bound("exponent, descent", high=-4 / 3 + 0.15),),
+    tuple(near(f"exponent, order {s}", -2 * s / (s + 1), 0.05) for s in METHODS),
+    control=(Bound("exponent, descent", high=-4 / 3 + 0.05),),
     seeds=(1, 1),
     seconds=(20, 20),
     figure=Lines("steps", [*(f"order {s}" for s in METHODS), "descent"], "loss", "xy"),

@@ -2,7 +2,7 @@
 
 On the loss S x²/2 - S - x⁴/20, whose curvature S grows along gradient flow: where descent settles,
 curvature and mean square of the oscillation are those of the central flow within 10 and 25 %.
-Gradient flow has left 2/h far behind.
+Gradient flow has left 2/h far behind: the figure ends it at 1.5 times descent's largest curvature.
 """
 
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def experiment(seed: int, full: bool) -> dict[str, Any]:
         "step": np.arange(len(x)),
         "gradient descent": curvature,
         "central flow": central,
-        "gradient flow": np.minimum(plain, 1.5 * curvature.max()),
+        "gradient flow": np.where(plain < 1.5 * curvature.max(), plain, np.nan),
     }
 
 

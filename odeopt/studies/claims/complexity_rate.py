@@ -29,8 +29,10 @@ def complexity(params: Any, inputs: jax.Array) -> jax.Array:
 
 def trained(make: Any, arrays: Any, params: Any, rate: float, size: int, seed: int) -> Any:
     """SGD for the flow time, in blocks of steps, so that few batches are in memory."""
-    for block in range(round(TIME / rate / BLOCK)):
-        stacked = batches(arrays, size, BLOCK, 1000 * seed + block)
+    steps = round(TIME / rate)
+    for block in range(-(-steps // BLOCK)):
+        count = min(BLOCK, steps - block * BLOCK)
+        stacked = batches(arrays, size, count, 1000 * seed + block)
         params, _ = trainer(make, cross_entropy)(params, stacked, rate)
     return params
 

@@ -5,6 +5,7 @@ h/R: RK4 lowers the complexity by 0.5 to 1.5 times as much as SGD. If the order 
 not lower it.
 
 A first version stopped at flow time 36, where SGD lowered it by only 0.1 %, which decides nothing.
+A second version gave RK4 7 % less flow time than SGD, which lowers it too: a ratio of 5.
 """
 
 from typing import Any

@@ -1,9 +1,11 @@
 """Attention trained on examples in context acts as if it had made gradient steps on them.
 
 One layer of linear attention, trained on random linear regressions: the implicit weights with a
-context align with an Euler step on the same examples with a cosine of at least 0.98, and the change
-by one more example aligns with the gradient of that example. The weights of another context do not
-align.
+context align with an Euler step on the same examples with a cosine of at least 0.995, and the
+change by one more example aligns with the gradient of that example (0.98). An implicit Euler step
+aligns less, and the weights of another context do not align.
+
+A first version asked for 0.98, which an implicit step meets too.
 """
 
 from typing import Any
@@ -91,9 +93,12 @@ CLAIM = Claim(
     ("updates", "context"),
     experiment,
     (
-        Bound("cosine with an Euler step", low=0.98),
+        Bound("cosine with an Euler step", low=0.995),
         Bound("cosine of an increment with its gradient", low=0.98),
     ),
-    control=(Bound("cosine with another context's step", low=0.98),),
+    control=(
+        Bound("cosine with an implicit step", low=0.995),
+        Bound("cosine with another context's step", low=0.98),
+    ),
     seconds=(30, 60),
 )

@@ -1,7 +1,7 @@
 """Where gradient flow is straight, gradient descent stays on it for any step size.
 
-On E = ‖x‖ one step at the corridor rate E/‖g‖² reaches the minimum, and half that rate goes half of
-the distance; on an ellipse, whose flow is curved, neither holds.
+On E = ‖x‖ one step at the corridor rate E/‖g‖² reaches the minimum, and two steps of 0.1 end where
+one of 0.2 does; on an ellipse, whose flow is curved, neither holds.
 """
 
 from typing import Any

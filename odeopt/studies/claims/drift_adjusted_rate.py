@@ -13,6 +13,8 @@ from ..claim import Bound, Claim
 from ..experiments import batches, classes, cross_entropy, start, trainer
 
 RATES, CAP, STEPS, BATCH = (0.03, 0.1, 0.3, 1.0), 10.0, 1500, 8
+LOST = 1e9
+"""What a loss that is not finite counts as."""
 
 
 def adjusted(cap: Any) -> Any:
@@ -28,7 +30,7 @@ def experiment(seed: int, full: bool) -> dict[str, Any]:
 
     def last(make: Any, rate: float) -> float:
         end = trainer(make, cross_entropy)(params, stacked, rate)[0]
-        return float(jnp.nan_to_num(cross_entropy(end, data), nan=jnp.inf))
+        return float(jnp.nan_to_num(cross_entropy(end, data), nan=LOST, posinf=LOST))
 
     sweep = {rate: last(euler, rate) for rate in RATES}
     best = min(sweep.values())

@@ -2,7 +2,7 @@
 
 `drift.edge_flow` (two steps an evaluation) beside Euler, Heun, RK4 and the heavy ball on digits,
 500 steps from small weights at R/(2 times the first sharpness): the sharpness at its centre is that
-at the middle of two successive iterates within 5 % (largest difference after the first 50 steps).
+at the middle of two successive iterates within 5 % (largest difference from step 50 on).
 Gradient flow at the same times is not.
 
 No flow can predict when the oscillation starts: below the edge it decays to the size of rounding

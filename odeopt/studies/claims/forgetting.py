@@ -23,7 +23,7 @@ def experiment(seed: int, full: bool) -> dict[str, Any]:
     def forgetting(back: bool, sign: float) -> float:
         ends = [losses(run(begin, first, back, sign)) for first in range(2)]
         first, last = ends[0][0] + ends[1][1], ends[0][1] + ends[1][0]
-        return float((first - last) / (first + last))
+        return float(2 * (first - last) / (first + last))
 
     plain = forgetting(False, 0.0)
     return {

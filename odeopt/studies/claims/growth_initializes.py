@@ -1,8 +1,8 @@
 """A large network grown from a small one is ahead of one from scratch at equal cost.
 
-Digits, Adam in batches of 32: 300 steps of the small network, which cost half, growth with units
-set apart, 300 steps of the large one; against 450 steps of the large one from its own start. The
-last training loss is lower.
+Digits, Adam at rate 3e-3 in batches of 32: 300 steps of the small network, which cost half, growth
+with units set apart, 300 steps of the large one; against 450 steps of the large one from its own
+start. The last training loss is lower.
 """
 
 from typing import Any

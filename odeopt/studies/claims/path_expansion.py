@@ -3,6 +3,8 @@
 The expansion of a residual tower over its paths, for optimizer steps: x + h f_1 + ... + h f_n plus
 products of pairs, in which only the order of a pair matters. Steps of gradient descent on batches
 of digits; the error is of order 3, with the wrong sign of order 2.
+
+A first version had steps twice as large, where the order was still 2.9, close to what misses.
 """
 
 from typing import Any
@@ -15,7 +17,7 @@ from ... import drift
 from ..claim import Bound, Claim, Lines, near
 from ..experiments import batches, classes, slope, squared_error, start
 
-SIZES = (0.02, 0.01, 0.005, 0.0025)
+SIZES = (0.01, 0.005, 0.0025, 0.00125)
 LAYERS, BATCH = 6, 16
 
 

@@ -38,6 +38,7 @@ def experiment(seed: int, full: bool) -> dict[str, Any]:
             np.exp(np.polyfit(DEPTHS, np.log(sizes["unscaled"]), 1)[0])
         ),
         "largest, scaled": max(sizes["scaled by 1/n"]),
+        "smallest, scaled": min(sizes["scaled by 1/n"]),
         "growth a block, scaled": float(
             np.exp(np.polyfit(DEPTHS, np.log(sizes["scaled by 1/n"]), 1)[0])
         ),
@@ -53,6 +54,7 @@ CLAIM = Claim(
     (
         Bound("growth a block, unscaled", low=1.2, every=True),
         Bound("largest, scaled", high=2, every=True),
+        Bound("smallest, scaled", low=0.5, every=True),
     ),
     control=(Bound("growth a block, scaled", low=1.2),),
     seconds=(5, 10),
