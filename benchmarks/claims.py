@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "benchmarks" / "results" / "claims" / SUMMARY
 PAGE = ROOT / "docs" / "claims.md"
 FRESH = (
-    "Criteria were posed on seeds from 0 on. Twenty-two claims were mended when this run was known, "
-    "and run anew on the same seeds; for the others the seeds are fresh."
+    "Criteria were posed on seeds from 0 on. Twenty-two claims were mended when this run was "
+    "known, and run anew on the same seeds; for the others the seeds are fresh."
 )
 KINDS = {
     FOUNDING: "What odeopt was built from",
