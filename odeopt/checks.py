@@ -28,7 +28,7 @@ def is_traced(tree: Any) -> bool:
 
 def is_transformation(node: Any) -> bool:
     """Whether it is an optax transformation, and no function that makes one."""
-    return isinstance(node, optax.GradientTransformation)
+    return isinstance(node, optax.GradientTransformation | optax.MultiSteps)
 
 
 def check_kind(kind: type, such_as: str, **given: Any) -> None:

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from ..arguments import check_gradient
-from ..checks import check, check_kind, whole_from
+from ..checks import check, is_transformation, whole_from
 from ..state import Checkpoint, states
 from .methods import METHODS, Step, Window, both
 
@@ -120,7 +120,8 @@ def backward(
       >>> float(x), int(state.gradients)  # halfway to 4, then to 0, then to 8
       (4.5, 6)
     """
-    check_kind(optax.GradientTransformation, "euler(0.1)", optimizer=optimizer)
+    if not is_transformation(optimizer):
+        raise TypeError(f"optimizer is {optimizer!r:.80}; pass e.g. odeopt.euler(0.1).")
     if (window is None) == (steps is None):
         raise ValueError(
             "Pass either `window=`, the steps between checkpoints, or `steps=`, the length of the "

@@ -135,7 +135,7 @@ def test_the_network_is_counted_and_its_errors_are_shares(x64):
 @pytest.fixture
 def tiny(monkeypatch):
     """Everything that the study does, in a few steps."""
-    monkeypatch.setattr(rest.run, "__defaults__", (9,))
+    monkeypatch.setattr(rest.run, "__defaults__", (9, 0))
     monkeypatch.setattr(epochs.train, "__defaults__", (2, 2))
     monkeypatch.setattr(epochs, "COARSEST", 2)
     monkeypatch.setattr(accuracy, "HALVINGS", 1)
