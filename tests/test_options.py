@@ -218,14 +218,14 @@ def split(flow, **options):
     return odeopt.ode_optimizer(flow, solvers.Lie(), 0.1, **options)
 
 
-def kronecker(flow):
-    return split(flows.GroupedFlow({"matrices": flow, "others": flows.AdamFlow()}, MATRICES))
+def of_matrices(flow, **options):
+    grouped = flows.GroupedFlow({"matrices": flow, "others": flows.AdamFlow()}, MATRICES)
+    return split(grouped, **options)
 
 
 def spectral(flow):
     order = 2 if flow.ns_steps is None else None  # with derivatives of the exact polar factor
-    grouped = flows.GroupedFlow({"matrices": flow, "others": flows.AdamFlow()}, MATRICES)
-    return split(grouped, correction=order)
+    return of_matrices(flow, correction=order)
 
 
 def averaged(rule):
@@ -257,7 +257,7 @@ PIECES = {
     flows.RelativisticFlow: split,
     flows.RMSpropFlow: split,
     flows.UnitFlow: split,
-    flows.KroneckerFlow: kronecker,
+    flows.KroneckerFlow: of_matrices,
     flows.SpectralFlow: spectral,
     solvers.Chained: momentum,
     solvers.Exponential: descent,

@@ -11,11 +11,11 @@ import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from ..arrays import Scalar
-from ..checks import check_kind, check_least
+from ..checks import check_least
 from ..flows import AbstractFlow, State
 from ..objective import Objective
 from ..sums import add, finite, inner, norm, scaled
-from .linear import LinearSolve, LinearSolver, known_count
+from .linear import LinearSolve, LinearSolver, as_linear_solver, known_count
 from .linearized import AbstractCurvatureMethod
 from .method import CounterTerm, Step, field_cost
 
@@ -94,8 +94,7 @@ class Implicit(AbstractCurvatureMethod):
         if kind not in _SCHEMES:
             raise ValueError(f"kind is {kind!r}; pass one of {', '.join(_SCHEMES)}.")
         self.kind, self.tolerance = kind, tolerance
-        self.solver = LinearSolver() if solver is None else solver
-        check_kind(LinearSolver, 'solvers.LinearSolver(solve="cg")', solver=self.solver)
+        self.solver = as_linear_solver(solver)
         self.iterations = known_count("iterations", iterations, 5)
         if self.iterations < 1:
             raise ValueError(f"iterations is {iterations}; a step needs at least 1.")

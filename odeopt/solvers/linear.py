@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
-from ..checks import check_least, check_static
+from ..checks import check_kind, check_least, check_static
 from ..curvature import Rows, gauss_newton, gauss_newton_rows, no_diagonal, outputs_per_sample
 from ..nystrom import LowRank, nystrom
 from ..objective import LinearMap, Objective
@@ -212,6 +212,13 @@ class LinearSolver(Curved):
 
 def _is_none(node: Any) -> bool:
     return node is None
+
+
+def as_linear_solver(solver: LinearSolver | None) -> LinearSolver:
+    """The default for None; a `TypeError` for what is no linear solver."""
+    solver = LinearSolver() if solver is None else solver
+    check_kind(LinearSolver, 'solvers.LinearSolver(solve="cg")', solver=solver)
+    return solver
 
 
 def known_count(name: str, number: int | None, default: int) -> int:

@@ -12,11 +12,11 @@ import optimistix as optx
 from jaxtyping import Array, Int, PyTree
 
 from ..arrays import Scalar
-from ..checks import check_kind, is_whole
+from ..checks import is_whole
 from ..flows import AbstractFlow, State
 from ..objective import LinearMap, Objective
 from ..sums import add, finite, inner, scaled
-from .linear import LinearSolve, LinearSolver
+from .linear import LinearSolve, LinearSolver, as_linear_solver
 from .linearized import AbstractCurvatureMethod, AbstractLinearized
 from .method import AbstractMethod, CounterTerm, Model, Step, field_cost
 
@@ -54,8 +54,7 @@ class Rosenbrock(AbstractCurvatureMethod):
         if not is_whole(order) or order not in (1, 2):
             raise ValueError(f"order is {order}; there are Rosenbrock methods of order 1 and 2.")
         self.accuracy = order
-        self.solver = LinearSolver() if solver is None else solver
-        check_kind(LinearSolver, 'solvers.LinearSolver(solve="cg")', solver=self.solver)
+        self.solver = as_linear_solver(solver)
 
     @property
     def counter_term(self) -> CounterTerm | None:  # type: ignore[override]

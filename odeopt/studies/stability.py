@@ -225,12 +225,6 @@ def _best(results: Results) -> str:
     )
 
 
-def _limited(results: Results) -> pd.DataFrame:
-    """The optimizers whose limits are drawn."""
-    table = results.table("comparison")
-    return table[(table.get("problems", pd.Series(0, table.index)) > 0) & table.R.notna()]
-
-
 def _solvers(results: Results) -> pd.DataFrame:
     """Solvers whose limits can be compared with the baseline's: rates that are step sizes."""
     table = results.table("comparison")
@@ -356,7 +350,7 @@ FIGURES = (
         "problems. Only a bar that does not contain 1 shows that one limit is larger.",
         each(
             "Limits divided by the baseline's, per step and per gradient",
-            _limited,
+            lambda r: race_figures.limited(r.table("comparison")),
             "{optimizer} {step} and {gradient}",
         ),
     ),

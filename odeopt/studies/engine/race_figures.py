@@ -89,12 +89,18 @@ def profile(costs: Mapping[str, pd.DataFrame]) -> Plot:
     return plot
 
 
+def limited(table: pd.DataFrame) -> pd.DataFrame:
+    """The optimizers whose limits `limits` draws: those that have run and have a limit R."""
+    have_run = (table.get("problems", pd.Series(0, table.index)) > 0).fillna(False)
+    return table[have_run & table.R.notna()]
+
+
 def limits(table: pd.DataFrame, baseline: str) -> Plot:
     """Brackets of stability limits over the baseline's, of optimizers with a limit R."""
     plot = Plot(list(table.index))
     if "problems" not in table:
         return plot
-    known = table[(table.problems > 0).fillna(False) & table.R.notna()]
+    known = limited(table)
     plot.height = 0.6 + 0.3 * len(known)
     for key in ("step", "gradient") if len(known) else ():
         axes = plot.rows(f"limit per {key}, divided by that of {baseline}", "", list(known.index))
