@@ -28,6 +28,9 @@ _DTYPE = operator.attrgetter("dtype")
 _FLOAT = operator.methodcaller("astype", float)
 _CAST = jax.lax.convert_element_type
 _flatten: Callable[[PyTree[Array]], tuple[list[Array], Any]] = jax.tree.flatten
+# XLA on CPU would work out a sum over leaves again in every leaf that it enters, and compile time
+# go as the square of their number. (jax 0.10 drops the barrier before that.)
+_once = jax.lax.optimization_barrier
 
 _axes: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("axes", default=())
 
@@ -170,7 +173,7 @@ def total(parts: Sequence[Array], dtype: Any = float) -> Array:
             else functools.reduce(operator.add, group)
             for over, group in groups.items()
         ]
-    return functools.reduce(operator.add, parts) if parts else jnp.zeros([], dtype)
+    return _once(functools.reduce(operator.add, parts)) if parts else jnp.zeros([], dtype)
 
 
 @functools.cache
@@ -222,7 +225,9 @@ def inner(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
     products = map(operator.mul, map(jnp.conj, map(_CAST, x, wide)), map(_CAST, y, wide))
     # A sum of products: `jnp.vdot` contracts, which explicit sharding refuses.
     parts = [*map(_FLOAT, map(jnp.sum, map(jnp.real, products)))]
-    return functools.reduce(operator.add, parts) if parts and not _axes.get() else total(parts)
+    return (
+        total(parts) if _axes.get() or not parts else _once(functools.reduce(operator.add, parts))
+    )
 
 
 def norm(tree: PyTree[Array]) -> Scalar:
@@ -255,7 +260,7 @@ def finite(*trees: PyTree[Array]) -> Bool[Array, ""]:
     # Not |z|, which may overflow where z does not.
     parts = [p for x in leaves for p in ((x.real, x.imag) if jnp.iscomplexobj(x) else (x,))]
     bad = [~jnp.isfinite(jnp.max(jnp.abs(part), initial=0)) for part in parts]
-    return total(bad, jnp.int32) == 0
+    return jnp.sqrt(total(bad)) == 0  # no XLA repeats a root, see `_once`
 
 
 def entries(leaf: Array) -> int:

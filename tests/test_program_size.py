@@ -1,0 +1,61 @@
+"""The program of an update grows with the leaves, not with their square.
+
+XLA compiles for every leaf what enters it: where that is a sum over all leaves, written out again
+each time, a model of a hundred leaves takes minutes to compile.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import odeopt
+from odeopt import stepsize
+from odeopt.flows import AveragedFlow, GradientFlow
+
+RULES = {
+    "angle": stepsize.angle(),
+    "anytime": stepsize.anytime(),
+    "drift_adjusted": stepsize.drift_adjusted(),
+    "gain_ratio": stepsize.gain_ratio(),
+    "horizon": stepsize.horizon(100),
+    "sharpness": stepsize.sharpness(),
+}
+OPTIMIZERS = {
+    "guard": odeopt.guard(odeopt.adam(0.1)),
+    "averaged": odeopt.ode_optimizer(
+        AveragedFlow(GradientFlow()), odeopt.solvers.Lie(), stepsize.angle(remembers=False)
+    ),
+    "linearly_implicit_euler": odeopt.linearly_implicit_euler(0.1),
+    "log_time_adam": odeopt.log_time_adam(),
+    "untuned": odeopt.untuned(100),
+} | {name: odeopt.euler(rule) for name, rule in RULES.items()}
+
+
+def lines(optimizer: Any, leaves: int) -> int:
+    """Of the compiled update."""
+    params = [jnp.ones((2 + i % 7, 3)) for i in range(leaves)]
+
+    def loss(x: Any) -> jax.Array:
+        return jnp.stack([jnp.sum(leaf**2 + leaf**4) for leaf in x]).sum()
+
+    def update(grads: Any, state: Any, x: Any) -> Any:
+        return optimizer.update(grads, state, x, value=loss(x), value_fn=loss)
+
+    state = optimizer.init(params)
+    program = jax.jit(update).lower(params, state, params).compile()
+    return program.as_text().count("\n")
+
+
+@pytest.mark.parametrize("name", ["angle", "linearly_implicit_euler"])
+def test_the_program_grows_with_the_leaves(name: str) -> None:
+    few, more, many = (lines(OPTIMIZERS[name], leaves) for leaves in (4, 8, 16))
+    assert many - more < 1.3 * 2 * (more - few)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_program_of_any_rule_does(name: str) -> None:
+    few, more, many = (lines(OPTIMIZERS[name], leaves) for leaves in (4, 8, 16))
+    assert many - more < 1.3 * 2 * (more - few)
