@@ -39,3 +39,10 @@ def root(square: Array) -> Array:
     """The square root, with the derivative 0 where it is 0: that of a size at rest."""
     rests = square == 0
     return jnp.where(rests, 0.0, jnp.sqrt(jnp.where(rests, 1.0, square)))
+
+
+def hashed(x: Array) -> Array:
+    """A bijection of 32-bit words whose every output bit depends on every input bit."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = (x ^ (x >> shift)) * jnp.full_like(x, factor)  # more than a weak int32 holds
+    return x ^ (x >> 16)

@@ -132,7 +132,9 @@ def refined(last: Diagonal, product: LinearMap, params: PyTree[Array]) -> Diagon
     Its mean is the diagonal of A (Bekas, Kokiopoulou and Saad, Appl. Numer. Math. 57, 2007). The
     estimate is that of about the last 20, since A changes along the way.
     """
-    signs = noise(jax.random.rademacher, params, last.draws)
+    signs = jax.tree.map(
+        lambda x: jnp.where(x.real < 0, -1, 1).astype(x.dtype), noise(params, last.draws)
+    )
     share = 1.0 / jnp.minimum(last.draws + 1, _REMEMBERED)
     value = jax.tree.map(
         lambda d, v, image: d + scaled(share, jnp.real(jnp.conj(v) * image) - d),

@@ -140,7 +140,7 @@ def normalized(tree: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
 def mixed(start: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:
     """`start` over its norm, plus some of a fixed pseudo-random direction like `like`."""
     _, vector = normalized(start)
-    _, random = normalized(noise(jax.random.normal, like))
+    _, random = normalized(noise(like))
     return jax.tree.map(lambda v, r: v + _MIXED * r, vector, random)
 
 

@@ -54,7 +54,7 @@ def nystrom(product: LinearMap, params: PyTree[Array], rank: int) -> LowRank:
     """
     number = min(rank, dimension(params))
     wide = widened(params)
-    draws = jax.vmap(lambda i: noise(jax.random.normal, wide, i))(jnp.arange(number))
+    draws = jax.vmap(lambda i: noise(wide, i))(jnp.arange(number))
     images = jax.vmap(lambda v: widened(product(optax.tree.cast_like(v, params))))(draws)
     dtype = widest(jax.tree.leaves(wide))
     # products are rounded as the parameters are

@@ -275,9 +275,7 @@ def test_a_step_that_is_not_finite_on_one_device_is_rejected_on_all(eight):
 
 
 def test_the_parts_of_a_random_direction_do_not_repeat_each_other(eight):
-    drawn = optax.GradientTransformation(
-        lambda p: noise(jax.random.normal, p), lambda g, s, p=None: (g, s)
-    )
+    drawn = optax.GradientTransformation(noise, lambda g, s, p=None: (g, s))
     for opt, different in [(drawn, 2), (odeopt.across("model", drawn), 16)]:
         split = jax.shard_map(opt.init, in_specs=P("model"), out_specs=P("model"))
         assert len(set(jax.jit(split)(jnp.ones(16)).tolist())) == different

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Integer, PyTree
 
+from ..arrays import hashed
 from .fused import Outputs, fused
 
 _EXPONENT = 0x7F800000  # of a float32
@@ -48,8 +49,10 @@ def add_rounded(
     structure: Any = jax.tree.structure(params)
     pairs = list(zip(jax.tree.leaves(params), structure.flatten_up_to(updates), strict=True))
     low = [i for i, (p, _) in enumerate(pairs) if p.dtype == jnp.bfloat16]
-    first = [_mix(jnp.uint32(seed) ^ _mix(jnp.uint32(step) ^ _mix(jnp.uint32(i)))) for i in low]
-    second = [_mix(word + jnp.uint32(1)) for word in first]
+    first = [
+        hashed(jnp.uint32(seed) ^ hashed(jnp.uint32(step) ^ hashed(jnp.uint32(i)))) for i in low
+    ]
+    second = [hashed(word + jnp.uint32(1)) for word in first]
     (sums,) = _add((), *([pairs[i][side] for i in low] for side in (0, 1)), own=(first, second))
     rounded = dict(zip(low, sums, strict=True))
     return structure.unflatten(
@@ -79,7 +82,7 @@ def _noise(index: Array, first: Array, second: Array) -> Array:
 
     So the errors of a long leaf cancel better than independent ones would.
     """
-    key = _mix((index >> 16) ^ first) + second
+    key = hashed((index >> 16) ^ first) + second
     return _shuffle(_shuffle((index ^ key) & 0xFFFF) + (key >> 16) & 0xFFFF)
 
 
@@ -88,10 +91,3 @@ def _shuffle(x: Array) -> Array:
     for shift, factor in ((8, 0x88B5), (7, 0xDB2D)):
         x = ((x ^ (x >> shift)) * factor) & 0xFFFF
     return x ^ (x >> 9)
-
-
-def _mix(x: Array) -> Array:
-    """A bijection of 32-bit words whose every output bit depends on every input bit."""
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x = (x ^ (x >> shift)) * jnp.full_like(x, factor)  # more than a weak int32 holds
-    return x ^ (x >> 16)
