@@ -36,12 +36,12 @@ def test_its_derivatives_are_those_of_the_quotient(derivative, eps_root, x64):
 @pytest.mark.parametrize(
     "options", [{}, {"eps_in_sqrt": False}, {"centered": True}, {"bias_correction": True}]
 )
-@pytest.mark.parametrize("solver", [solvers.Heun(), solvers.RK4(), solvers.RKC()])
+@pytest.mark.parametrize("solver", [solvers.Euler(), solvers.Heun(), solvers.RK4()])
 def test_a_stage_of_rmsprop_that_leaves_the_averages_stays_finite(solver, options):
-    """From v = 0 on the stages of these have squares below 0."""
-    flow = flows.RMSpropFlow(decay=0.5, initial_scale=1e-3, **options)
-    opt = odeopt.ode_optimizer(flow, solver, 0.01)
-    loss = lambda x: 0.5 * jnp.sum(jnp.array([10.0, 1.0]) * x**2)
+    """Of a moment that forgets so fast a stage sees less than nothing."""
+    flow = flows.RMSpropFlow(decay=0.1, initial_scale=1.0, **options)
+    opt = odeopt.ode_optimizer(flow, solver, 1e-4)
+    loss = lambda x: 0.5e-2 * jnp.sum(x**2)
     x = jnp.ones(2)
     state = opt.init(x)
     for _ in range(5):
