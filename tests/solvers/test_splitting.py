@@ -110,6 +110,16 @@ def test_strang_rests_at_adams_iterates_after_a_first_step_of_one_and_a_half():
         np.testing.assert_allclose(end, x - expected / 2, rtol=1e-12)
 
 
+@pytest.mark.parametrize("make", [flows.HeavyBallFlow, lambda b: flows.AdamFlow(b1=b, b2=b)])
+def test_a_substep_back_beyond_the_start_of_a_clock_is_finite(make):
+    """The second one of Suzuki's and Yoshida's first step ends before time 0."""
+    solver = solvers.Strang(solvers.SUZUKI_YOSHIDA)
+    opt, x = odeopt.ode_optimizer(make(flows.LogTime(10.0)), solver, 0.01), start()
+    updates, state = opt.update(jax.grad(loss)(x), opt.init(x), x, value_fn=loss)
+    assert odeopt.sums.finite(updates, state)
+    assert loss(odeopt.step_params(state, x + updates)) < loss(x)
+
+
 @pytest.mark.parametrize("size", [1e-3, 1e-5, 1e-7])
 def test_the_mean_gradient_of_a_small_step_is_one_in_float16(size):
     """One over the size overflows there from 1.5e-5 on."""
