@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import odeopt
+from odeopt import stepsize
 from odeopt.zoo.registry import REGISTRY
 
 from .table import (
@@ -752,6 +753,28 @@ def test_under_strict_promotion_data_may_be_of_any_dtype(name, dtype):
     assert updates[0] > 0
     assert updates[1] == 0
     assert state.gradients > 1
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize(
+    "opt",
+    [
+        odeopt.rk4(stepsize.gain_ratio(first=0.1)),
+        odeopt.linearly_implicit_euler(stepsize.gain_ratio(first=0.1, tries=3)),
+        odeopt.euler(stepsize.corridor(cap=0.1)),
+        odeopt.implicit_euler(0.1),
+    ],
+    ids=["gain_ratio", "tries", "corridor", "implicit"],
+)
+def test_under_strict_promotion_the_loss_may_be_of_any_dtype(opt, dtype):
+    """What looks at the loss compares it with sums in single precision."""
+    x = jnp.array([1.0, -0.5])
+    loss = lambda x: jnp.sum(jnp.cosh(x) - 1).astype(dtype)
+    with jax.numpy_dtype_promotion("strict"):
+        value, grads = jax.value_and_grad(loss)(x)
+        updates, state = opt.update(grads, opt.init(x), x, value=value, value_fn=loss)
+    assert state.rejected == 0
+    assert loss(x + updates) < loss(x)
 
 
 @pytest.mark.slow

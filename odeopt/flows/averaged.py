@@ -141,13 +141,14 @@ class AveragedFlow(AbstractFlow):
         """Nothing lags. One copy of the parameters, a sixteenth to adapt, and those of `base`."""
         adapts = self._adapts
         zeros = optax.tree.zeros_like(params)
+        beta = self._beta(jnp.zeros([], float))
         return Average(
             moment_like(params, self.clock),  # its steps shrink as 1/n, whatever the clock
             self.base.init(params),
             jnp.zeros([], float),
             jax.tree.map(jnp.copy, _sparse(zeros)) if adapts else (),  # a buffer of its own
             jnp.zeros([], float) if adapts else (),
-            jnp.zeros([], float),
+            1 - beta,
             jnp.zeros([], float),
         )
 
@@ -166,8 +167,7 @@ class AveragedFlow(AbstractFlow):
             aux.lag,
         )
         still = jax.tree.map(jnp.zeros_like, aux)
-        away = (1 - beta) - aux.away
-        return update, still._replace(lag=lag, base=base, age=jnp.ones_like(aux.age), away=away)
+        return update, still._replace(lag=lag, base=base, age=jnp.ones_like(aux.age))
 
     def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
         """Decay and the parts of `base` move z; `average` moves a towards it."""

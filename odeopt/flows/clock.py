@@ -104,8 +104,13 @@ class LogTime(eqx.Module):
         check_positive(rate=self.rate)
 
     def retained(self, age: Scalar, fraction: float | Array = 1.0) -> Array:
-        """What is left of a moment after `fraction` of the step at `age`: n / (n + r)."""
-        return (age / (age + self.rate)) ** fraction
+        """What is left of a moment after `fraction` of the step at `age`: n / (n + r).
+
+        Nothing before time 0, where a substep backwards in time may lead.
+        """
+        known = age > 0
+        safe = jnp.where(known, age, 1.0)
+        return jnp.where(known, (safe / (safe + self.rate)) ** fraction, 0.0)
 
     def forgetting(self, age: Scalar) -> Array:
         """The rate at which a moment forgets, per step: r / (n + r)."""

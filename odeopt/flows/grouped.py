@@ -209,6 +209,13 @@ class _Group:
         """The group's part of the gradient, evaluated."""
         return _only(self.whole.gradient(self._with(params)), self.groups, self.label)
 
+    product = Objective.product  # with the group's block of the Hessian
+    elsewhere = lambda self: self  # noqa: E731 - where products are taken nothing is given
+
+    def linearized(self, gradient: Any, params: PyTree[Array], cost: int) -> Any:
+        """As of the whole."""
+        return self.whole.linearized(gradient, params, cost)
+
     def _with(self, own: PyTree[Array]) -> PyTree[Array]:
         pick = lambda label, x, new: new if label == self.label else x  # noqa: E731
         return jax.tree.map(pick, self.groups, self.params, own)

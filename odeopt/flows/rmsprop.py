@@ -14,7 +14,7 @@ from ..objective import Objective
 from ..sums import multiple, scaled
 from .clock import as_decay, check_decay, moment_like, real
 from .flow import AbstractFlow, Moved, Share, State
-from .moments import abs_square, aged, averaged, divided, relaxation, squares_change, wide
+from .moments import abs_square, aged, averaged, relaxation, settled, squares_change, wide
 
 
 class Squares(NamedTuple):
@@ -37,8 +37,9 @@ class RMSpropFlow(AbstractFlow):
     r"""RMSprop's flow: $\dot x = -g/\sqrt{v + \epsilon}$, $\tau\dot v = g^2 - v$.
 
     $\tau = -h/\ln b$ for the decay $b$ per step. Centered: $v - |m|^2$ in place of $v$, with
-    $\tau\dot m = g - m$. With momentum $\mu$ the update itself is accumulated:
-    $h\dot x = p$, $h\dot p = p\ln\mu - hg/\sqrt{v + \epsilon}$.
+    $\tau\dot m = g - m$; where that is negative it counts as 0. With momentum $\mu$ the
+    update itself is accumulated: $h\dot x = p$, $h\dot p = p\ln\mu - hg/\sqrt{v + \epsilon}$. At
+    $t = 0$ the field is $-g/\sqrt\epsilon$, unless there is bias correction or an `initial_scale`.
 
     Its parts: `moments`, solved exactly, and `descent`, a step of Euler's method; composed in this
     order they are `optax.rmsprop`. Both look at the gradient: there is no symmetric splitting.
@@ -83,7 +84,7 @@ class RMSpropFlow(AbstractFlow):
         grads = objective.here(params)
         rate = self.decay.forgetting(aux.age)
         mu = relaxation(aux.mu, grads, rate) if self.centered else ()
-        nu = relaxation(aux.nu, jax.tree.map(abs_square, wide(grads, self.decay)), rate)
+        nu = relaxation(aux.nu, self._squares(grads), rate)
         update = multiple(-h, self.direction(grads, aux))
         trace: PyTree[Array] = ()
         if self.momentum is not None:
@@ -131,15 +132,19 @@ class RMSpropFlow(AbstractFlow):
         """`g / sqrt(v + eps)` and its variants."""
         mu, nu = aux.mu, aux.nu
         if self.bias_correction:
-            total = self.decay.weight(aux.age)
-            mu, nu = divided(mu, total), divided(nu, total)
+            nu = settled(nu, self.decay, aux.age, self._squares(grads))
+            mu = settled(mu, self.decay, aux.age, grads) if self.centered else ()
         if self.centered:
             nu = jax.tree.map(lambda v, m: v - abs_square(m), nu, mu)
 
         def leaf(v: Array, g: Array) -> Array:
+            v = jnp.where(jnp.real(v) < 0, 0, v)  # a Runge-Kutta stage may leave the averages
             below = v + self.eps if self.eps_in_sqrt else jnp.sqrt(v) + self.eps
             below = jnp.where(below == 0, 1, below)  # float16 rounds eps to 0
             over = jax.lax.rsqrt(below) if self.eps_in_sqrt else 1 / below
             return over * g.astype(over.dtype)
 
         return jax.tree.map(leaf, nu, grads)
+
+    def _squares(self, grads: PyTree[Array]) -> PyTree[Array]:
+        return jax.tree.map(abs_square, wide(grads, self.decay))

@@ -56,7 +56,8 @@ class UnitFlow(AbstractWrapper):
     decay, have gradients that fade. A leaf that vanishes takes its own gradient, and those of its
     neighbours, with it: the least faded one tells the two apart.
 
-    It has no field before the first step, only the parts of `base`: step it by `solvers.Lie()`.
+    It has no field before the first step, only the parts of `base`: step it by `solvers.Lie()`, or
+    where `fading` is 1 by another splitting.
 
     Args:
       base: a flow with parts of which one moves the parameters.
@@ -83,6 +84,11 @@ class UnitFlow(AbstractWrapper):
     def __check_init__(self) -> None:
         check_least(0, weight_decay=self.weight_decay)
         check_least(1, fading=self.fading)
+
+    @property
+    def gradient_part(self) -> str | None:  # type: ignore[override]
+        """That of `base`; None where the decay looks at the gradient too."""
+        return None if self._fades else self.base.gradient_part
 
     def inner(self, aux: Unit) -> PyTree[Array]:
         return aux.base

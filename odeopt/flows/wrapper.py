@@ -98,12 +98,12 @@ class AbstractObjectiveWrapper(AbstractWrapper):
         return dataclasses.replace(self, base=self.base.around(change))
 
     def fused(self, substeps: Substeps, z: State, objective: Objective, h: Scalar) -> Fused:
-        at_once = self.base.fused(substeps, z, self.seen(objective, h), h)
-        if at_once is None:
-            return None
-        update, aux, cost = at_once
-        look = count_gradients(lambda o, z, h: self.seen(o, h).here(z[0]), z, h, given=True)
-        return update, aux, cost + look
+        def step(objective: Objective, z: State, h: Scalar) -> Any:
+            at_once = self.base.fused(substeps, z, self.seen(objective, h), h)
+            return None if at_once is None else at_once[:2]  # its own count is of a plain objective
+
+        found = step(objective, z, h)
+        return None if found is None else (*found, count_gradients(step, z, h, given=True))
 
     def potential(self, objective: Objective, h: Scalar) -> Any:
         return self.base.potential(self.seen(objective, h), h)

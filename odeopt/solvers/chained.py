@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..arrays import Scalar
+from ..arrays import Scalar, wide_dtype
 from ..checks import check_kind
 from ..flows import AbstractFlow, GradientFlow, State
 from ..objective import Objective
@@ -63,11 +63,13 @@ class Chained(AbstractMethod):
         inner = self.inner.step(GradientFlow(), objective, (z[0], ()), h, memory[0])
         still = h == 0  # no move: the mean gradient is the gradient
         safe = jnp.where(still, 1.0, h)
-        mean = jax.tree.map(
-            lambda u, g: jnp.where(still, g, scaled(-1 / safe, u)),
-            inner.update,
-            objective.here(z[0]),
-        )
+
+        def leaf(u: Array, g: Array) -> Array:  # in float16 one over a small step overflows
+            return jnp.where(
+                still, g, scaled(-1 / safe, u.astype(wide_dtype(u.dtype))).astype(g.dtype)
+            )
+
+        mean = jax.tree.map(leaf, inner.update, objective.here(z[0]))
         outer = self.outer.step(flow, objective.with_given(mean), z, h, memory[1])
         return Step(
             outer.update,

@@ -110,6 +110,8 @@ class DiffraxMethod(AbstractMethod):
 
         # A flat tuple: diffrax's loops cannot buffer the empty nodes of a tree.
         leaves, structure = jax.tree.flatten(z)
+        if not leaves:  # an empty group of `optax.partition`: diffrax wants an array
+            return Step(*z, memory)
 
         def field(t: Any, increment: tuple[Array, ...], args: Any) -> tuple[Array, ...]:
             point = jax.tree.unflatten(structure, map(jnp.add, leaves, increment))

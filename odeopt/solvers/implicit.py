@@ -170,7 +170,7 @@ class Implicit(AbstractCurvatureMethod):
         given = objective.given_value()
         value = objective.value(params) if given is None else given
         start, sane = at(zero, value, slope), finite((value, slope))
-        rounding = _ROUNDINGS * jnp.finfo(value.dtype).eps
+        rounding = _ROUNDINGS * float(jnp.finfo(value.dtype).eps)
 
         def unfinished(carry: tuple) -> Bool[Array, ""]:
             here, memory, moved, _ = carry

@@ -83,7 +83,7 @@ class Corridor(AbstractLocalRule):
                 "corridor() looks at the loss: pass it to update, "
                 "`opt.update(grads, state, params, value=value, ...)`."
             )
-        above = jnp.maximum(info.value - self.minimum, 0.0)
+        above = jnp.maximum(info.value.astype(float) - self.minimum, 0.0)
         g = info.objective.here(info.z[0])
         square = inner(g, g)
         return jnp.where(above > 0, jnp.minimum(above / square, self.cap), 0.0 * above)

@@ -12,7 +12,7 @@ from ..checks import check_ascending, check_positive
 from ..flows import State
 from ..information import Information
 from ..solvers import Step
-from ..sums import add, entries, total
+from ..sums import add, entries, total, widened
 from .rule import AbstractRule, StepInfo, Verdict
 
 _Memory = tuple[Scalar, PyTree[Array]]
@@ -45,8 +45,10 @@ class EmbeddedError(AbstractRule):
     def judge(self, state: _Memory, info: StepInfo, h: Scalar, step: Step) -> Verdict:
         """Accepted if the scaled error is at most 1; a rejected step is tried smaller."""
         # The parameters alone: the error of a moment, which forgets by steps, does not fall with h.
-        params, (error, _) = info.z[0], cast(State, step.error)
-        new, order = add(params, step.update), cast(Any, info.method.order)
+        # In float16 a small tolerance would be 0, and an entry at rest 0/0.
+        moved = info.z[0], step.update, cast(State, step.error)[0]
+        params, update, error = widened(moved)
+        new, order = add(params, update), cast(Any, info.method.order)
         accept, start, end, _, memory, _ = self.controller.adapt_step_size(
             jnp.zeros_like(h), h, params, new, None, error, order, state[1]
         )

@@ -1,5 +1,6 @@
 """Step sizes by how well a quadratic model predicts the loss."""
 
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -57,10 +58,11 @@ class GainRatio(AbstractRule):
         update = optax.tree.cast_like(step.update, params)
         before = objective.value(params) if info.value is None else jnp.asarray(info.value)
         after = objective.value(optax.apply_updates(params, update))
+        eps = float(jnp.finfo(after.dtype).eps)
+        before, after = before.astype(float), after.astype(float)
         same: bool | Array = False
         if self.tries > 1:
-            apart = jnp.sqrt(jnp.finfo(before.dtype).eps) * jnp.abs(before)
-            same = jnp.abs(before - state.loss.astype(before.dtype)) <= apart
+            same = jnp.abs(before - state.loss) <= math.sqrt(eps) * jnp.abs(before)
         model, used = step.model, 1 + (info.value is None)
         if model is None:  # the step knows none of the caller's own loss
             curvature = objective.product(params)(update)
@@ -70,7 +72,7 @@ class GainRatio(AbstractRule):
 
         accept = jnp.isfinite(after) & (after <= before + _RISE * jnp.abs(before))
         predicted, decrease = -(linear + quadratic), before - after
-        unit = _ROUNDING * jnp.finfo(after.dtype).eps
+        unit = _ROUNDING * eps
         rounding = unit * jnp.abs(before)
         far, near = (-linear >= 2 * part * quadratic for part in (_FAR, _NEAR))
         # of the model, no better than it is known
@@ -89,8 +91,7 @@ class GainRatio(AbstractRule):
         size = jnp.clip(h * factor, self.least, self.limit)
         if self.tries == 1:
             return Verdict(accept, size, used)
-        end = jnp.where(accept, after, before).astype(float)
-        return Verdict(accept, Seen(size, end), used, same)
+        return Verdict(accept, Seen(size, jnp.where(accept, after, before)), used, same)
 
     def failed(self, state: Any) -> Any:
         """A quarter of the size, as after a rejection."""

@@ -111,6 +111,20 @@ def test_every_leaf_keeps_its_dtype_and_products_are_counted():
     chex.assert_trees_all_close(end, params)
 
 
+def test_a_penalty_on_a_penalty_is_counted_in_one_pass_too(monkeypatch):
+    """2 products in the first gradient, of which the second is of a gradient with a product."""
+    flow = drift.regularized(drift.regularized(flows.HeavyBallFlow(0.9), 0.1), 0.1)
+    opt = odeopt.ode_optimizer(flow, solvers.Lie(), 0.01)
+    loss, x = lambda x: jnp.sum(jnp.cosh(x)), jnp.array([1.0, -0.5])
+
+    def gradients():
+        return int(opt.update(x, opt.init(x), x, value_fn=loss)[1].gradients)
+
+    assert gradients() == 9
+    monkeypatch.setattr(flows.HeavyBallFlow, "fused", flows.AbstractFlow.fused)
+    assert gradients() == 9
+
+
 def test_products_with_a_penalized_gradient(x64):
     """For a flow that takes Hessian products itself: those of the penalized loss."""
 

@@ -1,9 +1,12 @@
-"""Adam's direction: its derivative is written by hand."""
+"""Adam's direction, whose derivative is written by hand, and the field of RMSprop."""
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
+import odeopt
+from odeopt import flows, solvers
 from odeopt.flows.adaptive import adam_direction
 
 ALL = (0, 1, 2, 3)
@@ -28,3 +31,29 @@ def test_its_derivatives_are_those_of_the_quotient(derivative, eps_root, x64):
     ours, theirs = derivative(adam_direction)(*point), derivative(quotient)(*point)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert jnp.allclose(a, b, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"eps_in_sqrt": False}, {"centered": True}, {"bias_correction": True}]
+)
+@pytest.mark.parametrize("solver", [solvers.Euler(), solvers.Heun(), solvers.RK4()])
+def test_a_stage_of_rmsprop_that_leaves_the_averages_stays_finite(solver, options):
+    """Of a moment that forgets so fast a stage sees less than nothing."""
+    flow = flows.RMSpropFlow(decay=0.1, initial_scale=1.0, **options)
+    opt = odeopt.ode_optimizer(flow, solver, 1e-4)
+    loss = lambda x: 0.5e-2 * jnp.sum(x**2)
+    x = jnp.ones(2)
+    state = opt.init(x)
+    for _ in range(5):
+        updates, state = opt.update(jax.grad(loss)(x), state, x, value_fn=loss)
+        x = optax.apply_updates(x, updates)
+        assert odeopt.sums.finite(x, state.aux)
+
+
+def test_the_field_of_rmsprop_with_bias_correction_starts_at_unit_speed():
+    """At time 0 the mean square is 0/0, whose limit is the square of the gradient."""
+    flow = flows.RMSpropFlow(bias_correction=True)
+    opt = odeopt.ode_optimizer(flow, solvers.Euler(), 0.01)
+    x, grads = jnp.ones(2), jnp.array([3.0, -0.2])
+    updates, _ = opt.update(grads, opt.init(x), x)
+    assert jnp.allclose(updates, -0.01 * jnp.sign(grads), rtol=1e-4)

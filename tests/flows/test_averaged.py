@@ -44,6 +44,20 @@ def test_the_definition():
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("solver", [solvers.Euler(), solvers.RK4(), solvers.RKC()])
+def test_a_solver_of_the_field_reads_out_the_average_from_the_first_step_on(solver):
+    beta = 0.5
+    flow = flows.AveragedFlow(flows.GradientFlow(), beta=beta, power=0.0)
+    opt, x = odeopt.ode_optimizer(flow, solver, 0.1), start()
+    state = opt.init(x)
+    for _ in range(3):
+        updates, state = opt.update(gradient(x), state, x, value_fn=loss)
+        x = optax.apply_updates(x, updates)
+        average = x + (1 - beta) * state.aux.lag
+        np.testing.assert_allclose(odeopt.step_params(state, x), average, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("size", [0.05, 0.01, 0.0])
 def test_the_lag_brakes_with_the_step(size):
     """A step of less than half the size before takes that much of the lag; one of size 0 none."""

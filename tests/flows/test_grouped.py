@@ -46,6 +46,19 @@ def test_groups_are_corrected_each_as_alone(labels):
         assert jnp.allclose(updates[name], update, rtol=1e-6)
 
 
+@pytest.mark.parametrize("solver", [solvers.Lie(), solvers.RK4()])
+def test_a_penalty_within_groups_is_that_of_each_block(solver):
+    """Of a loss without mixed derivatives that is the penalty of the whole."""
+    loss = lambda p: jnp.sum(jnp.cosh(p["w"])) + jnp.sum(jnp.cosh(2 * p["b"]))
+    flow = drift.regularized(flows.HeavyBallFlow(0.9), 0.1)
+    groups = flows.GroupedFlow({"slow": flow, "fast": flow}, by_name)
+    one, each = (odeopt.ode_optimizer(f, solver, 0.01) for f in (flow, groups))
+    grads = jax.grad(loss)(PARAMS)
+    expected, _ = one.update(grads, one.init(PARAMS), PARAMS, value_fn=loss)
+    found, _ = each.update(grads, each.init(PARAMS), PARAMS, value_fn=loss)
+    assert all(map(jnp.allclose, jax.tree.leaves(found), jax.tree.leaves(expected)))
+
+
 ALONE = {
     "gradient": flows.GradientFlow(),
     "heavy ball": flows.HeavyBallFlow(0.9),

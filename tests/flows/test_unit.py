@@ -160,6 +160,16 @@ def test_it_needs_a_splitting():
         opt.update(x, opt.init(x), x, value_fn=lambda x: jnp.sum(x**2))
 
 
+def test_a_decay_that_looks_at_the_gradient_splits_in_no_middle():
+    """Strang's opening would take a gradient that nobody counts."""
+    make = lambda fading: odeopt.ode_optimizer(
+        flows.UnitFlow(flows.AdamFlow(), weight_decay=0.1, fading=fading), solvers.Strang(), 0.1
+    )
+    assert make(1.0).gradients_per_step == 1
+    with pytest.raises(ValueError, match="several do"):
+        make(10.0)
+
+
 def test_a_negative_decay_is_refused():
     with pytest.raises(ValueError, match="weight_decay is -1"):
         flows.UnitFlow(flows.AdamFlow(), -1.0)

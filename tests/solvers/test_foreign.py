@@ -178,3 +178,16 @@ def test_an_implicit_solver_says_that_it_does_not_run_inside_shard_map(checked):
     )
     with pytest.raises(ValueError, match="does not run inside this shard_map"):
         inside(x, jnp.ones(4))
+
+
+@pytest.mark.parametrize(
+    "solver", [diffrax.Kvaerno3(), diffrax.HalfSolver(diffrax.Heun()), diffrax.ReversibleHeun()]
+)
+def test_a_group_without_parameters_takes_empty_steps(solver):
+    """As `optax.partition` hands one over where no leaf has its label."""
+    opt = optax.partition(
+        {"a": odeopt.from_diffrax(solver, 0.1), "b": optax.sgd(0.1)}, lambda p: "b"
+    )
+    params = jnp.ones(2)
+    updates, _ = opt.update(params, opt.init(params), params, value_fn=loss, full_params=params)
+    np.testing.assert_allclose(updates, -0.1 * params)

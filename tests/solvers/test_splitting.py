@@ -110,6 +110,25 @@ def test_strang_rests_at_adams_iterates_after_a_first_step_of_one_and_a_half():
         np.testing.assert_allclose(end, x - expected / 2, rtol=1e-12)
 
 
+@pytest.mark.parametrize("make", [flows.HeavyBallFlow, lambda b: flows.AdamFlow(b1=b, b2=b)])
+def test_a_substep_back_beyond_the_start_of_a_clock_is_finite(make):
+    """The second one of Suzuki's and Yoshida's first step ends before time 0."""
+    solver = solvers.Strang(solvers.SUZUKI_YOSHIDA)
+    opt, x = odeopt.ode_optimizer(make(flows.LogTime(10.0)), solver, 0.01), start()
+    updates, state = opt.update(jax.grad(loss)(x), opt.init(x), x, value_fn=loss)
+    assert odeopt.sums.finite(updates, state)
+    assert loss(odeopt.step_params(state, x + updates)) < loss(x)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-5, 1e-7])
+def test_the_mean_gradient_of_a_small_step_is_one_in_float16(size):
+    """One over the size overflows there from 1.5e-5 on."""
+    x = jnp.array([1.0, -2.0], jnp.float16)
+    opt = odeopt.chained_momentum(size, 0.9, solvers.RK4())
+    _, state = opt.update(x, opt.init(x), x, value_fn=lambda x: 0.5 * jnp.sum(x**2))
+    np.testing.assert_allclose(state.aux.momentum, x, rtol=0.25)  # of an update of one or two ulp
+
+
 @pytest.mark.cheap
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_chained_momentum_is_momentum_after_the_solver(nesterov):

@@ -143,3 +143,13 @@ def test_bad_tolerances(name, value):
     arguments = {"rtol": 1e-3, "atol": 1e-3, name: value}
     with pytest.raises(ValueError, match=f"{name} is .*must be positive"):
         odeopt.stepsize.embedded_error(**arguments)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_a_tolerance_below_the_parameters_dtype_is_one_all_the_same(dtype):
+    """In float16 1e-8 is 0, and the error of an entry at rest over it no number."""
+    opt = odeopt.bosh3(odeopt.stepsize.embedded_error(rtol=1e-2, atol=1e-8))
+    x = jnp.array([1.0, 0.0], dtype)
+    loss = lambda x: 0.5 * jnp.sum(x.astype(jnp.float32) ** 2)
+    _, state = opt.update(jax.grad(loss)(x), opt.init(x), x, value_fn=loss)
+    assert state.rejected == 0
