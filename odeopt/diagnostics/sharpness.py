@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..arguments import as_arrays
+from ..arguments import check_gradient, floating
 from ..arrays import ratio
 from ..checks import check_counts
 from ..lanczos import lanczos, start_vector
@@ -71,8 +71,8 @@ def sharpness(
       `Sharpness(value, vector, residual)`; NaN where the Hessian is not finite.
 
     Raises:
-      ValueError: parameters without entries, fewer than 1 product.
-      TypeError: an argument of `value_fn` that is missing.
+      ValueError: parameters without entries, fewer than 1 product, a `start` unlike `params`.
+      TypeError: an argument of `value_fn` that is missing, parameters that are not floating point.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -81,7 +81,9 @@ def sharpness(
       >>> found.value.round(4), abs(found.vector).round(3)
       (Array(18., dtype=float32), Array([0., 0., 1.], dtype=float32))
     """
-    params = as_arrays(params)
+    params = floating(params)
+    if start is not None:
+        start = check_gradient(start, params, "start")
     return compiled(_sharpness, value_fn, params, arguments, products, start, magnitude)
 
 
@@ -113,7 +115,7 @@ def batch_sharpness(
       >>> odeopt.diagnostics.batch_sharpness(loss, jnp.array(1.0), scale=jnp.array([1.0, 3.0]))
       Array(2., dtype=float32)
     """
-    parts, params = LossSum.of(value_fn, tuple(batches), batches), as_arrays(params)
+    parts, params = LossSum.of(value_fn, tuple(batches), batches), floating(params)
 
     def body(total: Array, row: PyTree[Array]) -> Array:
         g, product = jax.linearize(lambda p: parts.gradient(p, row), params)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..arguments import floating
 from ..arrays import Scalar
 from ..checks import check_finite, check_kind, check_positive
 from ..flows import AbstractFlow
@@ -125,6 +126,7 @@ def gradient_penalty(
       >>> float(penalty(batch_size=2)), float(penalty(batch_size=1)), float(penalty())
       (0.0, 1.0, -1.0)
     """
+    params = floating(params)
     parts = halved(batch, tuple(batch) or ("batch",))
     if batch_size is not None:
         check_positive(batch_size=batch_size)
