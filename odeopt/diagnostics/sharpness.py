@@ -12,7 +12,7 @@ from ..arguments import check_gradient, floating
 from ..arrays import ratio
 from ..checks import check_counts
 from ..lanczos import lanczos, start_vector
-from ..losses import LossSum
+from ..losses import LossSum, with_rows
 from ..objective import LinearMap, Objective
 from ..sums import inner
 
@@ -101,7 +101,8 @@ def batch_sharpness(
     Args:
       value_fn: the loss of a batch, `value_fn(params, ...)`, a scalar or `(scalar, aux)`.
       params: where it is taken.
-      batches: arguments of `value_fn`, by name, with one row for each batch.
+      batches: arguments of `value_fn`, by name, with one row for each batch; `full_params` too,
+        which has none.
 
     Returns:
       The mean over batches; a batch whose gradient is 0 counts as 0.
@@ -115,7 +116,7 @@ def batch_sharpness(
       >>> odeopt.diagnostics.batch_sharpness(loss, jnp.array(1.0), scale=jnp.array([1.0, 3.0]))
       Array(2., dtype=float32)
     """
-    parts, params = LossSum.of(value_fn, tuple(batches), batches), floating(params)
+    parts, params = LossSum.of(value_fn, with_rows(batches), batches), floating(params)
 
     def body(total: Array, row: PyTree[Array]) -> Array:
         g, product = jax.linearize(lambda p: parts.gradient(p, row), params)
