@@ -88,7 +88,7 @@ def step_drift(
     step, follows = _steps(design, objective, z, h, state.memory)
     drift = jax.tree.map(jnp.subtract, step, follows)
     size, length = norm(drift), norm(step)
-    one = jnp.where(size > 0, 1.0, 0.0)
+    one = ratio(size, size)
     none = jnp.zeros_like(one)
     return Drift(
         size, ratio(size, length), ratio(inner(drift, step), size * length), one, none, none

@@ -45,8 +45,9 @@ class PrincipalFlow:
 
     def __call__(self, y: PyTree[Array], h: float | Scalar) -> PyTree[Array]:
         """`dy/dt` for steps of size h."""
+        y = floating(y)
         is_complex = any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(y))
-        point = jax.tree.map(jnp.real, floating(y))
+        point = jax.tree.map(jnp.real, y)
         g, product = jax.linearize(self._objective.gradient, point)
 
         def rescaled(vector: Array) -> Array:

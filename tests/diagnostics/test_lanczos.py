@@ -278,6 +278,22 @@ def test_parameters_on_the_host_are_taken_and_others_than_floats_are_named(name)
             MEASURES[name]({"w": jnp.ones(2), "odd": odd})
 
 
+def test_a_loss_that_is_not_finite_is_not_passed_off_as_one_without_drift():
+    """A share or a cosine of 0 would be one of a straight path."""
+    loss = lambda p, scale=1.0: scale * jnp.sum(jnp.sqrt(p))
+    euler, x = odeopt.euler(0.1), jnp.array([1.0, -1.0])
+    for found in (
+        diagnostics.drift(loss, x, 0.1),
+        diagnostics.drift(loss, x, 0.1, in_turn=True, each=("scale",), scale=jnp.ones(2)),
+        diagnostics.corridor(loss, x),
+        diagnostics.batch_sharpness(loss, x, scale=jnp.ones(2)),
+        drift.step_drift(euler, euler.init(x), x, value_fn=loss),
+    ):
+        known = [f for f in jax.tree.leaves(found) if not jnp.isnan(f)]
+        assert len(known) <= 2
+        assert not any(known)
+
+
 @pytest.mark.untyped
 def test_a_start_unlike_the_parameters_is_refused():
     found = diagnostics.sharpness(SQUARES, X)
