@@ -33,7 +33,8 @@ def fitting(function: Function, name: str, such_as: str) -> Function:
     def checked(y: PyTree[Array], *rest: Any) -> PyTree[Array]:
         value = function(y, *rest)
         shapes, expected = jax.tree.map(jnp.shape, (value, y))
-        if shapes != expected or jax.tree.structure(value) != jax.tree.structure(y):
+        found: Any = jax.tree.structure(value)
+        if shapes != expected or found != jax.tree.structure(y):
             raise ValueError(
                 f"The {name} returned arrays of shape {shapes} for y of shape {expected}: it must "
                 f"return a tree like y, as `{such_as}`."

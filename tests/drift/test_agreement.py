@@ -135,7 +135,7 @@ def test_what_cannot_be_derived_is_refused():
         drift.modified_field("euler", rotation, 2)
 
 
-FIELD, BENT = (lambda y: jax.tree.map(jnp.negative, y)), (lambda y: jnp.zeros(()))
+FIELD, SCALAR = (lambda y: jax.tree.map(jnp.negative, y)), (lambda y: jnp.zeros(()))
 OF_A_FIELD = {
     "differentials": lambda f: drift.elementary_differentials(f, ONES, [drift.tree("12")]),
     "series": lambda f: drift.b_series({drift.tree("12"): 1.0}, f)(ONES, 0.1),
@@ -155,9 +155,9 @@ def test_a_field_may_promote_and_must_return_a_tree_like_y(name):
     promoting = lambda y: jax.tree.map(lambda x: -jnp.float32(1.0) * x, y)
     for x in jax.tree.leaves(OF_A_FIELD[name](promoting)):
         assert jnp.all(jnp.isfinite(x))
-    for bent in (BENT, lambda y: (y["a"], y["b"]), lambda y: {**y, "b": y["c"]}):
+    for other in (SCALAR, lambda y: (y["a"], y["b"]), lambda y: {**y, "b": y["c"]}):
         with pytest.raises(ValueError, match=r"(?s)returned arrays of shape.*a tree like y"):
-            OF_A_FIELD[name](bent)
+            OF_A_FIELD[name](other)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
