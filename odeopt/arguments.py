@@ -182,6 +182,12 @@ def as_arrays(tree: PyTree[Any]) -> PyTree[Array]:
     return jax.tree.map(leaf, tree)
 
 
+def floating(params: PyTree[Any]) -> PyTree[Array]:
+    """`params` as arrays; a `TypeError`, by name, where a leaf is not floating point."""
+    check_params(params)
+    return as_arrays(params)
+
+
 def is_masked(node: Any) -> bool:
     """Whether `node` stands for parameters that a wrapper keeps from the optimizer."""
     return isinstance(node, optax.MaskedNode)

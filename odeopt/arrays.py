@@ -31,8 +31,8 @@ def widest(leaves: Iterable[Array]) -> np.dtype:
 
 
 def ratio(above: Array, below: Array) -> Array:
-    """The quotient, 0 where the denominator is not positive."""
-    return jnp.where(below > 0, above / jnp.where(below > 0, below, 1.0), 0.0)
+    """The quotient, 0 where the denominator is not positive; NaN where that is NaN."""
+    return jnp.where(below > 0, above / jnp.where(below > 0, below, 1.0), 0.0 * below)
 
 
 def root(square: Array) -> Array:

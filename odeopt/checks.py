@@ -31,6 +31,17 @@ def is_transformation(node: Any) -> bool:
     return isinstance(node, optax.GradientTransformation | optax.MultiSteps)
 
 
+def design_of(opt: Any, instead: str = "") -> Any:
+    """The design of an optimizer of odeopt; anything else is refused, a `TypeError`."""
+    try:
+        return opt.design
+    except AttributeError:
+        raise TypeError(
+            f"This is a {type(opt).__name__}, whose design is hidden: pass the odeopt optimizer "
+            "itself, before it goes into a chain or `inject_hyperparams`." + instead
+        ) from None
+
+
 def check_kind(kind: type, such_as: str, **given: Any) -> None:
     """Refuse a piece of another kind, by name: a `TypeError` with what to write instead."""
     for name, piece in given.items():

@@ -15,6 +15,11 @@ Losses = Callable[..., Any] | Sequence[Callable[..., Any]]
 """One loss, of which some arguments have a row for each part; or one loss a part."""
 
 
+def with_rows(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """The arguments with one row for each part, where all have: `full_params` is none of them."""
+    return tuple(name for name in arguments if name != "full_params")
+
+
 class LossSum(NamedTuple):
     """The gradients of the parts of a loss; complex ones conjugated."""
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from .checks import check_kind, is_transformation
+from .checks import check_kind, design_of, is_transformation
 from .design import Design, Init, LearningRate, Update
 from .flows import AbstractFlow
 from .information import Information, names
@@ -251,7 +251,7 @@ def guard(opt: Optimizer) -> Optimizer:
       (Array([0., 0.], dtype=float32), 1)
     """
     hint = " Write `optax.chain(..., odeopt.guard(opt))`, or use `optax.apply_if_finite`."
-    return of_design(dataclasses.replace(_design(opt, hint), guarded=True))
+    return of_design(dataclasses.replace(design_of(opt, hint), guarded=True))
 
 
 def of_design(design: Design) -> Optimizer:
@@ -274,7 +274,7 @@ def stability_limit(opt: Optimizer) -> float:
       >>> round(odeopt.stability_limit(odeopt.heavy_ball(0.1, momentum=0.9)), 3)
       3.8
     """
-    design = _design(opt)
+    design = design_of(opt)
     return limit_of(design.flow, design.solver)
 
 
@@ -298,7 +298,7 @@ def describe(opt: Optimizer) -> dict[str, Any]:
       >>> about["flow"], about["order"], about["gradients_per_step"], about["memory"]
       ('GradientFlow()', 4, 4, 0.0)
     """
-    design = _design(opt)
+    design = design_of(opt)
     options = {
         "stage_transform": design.stage_transform,
         "correction": design.correction,
@@ -316,14 +316,3 @@ def describe(opt: Optimizer) -> dict[str, Any]:
         "gradients_per_step": opt.gradients_per_step,
         "memory": opt.memory,
     }
-
-
-def _design(opt: Any, instead: str = "") -> Design:
-    """Of an optimizer of odeopt; anything else is refused."""
-    try:
-        return opt.design
-    except AttributeError:
-        raise TypeError(
-            f"This is a {type(opt).__name__}, whose design is hidden: pass the odeopt optimizer "
-            "itself, before it goes into a chain or `inject_hyperparams`." + instead
-        ) from None

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..arguments import floating
 from ..arrays import ratio
 from ..checks import check_least
 from ..losses import Losses, LossSum
@@ -81,7 +82,7 @@ def drift_terms(
       >>> odeopt.diagnostics.drift_terms(loss, jnp.ones(2), 0.5).own  # (h/2) H g
       Array([0.25, 4.  ], dtype=float32)
     """
-    parts = LossSum.of(value_fn, each, arguments)
+    parts, params = LossSum.of(value_fn, each, arguments), floating(params)
     check_least(0, learning_rate=learning_rate)
     half = 0.5 * jnp.asarray(learning_rate, float)
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -140,7 +141,7 @@ def drift(
 
     Raises:
       ValueError: no parts; names in `each` that are not there; rows that are not as many.
-      TypeError: an argument of `value_fn` that is missing.
+      TypeError: an argument of `value_fn` that is missing, parameters that are not floating point.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -192,5 +193,5 @@ def corridor(
       >>> bool(measure < 1e-6)
       True
     """
-    g, product = jax.linearize(Objective.of(value_fn, arguments).gradient, params)
+    g, product = jax.linearize(Objective.of(value_fn, arguments).gradient, floating(params))
     return ratio(norm(product(g)), norm(g))

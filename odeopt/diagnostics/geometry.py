@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..checks import check, check_counts, is_whole
-from ..sums import inner
+from ..sums import inner, widened
 
 Model = Callable[[PyTree[Array], PyTree[Array]], Float[Array, "n ..."]]
 
@@ -39,6 +39,7 @@ def geometric_complexity(
 
     Raises:
       ValueError: `probes` below 1 or without a key; outputs that are not one for each input.
+      TypeError: inputs that are not real numbers, outputs that are not one array.
 
     References: Dherin, Munn, Rosca and Barrett, arXiv:2209.13083; the probe is Hutchinson's.
 
@@ -48,12 +49,24 @@ def geometric_complexity(
       >>> float(odeopt.diagnostics.geometric_complexity(model, w, jnp.ones((5, 2))))
       30.0
     """
-    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(inputs)}
+    inputs = jax.tree.map(jnp.asarray, inputs)
+    kinds = {str(leaf.dtype) for leaf in jax.tree.leaves(inputs)}
+    if not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
+        raise TypeError(
+            f"The inputs are {', '.join(sorted(kinds))}, which have no derivatives: pass floating-"
+            "point numbers, such as the embeddings of tokens in place of the tokens."
+        )
+    sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(inputs)}
     outputs, back = jax.vjp(lambda x: model(params, x), inputs)
-    if sizes != {len(outputs)}:
+    if not hasattr(outputs, "shape"):
+        raise TypeError(
+            f"The model returned a {type(outputs).__name__}; it must return one array: write "
+            "`lambda params, inputs: model(params, inputs)[...]`."
+        )
+    if sizes != {outputs.shape[:1]} or sizes <= {(), (0,)}:
         raise ValueError(
-            f"The model must return one output for each input: {sorted(sizes)} inputs gave outputs "
-            f"of shape {outputs.shape}. Samples are the first axis."
+            f"The model must return one output for each input: inputs with leading axes "
+            f"{sorted(sizes)} gave outputs of shape {outputs.shape}. Samples are the first axis."
         )
 
     def square(cotangent: Array) -> Float[Array, ""]:
@@ -88,10 +101,12 @@ def class_distance(
       classes: how many there are. One without a sample does not count.
 
     Returns:
-      The mean over pairs, a scalar; NaN where fewer than two classes have a sample.
+      The mean over pairs, a scalar, computed in at least float32; NaN where fewer than two classes
+      have a sample, infinity or NaN where the means of two classes coincide.
 
     Raises:
-      ValueError: fewer than 2 classes.
+      ValueError: fewer than 2 classes; embeddings that are not one vector, or labels that are not
+        one integer, for each sample.
 
     References: Galanti, György and Hutter, arXiv:2112.15121; Munn, Dherin and Gonzalvo,
     arXiv:2405.15706.
@@ -104,6 +119,7 @@ def class_distance(
     """
     must = "a whole number of at least 2: pairs of classes are compared"
     check(lambda number: is_whole(number) and number >= 2, "classes", classes, must)
+    embeddings, labels = widened(_rows(embeddings, "embeddings")), _labels(labels, embeddings)
     member = jax.nn.one_hot(labels, classes, dtype=embeddings.dtype)
     count = jnp.sum(member, axis=0)
     weights = member / jnp.maximum(count, 1.0)
@@ -128,11 +144,37 @@ def margin(logits: Float[Array, "n k"], labels: Int[Array, " n"]) -> Float[Array
     Returns:
       A number for each sample.
 
+    Raises:
+      ValueError: logits that are not one vector, or labels that are not one integer, for each
+        sample.
+
     Examples:
       >>> import jax.numpy as jnp, odeopt
       >>> odeopt.diagnostics.margin(jnp.array([[3.0, 1.0], [0.0, 4.0]]), jnp.array([0, 0])).tolist()
       [2.0, -4.0]
     """
+    logits, labels = _rows(logits, "logits"), _labels(labels, logits)
     own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     others = jnp.where(own, -jnp.inf, logits)
     return jnp.sum(jnp.where(own, logits, 0.0), axis=-1) - jnp.max(others, axis=-1)
+
+
+def _rows(vectors: Float[Array, "n d"], name: str) -> Float[Array, "n d"]:
+    vectors = jnp.asarray(vectors)
+    if vectors.ndim != 2:
+        raise ValueError(
+            f"{name} have shape {vectors.shape}; pass one vector for each sample, such as "
+            f"`{name}.reshape(len({name}), -1)`."
+        )
+    return vectors
+
+
+def _labels(labels: Int[Array, " n"], samples: Float[Array, "n d"]) -> Int[Array, " n"]:
+    labels = jnp.asarray(labels)
+    if labels.shape != (len(samples),) or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"labels are {labels.dtype} of shape {labels.shape}; pass one integer for each of the "
+            f"{len(samples)} samples: `labels.astype(int)`, or `jnp.argmax(labels, axis=-1)` of "
+            "one-hot rows."
+        )
+    return labels

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..arguments import as_arrays
+from ..arguments import check_gradient, floating
 from ..arrays import ratio
 from ..checks import check_counts
 from ..lanczos import lanczos, start_vector
-from ..losses import LossSum
+from ..losses import LossSum, with_rows
 from ..objective import LinearMap, Objective
 from ..sums import inner
 
@@ -71,8 +71,8 @@ def sharpness(
       `Sharpness(value, vector, residual)`; NaN where the Hessian is not finite.
 
     Raises:
-      ValueError: parameters without entries, fewer than 1 product.
-      TypeError: an argument of `value_fn` that is missing.
+      ValueError: parameters without entries, fewer than 1 product, a `start` unlike `params`.
+      TypeError: an argument of `value_fn` that is missing, parameters that are not floating point.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -81,7 +81,9 @@ def sharpness(
       >>> found.value.round(4), abs(found.vector).round(3)
       (Array(18., dtype=float32), Array([0., 0., 1.], dtype=float32))
     """
-    params = as_arrays(params)
+    params = floating(params)
+    if start is not None:
+        start = check_gradient(start, params, "start")
     return compiled(_sharpness, value_fn, params, arguments, products, start, magnitude)
 
 
@@ -99,7 +101,8 @@ def batch_sharpness(
     Args:
       value_fn: the loss of a batch, `value_fn(params, ...)`, a scalar or `(scalar, aux)`.
       params: where it is taken.
-      batches: arguments of `value_fn`, by name, with one row for each batch.
+      batches: arguments of `value_fn`, by name, with one row for each batch; `full_params` too,
+        which has none.
 
     Returns:
       The mean over batches; a batch whose gradient is 0 counts as 0.
@@ -113,7 +116,7 @@ def batch_sharpness(
       >>> odeopt.diagnostics.batch_sharpness(loss, jnp.array(1.0), scale=jnp.array([1.0, 3.0]))
       Array(2., dtype=float32)
     """
-    parts, params = LossSum.of(value_fn, tuple(batches), batches), as_arrays(params)
+    parts, params = LossSum.of(value_fn, with_rows(batches), batches), floating(params)
 
     def body(total: Array, row: PyTree[Array]) -> Array:
         g, product = jax.linearize(lambda p: parts.gradient(p, row), params)

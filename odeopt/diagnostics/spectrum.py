@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..arguments import as_arrays
+from ..arguments import floating
 from ..checks import check_counts, check_least
 from ..curvature import gauss_newton
 from ..lanczos import lanczos, start_vector
@@ -52,7 +52,7 @@ def spectrum(
       >>> odeopt.diagnostics.spectrum(loss, jnp.ones(3)).values.round(4)
       Array([1., 4., 9.], dtype=float32)
     """
-    return compiled(_density, hessian, value_fn, as_arrays(params), arguments, products)
+    return compiled(_density, hessian, value_fn, floating(params), arguments, products)
 
 
 def gauss_newton_spectrum(
@@ -89,7 +89,7 @@ def gauss_newton_spectrum(
       Array([1., 9.], dtype=float32)
     """
     functions = loss_fn, predict_fn
-    return compiled(_density, _gauss_newton, functions, as_arrays(params), arguments, products)
+    return compiled(_density, _gauss_newton, functions, floating(params), arguments, products)
 
 
 def _gauss_newton(

@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 from ..arrays import Scalar
 from ..losses import Losses, LossSum
 from ..sums import inner
-from .differentials import VectorField
+from .differentials import VectorField, fitting_field
 
 
 def lie_bracket(f: VectorField, g: VectorField) -> VectorField:
@@ -26,6 +26,9 @@ def lie_bracket(f: VectorField, g: VectorField) -> VectorField:
     Returns:
       The field `y -> [f, g](y)`.
 
+    Raises:
+      ValueError: from what it returns: a field whose values are no trees like y.
+
     Examples:
       >>> import jax.numpy as jnp, odeopt
       >>> turn = lambda y: jnp.array([-y[1], y[0]])
@@ -33,8 +36,10 @@ def lie_bracket(f: VectorField, g: VectorField) -> VectorField:
       >>> odeopt.drift.lie_bracket(grow, turn)(jnp.array([1.0, 2.0]))
       Array([2., 1.], dtype=float32)
     """
+    f, g = fitting_field(f), fitting_field(g)
 
     def bracket(y: PyTree[Array]) -> PyTree[Array]:
+        y = jax.tree.map(jnp.asarray, y)
         along_f = jax.jvp(g, (y,), (f(y),))[1]
         along_g = jax.jvp(f, (y,), (g(y),))[1]
         return jax.tree.map(jnp.subtract, along_f, along_g)

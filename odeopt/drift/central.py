@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..arguments import as_arrays
+from ..arguments import floating
 from ..arrays import Scalar, ratio
 from ..checks import check_counts
 from ..lanczos import flatten, unflatten
@@ -48,12 +48,12 @@ class CentralFlow:
 
     def __call__(self, y: PyTree[Array], h: float | Scalar) -> PyTree[Array]:
         """`dy/dt` for steps of size h."""
-        y = as_arrays(y)
+        y = floating(y)
         return unflatten(-self._at(y, h)[0], y)
 
     def oscillation(self, params: PyTree[Array], h: float | Scalar) -> Oscillation:
         """What the central flow leaves out."""
-        params = as_arrays(params)
+        params = floating(params)
         _, eigenvalues, vectors, covariance = self._at(params, h)
         height = 0.5 * jnp.sum(eigenvalues * jnp.diag(covariance))
         loss = self._objective.value(params) + height

@@ -54,8 +54,10 @@ def corrected(
       $$c = \textstyle\sum_k k\,(d_kU)u + \tfrac12(Du)u$$
       with $d_k$ the derivative in the gradient of $k$ steps ago. So every moment is advanced by its
       mean age and half a step, the gradient by half a step, from the first step on. What is
-      followed is $\dot x = -E'$ for the heavy ball, in a time of its own (`memory.Remembering`),
-      and $\dot x = -g/(|g| + \epsilon) - wx$ for Adam.
+      followed is $\dot x = -E'$ for the heavy ball, in a time of its own: step n, from 0, lasts
+      $h(1 - \mu^{n+1})/(1 - \mu)$, with Nesterov's momentum $h(1 - \mu^{n+2})/(1 - \mu)$; and
+      $\dot x = -g/(|g| + \epsilon) - wx$ for Adam. Balls of different momentum in a
+      `GroupedFlow` have different times, so that order 2 begins where their momenta have settled.
     - Implicit and (with `curvature="hessian"`) linearly implicit Euler on gradient flow, to order
       2, by the penalty $+\tfrac h4\|\nabla E\|^2$ (`regularized`), as their error is that of
       Euler's method with the other sign. On a quadratic that gives $1/(1 + z + z^2/2)$, still

@@ -2,22 +2,51 @@
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import kauri
+import optax
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
 from ..kernels import combination
-from .trees import Coefficients, children
+from .trees import Coefficients, check_tree, children
 
 VectorField: TypeAlias = Callable[[PyTree[Array]], PyTree[Array]]
 """`y -> dy/dt`, a tree like `y`."""
 
 SteppedField: TypeAlias = Callable[[PyTree[Array], Scalar | float], PyTree[Array]]
 """`(y, h) -> dy/dt`: a field that depends on the step size."""
+
+
+Function = TypeVar("Function", bound=Callable[..., PyTree[Array]])
+
+
+def fitting(function: Function, name: str, such_as: str) -> Function:
+    """A field or step map whose values have the dtypes of `y`, its first argument.
+
+    From it: a `ValueError` where they are no tree like `y`.
+    """
+
+    def checked(y: PyTree[Array], *rest: Any) -> PyTree[Array]:
+        value = function(y, *rest)
+        shapes, expected = jax.tree.map(jnp.shape, (value, y))
+        found: Any = jax.tree.structure(value)
+        if shapes != expected or found != jax.tree.structure(y):
+            raise ValueError(
+                f"The {name} returned arrays of shape {shapes} for y of shape {expected}: it must "
+                f"return a tree like y, as `{such_as}`."
+            )
+        return optax.tree.cast_like(value, y)
+
+    return checked  # type: ignore[return-value]
+
+
+def fitting_field(field: VectorField) -> VectorField:
+    """A field whose values are checked, and have the dtypes of `y`."""
+    return fitting(field, "field", "lambda y: jax.tree.map(jnp.negative, jax.grad(loss)(y))")
 
 
 def elementary_differentials(
@@ -37,6 +66,10 @@ def elementary_differentials(
     Returns:
       A tree like `y` for each of `trees`.
 
+    Raises:
+      TypeError: something that is no rooted tree.
+      ValueError: a field whose values are no trees like `y`.
+
     Reference: Butcher, Numerical Methods for Ordinary Differential Equations, section 310.
 
     Examples:
@@ -46,7 +79,10 @@ def elementary_differentials(
       >>> float(found[cubic]), float(found[bushy])  # f'f'f = 4 y^4 and f''(f, f) = 2 y^4
       (324.0, 162.0)
     """
-    y = jax.tree.map(jnp.asarray, y)
+    y, field = jax.tree.map(jnp.asarray, y), fitting_field(field)
+    trees = [*trees]
+    for tree in trees:
+        check_tree(tree)
     known: dict[kauri.Tree, PyTree[Array]] = {}
     return {tree: _differential(field, y, tree, known) for tree in trees}
 
@@ -63,12 +99,19 @@ def b_series(coefficients: Coefficients, field: VectorField) -> SteppedField:
       derivative, which is linear in it; leaves are summed in at least float32. Costs 1 evaluation
       of the field for its value and $2^k$ for every $k$-fold derivative.
 
+    Raises:
+      TypeError: a key that is no rooted tree.
+      ValueError: from what it returns: a field whose values are no trees like `y`.
+
     Examples:
       >>> import odeopt
       >>> table = odeopt.drift.modified_equation(odeopt.solvers.Euler(), 2)
       >>> float(odeopt.drift.b_series(table, lambda y: -y)(1.0, 0.1))  # -y - (h/2) y
       -1.0499999523162842
     """
+    for tree in coefficients:
+        check_tree(tree)
+    field = fitting_field(field)
 
     def sum_at(y: PyTree[Array], h: Scalar | float) -> PyTree[Array]:
         y = jax.tree.map(jnp.asarray, y)

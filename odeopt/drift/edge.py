@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
+from ..checks import check_kind
 from ..sums import scaled
-from .stepmap import StepMap
+from .stepmap import StepMap, fitting_step
 
 
 class Edge(NamedTuple):
@@ -27,10 +28,11 @@ class EdgeFlow:
     """What `edge_flow` returns: a vector field, `field(edge, h)`, and where it starts."""
 
     def __init__(self, step: StepMap) -> None:
-        self._step = step
+        self._step = fitting_step(step)
 
     def __call__(self, edge: Edge, h: float | Scalar) -> Edge:
         """The derivative of centre and amplitude, for steps of size h."""
+        check_kind(Edge, "drift.Edge(centre, amplitude), or field.start(params, h)", edge=edge)
         h = jnp.asarray(h, float)
         one = self._step(jax.tree.map(jnp.add, *edge), h)
         other = self._step(jax.tree.map(jnp.subtract, *edge), h)
@@ -77,6 +79,10 @@ def edge_flow(step: StepMap) -> EdgeFlow:
       `field(edge, h)` on `Edge(centre, amplitude)`; for diffrax
       `ODETerm(lambda t, y, h: field(y, h))`, with `args=h`. And `field.start(params, h)`.
 
+    Raises:
+      TypeError: something that is no step map; from the field, a point that is no `Edge`.
+      ValueError: from the field: a step map whose values are no trees like y.
+
     References: an ODE with the size of the oscillation is the idea of Edge flow (arXiv:2606.18080);
     this form, for any step map, is derived here.
 
@@ -89,4 +95,9 @@ def edge_flow(step: StepMap) -> EdgeFlow:
       >>> bool(jnp.all(jnp.abs(field(rest, 0.1).centre) < 1e-5))  # the two-cycle at 2 / h
       True
     """
+    if not callable(step):
+        raise TypeError(
+            f"step is {step!r:.80}; pass a step map `(y, h) -> y`, such as "
+            "`drift.step_map(solver, field)`."
+        )
     return EdgeFlow(step)

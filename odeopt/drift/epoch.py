@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
 from ..checks import check_least
-from ..losses import Losses, LossSum
+from ..losses import Losses, LossSum, with_rows
 from ..sums import inner, scaled
 from .differentials import SteppedField
 
@@ -34,8 +34,8 @@ def epoch_flow(value_fn: Losses, /, *, ordered: bool = True, **batches: Any) -> 
     Args:
       value_fn: the loss of a batch, `value_fn(params, ...)`; or a list of losses, one a task.
       ordered: with the bracket of the order in which the batches come.
-      batches: arguments of `value_fn`, by name, with one row for each batch. (Of a list of losses:
-        what is forwarded to all, as it is.)
+      batches: arguments of `value_fn`, by name, with one row for each batch; `full_params` too,
+        which has none. (Of a list of losses: what is forwarded to all, as it is.)
 
     Returns:
       `field(y, h)`; for diffrax `ODETerm(lambda t, y, h: field(y, h))`, with `args=h`.
@@ -121,4 +121,4 @@ def epoch_loss(value_fn: Losses, learning_rate: float | Scalar) -> Callable[...,
 
 
 def _parts_of(value_fn: Losses, batches: dict[str, Any]) -> LossSum:
-    return LossSum.of(value_fn, tuple(batches) if callable(value_fn) else (), batches)
+    return LossSum.of(value_fn, with_rows(batches) if callable(value_fn) else (), batches)

@@ -1,5 +1,6 @@
 """How far the next step of an optimizer leaves its flow."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -7,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..arguments import as_arrays
+from ..arguments import floating
 from ..arrays import ratio
+from ..checks import design_of
 from ..diagnostics.drift import Drift
 from ..objective import Objective, count_gradients, transformed
-from ..state import ODEState, of_arrays, step_params, unwrapped
+from ..state import ODEState, check_state, of_arrays, step_params, unwrapped
 from ..stepsize.rule import StepInfo
 from ..sums import inner, norm
 from .corrected import corrected
@@ -56,6 +58,7 @@ def step_drift(
     Raises:
       ValueError: a flow or solver without known drift, or one that is corrected; see
         `drift.corrected`.
+      TypeError: an optimizer of optax or in a chain, or the state of one.
 
     Derived here; `tests/drift/test_measured.py` compares with the distance to the flow.
 
@@ -67,23 +70,25 @@ def step_drift(
       >>> print(f"{found.relative:.4f}")  # of the first step: (h / 2) |Hg| / |g|
       0.0019
     """
-    design = opt.design
+    design = design_of(opt)
     method, rule = design.solver, design.rule
     value_fn = of_arrays(value_fn, params)
-    params, state = as_arrays(unwrapped(params)), unwrapped(state)
+    params, state = floating(unwrapped(params)), unwrapped(state)
+    check_state(state)
     params = step_params(state, params) if design.staged else params
     objective = Objective.of(value_fn, arguments)
-    grads = objective.gradient(params)
+    value, grads = objective.value_and_gradient(params)  # a value that no rule asks for is free
+    objective = dataclasses.replace(objective, args={"value": value, **objective.args})
     objective, _ = transformed(
         design.stage_transform, grads, state.transform, params, objective.args
     )
     z = params, state.aux
-    info = StepInfo(state.steps, z, objective, None, design.flow, method)
+    info = StepInfo(state.steps, z, objective, objective.given_value(), design.flow, method)
     h, _ = rule.propose(state.rule, info)
     step, follows = _steps(design, objective, z, h, state.memory)
     drift = jax.tree.map(jnp.subtract, step, follows)
     size, length = norm(drift), norm(step)
-    one = jnp.where(size > 0, 1.0, 0.0)
+    one = ratio(size, size)
     none = jnp.zeros_like(one)
     return Drift(
         size, ratio(size, length), ratio(inner(drift, step), size * length), one, none, none

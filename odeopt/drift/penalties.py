@@ -109,7 +109,8 @@ def ode_gan_penalty(
       Losses in the container that `losses` came in; all but the discriminator's are as they were.
 
     Raises:
-      ValueError: named losses among which are not both, or a strength that is not finite.
+      ValueError: losses among which are not both, one player as both, or a strength that is not
+        finite.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -128,7 +129,7 @@ def ode_gan_penalty(
         return _value(every[d], players, arguments) + strength * inner(push, push)
 
     players = Players.of(losses)
-    if not {generator, discriminator} <= {*players.names}:
+    if generator == discriminator or not {generator, discriminator} <= {*players.names}:
         raise ValueError(
             f"The players are {list(players.names)}: say which of them is which, `generator=...` "
             "and `discriminator=...`."

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, PyTree
 
+from ..arguments import floating
 from ..arrays import Scalar
 from ..checks import check_counts
 from ..diagnostics.spectrum import stability_coefficients
@@ -44,6 +45,7 @@ class PrincipalFlow:
 
     def __call__(self, y: PyTree[Array], h: float | Scalar) -> PyTree[Array]:
         """`dy/dt` for steps of size h."""
+        y = floating(y)
         is_complex = any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(y))
         point = jax.tree.map(jnp.real, y)
         g, product = jax.linearize(self._objective.gradient, point)
@@ -63,6 +65,7 @@ class PrincipalFlow:
 
     def directions(self, params: PyTree[Array], h: float | Scalar) -> Directions:
         """Eigenvalues, coefficients and gradient components at real parameters."""
+        params = floating(params)
         g, product = jax.linearize(self._objective.gradient, params)
         values, components, _ = self._spectral(product, flatten(g), params)
         return Directions(values, principal_coefficients(h, values), components)

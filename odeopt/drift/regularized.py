@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..arguments import floating
 from ..arrays import Scalar
 from ..checks import check_finite, check_kind, check_positive
 from ..flows import AbstractFlow
 from ..flows.clock import real
 from ..flows.wrapper import AbstractObjectiveWrapper
+from ..losses import with_rows
 from ..objective import Objective, Penalized
 from ..sums import inner
 
@@ -109,7 +111,8 @@ def gradient_penalty(
       value_fn: the loss, a mean over samples, `value_fn(params, ...)`.
       params: where the gradient is taken.
       batch_size: $B'$; None for all the data, the penalty of gradient descent in full batches.
-      batch: arguments of `value_fn`, by name, with one row for each sample.
+      batch: arguments of `value_fn`, by name, with one row for each sample; `full_params` too,
+        which has none.
 
     Raises:
       ValueError: a number of samples that is not even, or differs between arrays; a batch size
@@ -125,11 +128,12 @@ def gradient_penalty(
       >>> float(penalty(batch_size=2)), float(penalty(batch_size=1)), float(penalty())
       (0.0, 1.0, -1.0)
     """
-    parts = halved(batch, tuple(batch) or ("batch",))
+    params = floating(params)
+    parts = halved(batch, with_rows(batch) or ("batch",))
     if batch_size is not None:
         check_positive(batch_size=batch_size)
     a, b = (Objective.of(value_fn, part).gradient(params) for part in parts)
-    half = len(jax.tree.leaves(parts[0])[0])
+    half = len(jax.tree.leaves([parts[0][name] for name in with_rows(batch)])[0])
     weight = 0.0 if batch_size is None else half / batch_size
     return (1 - weight) * inner(a, b) + 0.5 * weight * (inner(a, a) + inner(b, b))
 

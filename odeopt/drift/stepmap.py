@@ -15,11 +15,16 @@ from ..kernels import combination
 from ..objective import Objective
 from ..solvers import Solver, as_method
 from ..sums import add, multiple, scaled
-from .differentials import SteppedField, VectorField, b_series
+from .differentials import SteppedField, VectorField, b_series, fitting, fitting_field
 from .trees import Pair, butcher, check_order, is_pair, modified_equation
 
 StepMap: TypeAlias = Callable[[PyTree[Array], Scalar | float], PyTree[Array]]
 r"""$\Phi$: `(y, h) -> y` one step of size `h` later, differentiable in both."""
+
+
+def fitting_step(step: StepMap) -> StepMap:
+    """A step map whose values are checked, and have the dtypes of `y`."""
+    return fitting(step, "step map", "lambda y, h: y + h * field(y)")
 
 
 def modified_field(
@@ -54,6 +59,7 @@ def modified_field(
 
     Raises:
       ValueError: an order outside 1 to 6; `by="trees"` without a tableau; a solver without a field.
+        From what it returns: a step or a field whose values are no trees like `y`.
       TypeError: something that is neither a solver nor callable.
 
     Reference: the logarithm of the shift is classical (finite differences); its use here and its
@@ -98,7 +104,7 @@ def step_map(solver: Solver | Pair, field: VectorField, *, iterations: int = 1) 
     Raises:
       TypeError: something that is not a solver.
       ValueError: a method that carries parameters or slopes from step to step: its step map is not
-        one of `y` alone.
+        one of `y` alone. From the step: a field whose values are no trees like `y`.
 
     Examples:
       >>> import odeopt
@@ -107,6 +113,7 @@ def step_map(solver: Solver | Pair, field: VectorField, *, iterations: int = 1) 
       0.9048
     """
     check_counts(iterations=iterations)
+    field = fitting_field(field)
     if _is_implicit(solver):
         return _implicit_step(butcher(solver), field, iterations)
     # Scanned, since nested derivatives repeat whatever is unrolled.
@@ -155,7 +162,7 @@ def _implicit_step(pair: Pair, field: VectorField, iterations: int) -> StepMap:
 
 
 def _from_step(step: StepMap, order: int) -> SteppedField:
-    weights = _logarithm(order)
+    weights, step = _logarithm(order), fitting_step(step)
 
     def interpolated(y: PyTree[Array], h: Scalar) -> PyTree[Array]:
         """`h f_h` up to `O(h^(p+1))`: the slope at 0 of the polynomial through p steps."""

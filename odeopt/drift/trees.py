@@ -106,7 +106,11 @@ def tree(levels: str | Sequence[int]) -> kauri.Tree:
       (1, True)
     """
     nodes: list[list] = []
-    for level in map(int, levels):
+    try:
+        numbers = [int(level) for level in levels]
+    except (TypeError, ValueError):
+        numbers = [0]  # refused below
+    for level in numbers:
         if level < 1 or level > len(nodes) + 1 or (level == 1) != (not nodes):
             raise ValueError(
                 f"{levels!r} is no level sequence: it starts with 1, the root, and a node is at "
@@ -132,12 +136,19 @@ def levels(tree: kauri.Tree) -> str:
       >>> odeopt.drift.levels(kauri.Tree([[[]], []]))
       '1223'
     """
+    check_tree(tree)
 
     def sequence(node: kauri.Tree, level: int) -> list[int]:
         below = sorted(sequence(child, level + 1) for child in children(node))
         return [level, *(entry for part in below for entry in part)]
 
     return "".join(map(str, sequence(tree, 1)))
+
+
+def check_tree(tree: Any) -> None:
+    """Refuse what is no rooted tree, such as a level sequence: a `TypeError`."""
+    if not isinstance(tree, kauri.Tree):
+        raise TypeError(f'{tree!r} is no rooted tree: write it as `odeopt.drift.tree("122")`.')
 
 
 def children(tree: kauri.Tree) -> list[kauri.Tree]:
@@ -209,12 +220,14 @@ def _rational(value: Number) -> Fraction | None:
 
 
 def _checked(pair: Any) -> Pair:
-    a, b = ([list(row) for row in pair[0]], list(pair[1]))
-    if len(a) != len(b) or any(len(row) != len(b) for row in a):
+    parts = [np.asarray(part, object) for part in pair]  # which makes Python's numbers of NumPy's
+    shapes = [part.shape for part in parts]
+    if len(shapes) != 2 or len(shapes[1]) != 1 or shapes[0] != 2 * shapes[1]:
         raise ValueError(
-            f"A tableau (A, b) has a square matrix with a row for each of its {len(b)} weights; "
-            f"these rows have lengths {[len(row) for row in a]}."
+            "A tableau is a pair (A, b) of a square matrix and as many weights, such as "
+            f"`([[0.5]], [1])`; this one has shapes {shapes}."
         )
+    a, b = (part.tolist() for part in parts)
     for number in [*(x for row in a for x in row), *b]:
         if not isinstance(number, int | float | Fraction):
             raise TypeError(f"A tableau holds numbers or fractions, not {number!r}.")

@@ -22,7 +22,8 @@ class BackwardState(NamedTuple):
     Attributes:
       steps: calls of `update`.
       gradients: gradients used, those handed to `update` included; -1 where it cannot be known.
-      inner: state of the wrapped optimizer that belongs to the current parameters.
+      inner: state of the wrapped optimizer that belongs to the current parameters. Its counts, and
+        so `odeopt.summary`, are those of the steps from x_0 to there.
       checkpoint: where the window began, `()` for windows of one step.
       stored: the stored arguments of the window's steps, by name, one row each; `()` likewise.
     """
@@ -106,7 +107,7 @@ def backward(
         `example` where something must be stored; an unknown method. From `init`: a staged
         optimizer; one with memory where `method` is not `"replay"`. From `update`: no `value_fn`, a
         stored argument that is missing or unlike its example.
-      TypeError: something that is no optimizer.
+      TypeError: something that is no optimizer, or an `example` that is no mapping.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt, optax
@@ -133,8 +134,18 @@ def backward(
     if window is None:
         assert steps is not None
         window = steps - start_after
+        if window < 1:
+            raise ValueError(
+                f"steps is {steps} and start_after is {start_after}: a run must be longer than its "
+                "warm-up."
+            )
     if window < 1:
         raise ValueError(f"The window is {window} steps; it must be at least 1.")
+    if not isinstance(example, Mapping | None):
+        raise TypeError(
+            f"example is {example!r:.80}; pass a dict of arguments of update by name, "
+            '`example={"batch": batch}`.'
+        )
     if window > 1 and not example:
         raise ValueError(
             "Backward order takes earlier steps again and must know which arguments of update to "

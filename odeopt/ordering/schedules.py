@@ -39,7 +39,8 @@ class BatchOrder:
         check_counts(batches=self.batches, period=self.period)
         if self.seed is not None:
             check(is_whole, "seed", self.seed, "an integer, or None for no shuffling")
-        if not set(self.backwards) <= {*range(self.period)}:
+        known = isinstance(self.backwards, tuple)
+        if not known or not {*self.backwards} <= {*range(self.period)}:
             raise ValueError(
                 f"backwards is {self.backwards!r}; it must be a tuple of epochs of the period, "
                 f"from 0 to {self.period - 1}."

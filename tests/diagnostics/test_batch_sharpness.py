@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import odeopt
+from odeopt import drift
 
 ROWS = jax.random.normal(jax.random.key(0), (3, 4, 2))
 
@@ -43,3 +45,25 @@ def test_batches_that_are_not_as_many_are_refused():
         odeopt.diagnostics.batch_sharpness(
             lambda x, a, b: a * b * x, jnp.array(1.0), a=jnp.ones(2), b=jnp.ones(3)
         )
+
+
+PER_ROW = {
+    "sharpness": odeopt.diagnostics.batch_sharpness,
+    "epoch loss": lambda f, p, **rows: drift.epoch_loss(f, 0.1)(p, **rows),
+    "epoch flow": lambda f, p, **rows: drift.epoch_flow(f, **rows)(p, 0.1),
+    "penalty": drift.gradient_penalty,
+}
+
+
+@pytest.mark.parametrize("name", PER_ROW)
+def test_the_whole_parameters_are_no_rows(name):
+    """Of an Equinox model, or of frozen leaves, the others come with `full_params=`."""
+    model = {"w": jnp.array([0.5, -0.2]), "b": jnp.array(0.1), "activation": jnp.cosh}
+
+    def value(model, rows):
+        return jnp.mean(model["activation"](rows @ model["w"] + model["b"]))
+
+    part = {"w": model["w"], "b": None, "activation": None}
+    bound = lambda p, rows: value({**model, "w": p["w"]}, rows)
+    found = PER_ROW[name](value, part, rows=ROWS[:2], full_params=model)
+    jax.tree.map(np.testing.assert_array_equal, found, PER_ROW[name](bound, part, rows=ROWS[:2]))

@@ -50,6 +50,38 @@ def test_complexity_says_what_is_wrong():
         geometric_complexity(model, PARAMS, X, probes=1)
     with pytest.raises(ValueError, match="one output for each input"):
         geometric_complexity(lambda p, x: model(p, x)[:7], PARAMS, X)
+    with pytest.raises(ValueError, match="one output for each input"):
+        geometric_complexity(lambda p, x: jnp.sum(model(p, x)), PARAMS, X)
+    with pytest.raises(ValueError, match="one output for each input"):
+        geometric_complexity(model, PARAMS, X[:0])
+    with pytest.raises(TypeError, match="inputs are int32"):
+        geometric_complexity(lambda p, x: x, PARAMS, jnp.arange(3))
+    with pytest.raises(TypeError, match="returned a dict"):
+        geometric_complexity(lambda p, x: {"logits": model(p, x)}, PARAMS, X)
+
+
+@pytest.mark.untyped
+@pytest.mark.parametrize("function", [margin, lambda x, labels: class_distance(x, labels, 3)])
+def test_vectors_and_labels_are_checked_and_may_be_on_the_host(function):
+    labels, vectors = np.arange(64) % 3, np.asarray(X)
+    np.testing.assert_array_equal(function(vectors.tolist(), labels.tolist()), function(X, labels))
+    for other in (jnp.eye(3)[labels], labels.astype(float), labels[:7]):
+        with pytest.raises(ValueError, match="one integer for each of the 64 samples"):
+            function(X, other)
+    with pytest.raises(ValueError, match=r"one vector for each sample.*reshape"):
+        function(X[..., None], labels)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_class_distance_of_16_bit_embeddings_is_summed_in_32(dtype):
+    """Counts beyond 256 are rounded in bfloat16, and squares beyond 256^2 overflow in float16."""
+    labels = jnp.arange(3000) % 3
+    points = 300 * (jax.random.normal(KEY, (3000, 4)) + 0.3 * labels[:, None]) + 50
+    low = points.astype(dtype)
+    expected = class_distance(low.astype(jnp.float32), labels, 3)
+    found = class_distance(low, labels, 3)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.slow

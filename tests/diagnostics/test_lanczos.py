@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from odeopt import diagnostics
+import odeopt
+from odeopt import diagnostics, drift
 from odeopt.diagnostics.sharpness import extreme
 
 from ..table import mixed_loss, mixed_params
@@ -245,6 +246,63 @@ def test_what_is_missing_is_named():
         diagnostics.sharpness(lambda p: 0.0, {})
     with pytest.raises(ValueError, match="products is 0"):
         diagnostics.spectrum(jnp.sum, jnp.ones(2), products=0)
+
+
+X = jnp.arange(2.0)
+MEASURES = {
+    "sharpness": lambda p: diagnostics.sharpness(SQUARES, p),
+    "batch sharpness": lambda p: diagnostics.batch_sharpness(SQUARES, p),
+    "spectrum": lambda p: diagnostics.spectrum(SQUARES, p),
+    "gauss-newton": lambda p: diagnostics.gauss_newton_spectrum(jnp.sum, SQUARES, p),
+    "drift": lambda p: diagnostics.drift(SQUARES, p, 0.1),
+    "corridor": lambda p: diagnostics.corridor(SQUARES, p),
+    "penalty": lambda p: drift.gradient_penalty(lambda p, x: SQUARES(p), p, x=X),
+    "principal": lambda p: drift.principal_flow(SQUARES)(p, 0.1),
+    "directions": lambda p: drift.principal_flow(SQUARES).directions(p, 0.1),
+    "lanczos directions": lambda p: drift.principal_flow(SQUARES, products=1).directions(p, 0.1),
+    "central": lambda p: drift.central_flow(SQUARES)(p, 0.1),
+    "oscillation": lambda p: drift.central_flow(SQUARES).oscillation(p, 0.1),
+    "suggestion": lambda p: odeopt.suggest_learning_rate(odeopt.euler(0.1), SQUARES, p),
+}
+SQUARES = lambda p: sum(jnp.sum(jnp.asarray(x) ** 2) for x in jax.tree.leaves(p))
+
+
+@pytest.mark.untyped
+@pytest.mark.parametrize("name", MEASURES)
+def test_parameters_on_the_host_are_taken_and_others_than_floats_are_named(name):
+    host = {"w": [0.5, np.ones(2)], "b": None}
+    on_device = jax.tree.map(jnp.asarray, host)
+    jax.tree.map(np.testing.assert_array_equal, MEASURES[name](host), MEASURES[name](on_device))
+    for odd in (jnp.arange(3), jnp.sin):
+        with pytest.raises(TypeError, match=r"params\['odd'\] .*only floating-point parameters"):
+            MEASURES[name]({"w": jnp.ones(2), "odd": odd})
+
+
+def test_a_loss_that_is_not_finite_is_not_passed_off_as_one_without_drift():
+    """A share or a cosine of 0 would be one of a straight path."""
+    loss = lambda p, scale=1.0: scale * jnp.sum(jnp.sqrt(p))
+    euler, x = odeopt.euler(0.1), jnp.array([1.0, -1.0])
+    for found in (
+        diagnostics.drift(loss, x, 0.1),
+        diagnostics.drift(loss, x, 0.1, in_turn=True, each=("scale",), scale=jnp.ones(2)),
+        diagnostics.corridor(loss, x),
+        diagnostics.batch_sharpness(loss, x, scale=jnp.ones(2)),
+        drift.step_drift(euler, euler.init(x), x, value_fn=loss),
+    ):
+        known = [f for f in jax.tree.leaves(found) if not jnp.isnan(f)]
+        assert len(known) <= 2
+        assert not any(known)
+
+
+@pytest.mark.untyped
+def test_a_start_unlike_the_parameters_is_refused():
+    found = diagnostics.sharpness(SQUARES, X)
+    for start, message in (
+        (found, "same tree structure"),
+        (jnp.ones(3), r"start has shape \(3,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            diagnostics.sharpness(SQUARES, X, start=start)
 
 
 def counted(traces):

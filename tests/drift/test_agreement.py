@@ -135,6 +135,47 @@ def test_what_cannot_be_derived_is_refused():
         drift.modified_field("euler", rotation, 2)
 
 
+FIELD, SCALAR = (lambda y: jax.tree.map(jnp.negative, y)), (lambda y: jnp.zeros(()))
+OF_A_FIELD = {
+    "differentials": lambda f: drift.elementary_differentials(f, ONES, [drift.tree("12")]),
+    "series": lambda f: drift.b_series({drift.tree("12"): 1.0}, f)(ONES, 0.1),
+    "bracket": lambda f: drift.lie_bracket(FIELD, f)(ONES),
+    "step": lambda f: drift.step_map(odeopt.solvers.Euler(), f)(ONES, 0.1),
+    "implicit step": lambda f: drift.step_map(odeopt.solvers.ImplicitMidpoint(), f)(ONES, 0.1),
+    "modified": lambda f: drift.modified_field(odeopt.solvers.Heun(), f, 3)(ONES, 0.1),
+    "of a step": lambda f: drift.modified_field(lambda y, h: f(y), None, 2)(ONES, 0.1),
+    "edge": lambda f: drift.edge_flow(lambda y, h: f(y)).start(ONES, 0.1),
+}
+ONES = {"a": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(3, jnp.float32), "c": jnp.ones(())}
+
+
+@pytest.mark.parametrize("name", OF_A_FIELD)
+def test_a_field_may_promote_and_must_return_a_tree_like_y(name):
+    """A loss handed over for its gradient would be broadcast, or end deep inside JAX."""
+    promoting = lambda y: jax.tree.map(lambda x: -jnp.float32(1.0) * x, y)
+    for x in jax.tree.leaves(OF_A_FIELD[name](promoting)):
+        assert jnp.all(jnp.isfinite(x))
+    for other in (SCALAR, lambda y: (y["a"], y["b"]), lambda y: {**y, "b": y["c"]}):
+        with pytest.raises(ValueError, match=r"(?s)returned arrays of shape.*a tree like y"):
+            OF_A_FIELD[name](other)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_a_step_map_that_promotes_has_a_modified_field(dtype):
+    step = lambda y, h: jax.tree.map(lambda x: x - h * jnp.sin(x), y)
+    y = {"a": jnp.array([1.0, 0.5], dtype), "b": jnp.ones(2)}
+    found = drift.modified_field(step, None, 2)(y, 0.1)
+    expected = drift.modified_field(
+        odeopt.solvers.Euler(), lambda y: jax.tree.map(lambda x: -jnp.sin(x), y), 2
+    )(y, 0.1)
+    assert found["a"].dtype == dtype
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(*map(np.float64, (a, b)), rtol=0.02),
+        found,
+        expected,
+    )
+
+
 class AdamsBashforth(odeopt.solvers.AbstractMethod):
     """A user's two-step method, which remembers the last increment."""
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import odeopt
 from odeopt import drift, solvers
 
 RATE = 0.1
@@ -113,3 +114,13 @@ def test_where_iterates_do_not_oscillate_the_amplitude_dies_out(x64):
     assert velocity.amplitude[0] < 0
     mean = (STEPS["rk4"](y, RATE) - y) / RATE
     assert jnp.allclose(field(drift.Edge(y, 0 * y), RATE).centre, mean)
+
+
+@pytest.mark.untyped
+def test_it_takes_a_step_map_and_a_pair_of_points():
+    for solver in (solvers.Euler(), odeopt.euler(0.1)):
+        with pytest.raises(TypeError, match="pass a step map"):
+            drift.edge_flow(solver)
+    field = drift.edge_flow(drift.step_map(solvers.Euler(), velocity))
+    with pytest.raises(TypeError, match=r"Edge\(centre, amplitude\)"):
+        field(jnp.ones(2), 0.1)

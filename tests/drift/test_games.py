@@ -357,6 +357,10 @@ def test_odegans_penalty_is_the_discriminators_alone():
         (lambda: drift.corrected_game(GameFlow(), "all"), "joint, interaction, self, published"),
         (lambda: drift.corrected_game(GameFlow(), "joint", form="x"), "form is 'x'"),
         (lambda: drift.ode_gan_penalty({"g": noisy, "d": other}, 1.0), "which of them is which"),
+        (
+            lambda: drift.ode_gan_penalty((noisy, other), 1.0, generator=1, discriminator=1),
+            "which of them is which",
+        ),
         (lambda: drift.penalized_game(LOSSES, own=(1.0,))[0](start()), "1 values"),
         (lambda: drift.penalized_game(LOSSES, own=1.0, halves=("x",))[0](start()), "not passed"),
         (

@@ -82,6 +82,33 @@ def test_the_step_is_the_one_that_the_optimizer_would_take(x64):
     assert float(found.size) == pytest.approx(0.2 * float(moved), rel=1e-10)
 
 
+def test_a_rule_that_looks_at_the_loss_sees_it(x64):
+    """Polyak's step size, E / |g|^2: without `value=`, as in the monitor."""
+    opt = odeopt.euler(odeopt.stepsize.corridor())
+    grads = jax.grad(loss)(start())
+    h = loss(start()) / sum(jnp.sum(g**2) for g in jax.tree.leaves(grads))
+    fixed = odeopt.euler(float(h))
+    found, expected = (
+        drift.step_drift(o, o.init(start()), start(), value_fn=lambda y: (loss(y), "aux"))
+        for o in (opt, fixed)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    watch = odeopt.monitor(opt, loss)
+    record = watch(start(), opt.init(start()))
+    np.testing.assert_allclose(record["drift"], expected.size, rtol=1e-9)
+
+
+@pytest.mark.untyped
+def test_what_is_no_optimizer_or_no_state_of_one_is_refused():
+    euler, x = odeopt.euler(0.1), start()
+    chain = optax.chain(euler)
+    for opt, match in ((optax.sgd(0.1), "design is hidden"), (chain, "design is hidden")):
+        with pytest.raises(TypeError, match=match):
+            drift.step_drift(opt, opt.init(x), x, value_fn=loss)
+    with pytest.raises(TypeError, match=r"state is a tuple.*opt\.init"):
+        drift.step_drift(euler, chain.init(x), x, value_fn=loss)
+
+
 def test_a_solver_without_known_drift_is_refused():
     for opt, match in (
         (odeopt.relativistic(0.1, 0.9, 1.0), "No counter-term is known"),

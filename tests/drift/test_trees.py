@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import diffrax
 import kauri
+import numpy as np
 import optax
 import pytest
 
@@ -111,6 +112,28 @@ def test_a_level_sequence_names_a_tree():
             drift.tree(bad)
 
 
+@pytest.mark.untyped
+def test_a_tree_and_its_level_sequence_are_told_apart():
+    for bad in ("abc", "1-2", 12, None):
+        with pytest.raises(ValueError, match="no level sequence"):
+            drift.tree(bad)
+    for call in (
+        drift.levels,
+        lambda key: drift.elementary_differentials(lambda y: -y, 1.0, [key]),
+        lambda key: drift.b_series({key: 0.5}, lambda y: -y),
+    ):
+        with pytest.raises(TypeError, match=r"'12' is no rooted tree.*drift\.tree"):
+            call("12")
+
+
+@pytest.mark.untyped
+def test_a_tableau_may_hold_numpys_numbers():
+    a, b = [[0, 0], [1, 0]], [0.5, 0.5]
+    expected = drift.modified_equation((a, b), 3)
+    for pair in ((np.array(a), np.array(b)), (np.float32(a), np.float32(b)), (a, tuple(b))):
+        assert drift.modified_equation(pair, 3) == expected
+
+
 @pytest.mark.parametrize("order", [-1, 0, 7, pytest.param(2.0, marks=pytest.mark.untyped), True])
 def test_an_order_that_is_not_there_is_refused(order):
     for function in (drift.modified_equation, drift.modifying_integrator):
@@ -127,6 +150,9 @@ def test_an_order_that_is_not_there_is_refused(order):
         (([[0.5]], [0.9]), ValueError, "sums to 0.9"),
         (([[0.5, 0]], [1]), ValueError, "square"),
         (([["1/2"]], [1]), TypeError, "numbers or fractions"),
+        (([0.5], [1]), ValueError, r"square.*shapes \[\(1,\), \(1,\)\]"),
+        (([[0], [1, 0]], [0, 1]), ValueError, "square"),
+        (([[0.5]], [1], [0.5]), ValueError, r"pair \(A, b\)"),
     ],
 )
 @pytest.mark.untyped

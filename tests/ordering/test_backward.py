@@ -200,13 +200,16 @@ def test_what_makes_no_sense_is_refused():
         ({}, "either `window=`"),
         ({"window": 3, "steps": 3}, "either `window=`"),
         ({"window": 0}, "window is 0"),
-        ({"steps": 3, "start_after": 3}, "window is 0"),
+        ({"steps": 3, "start_after": 3}, "steps is 3 and start_after is 3"),
         ({"window": 3, "start_after": -1}, "start_after is -1"),
         ({"window": 3, "method": "guess", "example": example}, "method is 'guess'"),
         ({"window": 3}, r"example=\{\"batch\": batch\}"),
     ]:
         with pytest.raises(ValueError, match=message):
             ordering.backward(euler, **kwargs)
+    for names in ("i", ("i",)):
+        with pytest.raises(TypeError, match=r"example is .*pass a dict"):
+            ordering.backward(euler, 3, example=names)
     x = jnp.ones(2)
     with pytest.raises(ValueError, match="drop `staged=True`"):
         ordering.backward(odeopt.rk4(0.1, staged=True), 3, example=example).init(x)

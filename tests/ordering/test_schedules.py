@@ -45,6 +45,13 @@ def test_no_batches_are_refused():
             order(0)
 
 
+@pytest.mark.untyped
+def test_epochs_that_are_not_in_the_period_are_refused():
+    for backwards in (0, [0], (1,), (-1,)):
+        with pytest.raises(ValueError, match="must be a tuple of epochs of the period"):
+            ordering.BatchOrder(3, backwards=backwards)
+
+
 def epochs(order, opt, number):
     """Parameters after so many epochs."""
 
