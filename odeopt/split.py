@@ -36,6 +36,13 @@ class Composite:
     def __init__(
         self, loss_fn: Callable, predict_fn: Callable, samples: Sequence[str] | None
     ) -> None:
+        for name, function in {"loss_fn": loss_fn, "predict_fn": predict_fn}.items():
+            if not callable(function):
+                raise TypeError(
+                    f"{name} is a {type(function).__name__}, not a function: write "
+                    "`odeopt.composite(loss_fn, predict_fn)` with loss_fn(outputs, ...) and "
+                    "predict_fn(params, ...)."
+                )
         self._loss_fn, self._predict_fn, self._samples = loss_fn, predict_fn, samples
         self.__signature__ = _joint_signature(predict_fn, loss_fn)  # what `forwarded` reads
         known = _joint_signature(predict_fn).parameters.values()

@@ -12,6 +12,7 @@ import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optax.contrib import MuonDimensionNumbers
 
 import odeopt
 from odeopt import stepsize
@@ -491,6 +492,28 @@ BAD_ARGUMENTS = {
     "The state is a tuple": lambda: odeopt.rk4(0.1).update(
         GRADS, optax.adam(0.1).init(PARAMS), PARAMS, value_fn=LOSS
     ),
+    "'aux'": lambda: odeopt.adam(0.1).update(GRADS, odeopt.euler(0.1).init(PARAMS), PARAMS),
+    "'rule'": lambda: odeopt.euler(stepsize.gain_ratio()).update(
+        GRADS, odeopt.euler(0.1).init(PARAMS), PARAMS, value_fn=LOSS
+    ),
+    "'progress'": lambda: odeopt.rk4(0.1, staged=True).update(
+        GRADS, odeopt.rk4(0.1).init(PARAMS), PARAMS
+    ),
+    "at these parameters": lambda: odeopt.adam(0.1).update(
+        GRADS, odeopt.adam(0.1).init(jnp.ones(3)), PARAMS
+    ),
+    "full_params": lambda: odeopt.rk4(0.1).update(
+        [GRADS], odeopt.rk4(0.1).init([PARAMS]), [PARAMS], value_fn=LOSS, full_params=PARAMS
+    ),
+    "kernel": lambda: odeopt.kernels.using(odeopt.adam(0.1), "jnp"),
+    "loss_fn": lambda: odeopt.composite(PARAMS, LOSS),
+    "predict_fn": lambda: odeopt.composite(LOSS, PARAMS),
+    "every axis must": lambda: odeopt.soap(
+        0.1, weight_dimension_numbers=MuonDimensionNumbers(0, 5)
+    ).init(jnp.ones((2, 3))),
+    "weight_dimension_numbers must": lambda: odeopt.soap(
+        0.1, weight_dimension_numbers={"w": None}
+    ).init(PARAMS),
     "The state is a NoneType": lambda: odeopt.euler(0.1).update(GRADS, None, PARAMS),
 }
 
@@ -502,6 +525,31 @@ def test_an_argument_that_makes_no_sense_is_named_in_one_line():
             call()
         assert "\n" not in str(error.value)
         assert any(word in str(error.value) for word in ADVICE)
+
+
+@pytest.mark.parametrize("mask", [{"w": True}, ["w"], "w", None, jnp.array([True, False])])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda mask: odeopt.adamw(0.1, mask=mask),
+        lambda mask: odeopt.strang_adam(0.1, weight_decay=0.1, mask=mask),
+        lambda mask: odeopt.rk_adam(0.1, odeopt.solvers.Euler(), weight_decay=0.1, mask=mask),
+        lambda mask: odeopt.soap(0.1, weight_decay=0.1, mask=mask),
+        lambda mask: odeopt.muon(0.1, weight_decay=0.1, weight_decay_mask=mask),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:A JAX array is being set as static")
+def test_a_mask_that_does_not_fit_is_named(make, mask):
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    opt = make((lambda params: None) if mask is None else mask)
+    with pytest.raises(ValueError, match=r"^mask (must be a tree like|has )"):
+        opt.update(params, opt.init(params), params)
+
+
+@pytest.mark.parametrize("name", [n for n in REGISTRY if "-" not in n])
+def test_an_argument_that_there_is_not_is_refused_in_the_name_of_the_optimizer(name):
+    with pytest.raises(TypeError, match=rf"^{name}\(\) .*argument 'betas'"):
+        REGISTRY[name].build(0.1, betas=(0.9, 0.999))
 
 
 def test_an_array_as_the_rate_is_equal_to_itself_and_can_be_pickled():
