@@ -229,7 +229,7 @@ def by_leaf(
     except ValueError as error:
         raise ValueError(
             f"{name} must be a tree like the parameters, {jax.tree.structure(params)!s:.200}, with "
-            f"one value for each leaf, and is {tree!r:.200}."
+            f"one value for each leaf, and is {' '.join(repr(tree).split()):.200}."
         ) from error
 
 

@@ -77,6 +77,19 @@ def test_a_whole_equinox_model_as_params_is_told_what_to_pass():
         opt.update(grads, opt.init(grads), model)
 
 
+@pytest.mark.parametrize("given", ["value_fn", "grad_fn"])
+def test_a_loss_that_fails_on_a_filtered_model_is_told_of_full_params(given):
+    model = eqx.nn.MLP(1, 1, 2, 1, key=jax.random.key(0))
+    loss = lambda model: jnp.sum(model(jnp.ones(1)))
+    of_loss = {"value_fn": loss, "grad_fn": lambda model, stage: eqx.filter_grad(loss)(model)}
+    opt, params = odeopt.heun(0.1), eqx.filter(model, eqx.is_inexact_array)
+    given = {given: of_loss[given]}
+    with pytest.raises(TypeError, match="'NoneType' object is not callable") as error:
+        opt.update(params, opt.init(params), params, **given)
+    assert "full_params=model" in error.value.__notes__[0]
+    opt.update(params, opt.init(params), params, **given, full_params=model)
+
+
 def test_grad_fn_that_does_not_fit():
     with pytest.raises(ValueError, match="grad_fn's result and params must have the same tree"):
         update(odeopt.heun(0.1), grad_fn=lambda x, stage: {"x": x})
