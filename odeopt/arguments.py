@@ -150,6 +150,13 @@ def forwarded(
         return {name: value for name, value in extra_args.items() if name not in _OWN}
     kwargs = {name: value for name, value in extra_args.items() if name in named}
     missing = [n for n, p in named.items() if p.default is p.empty and n not in kwargs]
+    if "params" in missing:  # which the caller of `update` cannot pass by name
+        first = ", ".join(p.name for p in parameters[:positional])
+        raise TypeError(
+            f"{called_as} is called with the parameters in first place, and this one has {first} "
+            f"there and params later: write `lambda params, {first}: "
+            f"{called_as.partition('(')[0]}({first}, params)`."
+        )
     if missing:
         passed = ", ".join(f"{name}={name}" for name in missing)
         raise TypeError(

@@ -196,7 +196,8 @@ def _check_samples(samples: Mapping[str, PyTree[Array]]) -> None:
     }
     if len(set().union(*lengths.values())) > 1:
         found = ", ".join(f"{name}: {sorted(n, key=str)}" for name, n in lengths.items())
+        carry = next((name for name, n in lengths.items() if None not in n), "inputs")
         raise ValueError(
-            f"The arguments of predict_fn differ in their leading axis ({found}). Say which of "
-            'them carry the samples: `composite(loss_fn, predict_fn, samples=("inputs",))`.'
+            f"The arguments of predict_fn differ in their leading axis ({found}): write which of "
+            f'them carry the samples: `composite(loss_fn, predict_fn, samples=("{carry}",))`.'
         )

@@ -477,6 +477,14 @@ def test_an_argument_of_the_loss_is_not_replaced_by_the_loss(name):
                 OF_A_LOSS[name](loss, jnp.ones(2), value_fn=3.0)
 
 
+@pytest.mark.parametrize("make", [lambda: odeopt.rk4(0.1), lambda: odeopt.euler(RULE)])
+def test_an_argument_of_the_loss_is_not_taken_for_its_value(make):
+    loss = lambda x, value: value * jnp.sum(x**2)
+    with pytest.raises(TypeError, match=r"called `value`.*rename it"):
+        update(make(), value_fn=loss, value=3.0)
+
+
+RULE = stepsize.gain_ratio()
 ADVICE = ("write", "must be", "hand over", "pass ", "return one", "take it")
 BAD_ARGUMENTS = {
     "weight_decay, schedule": lambda: odeopt.untuned(weight_decay=optax.constant_schedule(0.1)),
@@ -488,6 +496,10 @@ BAD_ARGUMENTS = {
     "dtype 'foo'": lambda: odeopt.adam(0.1, mu_dtype="foo").init(PARAMS),
     "dtype int8": lambda: odeopt.heavy_ball(0.1, accumulator_dtype="int8").init(PARAMS),
     "stage_transform": lambda: odeopt.rk4(0.1, stage_transform=optax.clip),
+    "residue of dtype int32": lambda: odeopt.compensated(odeopt.adam(0.1), dtype=jnp.int32),
+    "step is": lambda: odeopt.apply_updates(PARAMS, GRADS, "stochastic", step=0.5),
+    "into is": lambda: odeopt.growth.Units("w", "b"),
+    "units is": lambda: odeopt.growth.grow(PARAMS, LOSS, odeopt.adam(0.1).init(PARAMS)),
     "compensated": lambda: odeopt.compensated(0.1),
     "speeds": lambda: odeopt.simultaneous(0.1, speeds=(-1.0, 1.0)),
     "2.0": lambda: odeopt.simultaneous(0.1, speeds=2.0),
@@ -500,6 +512,15 @@ BAD_ARGUMENTS = {
         jnp.ones((2, 3))
     ),
     "value_fn": lambda: update(odeopt.rk4(0.1), value_fn=LOSS(PARAMS)),
+    "in first place, and this one has batch there": lambda: update(
+        odeopt.rk4(0.1), value_fn=lambda batch, params: jnp.sum(params * batch), batch=1.0
+    ),
+    r'samples=\("batch",\)': lambda: update(
+        odeopt.linearly_implicit_euler(),
+        value_fn=odeopt.composite(LOSS, lambda x, key, batch: batch * x),
+        batch=jnp.ones((3, 1)),
+        key=jax.random.key(0),
+    ),
     "grads has dtype float0": lambda: update(odeopt.adam(0.1), np.zeros(2, jax.dtypes.float0)),
     "The schedule": lambda: update(odeopt.rk4(lambda step: jnp.ones(2)), value_fn=LOSS),
     "The state is a tuple": lambda: odeopt.rk4(0.1).update(
