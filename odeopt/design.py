@@ -208,8 +208,11 @@ def _check_own(design: Design, state: ODEState, params: PyTree[Array], error: Ex
     except Exception:  # they are what has failed
         return
     for name, given, expected in zip(ODEState._fields, state, own, strict=True):
-        shapes = [[*map(jnp.shape, jax.tree.leaves(tree))] for tree in (given, expected)]
-        if jax.tree.structure(given) != jax.tree.structure(expected) or shapes[0] != shapes[1]:
+        kinds: list[Any] = [
+            (jax.tree.structure(tree), [*map(jnp.shape, jax.tree.leaves(tree))])
+            for tree in (given, expected)
+        ]
+        if kinds[0] != kinds[1]:
             raise ValueError(
                 f"The state is not one of this optimizer at these parameters, as its {name!r} is "
                 "of another kind or shape: hand over what `init(params)` of the same optimizer, or "

@@ -158,7 +158,7 @@ class Objective(abc.ABC):
             full = self.args.get("full_params")
             hidden = [p for p in jax.tree.leaves(params, is_leaf=is_masked) if is_masked(p)]
             fill = (lambda p: unmasked(p, full)) if hidden or full is not None else (lambda p: p)
-            bound = functools.partial(function, **kwargs)
+            bound: Callable[..., Any] = functools.partial(function, **kwargs)
             if full is None and None in jax.tree.leaves(params, is_leaf=lambda p: p is None):
                 bound = _noting(bound)
             self._bound[name] = bound, fill
