@@ -150,6 +150,13 @@ def forwarded(
         return {name: value for name, value in extra_args.items() if name not in _OWN}
     kwargs = {name: value for name, value in extra_args.items() if name in named}
     missing = [n for n, p in named.items() if p.default is p.empty and n not in kwargs]
+    if "params" in missing:  # which the caller of `update` cannot pass by name
+        first = ", ".join(p.name for p in parameters[:positional])
+        raise TypeError(
+            f"{called_as} is called with the parameters in first place, and this one has {first} "
+            f"there and params later: write `lambda params, {first}: "
+            f"{called_as.partition('(')[0]}({first}, params)`."
+        )
     if missing:
         passed = ", ".join(f"{name}={name}" for name in missing)
         raise TypeError(
@@ -201,9 +208,16 @@ def is_absent(node: Any) -> bool:
 def unmasked(params: PyTree[Array], full_params: PyTree[Array] | None) -> PyTree[Array]:
     """`params`, what is masked (`optax.MaskedNode`, or None) filled from `full_params`."""
     if full_params is not None:
-        return jax.tree.map(
-            lambda p, full: full if is_absent(p) else p, params, full_params, is_leaf=is_absent
-        )
+        try:
+            return jax.tree.map(
+                lambda p, full: full if is_absent(p) else p, params, full_params, is_leaf=is_absent
+            )
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                "full_params must be the whole tree of which params are a part: pass the parameters"
+                f" of the loop. full_params: {jax.tree.structure(full_params)!s:.200}; params: "
+                f"{jax.tree.structure(params)!s:.200}."
+            ) from error
     if any(map(is_masked, jax.tree.leaves(params, is_leaf=is_masked))):
         raise ValueError(
             "This optimizer runs inside optax.masked, partition or multi_transform and sees only "
@@ -211,6 +225,35 @@ def unmasked(params: PyTree[Array], full_params: PyTree[Array] | None) -> PyTree
             "`opt.update(grads, state, params, value_fn=loss, full_params=params)`."
         )
     return params
+
+
+def by_leaf(
+    name: str, given: Any, params: PyTree[Array], is_leaf: Callable[[Any], bool] | None = None
+) -> PyTree[Any]:
+    """What a tree of settings, or a function of the parameters that makes one, has for each leaf.
+
+    A tree may end where all leaves of a branch have the same. As in optax it is a function where
+    its leaves are: the layers of an Equinox model can be called, and so can trees like them.
+    """
+    leaves = jax.tree.leaves(given, is_leaf=is_leaf)
+    tree = given(params) if leaves and all(map(callable, leaves)) else given
+    try:
+        return jax.tree.broadcast(tree, params, is_leaf=is_leaf)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} must be a tree like the parameters, {jax.tree.structure(params)!s:.200}, with "
+            f"one value for each leaf, and is {' '.join(repr(tree).split()):.200}."
+        ) from error
+
+
+def mask_of(given: Any, params: PyTree[Array]) -> PyTree[bool]:
+    """A mask, for every leaf; a `ValueError` where one has no single truth value."""
+    mask = by_leaf("mask", given, params)
+    for keep in jax.tree.leaves(mask):
+        if isinstance(keep, str) or np.ndim(keep):
+            has = repr(keep) if isinstance(keep, str) else f"an array of shape {np.shape(keep)}"
+            raise ValueError(f"mask has {has} for a leaf: write True or False for each leaf.")
+    return mask
 
 
 def masked_as(tree: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:

@@ -7,6 +7,7 @@ from types import FunctionType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -81,6 +82,19 @@ def check_counts(**numbers: Any) -> None:
     for name, number in numbers.items():
         if not is_whole(number) or number < 1:
             raise ValueError(f"{name} is {number!r}; it must be a whole number of at least 1.")
+
+
+def fraction_dtype(of: str, dtype: Any) -> Any:
+    """The dtype that holds the fractions of something; None stays None. Others: a `ValueError`."""
+    if dtype is None:
+        return None
+    try:
+        dtype = jnp.dtype(dtype)
+    except TypeError:
+        raise ValueError(f"No {of} has dtype {dtype!r}: write float32, say.") from None
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise ValueError(f"A {of} of dtype {dtype} drops fractions: write float32, say.")
+    return dtype
 
 
 def check_static(wholes: Mapping[str, Any], **others: Any) -> None:

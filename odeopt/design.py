@@ -192,8 +192,32 @@ class Update:
                 "update takes gradient, state and parameters by position and all else by name: "
                 "`opt.update(grads, state, params, value_fn=loss, batch=batch)`."
             )
+        check_state(state, staged=self.design.staged)
         with chosen(self.design.kernel):
-            return _update(self.design, grads, state, params, extra)
+            try:
+                return _update(self.design, grads, state, params, extra)
+            except Exception as error:
+                _check_own(self.design, state, grads if params is None else params, error)
+                raise
+
+
+def _check_own(design: Design, state: ODEState, params: PyTree[Array], error: Exception) -> None:
+    """Where a step has failed: refuse the state of another optimizer, or of other parameters."""
+    try:
+        own = jax.eval_shape(Init(design), params)
+    except Exception:  # they are what has failed
+        return
+    for name, given, expected in zip(ODEState._fields, state, own, strict=True):
+        kinds: list[Any] = [
+            (jax.tree.structure(tree), [*map(jnp.shape, jax.tree.leaves(tree))])
+            for tree in (given, expected)
+        ]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"The state is not one of this optimizer at these parameters, as its {name!r} is "
+                "of another kind or shape: hand over what `init(params)` of the same optimizer, or "
+                "its last `update`, returned."
+            ) from error
 
 
 def _update(
@@ -203,7 +227,6 @@ def _update(
     params: PyTree[Array] | None,
     extra: dict[str, Any],
 ) -> tuple[PyTree[Array], ODEState]:
-    check_state(state)
     flow, solver, rule = design.flow_at(state.steps), design.solver, design.rule
     if params is not None:
         params = as_arrays(params)
@@ -216,12 +239,6 @@ def _update(
         grads = as_arrays(grads)
     if design.staged:
         return staged_update(design, grads, state, params, extra)
-    if state.progress != ():
-        raise ValueError(
-            "The state is that of an optimizer with staged=True, whose parameters are a point "
-            "within a step. Write `params = odeopt.step_params(state, params)`, then "
-            "`state = opt.init(params)`, or `state = state._replace(progress=())` to keep the rest."
-        )
 
     objective, advanced = transformed(design.stage_transform, grads, state.transform, params, extra)
     # as in optax, a step that needs no parameters takes their structure from the gradient

@@ -50,6 +50,12 @@ class Units:
     out_axis: int = 0
 
     def __post_init__(self) -> None:
+        for name, leaves in {"into": self.into, "out": self.out}.items():
+            if not callable(leaves):
+                raise TypeError(
+                    f"{name} is {leaves!r:.60}; it must be a function of the parameters that "
+                    'returns leaves, such as `lambda params: params["w"]`.'
+                )
         checks.check_counts(copies=self.copies)
 
 
@@ -142,6 +148,7 @@ def grow(
       Parameters and state to go on with; chain `rates` after the optimizer for the same dynamics.
 
     Raises:
+      TypeError: `units` that are none.
       ValueError: axes of units that differ in length; a field of the state that `degrees` does
         not know, or with other shapes than the parameters, as SOAP's; without `in_stages`, more
         gradients than steps; with it, a field that is not linear; counter-terms of a flow with
@@ -161,6 +168,8 @@ def grow(
       ((8, 2), (3, 8))
     """
     units = jax.tree.leaves(units)  # of which one alone is a leaf
+    for layer in units:
+        checks.check_kind(Units, "growth.Units(into, out)", units=layer)
     if split and key is None:
         raise ValueError("split draws at random: pass key=jax.random.key(0), say.")
     leaves, structure = jax.tree.flatten(params)

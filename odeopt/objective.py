@@ -65,7 +65,7 @@ class Objective(abc.ABC):
     def of(cls, value_fn: Callable[..., Any], arguments: Mapping[str, Any]) -> "Objective":
         """The objective of a loss and its arguments by name; `value_fn` as one: a `TypeError`."""
         if "value_fn" in arguments:
-            raise TypeError(_TAKEN)
+            raise TypeError(_TAKEN.format(name="value_fn", what="the loss itself"))
         _check_function("value_fn", value_fn)
         return cls({**arguments, "value_fn": value_fn})
 
@@ -125,7 +125,12 @@ class Objective(abc.ABC):
     def given_value(self) -> Scalar | None:
         """The loss at the start of the step, where the caller of `update` passed `value=`."""
         value = self.args.get("value")
-        return None if value is None else checked_loss(value, "value is", "be")
+        if value is None:
+            return None
+        value_fn = self.args.get("value_fn")
+        if callable(value_fn) and "value" in [*inspect.signature(value_fn).parameters][1:]:
+            raise TypeError(_TAKEN.format(name="value", what="its value at the start of the step"))
+        return checked_loss(value, "value is", "be")
 
     def product(self, params: PyTree[Array]) -> LinearMap:
         """`v -> H v` with the Hessian at `params`. Every product counts as 2 gradients."""
@@ -146,14 +151,17 @@ class Objective(abc.ABC):
             positional, called_as = _CALLED[name]
             _check_function(name, function)
             if "value_fn" in [*inspect.signature(function).parameters][positional:]:
-                raise TypeError(_TAKEN)
+                raise TypeError(_TAKEN.format(name="value_fn", what="the loss itself"))
             if name == "grad_fn":
                 check_grad_fn(function, self.args)
             kwargs = forwarded(function, called_as, positional, self.args)
             full = self.args.get("full_params")
             hidden = [p for p in jax.tree.leaves(params, is_leaf=is_masked) if is_masked(p)]
             fill = (lambda p: unmasked(p, full)) if hidden or full is not None else (lambda p: p)
-            self._bound[name] = functools.partial(function, **kwargs), fill
+            bound: Callable[..., Any] = functools.partial(function, **kwargs)
+            if full is None and None in jax.tree.leaves(params, is_leaf=lambda p: p is None):
+                bound = _noting(bound)
+            self._bound[name] = bound, fill
         return self._bound[name]
 
 
@@ -180,10 +188,26 @@ def _check_function(name: str, function: Any) -> None:
         )
 
 
+def _noting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a filtered tree, whose errors say that it may want the whole one."""
+
+    def called(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except Exception as error:
+            error.add_note(
+                "Parameters that are None, as `eqx.filter` leaves them, were handed to the loss. "
+                "If it needs the whole model pass `full_params=model` to update."
+            )
+            raise
+
+    return called
+
+
 _CALLED = {"value_fn": (1, "value_fn(params)"), "grad_fn": (2, "grad_fn(params, stage)")}
 _TAKEN = (
-    "An argument of the loss is called `value_fn`, which is the name of the loss itself: rename "
-    "it, or bind it, `lambda params, batch: loss(params, batch, value_fn=...)`."
+    "An argument of the loss is called `{name}`, which is the name of {what}: rename it, or bind "
+    "it, `lambda params, batch: loss(params, batch, {name}=...)`."
 )
 _NO_LOSS = (
     "This optimizer looks at the loss itself, and `grad_fn=` gives it gradients only. Pass the "

@@ -151,8 +151,10 @@ def ode_optimizer(
     for name, value in given.items():
         if value not in (None, False) and name not in method.options:
             hint = (
-                " staged=True cuts a step at its gradients, which needs an explicit Runge-Kutta "
-                "method; with others pass `value_fn=` to update."
+                " A step of one gradient needs neither staged=True nor `value_fn=`."
+                if method.gradients_per_step == 1
+                else " staged=True cuts a step at its gradients, which needs an explicit "
+                "Runge-Kutta method; with others pass `value_fn=` to update."
             )
             raise ValueError(
                 f"{name}= has no effect with {type(method).__name__}, which can use "

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key, PyTree
 
-from .checks import is_transformation
+from .checks import fraction_dtype, is_transformation
 from .kernels import Kernel, add_rounded
 from .kernels.choice import check_kernel, chosen
 
@@ -45,6 +45,7 @@ def apply_updates(
     Raises:
       ValueError: `"stochastic"` with neither `step` nor `key`; a `rounding` or `kernel` that there
         is not.
+      TypeError: a `step` that is no whole number, such as a time.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -106,7 +107,8 @@ def compensated(
       parameters.
 
     Raises:
-      ValueError: an optimizer in staged mode; from `update`, if it is not given the parameters.
+      ValueError: an optimizer in staged mode, a dtype of integers; from `update`, if it is not
+        given the parameters.
       TypeError: something that is not an optimizer.
 
     Examples:
@@ -132,6 +134,7 @@ def compensated(
             "the dtype of the parameters, rounded to the nearest: drop staged=True and pass "
             "`value_fn=loss` to update."
         )
+    dtype = fraction_dtype("residue", dtype)
     extended = optax.with_extra_args_support(optimizer)
     return optax.GradientTransformationExtraArgs(
         functools.partial(_init, extended, dtype), functools.partial(_update, extended)

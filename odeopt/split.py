@@ -36,6 +36,13 @@ class Composite:
     def __init__(
         self, loss_fn: Callable, predict_fn: Callable, samples: Sequence[str] | None
     ) -> None:
+        for name, function in {"loss_fn": loss_fn, "predict_fn": predict_fn}.items():
+            if not callable(function):
+                raise TypeError(
+                    f"{name} is a {type(function).__name__}, not a function: write "
+                    "`odeopt.composite(loss_fn, predict_fn)` with loss_fn(outputs, ...) and "
+                    "predict_fn(params, ...)."
+                )
         self._loss_fn, self._predict_fn, self._samples = loss_fn, predict_fn, samples
         self.__signature__ = _joint_signature(predict_fn, loss_fn)  # what `forwarded` reads
         known = _joint_signature(predict_fn).parameters.values()
@@ -189,7 +196,8 @@ def _check_samples(samples: Mapping[str, PyTree[Array]]) -> None:
     }
     if len(set().union(*lengths.values())) > 1:
         found = ", ".join(f"{name}: {sorted(n, key=str)}" for name, n in lengths.items())
+        carry = next((name for name, n in lengths.items() if None not in n), "inputs")
         raise ValueError(
-            f"The arguments of predict_fn differ in their leading axis ({found}). Say which of "
-            'them carry the samples: `composite(loss_fn, predict_fn, samples=("inputs",))`.'
+            f"The arguments of predict_fn differ in their leading axis ({found}): write which of "
+            f'them carry the samples: `composite(loss_fn, predict_fn, samples=("{carry}",))`.'
         )

@@ -144,12 +144,18 @@ def summary(state: PyTree[Array]) -> dict[str, Any]:
 _NONE = "There is no odeopt optimizer in this state: pass the state that `opt.init` returned."
 
 
-def check_state(state: Any) -> None:
-    """Refuse what is not the state of an odeopt optimizer."""
+def check_state(state: Any, *, staged: bool) -> None:
+    """Refuse what is not the state of an odeopt optimizer, or within a step that is not staged."""
     if not isinstance(state, ODEState):
         raise TypeError(
             f"The state is a {type(state).__name__}, not that of an odeopt optimizer: hand over "
             "what `opt.init(params)` or the last `opt.update` returned."
+        )
+    if not staged and state.progress != ():
+        raise ValueError(
+            "The state is that of an optimizer with staged=True, whose parameters are a point "
+            "within a step. Write `params = odeopt.step_params(state, params)`, then "
+            "`state = opt.init(params)`, or `state = state._replace(progress=())` to keep the rest."
         )
 
 

@@ -12,6 +12,7 @@ import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optax.contrib import MuonDimensionNumbers
 
 import odeopt
 from odeopt import stepsize
@@ -74,6 +75,19 @@ def test_a_whole_equinox_model_as_params_is_told_what_to_pass():
     grads = eqx.filter(model, eqx.is_inexact_array)
     with pytest.raises(ValueError, match="full_params=model"):
         opt.update(grads, opt.init(grads), model)
+
+
+@pytest.mark.parametrize("given", ["value_fn", "grad_fn"])
+def test_a_loss_that_fails_on_a_filtered_model_is_told_of_full_params(given):
+    model = eqx.nn.MLP(1, 1, 2, 1, key=jax.random.key(0))
+    loss = lambda model: jnp.sum(model(jnp.ones(1)))
+    of_loss = {"value_fn": loss, "grad_fn": lambda model, stage: eqx.filter_grad(loss)(model)}
+    opt, params = odeopt.heun(0.1), eqx.filter(model, eqx.is_inexact_array)
+    given = {given: of_loss[given]}
+    with pytest.raises(TypeError, match="'NoneType' object is not callable") as error:
+        opt.update(params, opt.init(params), params, **given)
+    assert "full_params=model" in "".join(error.value.__notes__)  # JAX adds one of its own
+    opt.update(params, opt.init(params), params, **given, full_params=model)
 
 
 def test_grad_fn_that_does_not_fit():
@@ -254,6 +268,9 @@ def test_masked_without_full_params():
 def test_staged_mode_needs_an_explicit_method():
     with pytest.raises(ValueError, match=r"staged=True.*explicit"):
         odeopt.from_diffrax(diffrax.Kvaerno3(), 0.1, staged=True)
+    for make in (odeopt.adam, odeopt.muon, odeopt.conformal_leapfrog, odeopt.log_time_adam):
+        with pytest.raises(ValueError, match="one gradient needs neither"):
+            make(0.1, staged=True)
 
 
 @pytest.mark.parametrize("after", [optax.scale(0.5), optax.trace(0.9), optax.scale_by_adam()])
@@ -463,6 +480,14 @@ def test_an_argument_of_the_loss_is_not_replaced_by_the_loss(name):
                 OF_A_LOSS[name](loss, jnp.ones(2), value_fn=3.0)
 
 
+@pytest.mark.parametrize("make", [lambda: odeopt.rk4(0.1), lambda: odeopt.euler(RULE)])
+def test_an_argument_of_the_loss_is_not_taken_for_its_value(make):
+    loss = lambda x, value: value * jnp.sum(x**2)
+    with pytest.raises(TypeError, match=r"called `value`.*rename it"):
+        update(make(), value_fn=loss, value=3.0)
+
+
+RULE = stepsize.gain_ratio()
 ADVICE = ("write", "must be", "hand over", "pass ", "return one", "take it")
 BAD_ARGUMENTS = {
     "weight_decay, schedule": lambda: odeopt.untuned(weight_decay=optax.constant_schedule(0.1)),
@@ -474,6 +499,10 @@ BAD_ARGUMENTS = {
     "dtype 'foo'": lambda: odeopt.adam(0.1, mu_dtype="foo").init(PARAMS),
     "dtype int8": lambda: odeopt.heavy_ball(0.1, accumulator_dtype="int8").init(PARAMS),
     "stage_transform": lambda: odeopt.rk4(0.1, stage_transform=optax.clip),
+    "residue of dtype int32": lambda: odeopt.compensated(odeopt.adam(0.1), dtype=jnp.int32),
+    "step is": lambda: odeopt.apply_updates(PARAMS, GRADS, "stochastic", step=0.5),
+    "into is": lambda: odeopt.growth.Units("w", "b"),
+    "units is": lambda: odeopt.growth.grow(PARAMS, LOSS, odeopt.adam(0.1).init(PARAMS)),
     "compensated": lambda: odeopt.compensated(0.1),
     "speeds": lambda: odeopt.simultaneous(0.1, speeds=(-1.0, 1.0)),
     "2.0": lambda: odeopt.simultaneous(0.1, speeds=2.0),
@@ -486,11 +515,42 @@ BAD_ARGUMENTS = {
         jnp.ones((2, 3))
     ),
     "value_fn": lambda: update(odeopt.rk4(0.1), value_fn=LOSS(PARAMS)),
+    "in first place, and this one has batch there": lambda: update(
+        odeopt.rk4(0.1), value_fn=lambda batch, params: jnp.sum(params * batch), batch=1.0
+    ),
+    r'samples=\("batch",\)': lambda: update(
+        odeopt.linearly_implicit_euler(),
+        value_fn=odeopt.composite(LOSS, lambda x, key, batch: batch * x),
+        batch=jnp.ones((3, 1)),
+        key=jax.random.key(0),
+    ),
     "grads has dtype float0": lambda: update(odeopt.adam(0.1), np.zeros(2, jax.dtypes.float0)),
     "The schedule": lambda: update(odeopt.rk4(lambda step: jnp.ones(2)), value_fn=LOSS),
     "The state is a tuple": lambda: odeopt.rk4(0.1).update(
         GRADS, optax.adam(0.1).init(PARAMS), PARAMS, value_fn=LOSS
     ),
+    "'aux'": lambda: odeopt.adam(0.1).update(GRADS, odeopt.euler(0.1).init(PARAMS), PARAMS),
+    "'rule'": lambda: odeopt.euler(stepsize.gain_ratio()).update(
+        GRADS, odeopt.euler(0.1).init(PARAMS), PARAMS, value_fn=LOSS
+    ),
+    "'progress'": lambda: odeopt.rk4(0.1, staged=True).update(
+        GRADS, odeopt.rk4(0.1).init(PARAMS), PARAMS
+    ),
+    "at these parameters": lambda: odeopt.adam(0.1).update(
+        GRADS, odeopt.adam(0.1).init(jnp.ones(3)), PARAMS
+    ),
+    "full_params": lambda: odeopt.rk4(0.1).update(
+        [GRADS], odeopt.rk4(0.1).init([PARAMS]), [PARAMS], value_fn=LOSS, full_params=PARAMS
+    ),
+    "kernel": lambda: odeopt.kernels.using(odeopt.adam(0.1), "jnp"),
+    "loss_fn": lambda: odeopt.composite(PARAMS, LOSS),
+    "predict_fn": lambda: odeopt.composite(LOSS, PARAMS),
+    "every axis must": lambda: odeopt.soap(
+        0.1, weight_dimension_numbers=MuonDimensionNumbers(0, 5)
+    ).init(jnp.ones((2, 3))),
+    "weight_dimension_numbers must": lambda: odeopt.soap(
+        0.1, weight_dimension_numbers={"w": None}
+    ).init(PARAMS),
     "The state is a NoneType": lambda: odeopt.euler(0.1).update(GRADS, None, PARAMS),
 }
 
@@ -502,6 +562,31 @@ def test_an_argument_that_makes_no_sense_is_named_in_one_line():
             call()
         assert "\n" not in str(error.value)
         assert any(word in str(error.value) for word in ADVICE)
+
+
+@pytest.mark.parametrize("mask", [{"w": True}, ["w"], "w", None, jnp.array([True, False])])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda mask: odeopt.adamw(0.1, mask=mask),
+        lambda mask: odeopt.strang_adam(0.1, weight_decay=0.1, mask=mask),
+        lambda mask: odeopt.rk_adam(0.1, odeopt.solvers.Euler(), weight_decay=0.1, mask=mask),
+        lambda mask: odeopt.soap(0.1, weight_decay=0.1, mask=mask),
+        lambda mask: odeopt.muon(0.1, weight_decay=0.1, weight_decay_mask=mask),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:A JAX array is being set as static")
+def test_a_mask_that_does_not_fit_is_named(make, mask):
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    opt = make((lambda params: None) if mask is None else mask)
+    with pytest.raises(ValueError, match=r"^mask (must be a tree like|has )"):
+        opt.update(params, opt.init(params), params)
+
+
+@pytest.mark.parametrize("name", [n for n in REGISTRY if "-" not in n])
+def test_an_argument_that_there_is_not_is_refused_in_the_name_of_the_optimizer(name):
+    with pytest.raises(TypeError, match=rf"^{name}\(\) .*argument 'betas'"):
+        REGISTRY[name].build(0.1, betas=(0.9, 0.999))
 
 
 def test_an_array_as_the_rate_is_equal_to_itself_and_can_be_pickled():

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..arguments import over_own
+from ..arguments import mask_of, over_own
 from ..arrays import Scalar, real_dtype
 from ..checks import check_least
 from ..kernels.adam import AdamNumbers, adam_step, decaying_time
@@ -193,7 +193,7 @@ class AdamFlow(AlongMoment, AbstractFlow):
         decay = self.decay(age)
         if self.mask is None:
             return decay
-        mask = self.mask(params) if callable(self.mask) else self.mask
+        mask = mask_of(self.mask, params)
         return jax.tree.map(lambda keep: decay if keep else 0.0, mask)
 
 

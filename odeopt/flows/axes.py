@@ -8,6 +8,7 @@ import jax
 from jaxtyping import Array, Inexact, PyTree
 from optax.contrib import MuonDimensionNumbers
 
+from ..arguments import by_leaf
 from ..sums import parts_of
 
 
@@ -45,14 +46,14 @@ def each(
 
 def axes_of(dimensions: Any, tree: PyTree[Array]) -> PyTree[MuonDimensionNumbers | None]:
     """`dimensions`, as `each` takes them, for every leaf; None for a leaf that is no matrix."""
-    given = dimensions(tree) if callable(dimensions) else dimensions
+    given = by_leaf("weight_dimension_numbers", dimensions, tree, is_axes)
     for one in jax.tree.leaves(given, is_leaf=is_axes):
         if not is_axes(one):
             raise ValueError(
                 f"weight_dimension_numbers has {one!r:.60} for a leaf: write "
                 "optax.contrib.MuonDimensionNumbers(0, 1), or None for a leaf that is no matrix."
             )
-    return jax.tree.broadcast(given, tree, is_leaf=is_axes)
+    return given
 
 
 def is_axes(node: Any) -> bool:
@@ -69,10 +70,11 @@ def _stack(leaf: Array, axes: MuonDimensionNumbers) -> Stack:
             "`flows.GroupedFlow`."
         )
     inputs, outputs = (tuple(axis % leaf.ndim for axis in jax.tree.leaves(side)) for side in axes)
-    if set(inputs) & set(outputs):
+    known = all(-leaf.ndim <= axis < leaf.ndim for axis in jax.tree.leaves(tuple(axes)))
+    if not known or set(inputs) & set(outputs):
         raise ValueError(
-            f"{axes} of a leaf of shape {leaf.shape}: an axis is of the inputs or of the outputs, "
-            "not of both."
+            f"{axes} of a leaf of shape {leaf.shape}: every axis must be one of the leaf, of the "
+            "inputs or of the outputs, not of both."
         )
     rest = tuple(axis for axis in range(leaf.ndim) if axis not in inputs + outputs)
     if parts_of(leaf) > 1 and not rest:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar, wide_dtype
-from ..checks import check, check_least, check_positive, is_known, is_zero
+from ..checks import check, check_least, check_positive, fraction_dtype, is_known, is_zero
 
 T = TypeVar("T")
 _MUST = (
@@ -205,13 +205,7 @@ def check_decay(**decays: Decay) -> None:
 
 def moment_like(params: PyTree[Array], clock: Decay, dtype: Any = None) -> PyTree[Array]:
     """A zero moment: of `dtype`, by default the parameters' own, as wide as the clock needs it."""
-    if dtype is not None:
-        try:
-            dtype = jnp.dtype(dtype)
-        except TypeError:
-            raise ValueError(f"No moment has dtype {dtype!r}: write float32, say.") from None
-        if not jnp.issubdtype(dtype, jnp.inexact):
-            raise ValueError(f"A moment of dtype {dtype} drops fractions: write float32, say.")
+    dtype = fraction_dtype("moment", dtype)
     return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=clock.dtype(dtype or p.dtype)), params)
 
 

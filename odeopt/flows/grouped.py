@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, PyTree
 
+from ..arguments import by_leaf
 from ..arrays import Scalar
 from ..checks import check_kind, check_positive
 from ..information import Information
@@ -156,8 +157,7 @@ class GroupedFlow(AbstractFlow):
         return Groups(of, None)  # type: ignore[arg-type]
 
     def _groups(self, params: PyTree[Array]) -> PyTree[str]:
-        labels = self.labels(params) if callable(self.labels) else self.labels
-        return jax.tree.broadcast(labels, params)
+        return by_leaf("labels", self.labels, params)
 
     def _each(
         self,

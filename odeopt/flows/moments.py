@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from ..arguments import mask_of
 from ..arrays import Scalar
 from ..checks import is_zero
 from ..objective import Objective
@@ -103,7 +104,8 @@ class AlongMoment(abc.ABC):
         """`direction + w params`."""
         if not self.needs_params:
             return direction
-        adding = optax.add_decayed_weights(self.decay(age), self.mask)
+        mask = None if self.mask is None else mask_of(self.mask, params)
+        adding = optax.add_decayed_weights(self.decay(age), mask)
         return adding.update(direction, adding.init(params), params)[0]
 
 

@@ -78,7 +78,8 @@ def check_kernel(kernel: str) -> None:
     """Refuse what is no name of a form: a `ValueError` with the names that there are."""
     names = get_args(Kernel)
     if kernel not in names and kernel not in INTERPRETED:
-        raise ValueError(f"kernel is {kernel!r}; it is one of {', '.join(map(repr, names))}.")
+        given = repr(kernel) if isinstance(kernel, str) else f"of type {type(kernel).__name__}"
+        raise ValueError(f"kernel is {given}; it must be one of {', '.join(map(repr, names))}.")
 
 
 def where(kernel: str, name: str) -> tuple[str, ...]:

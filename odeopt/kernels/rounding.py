@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Integer, PyTree
 
 from ..arrays import hashed
+from ..checks import is_whole
 from .fused import Outputs, fused
 
 _EXPONENT = 0x7F800000  # of a float32
@@ -36,6 +37,9 @@ def add_rounded(
       step: the number of the step: other steps round with other random numbers.
       seed: an integer from 0 to 2^32 - 1; other seeds give other random numbers.
 
+    Raises:
+      TypeError: a `step` that is no whole number.
+
     Examples:
       >>> import jax.numpy as jnp, odeopt
       >>> ones = jnp.ones(10_000, jnp.bfloat16)
@@ -46,6 +50,8 @@ def add_rounded(
       >>> abs(float(jnp.mean(rounded.astype(jnp.float32))) - 1 - 1 / 1024) < 1e-4
       True
     """
+    if not (is_whole(step) or jnp.issubdtype(getattr(step, "dtype", object), jnp.integer)):
+        raise TypeError(f"step is {step!r:.60}; it must be a whole number, such as `state.steps`.")
     structure: Any = jax.tree.structure(params)
     pairs = list(zip(jax.tree.leaves(params), structure.flatten_up_to(updates), strict=True))
     low = [i for i, (p, _) in enumerate(pairs) if p.dtype == jnp.bfloat16]

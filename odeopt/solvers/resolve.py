@@ -44,7 +44,7 @@ def as_method(solver: Solver, *, error: bool = False) -> AbstractMethod:
             "pass the optax transformation as `stage_transform=`"
         )
     elif isinstance(solver, type):
-        hint = f"is a class; pass an instance, `{solver.__name__}()`"
+        raise TypeError(f"{solver.__name__} is a class; pass an instance, `{solver.__name__}()`.")
     else:
         hint = "is no solver; pass `odeopt.solvers.RK4()`, `diffrax.Tsit5()` or a `Tableau`"
     raise TypeError(f"{type(solver).__name__} {solver!r:.80} {hint}.")

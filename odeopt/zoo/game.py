@@ -82,7 +82,8 @@ def alternating(
 
     `grads` serve the first move; each further one calls `grad_fn` where the players are then, and
     counts as 1. Under `jit`, the call for `grads` inside it too, only the mover's gradient is
-    computed: a round with one update each costs what a simultaneous one does.
+    computed: a round with one update each costs what a simultaneous one does. `value_fn=` in its
+    place would be one loss that all players descend, no game.
 
     Args:
       learning_rate: $h$; see `simultaneous`.

@@ -1,5 +1,6 @@
 """The options that every named optimizer shares."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, TypedDict, TypeVar, get_type_hints
@@ -32,8 +33,8 @@ _Named = TypeVar("_Named", bound=Callable[..., Any])
 def named(function: _Named) -> _Named:
     """Spell the shared options out in the signature of a named optimizer.
 
-    `help()` shows them then, and `optax.inject_hyperparams`, which binds arguments by the
-    signature, works.
+    `help()` shows them then, `optax.inject_hyperparams`, which binds arguments by the signature,
+    works, and an argument that there is not is refused in the name of the optimizer.
     """
     signature = inspect.signature(function)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
@@ -43,5 +44,17 @@ def named(function: _Named) -> _Named:
         )
         for name, annotation in get_type_hints(Options).items()
     ]
-    function.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
-    return function
+    spelt = signature.replace(parameters=[*own, *shared])
+
+    @functools.wraps(function)
+    def build(*args: Any, **kwargs: Any) -> Any:
+        unknown = [name for name in kwargs if name not in spelt.parameters]
+        if unknown:  # else `ode_optimizer` would be said to have got it
+            raise TypeError(
+                f"{function.__name__}() has no argument {unknown[0]!r}; write one of "
+                f"{', '.join(spelt.parameters)}."
+            )
+        return function(*args, **kwargs)
+
+    build.__signature__ = spelt  # type: ignore[attr-defined]
+    return build  # type: ignore[return-value]

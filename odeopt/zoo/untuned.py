@@ -61,7 +61,8 @@ def untuned(
 
     Args:
       horizon: $N$, the number of steps that the run will take. It may be wrong by a factor of 2;
-        past it the rate stays that of the last step, which is small. None where it is not known.
+        past it the rate stays that of the last step, which is small. None where it is not known,
+        or below 30: such a run is too short for its long steps, and may end above its start.
       learning_rate: None for the clock; a number, a schedule or a rule replaces it, in units.
       weight_decay: $w$, the largest decay of matrices, per unit of length: one that keeps its
         direction grows to $1/w^2$ times its size at the start.

@@ -2,10 +2,13 @@
 
 import functools
 
+import chex
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from optax.contrib import MuonDimensionNumbers
 
 import odeopt
 
@@ -121,3 +124,27 @@ def test_equal_over_500_steps(ours, theirs, kwargs, rate, precision):
     }
     assert relative.pop("['half']") <= 2e-2  # a bfloat16 leaf: a few of its own roundings
     assert max(relative.values()) <= (1e-6 if precision == "single" else 1e-12), relative
+
+
+def test_trees_by_leaf_may_be_those_of_a_model_that_can_be_called():
+    model = eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0))
+    params = eqx.filter(model, eqx.is_inexact_array)
+    grads = jax.tree.map(jnp.cos, params)
+    mask = jax.tree.map(lambda p: p.ndim > 1, params)
+    axes = jax.tree.map(lambda p: MuonDimensionNumbers(1, 0) if p.ndim > 1 else None, params)
+
+    def first(opt):
+        return opt.update(grads, opt.init(params), params)[0]
+
+    theirs = first(optax.adamw(0.1, weight_decay=0.5, mask=mask))
+    chex.assert_trees_all_close(first(odeopt.adamw(0.1, weight_decay=0.5, mask=mask)), theirs)
+    for make, name, tree in (
+        (odeopt.strang_adam, "mask", mask),
+        (odeopt.soap, "mask", mask),
+        (odeopt.soap, "weight_dimension_numbers", axes),
+        (odeopt.muon, "weight_decay_mask", mask),
+        (odeopt.muon, "muon_weight_dimension_numbers", axes),
+    ):
+        ours = functools.partial(make, 0.1, weight_decay=0.5)
+        by_function = first(ours(**{name: lambda params, tree=tree: tree}))
+        chex.assert_trees_all_equal(first(ours(**{name: tree})), by_function)
