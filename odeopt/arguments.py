@@ -195,6 +195,9 @@ def floating(params: PyTree[Any]) -> PyTree[Array]:
     return as_arrays(params)
 
 
+_ABSENT = type(None), optax.MaskedNode
+
+
 def is_masked(node: Any) -> bool:
     """Whether `node` stands for parameters that a wrapper keeps from the optimizer."""
     return isinstance(node, optax.MaskedNode)
@@ -202,7 +205,7 @@ def is_masked(node: Any) -> bool:
 
 def is_absent(node: Any) -> bool:
     """Whether `node` is absent: masked, or None as `eqx.filter` leaves it."""
-    return node is None or is_masked(node)
+    return isinstance(node, _ABSENT)
 
 
 def unmasked(params: PyTree[Array], full_params: PyTree[Array] | None) -> PyTree[Array]:
@@ -225,6 +228,22 @@ def unmasked(params: PyTree[Array], full_params: PyTree[Array] | None) -> PyTree
             "`opt.update(grads, state, params, value_fn=loss, full_params=params)`."
         )
     return params
+
+
+def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a filtered tree, whose errors say that it may want the whole one."""
+
+    def called(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except Exception as error:
+            error.add_note(
+                "Parameters that are None, as `eqx.filter` leaves them, were handed to the loss. "
+                "If it needs the whole model pass `full_params=model` to update."
+            )
+            raise
+
+    return called
 
 
 def by_leaf(

@@ -19,8 +19,9 @@ from .arguments import (
     check_gradient,
     checked_loss,
     forwarded,
-    is_masked,
+    is_absent,
     masked_as,
+    noting,
     unmasked,
 )
 from .arrays import Scalar
@@ -156,12 +157,12 @@ class Objective(abc.ABC):
                 check_grad_fn(function, self.args)
             kwargs = forwarded(function, called_as, positional, self.args)
             full = self.args.get("full_params")
-            hidden = [p for p in jax.tree.leaves(params, is_leaf=is_masked) if is_masked(p)]
-            fill = (lambda p: unmasked(p, full)) if hidden or full is not None else (lambda p: p)
-            bound: Callable[..., Any] = functools.partial(function, **kwargs)
-            if full is None and None in jax.tree.leaves(params, is_leaf=lambda p: p is None):
-                bound = _noting(bound)
-            self._bound[name] = bound, fill
+            absent = [p for p in jax.tree.leaves(params, is_leaf=is_absent) if is_absent(p)]
+            whole = full is None and absent.count(None) == len(absent)
+            fill = (lambda p: p) if whole else (lambda p: unmasked(p, full))
+            bound = functools.partial(function, **kwargs)
+            filtered = full is None and None in absent
+            self._bound[name] = noting(bound) if filtered else bound, fill
         return self._bound[name]
 
 
@@ -186,22 +187,6 @@ def _check_function(name: str, function: Any) -> None:
             f"{name} is a {type(function).__name__}, not a function: pass the function itself, "
             f"called as {_CALLED[name][1]}."
         )
-
-
-def _noting(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of a filtered tree, whose errors say that it may want the whole one."""
-
-    def called(*args: Any) -> Any:
-        try:
-            return function(*args)
-        except Exception as error:
-            error.add_note(
-                "Parameters that are None, as `eqx.filter` leaves them, were handed to the loss. "
-                "If it needs the whole model pass `full_params=model` to update."
-            )
-            raise
-
-    return called
 
 
 _CALLED = {"value_fn": (1, "value_fn(params)"), "grad_fn": (2, "grad_fn(params, stage)")}

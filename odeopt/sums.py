@@ -287,4 +287,4 @@ def noise(like: PyTree[Array], seed: Array | int = 0) -> PyTree[Array]:
         drawn = jax.lax.complex(real, imaginary) if jnp.iscomplexobj(like) else real
         return drawn + jnp.zeros_like(like)  # which has the sharding
 
-    return structure.unflatten(map(leaf, range(len(leaves)), leaves))
+    return jax.tree.unflatten(structure, [leaf(i, x) for i, x in enumerate(leaves)])

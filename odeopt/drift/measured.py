@@ -74,7 +74,7 @@ def step_drift(
     method, rule = design.solver, design.rule
     value_fn = of_arrays(value_fn, params)
     params, state = floating(unwrapped(params)), unwrapped(state)
-    check_state(state)
+    check_state(state, staged=design.staged)
     params = step_params(state, params) if design.staged else params
     objective = Objective.of(value_fn, arguments)
     value, grads = objective.value_and_gradient(params)  # a value that no rule asks for is free
