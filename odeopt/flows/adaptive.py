@@ -1,8 +1,8 @@
 r"""Adam's flow.
 
-Moments are running averages, $\tau\dot m = g - m$ with $\tau = -h/\ln b$ (`flows.time_constant`),
-so that a step of size $h$ with the gradient held fixed keeps the part $b$ of them: exactly what
-optax computes.
+Moments are running averages, $\tau\dot m = g - m$ with $\tau = -h/\ln b$ (`flows.time_constant`).
+With the gradient held fixed, a step of size $h$ keeps the fraction $b$ of a moment, exactly as in
+optax.
 """
 
 import functools
@@ -35,12 +35,12 @@ from .moments import (
 
 
 class Moments(NamedTuple):
-    """What moves with the parameters in Adam's flow.
+    """The auxiliary variables of Adam's flow.
 
     Attributes:
       mu: the first moment, a tree like the parameters.
       nu: the second moment, a tree like the parameters.
-      age: steps since they were zero, as a real number.
+      age: number of steps since both moments were zero, as a real number.
     """
 
     mu: PyTree[Array]
@@ -51,18 +51,18 @@ class Moments(NamedTuple):
 class AdamFlow(AlongMoment, AbstractFlow):
     r"""Adam's flow: $\dot x = -u - wx$, $u = \hat m/(\sqrt{\hat v + \epsilon_r} + \epsilon)$.
 
-    $\tau_1\dot m = g - m$, $\tau_2\dot v = g^2 - v$ with $\tau_i = -h/\ln b_i$, and $\hat m$,
-    $\hat v$ divided by the weight $1 - b_i^{t/h}$ of what they have seen (at $t = 0$, where that
-    is 0/0, by the limit: $\hat m = g$). `h` is the learning rate; flow time is the sum of learning
+    $\tau_1\dot m = g - m$, $\tau_2\dot v = g^2 - v$ with $\tau_i = -h/\ln b_i$. Bias correction
+    divides both by $1 - b_i^{t/h}$, which gives $\hat m$ and $\hat v$ (at $t = 0$, where this is
+    0/0, the limits $g$ and $g^2$). `h` is the learning rate; flow time is the sum of learning
     rates. Once the moments have settled, $\dot x = -g/(|g| + \epsilon)$: a learning rate is the
     distance that every parameter moves.
 
-    Its parts, each solved exactly but for the decay: `moments` (both relax to the gradient of a
-    fixed point) and `drift` (the parameters move, the moments fixed). Composed in this order they
-    are `optax.adam(h)`; in the symmetric order, `strang_adam`.
+    The parts, each solved exactly apart from the decay, are `moments` (both moments relax while
+    the parameters are fixed) and `drift` (the parameters move while the moments are fixed).
+    Composed in this order they are `optax.adam(h)`; in the symmetric order, `strang_adam`.
 
-    The arguments are those of `odeopt.adamw`, without decay by default, and one more. With
-    `nesterov` both parts see the gradient.
+    The arguments are those of `odeopt.adamw` and `exact_decay`; `weight_decay` is 0 by default.
+    With `nesterov` both parts use the gradient.
 
     Args:
       exact_decay: solve the decay exactly within a step, $e^{-wh}$, instead of optax's
@@ -87,7 +87,7 @@ class AdamFlow(AlongMoment, AbstractFlow):
         check_least(0, eps=self.eps, eps_root=self.eps_root, weight_decay=self.weight_decay)
 
     def init(self, params: PyTree[Array]) -> Moments:
-        """Zero moments. Two copies of the parameters."""
+        """Zero moments. Memory: two copies of the parameters."""
         return Moments(
             moment_like(params, self.b1, self.mu_dtype),
             moment_like(params, self.b2),
@@ -118,22 +118,22 @@ class AdamFlow(AlongMoment, AbstractFlow):
         )
 
     def along(self, mean: PyTree[Array], aux: Moments) -> PyTree[Array]:
-        """`u`; 0 while the moments have seen nothing."""
+        """`u`; 0 before the first gradient."""
         return jax.tree.map(self._direction, mean, divided(aux.nu, self.b2.weight(aux.age)))
 
     def drift(
         self, along: PyTree[Array], params: PyTree[Array], age: Array, time: Scalar
     ) -> PyTree[Array]:
-        """How far a direction leads in a time; less where its decay is solved exactly."""
+        """The update in a time along a direction, with an exact solution of the decay if asked."""
         if not (self.exact_decay and self.needs_params):
             return super().drift(along, params, age, time)
         times = jax.tree.map(functools.partial(decaying_time, time), self._decays(params, age))
         return jax.tree.map(lambda t, u: scaled(-t, u), jax.tree.broadcast(times, along), along)
 
     def fused(self, substeps: Substeps, z: State, objective: Objective, h: Scalar) -> Fused:
-        """A step of moments and drift: `kernels.adam_step`.
+        """Moments and drift in one pass: `kernels.adam_step`.
 
-        Drifts in a row are one, where there is no decay or it is solved exactly.
+        Consecutive drifts are joined if there is no decay or if it is solved exactly.
         """
         (first, *others), (whole, *fractions) = zip(*substeps, strict=True)
         joined = len(others) == 1 or self.exact_decay or not self.needs_params
@@ -165,18 +165,18 @@ class AdamFlow(AlongMoment, AbstractFlow):
         return update, Moments(mu, nu, age), 0
 
     def rest(self, z: State, h: Scalar, fraction: float) -> "AdamRest | None":
-        """Six scalars; None with a mask of what decays, and with `nesterov`."""
+        """Six scalars; None with `nesterov`, and with a mask for weight decay."""
         if self.nesterov or (self.needs_params and self.mask is not None):
             return None
         age = z[1].age
         weights = (jnp.where(age > 0, b.weight(age), 1.0) for b in (self.b1, self.b2))
-        decay = self.decay(jnp.maximum(age - 1, 0))  # of this step, which the moments have counted
+        decay = self.decay(jnp.maximum(age - 1, 0))  # the moments have counted this step already
         time = decaying_time(fraction * h, decay) if self.exact_decay else fraction * h
         numbers = (time, 1 - time * decay, *weights, self.eps, self.eps_root)
         return AdamRest(*(jnp.array(n, float) for n in numbers))
 
     def aged(self, aux: Moments, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
-        """Both moments change by their mean age times the change of what they average."""
+        """Each moment changes by its mean age times the change of the quantity it averages."""
         self.check_off(nesterov=self.nesterov, exact_decay=self.exact_decay)
         squares = jax.tree.map(squares_change, grads, back)
         return Moments(
@@ -198,17 +198,17 @@ class AdamFlow(AlongMoment, AbstractFlow):
 
 
 def adam_direction(mean: Array, square: Array, eps: Any, eps_root: Any) -> Array:
-    """`mean / (sqrt(square + eps_root) + eps)`, 0 where the mean is.
+    """`mean / (sqrt(square + eps_root) + eps)`; 0 where `mean` is 0.
 
-    The real part of the square, floored at 0: a Runge-Kutta stage may leave the cone of averages.
+    A `square` below 0 counts as 0: it may be negative at a Runge-Kutta stage.
     """
     size = jnp.real(square)
     return _over_root(mean, jnp.where(size < 0, 0, size) + eps_root, eps)
 
 
-@jax.custom_jvp  # the derivative from the quotient: half of the operations of a differentiated one
+@jax.custom_jvp  # uses the quotient itself: half as many operations as automatic differentiation
 def _over_root(mean: Array, size: Array, eps: Any) -> Array:
-    """`mean / (sqrt(size) + eps)`; in float16 eps may round to 0, so a mean of 0 is over 1."""
+    """`mean / (sqrt(size) + eps)`; a denominator of 0 (float16 rounds eps to 0) counts as 1."""
     below = (jnp.sqrt(size) + eps).astype(mean.dtype)
     return mean / jnp.where(below == 0, 1, below)
 
@@ -223,12 +223,12 @@ def _over_root_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 
 class AdamRest(NamedTuple):
-    """How far ahead of the end of a step the parameters of Adam's flow rest, as numbers."""
+    """Scalars that undo the drift beyond the end of a step (`Strang`) in Adam's flow."""
 
-    time: Scalar  # how long they have drifted
-    kept: Scalar  # what weight decay has left of them in that time
-    first: Scalar  # total weight of what either moment has seen
-    second: Scalar
+    time: Scalar  # duration of that drift
+    kept: Scalar  # the fraction of the parameters that weight decay has left in this time
+    first: Scalar  # total weight of the gradients in the first moment
+    second: Scalar  # the same for the second
     eps: Scalar
     eps_root: Scalar
 

@@ -24,15 +24,15 @@ _EVERY, _LARGE = 16, 4096
 
 
 class Average(NamedTuple):
-    r"""What moves with the parameters in an averaged flow.
+    r"""The auxiliary variables of an averaged flow.
 
     Attributes:
       lag: $a - z$, how far the average is behind; a tree like the parameters.
-      base: auxiliary variables of the flow that is averaged.
+      base: auxiliary variables of the base flow.
       age: steps since the start, as a real number.
       previous: the last gradient, every 16th entry along the last axis of large leaves; `()`
-        where nothing adapts.
-      predictability: $s$, how well one gradient predicts the next; `()` where nothing adapts.
+        unless $\beta$ or $q$ adapts.
+      predictability: $s$, how well one gradient predicts the next; `()` likewise.
       away: $1 - \beta$ of the last step; the average is $a = y + (1 - \beta)(a - z)$.
       pace: size of the last step.
     """
@@ -46,38 +46,39 @@ class Average(NamedTuple):
     pace: Scalar
 
     def readout(self, params: PyTree[Array]) -> PyTree[Array]:
-        """The average, where the parameters are y."""
+        """The average `a`, given the parameters `y`."""
         return over_own(lambda y, d: y + scaled(self.away, d).astype(y.dtype), params, self.lag)
 
 
 class AveragedFlow(AbstractFlow):
-    r"""A flow of $z$, the polynomial average $a$ of its path, and gradients taken in between.
+    r"""A flow of $z$ whose gradients are taken between $z$ and an average $a$ of its path.
 
-    $\dot z$ is `base` with the gradient at $y = (1-\beta)z + \beta a$, and
+    $z$ follows `base` with the gradient at $y = (1-\beta)z + \beta a$, and
     $t\,\dot a = (q+1)(z - a)$, so that $a$ averages the path with weights $t^q$. The parameters are
     $y$; `step_params` gives $a$. $\beta = 1$ is momentum, with friction that falls as $1/t$;
-    $\beta = 0.9$, $q = 0$ is the schedule-free form (arXiv:2405.15682). A step averages with weight
-    $c_n = \min(1, (q+1)/(n+1+q))$ (polynomial-decay averaging; Shamir and Zhang, 2013).
+    $\beta = 0.9$, $q = 0$ is the schedule-free form (arXiv:2405.15682). Step $n$ averages with
+    weight $c_n = \min(1, (q+1)/(n+1+q))$ (polynomial-decay averaging; Shamir and Zhang, 2013).
 
-    Left out, $\beta$ and $q$ follow how predictable the gradient is:
-    $\beta = 1 - 0.1(1-\sqrt s)^2$, $q = 8s$, where $s$ averages by the clock the squared cosine of
-    consecutive gradients in the metric of `base`. Full batches have $s$ near 1 and get momentum,
-    noisy ones $s$ near 0 and get the schedule-free form. (The two formulas are ours.)
+    By default $\beta$ and $q$ adapt to how predictable the gradient is:
+    $\beta = 1 - 0.1(1-\sqrt s)^2$, $q = 8s$, where $s$ is the running average, on `clock`, of the
+    squared cosine of consecutive gradients in the metric of `base`. Full batches have $s$ near 1
+    and get momentum; noisy ones have $s$ near 0 and get the schedule-free form. (The two formulas
+    are ours.)
 
-    Stored as the lag $d = a - z$, of which all updates are small multiples: nothing cancels. Where
-    a step is less than half as long as the one before, $d$ shrinks by twice their ratio ($z$ is
-    moved, $y$ stays): a rule that brakes would not stop a path that follows its lag otherwise.
+    The state stores the lag $d = a - z$: updates are small multiples of it, so nothing cancels. If
+    a step is less than half as long as the last one, $d$ is multiplied by twice their ratio ($z$
+    moves, $y$ stays). Otherwise short steps alone would not stop a path that follows its lag.
 
     Args:
       base: a flow with parts, such as `GradientFlow()` or `RMSpropFlow()`.
       beta: $\beta$ in [0, 1]; None to adapt.
       power: $q \ge 0$; None to adapt.
       weight_decay: $w$, decoupled: $\dot z$ gains $-wy$.
-      clock: the clock by which $s$ is averaged.
+      clock: the clock of the running average $s$.
 
     Raises:
       ValueError: `beta` outside [0, 1], a negative `power` or `weight_decay`.
-      TypeError: a base that is no flow, or a clock that is none.
+      TypeError: a `base` that is no flow, or a `clock` that is no `LogTime`.
     """
 
     base: AbstractFlow
@@ -86,7 +87,7 @@ class AveragedFlow(AbstractFlow):
     weight_decay: float = eqx.field(converter=real, default=0.0)
     clock: LogTime = LogTime()
 
-    has: ClassVar[Information] = Information.HEADING  # it need not descend
+    has: ClassVar[Information] = Information.HEADING  # a small step need not lower the loss
 
     def __check_init__(self) -> None:
         check_kind(AbstractFlow, "flows.AdamFlow()", base=self.base)
@@ -99,17 +100,17 @@ class AveragedFlow(AbstractFlow):
 
     @property
     def parts(self) -> tuple[str, ...]:  # type: ignore[override]
-        """`decay` if there is, those of `base`, then `average`."""
+        """`decay` (with weight decay only), the parts of `base`, then `average`."""
         return (*(("decay",) if self._decays else ()), *self.base.parts, "average")
 
     def looks_again(self, name: str, moved: Sequence[str]) -> bool:
-        """Whether that part of `base` does, after those parts of `base` that have moved."""
+        """Whether `base` needs a new gradient for this part, after its own parts in `moved`."""
         parts = self.base.parts
         return name in parts and self.base.looks_again(name, [m for m in moved if m in parts])
 
     @property
     def each(self) -> Sequence[AbstractFlow]:
-        """The averages of those of `base`."""
+        """The averaged form of each flow of `base`."""
         return [dataclasses.replace(self, base=base) for base in self.base.each]
 
     @property
@@ -133,17 +134,17 @@ class AveragedFlow(AbstractFlow):
     def around(self, change: Callable[[AbstractFlow], AbstractFlow]) -> NoReturn:
         """Refused: its parameters are an average."""
         raise ValueError(
-            "AveragedFlow cannot be corrected: its parameters are an average. Correct the flow "
-            "that it is made of."
+            "AveragedFlow cannot be corrected: its parameters are an average. Correct its `base` "
+            "instead."
         )
 
     def init(self, params: PyTree[Array]) -> Average:
-        """Nothing lags. One copy of the parameters, a sixteenth to adapt, and those of `base`."""
+        """Zero lag. Memory: a copy of the parameters, 1/16 more to adapt, and that of `base`."""
         adapts = self._adapts
         zeros = optax.tree.zeros_like(params)
         beta = self._beta(jnp.zeros([], float))
         return Average(
-            moment_like(params, self.clock),  # its steps shrink as 1/n, whatever the clock
+            moment_like(params, self.clock),  # wide, since the updates of the lag shrink as 1/n
             self.base.init(params),
             jnp.zeros([], float),
             jax.tree.map(jnp.copy, _sparse(zeros)) if adapts else (),  # a buffer of its own
@@ -153,7 +154,7 @@ class AveragedFlow(AbstractFlow):
         )
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
-        """The system above in `y` and the lag, the predictability frozen."""
+        """The system above in `y` and the lag, with the predictability held fixed."""
         params, aux = z
         moved, base = self.base.increment((params, aux.base), objective, h)
         if self._decays:
@@ -184,7 +185,7 @@ class AveragedFlow(AbstractFlow):
             lag = jax.tree.map(lambda d, u: d - u.astype(d.dtype), aux.lag, moved)
             return multiple(1 - beta, moved), aux._replace(lag=lag)
         previous, predictability = aux.previous, aux.predictability
-        moves = h != 0  # the average of a path that stands still does too
+        moves = h != 0  # while the path stands still, so does its average
         slowed = moves & (2 * h < aux.pace)
         kept = jnp.where(slowed, 2 * h / jnp.where(slowed, aux.pace, 1.0), 1.0)
         lag = multiple(kept, aux.lag)
@@ -194,7 +195,7 @@ class AveragedFlow(AbstractFlow):
             seen = self._predictability(params, aux, objective, previous)
             predictability = jnp.where(moves, seen, predictability)
         ahead = self._beta(predictability)
-        # a moves by -c d, then y is looked at from a by the new beta
+        # a moves by -weight * lag; then the new beta places y relative to a
         factor = (1 - beta) - weight - (1 - ahead) * (1 - weight)
         return multiple(factor, lag), Average(
             lag=multiple(1 - weight, lag),
@@ -210,7 +211,7 @@ class AveragedFlow(AbstractFlow):
         return self.base.descent((z[0], z[1].base), objective, seen=seen)
 
     def heading(self, z: State) -> PyTree[Array]:
-        """From the average to z: where the path has been going."""
+        """From the average to `z`: the direction in which the path has moved."""
         return jax.tree.map(jnp.negative, z[1].lag)
 
     def _beta(self, predictability: PyTree[Array]) -> Array:

@@ -15,7 +15,7 @@ from ..sums import parts_of
 class Stack(NamedTuple):
     """How a leaf is read as a stack of matrices: (batches, inputs, outputs)."""
 
-    order: tuple[int, ...]  # its axes in that order
+    order: tuple[int, ...]  # the axes of the leaf, in that order
     shape: tuple[int, int, int]
 
     def matrices(self, leaf: Array) -> Inexact[Array, "batches inputs outputs"]:
@@ -23,7 +23,7 @@ class Stack(NamedTuple):
         return leaf.transpose(self.order).reshape(self.shape)
 
     def leaf(self, matrices: Array, like: Array) -> Array:
-        """A leaf of the shape of `like`, of its stack."""
+        """The leaf, with the shape of `like`, that has this stack."""
         ordered = matrices.reshape([like.shape[axis] for axis in self.order])
         return ordered.transpose(sorted(range(like.ndim), key=self.order.__getitem__))
 
@@ -31,7 +31,7 @@ class Stack(NamedTuple):
 def each(
     dimensions: Any, function: Callable[..., Any], tree: PyTree[Array], *rest: PyTree[Any]
 ) -> PyTree[Any]:
-    """`function(leaf, stack, *rest)` of every leaf, its `Stack`, and what `rest` has in its place.
+    """`function(leaf, stack, *rest)` for every leaf, its `Stack`, and the same node of `rest`.
 
     `dimensions`: `optax.contrib.MuonDimensionNumbers`, one for all leaves, a tree of them, or a
     function of the parameters.
@@ -45,7 +45,7 @@ def each(
 
 
 def axes_of(dimensions: Any, tree: PyTree[Array]) -> PyTree[MuonDimensionNumbers | None]:
-    """`dimensions`, as `each` takes them, for every leaf; None for a leaf that is no matrix."""
+    """The axes of every leaf, from `dimensions` as in `each`; None for a leaf that is no matrix."""
     given = by_leaf("weight_dimension_numbers", dimensions, tree, is_axes)
     for one in jax.tree.leaves(given, is_leaf=is_axes):
         if not is_axes(one):
@@ -57,12 +57,12 @@ def axes_of(dimensions: Any, tree: PyTree[Array]) -> PyTree[MuonDimensionNumbers
 
 
 def is_axes(node: Any) -> bool:
-    """Whether a node of a tree of axes is that of one leaf."""
+    """Whether a node of a tree of axes belongs to one leaf."""
     return node is None or isinstance(node, MuonDimensionNumbers)
 
 
 def _stack(leaf: Array, axes: MuonDimensionNumbers) -> Stack:
-    """How to read a leaf; refuses one that is no matrix, and one matrix that `across` splits."""
+    """The `Stack` of a leaf; refuses a leaf that is no matrix, or a matrix that `across` splits."""
     if leaf.ndim < 2:
         raise ValueError(
             f"This flow moves matrices, and a leaf has the shape {leaf.shape}: use `odeopt.muon` "

@@ -27,11 +27,11 @@ _MUST = (
 
 
 class Constant(eqx.Module):
-    """A memory of constant length: every step keeps the same part of a moment.
+    """A memory of constant length: every step keeps the same fraction of a moment.
 
     Args:
-      decay: what a step keeps, in [0, 1).
-      least: the narrowest dtype of a moment; None for that of the parameters, as in optax.
+      decay: the fraction that a step keeps, in [0, 1).
+      least: the narrowest dtype of a moment; None for the parameters' dtype, as in optax.
     """
 
     decay: Any
@@ -46,12 +46,12 @@ class Constant(eqx.Module):
         """The rate at which a moment forgets, per step: -ln b.
 
         Raises:
-          ValueError: b = 0, which is no rate.
+          ValueError: b = 0, whose rate is infinite.
         """
         if is_zero(self.decay):
             raise ValueError(
-                "A moment of which a step keeps nothing forgets at no finite rate, so this flow "
-                "has no field: use `odeopt.solvers.Lie()`, or a decay above 0."
+                "With a decay of 0 a moment forgets at no finite rate, so this flow has no field: "
+                "use `odeopt.solvers.Lie()`, or a decay above 0."
             )
         return -jnp.log(jnp.asarray(self.decay, float))
 
@@ -67,14 +67,14 @@ class Constant(eqx.Module):
         """Refuse a number outside [0, 1), and a schedule."""
         if callable(self.decay):
             raise ValueError(
-                f"{name} is a function; where it is to change with the steps write "
-                f"`optax.inject_hyperparams(make)(..., {name}=schedule)`, where `make` is what "
-                "makes the optimizer, such as `odeopt.adam`."
+                f"{name} is a function; to change {name} with the steps write "
+                f"`optax.inject_hyperparams(make)(..., {name}=schedule)`, where `make` makes the "
+                "optimizer, such as `odeopt.adam`."
             )
         check(lambda decay: 0 <= decay < 1, name, self.decay, _MUST)
 
     def dtype(self, dtype: Any) -> Any:
-        """The dtype that a moment needs, of parameters of `dtype`."""
+        """The dtype of a moment, for parameters of `dtype`."""
         return dtype if self.least is None else np.promote_types(jnp.dtype(dtype), self.least)
 
 
@@ -83,8 +83,8 @@ class LogTime(eqx.Module):
 
     This is friction $r/t$: in logarithmic time, $\ln t$, every moment forgets at the constant rate
     $r$, so that it always averages over the last $1/r$ or so of the run, however long that is.
-    Takes the place of `momentum`, `b1` or `b2`. The first step keeps nothing, so that there is no
-    bias to correct (the clock of both moments in ADANA, arXiv:2602.05298).
+    Pass it as `momentum`, `b1` or `b2`. The first step keeps nothing, so no bias needs correction.
+    (In ADANA, arXiv:2602.05298, it is the clock of both moments.)
 
     Args:
       rate: $r > 0$.
@@ -106,7 +106,7 @@ class LogTime(eqx.Module):
     def retained(self, age: Scalar, fraction: float | Array = 1.0) -> Array:
         """What is left of a moment after `fraction` of the step at `age`: n / (n + r).
 
-        Nothing before time 0, where a substep backwards in time may lead.
+        0 before time 0, which a substep backwards in time may reach.
         """
         known = age > 0
         safe = jnp.where(known, age, 1.0)
@@ -117,7 +117,7 @@ class LogTime(eqx.Module):
         return self.rate / (age + self.rate)
 
     def weight(self, age: Scalar) -> Array:
-        """1: the first step keeps nothing of the zero."""
+        """1: the first step keeps nothing of the initial zero."""
         return jnp.ones_like(age)
 
     def check(self, name: str) -> None:
@@ -130,73 +130,73 @@ class LogTime(eqx.Module):
     def dtype(self, dtype: Any) -> Any:
         """At least float32.
 
-        By the clock a step changes a moment by ever smaller parts of itself, which bfloat16 would
-        drop after a few hundred steps.
+        Each step changes a moment by a smaller fraction, which bfloat16 would round away after a
+        few hundred steps.
         """
         return wide_dtype(dtype)
 
 
 Decay: TypeAlias = Constant | LogTime
-"""What a step keeps of a moment: a number in [0, 1), or a clock."""
+"""The fraction of a moment that a step keeps: a number in [0, 1), or a clock."""
 
 
 class ByStep(eqx.Module):
-    """A number of a flow that a schedule says, of the number of steps, rejected ones included.
+    """A hyper-parameter given as a schedule of the number of steps (rejected ones included).
 
-    Each step is taken along the flow with the number in its place (`at_step`), so that it keeps
-    pace with a schedule of the learning rate.
+    Every step first replaces the schedule by its value (`at_step`), so that it stays in step with
+    a schedule of the learning rate.
     """
 
     schedule: Callable[[Any], Any]
 
     def __call__(self, step: Array) -> Any:
-        """Its value at that step."""
+        """The value at a step."""
         return self.schedule(step)
 
     def at_age(self, age: Array) -> Any:
-        """Its value in a flow that no optimizer steps: by the whole steps of the flow's age."""
+        """The value in a flow without an optimizer, which takes its age, rounded down, as step."""
         return self(jnp.floor(age).astype(jnp.int32))
 
 
 def by_step(number: Any) -> Any:
-    """A schedule as a `ByStep`; a number as `real` has it."""
+    """A schedule as a `ByStep`; the real part of a number."""
     return ByStep(number) if callable(number) and not is_scheduled(number) else real(number)
 
 
 def is_scheduled(node: Any) -> bool:
-    """Whether it is a `ByStep`."""
+    """Whether a node is a `ByStep`."""
     return isinstance(node, ByStep)
 
 
 def schedules(flow: PyTree) -> list[Any]:
-    """The `ByStep` of a flow, those of the flows inside included."""
+    """Every `ByStep` of a flow, including those of the flows inside it."""
     return [x for x in jax.tree.leaves(flow, is_leaf=is_scheduled) if is_scheduled(x)]
 
 
 def at_step(flow: T, step: Array) -> T:
-    """The flow of one step, with what its schedules say."""
+    """The flow with every schedule replaced by its value at a step."""
     return jax.tree.map(lambda x: x(step) if is_scheduled(x) else x, flow, is_leaf=is_scheduled)
 
 
 def real(number: Any) -> Any:
-    """The real part: `optax.inject_hyperparams` makes numbers as complex as the parameters."""
+    """The real part: `optax.inject_hyperparams` makes numbers complex if the parameters are."""
     return jnp.real(number) if isinstance(number, jax.Array) else number
 
 
 def as_decay(decay: Any, least: Any = None) -> Any:
-    """A number as a `Constant` of moments in at least the dtype `least`; a clock as it is."""
+    """A number as a `Constant` with moments of at least the dtype `least`; a clock unchanged."""
     if decay is None or hasattr(decay, "retained"):
         return decay
     decay = real(decay)
     if not is_known(decay):
-        # `optax.inject_hyperparams` rounds 0.999 to 1 in bfloat16, which would see no gradient
-        with contextlib.suppress(TypeError):  # what is no number is refused by name
+        # `optax.inject_hyperparams` rounds 0.999 to 1 in bfloat16, which would ignore gradients
+        with contextlib.suppress(TypeError):  # `check_decay` refuses a non-number by its name
             decay = jnp.minimum(decay, 1 - jnp.finfo(jnp.result_type(decay, float)).epsneg)
     return Constant(decay, least)
 
 
 def check_decay(**decays: Decay) -> None:
-    """Refuse a number outside [0, 1), by name; a traced one cannot be looked at."""
+    """Refuse a number outside [0, 1), by name; a traced number cannot be checked."""
     for name, clock in decays.items():
         if clock is None:
             raise ValueError(f"{name} is None; it must be {_MUST}.")
@@ -204,7 +204,7 @@ def check_decay(**decays: Decay) -> None:
 
 
 def moment_like(params: PyTree[Array], clock: Decay, dtype: Any = None) -> PyTree[Array]:
-    """A zero moment: of `dtype`, by default the parameters' own, as wide as the clock needs it."""
+    """A zero moment of `dtype` (default: the parameters' own), or wider if the clock needs it."""
     dtype = fraction_dtype("moment", dtype)
     return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=clock.dtype(dtype or p.dtype)), params)
 
@@ -230,9 +230,9 @@ def time_constant(learning_rate: float, decay: float) -> float:
 
 
 def decay_of(learning_rate: float, time_constant: float) -> float:
-    r"""What a step keeps of a moment: $b = e^{-h/\tau}$, the inverse of `time_constant`.
+    r"""The fraction that a step keeps of a moment: $b = e^{-h/\tau}$, inverse of `time_constant`.
 
-    With it the *flow* stays the same when the learning rate changes.
+    It keeps the *flow* the same when the learning rate changes.
 
     Args:
       learning_rate: step size $h$.

@@ -1,4 +1,4 @@
-"""What a flow is."""
+"""The interface of a flow."""
 
 import abc
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from ..information import Information
 from ..objective import Objective
 
 State = tuple[PyTree[Array], PyTree[Array]]
-"""`z = (params, aux)`: the parameters, and whatever else moves with them."""
+"""`z = (params, aux)`: the parameters, and the auxiliary variables that move with them."""
 
 Share: TypeAlias = float | Array
 """A fraction of a step."""
@@ -21,10 +21,10 @@ Substeps: TypeAlias = Sequence[tuple[str, Share]]
 """Parts of a flow and the fraction of a step for which each is followed, in order."""
 
 Moved: TypeAlias = tuple[PyTree[Array] | None, PyTree[Array]]
-"""What a part does: the update, None where it moves no parameters, and the new `aux`."""
+"""The result of a part: the update (None if the parameters do not move), and the new `aux`."""
 
 Fused: TypeAlias = tuple[PyTree[Array], PyTree[Array], int] | None
-"""A step in one pass: update, new `aux`, and the gradients that it took beside the given one."""
+"""The result of a fused step: update, new `aux`, number of gradients beside the given one."""
 
 
 class AbstractFlow(eqx.Module):
@@ -35,12 +35,12 @@ class AbstractFlow(eqx.Module):
     on its own; then a splitting can compose them.
 
     Attributes:
-      has: what the flow can say of itself (`Information`).
-      linear: whether the flow is linear where the gradient is, so that a solver has a stability
+      has: the information that the flow provides (`Information`).
+      linear: whether the flow is linear if the gradient is, so that a solver has a stability
         limit on it. A flow that divides by the size of the gradient is not.
       parts: names of its parts, in the order in which Lie's splitting composes them; () for none.
-      gradient_part: the one part that looks at the gradient; None where several do, and the step
-        therefore cannot be cut in the middle.
+      gradient_part: the one part that uses the gradient; None if several do, so that the step
+        cannot be cut in the middle.
       needs_params: whether a step reads the parameters, beside their gradient.
     """
 
@@ -52,7 +52,7 @@ class AbstractFlow(eqx.Module):
 
     @property
     def each(self) -> "Sequence[AbstractFlow]":
-        """The flows that single leaves follow: itself, but for a flow of groups."""
+        """The flows that single leaves follow: this one, except in a flow of groups."""
         return (self,)
 
     @abc.abstractmethod
@@ -60,7 +60,7 @@ class AbstractFlow(eqx.Module):
         """The auxiliary variables at time 0. Structural: shapes and dtypes only, no values."""
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
-        """`h dz/dt` at `z`, a tree like `z`; the gradient at its own point is `objective.here`."""
+        """`h dz/dt` at `z`, a tree like `z`; the gradient at `z` is `objective.here(params)`."""
         raise ValueError(
             f"{type(self).__name__} has no field of its own, only parts: use `solvers.Lie()`."
         )
@@ -68,27 +68,27 @@ class AbstractFlow(eqx.Module):
     def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
         """Follow one part for `fraction` of a step of size `h`, from `z`.
 
-        The update of the parameters, None where this part does not move them, and the new `aux`.
+        Returns the update of the parameters (None if they do not move) and the new `aux`.
         """
         raise ValueError(f"{type(self).__name__} names no parts.")
 
     def looks_again(self, name: str, moved: Sequence[str]) -> bool:
-        """Whether a part wants the gradient where the parts `moved` have moved the parameters."""
+        """Whether a part needs a new gradient after the parts in `moved` moved the parameters."""
         return bool(moved) and name == self.gradient_part
 
     def fused(self, substeps: Substeps, z: State, objective: Objective, h: Scalar) -> Fused:
-        """All of `substeps` in one pass, where there is a formula for them; else None."""
+        """All of `substeps` in one pass, if there is a formula for them; else None."""
         return None
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
-        """The gradient in the flow's own metric: minus the direction that it alone would give.
+        """The gradient in the flow's own metric; alone it would move the parameters against it.
 
-        A metric that learns from gradients includes this one; `seen` says that `z` already does.
+        A metric learned from gradients includes this one; with `seen`, `z` includes it already.
         """
         return objective.here(z[0])
 
     def heading(self, z: State) -> PyTree[Array]:
-        """The direction that the parameters have been moving in (`Information.HEADING`)."""
+        """The direction in which the parameters have been moving (`Information.HEADING`)."""
         raise ValueError(f"{type(self).__name__} does not remember where it has been going.")
 
     def potential(self, objective: Objective, h: Scalar) -> Any:
@@ -96,21 +96,21 @@ class AbstractFlow(eqx.Module):
         raise ValueError(f"{type(self).__name__} is not the gradient flow of a loss.")
 
     def aged(self, aux: PyTree[Array], grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
-        r"""How the auxiliary variables change when each gradient in them is changed by its age.
+        r"""The change of `aux` if each gradient in it changes in proportion to its age.
 
-        What the counter-term of Lie's splitting needs to know of a memory: a moment
-        $\sum_kw_kg_k$ of the gradients of $k$ steps ago changes by $\sum_kw_k(k + \tfrac12)\delta$.
+        The counter-term of Lie's splitting needs it. A moment $\sum_kw_kg_k$, with $g_k$ the
+        gradient $k$ steps ago, changes by $\sum_kw_k(k + \tfrac12)\delta$.
 
         Args:
-          aux: the auxiliary variables as the last part finds them.
+          aux: the auxiliary variables at the start of the last part.
           grads: the gradient.
           back: $\delta$, by how much the gradient was larger one step ago.
 
         Returns:
-          A tree like `aux`, with None in place of what does not change.
+          A tree like `aux`, with None for variables that do not change.
 
         Raises:
-          ValueError: a flow without known ages.
+          ValueError: the flow does not know the ages of its gradients.
         """
         raise ValueError(
             f"No counter-term is known for `solvers.Lie()` on {type(self).__name__}: it does not "
@@ -119,21 +119,21 @@ class AbstractFlow(eqx.Module):
         )
 
     def around(self, change: "Callable[[AbstractFlow], AbstractFlow]") -> "AbstractFlow":
-        """`change(self)`; a flow that only changes the objective of another passes it on."""
+        """`change(self)`; a flow that only changes the objective of `base` changes `base`."""
         return change(self)
 
     def owed(self, aux: PyTree[Array]) -> Bool[Array, ""] | None:
-        """Whether the first half of a symmetric step is missing, since it needs a gradient.
+        """Whether the first half of a symmetric step is still due, because it needs a gradient.
 
-        None for a flow that starts at rest, whose first half moves nothing.
+        None for a flow that starts at rest: its first half moves nothing.
         """
         return None
 
     def rest(self, z: State, h: Scalar, fraction: float) -> Any:
-        """How to undo what `fraction` of a step, without its gradient part, moved from `z`.
+        """How to undo the move to `z` by `fraction` of a step without its gradient part.
 
         Returns:
-          A NamedTuple of scalars with a method `readout(params, aux)`; None where no scalars
-          suffice, and a copy of the move is kept.
+          A NamedTuple of scalars with a method `readout(params, aux)`; None if scalars do not
+          suffice, so that the solver keeps a copy of the move.
         """
         return None

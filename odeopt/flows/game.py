@@ -22,13 +22,13 @@ PerPlayer: TypeAlias = Sequence[Any] | Mapping[Any, Any]
 
 
 def named(values: PerPlayer) -> dict[Any, Any]:
-    """By the players' names, or by their numbers where there are none."""
+    """The values by the players' names, or by their numbers if they have no names."""
     try:
         return dict(values) if isinstance(values, Mapping) else dict(enumerate(values))
     except TypeError:
         raise TypeError(
-            f"{values!r:.60} is not one for each player: write a dict by the players' names, or a "
-            "tuple in their order."
+            f"{values!r:.60} is not one value for each player: write a dict by the players' names, "
+            "or a tuple in their order."
         ) from None
 
 
@@ -36,9 +36,9 @@ class Players(NamedTuple):
     """The players of a game: the top level of a tree, a dict, tuple or other container.
 
     Attributes:
-      names: keys of a dict, indices of a tuple, names of fields.
-      trees: the parameters of each.
-      rebuild: the container of other trees.
+      names: keys of a dict, indices of a tuple, or names of fields.
+      trees: the parameters of each player.
+      rebuild: makes the same container from other trees.
     """
 
     names: tuple[Any, ...]
@@ -47,7 +47,7 @@ class Players(NamedTuple):
 
     @classmethod
     def of(cls, players: PyTree[Any]) -> "Players":
-        """Taken apart. A single array is a game of one player, without name."""
+        """Take the tree apart. A single array is a game of one player without a name."""
         pairs, structure = jax.tree_util.tree_flatten_with_path(
             players, is_leaf=lambda node: node is not players
         )
@@ -66,7 +66,7 @@ class Players(NamedTuple):
         """`values` in the order of the players.
 
         Raises:
-          ValueError: names or a number of values that are not those of the players.
+          ValueError: the names or the number of values do not match the players.
         """
         by_name = named(values)
         for order in (self.names, range(len(self.names))):
@@ -87,17 +87,16 @@ class GameFlow(AbstractFlow):
 
     $\dot x_i = -s_i\nabla_{x_i}L_i(x)$ for all players on one clock: flow time is the sum of the
     learning rates, and a player of speed $s_i$ has the learning rate $s_ih$. The parameters are a
-    container of the players' trees (a dict or a tuple); the gradient is one of the same structure,
-    each player's of its own loss (`odeopt.game_gradient`). With one loss for all and equal speeds
-    this is gradient flow.
+    container of the players' trees (a dict or a tuple). The gradient has the same structure and
+    holds, for each player, the gradient of its own loss (`odeopt.game_gradient`). With one loss for
+    all and equal speeds this is gradient flow.
 
-    Its parts are the moves of the players, in turn: the others are frozen, the mover takes a step
-    of Euler's method. `odeopt.alternating` says how long the steps are, and which gradients they
-    take.
+    The parts are the moves of the players in turn: one player takes a step of Euler's method while
+    the others are frozen. `odeopt.alternating` documents the step lengths and the gradients.
 
     Args:
       speeds: one for each player, by name or in order; None for 1.
-      updates: as for `odeopt.alternating`; None if nothing splits this flow.
+      updates: as for `odeopt.alternating`; None for a flow that is not split into moves.
 
     Raises:
       ValueError: updates that are not positive integers; later, names that are not players.
@@ -129,11 +128,11 @@ class GameFlow(AbstractFlow):
 
     @property
     def needs_params(self) -> bool:  # type: ignore[override]
-        """Where players move in turn: the gradient of the second is taken elsewhere."""
+        """True if players move in turn: the second one takes its gradient at another point."""
         return self.updates is not None
 
     def init(self, params: PyTree[Array]) -> tuple[()]:
-        """There is nothing auxiliary; refuses names that are not those of players."""
+        """No auxiliary variables. Refuses names that no player has."""
         players = Players.of(params)
         if not players.names and not isinstance(params, Mapping | Sequence):
             return ()  # optax's stand-in for parameters, by which `tree_map_params` finds them
@@ -148,23 +147,23 @@ class GameFlow(AbstractFlow):
         return self.moved(objective.here(z[0]), h), z[1]
 
     def moved(self, grads: PyTree[Array], h: Scalar) -> PyTree[Array]:
-        """How far all players move in a time h against these gradients, at their speeds."""
+        """The update of all players in a time `h` against these gradients, at their speeds."""
         players = Players.of(grads)
         own = zip(self.speeds_of(players), players.trees, strict=True)
         return players.rebuild([multiple(-h * speed, tree) for speed, tree in own])
 
     def speeds_of(self, players: Players) -> list[Any]:
-        """One for each player, in order."""
+        """The speed of each player, in order."""
         if self.speeds is None:
             return [1.0] * len(players.names)
         return players.each(self.speeds, "speeds")
 
     def looks_again(self, name: str, moved: Sequence[str]) -> bool:
-        """After any move, to which the next is an answer."""
+        """True after any move, because the next player answers it."""
         return bool(moved)
 
     def mover(self, name: str, players: Players) -> tuple[int, int]:
-        """The place of a part's player, and its updates in a round."""
+        """The index of the player that a part moves, and the number of its updates in a round."""
         assert self.updates is not None
         player, times = next((p, k) for p, k in self.updates if str(p) == name)
         return players.at(player), times
@@ -184,26 +183,26 @@ def alone(players: Players, index: int) -> PyTree[Array]:
 
 
 def game_gradient(losses: PerPlayer) -> Callable[..., PyTree[Array]]:
-    r"""The gradient of a game: of each player's loss in its own parameters alone.
+    r"""The gradient of a game: each player's loss, differentiated in its own parameters alone.
 
     `grad_fn(players, stage=0, **arguments)` returns a container like `players` with
-    $\nabla_{x_i}L_i(x)$ in the place of player i: what to hand to `update` as `grads`, and, as
-    `grad_fn=`, where gradients at further points come from. What the other players' parameters do
-    in a loss is constant under this derivative: no stop-gradient is needed in it. Complex gradients
-    are conjugated, as optax asks.
+    $\nabla_{x_i}L_i(x)$ in the place of player i. Pass its value to `update` as `grads`, and the
+    function itself as `grad_fn=` for gradients at further points. The derivative treats the other
+    players' parameters as constants, so a loss needs no stop-gradient. Complex gradients are
+    conjugated, as optax asks.
 
-    One call costs a gradient for each player. Under `jit` those that nobody uses are not computed.
+    One call costs a gradient for each player. Under `jit` unused gradients are not computed.
 
     Args:
-      losses: one for each player, by name (a dict) or in order: `loss(players, ...)`, of the
-        parameters of *all*, returning a scalar or `(scalar, aux)`. Keyword arguments are forwarded
-        to the losses that name them, as `update` does with those of `value_fn`.
+      losses: one for each player, by name (a dict) or in order. `loss(players, ...)` takes the
+        parameters of *all* players and returns a scalar or `(scalar, aux)`. Keyword arguments are
+        forwarded to the losses that name them, as `update` does with those of `value_fn`.
 
     Returns:
-      `grad_fn(players, stage=0, **arguments)`; `stage` is not looked at.
+      `grad_fn(players, stage=0, **arguments)`, which ignores `stage`.
 
     Raises:
-      ValueError: from `grad_fn`: losses that are not as many as players, or have other names.
+      ValueError: from `grad_fn`: the number or the names of the losses do not match the players.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -228,7 +227,7 @@ def game_gradient(losses: PerPlayer) -> Callable[..., PyTree[Array]]:
 def own_gradient(
     loss: Callable[..., Any], players: Players, index: int, arguments: Mapping[str, Any]
 ) -> PyTree[Array]:
-    """The gradient of one loss in the parameters of the player at `index`, as optax has it."""
+    """The gradient of a loss in the parameters of the player at `index`, conjugated for optax."""
     kwargs = forwarded(loss, "loss(players)", 1, arguments, alone=False)
 
     def of_own(tree: PyTree[Array]) -> Scalar:

@@ -12,7 +12,7 @@ from .flow import AbstractFlow, Moved, Share, State
 
 
 class GradientFlow(AbstractFlow):
-    r"""Gradient flow: $\dot x = -\nabla E(x)$, nothing auxiliary.
+    r"""Gradient flow: $\dot x = -\nabla E(x)$, without auxiliary variables.
 
     Complex parameters follow $\dot x = -\overline{\partial E}$ with JAX's `grad` as $\partial E$.
     Flow time is the sum of learning rates; one gradient per evaluation of the field. Its one part,

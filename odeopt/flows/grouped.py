@@ -22,7 +22,7 @@ from .flow import AbstractFlow, Moved, Share, State
 
 
 class Groups(NamedTuple):
-    """What moves with the parameters of a grouped flow.
+    """The auxiliary variables of a grouped flow.
 
     Attributes:
       of: by label, the auxiliary variables of each group's flow.
@@ -36,15 +36,15 @@ class Groups(NamedTuple):
 class GroupedFlow(AbstractFlow):
     r"""Every group of leaves follows a flow of its own, and all are stepped as one system.
 
-    As `optax.partition`, but a solver of several stages, a step-size rule or a counter-term sees
-    the whole system: all groups are at the same stage. One gradient of the whole loss a stage.
+    Like `optax.partition`, but a solver of several stages, a step-size rule or a counter-term sees
+    the whole system: all groups are at the same stage. A stage takes one gradient of the loss.
 
     Args:
       flows: by label, the flow of a group.
       labels: a tree of labels like the parameters, or a function of the parameters that returns
         one (which may look at shapes and names, not at values).
-      paces: by label, a group's own step size, a number or a schedule of the number of steps; the
-        other groups take that of the optimizer. Such a group has its own flow time.
+      paces: by label, the step size of a group with a flow time of its own: a number, or a schedule
+        of the number of steps. The other groups take the step size of the optimizer.
 
     Raises:
       ValueError: flows that name different parts; a pace that is not positive; a pace, or in `init`
@@ -84,7 +84,7 @@ class GroupedFlow(AbstractFlow):
 
     @property
     def has(self) -> Information:  # type: ignore[override]
-        """What all flows have, without the potential."""
+        """The information that all flows provide, except for the potential."""
         shared = (flow.has for flow in self._all)
         return functools.reduce(Information.__and__, shared) & ~Information.POTENTIAL
 
@@ -100,12 +100,12 @@ class GroupedFlow(AbstractFlow):
 
     @property
     def needs_params(self) -> bool:  # type: ignore[override]
-        """Whether the flow of any group does."""
+        """Whether the flow of any group needs them."""
         return any(flow.needs_params for flow in self._all)
 
     @property
     def gradient_part(self) -> str | None:  # type: ignore[override]
-        """Where it is the same in all flows."""
+        """The gradient part of all flows, if it is the same; else None."""
         found = {flow.gradient_part for flow in self._all}
         return found.pop() if len(found) == 1 else None
 
@@ -174,7 +174,7 @@ class GroupedFlow(AbstractFlow):
             if label in self.paces:
                 own = self.paces[label]
                 own = own.at_age(aux.age) if callable(own) else own
-                own = jnp.where(jnp.asarray(own) >= 0, own, jnp.nan)  # then the step is rejected
+                own = jnp.where(jnp.asarray(own) >= 0, own, jnp.nan)  # rejects the step
             of_group: Any = _Group(objective, params, seen, groups, label)
             here = _only(params, groups, label), aux.of[label]
             update, after[label] = step(flow, here, of_group, jnp.asarray(own, float))
@@ -187,14 +187,14 @@ class GroupedFlow(AbstractFlow):
         return jax.tree.map(lambda label, *of: of[labels.index(label)], groups, *updates), after
 
 
-@Objective.register  # answers all that a flow asks
+@Objective.register  # it implements everything that a flow calls
 @dataclasses.dataclass(frozen=True)
 class _Group:
-    """The objective as a group sees it: all other leaves as they are."""
+    """The objective of one group, with all other leaves held fixed."""
 
     whole: Objective
     params: PyTree[Array]
-    seen: Callable[[], PyTree[Array]]  # the gradient there; taken once for all groups
+    seen: Callable[[], PyTree[Array]]  # the gradient at `params`; taken once for all groups
     groups: PyTree[str]  # the label of each leaf
     label: str
 
@@ -210,10 +210,10 @@ class _Group:
         return _only(self.whole.gradient(self._with(params)), self.groups, self.label)
 
     product = Objective.product  # with the group's block of the Hessian
-    elsewhere = lambda self: self  # noqa: E731 - where products are taken nothing is given
+    elsewhere = lambda self: self  # noqa: E731 - products use no given gradient
 
     def linearized(self, gradient: Any, params: PyTree[Array], cost: int) -> Any:
-        """As of the whole."""
+        """The linearization by the whole objective."""
         return self.whole.linearized(gradient, params, cost)
 
     def _with(self, own: PyTree[Array]) -> PyTree[Array]:

@@ -33,9 +33,9 @@ _AXIS = {"left": -2, "right": -1}
 
 
 class Metric(NamedTuple):
-    """How leaves, each a stack of matrices, are scaled; at least in single precision.
+    """The scaling of the leaves, each a stack of matrices; at least in single precision.
 
-    All are trees like the parameters, or within a step what they hold for one leaf.
+    Each field is a tree like the parameters or, within a step, the node of one leaf.
 
     Attributes:
       nu: the second moment in the eigenbases, (batches, inputs, outputs).
@@ -50,7 +50,7 @@ class Metric(NamedTuple):
 
 
 class Kronecker(NamedTuple):
-    """What moves with the parameters in SOAP's flow.
+    """The auxiliary variables of SOAP's flow.
 
     Attributes:
       mu: the first moment, a tree like the parameters, at least in single precision.
@@ -68,21 +68,20 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
 
     In the eigenbases $Q_L$, $Q_R$ of the moments $L$ of $GG^H$ and $R$ of $G^HG$ it is Adam's flow:
     $u = M'/(\sqrt V + \epsilon)$ with $M' = Q_L^HMQ_R$, $\tau_1\dot M = G - M$ and
-    $\tau_2\dot V = |Q_L^HGQ_R|^2 - V$, $M$ and $V$ divided by the weight of what they have seen. An
-    entry of $M'$ that cannot be told from rounding counts as 0: divided by the root of its square
-    it would be 1.
+    $\tau_2\dot V = |Q_L^HGQ_R|^2 - V$, with bias correction of $M$ and $V$. An entry of $M'$ that
+    is 0 to rounding counts as 0; otherwise its own size would scale it to 1.
 
-    Bases are constant but for a refresh every `precondition_frequency` steps, by one power step
-    and QR: $Q \leftarrow \mathrm{qr}(LQ)$, columns in the order of $\mathrm{diag}(Q^HLQ)$, and
-    those of $V$ with them. The first ones are the singular vectors of the first gradient that is
-    not 0, so that the first step is along its polar factor $UV^H$, as Muon's. With $Q$ exact the
-    flow commutes with rotations $W \to AWB$.
+    Every `precondition_frequency` steps a power step and a QR decomposition refresh the bases,
+    $Q \leftarrow \mathrm{qr}(LQ)$; in between they are constant. The columns of $Q$ are sorted by
+    $\mathrm{diag}(Q^HLQ)$, and those of $V$ with them. The first bases are the singular vectors of
+    the first gradient that is not 0, so that the first step is along its polar factor $UV^H$, as in
+    Muon. With exact $Q$ the flow commutes with rotations $W \to AWB$.
 
-    Its parts, each solved exactly but for the decay: `moments` and `drift`, as of Adam's flow. As
-    bases jump it has no field for a Runge-Kutta method.
+    The parts, each solved exactly apart from the decay, are `moments` and `drift`, as in Adam's
+    flow. Because the bases jump, the flow has no field for a Runge-Kutta method.
 
     The arguments are those of `odeopt.soap`, apart from `dimensions`. With `nesterov` both parts
-    see the gradient.
+    use the gradient.
 
     Args:
       max_precond_dim: a longer side keeps the identity as its basis, and so does one of length 1;
@@ -120,16 +119,16 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
         return self.b2 if self.shampoo_beta is None else self.shampoo_beta
 
     def init(self, params: PyTree[Array]) -> Kronecker:
-        """Zero moments; bases the identity.
+        """Zero moments and identity bases.
 
-        Two copies of the parameters, and two squares of each side that has a basis.
+        Memory: two copies of the parameters, and two square matrices for each side with a basis.
         """
         largest = LARGEST if self.max_precond_dim is None else self.max_precond_dim
 
         def leaf(p: Array, stack: Stack) -> Metric:
             zeros = stack.matrices(jnp.zeros_like(p, self.b2.dtype(wide_dtype(p.dtype))))
             factors = {
-                side: _square(zeros, side)  # split over devices as the leaf is
+                side: _square(zeros, side)  # split over devices like the leaf
                 for side, axis in _AXIS.items()
                 if p.size and 1 < stack.shape[axis] <= largest
             }
@@ -144,9 +143,9 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
         return Kronecker(moment, metrics, jnp.zeros([], float))
 
     def relaxed(self, grads: PyTree[Array], aux: Kronecker, fraction: Share) -> Kronecker:
-        """The moments, after a refresh of the bases where one is due."""
+        """Refresh the bases if this is due, then update the moments."""
         grads = widened(grads)  # both moments must see the same rounding
-        # The step before has used the old bases, so that no gradient is seen in bases of its own.
+        # The refresh uses past gradients only, so no gradient enters V in bases that it changed.
         due = (aux.age > 0) & (jnp.round(aux.age) % self.precondition_frequency == 0)
         metrics = jax.lax.cond(
             due,
@@ -165,9 +164,9 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
         return Kronecker(mu, metrics, aux.age + fraction)
 
     def aged(self, aux: Kronecker, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
-        """Both moments change by their mean age times the change of what they average.
+        """Each moment changes by its mean age times the change of the quantity it averages.
 
-        The bases do not: this is Adam's counter-term in them.
+        The bases do not change: this is Adam's counter-term in the eigenbases.
         """
         self.check_off(nesterov=self.nesterov)
 
@@ -184,7 +183,7 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
         return Kronecker(mu, metrics, None)  # type: ignore[arg-type]
 
     def along(self, mean: PyTree[Array], aux: Kronecker) -> PyTree[Array]:
-        """`Q_L u Q_R^H`; 0 while nothing has been seen."""
+        """`Q_L u Q_R^H`; 0 before the first gradient."""
         total = self.b2.weight(aux.age)
 
         def leaf(m: Array, stack: Stack, metric: Metric) -> Array:
@@ -199,7 +198,7 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
 
 
 def _by_leaf(metrics: Metric, tree: PyTree[Array]) -> PyTree[Metric]:
-    """For each leaf of `tree` what the trees of `metrics` hold in its place."""
+    """A tree like `tree` with one `Metric` for each leaf."""
 
     def known(_: Array, *sides: Any) -> dict[str, Array]:
         return {side: x for side, x in zip(_AXIS, sides, strict=True) if not is_absent(x)}
@@ -241,7 +240,7 @@ def _seen(metric: Metric, g: Array, kept: Any, kept_of_factors: Any) -> Metric:
 
 
 def _averaged(moment: PyTree[Array], seen: PyTree[Array], kept: Any) -> PyTree[Array]:
-    """A moment in its own dtype: a clock counts in the default one, which may be wider."""
+    """`averaged` in the moment's own dtype, since `kept` may have a wider one."""
     found = averaged(moment, seen, kept)
     return jax.tree.map(lambda new, old: new.astype(old.dtype), found, moment)
 
@@ -252,13 +251,13 @@ def _square(g: Array, side: str) -> Array:
 
 
 def _any(factors: dict[str, Array]) -> Bool[Array, ""]:
-    """Whether a gradient has been seen, told by a trace."""
+    """Whether a nonzero gradient has been seen: the trace of a factor is not 0."""
     factor = next(iter(factors.values()))
     return jnp.sum(jnp.trace(factor, axis1=-2, axis2=-1)) != 0
 
 
 def _singular_vectors(g: Array, bases: dict[str, Array]) -> dict[str, Array]:
-    """Of a gradient: the eigenvectors of its factors, to the accuracy of `g`, not of a square."""
+    """The eigenvectors of both factors of a gradient; an SVD is more accurate than its square."""
     u, _, vh = jnp.linalg.svd(g)
     found = {"left": u, "right": _adjoint(vh)}
     return {side: found[side] for side in bases}
@@ -284,7 +283,7 @@ def _turned(matrices: Array, bases: dict[str, Array]) -> Array:
 
 
 def _known(matrices: Array) -> Array:
-    """The matrices with 0 in the place of entries that cannot be told from rounding."""
+    """The matrices with 0 for every entry that is 0 to rounding, relative to the largest."""
     size = jnp.abs(matrices)
     largest = jnp.max(size, axis=(-2, -1), keepdims=True, initial=0.0)
     rounding = sum(matrices.shape[-2:]) ** 0.5 * jnp.finfo(matrices.dtype).eps
@@ -292,7 +291,7 @@ def _known(matrices: Array) -> Array:
 
 
 def _product(a: Array, b: Array) -> Array:
-    """In full precision: bases must stay orthogonal."""
+    """`a @ b` in full precision, so that bases stay orthogonal."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -32,14 +32,14 @@ DION = (
     (2.8769, -3.1427, 1.2046),
     (2.8366, -3.0525, 1.2012),
 )
-"""One polynomial for each Newton-Schulz step, in place of the same for all: optax's "dion"."""
+"""A polynomial of its own for each Newton-Schulz step: optax's preset "dion"."""
 PRESETS: dict[str, Any] = {"standard": (3.4445, -4.7750, 2.0315), "dion": DION}
 
 Preconditioning = Literal["frobenius", "spectral", "aol", "schatten"]
 
 
 def _triples(given: Any) -> Any:
-    """A preset, or numbers, as tuples, which can be hashed; a word that is no preset as it is."""
+    """A preset, or numbers, as hashable tuples; an unknown name is returned unchanged."""
     if isinstance(given, str):
         return PRESETS.get(given, given)
     rows = np.asarray(given)
@@ -49,43 +49,43 @@ def _triples(given: Any) -> Any:
 class SpectralFlow(AlongMoment, AbstractFlow):
     r"""Muon's flow: $\dot W = -s\,\mathrm{polar}(\hat M) - wW$ for every leaf, a matrix $W$.
 
-    $\tau\dot M = G - M$ with $\tau = -h/\ln b$, $\hat M$ divided by the weight of what it has seen,
+    $\tau\dot M = G - M$ with $\tau = -h/\ln b$; $\hat M$ is $M$ with bias correction, and
     $s = \sqrt{\max(1, \text{outputs}/\text{inputs})}$. A learning rate is the spectral length of a
     step. Once the moment has settled, $\dot W = -s\,\mathrm{polar}(G)$.
 
-    Its parts, each solved exactly but for the decay: `moments` and `drift`, as of Adam's flow.
-    Composed in this order they are the part of `optax.contrib.muon` that moves matrices.
+    The parts, each solved exactly apart from the decay, are `moments` and `drift`, as in Adam's
+    flow. Composed in this order they are the part of `optax.contrib.muon` that moves matrices.
 
     Args:
-      b1: what a step keeps of the moment, in [0, 1); or `LogTime(r)`.
+      b1: the fraction of the moment that a step keeps, in [0, 1); or `LogTime(r)`.
       ns_steps: Newton-Schulz steps that approximate the polar factor: singular values above
-        about 0.003 of the norm end between about 0.7 and 1.2, not at 1. None for the polar factor
-        itself, by an SVD, whose derivative (which counter-terms need) is $U(A/(s_i + s_j))V^T$ with
-        $A = U^TNV - V^TN^TU$; singular values below `floor` times the largest are raised to that in
-        it.
-      ns_coeffs: the coefficients of the steps, one triple or one a step; "standard" or "dion".
-      preconditioning: what a matrix is divided by before: see `optax.contrib.muon`.
-      eps: added to that.
+        about 0.003 of the norm end between about 0.7 and 1.2, not at 1. None for the exact polar
+        factor, by an SVD. Its derivative along $N$, which counter-terms need, is
+        $U(A/(s_i + s_j))V^T$ with $A = U^TNV - V^TN^TU$; there singular values below `floor` times
+        the largest are raised to that value.
+      ns_coeffs: the coefficients of the steps: one triple, one for each step, "standard" or "dion".
+      preconditioning: the divisor of a matrix before these steps, see `optax.contrib.muon`.
+      eps: added to this divisor.
       weight_decay: $w$, decoupled: a number, or a schedule of the number of steps.
-      mask: a tree of booleans like the parameters, or a function of them: what to decay.
-      nesterov: look ahead in the moment. Then both parts see the gradient.
+      mask: the leaves that decay: a tree of booleans like the parameters, or a function of them.
+      nesterov: look ahead in the moment. Then both parts use the gradient.
       adaptive: multiply by the dual norm $\langle\hat M, \mathrm{polar}(\hat M)\rangle$: steepest
-        descent of a quadratic model, which slows down where the gradient fades. As in optax
-        that is one number for all matrices of a leaf.
-      consistent_rms: $c$ for $s = c\sqrt{\max(\text{inputs}, \text{outputs})}$, by which the update
-        of every matrix has the same root mean square.
+        descent of a quadratic model, which slows down where the gradient fades. As in optax, all
+        matrices of a leaf share this number.
+      consistent_rms: $c$ in $s = c\sqrt{\max(\text{inputs}, \text{outputs})}$, which gives the
+        updates of all matrices the same root mean square; None for the $s$ above.
       dimensions: which axes of a leaf make the matrix (`optax.contrib.MuonDimensionNumbers`, one
         for all leaves, a tree of them, or a function of the parameters); all others are batches of
-        matrices. A kernel of a convolution: `MuonDimensionNumbers((0, 1, 2), 3)`.
+        matrices. For a convolution kernel: `MuonDimensionNumbers((0, 1, 2), 3)`.
       mu_dtype: dtype of the moment; None for that of the parameters.
-      noise: $\tau \ge 0$, damps what is noise: with $N = G - \hat M$, the gradient less the moment
-        that has seen it, $\mathrm{polar}(\hat M)$ becomes
-        $\hat M(\hat M^H\hat M + \tau^2N^HN)^{-1/2}$ (of a wide matrix its transpose), a block of
+      noise: $\tau \ge 0$, the strength of a damping of noise. The noise is $N = G - \hat M$, the
+        gradient minus the moment that includes it. $\mathrm{polar}(\hat M)$ becomes
+        $\hat M(\hat M^H\hat M + \tau^2N^HN)^{-1/2}$ (for a wide matrix, its transpose), a block of
         the polar factor of $\hat M$ and $\tau N$ stacked along the longer side. A direction without
         noise moves at unit speed, one whose noise is $\sigma$ times its mean at
-        $1/\sqrt{1 + \tau^2\sigma^2}$. Needs `nesterov`, looks at one gradient, and takes up to
-        twice as long as `polar`.
-      floor: of the singular values, in the derivative of the exact polar factor.
+        $1/\sqrt{1 + \tau^2\sigma^2}$. Needs `nesterov`, uses one gradient, and takes up to twice as
+        long as `polar`.
+      floor: the least singular value, relative to the largest, in the derivative (see `ns_steps`).
 
     Raises:
       ValueError: `b1` outside [0, 1), a negative `weight_decay` or `noise`, `noise` without
@@ -117,7 +117,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
             check_positive(consistent_rms=self.consistent_rms)
         check_least(0, eps=self.eps, floor=self.floor, noise=self.noise)
         if self._damps and not self.nesterov:
-            raise ValueError("noise looks at the gradient beside the moment: pass nesterov=True.")
+            raise ValueError("noise compares gradient and moment in a drift: pass nesterov=True.")
         if np.shape(self.ns_coeffs)[-1:] != (3,):
             raise ValueError(
                 f"ns_coeffs is {self.ns_coeffs!r}; it must be a triple, a triple for each step, or "
@@ -125,8 +125,8 @@ class SpectralFlow(AlongMoment, AbstractFlow):
             )
 
     def init(self, params: PyTree[Array]) -> Moments:
-        """A zero moment, one copy of the parameters; there is no second."""
-        each(self.dimensions, lambda leaf, stack: None, params)  # refused now, not in a step
+        """A zero first moment, no second one. Memory: one copy of the parameters."""
+        each(self.dimensions, lambda leaf, stack: None, params)  # refuses a leaf that is no matrix
         return Moments(moment_like(params, self.b1, self.mu_dtype), (), jnp.zeros([], float))
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
@@ -148,7 +148,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
         return each(self.dimensions, self._along, mean)
 
     def direction(self, params: PyTree[Array], aux: Moments, objective: Objective) -> PyTree[Array]:
-        """`s polar(m)`, damped by what the gradient has beside the moment."""
+        """`s polar(m)`, damped by the difference of gradient and moment."""
         mean = self.mean(params, aux, objective)
         if not self._damps:
             return self.along(mean, aux)
@@ -165,16 +165,16 @@ class SpectralFlow(AlongMoment, AbstractFlow):
         return each(self.dimensions, self._along, mean, noise)
 
     def aged(self, aux: Moments, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
-        """The moment changes by its mean age times the change of what it averages."""
-        self.check_off(nesterov=self.nesterov)  # and so without noise
+        """The moment changes by its mean age times the change of the gradient."""
+        self.check_off(nesterov=self.nesterov)  # this excludes noise too
         return Moments(aged(aux.mu, back, self.b1, aux.age), (), None)  # type: ignore[arg-type]
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
-        """The polar factor of the gradient; no memory is looked at."""
+        """The polar factor of the gradient; the moment is not used."""
         return self.along(objective.here(z[0]), z[1])
 
     def _along(self, mean: Array, stack: Stack, noise: Array | None = None) -> Array:
-        """Of one leaf."""
+        """The direction of one leaf."""
         if not mean.size:
             return mean
         matrices = stacked = stack.matrices(mean)
@@ -197,7 +197,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
 
     def _newton_schulz(self, matrices: Array) -> Array:
         eps = jnp.maximum(self.eps, jnp.finfo(matrices.dtype).tiny)  # in float16 1e-8 is 0
-        # optax's, of a moment without memory
+        # optax's iteration, with a moment that keeps nothing
         steps = optax.contrib.scale_by_muon(
             self.ns_coeffs,
             self.ns_steps,
@@ -207,7 +207,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
             preconditioning=self.preconditioning,
             weight_dimension_numbers=MuonDimensionNumbers(1, 2),
         )
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a number to its count
+        with jax.numpy_dtype_promotion("standard"):  # optax computes beta**count
             return steps.update(matrices, steps.init(matrices))[0]
 
 
@@ -215,9 +215,9 @@ class SpectralFlow(AlongMoment, AbstractFlow):
 def polar(matrix: Inexact[Array, "m n"], floor: float) -> Inexact[Array, "m n"]:
     r"""The polar factor $UV^T$ of $USV^T$, the nearest matrix with orthonormal rows or columns.
 
-    Where singular values vanish it is not unique and its derivative is not bounded. Here a singular
-    value of 0 (to rounding) counts 0, so that the polar factor of 0 is 0, and the derivative takes
-    those below `floor` times the largest for that. Real or complex.
+    Where singular values vanish it is not unique and its derivative is not bounded. Here directions
+    with a singular value of 0 (to rounding) are left out, so the polar factor of 0 is 0, and the
+    derivative raises singular values to at least `floor` times the largest. Real or complex.
     """
     u, _, v, known = _factors(matrix)
     return (u * known) @ v
@@ -231,8 +231,8 @@ def _polar_derivative(floor: float, primals: tuple, tangents: tuple) -> tuple[Ar
     safe = jnp.where(s == 0, 1.0, s)
     inner = u.conj().T @ tangent @ v.conj().T
     turn = (inner - inner.conj().T) / (safe[:, None] + safe[None, :])
-    left = tangent @ v.conj().T - u @ inner  # what leaves the columns of u
-    right = u.conj().T @ tangent - inner @ v  # what leaves the rows of v
+    left = tangent @ v.conj().T - u @ inner  # the part outside the columns of u
+    right = u.conj().T @ tangent - inner @ v  # the part outside the rows of v
     change = u @ turn @ v + (left / safe) @ v + (u / safe) @ right
     return (u * known) @ v, jnp.where(jnp.any(known), change, 0.0)
 

@@ -18,17 +18,17 @@ from .flow import Moved, Share, State
 
 
 class AlongMoment(abc.ABC):
-    """What flows along a first moment share, with decoupled weight decay; a mixin.
+    """A mixin for flows along a first moment, with decoupled weight decay.
 
-    Its parts are `moments`, which relax to the gradient of a fixed point, and `drift`, in which the
-    parameters move and the moments are fixed. A subclass says how moments relax (`relaxed`), and
-    in which direction a moment leads (`along`).
+    The parts are `moments` (the moments relax while the parameters are fixed) and `drift` (the
+    parameters move while the moments are fixed). A subclass defines how moments relax (`relaxed`)
+    and the direction in which a moment leads (`along`).
 
     Attributes:
       b1: the clock of the first moment.
       weight_decay: a number, or a schedule of the number of steps.
-      mask: what to decay, as in `optax.add_decayed_weights`.
-      nesterov: whether to look ahead in the first moment. Then both parts see the gradient.
+      mask: the leaves that decay, as in `optax.add_decayed_weights`.
+      nesterov: whether to look ahead in the first moment. Then both parts use the gradient.
     """
 
     b1: Any
@@ -47,24 +47,24 @@ class AlongMoment(abc.ABC):
 
     @abc.abstractmethod
     def along(self, mean: PyTree[Array], aux: Any) -> PyTree[Array]:
-        """The direction that a gradient, or a mean of some, has in the metric of the flow."""
+        """The direction of a gradient, or of a mean of gradients, in the metric of the flow."""
 
     def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
         params, aux = z
         if name == "moments":
             return None, self.relaxed(objective.here(params), aux, fraction)
-        age = aux.age - 1  # of this step, which the moments have counted
+        age = aux.age - 1  # the moments have counted this step already
         along = self.decayed(self.direction(params, aux, objective), params, age)
         return self.drift(along, params, age, fraction * h), aux
 
     def direction(self, params: PyTree[Array], aux: Any, objective: Objective) -> PyTree[Array]:
-        """Where the first moment leads; 0 while it has seen nothing."""
+        """The direction in which the first moment leads; 0 before the first gradient."""
         return self.along(self.mean(params, aux, objective), aux)
 
     def drift(
         self, along: PyTree[Array], params: PyTree[Array], age: Array, time: Scalar
     ) -> PyTree[Array]:
-        """How far a direction leads in a time."""
+        """The update in a time along a direction."""
         return multiple(-time, along)
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
@@ -82,11 +82,11 @@ class AlongMoment(abc.ABC):
             )
 
     def owed(self, aux: Any) -> Array:
-        """Before the first gradient: the direction is not known."""
+        """True before the first gradient, when the direction is not known."""
         return aux.age == 0
 
     def mean(self, params: PyTree[Array], aux: Any, objective: Objective) -> PyTree[Array]:
-        """The first moment over the weight of what it has seen, ahead with `nesterov`."""
+        """The first moment with bias correction, looking ahead with `nesterov`."""
         total = self.b1.weight(aux.age)
         if not self.nesterov:
             return divided(aux.mu, total)
@@ -112,7 +112,7 @@ class AlongMoment(abc.ABC):
 def averaged(
     moment: PyTree[Array], grads: PyTree[Array], kept: Any, order: int = 1
 ) -> PyTree[Array]:
-    """A moment of which `kept` is left, the rest gradients, or their squares; as in optax."""
+    """`kept * moment + (1 - kept) * g` with `g` the gradients, or `|grads|**2` at order 2."""
     average = optax.tree.update_moment if order == 1 else optax.tree.update_moment_per_elem_norm
     with jax.numpy_dtype_promotion("standard"):  # moments may have dtypes of their own
         return average(grads, moment, kept, order)
@@ -124,12 +124,12 @@ def abs_square(g: Array) -> Array:
 
 
 def wide(grads: PyTree[Array], clock: Decay) -> PyTree[Array]:
-    """Gradients to be squared, as wide as their moment: float16 overflows, or loses small ones."""
+    """Gradients in the dtype of their second moment: squares over- or underflow in float16."""
     return jax.tree.map(lambda g: g.astype(clock.dtype(g.dtype)), grads)
 
 
 def divided(moment: PyTree[Array], total: Array) -> PyTree[Array]:
-    """`moment / total`, and 0 where nothing has been seen."""
+    """`moment / total`; 0 before the first gradient, where `total` is 0."""
     total = jnp.where(total == 0, 1.0, total)
     return jax.tree.map(lambda m: m / total.astype(m.dtype), moment)
 
@@ -137,9 +137,9 @@ def divided(moment: PyTree[Array], total: Array) -> PyTree[Array]:
 def settled(
     moment: PyTree[Array], clock: Decay, age: Scalar, limit: PyTree[Array]
 ) -> PyTree[Array]:
-    """A moment over the weight of what it has seen; at age 0, where that is 0/0, the limit."""
+    """A moment with bias correction; at age 0, where this is 0/0, the limit."""
     started = age > 0
-    # with derivatives too: both sides of a `where` must be finite
+    # both sides of a `where` must be finite, for the derivatives
     total = jnp.where(started, clock.weight(jnp.where(started, age, 1.0)), 1.0)
     return jax.tree.map(
         lambda m, g: jnp.where(started, m / total.astype(m.dtype), g.astype(m.dtype)),
@@ -159,13 +159,13 @@ def squares_change(g: Array, change: Array) -> Array:
 
 
 def aged(moment: PyTree[Array], change: PyTree[Array], clock: Decay, age: Scalar) -> PyTree[Array]:
-    r"""The change of a running average, given that of what it averages in a step.
+    r"""The change of a running average whose input changes by `change` in a step.
 
-    That times weight times mean age, $\sum_{k<n} (1-b)b^k(k + \tfrac12)$.
+    It is `change` times weight times mean age, $\sum_{k<n} (1-b)b^k(k + \tfrac12)$.
     """
     decay = jnp.asarray(clock.fixed(), float)
     positive = jnp.where(decay > 0, decay, 0.5)
-    # as exact as it can be, since 1 - b^n of b near 1 is rounding; the weight is the moment's own
+    # `expm1`, since 1 - b^n cancels for b near 1; `clock.weight` is the one that the moment uses
     seen = -jnp.expm1(age * jnp.log(positive))
     older = jnp.where(decay > 0, positive * seen / (1 - positive) - age * (1 - seen), 0.0)
     factor = older + 0.5 * clock.weight(age)

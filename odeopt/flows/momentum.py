@@ -1,8 +1,8 @@
 r"""Heavy-ball, Nesterov and relativistic flows.
 
 All three keep their momentum in units of the gradient, as optax's `trace` does: with the learning
-rate $h = k^2$ and $\mu = e^{-\gamma k}$, $m = -v/k$ for the velocity of
-$\ddot x + \gamma\dot x + \nabla E(x) = 0$ at time step $k$.
+rate $h = k^2$ and $\mu = e^{-\gamma k}$, $m = -v/k$ for the velocity $v$ of
+$\ddot x + \gamma\dot x + \nabla E(x) = 0$ with time step $k$.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -23,7 +23,7 @@ from .flow import AbstractFlow, Fused, Moved, Share, State, Substeps
 
 
 class Momentum(NamedTuple):
-    """What moves with the parameters of a heavy ball.
+    """The auxiliary variables of a heavy ball.
 
     Attributes:
       momentum: the momentum, in units of the gradient; a tree like the parameters.
@@ -39,12 +39,13 @@ class HeavyBallFlow(AbstractFlow):
 
     In the ball's own time, which runs in units of $\sqrt h$, this is
     $\ddot x + \gamma\dot x + \nabla E(x) = 0$ with friction $\gamma = -\ln\mu/\sqrt h$
-    (`flows.friction`): momentum and learning rate together say how strong the friction is, and
-    $n$ steps last $n\sqrt h$. Where friction dominates the ball follows gradient flow at the
-    effective rate $h/(1-\mu)$.
+    (`flows.friction`). Momentum and learning rate together set the friction, and $n$ steps last
+    $n\sqrt h$. Where friction dominates, the ball follows gradient flow at the effective rate
+    $h/(1-\mu)$.
 
-    Its parts, each solved exactly: `friction` ($m \to \mu m$), `kick` ($m \to m + \nabla E(x)$),
-    `drift` ($x \to x - hm$). Composed in this order they are optax's `sgd(h, momentum=mu)`.
+    The parts, each solved exactly, are `friction` ($m \to \mu m$), `kick`
+    ($m \to m + \nabla E(x)$) and `drift` ($x \to x - hm$). Composed in this order they are optax's
+    `sgd(h, momentum=mu)`.
 
     Args:
       momentum: $\mu$ in [0, 1), or `LogTime(r)` for friction that falls as $r/t$.
@@ -59,13 +60,13 @@ class HeavyBallFlow(AbstractFlow):
 
     parts: ClassVar[tuple[str, ...]] = ("friction", "kick", "drift")
     gradient_part: ClassVar[str | None] = "kick"
-    look_ahead: ClassVar[bool | None] = False  # of the fused step; None where there is none
+    look_ahead: ClassVar[bool | None] = False  # of the fused step; None without one
 
     def __check_init__(self) -> None:
         check_decay(momentum=self.momentum)
 
     def init(self, params: PyTree[Array]) -> Momentum:
-        """At rest. One copy of the parameters."""
+        """Zero momentum. Memory: one copy of the parameters."""
         return Momentum(moment_like(params, self.momentum, self.dtype), jnp.zeros([], float))
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
@@ -105,14 +106,14 @@ class HeavyBallFlow(AbstractFlow):
         return update, Momentum(momentum, age + 1), 0
 
     def drift(self, z: State, objective: Objective, h: Scalar, fraction: Share) -> PyTree[Array]:
-        """How far the part `drift` moves, during which its velocity is constant."""
+        """The update of the part `drift`, during which the velocity is constant."""
         return self.moved(z[1].momentum, h, fraction)
 
     def aged(self, aux: Momentum, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
         r"""The momentum changes by $\sum_{k<n}\mu^k(t_k/w + \tfrac12)\delta$.
 
-        $t_k$ is how long $k$ steps last at the ball's own clock, on which a step lasts as long as
-        the gradients in its momentum weigh.
+        On the ball's own clock a step lasts as long as the total weight of the gradients in its
+        momentum: $w$ for this step, and $t_k$ for the $k$ steps before it.
         """
         mu = self.momentum.fixed()
         age = aux.age
@@ -131,14 +132,14 @@ class HeavyBallFlow(AbstractFlow):
         return Resting(fraction * h * self.speed(z[1].momentum, h))
 
     def speed(self, momentum: PyTree[Array], h: Scalar) -> float | Array:
-        """What the momentum is multiplied with, beside -h."""
+        """The speed: a factor of the drift's velocity, 1 for a heavy ball."""
         return 1.0
 
 
 class Resting(NamedTuple):
-    """How far ahead of the end of a step the parameters of a heavy ball rest (`Strang`)."""
+    """The scalar that undoes the drift beyond the end of a step (`Strang`) of a heavy ball."""
 
-    time: Scalar  # what the momentum is multiplied with
+    time: Scalar  # a factor of the momentum
 
     def readout(self, params: PyTree[Array], aux: Momentum) -> PyTree[Array]:
         """The parameters at the end of the step."""
@@ -146,11 +147,11 @@ class Resting(NamedTuple):
 
 
 class NesterovFlow(HeavyBallFlow):
-    r"""Nesterov's momentum: the heavy ball, its gradient taken where momentum alone would lead.
+    r"""Nesterov's momentum: a heavy ball with the gradient at the point to which momentum leads.
 
-    That point, $y = x - h\mu m$, is what the parameters are, as in optax; `drift` is
+    The parameters are that point, $y = x - h\mu m$, as in optax; `drift` is
     $y \to y - h(\nabla E(y) + \mu m)$. The flow (the limit of small steps) is the heavy ball's.
-    Two parts look at the gradient, so there is no symmetric splitting; and the step is not
+    Two parts use the gradient, so there is no symmetric splitting; and the step is not
     conformally symplectic. The arguments are those of `HeavyBallFlow`.
     """
 
@@ -160,7 +161,7 @@ class NesterovFlow(HeavyBallFlow):
     def drift(self, z: State, objective: Objective, h: Scalar, fraction: Share) -> PyTree[Array]:
         """`-fraction h (g + mu m)`."""
         params, (momentum, age) = z
-        kept = self.momentum.retained(age - 1)  # of this step, which friction has counted
+        kept = self.momentum.retained(age - 1)  # friction has counted this step already
         ahead = jax.tree.map(lambda g, m: g + kept * m, objective.here(params), momentum)
         return multiple(-fraction * h, ahead)
 
@@ -188,7 +189,7 @@ class RelativisticFlow(HeavyBallFlow):
         check_least(0, delta=self.delta)
 
     def aged(self, aux: Momentum, grads: PyTree[Array], back: PyTree[Array]) -> PyTree[Array]:
-        """Not known: how long a step lasts at the ball's clock depends on all of its momentum."""
+        """Refused: the length of a step on the ball's clock depends on all of its momentum."""
         return AbstractFlow.aged(self, aux, grads, back)
 
     def speed(self, momentum: PyTree[Array], h: Scalar) -> Scalar:

@@ -18,12 +18,12 @@ from .moments import abs_square, aged, averaged, relaxation, settled, squares_ch
 
 
 class Squares(NamedTuple):
-    """What moves with the parameters in RMSprop's flow.
+    """The auxiliary variables of RMSprop's flow.
 
     Attributes:
       nu: the second moment, a tree like the parameters.
       age: steps since the start, as a real number.
-      mu: the first moment where the second is centered, else `()`.
+      mu: the first moment if the second is centered, else `()`.
       trace: the momentum, in units of the parameters; `()` where there is none.
     """
 
@@ -36,13 +36,13 @@ class Squares(NamedTuple):
 class RMSpropFlow(AbstractFlow):
     r"""RMSprop's flow: $\dot x = -g/\sqrt{v + \epsilon}$, $\tau\dot v = g^2 - v$.
 
-    $\tau = -h/\ln b$ for the decay $b$ per step. Centered: $v - |m|^2$ in place of $v$, with
-    $\tau\dot m = g - m$; where that is negative it counts as 0. With momentum $\mu$ the
+    $\tau = -h/\ln b$ for the decay $b$ per step. With `centered`, $v - |m|^2$ replaces $v$, with
+    $\tau\dot m = g - m$; a negative difference counts as 0. With momentum $\mu$ the
     update itself is accumulated: $h\dot x = p$, $h\dot p = p\ln\mu - hg/\sqrt{v + \epsilon}$. At
     $t = 0$ the field is $-g/\sqrt\epsilon$, unless there is bias correction or an `initial_scale`.
 
-    Its parts: `moments`, solved exactly, and `descent`, a step of Euler's method; composed in this
-    order they are `optax.rmsprop`. Both look at the gradient: there is no symmetric splitting.
+    The parts are `moments`, solved exactly, and `descent`, a step of Euler's method. Composed in
+    this order they are `optax.rmsprop`. Both use the gradient: there is no symmetric splitting.
 
     The arguments are those of `odeopt.rmsprop`.
 
@@ -70,7 +70,7 @@ class RMSpropFlow(AbstractFlow):
             check_decay(momentum=self.momentum)
 
     def init(self, params: PyTree[Array]) -> Squares:
-        """One copy of the parameters; one more each if `centered` and with momentum."""
+        """Memory: a copy of the parameters, one more if `centered`, and one more with momentum."""
         return Squares(
             optax.tree.full_like(moment_like(params, self.decay), self.initial_scale),
             jnp.zeros([], float),
@@ -79,7 +79,7 @@ class RMSpropFlow(AbstractFlow):
         )
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
-        """`(-h g / sqrt(v + eps), -(g - m) ln b, -(g^2 - v) ln b)`, with momentum if there is."""
+        """`(-h g / sqrt(v + eps), -(g - m) ln b, -(g^2 - v) ln b)`, and the momentum if any."""
         params, aux = z
         grads = objective.here(params)
         rate = self.decay.forgetting(aux.age)
@@ -122,7 +122,7 @@ class RMSpropFlow(AbstractFlow):
         """The second moment changes by its mean age times the change of the square."""
         if self.centered or self.momentum is not None:
             raise ValueError(
-                "The counter-term of RMSpropFlow with centered or momentum is not known: drop it."
+                "The counter-term of RMSpropFlow with centered or momentum is not known: omit both."
             )
         squares = jax.tree.map(squares_change, grads, back)
         nu = aged(aux.nu, squares, self.decay, aux.age)
@@ -138,7 +138,7 @@ class RMSpropFlow(AbstractFlow):
             nu = jax.tree.map(lambda v, m: v - abs_square(m), nu, mu)
 
         def leaf(v: Array, g: Array) -> Array:
-            v = jnp.where(jnp.real(v) < 0, 0, v)  # a Runge-Kutta stage may leave the averages
+            v = jnp.where(jnp.real(v) < 0, 0, v)  # it may be negative at a Runge-Kutta stage
             below = v + self.eps if self.eps_in_sqrt else jnp.sqrt(v) + self.eps
             below = jnp.where(below == 0, 1, below)  # float16 rounds eps to 0
             over = jax.lax.rsqrt(below) if self.eps_in_sqrt else 1 / below

@@ -1,4 +1,4 @@
-"""Every leaf moves in a unit of length of its own."""
+"""A flow in which every leaf has its own unit of length."""
 
 import math
 from typing import Any, ClassVar, NamedTuple
@@ -18,13 +18,13 @@ from .wrapper import AbstractWrapper
 
 
 class Unit(NamedTuple):
-    """What moves with the parameters in a flow with units.
+    """The auxiliary variables of a flow with units.
 
     Attributes:
-      base: auxiliary variables of the flow that is measured in them.
-      start: of each leaf, its size when it first moved; 0 before.
-      slope: of each leaf, a running mean of the norm of its gradient; `()` with a constant decay.
-      steepest: of each leaf, the largest `slope` so far; `()` with a constant decay.
+      base: auxiliary variables of the base flow.
+      start: for each leaf, its initial size `s_0`, set when it first moves; 0 before.
+      slope: for each leaf, a running mean of the norm of its gradient; `()` with a constant decay.
+      steepest: for each leaf, the largest `slope` so far; `()` with a constant decay.
     """
 
     base: PyTree[Array]
@@ -39,39 +39,39 @@ _RATE = 0.1  # of the running mean
 class UnitFlow(AbstractWrapper):
     r"""A flow in units of each leaf's own size, with weight decay per unit of length.
 
-    $\dot x = \ell(x)\,u - \omega\,\mathrm{RMS}(u)\,x$, where $u$ is the velocity of `base`, for
-    which a flow of unit speed is meant (Adam's, Muon's): a learning rate is then a distance in
-    units. The unit of a leaf is $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(x))}$. Of leaves of two or
-    more axes $s_0$ is the larger of the root mean square before the first step and
-    $0.5/\sqrt{\max(\text{inputs}, \text{outputs})}$, outputs being the last axis, so that zeros can
-    move. Of vectors and scalars it is 0.1, since with the gains of a normalization, which start at
-    1, a network would collapse at three times a good rate. (With $s_0$ itself as the unit a leaf
-    that must grow far is slow; with its present size it grows without bound.)
+    $\dot x = \ell(x)\,u - \omega\,\mathrm{RMS}(u)\,x$, where $u$ is the velocity of `base`. If
+    `base` has unit speed (Adam's and Muon's flow do), a learning rate is a distance in units. The
+    unit of a leaf is $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(x))}$. For leaves with two or more
+    axes, the initial size $s_0$ is the larger of the root mean square before the first step and
+    $0.5/\sqrt{\max(\text{inputs}, \text{outputs})}$ (outputs is the last axis), so that zeros can
+    move. For vectors and scalars it is 0.1: the gains of a normalization start at 1, and with
+    $s_0 = 1$ a network would collapse at three times a good rate. (With $s_0$ itself as the unit, a
+    leaf that must grow far is slow; with its present size, it grows without bound.)
 
-    A leaf that rests does not decay, and one whose velocity keeps its direction grows to
-    $s_0/\omega^2$, where both terms cancel, and no further, whatever its speed. It grows as the
-    gradients of all leaves fade: with $g$ the running mean of the norm of one (rate 0.1), $\hat g$
-    the largest $g$ so far, $r$ the least $\hat g/g$ of all leaves that had a gradient, and $f$ =
-    `fading`, $\omega = w\min(1, \max(1/f, (r/f)^2))$. Data that are fitted exactly, which need
-    decay, have gradients that fade. A leaf that vanishes takes its own gradient, and those of its
-    neighbours, with it: the least faded one tells the two apart.
+    A leaf that does not move does not decay. A leaf whose velocity keeps its direction grows to
+    $s_0/\omega^2$ at any speed; there both terms cancel. The decay $\omega$ grows as the gradients
+    of all leaves fade. Let $g$ be the running mean of the norm of a leaf's gradient (rate 0.1),
+    $\hat g$ the largest $g$ so far, $r$ the least $\hat g/g$ of all leaves that had a gradient, and
+    $f$ = `fading`; then $\omega = w\min(1, \max(1/f, (r/f)^2))$. Gradients fade when data are
+    fitted exactly, which needs decay. They also fade near a leaf that vanishes, which does not. The
+    least faded leaf tells the two cases apart.
 
-    It has no field before the first step, only the parts of `base`: step it by `solvers.Lie()`, or
-    where `fading` is 1 by another splitting.
+    The flow has no field, only the parts of `base`: use `solvers.Lie()`, or another splitting if
+    `fading` is 1.
 
     Args:
-      base: a flow with parts of which one moves the parameters.
+      base: a flow with parts, one of which moves the parameters.
       weight_decay: $w \ge 0$, decoupled, per unit of length.
-      fading: $f \ge 1$: decay is whole where all gradients have faded by that factor, and before
-        at least the f-th part; 1 for a constant decay.
+      fading: $f \ge 1$: the decay is full once all gradients have faded by this factor, and at
+        least $1/f$ of that before; 1 for a constant decay.
 
     Raises:
       ValueError: a negative decay; `fading` below 1; in `update`, a solver other than a splitting.
 
-    References: steps relative to the present size of a leaf are those of Adafactor
-    (arXiv:1804.04235) and LAMB (arXiv:1904.00962); of the geometric mean with its start no earlier
-    use was found. A decay over the norm of the gradient is AdamS's (arXiv:2011.11152);
-    relative to the largest norm, between two bounds and per unit of length it is ours.
+    References: Adafactor (arXiv:1804.04235) and LAMB (arXiv:1904.00962) take steps relative to the
+    present size of a leaf; no earlier use of the geometric mean with the initial size was found.
+    AdamS (arXiv:2011.11152) divides the decay by the norm of the gradient; the form relative to
+    the largest norm, between two bounds and per unit of length, is ours.
     """
 
     base: AbstractFlow
@@ -87,14 +87,14 @@ class UnitFlow(AbstractWrapper):
 
     @property
     def gradient_part(self) -> str | None:  # type: ignore[override]
-        """That of `base`; None where the decay looks at the gradient too."""
+        """The gradient part of `base`; None if the decay uses the gradient too."""
         return None if self._fades else self.base.gradient_part
 
     def inner(self, aux: Unit) -> PyTree[Array]:
         return aux.base
 
     def init(self, params: PyTree[Array]) -> Unit:
-        """Nothing known yet: up to three scalars for each leaf, beside what `base` holds."""
+        """Zeros. Memory: up to three scalars for each leaf, beside the memory of `base`."""
         start, *known = (
             jax.tree.map(lambda _: jnp.zeros([], float), params)  # a buffer each
             for _ in range(3 if self._fades else 1)
@@ -102,11 +102,11 @@ class UnitFlow(AbstractWrapper):
         return Unit(self.base.init(params), start, *known)
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
-        """Refused: the unit is read off the first step."""
+        """Refused: only a splitting can set the units in its first step."""
         return AbstractFlow.increment(self, z, objective, h)
 
     def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
-        """The part of `base` in units, with the decay where it moves the parameters."""
+        """A part of `base` in units; the one that moves the parameters includes the decay."""
         params, aux = z
         moved, base = self.base.part(name, (params, aux.base), objective, h, fraction)
         if moved is None:
@@ -132,14 +132,14 @@ class UnitFlow(AbstractWrapper):
         return self.fading > 1 and not is_zero(self.weight_decay)
 
     def _share(self, aux: Unit) -> Scalar:
-        """The share of the decay that acts, by what remains of the least faded gradient."""
+        """The share `omega / w` of the decay that acts, from the least faded gradient."""
         remains = jax.tree.leaves(jax.tree.map(ratio, aux.slope, aux.steepest))
         most = jnp.max(jnp.stack([0.0, *remains]))
         return 1 / jnp.clip((self.fading * most) ** 2, 1.0, self.fading)
 
 
 def _looked(aux: Unit, gradient: PyTree[Array]) -> Unit:
-    """The running mean with this gradient; the first one is its start."""
+    """Update the running means with this gradient; the first gradient starts them."""
 
     def leaf(slope: Array, steepest: Array, x: Array) -> Array:
         now = norm(x).astype(slope.dtype)
@@ -151,12 +151,12 @@ def _looked(aux: Unit, gradient: PyTree[Array]) -> Unit:
 
 
 def _size(leaf: Array) -> Scalar:
-    """Its root mean square; 0 where it is empty."""
+    """The root mean square of a leaf; 0 if it is empty."""
     return root(inner(leaf, leaf) / max(entries(leaf), 1))
 
 
 def _first(leaf: Array, size: Scalar) -> Scalar:
-    """The size at the start, by which the unit is measured."""
+    """The initial size of a leaf, which sets its unit."""
     if leaf.ndim < 2 or not leaf.size:
         return jnp.full_like(size, 0.1)
     outputs = leaf.shape[-1]

@@ -1,4 +1,4 @@
-"""Flows made of another flow."""
+"""Flows that wrap another flow."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,11 +17,11 @@ from .flow import AbstractFlow, Fused, Moved, Share, State, Substeps
 class AbstractWrapper(AbstractFlow):
     """A flow that changes the parts or the auxiliary variables of `base`.
 
-    It forwards what stays true of it: neither the fused step nor the potential of `base`, which
-    know nothing of the change. A subclass overrides the hooks it needs:
+    It forwards what the change leaves true, so neither the fused step nor the potential of `base`.
+    A subclass overrides the hooks it needs:
 
     - `inner(aux)` and `outer(aux, inner)`: the auxiliary variables of `base` within its own.
-    - `moved(inner)`: its own increment, given that of `base`.
+    - `moved(inner)`: its own increment, given the increment of `base`.
 
     Attributes:
       base: the flow.
@@ -40,7 +40,7 @@ class AbstractWrapper(AbstractFlow):
 
     @property
     def each(self) -> Sequence[AbstractFlow]:
-        """Those of `base`, changed in the same way."""
+        """The flows of `base`, each changed in the same way."""
         return [dataclasses.replace(self, base=base) for base in self.base.each]
 
     def inner(self, aux: PyTree[Array]) -> PyTree[Array]:
@@ -48,11 +48,11 @@ class AbstractWrapper(AbstractFlow):
         return aux
 
     def outer(self, aux: PyTree[Array], inner: PyTree[Array]) -> PyTree[Array]:
-        """`aux` with those of `base` replaced."""
+        """`aux` with the auxiliary variables of `base` replaced by `inner`."""
         return inner
 
     def moved(self, inner: PyTree[Array]) -> PyTree[Array]:
-        """The increment of the auxiliary variables, given that of those of `base`."""
+        """The increment of the auxiliary variables, given that of the variables of `base`."""
         return inner
 
     def seen(self, objective: Any, h: Scalar) -> Any:
@@ -75,7 +75,7 @@ class AbstractWrapper(AbstractFlow):
         return self.base.looks_again(name, moved)
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
-        """That of `base`, for the unchanged loss."""
+        """The `descent` of `base`, for the unchanged loss."""
         return self.base.descent((z[0], self.inner(z[1])), objective, seen=seen)
 
     def heading(self, z: State) -> PyTree[Array]:
@@ -94,13 +94,13 @@ class AbstractObjectiveWrapper(AbstractWrapper):
     has: ClassVar[Any] = property(attrgetter("base.has"))
 
     def around(self, change: Callable[[AbstractFlow], AbstractFlow]) -> AbstractFlow:
-        """The change of `base` within: what changes the flow commutes with the objective."""
+        """Change `base`: a change of the flow commutes with the change of the objective."""
         return dataclasses.replace(self, base=self.base.around(change))
 
     def fused(self, substeps: Substeps, z: State, objective: Objective, h: Scalar) -> Fused:
         def step(objective: Objective, z: State, h: Scalar) -> Any:
             at_once = self.base.fused(substeps, z, self.seen(objective, h), h)
-            return None if at_once is None else at_once[:2]  # its own count is of a plain objective
+            return None if at_once is None else at_once[:2]  # its count assumes a plain objective
 
         found = step(objective, z, h)
         return None if found is None else (*found, count_gradients(step, z, h, given=True))

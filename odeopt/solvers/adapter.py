@@ -1,4 +1,4 @@
-"""What a method's diffrax class has in common with every other."""
+"""The parts that the diffrax classes of all methods share."""
 
 import abc
 from collections.abc import Callable
@@ -11,30 +11,30 @@ from ..lanczos import flatten, unflatten
 
 
 class FlatTerm(diffrax.AbstractTerm):
-    """A term whose state is one real vector, for what takes neither complex nor mixed dtypes.
+    """A term whose state is one real vector, for code without complex or mixed dtypes.
 
-    Linear solvers do not promote, and a field need not be holomorphic: its Jacobian is a linear map
-    of real and imaginary parts.
+    Linear solvers do not promote dtypes. And a field need not be holomorphic: its Jacobian is then
+    linear only as a map of real and imaginary parts.
     """
 
-    term: diffrax.AbstractTerm  # of trees
-    like: PyTree[Array]  # of their shapes and dtypes
+    term: diffrax.AbstractTerm  # the term on trees
+    like: PyTree[Array]  # a tree with the shapes and dtypes of its state
 
     def vf(self, t: Any, y: Array, args: Any) -> PyTree[Array]:
-        """That of the term, a tree."""
+        """The vector field of the term, a tree."""
         return self.term.vf(t, unflatten(y, self.like), args)
 
     def contr(self, t0: Any, t1: Any, **kwargs: Any) -> PyTree[Array]:
-        """That of the term: where diffrax integrates backwards, it carries the sign."""
+        """The control of the term; it carries the sign when diffrax integrates backwards."""
         return self.term.contr(t0, t1, **kwargs)
 
     def prod(self, vf: PyTree[Array], control: PyTree[Array]) -> Array:
-        """A flat vector."""
+        """The product by the term, as a flat vector."""
         return flatten(self.term.prod(vf, control))
 
 
 class Reached(NamedTuple):
-    """Where a step has led, and what dense output needs beside both ends."""
+    """The end of a step, and the data that dense output needs beside both ends."""
 
     y1: PyTree[Array]
     result: Any = diffrax.RESULTS.successful
@@ -60,7 +60,7 @@ class AbstractAdapter(diffrax.AbstractSolver):
         return self.method.order  # type: ignore[attr-defined]
 
     def init(self, *args: Any) -> None:
-        """No memory: every step starts anew."""
+        """No memory: every step is a fresh start."""
 
     @abc.abstractmethod
     def reached(self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any) -> Reached:

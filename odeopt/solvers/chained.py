@@ -16,20 +16,20 @@ from .splitting import Lie
 
 
 class Chained(AbstractMethod):
-    r"""A one-gradient method that is handed the mean gradient of another method's step.
+    r"""A one-gradient method that gets the mean gradient of another method's step.
 
     `inner` takes a step along gradient flow, whose mean gradient is
     $g^* = (x - \Phi_h(x))/h = \sum_ib_ig_i$ for a Runge-Kutta method; `outer` then steps its own
-    flow with $g^*$ in place of the gradient. It is what an optax user gets by chaining momentum
-    after a solver, and *not* a solver of the flow with momentum: the order is 1.
+    flow with $g^*$ in place of the gradient. An optax user gets the same by chaining momentum
+    after a solver. It is *not* a solver of the flow with momentum: the order is 1.
 
     Args:
       inner: a method for gradient flow.
       outer: a method that takes one gradient, at the start of its step.
 
     Raises:
-      ValueError: an `outer` of several gradients.
-      TypeError: something that is no method (`as_method` makes one of a solver).
+      ValueError: an `outer` that takes several gradients.
+      TypeError: an argument that is no method (`as_method` converts a solver).
     """
 
     inner: AbstractMethod
@@ -40,8 +40,8 @@ class Chained(AbstractMethod):
         check_kind(AbstractMethod, such_as, inner=self.inner, outer=self.outer)
         if self.outer.gradients_per_step != 1:
             raise ValueError(
-                f"outer is {type(self.outer).__name__}, which takes more than one gradient a step; "
-                "it is given the mean gradient alone: use `solvers.Lie()`."
+                f"outer is {type(self.outer).__name__}, which takes more than one gradient a step, "
+                "but it gets the mean gradient alone: use `solvers.Lie()`."
             )
 
     order: ClassVar[int] = 1
@@ -64,7 +64,7 @@ class Chained(AbstractMethod):
         still = h == 0  # no move: the mean gradient is the gradient
         safe = jnp.where(still, 1.0, h)
 
-        def leaf(u: Array, g: Array) -> Array:  # in float16 one over a small step overflows
+        def leaf(u: Array, g: Array) -> Array:  # in float16 1/h overflows for small h
             return jnp.where(
                 still, g, scaled(-1 / safe, u.astype(wide_dtype(u.dtype))).astype(g.dtype)
             )

@@ -13,7 +13,7 @@ class Coefficients(NamedTuple):
     Attributes:
       first: $\tilde\mu_1$.
       rows: `(stages - 1, 5)`: $\mu_j, \nu_j, \tilde\mu_j, \tilde\gamma_j$ of stage $j = 2 \ldots s$
-        and $c_{j-1}$, the time at which it looks at the field.
+        and $c_{j-1}$, the time at which it evaluates the field.
       limit: the stability limit R on the real axis.
     """
 

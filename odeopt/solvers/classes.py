@@ -1,7 +1,7 @@
-"""The named explicit methods as diffrax solver classes: what diffrax runs of `ExplicitRungeKutta`.
+"""The named explicit methods of `ExplicitRungeKutta` as diffrax solver classes.
 
-Where diffrax has a method, its own class is subclassed and its tableau used, so that dense output,
-adaptive steps and `diffrax.diffeqsolve` behave as users of diffrax know them.
+If diffrax has a method, the class here subclasses diffrax's and uses its tableau, so that dense
+output, adaptive steps and `diffrax.diffeqsolve` behave as users of diffrax know them.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from .tableau import Tableau
 
 
 class Explicit:
-    """What every named explicit solver states beside diffrax's own interface."""
+    """The properties that named explicit solvers add to diffrax's interface."""
 
     @property
     def coefficients(self) -> Tableau:
@@ -62,7 +62,7 @@ class Midpoint(Explicit, diffrax.Midpoint):
 
 
 class Ralston(Explicit, diffrax.Ralston):
-    """Ralston's method, the order-2 method of least error bound. 2 gradients a step."""
+    """Ralston's method, with the least error bound of order 2. 2 gradients a step."""
 
 
 class Bosh3(Explicit, diffrax.Bosh3):
@@ -78,9 +78,9 @@ class Tsit5(Explicit, diffrax.Tsit5):
 
 
 class AbstractUnpaired(Explicit, AbstractAdapter):
-    """A tableau that diffrax lacks, without an error estimate: no adaptive solver.
+    """A solver for a tableau that diffrax lacks: no error estimate, so no adaptive steps.
 
-    diffrax's own Runge-Kutta base says that all of its subclasses estimate their error.
+    It cannot subclass diffrax's Runge-Kutta base, where every solver estimates its error.
     """
 
     tableau: ClassVar[diffrax.ButcherTableau]
@@ -88,7 +88,7 @@ class AbstractUnpaired(Explicit, AbstractAdapter):
 
     @staticmethod
     def interpolation_cls(*, k0: Any, k1: Any, **ends: Any) -> diffrax.LocalLinearInterpolation:
-        """Dense output between the ends of a step, where no stage is at the end of it."""
+        """Linear dense output between the ends of a step: no stage need be at its end."""
         return diffrax.LocalLinearInterpolation(**ends)
 
     def reached(self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any) -> Reached:
@@ -116,10 +116,10 @@ class LowStorage4(AbstractUnpaired):
     r"""Order 4 with one vector beside the point of a stage: 6 gradients a step, R = 4.36.
 
     $\delta_{i+1} = \gamma_i\delta_i + \alpha_ihk_i$, $k_i = f(z + \delta_i)$, $z^+ = z + \delta_6$:
-    the registers of a Williamson method, where z, which optax keeps, is a third. Its leading error
-    is 0.7 of RK4's a step. Derived here: of the methods of this form with $\alpha_0 = 0.66$,
-    $\gamma_3 = -5$ and $\gamma_5 = 0.82$, near the least error for coefficients of this size, the
-    one that meets the eight conditions of order 4 (`tests/solvers/test_low_storage.py`).
+    the two registers of a Williamson method, beside z, which optax keeps. Its leading error is 0.7
+    of RK4's in a step. Derived here: $\alpha_0 = 0.66$, $\gamma_3 = -5$ and $\gamma_5 = 0.82$ are
+    chosen near the least error for coefficients of this size, and the other coefficients solve the
+    eight conditions of order 4 (`tests/solvers/test_low_storage.py`).
     """
 
     tableau: ClassVar[diffrax.ButcherTableau] = Tableau.from_recursion(
@@ -141,5 +141,5 @@ class RK4(AbstractUnpaired):
     tableau: ClassVar[diffrax.ButcherTableau] = Tableau(
         a=[[1 / 2], [0.0, 1 / 2], [0.0, 0.0, 1.0]], b=[1 / 6, 1 / 3, 1 / 3, 1 / 6]
     ).to_diffrax()
-    # The last stage is taken at the end of the step up to O(h^3): its slope is good enough.
+    # The last stage is at the end of the step up to O(h^3), so its slope is accurate enough.
     interpolation_cls: ClassVar[Callable] = diffrax.ThirdOrderHermitePolynomialInterpolation

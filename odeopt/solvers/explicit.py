@@ -20,7 +20,7 @@ from .method import AbstractMethod, Step, field_cost
 from .tableau import Tableau
 
 LARGE = 4_000_000
-"""Numbers, parameters and auxiliary variables, from which stages are looped over to save memory."""
+"""Size of parameters and auxiliary variables from which a loop over the stages saves memory."""
 
 
 class ExplicitRungeKutta(AbstractMethod):
@@ -35,17 +35,17 @@ class ExplicitRungeKutta(AbstractMethod):
     Args:
       tableau: the coefficients.
       error: also estimate the local error, $\sum_i b^{err}_ik_i$.
-      scan: loop over the stages with `lax.scan` instead of unrolling them. Where every row of the
-        tableau continues a multiple of the one above (`heun`, `ssprk3`, `LowStorage4`:
-        `Tableau.recursion`), one vector is kept beside the point of the stage; else the slopes that
-        the tableau looks back on (one for `rk4`) and their sum. That saves memory in large models,
-        not compile time (`python -m benchmarks --only memory --only compile`). `grad_fn` then
-        sees a traced stage. None: from `LARGE` numbers on where it saves memory, unless there is
-        a `grad_fn`.
+      scan: loop over the stages with `lax.scan` instead of unrolling them. This saves memory in
+        large models, not compile time (`python -m benchmarks --only memory --only compile`). If
+        every row of the tableau continues a multiple of the row above (`heun`, `ssprk3`,
+        `LowStorage4`; see `Tableau.recursion`), the loop keeps one vector beside the point of the
+        stage; else it keeps the slopes that later rows use (one for `rk4`) and their sum. `grad_fn`
+        then gets a traced stage. None: loop from `LARGE` numbers on if this saves memory, unless
+        there is a `grad_fn`.
 
     Raises:
       ValueError: `error=True` and the tableau has no estimate.
-      TypeError: something that is no `Tableau` (`as_method` takes those of diffrax).
+      TypeError: an argument that is no `Tableau` (`as_method` also takes diffrax's).
     """
 
     tableau: Tableau = eqx.field(static=True)
@@ -58,7 +58,7 @@ class ExplicitRungeKutta(AbstractMethod):
         if error and tableau.b_error is None:
             raise ValueError(
                 "This tableau has no error estimate, so its step size cannot be controlled by "
-                "one. Use a pair that has: heun, ralston, midpoint, bosh3, dopri5, tsit5."
+                "one. Use a pair that has one: heun, ralston, midpoint, bosh3, dopri5, tsit5."
             )
         self.tableau = tableau if error else tableau.without_error()
         self.scan = scan
@@ -100,12 +100,12 @@ class ExplicitRungeKutta(AbstractMethod):
         return Step(update, add(z[1], moved), memory, error, None, gradients)
 
     def increment(self, stage: int, slopes: Sequence[State]) -> State:
-        """From the start of the step to the point of `stage`; to its end if there is none."""
+        """From the start of the step to the point of `stage`, or to the end after the last one."""
         weights = self.tableau.rows[stage]
         return slopes[0] if weights == (1.0,) else combination(weights, slopes)
 
     def _scans(self, z: State, objective: Objective) -> bool:
-        """Whether to loop over the stages; by itself, where that saves memory worth having."""
+        """Whether to loop over the stages; by default, if this saves enough memory."""
         if self.scan is not None:
             return self.scan
         if objective.by_stage or sum([leaf.size for leaf in jax.tree.leaves(z)]) < LARGE:
@@ -127,7 +127,7 @@ class ExplicitRungeKutta(AbstractMethod):
     def _scanned(
         self, flow: AbstractFlow, objective: Objective, z: State, h: Array, first: State
     ) -> tuple[State, State | None]:
-        """Keeps the slopes that the tableau looks back on, or the one register of a recursion."""
+        """Loop over the stages; keep the slopes of later rows, or the register of a recursion."""
         tableau = self.tableau
         history: tuple[State, ...] = ()
         rows: Sequence[Any] = tableau.recent

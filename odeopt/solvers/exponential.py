@@ -26,14 +26,14 @@ from .systems import no_solve
 class Exponential(AbstractCurvatureMethod, Curved):
     r"""Exponential Euler: $x^+ = x - h\varphi_1(-hB)\nabla E(x)$, $\varphi_1(z) = (e^z - 1)/z$.
 
-    That is the flow of the quadratic model, $\dot u = -(\nabla E(x) + Bu)$ with $u(0) = 0$,
-    followed for a time $h$. Order 2 where B is the Hessian, else 1. Stable on the whole negative
-    axis: its stability function is $e^{-h\lambda}$.
+    It follows the flow of the quadratic model, $\dot u = -(\nabla E(x) + Bu)$ with $u(0) = 0$, for
+    a time $h$. Order 2 if B is the Hessian, else 1. Stable on the whole negative axis: its
+    stability function is $e^{-h\lambda}$.
 
-    $\varphi_1$ is taken on the Krylov space of B and the gradient, which Lanczos' algorithm
-    spans. The model never rises along that path, however small the space. With `basis`
-    below `products` the space is restarted: each one follows the flow as long as its error stays
-    below the tolerance, the last one to the end.
+    $\varphi_1$ is evaluated on the Krylov space of B and the gradient, by Lanczos' algorithm. The
+    model never rises along this path, however small the space. With `basis` below `products` the
+    space is restarted. Each space follows the flow while its error stays below the tolerance; the
+    last one follows it to the end.
 
     The arguments are those of `odeopt.exponential_euler`.
 
@@ -73,16 +73,16 @@ class Exponential(AbstractCurvatureMethod, Curved):
 
     @property
     def order(self) -> int:
-        """2 with the Hessian, of which the error is of third order; 1 with any other matrix."""
+        """2 with the Hessian (the local error has order 3); 1 with any other matrix."""
         return 2 if self.curvature == "hessian" else 1
 
     @property
     def gradients_per_step(self) -> int:
-        """At most: the state counts what was used."""
+        """The most that a step takes; the state counts the actual number."""
         return 1 + 2 * self.products
 
     def init(self, flow: AbstractFlow, z: State) -> LinearSolve:
-        """Nothing is carried over but what the last step took."""
+        """An empty report of a solve; a step does not use the report of the last one."""
         return no_solve()
 
     def step(
@@ -93,11 +93,11 @@ class Exponential(AbstractCurvatureMethod, Curved):
         product = self.product(solved, params)
         convex = self.is_gauss_newton(solved)
         slope = widened(solved.here(params))
-        size = max(1, min(self.basis or self.products, dimension(params)))  # of no leaves 0
+        size = max(1, min(self.basis or self.products, dimension(params)))  # 0 without leaves
 
         def goes_on(carry: tuple) -> Array:
             *_, rest, _, taken = carry
-            # A step of size 0 goes round once, for its derivative in the size.
+            # A step of size 0 runs once, so that it has a derivative in the step size.
             return ((rest > 0) | (taken == 0)) & (taken + size <= self.products)
 
         def restarted(carry: tuple) -> tuple:
@@ -108,10 +108,10 @@ class Exponential(AbstractCurvatureMethod, Curved):
             ritz = lanczos(product, start, params, size)
             along = length * ritz.vectors[0]  # the start of the space, in Ritz vectors
             values = ritz.values
-            if convex:  # below 0 by rounding only, which time would blow up
+            if convex:  # negative by rounding only, which a long time would amplify
                 values = jnp.maximum(values, 0.0)
             last_one = taken + 2 * size > self.products
-            # Halves of the rest, down to where the error stays below the tolerance.
+            # The rest of the time, halved until the error is below the tolerance.
             times = rest * 0.5 ** jnp.arange(60, dtype=rest.dtype)
             coefficients = jax.vmap(lambda t: _followed(values, t) * along)(times)
             beyond = norm(ritz.beyond)
@@ -161,8 +161,8 @@ def _followed(curvature: Float[Array, " m"], time: Scalar) -> Float[Array, " m"]
 class ExponentialEuler(AbstractLinearized):
     r"""The exponential Euler method for any ODE: $y^+ = y + h\varphi_1(hJ)f$.
 
-    Order 2, exact where the field is linear. J is the Jacobian of the field in time and state
-    together, on the Krylov space that Arnoldi's algorithm spans.
+    Order 2, exact if the field is linear. J is the Jacobian of the field in time and state
+    together, projected on a Krylov space by Arnoldi's algorithm.
 
     Args:
       products: products with the Jacobian in a step.
@@ -178,7 +178,7 @@ class ExponentialEuler(AbstractLinearized):
     def move(
         self, h: Array, f: Array, jacobian: LinearMap, field: Callable[[Array], Array]
     ) -> tuple[Array, diffrax.RESULTS]:
-        """By the exponential of one matrix that holds the projected Jacobian and the start."""
+        """Take the exponential of one matrix that holds the projected Jacobian and the start."""
         size = min(self.products, f.size)
         space = krylov(jacobian, f, size)
         images = jnp.hypot(jnp.linalg.norm(space.within, axis=1), space.beyond)

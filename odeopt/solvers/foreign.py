@@ -18,27 +18,27 @@ from ..sums import add, split_over
 from .method import AbstractMethod, Step
 
 # Of the tolerances tried, 1e-3 is the tightest at which diffrax's chord iteration converges at
-# ordinary step sizes of a nonlinear loss; nothing here shrinks the step for it.
+# ordinary step sizes of a nonlinear loss; no controller here shrinks a step that fails.
 _ROOT_FINDER = {"rtol": 1e-3, "atol": 1e-3, "norm": optx.rms_norm}
 
 
 class DiffraxMethod(AbstractMethod):
-    """One step of a diffrax ODE solver, each step a fresh start (a new mini-batch is a jump).
+    """A diffrax ODE solver as a method; each step is a fresh start (a new mini-batch is a jump).
 
     The system is solved for the *increment*, so that nothing cancels. diffrax evaluates the first
-    gradient again, and an implicit solver evaluates as many as its root finder needs: that number
-    is not visible from outside, so `gradients_per_step` is None and the count is reported as -1.
+    gradient again, and an implicit solver takes as many gradients as its root finder needs. That
+    number is not visible from outside: `gradients_per_step` is None, the count is reported as -1.
 
     Args:
       solver: an instance of a diffrax solver for ODEs. An implicit one whose root finder has no
         tolerances (diffrax's default) gets 1e-3 for both. Its chord iteration, with the Jacobian
         of the start, fails where `h * sharpness` is large on a strongly nonlinear loss; such a
-        step is rejected. Pass a `root_finder` of your own for more.
+        step is rejected. If that happens, pass your own `root_finder`.
 
     Raises:
       ValueError: a solver that does not step a single ODE term (split, IMEX, Langevin, SDE-only),
-        or one that lives on its history.
-      TypeError: something that is no solver of diffrax.
+        or one that uses its previous steps.
+      TypeError: an argument that is no diffrax solver.
     """
 
     solver: diffrax.AbstractSolver
@@ -50,7 +50,7 @@ class DiffraxMethod(AbstractMethod):
         structure = solver.term_structure
         single = isinstance(structure, type) and issubclass(diffrax.ODETerm, structure)
         if not single or isinstance(solver, diffrax.LeapfrogMidpoint):
-            why = "lives on its previous steps" if single else f"steps terms of type {structure}"
+            why = "uses its previous steps" if single else f"steps terms of type {structure}"
             raise ValueError(
                 f"{type(solver).__name__} {why}; an optimizer step is a fresh start on one vector "
                 "field. Use a one-step ODE solver, for example `diffrax.Kvaerno3()`."
@@ -61,7 +61,7 @@ class DiffraxMethod(AbstractMethod):
 
     @property
     def order(self) -> int | None:
-        """What the solver says for an ODE."""
+        """The order of the solver for an ODE."""
         return self.solver.order(diffrax.ODETerm(lambda t, y, args: y))
 
     @property
@@ -70,12 +70,12 @@ class DiffraxMethod(AbstractMethod):
 
     @property
     def has(self) -> Information:  # type: ignore[override]
-        """An error estimate, where the solver is adaptive."""
+        """An error estimate, if the solver is adaptive."""
         adaptive = isinstance(self.solver, diffrax.AbstractAdaptiveSolver)
         return Information.ERROR if adaptive else Information.NONE
 
     def init(self, flow: AbstractFlow, z: State) -> tuple[()]:
-        """Nothing is kept; the leaves are checked, because a solve that fails is only rejected.
+        """No memory. Checks the leaves, since a failing solve would only reject the step.
 
         Raises:
           TypeError: an implicit solver on leaves of several dtypes, or below 32 bits.
@@ -95,8 +95,8 @@ class DiffraxMethod(AbstractMethod):
         """One step of size `h`.
 
         Raises:
-          ValueError: an implicit solver inside `across`, where its root finder would solve on each
-            device for that device's part.
+          ValueError: an implicit solver inside `across`, whose root finder would solve for the part
+            of each device separately.
         """
         if self._implicit and any(map(split_over, jax.tree.leaves(z))):
             raise ValueError(
@@ -105,7 +105,7 @@ class DiffraxMethod(AbstractMethod):
                 "`implicit_midpoint` or `trapezoidal`, which take their sums over all devices, or "
                 "run it under `jit` without shard_map."
             )
-        # Never the given gradient, which an implicit solver would differentiate.
+        # Not the given gradient, since an implicit solver would differentiate it.
         elsewhere = objective.at(1)
 
         # A flat tuple: diffrax's loops cannot buffer the empty nodes of a tree.
@@ -144,7 +144,7 @@ class DiffraxMethod(AbstractMethod):
 
 
 def _with_tolerances(solver: Any) -> Any:
-    """Fill in what diffrax's implicit solvers otherwise take from a step-size controller."""
+    """Set the tolerances that diffrax's implicit solvers take from a step-size controller."""
     if isinstance(solver, diffrax.HalfSolver):
         return eqx.tree_at(lambda s: s.solver, solver, _with_tolerances(solver.solver))
     unset = diffrax.with_stepsize_controller_tols(optx.Chord)().rtol

@@ -1,4 +1,4 @@
-"""Implicit methods for any ODE: what diffrax runs of `Implicit`, with a root finder."""
+"""The methods of `Implicit` as diffrax solver classes for any ODE, with a root finder."""
 
 from typing import Any, ClassVar
 
@@ -15,13 +15,13 @@ from .implicit import Implicit
 
 
 class Inexact(lineax.GMRES):
-    """GMRES that always succeeds with its last iterate, which Newton's method then judges.
+    """GMRES that always succeeds with its last iterate, since Newton's method then judges it.
 
-    Its tolerances hold for each entry of the right-hand side; in float32 rounding may miss them.
+    Its tolerances are for each entry of the right-hand side; rounding in float32 may exceed them.
     """
 
     def compute(self, state: Any, vector: Array, options: dict[str, Any]) -> Any:
-        """The last iterate; a system without unknowns is solved."""
+        """The last iterate; a system without unknowns counts as solved."""
         if not jnp.size(vector):
             return vector, lineax.RESULTS.successful, {}
         solution, _, stats = super().compute(state, vector, options)
@@ -32,10 +32,10 @@ class ImplicitEuler(diffrax.ImplicitEuler):
     """diffrax's implicit Euler, by Newton's method and GMRES: no Jacobian is formed.
 
     Order 1, L-stable. Args as for `diffrax.ImplicitEuler`; the default root finder needs no
-    tolerances of a step-size controller.
+    tolerances from a step-size controller.
     """
 
-    # In float32 the residual of a stiff field is rounding: only the increment says when to end.
+    # In float32 the residual of a stiff field is mostly rounding: the increment alone ends Newton.
     root_finder: optx.AbstractRootFinder = optx.Newton(  # type: ignore[misc]
         rtol=1e-5, atol=1e-6, linear_solver=Inexact(1e-5, 1e-8), cauchy_termination=False
     )
@@ -47,7 +47,7 @@ class ImplicitEuler(diffrax.ImplicitEuler):
     def step(
         self, terms: Any, t0: Any, t1: Any, y0: PyTree, args: Any, solver_state: Any, made_jump: Any
     ) -> Stepped:
-        """One step, solved for as one real vector."""
+        """One step; the unknown is one real vector."""
         flat, start = FlatTerm(terms, y0), flatten(y0)
         found, error, _, _, result = super().step(flat, t0, t1, start, args, None, made_jump)
         y1 = unflatten(found, y0)

@@ -27,19 +27,19 @@ _SCHEMES: dict[str, tuple[int, Any]] = {  # order and Butcher tableau
     "midpoint": (2, ([[_HALF]], [1])),
     "trapezoidal": (2, ([[0, 0], [_HALF, _HALF]], [_HALF, _HALF])),
 }
-_SUFFICIENT = 1e-4  # of the decrease that the slope promises, which a trial must bring (Armijo)
-_SHORTEST, _LONGEST = 0.1, 0.5  # the factors by which a refused trial is shortened
+_SUFFICIENT = 1e-4  # Armijo: a trial must bring this fraction of the decrease the slope predicts
+_SHORTEST, _LONGEST = 0.1, 0.5  # bounds of the factor that shortens a refused trial
 _TRIALS = 30
-_ROUNDINGS = 10.0  # of the loss: a smaller predicted decrease cannot be seen in it
+_ROUNDINGS = 10.0  # a predicted decrease below so many roundings of the loss is not visible in it
 
 
 class Proximal(NamedTuple):
     """The result of the minimization in an implicit step.
 
     Attributes:
-      iterations: Newton steps that were taken.
-      evaluations: gradients at trial points that they took.
-      residual: gradient of the proximal objective at the end, over that at its start.
+      iterations: number of Newton steps.
+      evaluations: number of gradients at trial points.
+      residual: norm of the gradient of the proximal objective at the end over that at the start.
       solve: the last linear solve; its `products` are those of the whole step.
     """
 
@@ -54,24 +54,25 @@ class Implicit(AbstractCurvatureMethod):
 
     The step of implicit Euler is the proximal point
     $\mathrm{prox}_h(x) = \arg\min_y E(y) + \|y - x\|^2/(2h)$, whose gradient vanishes where
-    $y = x - h\nabla E(y)$. The others are made of half such a step: the midpoint rule is
+    $y = x - h\nabla E(y)$. The other methods take half such a step: the midpoint rule is
     $x^+ = 2\,\mathrm{prox}_{h/2}(x) - x$, the trapezoidal rule
     $x^+ = \mathrm{prox}_{h/2}(x - \tfrac h2\nabla E(x))$.
 
-    The objective P is minimized by Newton's method from x on: $(B + I/h)\,d = -\nabla P(y)$, then a
-    backtracking line search along d for Armijo's condition (parabolic, shortened to 0.1 to 0.5 at
-    a time) or, where the decrease would be below the rounding of the loss, for half the gradient of
-    P. P never rises in a step, however large h is, however badly the systems are solved and however
-    few the iterations; so for implicit Euler $E(x^+) + \|x^+ - x\|^2/(2h) \le E(x)$ at every step.
+    Newton's method minimizes the proximal objective P, starting at x. An iteration solves
+    $(B + I/h)\,d = -\nabla P(y)$ and backtracks along d (by a parabola, by a factor of 0.1 to 0.5
+    each time) until Armijo's condition holds or, if the decrease is below the rounding of the loss,
+    until the gradient of P is halved. P never rises in a step, however large h is, however badly
+    the systems are solved and however few the iterations. So for implicit Euler
+    $E(x^+) + \|x^+ - x\|^2/(2h) \le E(x)$ at every step.
 
-    Stability functions, with $z = h\lambda$: $1/(1+z)$ of implicit Euler, which is L-stable;
-    $(1 - z/2)/(1 + z/2)$ of the others, under which a mode of large z alternates and hardly decays.
+    Stability functions, with $z = h\lambda$: $1/(1+z)$ for implicit Euler, which is L-stable;
+    $(1 - z/2)/(1 + z/2)$ for the others, where a mode of large z alternates and hardly decays.
 
     Args:
       kind: "euler", "midpoint" or "trapezoidal".
       solver: which curvature B, and how the systems of Newton's method are solved.
       iterations: the most Newton steps; None for 5.
-      tolerance: of the gradient of P, relative to that at its start, at which they end.
+      tolerance: Newton steps end when the gradient of P is this fraction of that at the start.
 
     Raises:
       ValueError: an unknown kind, fewer than 1 iteration, a negative tolerance.
@@ -102,14 +103,14 @@ class Implicit(AbstractCurvatureMethod):
 
     @property
     def order(self) -> int:
-        """1 for Euler, 2 for the others, as far as the minimization is carried."""
+        """1 for Euler, 2 for the others, if the minimization is accurate enough."""
         return _SCHEMES[self.kind][0]
 
     @property
     def gradients_per_step(self) -> int:
-        """By conjugate gradients and full Newton steps, at most: the state counts what was used.
+        """The most with conjugate gradients and full Newton steps; the state has the actual number.
 
-        A Newton step that must be shortened costs a gradient for each trial more.
+        Shortening a Newton step costs one more gradient for each trial.
         """
         return 1 + self.iterations * (1 + self.solver.gradients)
 
@@ -148,16 +149,16 @@ class Implicit(AbstractCurvatureMethod):
         memory: Proximal,
         cost: int,
     ) -> tuple[PyTree[Array], Proximal, Int[Array, ""], Bool[Array, ""]]:
-        r"""The increment u to the minimum of $E(x + u) + \|u - c\|^2/(2h)$, from $u = 0$ on.
+        r"""The increment u that minimizes $E(x + u) + \|u - c\|^2/(2h)$, starting at $u = 0$.
 
-        `cost` is that of a gradient, or of the loss; then follow its total, and whether loss and
-        gradient at $x$ are finite: else $u$ is 0.
+        `cost` is the cost of one gradient, or of one loss. The last two results are the total cost,
+        and whether loss and gradient at $x$ are finite; if they are not, $u$ is 0.
         Everything is divided by $(1 + h)/h$, so that no step size is too large or too small.
         """
         shift, weight = 1 / (1 + h), h / (1 + h)
 
         def bound(u: PyTree[Array]) -> PyTree[Array]:
-            """The other half of the objective's gradient."""
+            """The gradient of the quadratic term."""
             return jax.tree.map(lambda u, c: scaled(shift, u - c), u, center)
 
         def at(u: PyTree[Array], loss: Scalar, slope: PyTree[Array]) -> "_Point":
@@ -185,7 +186,7 @@ class Implicit(AbstractCurvatureMethod):
             direction, solve = system.solve(memory.solve, minus, (weight, here.slope))
             direction = optax.tree.cast_like(direction, here.displacement)
             promised = inner(here.descent, direction)
-            # What cannot be seen in the loss can be in its gradient.
+            # A decrease too small to see in the loss can be seen in its gradient.
             unseen = jnp.abs(promised) <= rounding * jnp.abs(here.value)
 
             def shorter(search: "_Search") -> "_Search":
@@ -226,13 +227,13 @@ class Implicit(AbstractCurvatureMethod):
         used = jnp.int32(cost if given is None else 0)
         carry = start, fresh, sane & jnp.isfinite(start.value) & jnp.isfinite(h), used
         here, memory, _, used = jax.lax.while_loop(unfinished, newton, carry)
-        fell = here.value <= start.value  # by rounding alone it may not have
+        fell = here.value <= start.value  # False by rounding only
         update = jax.tree.map(lambda u: jnp.where(fell, u, jnp.zeros_like(u)), here.displacement)
         return update, memory, used, sane
 
 
 class _Point(NamedTuple):
-    """A point of the proximal minimization; the objective P and its gradient over $(1 + h)/h$."""
+    """A point of the minimization; P and its gradient are divided by $(1 + h)/h$."""
 
     displacement: PyTree[Array]
     value: Scalar  # of P
@@ -242,7 +243,7 @@ class _Point(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """A line search."""
+    """The state of a line search."""
 
     length: Scalar
     point: _Point

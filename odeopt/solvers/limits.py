@@ -1,4 +1,4 @@
-"""How large a step may be, for any method on any flow."""
+"""The largest stable step of a method on a flow."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from ..flows import AbstractFlow, GradientFlow
 from ..objective import Objective
 from .method import AbstractMethod
 
-_MARGIN = 1e-7  # a spectral radius is known to about the square root of rounding at a double root
+_MARGIN = 1e-7  # at a double root the spectral radius has an error of about the root of rounding
 _TINY = 1e-7
 _PRODUCTS = np.geomspace(1e-3, 1e5, 8001)  # tried first: 0.23 % apart
 
@@ -22,7 +22,7 @@ def stability_limit(flow: AbstractFlow, method: AbstractMethod) -> float:
     On $E = \tfrac\lambda2x^2$ a step is a linear map of parameters and auxiliary variables, the
     matrix $M(h\lambda)$. R is where its spectral radius first exceeds 1: 2 for gradient descent,
     2.785 for RK4, $2(1+\mu)$ for the heavy ball, $2(1+\mu)/(1+2\mu)$ with Nesterov's momentum.
-    The least one of a flow of groups.
+    For a flow of groups, R is the least limit of the groups.
     Computed in float64 from steps that start at unit vectors; a clock is taken at its start.
 
     Args:
@@ -30,11 +30,10 @@ def stability_limit(flow: AbstractFlow, method: AbstractMethod) -> float:
       method: a method that the flow admits.
 
     Raises:
-      ValueError: a flow that normalizes its gradient (RMSprop, Adam): there the limit depends on
-        the size of the gradient; momentum that is known at run time only; or a step that is stable
-        at no $h\lambda$ that was tried, or at any (1e-3 to 1e5), where the method does not say that
-        it has no limit (A-stable ones do: infinity).
-      TypeError: something that is no flow, or no method (`as_method` makes one of a solver).
+      ValueError: a flow that normalizes its gradient (RMSprop, Adam), whose limit depends on the
+        size of the gradient; momentum that is known at run time only; or a step without a limit
+        between 1e-3 and 1e5, unless the method states its limit (A-stable methods state infinity).
+      TypeError: something that is no flow, or no method (`as_method` converts a solver).
     """
     check_kind(AbstractFlow, "flows.GradientFlow()", flow=flow)
     check_kind(AbstractMethod, "solvers.as_method(odeopt.solvers.RK4())", method=method)
@@ -56,7 +55,7 @@ def stability_limit(flow: AbstractFlow, method: AbstractMethod) -> float:
     if len(unstable) == 0 or unstable[0] == 0:
         raise ValueError(f"{name} has no stability limit between 1e-3 and 1e5.")
     low, high = _PRODUCTS[unstable[0] - 1], _PRODUCTS[unstable[0]]
-    for _ in range(2):  # as many again: another number would be another program
+    for _ in range(2):  # the same number of points, so that nothing is compiled again
         finer = np.linspace(low, high, len(_PRODUCTS))
         above = np.flatnonzero(radius(finer) > 1 + _MARGIN)
         low, high = finer[above[0] - 1], finer[above[0]]
@@ -78,7 +77,7 @@ def _radius(flow: AbstractFlow, method: AbstractMethod) -> Callable[[np.ndarray]
             return params + taken.update, taken.aux, taken.memory
 
         start = *z, method.init(flow, z)
-        # Whether a method has begun, as its memory may say, is known after a few steps.
+        # Two steps at rest first, since the memory of a method may say whether it has begun.
         *_, warm = stepped(stepped(start, 0 * one), 0 * one)
         leaves, structure = jax.tree.flatten((*z, warm))
         moving = [i for i, leaf in enumerate(leaves) if leaf.shape == rest.shape]  # not the clock
@@ -90,7 +89,8 @@ def _radius(flow: AbstractFlow, method: AbstractMethod) -> Callable[[np.ndarray]
             new = jax.tree.leaves(stepped(jax.tree.unflatten(structure, point), product))
             return jnp.concatenate([new[i] for i in moving])
 
-        # One row a unit vector, which eigenvalues do not mind. Tiny: a flow may be linear near 0.
+        # Rows are images of unit vectors: a transpose has the same eigenvalues. The vectors are
+        # tiny, since a flow may be linear near 0 only.
         rows = jax.vmap(jax.vmap(step, in_axes=(0, None)), in_axes=(None, 0))
         matrices = jax.jit(lambda p: rows(_TINY * jnp.eye(len(moving)), p) / _TINY)
 

@@ -1,4 +1,4 @@
-"""Linear systems of the curvature, as an implicit step meets them: exact, or matrix-free."""
+"""The linear systems of implicit steps, with the curvature as matrix: exact, or matrix-free."""
 
 from typing import Any, Literal
 
@@ -21,14 +21,14 @@ Curvature = Literal["auto", "ggn", "hessian"]
 Solve = Literal["auto", "exact", "cg"]
 
 PRODUCTS = 10
-"""The most curvature products of a solve, where nothing else is said."""
+"""The most curvature products of a solve, by default."""
 
 _DENSE = 1000  # the largest matrix that "auto" decomposes
 _ENTRIES = 2**24  # the most entries of a Jacobian that "auto" forms
 
 
 class Curved(eqx.Module):
-    """What takes products with the curvature B of a loss."""
+    """A module that takes products with the curvature B of a loss."""
 
     curvature: eqx.AbstractVar[Curvature]
     fraction: eqx.AbstractVar[float]
@@ -56,9 +56,9 @@ class Curved(eqx.Module):
         return jax.linearize(slope, params)[1]
 
     def product_cost(self, objective: Objective, gradient_cost: int) -> int:
-        """Gradients that a product counts as: 2 for each gradient that it differentiates.
+        """The cost of a product in gradients: 2 for each gradient that it differentiates.
 
-        A Gauss-Newton matrix, and the Hessian of a part of the samples, are those of the plain
+        The Gauss-Newton matrix, and the Hessian on a part of the samples, are those of the plain
         loss.
         """
         plain = self.is_gauss_newton(objective) or self.fraction < 1
@@ -70,32 +70,32 @@ class LinearSolver(Curved):
 
     Args:
       curvature: B. "ggn": the generalized Gauss-Newton matrix, positive semi-definite where the
-        loss is convex in the outputs; `value_fn` must be an `odeopt.composite`. "hessian": of any
-        loss; where it is indefinite conjugate gradients stop when they see it. "auto": "ggn" where
+        loss is convex in the outputs; `value_fn` must be an `odeopt.composite`. "hessian": for any
+        loss; if it is indefinite, conjugate gradients stop when they detect it. "auto": "ggn" if
         `value_fn` is a `composite`, else "hessian".
       solve: "exact": Cholesky's decomposition in the space of outputs or of parameters, whichever
-        is smaller, by the Jacobian of every sample ("ggn" only). "cg": conjugate gradients, which
-        start at the last solution. "auto": the exact one where its matrix has at most 1,000 rows
-        and the Jacobian at most 16 million entries and no more gradients than `products` cost, and
-        neither samples nor parameters are known to be split over devices (explicitly, or inside
-        `shard_map`). It takes every sample by itself: of a model whose samples interact (batch
-        normalization) write `composite(..., samples=())`, or pass "cg".
+        is smaller, from the Jacobian of every sample ("ggn" only). "cg": conjugate gradients, which
+        start at the last solution. "auto": exact if the matrix has at most 1,000 rows, the Jacobian
+        has at most 16 million entries and costs no more gradients than `products` do, and neither
+        samples nor parameters are known to be split over devices (explicitly, or inside
+        `shard_map`). The exact solve takes every sample by itself: for a model whose samples
+        interact (batch normalization) write `composite(..., samples=())`, or pass "cg".
       products: the most curvature products of one solve, beside one for its start; None for 10.
       tolerance: the relative residual at which conjugate gradients stop.
-      fraction: take the curvature on the first of the samples only, this share of them (products
-        then cost less than is counted). `value_fn` must be a `composite` whose loss is a mean. None
-        for all of them.
-      precondition: conjugate gradients in the metric of shift + weight |diag B|, the diagonal
-        estimated by one product more in each solve.
-      rank: conjugate gradients in the metric of shift + weight times an approximation of B of this
-        rank (Nystrom's, of random directions that are always the same), made by as many products
-        before the first solve at a point; None for 0: none. It takes about 4.5 times as many copies
-        of the parameters.
+      fraction: the share of the samples, counted from the first, on which the curvature is taken
+        (products then cost less than is counted). `value_fn` must be a `composite` whose loss is a
+        mean. None for all samples.
+      precondition: precondition conjugate gradients with shift + weight |diag B|; each solve takes
+        one more product to estimate the diagonal.
+      rank: precondition conjugate gradients with shift + weight times an approximation of B of this
+        rank (Nystrom's, with the same random directions every time). It takes `rank` products
+        before the first solve at a point, and memory for about 4.5 times `rank` copies of the
+        parameters. None for 0: no preconditioner.
 
     Raises:
-      ValueError: an unknown name; with `solve="exact"` the Hessian, or what is for conjugate
+      ValueError: an unknown name; `solve="exact"` with the Hessian, or with options of conjugate
         gradients; fewer than 1 product, a negative tolerance, a fraction outside (0, 1], a negative
-        rank, or one with `precondition`.
+        rank, or a rank with `precondition`.
       TypeError: `products`, `fraction` or `rank` that are known at run time only.
     """
 
@@ -106,7 +106,7 @@ class LinearSolver(Curved):
     fraction: float = eqx.field(static=True)
     precondition: bool = eqx.field(static=True)
     rank: int = eqx.field(static=True)
-    # None: worked out for each system
+    # None: computed for each system
     rows: Rows | None = eqx.field(repr=False)
     low_rank: LowRank | None = eqx.field(repr=False)
 
@@ -127,8 +127,8 @@ class LinearSolver(Curved):
             raise ValueError(f'solve is {self.solve!r}; pass "auto", "exact" or "cg".')
         if self.solve == "exact" and self.curvature == "hessian":
             raise ValueError(
-                'solve="exact" goes through the Jacobian of every sample, of which the '
-                'Gauss-Newton matrix is made: pass curvature="ggn", or solve="cg".'
+                'solve="exact" uses the Jacobian of every sample, which gives the Gauss-Newton '
+                'matrix and not the Hessian: pass curvature="ggn", or solve="cg".'
             )
         if self.solve == "exact" and (products is not None or precondition or self.rank):
             raise ValueError(
@@ -144,18 +144,18 @@ class LinearSolver(Curved):
 
     @property
     def gradients(self) -> int:
-        """The most that one solve by conjugate gradients costs, with its preconditioner."""
+        """The most gradients that one solve by preconditioned conjugate gradients costs."""
         return 2 * (self.products + 1 + self.precondition + self.rank)
 
     def init(self, params: PyTree[Array]) -> LinearSolve:
-        """Before the first solve. One copy of the parameters, none with `solve="exact"`."""
+        """No solve yet. Memory: one copy of the parameters, none with `solve="exact"`."""
         direction = () if self.solve == "exact" else jax.tree.map(jnp.zeros_like, params)
         return no_solve(direction, no_diagonal(params) if self.precondition else ())
 
     def prepared(
         self, objective: Objective, params: PyTree[Array], gradient_cost: int = 1
     ) -> tuple["LinearSolver", int]:
-        """For several systems at `params`: with the Jacobian or the sketch, and what that cost."""
+        """The solver with its Jacobian or sketch for all systems at `params`, and their cost."""
         parts = self._exact(objective, params)
         if parts is not None:
             rows, cost = gauss_newton_rows(parts, params), outputs_per_sample(parts, params)[1]
@@ -169,7 +169,7 @@ class LinearSolver(Curved):
     def system(
         self, objective: Objective, params: PyTree[Array], h: Scalar, gradient_cost: int
     ) -> tuple[AbstractSystem, Scalar]:
-        """`(I + hB) / (1 + h)` at `params`, so that a large step overflows nothing; `1 / (1 + h)`.
+        """`(I + hB) / (1 + h)` at `params`, so that no large step overflows, and `1 / (1 + h)`.
 
         `gradient_cost`: gradients of the loss that one gradient of `objective` costs.
         """
@@ -184,7 +184,7 @@ class LinearSolver(Curved):
         return Iterative(product, shift, weight, params, solver, cost, setup), shift
 
     def _exact(self, objective: Objective, params: PyTree[Array]) -> Split | None:
-        """Model and loss where the solve is exact."""
+        """The split into model and loss if the solve is exact, else None."""
         exact = self.solve == "exact"
         if self.solve == "cg" or not (exact or self.is_gauss_newton(objective)):
             return None
@@ -197,7 +197,7 @@ class LinearSolver(Curved):
         if exact and divided:
             raise ValueError(
                 'solve="exact" forms one matrix of all samples and parameters, which are split '
-                'over devices here: pass solve="cg", or "auto", which then is the same.'
+                'over devices here: pass solve="cg", or "auto", which then means "cg".'
             )
         if exact:
             return parts
@@ -215,16 +215,16 @@ def _is_none(node: Any) -> bool:
 
 
 def as_linear_solver(solver: LinearSolver | None) -> LinearSolver:
-    """The default for None; a `TypeError` for what is no linear solver."""
+    """The solver, by default `LinearSolver()`; a `TypeError` if it is no linear solver."""
     solver = LinearSolver() if solver is None else solver
     check_kind(LinearSolver, 'solvers.LinearSolver(solve="cg")', solver=solver)
     return solver
 
 
 def known_count(name: str, number: int | None, default: int) -> int:
-    """A number that decides on loops and shapes, `default` for None.
+    """A number that fixes shapes or lengths of loops; `default` for None.
 
-    None is what `optax.inject_hyperparams` leaves alone: it would trace a number.
+    `optax.inject_hyperparams` would trace a number, but leaves None as it is.
 
     Raises:
       TypeError: a number that is traced, or no whole number.
@@ -238,7 +238,7 @@ def known_count(name: str, number: int | None, default: int) -> int:
 def checked(
     curvature: Curvature, products: int | None, fraction: float | None
 ) -> tuple[Curvature, int, float]:
-    """What curvature products are taken with, refused where none can be; defaults for None."""
+    """The options of curvature products, checked, and with the defaults in place of None."""
     if fraction is not None:
         check_static({}, fraction=fraction)
     products = known_count("products", products, PRODUCTS)

@@ -1,4 +1,4 @@
-"""What the methods that linearize the field share."""
+"""The base classes of methods that linearize the field."""
 
 import abc
 import math
@@ -21,7 +21,7 @@ from .method import AbstractMethod
 class AbstractLinearized(AbstractAdapter):
     """A diffrax solver whose step is a function of the field and of its Jacobian at the start.
 
-    Time is one more variable, of derivative 1, so that a field which depends on it costs no order.
+    Time is one more variable with derivative 1, so that a time-dependent field loses no order.
     """
 
     method: ClassVar[AbstractMethod]
@@ -32,8 +32,8 @@ class AbstractLinearized(AbstractAdapter):
     ) -> tuple[Array, diffrax.RESULTS]:
         """The increment of (time, state) as one real vector, and whether it was found.
 
-        `f` is the field at the start, `jacobian` its map `v -> J v` there, and `field` maps an
-        increment to the field that far from it.
+        `f` is the field at the start, `jacobian` the map `v -> J v` there, and `field` maps an
+        increment to the field at the start plus this increment.
         """
 
     def reached(self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any) -> Reached:
@@ -61,7 +61,7 @@ class AbstractCurvatureMethod(AbstractMethod):
     def check(self, flow: AbstractFlow) -> None:
         if Information.POTENTIAL not in flow.has:
             raise ValueError(
-                f"{type(self).__name__} goes by the curvature of the loss, which is the Jacobian "
+                f"{type(self).__name__} uses the curvature of the loss, which is the Jacobian "
                 f"of gradient flow and not that of {type(flow).__name__}: use "
                 "`odeopt.flows.GradientFlow()`, or a splitting such as `odeopt.solvers.Lie()`."
             )

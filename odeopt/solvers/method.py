@@ -1,4 +1,4 @@
-"""What a method (a one-step solver) is."""
+"""The interface of a method, a one-step solver."""
 
 import abc
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class Model(NamedTuple):
     Attributes:
       linear: $g\cdot u$.
       quadratic: $\tfrac12u\cdot Bu$ with the curvature B of the step.
-      exact: whether the step solves its system to rounding, however long it is.
+      exact: whether the step solves its system to rounding, at any step size.
     """
 
     linear: Scalar
@@ -30,19 +30,19 @@ class Model(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one step of a method reports.
+    """The result of one step of a method.
 
     Attributes:
       update: new parameters minus old ones. Never the new ones themselves: forming `new - old`
         cancels in floating point (at weights near 1000 an update of 1e-5 would vanish in float32).
       aux: the new auxiliary variables.
-      memory: what the method carries to its next step.
-      error: an estimate of the local error, a tree like `z`; None where there is none.
-      model: the model of the loss that the step has solved, where that loss is the caller's own;
-        None where it is another, or none was solved.
-      gradients: those evaluated beside the given one: a number, one that is traced, or
-        None where it cannot be known. A Hessian product counts as 2.
-      finite: False where the step could not be computed.
+      memory: the state that the method carries to its next step.
+      error: an estimate of the local error, a tree like `z`; None without one.
+      model: the quadratic model that the step has solved; None if it solves none, or one of another
+        loss than the caller's.
+      gradients: the number of gradients beside the given one, possibly traced; None if it cannot be
+        known. A Hessian product counts as 2.
+      finite: False if the step could not be computed.
     """
 
     update: PyTree[Array]
@@ -58,11 +58,11 @@ class AbstractMethod(eqx.Module):
     r"""A one-step method $\Phi_h$: a pure function of trees that knows nothing of optax.
 
     Attributes:
-      options: the options of `ode_optimizer` that it can use; others are refused.
-      has: what it can say of a step (`Information`).
-      counter_term: what cancels its drift (`drift.corrected`): a B-series, by its tableau
-        (`butcher`); the age of the flow's memory (`AbstractFlow.aged`); or the gradient penalty
-        $+\tfrac h4\|\nabla E\|^2$. None where it is not known.
+      options: the options of `ode_optimizer` that the method can use; others are refused.
+      has: the information that the method provides (`Information`).
+      counter_term: how `drift.corrected` cancels the drift: by a B-series from the tableau
+        (`butcher`), by the age of the flow's memory (`AbstractFlow.aged`), or by the gradient
+        penalty $+\tfrac h4\|\nabla E\|^2$. None if no counter-term is known.
     """
 
     options: ClassVar[frozenset[str]] = frozenset({"stage_transform"})
@@ -72,14 +72,13 @@ class AbstractMethod(eqx.Module):
     @property
     @abc.abstractmethod
     def order(self) -> int | None:
-        """Order of accuracy; None where it is not known."""
+        """Order of accuracy; None if it is not known."""
 
     @property
     def stability_limit(self) -> float | None:
         r"""$R$: on $\dot x = -\lambda x$ the method is stable up to $h\lambda = R$.
 
-        None where that is not known, or depends on the flow: `solvers.stability_limit(flow,
-        method)`.
+        None if it is not known, or depends on the flow: `solvers.stability_limit(flow, method)`.
         """
         return None
 
@@ -89,10 +88,10 @@ class AbstractMethod(eqx.Module):
         """Gradients of a step along gradient flow, the given one included; None: not known."""
 
     def butcher(self) -> tuple[Sequence[Sequence[Any]], Sequence[Any]]:
-        """The Butcher tableau `(A, b)`, the whole matrix.
+        """The Butcher tableau `(A, b)`, with the full matrix A.
 
         Raises:
-          ValueError: no Runge-Kutta method.
+          ValueError: the method is no Runge-Kutta method.
         """
         raise ValueError(
             f"{type(self).__name__} is no Runge-Kutta method with a tableau, so there are no "
@@ -104,7 +103,7 @@ class AbstractMethod(eqx.Module):
         """Refuse a flow that the method cannot step: a `ValueError` that names both."""
 
     def with_options(self, **options: Any) -> "AbstractMethod":
-        """The method with those of its own options that are given."""
+        """The method with the given options, as far as they are its own."""
         return self
 
     def init(self, flow: AbstractFlow, z: State) -> PyTree[Array]:
@@ -112,7 +111,7 @@ class AbstractMethod(eqx.Module):
         return ()
 
     def prepared(self, objective: Objective, z: State) -> tuple["AbstractMethod", int]:
-        """For steps from one `z`: the method with what they share, and its cost in gradients."""
+        """The method with the work that all steps from `z` share, and its cost in gradients."""
         return self, 0
 
     @abc.abstractmethod

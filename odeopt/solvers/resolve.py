@@ -1,4 +1,4 @@
-"""Whatever a user calls a solver, as a method."""
+"""Conversion of solvers to methods."""
 
 from typing import Any
 
@@ -20,14 +20,14 @@ def as_method(solver: Solver, *, error: bool = False) -> AbstractMethod:
 
     Args:
       solver: a method, a `Tableau`, a `diffrax.ButcherTableau`, or an instance of a diffrax solver
-        class. Explicit Runge-Kutta solvers get odeopt's stage loop, odeopt's own classes the method
-        that they adapt, others run diffrax's step.
+        class. Explicit Runge-Kutta solvers run odeopt's stage loop, odeopt's own classes give the
+        method that they adapt, and others run diffrax's step.
       error: ask for the error estimate.
 
     Raises:
-      TypeError: anything else, with what to write instead.
-      ValueError: one of odeopt's own diffrax classes that splits a field, or with arguments, which
-        its method does not take.
+      TypeError: anything else; the message says what to write instead.
+      ValueError: one of odeopt's own diffrax classes that splits a field in two, or has arguments
+        that its method does not take.
     """
     if isinstance(solver, AbstractMethod):
         return solver
@@ -51,7 +51,7 @@ def as_method(solver: Solver, *, error: bool = False) -> AbstractMethod:
 
 
 def _adapted(solver: Any, method: AbstractMethod) -> AbstractMethod:
-    """The method of one of odeopt's diffrax classes, if that is all that the solver is."""
+    """The method of an odeopt diffrax class, unless the solver splits fields or has arguments."""
     name = type(solver).__name__
     if isinstance(solver.term_structure, tuple):
         raise ValueError(
@@ -70,7 +70,7 @@ def _adapted(solver: Any, method: AbstractMethod) -> AbstractMethod:
 def _tableau(solver: Any) -> Tableau | None:
     if isinstance(solver, Explicit):
         return solver.coefficients
-    # diffrax lets a wrapped solver pass for an instance of what it wraps
+    # in diffrax a wrapped solver counts as an instance of the class that it wraps
     wrapped = isinstance(solver, diffrax.AbstractWrappedSolver)
     if isinstance(solver, diffrax.Euler) and not wrapped:
         return Euler.coefficients

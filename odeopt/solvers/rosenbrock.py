@@ -1,4 +1,4 @@
-"""Rosenbrock methods: a linear system of the curvature a stage, and no nonlinear one."""
+"""Rosenbrock methods: each stage solves a linear system with the curvature, no nonlinear one."""
 
 import math
 from collections.abc import Callable
@@ -26,9 +26,9 @@ _GAMMA = 1 - 1 / math.sqrt(2)  # makes the method of order 2 L-stable
 class Rosenbrock(AbstractCurvatureMethod):
     r"""Linearly implicit Euler, or ROS2: one or two linear systems of the same matrix.
 
-    Order 1: $x^+ = x + d$, $(I + hB)\,d = -h\nabla E(x)$: Euler's implicit method after one step of
-    Newton's. With the Gauss-Newton matrix it is the step of Levenberg and Marquardt with damping
-    $1/h$; for $h \to \infty$ the Newton or Gauss-Newton step. Its stability function is
+    Order 1: $x^+ = x + d$, $(I + hB)\,d = -h\nabla E(x)$. This is implicit Euler with a single
+    Newton step. With the Gauss-Newton matrix it is the step of Levenberg and Marquardt with damping
+    $1/h$; for $h \to \infty$ it is the Newton or Gauss-Newton step. Its stability function is
     $1/(1 + z)$ at $z = h\lambda$.
 
     Order 2: with $W = I + \gamma hB$, $\gamma = 1 - 1/\sqrt2$: $Wk_1 = -\nabla E(x)$,
@@ -40,7 +40,7 @@ class Rosenbrock(AbstractCurvatureMethod):
 
     Args:
       order: 1 or 2.
-      solver: which curvature, and how the systems are solved.
+      solver: the curvature B, and how the systems are solved.
 
     Raises:
       ValueError: another order.
@@ -63,31 +63,31 @@ class Rosenbrock(AbstractCurvatureMethod):
 
     @property
     def order(self) -> int:
-        """1 or 2, where the systems are solved to that."""
+        """1 or 2, if the systems are solved accurately enough."""
         return self.accuracy
 
     @property
     def gradients_per_step(self) -> int:
-        """By conjugate gradients, at most: the state counts what was used.
+        """The most by conjugate gradients; the state counts the actual number.
 
-        The exact solve takes as many as the order, and as many more as a sample has outputs.
+        The exact solve takes as many as the order, plus one for each output of a sample.
         """
         return self.accuracy * (1 + self.solver.gradients)
 
     def init(self, flow: AbstractFlow, z: State) -> LinearSolve | tuple[LinearSolve, LinearSolve]:
-        """No solve yet; one for each system."""
+        """No solve yet: an empty report for each system."""
         first = self.solver.init(z[0])
         return first if self.accuracy == 1 else (first, self.solver.init(z[0]))
 
     def prepared(self, objective: Objective, z: State) -> tuple[AbstractMethod, int]:
-        """With the Jacobian, for the exact solve."""
+        """With the Jacobian (or the sketch) of the solver."""
         solver, used = self.solver.prepared(objective, z[0])
         return Rosenbrock(self.accuracy, solver), used
 
     def step(
         self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: Any
     ) -> Step:
-        """One step of size `h`; what is solved for is $hk_1$ and $hk_2$, of the size of a step."""
+        """One step of size `h`; the unknowns are $hk_1$ and $hk_2$, of the size of a step."""
         params, aux = z
         solved = flow.potential(objective, h)
         cost = field_cost(flow, z, h)
@@ -113,7 +113,7 @@ class Rosenbrock(AbstractCurvatureMethod):
 
     @property
     def diagonal(self) -> float:
-        r"""$\gamma$, by which B is multiplied beside $h$."""
+        r"""$\gamma$, the factor of $hB$ in the system."""
         return 1.0 if self.accuracy == 1 else _GAMMA
 
 
@@ -125,7 +125,7 @@ class LinearlyImplicitEuler(AbstractLinearized):
     r"""Linearly implicit Euler for any ODE: $(I - hJ)\,d = hf$, $y^+ = y + d$.
 
     Order 1, L-stable, one evaluation of the field. J is the Jacobian of the field in time and
-    state together. It is never formed: GMRES (lineax's) solves the system by its products.
+    state together. It is never formed: lineax's GMRES needs only products with it.
 
     Args:
       linear_solver: another `lineax` solver, or tolerances for this one.
@@ -142,7 +142,7 @@ class LinearlyImplicitEuler(AbstractLinearized):
     def move(
         self, h: Array, f: Array, jacobian: LinearMap, field: Callable[[Array], Array]
     ) -> tuple[Array, diffrax.RESULTS]:
-        """One system, or the second from where the first led."""
+        """Solve one system; at order 2 a second one, with the field after the first increment."""
         order, gamma = self.method.order, self.method.diagonal
 
         def matrix(v: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Splitting: the parts of a flow, each solved exactly, composed."""
+"""Splittings: compositions of the exactly solvable parts of a flow."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,21 +16,21 @@ from .method import AbstractMethod, CounterTerm, Step
 
 _CUBE_ROOT = 2 ** (1 / 3)
 SUZUKI_YOSHIDA = (1 / (2 - _CUBE_ROOT), -_CUBE_ROOT / (2 - _CUBE_ROOT), 1 / (2 - _CUBE_ROOT))
-"""The three steps that, one after the other, make a method of order 4 of a symmetric one."""
+"""The lengths of three steps of a symmetric method of order 2 whose composition has order 4."""
 
 
 class Lie(AbstractMethod):
     r"""Lie's splitting: every part of the flow in turn, $\Phi_h = \phi^C_h\phi^B_h\phi^A_h$.
 
-    Order 1, one gradient a step; one more for each part that looks at the gradient after the
-    parameters have moved, as the players of a game do in turn. Of the heavy ball it is the
-    conformal symplectic Euler method, optax's `sgd` with momentum; of Adam's flow, Adam; of a game,
+    Order 1. One gradient a step, and one more for each part that uses the gradient after the
+    parameters have moved, as in a game where players move in turn. On the heavy ball it is the
+    conformal symplectic Euler method, optax's `sgd` with momentum; on Adam's flow, Adam; on a game,
     alternating gradient descent. Needs a flow with parts.
     """
 
     counter_term: ClassVar[CounterTerm | None] = "memory"
     order: ClassVar[int] = 1
-    gradients_per_step: ClassVar[int] = 1  # where nothing looks at the gradient after a move
+    gradients_per_step: ClassVar[int] = 1  # if no part uses the gradient after a move
 
     def check(self, flow: AbstractFlow) -> None:
         _check_parts(flow, "Lie")
@@ -44,7 +44,7 @@ class Lie(AbstractMethod):
 
 
 class Rest(NamedTuple):
-    """How far ahead of the end of a step the parameters rest. One copy of the parameters."""
+    """The displacement of the parameters beyond the end of a step. One copy of the parameters."""
 
     ahead: PyTree[Array]
 
@@ -57,19 +57,19 @@ class Strang(AbstractMethod):
     r"""Strang's symmetric splitting with one gradient in its middle, and compositions of it.
 
     One substep of length $\tau h$ is $\phi^A_{\tau h/2}\,\phi^B_{\tau h/2}\,\phi^G_{\tau h}\,
-    \phi^B_{\tau h/2}\,\phi^A_{\tau h/2}$, with $G$ the part that looks at the gradient. One
-    substep has order 2; Suzuki's and Yoshida's three (`SUZUKI_YOSHIDA`) have order 4, the second
-    of them backwards in time. Of the heavy ball this is the conformal leapfrog.
+    \phi^B_{\tau h/2}\,\phi^A_{\tau h/2}$, with $G$ the part that uses the gradient. One substep
+    has order 2; Suzuki's and Yoshida's three (`SUZUKI_YOSHIDA`), the second of them backwards in
+    time, have order 4. On the heavy ball this is the conformal leapfrog.
 
-    The gradient is taken in the middle of a substep. So that the given gradient can be used, the
-    parameters *rest* there between calls: a call starts with the gradient, completes the step, and
-    opens the next one with the same `h`. `step_params` gives the end of the step. What the opening
-    moved is undone from scalars where the flow knows how (`AbstractFlow.rest`); otherwise a copy of
-    it is kept. A flow that does not start at rest (Adam's) cannot open before its first gradient:
-    its first step makes up for that when it closes, so that `step_params` is at the right time.
+    The gradient is taken in the middle of a substep. To use the given gradient, the parameters
+    *rest* there between calls: a call starts with the gradient, completes the step, and opens the
+    next one with the same `h`. `step_params` gives the end of the step. To undo the opening, a few
+    scalars suffice for some flows (`AbstractFlow.rest`); for others a copy of the move is kept. A
+    flow that does not start at rest (Adam's) cannot open before its first gradient: the end of its
+    first step makes up for this, so that `step_params` is at the right time.
 
     Args:
-      substeps: their lengths $\tau$, which sum to 1.
+      substeps: the lengths $\tau$ of the substeps, which sum to 1.
 
     Raises:
       ValueError: lengths that do not sum to 1.
@@ -94,17 +94,17 @@ class Strang(AbstractMethod):
         return len(self.substeps)
 
     def check(self, flow: AbstractFlow) -> None:
-        """The flow must have parts, of which one looks at the gradient."""
+        """The flow must have parts, one of which uses the gradient."""
         _check_parts(flow, "Strang")
         if flow.gradient_part is None:
             raise ValueError(
-                f"Strang needs a flow of which one part looks at the gradient; in "
+                f"Strang needs a flow in which only one part uses the gradient; in "
                 f"{type(flow).__name__} several do: use `odeopt.solvers.Lie()`, or a solver of the "
                 "whole field."
             )
 
     def init(self, flow: AbstractFlow, z: State) -> PyTree[Array]:
-        """The parameters rest where they are. A copy of them, or a few scalars."""
+        """No displacement yet. Memory: a copy of the parameters, or a few scalars."""
         rest = flow.rest(z, jnp.zeros([], float), self.substeps[0] / 2)
         return Rest(jax.tree.map(jnp.zeros_like, z[0])) if rest is None else rest
 
@@ -141,9 +141,9 @@ def opening(flow: AbstractFlow | type[AbstractFlow], tau: float) -> list[tuple[s
 def compose(
     flow: AbstractFlow, objective: Objective, z: State, h: Scalar, substeps: Substeps
 ) -> tuple[PyTree[Array], PyTree[Array], int]:
-    """Follow parts for fractions of `h`, one after the other; the flow may do all of it at once.
+    """Follow parts for fractions of `h`, one after the other, or in one pass if the flow can.
 
-    The update, the new auxiliary variables, and the gradients that it took beside the given one.
+    Returns the update, the new auxiliary variables, and how many further gradients it took.
     """
     at_once = flow.fused(substeps, z, objective, h)
     if at_once is not None:
@@ -155,7 +155,7 @@ def compose(
 def _in_turn(
     flow: AbstractFlow, objective: Objective, z: State, h: Scalar, substeps: Substeps
 ) -> tuple[PyTree[Array], PyTree[Array]]:
-    """The first gradient is the given one; once the parameters have moved it is evaluated."""
+    """Follow the parts in turn, with the given gradient until the parameters have moved."""
     start, aux = z
     update, stage, before = None, 0, list[str]()  # `before`: the parts that have moved
     for name, fraction in substeps:

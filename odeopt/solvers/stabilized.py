@@ -1,4 +1,4 @@
-"""Runge-Kutta-Chebyshev methods: explicit, and stable far beyond others of as many stages."""
+"""Runge-Kutta-Chebyshev methods: explicit, with a very large stability limit for their stages."""
 
 import math
 from collections.abc import Callable
@@ -22,14 +22,14 @@ from .adapter import AbstractAdapter, FlatTerm, Reached
 from .chebyshev import Coefficients, coefficients
 from .method import AbstractMethod, Step, field_cost
 
-_MARGIN = 1.2  # stages are chosen for so much more curvature than was found (the RKC code's own)
+_MARGIN = 1.2  # a safety factor of the estimated curvature, as in the RKC code
 _FIRST = 24  # Hessian products of the first estimate, which starts from the gradient
 
 
 class Sharpest(NamedTuple):
-    """What is known of the curvature, where it decides on the number of stages."""
+    """The estimate of the curvature that sets the number of stages."""
 
-    value: Scalar  # the spectral radius of the Hessian, from below; 0 before the first estimate
+    value: Scalar  # lower bound of the Hessian's spectral radius; 0 before the first estimate
     vector: PyTree[Array]
 
 
@@ -39,19 +39,19 @@ class RungeKuttaChebyshev(AbstractMethod):
     With $f$ the field and $\delta_j$ the displacement from the start to stage j,
     $\delta_0 = 0$, $\delta_1 = \tilde\mu_1hf_0$,
     $\delta_j = \mu_j\delta_{j-1} + \nu_j\delta_{j-2} + \tilde\mu_jhf_{j-1} + \tilde\gamma_jhf_0$:
-    one gradient a stage, the given one first. Each stage looks back on two, so that the loop keeps
-    three vectors (four at order 2) whatever their number, and is compiled once. Leaves below 32
+    one gradient a stage, the given one first. Each stage uses the two before it. For any number of
+    stages the loop keeps three vectors (four at order 2) and is compiled once. Leaves below 32
     bits are combined in float32.
 
     Stable up to $h\lambda = R$: at order 1 $R = 2w_0T_s'(w_0)/T_s(w_0) \approx 1.93s^2$, at order 2
-    about $0.65s^2$. Damping costs little of it (3 % at order 1 and the default); without it modes
-    at the extrema of the polynomial would not decay.
+    about $0.65s^2$. Damping lowers R a little (by 3 % at order 1 and the default); without damping
+    modes at the extrema of the polynomial would not decay.
 
-    `stages=None` takes as many as are stable at the given `h`, for gradient flow only: the
-    smallest number whose limit is 1.2 times $h$ times the spectral radius of the Hessian. That is
-    estimated by the power method, as in the RKC code: 24 products before the first step, one
-    before every other, started from the last direction. 2 gradients each are counted. A step that
-    would need more than `max_stages` is rejected.
+    `stages=None` (for gradient flow only) takes the smallest number of stages whose limit is at
+    least 1.2 times $h$ times the spectral radius of the Hessian. The power method estimates this
+    radius, as in the RKC code: 24 products before the first step, one before every other, started
+    from the last direction. Each product counts as 2 gradients. A step that would need more than
+    `max_stages` is rejected.
 
     The arguments are those of `odeopt.rkc`.
 
@@ -89,18 +89,18 @@ class RungeKuttaChebyshev(AbstractMethod):
 
     @property
     def stability_limit(self) -> float:
-        """Where the Chebyshev polynomial leaves [-1, 1]; of `stages=None`, what it can reach."""
+        """Where the Chebyshev polynomial leaves [-1, 1]; for `stages=None`, the most it can be."""
         if self.stages is None:
             return self._coefficients(self.max_stages).limit / _MARGIN
         return self._coefficients(self.stages).limit
 
     @property
     def gradients_per_step(self) -> int:
-        """One for each stage; of `stages=None`, at most: the state counts what was used."""
+        """One for each stage; for `stages=None` the most (the state counts the actual number)."""
         return self.max_stages + 2 * _FIRST if self.stages is None else self.stages
 
     def check(self, flow: AbstractFlow) -> None:
-        """Any flow that has a field, where the number of stages is given."""
+        """Any flow that has a field; for `stages=None`, gradient flow only."""
         if self.stages is None and Information.POTENTIAL not in flow.has:
             raise ValueError(
                 "RungeKuttaChebyshev(stages=None) chooses its stages by the curvature of the loss, "
@@ -108,7 +108,7 @@ class RungeKuttaChebyshev(AbstractMethod):
             )
 
     def init(self, flow: AbstractFlow, z: State) -> Sharpest | tuple[()]:
-        """No estimate yet. A copy of the parameters where stages are chosen, else nothing."""
+        """No estimate yet. Memory: a copy of the parameters for `stages=None`, else nothing."""
         if self.stages is not None:
             return ()
         return Sharpest(jnp.zeros([], float), jax.tree.map(jnp.zeros_like, z[0]))
@@ -116,7 +116,7 @@ class RungeKuttaChebyshev(AbstractMethod):
     def step(
         self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: Any
     ) -> Step:
-        """One step of size `h`; the slopes are increments, which carry it."""
+        """One step of size `h`; the slopes are increments, which include the factor `h`."""
         first = flow.increment(z, objective, h)
         cost = field_cost(flow, z, h)
         used: int | Int[Array, ""] = field_cost(flow, z, h, given=True)
@@ -129,7 +129,7 @@ class RungeKuttaChebyshev(AbstractMethod):
             memory, products = _sharpest(flow.potential(objective, h), z[0], memory)
             weight, table, stages = self._chosen(h * memory.value)
             ok = stages <= self.max_stages
-            # Not a number, so that a step-size rule sees it too, and at once.
+            # NaN, so that a step-size rule sees the failure too, in this step.
             weight = jnp.where(ok, weight, jnp.nan)
             stages = jnp.where(ok, stages, 2)
             used += 2 * cost * products + cost * (stages - 1)
@@ -160,11 +160,11 @@ class RungeKuttaChebyshev(AbstractMethod):
         weight: Scalar,
         loop: Callable[[Callable, PyTree], PyTree],
     ) -> PyTree[Array]:
-        r"""$\delta_s/h$, in float32 at least; of optimizers and of the diffrax class.
+        r"""$\delta_s/h$, in float32 at least, for optimizers and for the diffrax class.
 
-        `first` is the slope at `start` and `weight` its own in the first stage;
-        `slope(stage, time, point)` gives the others, the time in units of `h` from the start, and
-        `loop(body, carry)` runs `body(carry, (stage, row))` over their stages. `h` is 1 where
+        `first` is the slope at `start`, and `weight` is its weight in the first stage.
+        `slope(stage, time, point)` gives the other slopes, with the time in units of `h` from the
+        start. `loop(body, carry)` runs `body(carry, (stage, row))` over their stages. `h` is 1 if
         slopes are increments.
         """
 
@@ -203,9 +203,9 @@ class RungeKuttaChebyshev(AbstractMethod):
         return coefficients(stages, self.accuracy, self.damping)
 
     def _chosen(self, product: Scalar) -> tuple[Array, Array, Array]:
-        """First weight, rows of every number of stages, and the number for `h * curvature`.
+        """First weight, rows for every number of stages, and the number for `h * curvature`.
 
-        The rows are a table since a recurrence for them in float32 would lose too many digits.
+        The rows are tabulated, since a recurrence for them in float32 would lose too many digits.
         """
         known = [self._coefficients(s) for s in range(2, self.max_stages + 1)]
         table = np.zeros((len(known), len(known), 5))
@@ -220,9 +220,9 @@ class RungeKuttaChebyshev(AbstractMethod):
 def _sharpest(
     objective: Objective, params: PyTree[Array], last: Sharpest
 ) -> tuple[Sharpest, Int[Array, ""]]:
-    """The estimate after one step of the power method, 24 at first, and how many it took.
+    """The estimate after one step of the power method (24 at first), and the number of products.
 
-    Where the products are of no use the last estimate stays.
+    If the new estimate is not positive and finite, the last one stays.
     """
 
     def after(products: int, start: PyTree[Array]) -> tuple[Sharpest, Array]:
@@ -257,7 +257,7 @@ class RKC(AbstractAdapter):
       damping: as for `RungeKuttaChebyshev`.
 
     Raises:
-      ValueError: as there; or `stages=None`, which is for optimizers.
+      ValueError: as for `RungeKuttaChebyshev`; or `stages=None`, which is for optimizers only.
     """
 
     method: RungeKuttaChebyshev

@@ -27,7 +27,7 @@ class AbstractConformal(AbstractAdapter):
     r"""A splitting of $\dot x = f(v)$, $\dot v = g(x) - \gamma v$ into friction, kick and drift.
 
     Takes its terms as `diffrax.SemiImplicitEuler` does: `(ODETerm(f), ODETerm(g))` with
-    $y = (x, v)$; each sees the other variable. With $f(v) = v$, $g = -\nabla E$ and a time step
+    $y = (x, v)$; each takes the other variable. With $f(v) = v$, $g = -\nabla E$ and a time step
     $\sqrt h$ it takes the steps of the optimizer with learning rate $h$ and momentum
     `flows.momentum_of(h, friction)`.
 
@@ -36,7 +36,7 @@ class AbstractConformal(AbstractAdapter):
 
     Attributes:
       method: the pure step function that the optimizers use.
-      substeps: parts and fractions of one step, in their order.
+      substeps: the parts and fractions of one step, in order.
     """
 
     friction: float
@@ -52,11 +52,11 @@ class AbstractConformal(AbstractAdapter):
     def reached(self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any) -> Reached:
         drift, kick = terms
         x, v = y0
-        time_x = time_v = t0  # each variable has its own time, which the other's field sees
+        time_x = time_v = t0  # each variable has its own time, at which the other's field is taken
         for part, fraction in self.substeps:
             length = fraction * (t1 - t0)
             if part == "friction":
-                # by the control, which carries the sign where diffrax integrates backwards
+                # by the control, which carries the sign when diffrax integrates backwards
                 kept = jnp.exp(-self.friction * kick.contr(t0, t0 + length))
                 v = jax.tree.map(lambda leaf, kept=kept: kept.astype(leaf.dtype) * leaf, v)
             elif part == "kick":

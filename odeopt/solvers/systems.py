@@ -29,11 +29,11 @@ class LinearSolve(NamedTuple):
     """The result of a linear solve.
 
     Attributes:
-      direction: its solution, where the next one starts; `()` where none does.
-      products: curvature products that it took; 0 where it was exact.
-      residual: what is left of its right-hand side, relative.
+      direction: the solution, from which the next solve starts; `()` if it is not kept.
+      products: number of curvature products; 0 for an exact solve.
+      residual: the relative residual.
       quadratic_form: `d.Bd` of the solution d, with the curvature B.
-      diagonal: the estimate of the diagonal of B that preconditions; `()` where none does.
+      diagonal: the estimate of the diagonal of B for preconditioning; `()` without it.
     """
 
     direction: PyTree[Array]
@@ -44,7 +44,7 @@ class LinearSolve(NamedTuple):
 
 
 def no_solve(direction: PyTree[Array] = (), diagonal: Diagonal | tuple[()] = ()) -> LinearSolve:
-    """Before the first solve. Every number is an array of its own, so that it can be donated."""
+    """No solve yet. Every number is an array of its own, so that it can be donated."""
     none = jnp.zeros([], jnp.int32)
     return LinearSolve(direction, none, jnp.zeros([], float), jnp.zeros([], float), diagonal)
 
@@ -53,7 +53,7 @@ class AbstractSystem(abc.ABC):
     r"""$(\text{shift} + \text{weight}\,B)\,x = r$ at one point, prepared for several r.
 
     Attributes:
-      setup: gradients that its preparation has cost.
+      setup: the cost of its preparation, in gradients.
       exact: whether it is solved to rounding.
     """
 
@@ -68,12 +68,12 @@ class AbstractSystem(abc.ABC):
 
     @abc.abstractmethod
     def cost(self, found: LinearSolve) -> int | Int[Array, ""]:
-        """Gradients that a solve has cost."""
+        """The cost of a solve, in gradients."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Iterative(AbstractSystem):
-    """By conjugate gradients, as `solver` says."""
+    """A system solved by conjugate gradients, with the options of `solver`."""
 
     product: LinearMap
     shift: Scalar
@@ -101,7 +101,7 @@ class Iterative(AbstractSystem):
         found = conjugate_gradients(
             self._map,
             right,
-            optax.tree.cast_like(last.direction, right),  # restored, it may have another dtype
+            optax.tree.cast_like(last.direction, right),  # a restored one may have another dtype
             products=self.solver.products,
             tolerance=self.solver.tolerance,
             preconditioner=metric,
@@ -125,7 +125,7 @@ class Iterative(AbstractSystem):
 
 @dataclasses.dataclass(frozen=True)
 class Exact(AbstractSystem):
-    """By Cholesky's decomposition."""
+    """A system solved by Cholesky's decomposition."""
 
     rows: Rows
     shift: Scalar

@@ -1,4 +1,4 @@
-"""Butcher tableaus of explicit Runge-Kutta methods, and what follows from the numbers alone."""
+"""Butcher tableaus of explicit Runge-Kutta methods, and properties that follow from them."""
 
 import dataclasses
 import functools
@@ -9,9 +9,9 @@ import diffrax
 import numpy as np
 
 _TOLERANCE = 1e-9  # published coefficients carry about 16 digits; a typo shows far above this
-_SAMPLES = 32  # points of the grid for each stage: between them R is larger by 0.12 % at most
-_NEAR = 0.99  # a peak below it stays below 1 between the points too
-_TOUCHING = 1e-9  # |R| may exceed 1 by so much, which is rounding where it touches
+_SAMPLES = 32  # grid points for each stage: between them |R| is larger by 0.12 % at most
+_NEAR = 0.99  # a peak below this stays below 1 between the points too
+_TOUCHING = 1e-9  # |R| may exceed 1 by this much, by rounding, where it only touches 1
 _ROUNDING = 1e-13
 _HALVINGS = 60
 
@@ -22,7 +22,7 @@ class Tableau:
 
     $k_i = f(z + h\sum_{j<i} a_{ij}k_j)$, $z^+ = z + h\sum_i b_ik_i$. Unlike
     `diffrax.ButcherTableau` it allows a single stage, says "no error estimate" with None rather
-    than with zeros, and names the sum that is wrong when one is.
+    than with zeros, and names a sum that is wrong in its error message.
 
     Args:
       a: the lower triangle: one row for each stage after the first (`[[a21], [a31, a32], ...]`),
@@ -98,7 +98,7 @@ class Tableau:
 
     @classmethod
     def from_recursion(cls, keep: Sequence[float], add: Sequence[float]) -> "Tableau":
-        r"""The method $\delta_{i+1} = \gamma_i\delta_i + \alpha_ihk_i$ of `keep` and `add`."""
+        r"""The method $\delta_{i+1} = \gamma_i\delta_i + \alpha_ihk_i$: `keep` is γ, `add` is α."""
         displacement = np.zeros(len(add))
         rows = []
         for i, (gamma, alpha) in enumerate(zip(keep, add, strict=True)):
@@ -117,7 +117,7 @@ class Tableau:
 
     @property
     def rows(self) -> tuple[tuple[float, ...], ...]:
-        """The weights of the point of every stage, and of the end of the step."""
+        """The weights for the point of every stage, and for the end of the step."""
         return (*self.a, self.b)
 
     @property
@@ -161,8 +161,8 @@ class Tableau:
         r"""$(\gamma_i, \alpha_i)$ if the method needs one register beside the point of its stage.
 
         With $\delta_i$ the displacement from the start of the step to stage i (its end, for i = s):
-        $\delta_0 = 0$, $\delta_{i+1} = \gamma_i\delta_i + \alpha_ihk_i$. So it is where every row
-        of the tableau, b the last, continues a multiple of the one above. None where it does not.
+        $\delta_0 = 0$, $\delta_{i+1} = \gamma_i\delta_i + \alpha_ihk_i$. This needs a tableau whose
+        every row (b is the last) continues a multiple of the row above. None for other tableaus.
         """
         rows, pairs = [np.asarray(row) for row in self.rows], []
         for i in range(self.stages):
@@ -176,7 +176,7 @@ class Tableau:
 
     @property
     def lags(self) -> int:
-        """How many stages the point of a stage looks back on, at most."""
+        """The largest number of stages by which a stage looks back."""
         behind = [i - j for i, row in enumerate(self.a) for j, weight in enumerate(row) if weight]
         return max(behind, default=0)
 
@@ -202,11 +202,11 @@ class Tableau:
     def stability_limit(self) -> float:
         r"""$R$: the largest $x$ with $|R(-t)| \le 1$ for all $0 \le t \le x$.
 
-        Evaluated through the stages: the coefficients of a polynomial of high degree cancel. R
-        is at most $2s^2$ for s stages, by Markov's inequality. The grid is Chebyshev's, on which
-        a polynomial that is at most 1 is hardly larger in between (Ehlich and Zeller, Math. Z. 86,
-        1964), so only the peaks close to 1 are looked at more closely. Where $|R|$ touches 1, as
-        that of an undamped Chebyshev method does, stability continues.
+        $R(-t)$ is evaluated through the stages, since the coefficients of a polynomial of high
+        degree cancel. By Markov's inequality the limit is at most $2s^2$ for s stages. Between the
+        points of a Chebyshev grid a polynomial is hardly larger than on them (Ehlich and Zeller,
+        Math. Z. 86, 1964), so only peaks close to 1 are refined. Where $|R|$ only touches 1, as in
+        an undamped Chebyshev method, stability continues.
         """
         angles = np.linspace(0, np.pi, _SAMPLES * self.stages + 1)[1:]
         high, first, size, grid = 2.02 * self.stages**2, 0, angles, angles

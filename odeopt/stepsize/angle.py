@@ -16,15 +16,15 @@ from ..solvers import Step
 from ..sums import inner
 from .rule import AbstractRule, StepInfo, Verdict
 
-_LONGEST = 3.0  # running lengths
+_LONGEST = 3.0  # longest direction, in units of the running length, that does not shrink the step
 
 
 class Heading(NamedTuple):
-    """What the rule remembers."""
+    """The state of the rule."""
 
     log_size: Scalar
     square: Scalar  # running mean of the squared length of the descent direction
-    update: PyTree[Array]  # the last one; `()` where the flow knows its heading
+    update: PyTree[Array]  # the last one; `()` if the flow's heading is used
 
 
 class Angle(AbstractRule):
@@ -43,13 +43,13 @@ class Angle(AbstractRule):
         return Information.NONE if self.remembers else Information.HEADING
 
     def init(self, params: PyTree[Array]) -> Heading:
-        """The first size; one copy of the parameters unless the flow knows its heading."""
+        """The first size. Memory: one copy of the parameters, unless the flow's heading is used."""
         update = optax.tree.zeros_like(params) if self.remembers else ()
         first = jnp.log(jnp.asarray(self.first, float))
         return Heading(first, jnp.zeros([], float), update)
 
     def propose(self, state: Heading, info: StepInfo) -> tuple[Scalar, Heading]:
-        """`h exp(gain k c)`, `c` the cosine, times `shrink` where it is negative."""
+        """`h exp(kappa c) / excess`, with the cosine `c` times `shrink` if it is negative."""
         heading = state.update if self.remembers else info.flow.heading(info.z)
         descent = info.flow.descent(info.z, info.objective)
         steps = info.steps.astype(float)
@@ -57,9 +57,9 @@ class Angle(AbstractRule):
         length = inner(descent, descent)
         most = jnp.where(state.square > 0, _LONGEST**2 * state.square, jnp.inf)
         longer = length > most
-        # Chosen before the logarithm: what is not used must have a derivative all the same.
+        # Chosen before the logarithm: the branch that is not used needs a derivative too.
         excess = 0.5 * jnp.log(jnp.where(longer, length / jnp.where(longer, most, 1.0), 1.0))
-        # The first length stands for all before it.
+        # The first length starts the running mean.
         fresh = (state.square == 0) | (rate >= 1)
         square = jnp.where(fresh, length, state.square + rate * (length - state.square))
         product, ahead = inner(descent, heading), inner(heading, heading)
@@ -81,7 +81,7 @@ class Angle(AbstractRule):
         return Verdict(True, state._replace(update=update))
 
     def failed(self, state: Heading) -> Heading:
-        """Half the size."""
+        """Halve the size."""
         return state._replace(log_size=state.log_size - math.log(2.0))
 
 
@@ -96,26 +96,26 @@ def angle(
 ) -> Angle:
     r"""The step size grows while the gradient points in the direction of the run.
 
-    $\ln h \leftarrow \ln h + \kappa c$ before each step, $c = \cos\theta$ (times `shrink` where it
-    is negative), $\theta$ the angle between the descent direction $u = -Dg$ (in the metric $D$ of
-    the flow: Adam's divides by the root of the second moment) and the update before, in Euclidean
-    inner products over all leaves. The cosine is taken with the *running mean* of $\|u\|^2$ in
-    place of its present value: where gradients fade faster than the metric forgets them, a step
-    that hardly moves must not count as agreement. `shrink` offsets that the noise of mini-batches
-    alone turns it negative. A line search on average, at no cost in gradients.
+    Before each step $\ln h \leftarrow \ln h + \kappa c$ with $c = \cos\theta$ (times `shrink` if it
+    is negative). $\theta$ is the angle between the last update and the descent direction $u = -Dg$
+    (in the metric $D$ of the flow: Adam's divides by the root of the second moment), in Euclidean
+    inner products over all leaves. The cosine uses the *running mean* of $\|u\|^2$ in place of its
+    present value: if gradients fade faster than the metric forgets them, a step that hardly moves
+    must not count as agreement. `shrink` compensates for the noise of mini-batches, which by itself
+    makes the cosine negative. The rule is a line search on average, at no cost in gradients.
 
     A direction more than three times as long as the root of that mean shows that the last steps
-    went too far: the step size is divided by the excess. Without this a network that has fitted its
-    data, whose step size grows while gradients are lost in rounding, runs away
+    went too far: the step size is divided by the excess. Otherwise a network that has fitted its
+    data would diverge, since its step size grows while its gradients are lost in rounding
     (`tests/zoo/test_log_time_soap.py`).
 
     The multiplicative form on the last direction of Adam is Martínez-Rubio's (thesis, Oxford,
     2017), after Almeida (1998) and Baydin et al. (arXiv:1703.04782). The running mean, the
-    asymmetry and the clock, by which the rule averages over as much of the past as a momentum on
-    the same clock does, are ours; `odeopt benchmark` measures what they are worth.
+    asymmetry and the clock are ours; with the clock, the rule averages over as much of the past as
+    a momentum on the same clock. `odeopt benchmark` measures their effect.
 
-    Works with any optimizer. A step that comes out non-finite is taken back and tried at half the
-    size.
+    Works with any optimizer. A step that is not finite is rejected, and the next one is tried at
+    half the size.
 
     Args:
       gain: $\kappa$; with a clock, $\kappa$ is `gain` times $r/(n + r)$.
@@ -124,13 +124,13 @@ def angle(
       shrink: the factor of a negative cosine, in (0, 1].
       first: the size of the first step, in flow time.
       limit: the largest size.
-      remembers: keep the last update to measure the angle with, one copy of the parameters. False:
-        use the flow's heading; only `flows.AveragedFlow` has one.
+      remembers: keep the last update, one copy of the parameters, to measure the angle with it.
+        False: use the flow's heading; only `flows.AveragedFlow` has one.
 
     Raises:
       ValueError: a gain, `shrink`, `first` or `limit` that is not positive, a `shrink` above 1, or
         a `first` above `limit`.
-      TypeError: a clock that is none.
+      TypeError: a clock that is no `LogTime`.
 
     Examples:
       >>> import odeopt
@@ -145,7 +145,7 @@ def angle(
 
 
 def _cosine(product: Scalar, square: Scalar, ahead: Scalar) -> Scalar:
-    """Of two vectors with this inner product and these squares; 0 where either vanishes."""
+    """The cosine from an inner product and two squared norms; 0 if either vector is 0."""
     known = (square > 0) & (ahead > 0)
     # One root after the other: the product of two small squares underflows.
     first, second = (jnp.sqrt(jnp.where(known, s, 1.0)) for s in (square, ahead))

@@ -9,11 +9,11 @@ from ..checks import check, check_cap, check_positive, check_steps
 from .rule import AbstractLocalRule, StepInfo
 
 DISTANCE = 12.0
-"""In units of `flows.UnitFlow`; the one constant, from twelve problems."""
+"""The distance in units of `flows.UnitFlow`; the only constant, found on twelve problems."""
 LONGEST = 0.5
-"""Of a step, in flow time: with Muon's velocity a tenth of the size of a matrix."""
+"""The longest step, in flow time: with Muon's velocity, a tenth of the size of a matrix."""
 SHORT = 192
-"""Steps of a run that needs longer ones to get anywhere if it has fewer."""
+"""A run with fewer steps than this may take longer ones, since it would get nowhere otherwise."""
 
 
 class Horizon(AbstractLocalRule):
@@ -27,7 +27,7 @@ class Horizon(AbstractLocalRule):
     counts = True
 
     def size(self, info: StepInfo) -> Scalar:
-        """That of the present step; past the horizon that of the last one."""
+        """The size of the present step; past the horizon, the size of the last step."""
         n = info.steps.astype(float)
         rise = (n + 1) / (self.warm_up * self.steps)
         fall = jnp.maximum(self.steps - n, 1.0) / ((1 - self.warm_up) * self.steps)
@@ -44,24 +44,24 @@ def horizon(
     $h_n = \min\left(\frac{d}{\sqrt N}, \hat h\right)
     \min\left(1, \frac{n+1}{wN}, \frac{N-n}{(1-w)N}\right)$ for the step $n = 0, 1, \dots$: a random
     walk of $N$ steps of size $d/\sqrt N$ ends at the distance $d$. For flows of unit speed (Adam's,
-    Muon's), whose learning rate is a distance; `flows.UnitFlow` says of what. A run that goes on
-    past the horizon keeps the size of step $N - 1$, which is small. Looks at nothing but the number
-    of steps: no gradient, no memory.
+    Muon's), whose learning rate is a distance (see `flows.UnitFlow`). A run that goes on past the
+    horizon keeps the size of step $N - 1$, which is small. Uses only the number of steps: no
+    gradient, no memory.
 
     Args:
       steps: $N \ge 1$, the steps that the run will take.
       distance: $d$, in flow time; a flow in other units needs one of its own.
       warm_up: $w$ in (0, 1), the part of the run in which the size rises.
-      longest: $\hat h$, no step is longer, in flow time; in a run of fewer than 192 steps none is
-        longer than $192\hat h/N$.
+      longest: $\hat h$, the longest step, in flow time; in a run of fewer than 192 steps it is
+        $192\hat h/N$.
 
     Raises:
       ValueError: `steps` below 1, a distance or a longest step that is not positive,
         `warm_up` outside (0, 1).
 
-    References: the distance over the root of the number of steps is that of the convergence theory
-    of subgradient descent (Zinkevich, 2003) and of DoG (arXiv:2302.12022); linear decay is what is
-    best at the last iterate (arXiv:2310.07831).
+    References: a distance over the root of the number of steps is the size in the convergence
+    theory of subgradient descent (Zinkevich, 2003) and in DoG (arXiv:2302.12022); linear decay is
+    the best schedule for the last iterate (arXiv:2310.07831).
 
     Examples:
       >>> import odeopt
@@ -96,9 +96,8 @@ def anytime(
 
     $h_n = \min\left(\frac{d}{4\sqrt{n+1+w}}, \hat h\right)\min\left(1, \frac{n+1}{w}\right)$: a
     quarter of the largest size of `horizon`, or its size after three quarters of a run of $n$
-    steps. It falls slowly, so that the last iterate stays noisy: evaluate an average, as
-    `flows.AveragedFlow` keeps one. Looks at nothing but the number of steps: no gradient, no
-    memory.
+    steps. It falls slowly, so that the last iterate stays noisy: evaluate an average, such as that
+    of `flows.AveragedFlow`. Uses only the number of steps: no gradient, no memory.
 
     Args:
       distance: $d$, as in `horizon`.

@@ -1,4 +1,4 @@
-"""Step sizes read off the gradient and its drift."""
+"""Step sizes from the gradient and either the drift or the loss."""
 
 import math
 from typing import ClassVar
@@ -26,13 +26,13 @@ class DriftAdjusted(AbstractLocalRule):
         """`min(2 / r, cap)` or its smooth form, `r = (‖Hg‖ / ‖g‖)**power`."""
         params = info.z[0]
         g = info.objective.here(params)
-        # Complex gradients arrive conjugated; as a direction in parameter space that is right.
+        # Complex gradients arrive conjugated, which is right for a direction in parameter space.
         r = ratio(norm(info.objective.product(params)(g)), norm(g)) ** self.power
         least = 1.0 / self.cap  # 0 without a cap
         return 1.0 / (least + 0.5 * r if self.smooth else jnp.maximum(least, 0.5 * r))
 
     def judge(self, state: tuple[()], info: StepInfo, h: Scalar, step: Step) -> Verdict:
-        """Accepted; a Hessian product was used."""
+        """Accepted; the Hessian product counts as 2 gradients."""
         return Verdict(True, state, 2)
 
 
@@ -44,16 +44,15 @@ def drift_adjusted(power: float = 1.0, *, cap: float = 5.0, smooth: bool = False
     `smooth`, $1/h = 1/\text{cap} + r/2$ (the capped form of arXiv:2505.13397). Both tend to `cap`
     as the drift vanishes, never exceed it, and are `cap` at a zero gradient. As $\|Hg\| \le
     \max|\lambda|\,\|g\|$, DAL-1 without cap is at least $2/\max|\lambda|$. For a positive definite
-    Hessian that is $2/\lambda_{max}$, the limit of Euler's method. It keeps training alive without
-    a sweep; it need not beat a tuned rate.
+    Hessian that is $2/\lambda_{max}$, the limit of Euler's method. The rule keeps training alive
+    without a sweep, but need not beat a tuned rate.
 
     Costs one Hessian product a step, counted as 2 gradients. A power other than 1 is not
     scale-free.
 
     Args:
       power: p.
-      cap: the largest step size, in flow time; `inf` for none, where a step without drift is
-        rejected.
+      cap: the largest step size, in flow time; `inf` for none, which rejects a step without drift.
       smooth: the smooth form.
 
     Raises:
@@ -93,8 +92,8 @@ def corridor(minimum: float = 0.0, *, cap: float = float("inf")) -> Corridor:
     r"""The corridor learning rate, CLR.
 
     $h = \min((E - E^*)/\|g\|^2, \text{cap})$: along a straight piece of gradient flow (a corridor)
-    on which the loss falls linearly, one Euler step reaches the minimum; on $E = \|x\|$ it does.
-    This is Polyak's step size; with $E^* = 0$ the CLR of Dherin and Rosca (arXiv:2402.08818).
+    on which the loss falls linearly, as for $E = \|x\|$, one Euler step reaches the minimum. This
+    is Polyak's step size; with $E^* = 0$ it is the CLR of Dherin and Rosca (arXiv:2402.08818).
 
     Needs `value=` in `update`; costs nothing else. A loss at or below `minimum` gives a step of
     size 0; one that is not finite is rejected. The loss of a mini-batch is noisy: set `cap`.

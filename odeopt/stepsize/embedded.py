@@ -1,4 +1,4 @@
-"""Step sizes by the embedded error estimate."""
+"""Step sizes from the embedded error estimate."""
 
 from typing import Any, ClassVar, cast
 
@@ -19,7 +19,7 @@ _Memory = tuple[Scalar, PyTree[Array]]
 
 
 class EmbeddedError(AbstractRule):
-    """Accepts a step whose estimated error is small enough, and sizes the next one by it."""
+    """Accepts a step with a small enough error estimate, which also sets the next step size."""
 
     needs: ClassVar[Information] = Information.ERROR | Information.POINT
 
@@ -29,7 +29,7 @@ class EmbeddedError(AbstractRule):
 
     def init(self, params: PyTree[Array]) -> _Memory:
         """The size to try next, and the memory of diffrax's controller."""
-        # With a first step given, diffrax looks at nothing else.
+        # With a first step given, diffrax does not use the other arguments.
         unused: Any = None
         _, memory = self.controller.init(
             unused, 0.0, self.first, (), self.first, unused, unused, unused
@@ -39,13 +39,13 @@ class EmbeddedError(AbstractRule):
         return jnp.asarray(self.first, float), memory
 
     def propose(self, state: _Memory, info: StepInfo) -> tuple[Scalar, _Memory]:
-        """What the controller said after the step before."""
+        """The size that the controller chose after the last step."""
         return state[0], state
 
     def judge(self, state: _Memory, info: StepInfo, h: Scalar, step: Step) -> Verdict:
-        """Accepted if the scaled error is at most 1; a rejected step is tried smaller."""
-        # The parameters alone: the error of a moment, which forgets by steps, does not fall with h.
-        # In float16 a small tolerance would be 0, and an entry at rest 0/0.
+        """Accepted if the scaled error is at most 1; after a rejection the step is smaller."""
+        # Parameters only: a moment forgets by steps, so its error does not fall with h. Widened:
+        # float16 would round a small tolerance to 0, so that an entry at rest would give 0/0.
         moved = info.z[0], step.update, cast(State, step.error)[0]
         params, update, error = widened(moved)
         new, order = add(params, update), cast(Any, info.method.order)
@@ -57,7 +57,7 @@ class EmbeddedError(AbstractRule):
         return Verdict(jnp.asarray(accept), (size, memory))
 
     def failed(self, state: _Memory) -> _Memory:
-        """A fifth of the size, the most that diffrax's controller shrinks a step by."""
+        """A fifth of the size: diffrax's controller shrinks a step by no more."""
         return jnp.maximum(0.2 * state[0], _floor(state[0].dtype)), state[1]
 
 
@@ -74,9 +74,9 @@ def embedded_error(
     local error $e$ of the parameters $x$; the next size is the current one times
     $0.9\|\cdot\|^{-1/p}$, within 1 to 10 after an accepted step (`diffrax.PIDController`; there is
     no controller of our own). A rejected step returns zero updates, counts in `state.rejected` and
-    is followed by a smaller one. A loss that is not finite at a stage is an infinite error, so the
-    rule recovers from any first step. Moments do not take part: they forget by steps, not by flow
-    time.
+    is followed by a smaller one. A loss that is not finite at a stage counts as an infinite error,
+    so the rule recovers from any first step. The error of moments does not count: they forget by
+    steps, not by flow time.
 
     Works with a solver that has an error estimate (`heun`, `midpoint`, `ralston`, `bosh3`,
     `dopri5`, `tsit5`, and `from_diffrax` of such a one); `bosh3`, `dopri5` and `tsit5` evaluate one

@@ -18,21 +18,21 @@ from .rule import AbstractRule, StepInfo, Verdict
 # Thresholds and factors as usual in trust-region codes, where h plays the radius.
 _GOOD, _BAD = 0.75, 0.25
 _GROW, _SHRINK, _REJECT = 3.0, 0.5, 0.25
-_FAR, _NEAR = 0.75, 0.6  # of a step: where on it the model's minimum is, to grow or to shrink
+_FAR, _NEAR = 0.75, 0.6  # model's minimum, in steps: needed for growth, and to keep the size
 _RISE = 1e-12  # relative rise of the loss that still counts as none
-_ERROR = 0.01  # of the model, at which faster growth is to end
-_ROUNDING = 10.0  # roundings of the loss: what the model predicts below so many cannot be judged
+_ERROR = 0.01  # relative error of the model at which faster growth aims
+_ROUNDING = 10.0  # a prediction below this many roundings of the loss cannot be judged by the loss
 
 
 class Seen(NamedTuple):
     """State of `gain_ratio` with several tries."""
 
     size: Scalar  # to try next
-    loss: Scalar  # at which the last call ended: elsewhere, the next is of another batch
+    loss: Scalar  # at the end of the last call; a call that starts at another loss has a new batch
 
 
 class GainRatio(AbstractRule):
-    """Accepts a step on which the loss falls, and sizes the next one by actual over predicted."""
+    """Accepts a step if the loss does not rise; the gain ratio sets the next step size."""
 
     needs: ClassVar[Information] = (
         Information.VALUE | Information.PRODUCT | Information.DESCENT | Information.POINT
@@ -49,7 +49,7 @@ class GainRatio(AbstractRule):
         return first if self.tries == 1 else Seen(first, jnp.zeros([], float))
 
     def propose(self, state: Any, info: StepInfo) -> tuple[Scalar, Any]:
-        """What the last step left."""
+        """The size that the last step set."""
         return (state if self.tries == 1 else state.size), state
 
     def judge(self, state: Any, info: StepInfo, h: Scalar, step: Step) -> Verdict:
@@ -64,7 +64,7 @@ class GainRatio(AbstractRule):
         if self.tries > 1:
             same = jnp.abs(before - state.loss) <= math.sqrt(eps) * jnp.abs(before)
         model, used = step.model, 1 + (info.value is None)
-        if model is None:  # the step knows none of the caller's own loss
+        if model is None:  # the step has no model of the caller's own loss
             curvature = objective.product(params)(update)
             model = Model(inner(objective.here(params), update), 0.5 * inner(update, curvature))
             used += 2
@@ -75,7 +75,7 @@ class GainRatio(AbstractRule):
         unit = _ROUNDING * eps
         rounding = unit * jnp.abs(before)
         far, near = (-linear >= 2 * part * quadratic for part in (_FAR, _NEAR))
-        # of the model, no better than it is known
+        # the error of the model, including rounding
         missed = jnp.abs(decrease - predicted) + rounding + unit * jnp.abs(decrease)
         by_error = _ERROR * predicted / jnp.where(missed > 0, missed, 1.0)
         grown = jnp.where(same & solved, jnp.maximum(_GROW, by_error), _GROW)
@@ -84,7 +84,7 @@ class GainRatio(AbstractRule):
         keep = (predicted > 0) & (decrease >= _BAD * predicted)
         factor = jnp.where(grow, longer, jnp.where(keep, 1.0, _SHRINK))
         factor = jnp.where(accept, factor, jnp.where(same, _SHRINK, _REJECT))
-        # What cannot be seen in the loss is the model's alone to judge.
+        # If changes are too small to see in the loss, the model alone decides.
         unseen = jnp.maximum(jnp.abs(linear), jnp.abs(quadratic)) <= rounding
         trusted = jnp.where(predicted > 0, longer, jnp.where(predicted < 0, _SHRINK, 1.0))
         factor = jnp.where(unseen, trusted, factor)
@@ -107,36 +107,36 @@ def gain_ratio(
     limit: float = 1e12,
     tries: int = 1,
 ) -> GainRatio:
-    r"""Trust-region control: the loss never rises, and the step grows while it is predicted.
+    r"""Trust-region control: the loss never rises, and the step grows while a model fits it.
 
     With the update u of a step, the actual decrease of the loss is compared with that of its
     quadratic model, $-(g\cdot u + \tfrac12 u\cdot Hu)$. The step is accepted if the loss does not
     rise (to 1e-12 of itself) and is finite; the next size is 3 times this one if the ratio is
-    above 0.75, half of it below 0.25, a quarter after a rejection. It does not grow where the model
-    has its minimum along u before three quarters of u, and is halved where that is before 0.6 of u:
+    above 0.75, half of it below 0.25, a quarter after a rejection. It does not grow if the model
+    has its minimum along u before three quarters of u, and is halved if that is before 0.6 of u:
     there a method without damping, such as the implicit midpoint rule, would only swing to the
-    other side. Where both terms of the model are below the rounding of the loss, the ratio says
-    nothing: it counts as 1 if the model says that the loss falls, and the size is halved if it says
-    that it rises.
+    other side. If both terms of the model are below the rounding of the loss, the ratio says
+    nothing: it counts as 1 if the model predicts a decrease, and the size is halved if it predicts
+    a rise.
 
-    With several `tries` the rule remembers the loss at which a call ended. Where the next begins
-    there, and so is of the same batch, it does two things more; on mini-batches it does neither. A
-    rejected step is made again at half its size in the same call, from the gradient and the
-    Jacobian that are known: a try costs what the method and the rule evaluate for it, with the
-    exact solve of `linearly_implicit_euler` 1. And where `linearly_implicit_euler` solves exactly
-    and the model is nearly exact, the size grows by more than 3: the share of the decrease that the
-    model misses, |1 - ratio|, grows about as the size does, so the next size is 0.01 / |1 - ratio|
-    times this one. Rounding errors count as missed. A quadratic then takes a few steps. (Conjugate
-    gradients of few products would not follow: the larger the step, the less of its system they
-    solve.)
+    With several `tries` the rule remembers the loss at the end of a call. If the next call begins
+    at that loss, its batch is the same, and the rule does two more things (neither on new
+    mini-batches). First, it repeats a rejected step at half its size in the same call, with the
+    known gradient and Jacobian. A try costs what the method and the rule evaluate for it: 1
+    gradient with the exact solve of `linearly_implicit_euler`. Second, if `linearly_implicit_euler`
+    solves exactly and the model is nearly exact, the size grows by more than 3. The share of the
+    decrease that the model misses, |1 - ratio|, grows about as the size does, so the next size is
+    0.01 / |1 - ratio| times this one; rounding errors count as missed. A quadratic then takes a few
+    steps. (With few products of conjugate gradients this would fail: the larger the step, the less
+    of its system they solve.)
 
-    The choice for implicit, linearly implicit and exponential steps, of which a large one is a
-    Newton step; an explicit step it keeps near the stability limit, at the price of rejections.
+    Use it for implicit, linearly implicit and exponential methods, where a large step is a Newton
+    step. It keeps an explicit method near its stability limit, at the price of rejections.
 
     Each step costs a Hessian product (2 gradients; none for the linearly implicit and the
-    exponential Euler method, whose model is the one that they solve) and a loss at the trial point
-    (counted as 1), and a loss at the start (1) unless `update` gets `value=`. `value_fn` must be
-    given. On a mini-batch the ratio is that of the mini-batch, also the promise not to rise.
+    exponential Euler method, which solve such a model themselves) and a loss at the trial point
+    (counted as 1), and a loss at the start (1) unless `update` gets `value=`. `update` needs
+    `value_fn`. On a mini-batch, the ratio and the promise not to rise concern the mini-batch only.
 
     Args:
       first: the size of the first step that is tried.
@@ -147,8 +147,8 @@ def gain_ratio(
 
     Raises:
       ValueError: an argument that is not positive, `first` outside `least` to `limit`, fewer than
-        1 of `tries`; when the optimizer is built, a flow with momentum or a `stage_transform` (of
-        whose gradients the loss is not the potential); in `update`, a missing `value_fn`.
+        1 of `tries`; when the optimizer is built, a flow with momentum or a `stage_transform`
+        (whose gradients are not those of the loss); in `update`, a missing `value_fn`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt

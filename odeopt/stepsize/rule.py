@@ -1,4 +1,4 @@
-"""What a step-size rule is, and the two that optax users know."""
+"""The interface of a step-size rule, and the two rules that optax users know."""
 
 import abc
 import inspect
@@ -24,14 +24,14 @@ from ..sums import finite
 
 
 class StepInfo(NamedTuple):
-    """What a rule may look at.
+    """The information that a rule may use.
 
     Attributes:
       steps: number of steps taken before this one.
       z: parameters and auxiliary variables at the start of the step.
-      objective: the loss; `objective.here(params)` is the gradient that is already paid for.
-      value: the loss at the start of the step, None where the caller did not pass `value=`.
-      flow: the flow that is followed.
+      objective: the loss; `objective.here(params)` is the gradient that the caller already has.
+      value: the loss at the start of the step; None if the caller did not pass `value=`.
+      flow: the flow of the optimizer.
       method: the method, for its order and stability limit.
     """
 
@@ -44,12 +44,12 @@ class StepInfo(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What a rule says of a step that was made.
+    """The verdict of a rule on a step.
 
     Attributes:
-      accept: whether it is taken; a Python True costs nothing.
-      state: the state of the rule after it.
-      gradients: what the rule itself has evaluated for it; a Hessian product counts as 2.
+      accept: whether the step is accepted; a Python True costs nothing.
+      state: the state of the rule after the step.
+      gradients: number that the rule itself has evaluated; a Hessian product counts as 2.
       again: whether a rejected step is tried again in the same call, as often as `tries` says.
     """
 
@@ -66,10 +66,10 @@ class AbstractRule(eqx.Module):
     would take them for schedules.
 
     Attributes:
-      needs: what a rule cannot do without, beside the gradient; compared with what flow, solver
-        and mode have when the optimizer is built.
-      rejects: whether a step that is not finite is rejected, as `odeopt.guard` asks of any.
-      tries: the most steps that one call of `update` makes, where the verdict is to try again.
+      needs: the information that the rule requires beside the gradient; compared with what flow,
+        solver and mode provide when the optimizer is built.
+      rejects: whether a step that is not finite is rejected; `odeopt.guard` does so for any rule.
+      tries: the most steps that one call of `update` makes while the verdict is to try again.
       counts: whether the size of a step depends on its number.
     """
 
@@ -79,7 +79,7 @@ class AbstractRule(eqx.Module):
     counts = False
 
     def check(self, flow: AbstractFlow, method: AbstractMethod) -> None:
-        """Refuse what flags (`needs`) cannot say, when the optimizer is built: a `ValueError`."""
+        """Raise a `ValueError`, when the optimizer is built, for what `needs` cannot express."""
 
     @abc.abstractmethod
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
@@ -90,19 +90,19 @@ class AbstractRule(eqx.Module):
         """The step size, in flow time, as a scalar of the default float dtype."""
 
     def judge(self, state: PyTree[Array], info: StepInfo, h: Scalar, step: Step) -> Verdict:
-        """Whether the step of size `h` is accepted; every finite one, by default."""
+        """Whether the step of size `h` is accepted; by default, if it is finite."""
         return Verdict(True, state)
 
     def failed(self, state: PyTree[Array]) -> PyTree[Array]:
         """The state after a step that was not finite though its gradient and loss were.
 
-        `state` is that before the step was proposed.
+        `state` is the state before the step was proposed.
         """
         return state
 
 
 class AbstractLocalRule(AbstractRule):
-    """A rule without memory: it reads the size off the start of the step."""
+    """A rule without memory: the start of the step determines the size."""
 
     @abc.abstractmethod
     def size(self, info: StepInfo) -> Scalar:
@@ -143,8 +143,8 @@ class Fixed(AbstractRule):
 class Scheduled(AbstractLocalRule):
     """A step size for each step: an optax schedule, or a number that is known only at run time.
 
-    A step whose size comes out negative or non-finite is rejected: nothing moves, and the next
-    step asks the schedule again. (0 is a step of a warm-up.)
+    A step with a negative or non-finite size is rejected: nothing moves, and the next step asks the
+    schedule again. (A size of 0 is accepted, as in a warm-up.)
     """
 
     schedule: Callable[[Int[Array, ""]], Any]
@@ -184,10 +184,10 @@ def settled(
     made: PyTree,
     sound: Bool[Array, ""],
 ) -> tuple[Bool[Array, ""], PyTree[Array]]:
-    """The policy for what is not finite: whether a step can be kept, and the state of its rule.
+    """The policy for non-finite numbers: whether a step can be kept, and the state of its rule.
 
-    A gradient or loss (`given`) that is not finite is not the step size's fault: the rule is as it
-    was. Where only the step is not (`made`, or not `sound`), the rule hears of it (`failed`).
+    A non-finite gradient or loss (`given`) is not the fault of the step size: the rule keeps its
+    state. If only the step is non-finite (`made`, or not `sound`), the rule is told (`failed`).
     """
     sane = finite(given)
     kept = sane & sound & finite(made, verdict.state)
@@ -206,16 +206,16 @@ class Always(eqx.Module):
 
 
 def _is_real(number: Array) -> bool:
-    """Whether it can be a size; `optax.inject_hyperparams` makes it complex, and traced."""
+    """Whether it can be a size; a traced one may be complex by `optax.inject_hyperparams`."""
     complex_one = jnp.iscomplexobj(number) and not is_traced(number) and jnp.imag(number) != 0
     return number.dtype != bool and not complex_one
 
 
 def _check_schedule(schedule: Callable[..., Any]) -> None:
-    """Refuse what cannot be called with the step count alone, as what makes a schedule cannot."""
+    """Refuse a function that cannot be called with the step count alone: a factory of schedules."""
     try:
         parameters = inspect.signature(schedule)
-    except ValueError:  # of some builtin functions there is none
+    except ValueError:  # some builtin functions have no signature
         return
     try:
         parameters.bind(0)
@@ -232,7 +232,7 @@ def as_rule(learning_rate: Any) -> AbstractRule:
 
     Raises:
       ValueError: a Python or NumPy number that is not positive and finite. (A traced one, as under
-        `optax.inject_hyperparams`, cannot be looked at: it freezes the step instead.)
+        `optax.inject_hyperparams`, cannot be checked: it freezes the step instead.)
       TypeError: anything else.
     """
     if hasattr(learning_rate, "propose"):
@@ -243,7 +243,7 @@ def as_rule(learning_rate: Any) -> AbstractRule:
     array = isinstance(learning_rate, jax.Array)
     if array and learning_rate.shape == () and _is_real(learning_rate):
         return Scheduled(Always(learning_rate), counts=False)
-    # NumPy's scalars are real numbers, its bool is none
+    # NumPy's scalars are `numbers.Real`, its bool is not
     if not array and isinstance(np.asarray(learning_rate)[()], numbers.Real):
         rate = float(learning_rate)
         if not (math.isfinite(rate) and rate > 0):

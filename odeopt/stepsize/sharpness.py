@@ -20,17 +20,17 @@ from .rule import AbstractRule, StepInfo, Verdict
 
 
 class LastEstimate(NamedTuple):
-    """What the sharpness rule remembers of the last good estimate."""
+    """The state of the sharpness rule: the last good estimate."""
 
-    size: Scalar  # before one, the cap
-    vector: PyTree[Array]  # its Ritz vector; zero before the first
-    known: Bool[Array, ""]  # whether there was one
+    size: Scalar  # the step size; the cap before the first estimate
+    vector: PyTree[Array]  # the Ritz vector; zero before the first estimate
+    known: Bool[Array, ""]  # whether there was a good estimate
     wait: Int[Array, ""]  # steps before the next estimate
     taken: Int[Array, ""]  # products in this step
 
 
 class SharpnessRule(AbstractRule):
-    """A multiple of the largest stable step, by an estimate of the sharpness every few steps."""
+    """A multiple of the largest stable step, from an estimate of the sharpness every few steps."""
 
     needs: ClassVar[Information] = Information.PRODUCT | Information.POINT
 
@@ -44,8 +44,8 @@ class SharpnessRule(AbstractRule):
         """There must be a largest stable step."""
         if math.isinf(stability_limit(flow, method)):
             raise ValueError(
-                f"{type(method).__name__} is stable at any step size: it has no stability limit of "
-                "which `sharpness` could take a fraction. Use `stepsize.gain_ratio()`, or a number."
+                f"{type(method).__name__} is stable at any step size, so there is no stability "
+                "limit for `sharpness` to scale. Use `stepsize.gain_ratio()`, or a number."
             )
 
     def init(self, params: PyTree[Array]) -> LastEstimate:
@@ -60,13 +60,13 @@ class SharpnessRule(AbstractRule):
         params = info.z[0]
 
         def estimate(products: int) -> LastEstimate:
-            products = max(1, min(products, dimension(params)))  # without entries `extreme` says so
+            products = max(1, min(products, dimension(params)))  # `extreme` refuses 0 entries
             found = extreme(info.objective.product(params), params, products, state.vector)
             size = jnp.asarray(self.safety * limit / found.value, float)
             good = (found.value > 0) & jnp.isfinite(size)
             new = jnp.minimum(size, self.cap), found.vector, jnp.array(True)
             size, vector, known = optax.tree.where(good, new, tuple(state[:3]))
-            # a batch that is not finite says nothing: the next one is asked
+            # a non-finite batch gives no estimate: try again with the next one
             wait = jnp.where(jnp.isfinite(found.value), self.every - 1, 0).astype(jnp.int32)
             return LastEstimate(size, vector, known, wait, jnp.array(products, jnp.int32))
 
@@ -79,7 +79,7 @@ class SharpnessRule(AbstractRule):
         return state.size, state
 
     def judge(self, state: LastEstimate, info: StepInfo, h: Scalar, step: Step) -> Verdict:
-        """Accepted, once there is a size; the products of an estimate were used."""
+        """Accepted; each product of an estimate counts as 2 gradients."""
         return Verdict(True, state, 2 * state.taken)
 
 
@@ -94,21 +94,21 @@ def sharpness(
     r"""A fraction of the largest stable step: $h = \text{safety}\cdot R/\lambda_{max}$.
 
     $R$ is the stability limit of the solver on its flow (`solvers.stability_limit`) and
-    $\lambda_{max}$ the sharpness of the loss (of the mini-batch) that `update` sees, estimated by
-    Lanczos' algorithm every so many steps, from the last Ritz vector on, so that few products do.
-    Between estimates the size stays. An estimate that is not positive leaves the last good one;
-    before a good one the size is `cap`, and steps are rejected where that is infinite (give one for
-    a loss that may start out concave or linear). An estimate that is not finite is made again in
-    the next step.
+    $\lambda_{max}$ the sharpness of the loss (of the mini-batch) that `update` sees. Lanczos'
+    algorithm estimates it every few steps, starting from the last Ritz vector, so that few products
+    suffice. Between estimates the size stays. If an estimate is not positive, the last good one is
+    kept. Before the first good one the size is `cap`, and steps are rejected if that is infinite
+    (set `cap` for a loss that may start out concave or linear). An estimate that is not finite is
+    repeated in the next step.
 
-    A Ritz value is never above the sharpness, and the sharpness moves between estimates: that is
-    what `safety` is for.
+    `safety` is needed because a Ritz value is only a lower bound of the sharpness, and because the
+    sharpness moves between estimates.
 
     Costs 2 gradients a product: `2 * products / every` a step, after `2 * first` in each estimate
     up to the first good one. They are counted in the step that takes them. (Under `vmap` JAX
     estimates in every step, though it is not counted.) Memory: a copy of the parameters, and
     `products` more during an estimate (see `diagnostics.sharpness`). A `stage_transform` that is
-    more than a scaling makes the curvature that is seen unsymmetric, and the estimate doubtful.
+    more than a scaling makes the transformed Hessian unsymmetric, and the estimate doubtful.
 
     Args:
       safety: the fraction, in (0, 1] if the step is to be stable.
