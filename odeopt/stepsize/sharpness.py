@@ -44,8 +44,8 @@ class SharpnessRule(AbstractRule):
         """There must be a largest stable step."""
         if math.isinf(stability_limit(flow, method)):
             raise ValueError(
-                f"{type(method).__name__} is stable at any step size, so there is no stability "
-                "limit for `sharpness` to scale. Use `stepsize.gain_ratio()`, or a number."
+                f"{type(method).__name__} is stable at any step size: it has no stability limit "
+                "for `sharpness` to scale. Use `stepsize.gain_ratio()`, or a number."
             )
 
     def init(self, params: PyTree[Array]) -> LastEstimate:
