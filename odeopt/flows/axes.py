@@ -73,8 +73,8 @@ def _stack(leaf: Array, axes: MuonDimensionNumbers) -> Stack:
     known = all(-leaf.ndim <= axis < leaf.ndim for axis in jax.tree.leaves(tuple(axes)))
     if not known or set(inputs) & set(outputs):
         raise ValueError(
-            f"{axes} of a leaf of shape {leaf.shape}: every axis must be one of the leaf, of the "
-            "inputs or of the outputs, not of both."
+            f"{axes} of a leaf of shape {leaf.shape}: every axis must be an axis of the leaf, and "
+            "belong to the inputs or to the outputs, not to both."
         )
     rest = tuple(axis for axis in range(leaf.ndim) if axis not in inputs + outputs)
     if parts_of(leaf) > 1 and not rest:

@@ -38,7 +38,7 @@ class Constant(eqx.Module):
     least: Any = eqx.field(static=True, default=None)
 
     def retained(self, age: Scalar, fraction: float | Array = 1.0) -> Any:
-        """What is left of a moment after `fraction` of the step at `age`."""
+        """The part of a moment that remains after `fraction` of the step at `age`."""
         whole = is_known(fraction) and fraction == 1
         return self.decay if whole else self.decay**fraction
 
@@ -104,7 +104,7 @@ class LogTime(eqx.Module):
         check_positive(rate=self.rate)
 
     def retained(self, age: Scalar, fraction: float | Array = 1.0) -> Array:
-        """What is left of a moment after `fraction` of the step at `age`: n / (n + r).
+        """The part of a moment that remains after `fraction` of the step at `age`: n / (n + r).
 
         0 before time 0, which a substep backwards in time may reach.
         """

@@ -81,7 +81,7 @@ class AbstractFlow(eqx.Module):
         return None
 
     def descent(self, z: State, objective: Objective, *, seen: bool = False) -> PyTree[Array]:
-        """The gradient in the flow's own metric; alone it would move the parameters against it.
+        """The gradient in the flow's own metric; its negative is the direction without momentum.
 
         A metric learned from gradients includes this one; with `seen`, `z` includes it already.
         """

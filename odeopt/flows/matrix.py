@@ -117,7 +117,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
             check_positive(consistent_rms=self.consistent_rms)
         check_least(0, eps=self.eps, floor=self.floor, noise=self.noise)
         if self._damps and not self.nesterov:
-            raise ValueError("noise compares gradient and moment in a drift: pass nesterov=True.")
+            raise ValueError("noise needs the gradient beside the moment: pass nesterov=True.")
         if np.shape(self.ns_coeffs)[-1:] != (3,):
             raise ValueError(
                 f"ns_coeffs is {self.ns_coeffs!r}; it must be a triple, a triple for each step, or "

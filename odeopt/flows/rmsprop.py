@@ -36,8 +36,8 @@ class Squares(NamedTuple):
 class RMSpropFlow(AbstractFlow):
     r"""RMSprop's flow: $\dot x = -g/\sqrt{v + \epsilon}$, $\tau\dot v = g^2 - v$.
 
-    $\tau = -h/\ln b$ for the decay $b$ per step. With `centered`, $v - |m|^2$ replaces $v$, with
-    $\tau\dot m = g - m$; a negative difference counts as 0. With momentum $\mu$ the
+    $\tau = -h/\ln b$ for the decay $b$ per step. With `centered`, $v - |m|^2$ replaces $v$, where
+    $\tau\dot m = g - m$ and a negative difference counts as 0. With momentum $\mu$ the
     update itself is accumulated: $h\dot x = p$, $h\dot p = p\ln\mu - hg/\sqrt{v + \epsilon}$. At
     $t = 0$ the field is $-g/\sqrt\epsilon$, unless there is bias correction or an `initial_scale`.
 

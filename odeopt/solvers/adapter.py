@@ -42,7 +42,7 @@ class Reached(NamedTuple):
 
 
 Stepped = tuple[PyTree, PyTree | None, dict[str, PyTree], None, diffrax.RESULTS]
-"""What diffrax's `step` returns: end, error, dense output, memory, result."""
+"""The return value of diffrax's `step`: end, error, dense output, memory, result."""
 
 
 class AbstractAdapter(diffrax.AbstractSolver):

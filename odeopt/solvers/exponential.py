@@ -142,7 +142,7 @@ class Exponential(AbstractCurvatureMethod, Curved):
         moved, _, form, _, error, taken = jax.lax.while_loop(goes_on, restarted, begin)
         update = optax.tree.cast_like(moved, params)
         memory = LinearSolve((), taken, error, form)
-        own = solved is objective  # the model is that of the caller's loss
+        own = solved is objective  # a model of the caller's own loss
         model = Model(inner(slope, update), 0.5 * form) if own else None
         cost = self.product_cost(solved, field_cost(flow, z, h))
         used = field_cost(flow, z, h, given=True) + cost * taken

@@ -58,8 +58,8 @@ class Curved(eqx.Module):
     def product_cost(self, objective: Objective, gradient_cost: int) -> int:
         """The cost of a product in gradients: 2 for each gradient that it differentiates.
 
-        The Gauss-Newton matrix, and the Hessian on a part of the samples, are those of the plain
-        loss.
+        Products with the Gauss-Newton matrix, and with the Hessian on a part of the samples, cost
+        2: they differentiate the plain loss.
         """
         plain = self.is_gauss_newton(objective) or self.fraction < 1
         return 2 if plain else 2 * gradient_cost

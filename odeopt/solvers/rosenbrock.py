@@ -166,7 +166,7 @@ class LinearlyImplicitEuler(AbstractLinearized):
 class Rosenbrock2(LinearlyImplicitEuler):
     r"""ROS2 for any ODE: order 2, L-stable, two evaluations of the field.
 
-    As `LinearlyImplicitEuler`, with two systems of one matrix: see `Rosenbrock`.
+    Like `LinearlyImplicitEuler`, with two systems that share a matrix: see `Rosenbrock`.
     """
 
     method: ClassVar[Rosenbrock] = Rosenbrock(2)

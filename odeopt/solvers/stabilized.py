@@ -104,7 +104,7 @@ class RungeKuttaChebyshev(AbstractMethod):
         if self.stages is None and Information.POTENTIAL not in flow.has:
             raise ValueError(
                 "RungeKuttaChebyshev(stages=None) chooses its stages by the curvature of the loss, "
-                f"which says nothing of {type(flow).__name__}: give a number, `stages=10`."
+                f"which does not suit {type(flow).__name__}: give a number, `stages=10`."
             )
 
     def init(self, flow: AbstractFlow, z: State) -> Sharpest | tuple[()]:

@@ -1,4 +1,4 @@
-"""Step sizes: a learning rate is a number, a schedule, or a rule that looks at the step."""
+"""Step sizes: a learning rate is a number, a schedule, or a rule that depends on the step."""
 
 from .angle import angle as angle
 from .distance import anytime as anytime

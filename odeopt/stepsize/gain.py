@@ -18,7 +18,7 @@ from .rule import AbstractRule, StepInfo, Verdict
 # Thresholds and factors as usual in trust-region codes, where h plays the radius.
 _GOOD, _BAD = 0.75, 0.25
 _GROW, _SHRINK, _REJECT = 3.0, 0.5, 0.25
-_FAR, _NEAR = 0.75, 0.6  # model's minimum, in steps: needed for growth, and to keep the size
+_FAR, _NEAR = 0.75, 0.6  # least distance of the model's minimum, in steps: to grow, to keep size
 _RISE = 1e-12  # relative rise of the loss that still counts as none
 _ERROR = 0.01  # relative error of the model at which faster growth aims
 _ROUNDING = 10.0  # a prediction below this many roundings of the loss cannot be judged by the loss

@@ -50,7 +50,7 @@ class Verdict(NamedTuple):
       accept: whether the step is accepted; a Python True costs nothing.
       state: the state of the rule after the step.
       gradients: number that the rule itself has evaluated; a Hessian product counts as 2.
-      again: whether a rejected step is tried again in the same call, as often as `tries` says.
+      again: whether a rejected step is tried again in the same call (see `AbstractRule.tries`).
     """
 
     accept: bool | Bool[Array, ""]
@@ -157,8 +157,8 @@ class Scheduled(AbstractLocalRule):
         size = self.schedule(info.steps)
         if size is None or callable(size) or hasattr(size, "propose"):
             raise TypeError(
-                f"The schedule that learning_rate is gives {size!r:.60} where a number is expected:"
-                " return one. Of a function that makes a schedule or a rule pass what it makes, "
+                f"learning_rate is a schedule that gives {size!r:.60} where a number is expected: "
+                "return one. If the function makes a schedule or a rule, pass what it makes, "
                 "such as `stepsize.horizon(1000)` or `optax.constant_schedule(0.1)`."
             )
         # inject_hyperparams makes the rate complex where the parameters are
@@ -223,7 +223,7 @@ def _check_schedule(schedule: Callable[..., Any]) -> None:
         name = getattr(schedule, "__name__", repr(schedule))
         raise TypeError(
             f"learning_rate is {name}, no schedule: it cannot be called with the step count alone, "
-            f"{error}. If it makes a schedule or a rule pass what it makes, `{name}(...)`."
+            f"{error}. If it makes a schedule or a rule, pass what it makes, `{name}(...)`."
         ) from None
 
 
