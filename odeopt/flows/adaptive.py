@@ -124,7 +124,7 @@ class AdamFlow(AlongMoment, AbstractFlow):
     def drift(
         self, along: PyTree[Array], params: PyTree[Array], age: Array, time: Scalar
     ) -> PyTree[Array]:
-        """The update in a time along a direction, with an exact solution of the decay if asked."""
+        """The update in a time along a direction; `exact_decay` solves its decay exactly."""
         if not (self.exact_decay and self.needs_params):
             return super().drift(along, params, age, time)
         times = jax.tree.map(functools.partial(decaying_time, time), self._decays(params, age))
@@ -200,7 +200,7 @@ class AdamFlow(AlongMoment, AbstractFlow):
 def adam_direction(mean: Array, square: Array, eps: Any, eps_root: Any) -> Array:
     """`mean / (sqrt(square + eps_root) + eps)`; 0 where `mean` is 0.
 
-    A `square` below 0 counts as 0: it may be negative at a Runge-Kutta stage.
+    Only the real part of `square` counts, floored at 0: a Runge-Kutta stage may make it negative.
     """
     size = jnp.real(square)
     return _over_root(mean, jnp.where(size < 0, 0, size) + eps_root, eps)

@@ -115,7 +115,7 @@ class AveragedFlow(AbstractFlow):
 
     @property
     def linear(self) -> bool:  # type: ignore[override]
-        """Whether `base` is linear, nothing adapts and nothing decays."""
+        """Whether `base` is linear, without adaptation and weight decay."""
         return self.base.linear and not self._adapts and not self._decays
 
     @property

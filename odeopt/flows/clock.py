@@ -143,8 +143,8 @@ Decay: TypeAlias = Constant | LogTime
 class ByStep(eqx.Module):
     """A hyper-parameter given as a schedule of the number of steps (rejected ones included).
 
-    Every step first replaces the schedule by its value (`at_step`), so that it stays in step with
-    a schedule of the learning rate.
+    Before every step `at_step` replaces the schedule by its value, so that it keeps pace with a
+    schedule of the learning rate.
     """
 
     schedule: Callable[[Any], Any]
@@ -154,7 +154,7 @@ class ByStep(eqx.Module):
         return self.schedule(step)
 
     def at_age(self, age: Array) -> Any:
-        """The value in a flow without an optimizer, which takes its age, rounded down, as step."""
+        """The value in a flow that no optimizer steps: the step is the flow's age, rounded down."""
         return self(jnp.floor(age).astype(jnp.int32))
 
 
@@ -232,7 +232,7 @@ def time_constant(learning_rate: float, decay: float) -> float:
 def decay_of(learning_rate: float, time_constant: float) -> float:
     r"""The fraction that a step keeps of a moment: $b = e^{-h/\tau}$, inverse of `time_constant`.
 
-    It keeps the *flow* the same when the learning rate changes.
+    With this decay the *flow* stays the same when the learning rate changes.
 
     Args:
       learning_rate: step size $h$.

@@ -57,7 +57,7 @@ class AbstractFlow(eqx.Module):
 
     @abc.abstractmethod
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
-        """The auxiliary variables at time 0. Structural: shapes and dtypes only, no values."""
+        """The auxiliary variables at time 0, from shapes and dtypes alone."""
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """`h dz/dt` at `z`, a tree like `z`; the gradient at `z` is `objective.here(params)`."""

@@ -95,7 +95,7 @@ class GroupedFlow(AbstractFlow):
 
     @property
     def parts(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The parts of every flow."""
+        """The parts, which all flows share."""
         return self._all[0].parts
 
     @property

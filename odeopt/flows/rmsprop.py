@@ -79,7 +79,7 @@ class RMSpropFlow(AbstractFlow):
         )
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
-        """`(-h g / sqrt(v + eps), -(g - m) ln b, -(g^2 - v) ln b)`, and the momentum if any."""
+        """`(-h g / sqrt(v + eps), -(g - m) ln b, -(g^2 - v) ln b)`, with momentum if any."""
         params, aux = z
         grads = objective.here(params)
         rate = self.decay.forgetting(aux.age)

@@ -20,7 +20,7 @@ from .method import AbstractMethod, Step, field_cost
 from .tableau import Tableau
 
 LARGE = 4_000_000
-"""Size of parameters and auxiliary variables from which a loop over the stages saves memory."""
+"""Entries of parameters and auxiliary variables from which a loop over the stages is worth it."""
 
 
 class ExplicitRungeKutta(AbstractMethod):

@@ -107,7 +107,7 @@ class AbstractMethod(eqx.Module):
         return self
 
     def init(self, flow: AbstractFlow, z: State) -> PyTree[Array]:
-        """The memory before the first step, none by default. Structural, like `flow.init`."""
+        """The memory before the first step, from shapes and dtypes alone; none by default."""
         return ()
 
     def prepared(self, objective: Objective, z: State) -> tuple["AbstractMethod", int]:

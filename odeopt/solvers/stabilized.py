@@ -1,4 +1,4 @@
-"""Runge-Kutta-Chebyshev methods: explicit, with a very large stability limit for their stages."""
+"""Runge-Kutta-Chebyshev methods: explicit, with a stability limit that grows as stages squared."""
 
 import math
 from collections.abc import Callable
@@ -89,7 +89,7 @@ class RungeKuttaChebyshev(AbstractMethod):
 
     @property
     def stability_limit(self) -> float:
-        """Where the Chebyshev polynomial leaves [-1, 1]; for `stages=None`, the most it can be."""
+        """Where the Chebyshev polynomial leaves [-1, 1]; for `stages=None`, its largest value."""
         if self.stages is None:
             return self._coefficients(self.max_stages).limit / _MARGIN
         return self._coefficients(self.stages).limit

@@ -94,7 +94,7 @@ def angle(
     limit: float = float("inf"),
     remembers: bool = True,
 ) -> Angle:
-    r"""The step size grows while the gradient points in the direction of the run.
+    r"""The step size grows while the descent direction agrees with the direction of the run.
 
     Before each step $\ln h \leftarrow \ln h + \kappa c$ with $c = \cos\theta$ (times `shrink` if it
     is negative). $\theta$ is the angle between the last update and the descent direction $u = -Dg$

@@ -83,7 +83,7 @@ class AbstractRule(eqx.Module):
 
     @abc.abstractmethod
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
-        """The state of the rule before the first step. Structural."""
+        """The state of the rule before the first step, from shapes and dtypes alone."""
 
     @abc.abstractmethod
     def propose(self, state: PyTree[Array], info: StepInfo) -> tuple[Scalar, PyTree[Array]]:
