@@ -55,14 +55,14 @@ def check_gradient(
         if jax.typeof(g).dtype == jax.dtypes.float0:
             raise TypeError(
                 f"{where} has dtype float0, as the gradient of an integer has, but its parameter "
-                f"is {dtype}: compute it by `jax.grad(loss)(params)` at these parameters."
+                f"is {dtype}: take it from `jax.grad(loss)(params)` at these parameters."
             )
         if jnp.iscomplexobj(g) and not jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(f"{where} is complex, its parameter is {dtype}: take the real part.")
         if dtype == jnp.float16 and jnp.result_type(g) != dtype:
             raise TypeError(
-                f"{where} is {jnp.result_type(g)}, its parameter {dtype}: a cast would round small "
-                "entries to 0 and large ones to infinity. Keep parameters in float32 and cast them "
+                f"{where} is {jnp.result_type(g)}, its parameter {dtype}; a cast would round small "
+                "entries to 0 and large ones to infinity: keep parameters in float32 and cast them "
                 "in the loss, or cast the gradient yourself."
             )
         return jnp.asarray(g, dtype)

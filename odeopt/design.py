@@ -214,9 +214,9 @@ def _check_own(design: Design, state: ODEState, params: PyTree[Array], error: Ex
         ]
         if kinds[0] != kinds[1]:
             raise ValueError(
-                f"The state is not one of this optimizer at these parameters, as its {name!r} is "
-                "of another kind or shape: hand over what `init(params)` of the same optimizer, or "
-                "its last `update`, returned."
+                f"The state is not one of this optimizer at these parameters, as its {name!r} has "
+                "another structure or shape: pass the state that `init(params)` of the same "
+                "optimizer, or its last `update`, returned."
             ) from error
 
 

@@ -126,7 +126,7 @@ def grow(
 ) -> Grown:
     r"""Copy hidden units, and map the optimizer state accordingly.
 
-    The leaves of `into` are copied, those of `out` copied and divided by $k$. In the state, a field
+    Leaves of `into` are copied; those of `out` are copied and divided by $k$. In the state, a field
     that holds the power $d$ of the gradient (the first moment: 1, the second: 2) is divided by
     $k^d$ where it belongs to `into`, and copied where it belongs to `out`. The original units come
     first.
@@ -155,8 +155,8 @@ def grow(
         steps without `in_stages`; a field that is not linear with `in_stages`; counter-terms of a
         flow with moments; `split` without a key.
 
-    References: the map, for function and gradients, is that of Chen, Goodfellow and Shlens,
-    arXiv:1511.05641, and Mazzawi et al., arXiv:2306.11903; that of the states is derived here
+    References: the map of parameters and gradients is from Chen, Goodfellow and Shlens,
+    arXiv:1511.05641, and Mazzawi et al., arXiv:2306.11903; the map of the states is derived here
     (`tests/test_growth.py`).
 
     Examples:
@@ -198,7 +198,7 @@ def grow(
 
 @dataclasses.dataclass(frozen=True)
 class _Change:
-    """What happens to one leaf: copies along axes, and factors of its values and gradients."""
+    """The change of one leaf: copies along axes, and factors of its values and gradients."""
 
     repeats: tuple[tuple[int, int], ...] = ()  # `(axis, copies)`, one after the other
     into: tuple[int, int] | None = None  # the last one that it had as a leaf of `into`
@@ -236,7 +236,7 @@ def _changes(leaves: Sequence[Array], places: PyTree[int], units: Sequence[Units
         if len({*made, *taken}) > 1:
             raise ValueError(
                 f"The leaves of `into` have {made} units along axis {layer.into_axis}, those of "
-                f"`out` take up {taken} along axis {layer.out_axis}: they must be equally many. "
+                f"`out` take up {taken} along axis {layer.out_axis}: the numbers must be equal. "
                 "After a flattening give the units an axis of their own: weights of the shape "
                 "(positions, units, outputs) and out_axis=1, reshaped in the model."
             )
@@ -310,7 +310,7 @@ def _fields(
             name = after
         if name not in degrees:
             raise ValueError(
-                f"The state holds a tree like the parameters in {name!r}, and what growth does to "
+                f"The state holds a tree like the parameters in {name!r}, and how growth changes "
                 "it is not known: pass degrees={**odeopt.growth.DEGREES, "
                 f"{name!r}: 1}} where it is linear in gradients, 2 where quadratic, 0 where it "
                 'holds updates that are normalized, "params" where it is in units of parameters. '

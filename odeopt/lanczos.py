@@ -147,7 +147,7 @@ def mixed(start: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:
 def start_vector(like: PyTree[Array], warm: PyTree[Array] | None = None) -> PyTree[Array]:
     """The start of Lanczos' algorithm: `warm` mixed with noise, or only noise if it is zero."""
     if not dimension(like):
-        raise ValueError("params has no entries, so there is no curvature to look at.")
+        raise ValueError("params has no entries, so there is no curvature to measure.")
     like = widened(like)
     return mixed(optax.tree.zeros_like(like) if warm is None else widened(warm), like)
 

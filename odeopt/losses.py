@@ -34,8 +34,8 @@ class LossSum(NamedTuple):
         if not callable(value_fn):
             if each:
                 raise ValueError(
-                    f"each names {list(each)}, but the parts are those of a list of losses: leave "
-                    "it out, or pass one loss."
+                    f"each names {list(each)}, but the parts are the losses of a list: leave each "
+                    "out, or pass one loss."
                 )
             losses = [Objective.of(loss, own) for loss, own in _shared(value_fn, arguments)]
             if not losses:

@@ -160,7 +160,7 @@ class Monitor:
         except TypeError as error:
             raise TypeError(
                 f"The loss cannot be called with what the monitor was given, {error}: after params "
-                "and state hand over what the loss takes, `watch(params, state, batch)`."
+                "and state pass the arguments of the loss, `watch(params, state, batch)`."
             ) from None
         made = [eqx.filter(params, eqx.is_array), arrays]
         if _shapes(state) not in [_shapes(jax.eval_shape(self._opt.init, tree)) for tree in made]:

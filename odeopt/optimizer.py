@@ -187,7 +187,7 @@ def ode_optimizer(
             raise type(error)(f"correction={correction}: {error}") from error
         if staged and flow is not plain:
             raise ValueError(
-                "correction= takes gradients beside those of the stages, which staged mode does "
+                "correction= needs more gradients than those of the stages, which staged mode does "
                 "not have: drop one of them."
             )
     method.check(flow)
@@ -220,7 +220,7 @@ def _check_transform(stage_transform: Any) -> None:
     if isinstance(stage_transform, Optimizer):
         raise TypeError(
             "stage_transform is an optimizer of odeopt, whose updates are negative already: the "
-            "steps would raise the loss. Pass what transforms a gradient, such as "
+            "steps would raise the loss. Pass a transformation of gradients, such as "
             "`optax.scale_by_adam()` or `optax.trace(0.9)`."
         )
 

@@ -90,9 +90,9 @@ def compensated(
 
     The returned update is $u = \mathrm{rd}(\Delta + r)$, with the optimizer's update $\Delta$ and
     the residue $r$ of all earlier steps. Adding it to the parameters x, rounded to the nearest
-    number, leaves the residue $r^+ = \Delta + r - (\mathrm{rd}(x + u) - x)$. The parameters are
-    those of a sum in higher precision, rounded (W. Kahan, Commun. ACM 8, 1965). Leaves with 32 bits
-    or more are updated as usual.
+    number, leaves the residue $r^+ = \Delta + r - (\mathrm{rd}(x + u) - x)$. The parameters are a
+    rounded sum of higher precision (W. Kahan, Commun. ACM 8, 1965). Leaves with 32 bits or more are
+    updated as usual.
 
     This must be the last transformation of a chain, and `optax.apply_updates` must add the updates.
 

@@ -49,7 +49,7 @@ class Composite:
         unknown = {*(samples or ())} - {p.name for p in known}
         if unknown and not any(p.kind is p.VAR_KEYWORD for p in known):
             raise ValueError(
-                f"samples names {sorted(unknown)}, which are no arguments of predict_fn. Write "
+                f"samples names {sorted(unknown)}, which are not arguments of predict_fn. Write "
                 'them as a tuple, `samples=("inputs",)`.'
             )
 

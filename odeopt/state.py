@@ -148,12 +148,12 @@ def check_state(state: Any, *, staged: bool) -> None:
     """Refuse a state of another kind, or a staged state in an optimizer that is not staged."""
     if not isinstance(state, ODEState):
         raise TypeError(
-            f"The state is a {type(state).__name__}, not that of an odeopt optimizer: hand over "
-            "what `opt.init(params)` or the last `opt.update` returned."
+            f"The state is a {type(state).__name__}, not that of an odeopt optimizer: pass the "
+            "state that `opt.init(params)` or the last `opt.update` returned."
         )
     if not staged and state.progress != ():
         raise ValueError(
-            "The state is that of an optimizer with staged=True, whose parameters are a point "
+            "The state is from an optimizer with staged=True, whose parameters are a point "
             "within a step. Write `params = odeopt.step_params(state, params)`, then "
             "`state = opt.init(params)`, or `state = state._replace(progress=())` to keep the rest."
         )
@@ -258,8 +258,8 @@ def _check_chains(state: PyTree) -> None:
         if any(map(rests, links[:-1])):
             raise ValueError(
                 "An optimizer whose parameters rest elsewhere than at the end of a step (staged, "
-                "an average, a leapfrog) must be the last transformation of its chain: what "
-                "follows it changes its updates, and so where they rest. Put it last, or pass the "
+                "an average, a leapfrog) must be the last transformation of its chain: a later one "
+                "would change its updates, and so these parameters. Put it last, or pass the "
                 "transformation as `stage_transform=`."
             )
         return _is_end(node)

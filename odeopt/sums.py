@@ -40,11 +40,11 @@ def across(
 ) -> optax.GradientTransformationExtraArgs:
     r"""An optimizer inside `shard_map`, for parameters that are split over mesh axes.
 
-    Inside `shard_map` each device sees only its own part of the parameters, and a norm is that of
-    the part. With `across` every sum over parameters (norms, inner products, error estimates, tests
-    whether all is finite) also runs over the devices. Each leaf is summed over those of `axes`
-    along which it varies, so a replicated leaf counts once. An elementwise optimizer does not need
-    `across`, nor does any optimizer under `jit`, with explicit sharding too.
+    Inside `shard_map` each device sees only its own part of the parameters, and takes the norm of
+    that part. With `across` every sum over parameters (norms, inner products, error estimates,
+    finiteness checks) also runs over the devices. Each leaf is summed over those of `axes` along
+    which it varies, so a replicated leaf counts once. An elementwise optimizer does not need
+    `across`, nor does any optimizer under `jit`, with or without explicit sharding.
 
     A step-size rule or flow of your own must take its sums from `odeopt.sums` (`inner`, `norm`,
     `finite`). With `jnp.linalg.norm` or `optax.tree.norm` each device would use its own part and
@@ -207,8 +207,8 @@ def widened(tree: PyTree[Array]) -> PyTree[Array]:
 def inner(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
     r"""The real inner product of two trees, $\mathrm{Re}\sum\bar a_ib_i$.
 
-    Inside `across` it is that of the whole trees, the same on every device. Products are formed and
-    summed in at least float32, since those of 16-bit numbers would overflow.
+    Inside `across` it covers the whole trees and is the same on every device. Products are formed
+    and summed in at least float32, since products of 16-bit numbers would overflow.
 
     Args:
       a: a tree of arrays.
@@ -231,7 +231,7 @@ def inner(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
 
 
 def norm(tree: PyTree[Array]) -> Scalar:
-    """The Euclidean norm of a tree; inside `across` that of the whole tree, as `inner`.
+    """The Euclidean norm of a tree; inside `across` of the whole tree, as `inner`.
 
     Args:
       tree: a tree of arrays.
@@ -269,7 +269,7 @@ def entries(leaf: Array) -> int:
 
 
 def noise(like: PyTree[Array], seed: Array | int = 0) -> PyTree[Array]:
-    """Pseudo-random entries from -1 to 1, in leaves like those of `like` and split as they are.
+    """Pseudo-random entries from -1 to 1, in a tree like `like` with the same sharding.
 
     Each entry is a hash of its position. This takes a tenth of the instructions of `jax.random`,
     which XLA would compile for every leaf.

@@ -18,7 +18,7 @@ from .clip import AbstractCorrected, check_clip, clipped
 from .corrected import CLIP, Form
 
 GameTerms: TypeAlias = Literal["joint", "interaction", "self", "published"]
-"""Which counter-terms: all; those of other players; a player's own; all, with other weights."""
+"""The counter-terms: all; only of other players; only a player's own; all with other weights."""
 
 
 def corrected_game(

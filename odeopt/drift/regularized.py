@@ -148,8 +148,8 @@ def halved(
     sizes = {jnp.shape(x)[:1] for name in names for x in jax.tree.leaves(arguments[name])}
     if names and (len(sizes) != 1 or (size := next(iter(sizes))) in {(), (0,)} or size[0] % 2):
         raise ValueError(
-            f"{', '.join(names)}: leading axes {sorted(sizes)}; what is cut into halves needs the "
-            "same even number of samples everywhere."
+            f"{', '.join(names)}: leading axes {sorted(sizes)}; arguments that are cut into halves "
+            "need the same even number of samples everywhere."
         )
 
     def half(rows: slice) -> dict[str, Any]:

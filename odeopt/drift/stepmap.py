@@ -190,7 +190,7 @@ def _from_step(step: StepMap, order: int) -> SteppedField:
 def _logarithm(order: int) -> list[float]:
     r"""The weights of `y_1 - y_0, ..., y_p - y_0` in $\sum_{n\le p}(-1)^{n+1}\Delta^n/n$.
 
-    $\Delta^n = \sum_k (-1)^{n-k}\binom nk\Phi^k$; the weights of each sum to 0 with that of `y_0`.
+    $\Delta^n = \sum_k (-1)^{n-k}\binom nk\Phi^k$; its weights, with the weight of `y_0`, sum to 0.
     """
     return [
         sum((-1) ** (k + 1) * math.comb(n, k) / n for n in range(k, order + 1))

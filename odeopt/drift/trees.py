@@ -1,6 +1,6 @@
 r"""Coefficients of modified equations and modifying integrators, one for each rooted tree.
 
-The tree algebra is that of kauri, run in exact arithmetic.
+The package kauri does the tree algebra, in exact arithmetic.
 """
 
 import functools
@@ -121,7 +121,7 @@ def tree(levels: str | Sequence[int]) -> kauri.Tree:
             nodes[level - 2].append(node)
         nodes[level - 1 :] = [node]
     if not nodes:
-        raise ValueError("An empty sequence is no tree with a root.")
+        raise ValueError("An empty sequence is not a tree with a root.")
     return kauri.Tree(nodes[0])
 
 
@@ -157,7 +157,7 @@ def children(tree: kauri.Tree) -> list[kauri.Tree]:
 
 
 def is_pair(solver: Any) -> bool:
-    """Whether a solver is given by its coefficients `(A, b)`; a `Tableau` is no tuple."""
+    """Whether a solver is given by its coefficients `(A, b)`; a `Tableau` is not a tuple."""
     return type(solver) is tuple
 
 

@@ -128,7 +128,7 @@ def backward(
     if (window is None) == (steps is None):
         raise ValueError(
             "Pass either `window=`, the steps between checkpoints, or `steps=`, the length of the "
-            "run, for one window as long as that: what is stored needs a size."
+            "run, for one window of that length: the stored arguments need a size."
         )
     length = {"steps": steps} if window is None else {"window": window}
     for name, number in {"start_after": start_after, **length}.items():
@@ -246,7 +246,7 @@ class _Backward(NamedTuple):
 
 
 def _shapes(arguments: Mapping[str, PyTree]) -> dict[str, PyTree]:
-    """Structure, shapes and dtypes, with those of JAX for Python and NumPy numbers."""
+    """Structure, shapes and JAX dtypes, also of Python and NumPy numbers."""
     shapes = jax.eval_shape(lambda tree: tree, dict(arguments))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), shapes)
 

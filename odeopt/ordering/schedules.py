@@ -116,7 +116,7 @@ def palindromic(batches: int, seed: int | None = 0) -> BatchOrder:
     error of second order is the symmetric part (`drift.epoch_flow(..., ordered=False)`), which
     comes from each step and not from their order. If the step on each batch follows its flow to
     order 2 (`odeopt.heun`), a double epoch follows the flow of all data with order 2, where
-    `forward` has order 1. With Euler's method the order is that of Euler's method.
+    `forward` has order 1. With Euler's method the order is 1, that of Euler's method itself.
 
     Args:
       batches: n, the number of batches in an epoch.
