@@ -266,7 +266,7 @@ def by_leaf(
 
 
 def mask_of(given: Any, params: PyTree[Array]) -> PyTree[bool]:
-    """A mask with one truth value for each leaf; a `ValueError` for strings and larger arrays."""
+    """A mask with one truth value for each leaf; a `ValueError` for strings and non-scalars."""
     mask = by_leaf("mask", given, params)
     for keep in jax.tree.leaves(mask):
         if isinstance(keep, str) or np.ndim(keep):

@@ -34,7 +34,7 @@ _PROBE = 2**16  # entries of the parameter on which memory is measured
 class Design:
     """The parts of an optimizer.
 
-    Two designs are equal if all parts are equal by value; array hyper-parameters by identity.
+    Two designs are equal if all parts are equal by value (array hyper-parameters: by identity).
 
     Attributes:
       flow: the flow, with its counter-terms if it is corrected.

@@ -201,7 +201,7 @@ class _Change:
     """The change of one leaf: copies along axes, and factors of its values and gradients."""
 
     repeats: tuple[tuple[int, int], ...] = ()  # `(axis, copies)`, one after the other
-    into: tuple[int, int] | None = None  # the last one that it had as a leaf of `into`
+    into: tuple[int, int] | None = None  # the last of `repeats` as a leaf of `into`
     value: float = 1.0
     gradient: float = 1.0
 
@@ -278,7 +278,7 @@ def _fields(
     changes: Sequence[_Change],
     in_stages: bool,
 ) -> list[tuple[int, Degree] | None]:
-    """For each leaf of the state: its parameter, whose path its own ends in, and its degree."""
+    """For each leaf of the state: the parameter that its path ends with, and its degree."""
     known = {
         path: (index, jnp.shape(leaf))
         for index, (path, leaf) in enumerate(jax.tree.leaves_with_path(params))

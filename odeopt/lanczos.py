@@ -132,7 +132,7 @@ def normalized(tree: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
     """The norm of a tree, and the tree divided by it (zeros if the norm is 0 or not finite)."""
     square = inner(tree, tree)
     good = (square > 0) & jnp.isfinite(square)
-    length = jnp.sqrt(jnp.where(good, square, 1.0))  # 1 since the root has no derivative at 0
+    length = jnp.sqrt(jnp.where(good, square, 1.0))  # not of 0, where the root has no derivative
     vector = jax.tree.map(lambda x: jnp.where(good, scaled(1 / length, x), 0), tree)
     return jnp.where(good, length, square), vector
 

@@ -47,7 +47,7 @@ class Monitor:
         self.history: list[dict[str, float]] = []
         self._opt: Any = opt
         self._loss, self._every, self._products = loss, every, products
-        design = getattr(opt.update, "design", None)  # of an optimizer of odeopt
+        design = getattr(opt.update, "design", None)  # None if it is not an odeopt optimizer
         # The limit is on h times the curvature of the loss: the gradient must be untransformed.
         raw = design is not None and design.stage_transform is None
         self._limit = self._opt.stability_limit if raw else None
@@ -261,7 +261,7 @@ def _steps_taken(state: PyTree[Any]) -> dict[str, Any]:
     """`summary` as a flat dict; without an odeopt optimizer, the learning rate in the state."""
     if not any(True for _ in states(state)):
         named = optax.tree.get_all_with_path(state, "learning_rate")
-        rates = [rate for _, rate in named if eqx.is_array(rate)]  # not the state of its schedule
+        rates = [rate for _, rate in named if eqx.is_array(rate)]  # no schedule's state
         return {"step_size": rates[0]} if len(rates) == 1 else {}
     found = summary(state)
     if "step_size" in found:

@@ -35,8 +35,8 @@ _Objective = TypeVar("_Objective", bound="Objective")
 class Objective(abc.ABC):
     """The loss and its gradient, as the keyword arguments of `update` describe them.
 
-    Immutable; `count_gradients` counts its gradients. `here(x)` is the gradient at the point of a
-    stage; at the start of a step it is the gradient that the caller of `update` computed.
+    Immutable; it counts nothing, `count_gradients` does. `here(x)` is the gradient at the point of
+    a stage; at the start of a step it is the gradient that the caller of `update` computed.
     `gradient(x)` is always evaluated: the derivative of a *given* gradient would silently be zero.
     Complex gradients are the conjugate of `jax.grad`'s, as in optax. Nothing is evaluated before it
     is needed, so an optimizer with one stage needs no arguments.

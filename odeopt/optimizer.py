@@ -59,7 +59,7 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         """Gradients of a step of the method, the given one included; None where not known.
 
         For an iterative method this is the maximum. For a game it counts rounds of one gradient for
-        each player (without those of `correction=` if players move in turn or at other speeds).
+        each player (without those of `correction=` if players move in turn or at unequal speeds).
         Gradients of a step-size rule are not included; `state.gradients` counts them.
         """
         return self.design.gradients_per_step

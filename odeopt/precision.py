@@ -89,7 +89,7 @@ def compensated(
     r"""Any optimizer for low-precision parameters, with Kahan's compensated summation.
 
     The returned update is $u = \mathrm{rd}(\Delta + r)$, with the optimizer's update $\Delta$ and
-    the residue $r$ of all earlier steps. Adding it to the parameters x, rounded to the nearest
+    the residue $r$ of all earlier steps. Adding u to the parameters x, rounded to the nearest
     number, leaves the residue $r^+ = \Delta + r - (\mathrm{rd}(x + u) - x)$. The parameters are a
     rounded sum of higher precision (W. Kahan, Commun. ACM 8, 1965). Leaves with 32 bits or more are
     updated as usual.
@@ -97,7 +97,7 @@ def compensated(
     This must be the last transformation of a chain, and `optax.apply_updates` must add the updates.
 
     Args:
-      optimizer: an optax or odeopt optimizer. For moments in float32 use its own arguments
+      optimizer: an optax or odeopt optimizer; its own arguments give it moments in float32
         (`accumulator_dtype=`, `mu_dtype=`).
       dtype: dtype of the residue; None for the parameters' dtype. A bfloat16 parameter has about 16
         bits with a residue of its own dtype, and 24 with a float32 residue.

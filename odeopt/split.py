@@ -54,7 +54,7 @@ class Composite:
             )
 
     def __call__(self, params: PyTree[Array], *given: Any, **arguments: Any) -> Any:
-        """`loss_fn(predict_fn(params, ...), ...)`; positional arguments: first of the model."""
+        """`loss_fn(predict_fn(params, ...), ...)`; positional arguments of the model come first."""
         names = [p.name for p in self.__signature__.parameters.values() if p.kind is p.KEYWORD_ONLY]
         if len(given) > len(names) or {*names[: len(given)]} & {*arguments}:
             raise TypeError(

@@ -115,7 +115,7 @@ def _check_position(method: Any, progress: Progress, params: PyTree[Array]) -> N
         return jnp.max(jnp.abs(p - (start + moved)), initial=0.0) > 0.05 * size + slack
 
     off = jax.tree.leaves(jax.tree.map(displaced, progress.start[0], increment, params))
-    # in a `cond` (of `apply_if_finite`) `off` may be traced though `stage`, from outside, is not
+    # inside a `cond`, as in `apply_if_finite`, `off` may be traced even if `progress.stage` is not
     if not is_traced(off) and any(off):
         raise ValueError(
             f"The parameters are not where stage {i + 1} of this staged step must be "

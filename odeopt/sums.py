@@ -29,7 +29,7 @@ _FLOAT = operator.methodcaller("astype", float)
 _CAST = jax.lax.convert_element_type
 _flatten: Callable[[PyTree[Array]], tuple[list[Array], Any]] = jax.tree.flatten
 # XLA on CPU would recompute a sum over leaves in every leaf that uses it, and compile time would
-# grow as the square of their number. (jax 0.10 drops the barrier before that.)
+# grow as the square of their number. (jax 0.10 removes the barrier too early for this.)
 _once = jax.lax.optimization_barrier
 
 _axes: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("axes", default=())

@@ -33,7 +33,7 @@ class AbstractCorrected(AbstractWrapper):
 
     clip: eqx.AbstractVar[float | None]  # the largest counter-term, relative to what it corrects
 
-    needs_params: ClassVar[bool] = True  # gradients are taken elsewhere
+    needs_params: ClassVar[bool] = True  # gradients are taken at other points
 
     @property
     def linear(self) -> bool:  # type: ignore[override]

@@ -158,7 +158,7 @@ class CorrectedGame(AbstractCorrected):
             ]
         )
         if self.form == "derivatives":
-            # The given gradient is not differentiated, so neither is `moved`: it is linear.
+            # `moved` is linear, so it applies to the product; the given gradient has no derivative.
             return self.base.moved(objective.product(params)(tangent), h)
         there = self.base.moved(objective.gradient(add(params, tangent)), h)
         return jax.tree.map(jnp.subtract, there, players.rebuild(players.trees))

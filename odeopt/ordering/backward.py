@@ -49,11 +49,11 @@ def backward(
 
     $T_k$ is one step of `optimizer` on the k-th batch; forward order is $T_n\cdots T_1(x_0)$
     (arXiv:2502.01557). If every $T_k$ contracts by a factor c,
-    $\|x_{n+1} - x_n\| \le c^n\|T_{n+1}(x_0) - x_0\|$: the iterates converge. If all batches have
-    the same distribution, forward and backward $x_n$ have *the same distribution* at every n. So
-    the expected loss is not lower, and the first few batches determine the limit. Without
-    contraction, take a forward warm-up, `start_after`. Averaging (`optax.contrib.schedule_free`)
-    lowers the loss too, and is cheaper.
+    $\|x_{n+1} - x_n\| \le c^n\|T_{n+1}(x_0) - x_0\|$: the iterates converge. For batches drawn
+    independently from one distribution, forward and backward $x_n$ have *the same distribution* at
+    every n. So the expected loss is not lower, and the first few batches determine the limit.
+    Without contraction, begin with forward steps, `start_after`. Averaging
+    (`optax.contrib.schedule_free`) lowers the loss too, and is cheaper.
 
     A window begins at a checkpoint of parameters *and* optimizer state, from which each replay
     starts. After `window` steps the next window begins at the current point. The steps of older
