@@ -56,8 +56,8 @@ def corrected(
       mean age and half a step, the gradient by half a step, from the first step on. The heavy ball
       follows $\dot x = -E'$ in a time of its own: step n, from 0, lasts
       $h(1 - \mu^{n+1})/(1 - \mu)$, with Nesterov's momentum $h(1 - \mu^{n+2})/(1 - \mu)$. Adam
-      follows $\dot x = -g/(|g| + \epsilon) - wx$. Balls of different momentum in a `GroupedFlow`
-      have different times, so they have order 2 once their momenta have settled.
+      follows $\dot x = -g/(|g| + \epsilon) - wx$. Heavy balls of different momentum in a
+      `GroupedFlow` have different times, so order 2 begins once their momenta have settled.
     - Implicit and (with `curvature="hessian"`) linearly implicit Euler on gradient flow, to order
       2, by the penalty $+\tfrac h4\|\nabla E\|^2$ (`regularized`), since their error is that of
       Euler's method with the opposite sign. On a quadratic the step is $1/(1 + z + z^2/2)$, still

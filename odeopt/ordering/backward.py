@@ -80,8 +80,8 @@ def backward(
     | `"bracket"` | 2j + 3, 1 where j = 0 | used | $O(h^3)$ |
     | `"linearized"` | 2j + 1 | used where j = 0 | $O(h^3)$, none for linear gradients |
 
-    So replay takes (window + 1)/2 a step in the mean, and a full run of n steps $n(n+1)/2$. Given
-    `grads` that are not used count too; pass `None` as `grads` to avoid this. An s-stage optimizer
+    So replay takes (window + 1)/2 a step in the mean, and a full run of n steps $n(n+1)/2$. Unused
+    `grads` count too; pass `None` as `grads` to avoid this. An s-stage optimizer
     costs s times as much. Memory, beyond that of `optimizer`: one copy of the parameters and of its
     state, the arguments of window - 1 steps, two integers.
 
