@@ -24,7 +24,7 @@ def _run() -> None:
             f"odeopt's studies need the package {error.name!r}, which is not installed. "
             "Install them with: pip install 'odeopt-jax[studies]'"
         )
-    interrupt.over()  # the command line tells of it itself
+    interrupt.over()  # the command line reports it itself
     run()
 
 

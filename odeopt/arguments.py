@@ -1,4 +1,4 @@
-"""What the caller of `update` hands over: checked, forwarded to the loss, filled where masked."""
+"""The arguments of `update`: checks, forwarding to the loss, unmasking of parameters."""
 
 import inspect
 import operator
@@ -19,7 +19,7 @@ _OWN = frozenset({"value", "grad", "value_fn", "grad_fn", "full_params"})
 
 
 def _kinds(leaves: list[Any]) -> list[tuple] | None:
-    """Shapes and dtypes, where all leaves are arrays."""
+    """The shape and dtype of every leaf; None if one is not an array."""
     try:
         return [*map(operator.attrgetter("shape", "dtype"), leaves)]
     except AttributeError:
@@ -29,9 +29,9 @@ def _kinds(leaves: list[Any]) -> list[tuple] | None:
 def check_gradient(
     grads: PyTree[Array], params: PyTree[Array], name: str = "grads"
 ) -> PyTree[Array]:
-    """Refuse a gradient that does not fit the parameters; cast its leaves to their dtypes.
+    """Check a gradient against the parameters, and cast its leaves to their dtypes.
 
-    `ValueError`: another structure or shape; `TypeError`: a dtype that cannot be cast.
+    Raises `ValueError` if structure or shapes differ, `TypeError` if a dtype cannot be cast.
     """
     given: Any
     expected: Any
@@ -43,7 +43,7 @@ def check_gradient(
         raise ValueError(
             f"{name} and params must have the same tree structure. {name}: {given}; "
             f"params: {expected}. Take both from the same tree: `grads = jax.grad(loss)(params)`. "
-            "Of an Equinox model pass `eqx.filter(model, eqx.is_inexact_array)` as params, and "
+            "For an Equinox model pass `eqx.filter(model, eqx.is_inexact_array)` as params, and "
             "`full_params=model`."
         )
 
@@ -54,14 +54,14 @@ def check_gradient(
         dtype = jnp.result_type(p)
         if jax.typeof(g).dtype == jax.dtypes.float0:
             raise TypeError(
-                f"{where} has dtype float0, that of a gradient of whole numbers, and its parameter "
+                f"{where} has dtype float0, as the gradient of an integer has, but its parameter "
                 f"is {dtype}: take it from `jax.grad(loss)(params)` at these parameters."
             )
         if jnp.iscomplexobj(g) and not jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(f"{where} is complex, its parameter is {dtype}: take the real part.")
         if dtype == jnp.float16 and jnp.result_type(g) != dtype:
             raise TypeError(
-                f"{where} is {jnp.result_type(g)}, its parameter {dtype}, which would round small "
+                f"{where} is {jnp.result_type(g)}, its parameter {dtype}; a cast would round small "
                 "entries to 0 and large ones to infinity: keep parameters in float32 and cast them "
                 "in the loss, or cast the gradient yourself."
             )
@@ -71,7 +71,7 @@ def check_gradient(
 
 
 def check_params(params: PyTree[Array]) -> None:
-    """Refuse a leaf that is not floating point, real or complex: a `TypeError` that names it."""
+    """Raise a `TypeError` that names a leaf that is not floating point (real or complex)."""
     for path, leaf in jax.tree.leaves_with_path(as_arrays(params)):
         dtype = getattr(leaf, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
@@ -79,13 +79,13 @@ def check_params(params: PyTree[Array]) -> None:
             raise TypeError(
                 f"params{jax.tree_util.keystr(path)} {kind}, but only floating-point "
                 "parameters can follow a flow. Leave it out with `optax.masked` or "
-                "`optax.partition`, or keep it outside params (of an Equinox model pass "
+                "`optax.partition`, or keep it outside params (for an Equinox model pass "
                 "`eqx.filter(model, eqx.is_inexact_array)`)."
             )
 
 
 def checked_loss(out: Any, said: str = "value_fn returned", must: str = "return") -> Scalar:
-    """The loss in what a loss function returned: itself, or the first of `(loss, aux)`."""
+    """The loss, from a result of a loss function: `loss` or `(loss, aux)`."""
     value = out[0] if isinstance(out, tuple) and len(out) == 2 else out
     if not isinstance(value, jax.Array | np.ndarray | np.generic | int | float | complex):
         raise TypeError(
@@ -103,7 +103,7 @@ def checked_loss(out: Any, said: str = "value_fn returned", must: str = "return"
 
 
 def check_grad_fn(grad_fn: Callable, extra_args: Mapping[str, Any]) -> None:
-    """Refuse a `grad_fn` that would take the number of the stage for something else."""
+    """Raise a `TypeError` if the second argument of `grad_fn` is not the stage number."""
     parameters = inspect.signature(grad_fn).parameters.values()
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return
@@ -128,11 +128,11 @@ def forwarded(
     *,
     alone: bool = True,
 ) -> dict[str, Any]:
-    """The extra arguments that `function` names, after its `positional` leading ones.
+    """The extra arguments that `function` names, after its `positional` leading parameters.
 
-    Warns where an argument keeps its default while a name that it does not know was passed: optax
-    asks us to ignore such names, and a misspelt random key would switch dropout off in silence. Not
-    where it is not `alone`, and names may be meant for another function.
+    Warns if a parameter keeps its default while an unknown name was passed: optax asks optimizers
+    to ignore unknown names, so a misspelt random key would silently switch dropout off. It does not
+    warn if `alone` is False, since unknown names may then be meant for another function.
     """
     parameters = list(inspect.signature(function).parameters.values())
     nameless = [p.name for p in parameters[positional:] if p.kind is p.POSITIONAL_ONLY]
@@ -150,7 +150,7 @@ def forwarded(
         return {name: value for name, value in extra_args.items() if name not in _OWN}
     kwargs = {name: value for name, value in extra_args.items() if name in named}
     missing = [n for n, p in named.items() if p.default is p.empty and n not in kwargs]
-    if "params" in missing:  # which the caller of `update` cannot pass by name
+    if "params" in missing:  # the caller of `update` cannot pass it by name
         first = ", ".join(p.name for p in parameters[:positional])
         raise TypeError(
             f"{called_as} is called with the parameters in first place, and this one has {first} "
@@ -176,7 +176,7 @@ def forwarded(
 
 
 def as_arrays(tree: PyTree[Any]) -> PyTree[Array]:
-    """`tree` with Python floats and NumPy's numbers as arrays of a dtype that JAX has here."""
+    """`tree` with Python floats and inexact NumPy arrays converted to JAX arrays."""
     if _ON_HOST.isdisjoint(map(type, jax.tree.leaves(tree))):
         return tree
 
@@ -190,7 +190,7 @@ def as_arrays(tree: PyTree[Any]) -> PyTree[Array]:
 
 
 def floating(params: PyTree[Any]) -> PyTree[Array]:
-    """`params` as arrays; a `TypeError`, by name, where a leaf is not floating point."""
+    """`params` as arrays; a `TypeError` that names a leaf that is not floating point."""
     check_params(params)
     return as_arrays(params)
 
@@ -199,7 +199,7 @@ _ABSENT = type(None), optax.MaskedNode
 
 
 def is_masked(node: Any) -> bool:
-    """Whether `node` stands for parameters that a wrapper keeps from the optimizer."""
+    """Whether `node` stands for parameters that a wrapper hides from the optimizer."""
     return isinstance(node, optax.MaskedNode)
 
 
@@ -209,7 +209,7 @@ def is_absent(node: Any) -> bool:
 
 
 def unmasked(params: PyTree[Array], full_params: PyTree[Array] | None) -> PyTree[Array]:
-    """`params`, what is masked (`optax.MaskedNode`, or None) filled from `full_params`."""
+    """`params` with absent leaves (`optax.MaskedNode` or None) filled from `full_params`."""
     if full_params is not None:
         try:
             return jax.tree.map(
@@ -231,7 +231,7 @@ def unmasked(params: PyTree[Array], full_params: PyTree[Array] | None) -> PyTree
 
 
 def noting(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of a filtered tree, whose errors say that it may want the whole one."""
+    """Wrap a function of a filtered tree: its errors note that it may need the whole tree."""
 
     def called(*args: Any) -> Any:
         try:
@@ -249,10 +249,10 @@ def noting(function: Callable[..., Any]) -> Callable[..., Any]:
 def by_leaf(
     name: str, given: Any, params: PyTree[Array], is_leaf: Callable[[Any], bool] | None = None
 ) -> PyTree[Any]:
-    """What a tree of settings, or a function of the parameters that makes one, has for each leaf.
+    """A tree of settings, or a function `params -> tree`, broadcast to one setting for each leaf.
 
-    A tree may end where all leaves of a branch have the same. As in optax it is a function where
-    its leaves are: the layers of an Equinox model can be called, and so can trees like them.
+    One value may stand for a whole branch. As in optax, `given` is called only if all its leaves
+    are callable: a mask with the structure of an Equinox model is callable too, but is a tree.
     """
     leaves = jax.tree.leaves(given, is_leaf=is_leaf)
     tree = given(params) if leaves and all(map(callable, leaves)) else given
@@ -266,7 +266,7 @@ def by_leaf(
 
 
 def mask_of(given: Any, params: PyTree[Array]) -> PyTree[bool]:
-    """A mask, for every leaf; a `ValueError` where one has no single truth value."""
+    """A mask with one truth value for each leaf; a `ValueError` for strings and non-scalars."""
     mask = by_leaf("mask", given, params)
     for keep in jax.tree.leaves(mask):
         if isinstance(keep, str) or np.ndim(keep):
@@ -276,7 +276,7 @@ def mask_of(given: Any, params: PyTree[Array]) -> PyTree[bool]:
 
 
 def masked_as(tree: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:
-    """`tree`, masked where `like` is."""
+    """`tree` with the absent leaves of `like` (masked or None) in their places."""
     if not any(map(is_absent, jax.tree.leaves(like, is_leaf=is_absent))):
         return tree
     return jax.tree.map(lambda p, t: p if is_absent(p) else t, like, tree, is_leaf=is_absent)
@@ -285,6 +285,6 @@ def masked_as(tree: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:
 def over_own(
     leaf: Callable[..., Array], params: PyTree[Array], *trees: PyTree[Array]
 ) -> PyTree[Array]:
-    """`leaf(p, *leaves)` for the parameters that the trees hold; the others as they are."""
+    """`leaf(p, *leaves)` for each parameter that the trees hold; other parameters unchanged."""
     own = masked_as(params, trees[0])
     return unmasked(jax.tree.map(leaf, own, *trees), params)

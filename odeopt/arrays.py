@@ -1,4 +1,4 @@
-"""Names of what signatures take, and the dtypes in which leaves are computed."""
+"""A type for signatures, the dtypes of computations, and elementwise functions."""
 
 import functools
 from collections.abc import Iterable
@@ -20,23 +20,23 @@ def real_dtype(dtype: Any) -> Any:
 
 @functools.cache
 def wide_dtype(dtype: Any) -> Any:
-    """At least single precision."""
+    """`dtype`, or float32 if it has fewer than 32 bits."""
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
 def widest(leaves: Iterable[Array]) -> np.dtype:
-    """The dtype of the widest real part, at least float32; also under strict promotion."""
+    """The widest dtype of the real parts, at least float32; works under strict promotion too."""
     reals = (real_dtype(leaf.dtype) for leaf in leaves)
     return functools.reduce(np.promote_types, reals, np.dtype(np.float32))
 
 
 def ratio(above: Array, below: Array) -> Array:
-    """The quotient, 0 where the denominator is not positive; NaN where that is NaN."""
+    """`above / below`; 0 where `below` is not positive, NaN where it is NaN."""
     return jnp.where(below > 0, above / jnp.where(below > 0, below, 1.0), 0.0 * below)
 
 
 def root(square: Array) -> Array:
-    """The square root, with the derivative 0 where it is 0: that of a size at rest."""
+    """The square root, with derivative 0 (not infinity) where it is 0."""
     rests = square == 0
     return jnp.where(rests, 0.0, jnp.sqrt(jnp.where(rests, 1.0, square)))
 
@@ -44,5 +44,5 @@ def root(square: Array) -> Array:
 def hashed(x: Array) -> Array:
     """A bijection of 32-bit words whose every output bit depends on every input bit."""
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x = (x ^ (x >> shift)) * jnp.full_like(x, factor)  # more than a weak int32 holds
+        x = (x ^ (x >> shift)) * jnp.full_like(x, factor)  # a weak int32 cannot hold each factor
     return x ^ (x >> 16)

@@ -1,4 +1,4 @@
-"""Checks of numbers that are known when something is built."""
+"""Checks of arguments that are known when an object is built."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 KNOWN = (int, float, np.number)
-"""Types of numbers that are not traced: for questions that are asked once a leaf."""
+"""Types of numbers that are not traced, for `isinstance` in code that runs once a leaf."""
 
 _NO_NUMBERS = (type(None), bool, str, bytes, list, tuple, dict, FunctionType)
 
@@ -23,17 +23,17 @@ def is_known(number: Any) -> bool:
 
 
 def is_traced(tree: Any) -> bool:
-    """Whether an array among the leaves is traced, so that its values cannot be looked at."""
+    """Whether an array among the leaves is traced, so that its values cannot be seen."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def is_transformation(node: Any) -> bool:
-    """Whether it is an optax transformation, and no function that makes one."""
+    """Whether `node` is an optax transformation, not a function that returns one."""
     return isinstance(node, optax.GradientTransformation | optax.MultiSteps)
 
 
 def design_of(opt: Any, instead: str = "") -> Any:
-    """The design of an optimizer of odeopt; anything else is refused, a `TypeError`."""
+    """The design of an odeopt optimizer; a `TypeError` for anything else."""
     try:
         return opt.design
     except AttributeError:
@@ -44,7 +44,7 @@ def design_of(opt: Any, instead: str = "") -> Any:
 
 
 def check_kind(kind: type, such_as: str, **given: Any) -> None:
-    """Refuse a piece of another kind, by name: a `TypeError` with what to write instead."""
+    """Raise a `TypeError` that names an argument that is not a `kind`, with one to pass."""
     for name, piece in given.items():
         if not isinstance(piece, kind):
             raise TypeError(f"{name} is {piece!r:.80}; pass e.g. odeopt.{such_as}.")
@@ -61,10 +61,10 @@ def is_zero(number: Any) -> bool:
 
 
 def check(ok: Any, name: str, number: Any, must: str) -> None:
-    """Refuse a known number for which `ok(number)` is not true: a `ValueError` with all three.
+    """Raise a `ValueError` if a known number fails `ok(number)`.
 
-    None, a boolean, a text, a collection or a function is refused too; a traced number cannot be
-    looked at.
+    None, a boolean, a string, a collection and a function fail too. A JAX array passes, since its
+    value may be traced.
     """
     other = type(number) in _NO_NUMBERS
     if other or (is_known(number) and not ok(number)):
@@ -73,19 +73,19 @@ def check(ok: Any, name: str, number: Any, must: str) -> None:
 
 
 def whole_from(least: int) -> Callable[[Any], bool]:
-    """For `check`: whether a number, also one of the float type, is whole and at least that."""
+    """For `check`: whether a number, integer or float, is whole and at least `least`."""
     return lambda number: number >= least and number % 1 == 0
 
 
 def check_counts(**numbers: Any) -> None:
-    """Refuse what is no whole number of at least 1, by name."""
+    """Raise a `ValueError` that names a number that is not an integer of at least 1."""
     for name, number in numbers.items():
         if not is_whole(number) or number < 1:
             raise ValueError(f"{name} is {number!r}; it must be a whole number of at least 1.")
 
 
 def fraction_dtype(of: str, dtype: Any) -> Any:
-    """The dtype that holds the fractions of something; None stays None. Others: a `ValueError`."""
+    """`dtype` if it is inexact, or None for None; otherwise a `ValueError` that names `of`."""
     if dtype is None:
         return None
     try:
@@ -98,9 +98,9 @@ def fraction_dtype(of: str, dtype: Any) -> Any:
 
 
 def check_static(wholes: Mapping[str, Any], **others: Any) -> None:
-    """Refuse, by name, what decides on loops and shapes and is known at run time only.
+    """Raise a `TypeError` that names a number that sets loops or shapes and is not known.
 
-    Those of `wholes` must be integers. Raises `TypeError`.
+    The numbers in `wholes` must be integers.
     """
     numbers = {**wholes, **others}
     for name, number in numbers.items():
@@ -116,14 +116,14 @@ def check_static(wholes: Mapping[str, Any], **others: Any) -> None:
 
 
 def check_steps(**numbers: Any) -> None:
-    """Refuse what is no length of a run in steps, by name; not where it is traced."""
+    """Raise a `ValueError` for a number of steps that is known and not whole or below 1."""
     must = "the number of steps that the run will take, a whole number from 1 on"
     for name, number in numbers.items():
         check(whole_from(1), name, number, must)
 
 
 def check_ascending(**numbers: Any) -> None:
-    """Refuse numbers that are not positive, or fall from one to the next; the last may be inf."""
+    """Raise a `ValueError` unless known numbers are positive and ascend; the last may be inf."""
     *others, last = numbers
     check_positive(**{name: numbers[name] for name in others})
     check_cap(**{last: numbers[last]})
@@ -133,24 +133,24 @@ def check_ascending(**numbers: Any) -> None:
 
 
 def check_least(least: float, **numbers: Any) -> None:
-    """Refuse None and what is no finite number from `least` on, by name; not where it is traced."""
+    """Raise a `ValueError` for a known number that is not finite or is below `least`."""
     for name, number in numbers.items():
         check(lambda x: least <= x < math.inf, name, number, f"at least {least}, and finite")
 
 
 def check_positive(**numbers: Any) -> None:
-    """Refuse a number that is not positive and finite, by name; not where it is traced."""
+    """Raise a `ValueError` for a known number that is not positive and finite."""
     for name, number in numbers.items():
         check(lambda x: 0 < x < math.inf, name, number, "positive and finite")
 
 
 def check_finite(**numbers: Any) -> None:
-    """Refuse what is no finite number, by name; not where it is traced."""
+    """Raise a `ValueError` for a known number that is not finite."""
     for name, number in numbers.items():
         check(math.isfinite, name, number, "a finite number")
 
 
 def check_cap(**numbers: Any) -> None:
-    """Refuse a number that is not positive, by name; infinity is no cap."""
+    """Raise a `ValueError` for a known number that is not positive; infinity means no cap."""
     for name, number in numbers.items():
         check(lambda x: x > 0, name, number, "positive")

@@ -1,4 +1,4 @@
-"""The `odeopt` command line: a command a study, made of its settings. Uses cyclopts."""
+"""The `odeopt` command line: cyclopts builds one command for each study from its settings."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ app.register_install_completion_command()
 
 @app.command
 def index(folder: Path = Path()) -> None:
-    """Write index.html over the reports in the folders of a folder.
+    """Write index.html for the reports in the subfolders of a folder.
 
     Args:
         folder: The folder; by default the current one.
@@ -35,5 +35,5 @@ def index(folder: Path = Path()) -> None:
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     engine.main(app)

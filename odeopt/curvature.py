@@ -1,7 +1,7 @@
-"""Curvature: products with it, and linear systems of it.
+"""Products with curvature matrices, and linear systems with them.
 
-Hessian products are `Objective.product`. No matrix of the parameters' size is ever formed, but for
-the rows of `gauss_newton_rows`, which are asked for.
+`Objective.product` gives Hessian products. Only `gauss_newton_rows` forms a matrix; its rows have
+the size of the parameters.
 """
 
 import functools
@@ -20,10 +20,10 @@ from .objective import LinearMap, check_whole
 from .split import Split
 from .sums import inner, multiple, noise, scaled, varying, widened
 
-_times = functools.partial(jnp.matmul, precision="highest")  # an accelerator's default is less
+_times = functools.partial(jnp.matmul, precision="highest")  # accelerators default to less
 _einsum = functools.partial(jnp.einsum, precision="highest")
-_REMEMBERED = 20  # products that the estimate of a diagonal is the mean of
-_ROUNDINGS = 100.0  # roundings below which a part of a gradient is taken for none
+_REMEMBERED = 20  # products in the running mean of a diagonal
+_ROUNDINGS = 100.0  # a part of a gradient below this many rounding errors counts as 0
 
 
 def gauss_newton(split: Split, params: PyTree[Array]) -> LinearMap:
@@ -40,11 +40,11 @@ def gauss_newton(split: Split, params: PyTree[Array]) -> LinearMap:
 
 
 class Solution(NamedTuple):
-    """What an iterative solver found."""
+    """The result of an iterative solver."""
 
     value: PyTree[Array]  # the solution x
     image: PyTree[Array]  # A x
-    products: Int[Array, ""]  # that were taken
+    products: Int[Array, ""]  # number of products taken
     residual: Float[Array, ""]  # ‖A x - right‖ / ‖right‖
 
 
@@ -57,15 +57,16 @@ def conjugate_gradients(
     tolerance: float | Float[Array, ""],
     preconditioner: LinearMap | None = None,
 ) -> Solution:
-    r"""`A x = right` for a symmetric A on trees, by at most `products` products.
+    r"""Solve `A x = right` for a symmetric A on trees, with at most `products` products.
 
-    One more is taken of the start. It is scaled to where $\tfrac12x\cdot Ax - x\cdot\text{right}$
-    is least on its line, and every iterate lowers that, so that x never points against `right`.
-    Where A turns out indefinite the last iterate is returned; if that is the start, one step from
-    it along the first direction (if that points with `right`), over the size of the curvature
-    there. `preconditioner` is a positive definite approximation of the inverse of A. The recurrence
-    is that of `jax.scipy.sparse.linalg.cg`, which tells neither of indefiniteness nor of the number
-    of products. Memory: 5 trees.
+    One more product is taken of `start`, which is first scaled to minimize
+    $\tfrac12x\cdot Ax - x\cdot\text{right}$ along its line. Every iterate lowers this function, so
+    x never points against `right`. If A is found to be indefinite, the last iterate is returned.
+    If that is still the start, one step is added along the first direction, divided by the size of
+    the curvature there, unless that direction points against `right`. `preconditioner` is a
+    positive definite approximation of the inverse of A. The recurrence is that of
+    `jax.scipy.sparse.linalg.cg`, which reports neither indefiniteness nor the number of products.
+    Memory: 5 trees.
     """
     norm = inner(right, right)
     image = product(start)
@@ -73,7 +74,7 @@ def conjugate_gradients(
     positive = curvature > 0
     along = inner(start, right) / jnp.where(positive, curvature, 1.0)
     along = jnp.where(positive, along, 0.0)
-    usable = positive & jnp.isfinite(along)  # else all zero: 0 times infinity would be NaN
+    usable = positive & jnp.isfinite(along)  # else start at 0: 0 times infinity would be NaN
 
     def steepened(residual: PyTree[Array]) -> tuple[PyTree[Array], Array, Array]:
         square = inner(residual, residual)
@@ -96,7 +97,7 @@ def conjugate_gradients(
         image = product(direction)
         curvature = inner(direction, image)
         definite = curvature > 0
-        # NaN counts as indefinite, and ends the loop
+        # NaN counts as indefinite and ends the loop
         only = (taken == 0) & ~against
         size = jnp.where(definite | only, weight / jnp.abs(curvature), 0.0)
         x = jax.tree.map(operator.add, x, multiple(size, direction))
@@ -117,20 +118,20 @@ class Diagonal(NamedTuple):
     """An estimate of the diagonal of a symmetric map."""
 
     value: PyTree[Array]  # a tree like the parameters, real
-    draws: Int[Array, ""]  # products that it is made of
+    draws: Int[Array, ""]  # number of products taken
 
 
 def no_diagonal(params: PyTree[Array]) -> Diagonal:
-    """Before the first product. Structural."""
+    """The estimate before the first product; reads only shapes and dtypes."""
     real = jax.tree.map(lambda x: jnp.zeros_like(x, jnp.finfo(x.dtype).dtype), params)
     return Diagonal(real, jnp.zeros([], jnp.int32))
 
 
 def refined(last: Diagonal, product: LinearMap, params: PyTree[Array]) -> Diagonal:
-    r"""The estimate with one product more: $v \odot Av$ for random signs v.
+    r"""Update the estimate by one more product: $v \odot Av$ for random signs v.
 
-    Its mean is the diagonal of A (Bekas, Kokiopoulou and Saad, Appl. Numer. Math. 57, 2007). The
-    estimate is that of about the last 20, since A changes along the way.
+    The mean of $v \odot Av$ is the diagonal of A (Bekas, Kokiopoulou and Saad, Appl. Numer. Math.
+    57, 2007). The estimate averages about the last 20 products, since A changes in training.
     """
     signs = jax.tree.map(
         lambda x: jnp.where(x.real < 0, -1, 1).astype(x.dtype), noise(params, last.draws)
@@ -148,8 +149,8 @@ def refined(last: Diagonal, product: LinearMap, params: PyTree[Array]) -> Diagon
 class Rows(NamedTuple):
     r"""The Gauss-Newton matrix as $A^TA$, with one row of A for each output of each sample.
 
-    $A^Ts$, with s the image, is the gradient of the loss, but for its part along which the loss of
-    the outputs is flat.
+    $A^Ts$, with s the `image`, is the gradient of the loss, except for the part from directions of
+    the outputs in which the loss has no curvature.
     """
 
     matrix: Float[Array, "rows n"]  # A, of at least single precision
@@ -161,8 +162,8 @@ class Rows(NamedTuple):
     ) -> Callable[[Float[Array, " n"], Float[Array, " rows"]], Float[Array, " n"]]:
         r"""`(right, image) -> x` with $(\text{shift} + \text{weight}\,A^TA)x = right + A^Timage$.
 
-        By Cholesky's decomposition in the smaller of the two dimensions. A large `weight` cancels
-        nothing of what is given as `image`.
+        Uses Cholesky's decomposition in the smaller of the two dimensions. A term passed as `image`
+        suffers no cancellation if `weight` is large.
         """
         a, times = self.matrix, _times
         shift, weight = shift.astype(a.dtype), weight.astype(a.dtype)
@@ -180,7 +181,7 @@ class Rows(NamedTuple):
         )
 
     def remainder(self, gradient: Float[Array, " n"]) -> Float[Array, " n"]:
-        """`gradient - A^T s`: what the given gradient has beside; 0 where that is rounding."""
+        """`gradient - A^T s`, the part of the gradient outside the rows; 0 if it is rounding."""
         rest = gradient - _times(self.matrix.T, self.image)
         size = jnp.linalg.norm(self.matrix) * jnp.linalg.norm(self.image)
         rounding = _ROUNDINGS * jnp.finfo(rest.dtype).eps * size
@@ -188,7 +189,7 @@ class Rows(NamedTuple):
 
 
 def outputs_per_sample(split: Split, params: PyTree[Array]) -> tuple[int, int]:
-    """`(samples, outputs of each)`; one sample where no argument carries them."""
+    """`(samples, outputs of each)`; one sample if no argument carries samples."""
     outputs = jax.tree.leaves(jax.eval_shape(split.predict, params))
     size = sum(math.prod(leaf.shape) for leaf in outputs)
     if not split.samples:
@@ -204,10 +205,10 @@ def outputs_per_sample(split: Split, params: PyTree[Array]) -> tuple[int, int]:
 
 
 def gauss_newton_rows(split: Split, params: PyTree[Array]) -> Rows:
-    r"""The exact Gauss-Newton matrix, by the Jacobian of every sample by itself.
+    r"""The exact Gauss-Newton matrix, from one Jacobian for each sample.
 
     $A_i = S_i^TJ_i$ with $S_iS_i^T$ the Hessian of the loss in the outputs of sample i (its
-    positive part, where the loss is not convex in them). Costs as many gradients as a sample has
+    positive part, if the loss is not convex in them). Costs as many gradients as a sample has
     outputs, and the memory of the rows. Real parameters only.
     """
     samples, width = outputs_per_sample(split, params)
@@ -236,7 +237,7 @@ def gauss_newton_rows(split: Split, params: PyTree[Array]) -> Rows:
         return split.loss(jax.tree.unflatten(structure, back))
 
     slope, outer = jax.linearize(jax.grad(loss), jnp.concatenate(blocks, axis=1))
-    # The samples do not interact, so one product with all of them together is one with each.
+    # The samples do not interact, so one product yields the products of all samples.
     columns = jax.vmap(lambda e: outer(jnp.broadcast_to(e, slope.shape)))
     hessians = jnp.moveaxis(columns(jnp.eye(width, dtype=slope.dtype)), 0, -1)
     values, vectors = jnp.linalg.eigh(0.5 * (hessians + jnp.swapaxes(hessians, 1, 2)))

@@ -1,4 +1,4 @@
-"""What an optimizer is, frozen, and its two functions `init` and `update`."""
+"""The frozen design of an optimizer, and its two functions `init` and `update`."""
 
 import dataclasses
 import functools
@@ -32,19 +32,19 @@ _PROBE = 2**16  # entries of the parameter on which memory is measured
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Design:
-    """What an optimizer is made of.
+    """The parts of an optimizer.
 
-    Equal where all of it is equal by value; arrays among the hyper-parameters by identity.
+    Two designs are equal if all parts are equal by value (array hyper-parameters: by identity).
 
     Attributes:
       flow: the flow, with its counter-terms if it is corrected.
       solver: the method that steps it.
       rule: its step size.
-      stage_transform: what every stage's gradient goes through, or None.
+      stage_transform: the optax transformation of every stage's gradient, or None.
       staged: whether every call of `update` is one stage.
       correction: the order that the counter-terms reach, or None.
       guarded: whether a step that is not finite is rejected, whatever the rule.
-      kernel: what runs the fused formulas (`odeopt.kernels.using`).
+      kernel: the kernel of the fused formulas (`odeopt.kernels.using`).
     """
 
     flow: AbstractFlow
@@ -99,7 +99,7 @@ class Design:
 
     @property
     def gradients_per_step(self) -> int | None:
-        """Gradients of one step on one scalar parameter, which are those on any."""
+        """Gradients of one step, counted on one scalar parameter; the same on any other."""
         return self.solver.gradients_per_step if self._used is None else 1 + self._used
 
     @property
@@ -109,7 +109,7 @@ class Design:
 
     @functools.cached_property
     def _used(self) -> int | None:
-        """Gradients of one step besides the given one; None where steps may take different ones."""
+        """Gradients of one step besides the given one; None if their number may vary."""
         used: list[Any] = []
         zero, h = jnp.zeros([1, 1]), jnp.ones([], float)  # some flows move matrices only
 
@@ -129,7 +129,7 @@ class Design:
 
     @property
     def memory(self) -> float | None:
-        """Entries of the state over those of one large parameter; None where that is refused."""
+        """Entries of the state for each entry of a large parameter; None if `init` refuses it."""
         probe = jax.ShapeDtypeStruct((_PROBE,), jnp.float32)
         try:
             state = jax.eval_shape(Init(self), probe)
@@ -152,12 +152,12 @@ class Init:
     design: Design
 
     def __call__(self, params: PyTree[Array]) -> ODEState:
-        """The state before the first step; of `params` only shapes and dtypes are read."""
+        """The state before the first step; reads only shapes and dtypes of `params`."""
         check_params(params)
         params, design = as_arrays(params), self.design
         aux = design.flow.init(params)
         z = params, aux
-        return ODEState(  # every scalar its own buffer: a shared one could not be donated
+        return ODEState(  # every scalar has its own buffer: a shared one could not be donated
             steps=jnp.zeros([], jnp.int32),
             time=jnp.zeros([], float),
             gradients=jnp.zeros([], jnp.int32),
@@ -202,10 +202,10 @@ class Update:
 
 
 def _check_own(design: Design, state: ODEState, params: PyTree[Array], error: Exception) -> None:
-    """Where a step has failed: refuse the state of another optimizer, or of other parameters."""
+    """After a failed step, raise an error if the state is of another optimizer or parameters."""
     try:
         own = jax.eval_shape(Init(design), params)
-    except Exception:  # they are what has failed
+    except Exception:  # the parameters caused the failure
         return
     for name, given, expected in zip(ODEState._fields, state, own, strict=True):
         kinds: list[Any] = [
@@ -214,9 +214,9 @@ def _check_own(design: Design, state: ODEState, params: PyTree[Array], error: Ex
         ]
         if kinds[0] != kinds[1]:
             raise ValueError(
-                f"The state is not one of this optimizer at these parameters, as its {name!r} is "
-                "of another kind or shape: hand over what `init(params)` of the same optimizer, or "
-                "its last `update`, returned."
+                f"The state is not one of this optimizer at these parameters, as its {name!r} has "
+                "another structure or shape: pass the state that `init(params)` of the same "
+                "optimizer, or its last `update`, returned."
             ) from error
 
 
@@ -255,7 +255,7 @@ def _update(
         h, proposed = rule.propose(rule_state, info)
         step = solver.step(flow, objective, z, h, state.memory)
         verdict = rule.judge(proposed, info, h, step)
-        # What a flow keeps in another dtype (optax's `mu_dtype`) is wider within the step.
+        # Auxiliary variables kept in another dtype (optax's `mu_dtype`) are wider within the step.
         update, aux = optax.tree.cast_like((step.update, step.aux), (z[0], state.aux))
 
         accept, after, transform = verdict.accept, verdict.state, advanced
@@ -263,9 +263,9 @@ def _update(
             given, made = (grads, info.value), (h, update, aux)
             ok, after = settled(rule, rule_state, verdict, given, made, step.finite & (h >= 0))
             transform = select(ok, advanced, state.transform)
-            # XLA on CPU would work out a cheap scalar again in every leaf that it enters, sums over
-            # all leaves included: compile time goes as the square of their number. It repeats no
-            # root.
+            # XLA on CPU recomputes a cheap scalar in every leaf that uses it, sums over all leaves
+            # included: compile time grows as the square of their number. It never recomputes a
+            # square root.
             accept = jnp.sqrt((ok & accept).astype(float)) > 0
         elif step.finite is not True:
             accept = step.finite & accept
@@ -287,7 +287,7 @@ def _update(
 
 
 class _Try(NamedTuple):
-    """A step as it was judged, and the state after it."""
+    """A judged step, and the state after it."""
 
     update: PyTree[Array]
     state: ODEState
@@ -299,7 +299,7 @@ class _Try(NamedTuple):
 def _tried_again(
     first: _Try, attempt: Callable[..., _Try], most: int, sane: Bool[Array, ""]
 ) -> _Try:
-    """Further tries from the same point, until one is accepted or there were `most`."""
+    """Try again from the same point until a step is accepted or `most` tries were made."""
 
     def unfinished(carry: tuple[_Try, Array]) -> Bool[Array, ""]:
         last, tries = carry
@@ -312,6 +312,6 @@ def _tried_again(
     carry = jax.tree.map(jnp.asarray, first), jnp.int32(1)
     if is_traced(first.accept):
         return jax.lax.while_loop(unfinished, again, carry)[0]
-    while unfinished(carry):  # without `jit` a loop of JAX's would be compiled in every call
+    while unfinished(carry):  # outside `jit`, `while_loop` would be compiled in every call
         carry = again(carry)
     return carry[0]

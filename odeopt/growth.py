@@ -1,10 +1,10 @@
-r"""Grow a network in training without a jump: the same function, the same dynamics.
+r"""Grow a network during training: the function and the training dynamics stay the same.
 
-Copy every hidden unit $k$ times and divide what leaves it by $k$: the function stays. Each copy
-then sees $1/k$ of the gradient that its unit saw, and what leaves it sees all of it; the moments of
-an optimizer are mapped by the powers of that. With the rates of `Grown.rates` the copies repeat the
-steps of their unit, in the methods named there; with them in every stage, every Runge-Kutta method
-commutes with this map, as with any affine one.
+Copy every hidden unit $k$ times and divide its outgoing weights by $k$: the function stays the
+same. The incoming weights of each copy have $1/k$ of the gradient of the original unit, the
+outgoing weights all of it. The moments of an optimizer are scaled by powers of these factors. With
+the rates of `Grown.rates`, copies repeat the steps of their unit for the methods listed there. With
+these rates in every stage, every Runge-Kutta method commutes with this map, as with any affine map.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ import optax
 from jaxtyping import Array, PyTree
 
 from . import checks
-from . import state as optimizer_state  # what is imported by name would be public here
+from . import state as optimizer_state  # names imported from it would be public here
 
 Degree = int | Literal["params"]
 
 DEGREES: Mapping[str, Degree] = {"mu": 1, "momentum": 1, "trace": 1, "nu trace": 0, "nu": 2}
-"""Fields of states, and the power of the gradient that they hold.
+"""Fields of optimizer states, and the power of the gradient that each holds.
 
-0: normalized updates, which are copied as they are; "params": in units of the parameters. "nu f" is
-a field `f` after a `nu` of the same parameter, as in `rmsprop(momentum=)`.
+0: normalized updates, copied unchanged; "params": values in units of the parameters. "nu f" is a
+field `f` after a `nu` of the same parameter, as in `rmsprop(momentum=)`.
 """
 
 
@@ -36,9 +36,9 @@ class Units:
     """The hidden units of one layer, and how many each becomes.
 
     Attributes:
-      into: `params -> leaves`, a leaf or a sequence of leaves that make the units: weights, biases.
-      out: the same of the leaves that take them up: the weights of the next layer.
-      copies: $k$.
+      into: `params -> leaves`, the leaf or leaves that compute the units: weights, biases.
+      out: `params -> leaves`, the leaf or leaves that read the units: weights of the next layer.
+      copies: $k$, the number of units that each unit becomes.
       into_axis: the axis of the units in the leaves of `into`.
       out_axis: the axis of the units in the leaves of `out`.
     """
@@ -60,14 +60,14 @@ class Units:
 
 
 class Grown(NamedTuple):
-    """A network grown, and how.
+    """A grown network and its optimizer state, with the factors of the growth.
 
     Attributes:
       params: the parameters.
       state: the state of the optimizer.
       copied: a tree like `params`: True where an entry belongs to a copy.
-      value_scale: a tree like `params`: by how much values have shrunk, 1 or 1/k.
-      gradient_scale: a tree like `params`: by how much gradients have shrunk, 1 or 1/k.
+      value_scale: a tree like `params`: the factor of the values, 1 or 1/k.
+      gradient_scale: a tree like `params`: the factor of the gradients, 1 or 1/k.
     """
 
     params: PyTree[Array]
@@ -77,16 +77,17 @@ class Grown(NamedTuple):
     gradient_scale: PyTree[float]
 
     def rates(self, *, normalized: bool) -> optax.GradientTransformation:
-        """What to chain after the optimizer so that every copy repeats the steps of its unit.
+        """The transformation to chain after the optimizer: each copy repeats the steps of its unit.
 
-        It holds for a fixed rate or a schedule, where an update is a function of the gradients
-        entry by entry, all of them at the parameters: gradient descent, momentum, RMSprop and Adam
+        This holds, at a fixed or scheduled rate, for optimizers that are elementwise in the
+        gradients and evaluate them at the parameters: gradient descent, momentum, RMSprop and Adam
         (up to eps, which is not scaled). `optax.adamax` needs `degrees={**DEGREES, "nu": 1}`: its
         state looks like Adam's.
 
-        A method with stages or counter-terms takes it as its `stage_transform` instead, so that
-        every gradient is at the point of the unit: grow with `in_stages=True`. That is for methods
-        linear in the gradient; counter-terms of flows with moments have no such rates.
+        For a method with stages or counter-terms, grow with `in_stages=True` and pass the rates as
+        `stage_transform` instead, so that copies evaluate every gradient at the point of their
+        unit. The method must be linear in the gradient; counter-terms of flows with moments have
+        no such rates.
 
         Decoupled weight decay must not be scaled: leave it out of the optimizer, and chain
         `optax.add_decayed_weights(-h * w)` after the rates. Optimizers with norms of whole leaves
@@ -94,8 +95,8 @@ class Grown(NamedTuple):
         such rates, nor has RAdam, whose first steps are not normalized.
 
         Args:
-          normalized: whether its updates have the size of the learning rate whatever that of the
-            gradient, as Adam's have; False for gradient descent, momentum and Runge-Kutta methods.
+          normalized: whether the size of the updates is independent of that of the gradient, as in
+            Adam; False for gradient descent, momentum and Runge-Kutta methods.
         """
         rate = jax.tree.map(
             lambda value, gradient: value if normalized else value / gradient,
@@ -105,7 +106,7 @@ class Grown(NamedTuple):
         return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, rate))
 
     def freeze_old(self) -> optax.GradientTransformation:
-        """What to chain after the optimizer so that only copies move: what was learned stays."""
+        """The transformation to chain after the optimizer: only copies move, old units stay."""
         return optax.stateless(
             lambda updates, _: jax.tree.map(
                 lambda u, new: jnp.where(new, u, 0), updates, self.copied
@@ -123,39 +124,39 @@ def grow(
     split: float = 0.0,
     key: Array | None = None,
 ) -> Grown:
-    r"""Copy hidden units, and map the state of the optimizer along.
+    r"""Copy hidden units, and map the optimizer state accordingly.
 
-    The leaves of `into` are copied, those of `out` copied and divided by $k$. In the state, a field
+    Leaves of `into` are copied; those of `out` are copied and divided by $k$. In the state, a field
     that holds the power $d$ of the gradient (the first moment: 1, the second: 2) is divided by
     $k^d$ where it belongs to `into`, and copied where it belongs to `out`. The original units come
     first.
 
-    Exact copies never separate in training. `split` perturbs the copies of `into`, with sum 0 over
-    the copies of a unit, so that the function changes at second order only; or freeze the old units
-    (`Grown.freeze_old`).
+    Exact copies stay equal in training. To separate them, freeze the old units
+    (`Grown.freeze_old`), or pass `split`. It perturbs the copies of `into`, with sum 0 over the
+    copies of a unit, so the function changes only at second order.
 
     Args:
       params: the parameters: a dict, an Equinox module or any other tree.
-      state: the state of any optimizer for them, in the middle of a run too.
+      state: the state of any optimizer for these parameters, also in the middle of a run.
       units: the hidden units of one layer, or of several.
-      degrees: by field of the state, the power of the gradient that it holds; see `DEGREES`.
-      in_stages: whether the rates are to be the `stage_transform`, rather than to follow the
-        optimizer. What is linear in the gradients is then in units of the parameters.
+      degrees: the power of the gradient that each field of the state holds; see `DEGREES`.
+      in_stages: whether the rates are passed as `stage_transform` instead of chained after the
+        optimizer. State that is linear in the gradients is then in units of the parameters.
       split: size of the perturbation, relative to the root mean square of each leaf.
-      key: for the perturbation.
+      key: the random key of the perturbation.
 
     Returns:
       Parameters and state to go on with; chain `rates` after the optimizer for the same dynamics.
 
     Raises:
-      TypeError: `units` that are none.
-      ValueError: axes of units that differ in length; a field of the state that `degrees` does
-        not know, or with other shapes than the parameters, as SOAP's; without `in_stages`, more
-        gradients than steps; with it, a field that is not linear; counter-terms of a flow with
-        moments; `split` without a key.
+      TypeError: `units` that are not `Units`.
+      ValueError: axes of units that differ in length; a field of the state that is not in
+        `degrees`, or whose shapes are not those of the parameters, as in SOAP; more gradients than
+        steps without `in_stages`; a field that is not linear with `in_stages`; counter-terms of a
+        flow with moments; `split` without a key.
 
-    References: the map, for function and gradients, is that of Chen, Goodfellow and Shlens,
-    arXiv:1511.05641, and Mazzawi et al., arXiv:2306.11903; that of the states is derived here
+    References: the map of parameters and gradients is from Chen, Goodfellow and Shlens,
+    arXiv:1511.05641, and Mazzawi et al., arXiv:2306.11903; the map of the states is derived here
     (`tests/test_growth.py`).
 
     Examples:
@@ -167,7 +168,7 @@ def grow(
       >>> grown.params["c"].shape, grown.state.aux.mu["a"].shape
       ((8, 2), (3, 8))
     """
-    units = jax.tree.leaves(units)  # of which one alone is a leaf
+    units = jax.tree.leaves(units)  # a single `Units` is a leaf
     for layer in units:
         checks.check_kind(Units, "growth.Units(into, out)", units=layer)
     if split and key is None:
@@ -197,10 +198,10 @@ def grow(
 
 @dataclasses.dataclass(frozen=True)
 class _Change:
-    """What happens to one leaf: copies along axes, and factors of its values and gradients."""
+    """The change of one leaf: copies along axes, and factors of its values and gradients."""
 
     repeats: tuple[tuple[int, int], ...] = ()  # `(axis, copies)`, one after the other
-    into: tuple[int, int] | None = None  # the last of them of a leaf of `into`
+    into: tuple[int, int] | None = None  # the last of `repeats` as a leaf of `into`
     value: float = 1.0
     gradient: float = 1.0
 
@@ -211,7 +212,7 @@ class _Change:
         return _Change(repeats, into, self.value / value, self.gradient / gradient)
 
     def of(self, leaf: Array, degree: Degree) -> Array:
-        """A leaf of this shape which holds that power of the gradient."""
+        """The grown leaf, if `leaf` has this shape and holds that power of the gradient."""
         factor = self.value if degree == "params" else self.gradient**degree
         for axis, copies in self.repeats:
             leaf = jnp.concatenate([leaf] * copies, axis)
@@ -225,7 +226,7 @@ class _Change:
 
 
 def _changes(leaves: Sequence[Array], places: PyTree[int], units: Sequence[Units]) -> list[_Change]:
-    """By leaf; `places` are the parameters with the number of each leaf in its place."""
+    """The change of each leaf; `places` is a tree like the parameters with the leaf indices."""
     changes = [_Change() for _ in leaves]
     for layer in units:
         into = jax.tree.leaves(layer.into(places))
@@ -235,7 +236,7 @@ def _changes(leaves: Sequence[Array], places: PyTree[int], units: Sequence[Units
         if len({*made, *taken}) > 1:
             raise ValueError(
                 f"The leaves of `into` have {made} units along axis {layer.into_axis}, those of "
-                f"`out` take up {taken} along axis {layer.out_axis}: they must be equally many. "
+                f"`out` take up {taken} along axis {layer.out_axis}: the numbers must be equal. "
                 "After a flattening give the units an axis of their own: weights of the shape "
                 "(positions, units, outputs) and out_axis=1, reshaped in the model."
             )
@@ -247,12 +248,12 @@ def _changes(leaves: Sequence[Array], places: PyTree[int], units: Sequence[Units
 
 
 def _check_gradients(state: PyTree[Array], in_stages: bool) -> None:
-    """Refuse methods with gradients elsewhere than where the rates scale them."""
+    """Raise a `ValueError` if a method has gradients that the rates do not scale."""
     for path, ode in optimizer_state.states(state):
         if hasattr(ode.aux, "clipped") and jax.tree.leaves(ode.aux.aux):
             raise ValueError(
-                f"state{path} has moments and counter-terms, which no rates make copies repeat: "
-                f"pass {_AFRESH}"
+                f"state{path} has moments and counter-terms, and no rates make copies repeat their "
+                f"unit: pass {_AFRESH}"
             )
         if in_stages or checks.is_traced(ode):
             continue
@@ -267,7 +268,7 @@ def _check_gradients(state: PyTree[Array], in_stages: bool) -> None:
 
 _AFRESH = "`state=()` and go on with `opt.init(grown.params)`."
 _HYPERPARAMETERS = {"hyperparams", "hyperparams_states"}
-"""Fields of `optax.inject_hyperparams`, whose names may be those of parameters."""
+"""Fields of `optax.inject_hyperparams`, whose entries may be named like parameters."""
 
 
 def _fields(
@@ -277,7 +278,7 @@ def _fields(
     changes: Sequence[_Change],
     in_stages: bool,
 ) -> list[tuple[int, Degree] | None]:
-    """For every leaf of the state: the parameter in whose path its own ends, and its degree."""
+    """For each leaf of the state: the parameter that its path ends with, and its degree."""
     known = {
         path: (index, jnp.shape(leaf))
         for index, (path, leaf) in enumerate(jax.tree.leaves_with_path(params))
@@ -293,7 +294,7 @@ def _fields(
             continue
         index, shape = known[end]
         name = names[-1] if names else ""
-        # Where the parameters are one bare array, numbers of the state seem to belong to it.
+        # If the parameters are one bare array, numbers of the state seem to belong to it.
         belongs = end or jnp.ndim(leaf) or name in degrees
         if belongs and shape != jnp.shape(leaf) and changes[index] != _Change():
             raise ValueError(
@@ -309,7 +310,7 @@ def _fields(
             name = after
         if name not in degrees:
             raise ValueError(
-                f"The state holds a tree like the parameters in {name!r}, and what growth does to "
+                f"The state holds a tree like the parameters in {name!r}, and how growth changes "
                 "it is not known: pass degrees={**odeopt.growth.DEGREES, "
                 f"{name!r}: 1}} where it is linear in gradients, 2 where quadratic, 0 where it "
                 'holds updates that are normalized, "params" where it is in units of parameters. '

@@ -1,15 +1,15 @@
-"""What the pieces of an optimizer know, as flags: compared once, when it is built."""
+"""Flags for what the parts of an optimizer offer and need; compared when it is built."""
 
 import enum
 
 
 class Information(enum.Flag):
-    """What a flow, a solver or a mode can say, and what a step-size rule needs to hear.
+    """What a flow, a solver or a mode offers, and what a step-size rule needs.
 
     Attributes:
       VALUE: the loss can be evaluated.
       PRODUCT: products with the Hessian of the loss can be taken.
-      POINT: the parameters are there, beside their gradient.
+      POINT: the parameters are given along with their gradient.
       ERROR: the solver estimates its local error.
       DESCENT: a small step of the flow lowers the loss.
       POTENTIAL: the flow is the gradient flow of a loss, `flow.potential`.

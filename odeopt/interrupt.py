@@ -1,7 +1,7 @@
-"""Ctrl-C while the command is imported, which takes seconds, ends it in one line.
+"""Ctrl-C during the import of the command, which takes seconds, prints one line and exits.
 
-Standard library only, and imported first: `odeopt` and `python -m odeopt` import the package before
-they run a line of their own. Any other program keeps its handling of signals.
+This module uses only the standard library and is imported first: `odeopt` and `python -m odeopt`
+import the package before they run their own code. Any other program keeps its signal handling.
 """
 
 import os
@@ -13,19 +13,19 @@ from typing import Any
 
 def is_command(words: list[str], original: list[str]) -> bool:
     """Whether these are `sys.argv` and `sys.orig_argv` of `odeopt` or `python -m odeopt`."""
-    if words[:1] == ["-m"]:  # which stands for the file of the module until that is found
+    if words[:1] == ["-m"]:  # Python's placeholder until it has found the file of the module
         return original[-len(words)] == "odeopt"
     return bool(words) and PurePath(words[0]).stem == "odeopt"
 
 
 def end(*_: Any) -> None:
-    """Handles the signal."""
+    """Handle the signal: print one line and exit."""
     os.write(2, b"Interrupted.\n")
     os._exit(130)
 
 
 def over() -> None:
-    """From here on Ctrl-C raises a `KeyboardInterrupt` again."""
+    """Let Ctrl-C raise a `KeyboardInterrupt` again."""
     if signal.getsignal(signal.SIGINT) is end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,4 +1,4 @@
-"""Lanczos' algorithm on trees: what it keeps is split over devices as the parameters are."""
+"""Lanczos' algorithm on trees; its vectors are split over devices like the parameters."""
 
 from typing import NamedTuple
 
@@ -11,29 +11,29 @@ from .arrays import Scalar, widest
 from .objective import LinearMap
 from .sums import entries, inner, noise, scaled, total, widened
 
-BREAKDOWN = 100.0  # roundings: an off-diagonal entry below so many has exhausted the Krylov space
-_MIXED = 0.1  # of a random direction in every start, so that one which was not there can be found
+BREAKDOWN = 100.0  # rounding errors: a smaller off-diagonal entry means an exhausted Krylov space
+_MIXED = 0.1  # weight of a random vector in every start, for eigenvectors that the start lacks
 
 
 class Krylov(NamedTuple):
     """An orthonormal basis of a Krylov space, and the linear map in it.
 
-    Where the space is exhausted `beyond` is rounding, and what follows is of no use.
+    Once the space is exhausted, `beyond` is rounding error and later rows are meaningless.
     """
 
-    basis: PyTree[Array]  # vectors 0 to m - 1; the leaves have an axis more in front
+    basis: PyTree[Array]  # vectors 0 to m - 1, along an additional first axis of the leaves
     within: Float[Array, "m m"]  # row k: components of the image of vector k along 0 to k
-    beyond: Float[Array, " m"]  # its component along vector k + 1; there are no others
+    beyond: Float[Array, " m"]  # entry k: its component along vector k + 1; there are no others
     rest: PyTree[Array]  # vector m
 
 
 def krylov(product: LinearMap, start: PyTree[Array], size: int) -> Krylov:
-    """The Krylov space of a linear map on trees like `start`, by `size` applications.
+    """The Krylov space of a linear map on trees like `start`, from `size` applications.
 
-    That is Arnoldi's algorithm: the basis is orthogonalized in full, twice.
+    Arnoldi's algorithm: each vector is orthogonalized twice against the whole basis.
     """
     dtype = widest(jax.tree.leaves(start))
-    # Made of `start`, so that it is split as that is.
+    # `zeros_like` gives the basis the sharding of `start`.
     basis = jax.tree.map(lambda x: jnp.broadcast_to(jnp.zeros_like(x), (size, *x.shape)), start)
     Carry = tuple[PyTree[Array], Array, Array, PyTree[Array]]
 
@@ -51,7 +51,7 @@ def krylov(product: LinearMap, start: PyTree[Array], size: int) -> Krylov:
         rest = jax.tree.map(jnp.subtract, rest, combined(again, basis))
         length, new = normalized(rest)
         within, beyond = within.at[k].set(once + again), beyond.at[k].set(length.astype(dtype))
-        # Written last: where rows are read after they are written XLA copies the whole basis.
+        # Write the row last: XLA would copy the whole basis if a row were read after the write.
         row = optax.tree.where(k + 1 < size, new, vector)
         return put(basis, row, jnp.minimum(k + 1, size - 1)), within, beyond, new
 
@@ -61,17 +61,17 @@ def krylov(product: LinearMap, start: PyTree[Array], size: int) -> Krylov:
 
 
 class Ritz(NamedTuple):
-    """What the Krylov space of a symmetric linear map knows of its spectrum.
+    """Approximate eigenvalues and eigenvectors of a symmetric map, from its Krylov space.
 
-    Trees are like the parameters, widened; the leaves of the basis have an axis more in front.
+    Trees are like the parameters, `widened`; leaves of the basis have an additional first axis.
     """
 
     values: Float[Array, " m"]  # Ritz values, ascending
     weights: Float[Array, " m"]  # squared component of the start along each; they sum to 1
-    residuals: Float[Array, " m"]  # distance of each to the nearest eigenvalue, at most
+    residuals: Float[Array, " m"]  # bound on the distance of each to the nearest eigenvalue
     basis: PyTree[Array]  # orthonormal Lanczos vectors
     vectors: Float[Array, "m m"]  # the Ritz vectors in that basis, as columns
-    beyond: PyTree[Array]  # of the product with the last Lanczos vector, the part outside the space
+    beyond: PyTree[Array]  # the part of the last product that is outside the space
 
     def vector(self, index: Array | int, like: PyTree[Array]) -> PyTree[Array]:
         """The Ritz vector of a value, of norm 1, as a tree like the parameters."""
@@ -79,15 +79,15 @@ class Ritz(NamedTuple):
 
 
 def lanczos(product: LinearMap, start: PyTree[Array], like: PyTree[Array], products: int) -> Ritz:
-    """Ritz values of a symmetric linear map on trees like `like`, by `products` applications.
+    """Ritz values of a symmetric linear map on trees like `like`, from `products` applications.
 
-    Symmetric in the real inner product: complex entries count as two real ones. Where the Krylov
-    space is exhausted early (repeated eigenvalues, a start in an invariant subspace) the missing
-    values repeat the smallest with weight 0. All are NaN if the first application is not finite.
-    `product` is handed trees of the dtypes of `like`, `start` is `widened`; there are no more
-    applications than dimensions.
+    The map is symmetric in the real inner product: a complex entry counts as two real ones. If the
+    Krylov space is exhausted early (repeated eigenvalues, a start in an invariant subspace), the
+    missing values repeat the smallest with weight 0. All values are NaN if the first application
+    is not finite. `product` receives trees with the dtypes of `like`; `start` must be `widened`.
+    The number of applications is at most the dimension.
     """
-    size = max(1, min(products, dimension(like)))  # no more directions; without leaves one of none
+    size = max(1, min(products, dimension(like)))  # at least 1, also for trees without leaves
     space = krylov(lambda v: widened(product(optax.tree.cast_like(v, like))), start, size)
     upper, lengths = jnp.diagonal(space.within[1:]), space.beyond[:-1]
     diagonal = jnp.diagonal(space.within)
@@ -107,8 +107,8 @@ def lanczos(product: LinearMap, start: PyTree[Array], like: PyTree[Array], produ
 @jax.jit
 def _ritz(diagonal: Array, upper: Array, lengths: Array) -> tuple[Array, Array, Array, Array]:
     """Values, weights and vectors of the tridiagonal matrix, and which of its rows are good."""
-    # Entries count up to the first that is not finite, or comes after a breakdown. There the length
-    # is rounding; the entry above the diagonal is anything, its vector being normalized rounding.
+    # Rows count up to the first that is not finite or follows a breakdown. At a breakdown the
+    # length and the next vector are rounding error, so the entry above the diagonal is arbitrary.
     before = jnp.append(jnp.zeros(1, lengths.dtype), lengths[:-1])
     reach = jax.lax.cummax(jnp.maximum(jnp.abs(diagonal[:-1]), before[: len(lengths)]))
     linked = lengths > BREAKDOWN * jnp.finfo(diagonal.dtype).eps * reach
@@ -116,7 +116,7 @@ def _ritz(diagonal: Array, upper: Array, lengths: Array) -> tuple[Array, Array, 
     found = jax.lax.cummin(good.astype(jnp.int32)).astype(bool)
     diagonal = jnp.where(found, diagonal, 0.0)
     beside = jnp.where(found[1:], 0.5 * (upper + lengths), 0.0)
-    # The rest is decoupled, and below everything that was found.
+    # The other rows are decoupled, with eigenvalues below all that were found.
     floor = -2.0 * (jnp.max(jnp.abs(diagonal)) + 2.0 * jnp.max(beside, initial=0.0)) - 1.0
     matrix = jnp.diag(jnp.where(found, diagonal, floor))
     values, vectors = jnp.linalg.eigh(matrix + jnp.diag(beside, 1) + jnp.diag(beside, -1))
@@ -129,31 +129,31 @@ def _ritz(diagonal: Array, upper: Array, lengths: Array) -> tuple[Array, Array, 
 
 
 def normalized(tree: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
-    """The norm of a tree, and the tree divided by it: zeros where that is 0 or not finite."""
+    """The norm of a tree, and the tree divided by it (zeros if the norm is 0 or not finite)."""
     square = inner(tree, tree)
     good = (square > 0) & jnp.isfinite(square)
-    length = jnp.sqrt(jnp.where(good, square, 1.0))  # which has a derivative, as at 0 it has none
+    length = jnp.sqrt(jnp.where(good, square, 1.0))  # not of 0, where the root has no derivative
     vector = jax.tree.map(lambda x: jnp.where(good, scaled(1 / length, x), 0), tree)
     return jnp.where(good, length, square), vector
 
 
 def mixed(start: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:
-    """`start` over its norm, plus some of a fixed pseudo-random direction like `like`."""
+    """`start` divided by its norm, plus a multiple of a fixed pseudo-random unit vector."""
     _, vector = normalized(start)
     _, random = normalized(noise(like))
     return jax.tree.map(lambda v, r: v + _MIXED * r, vector, random)
 
 
 def start_vector(like: PyTree[Array], warm: PyTree[Array] | None = None) -> PyTree[Array]:
-    """Where Lanczos' algorithm starts: `warm` mixed with noise, which is all if that is zero."""
+    """The start of Lanczos' algorithm: `warm` mixed with noise, or only noise if it is zero."""
     if not dimension(like):
-        raise ValueError("params has no entries, so there is no curvature to look at.")
+        raise ValueError("params has no entries, so there is no curvature to measure.")
     like = widened(like)
     return mixed(optax.tree.zeros_like(like) if warm is None else widened(warm), like)
 
 
 def combined(weights: Float[Array, " m"], basis: PyTree[Array]) -> PyTree[Array]:
-    """The sum of basis vectors, weighted."""
+    """The weighted sum of basis vectors."""
     return jax.tree.map(
         lambda rows: jnp.tensordot(weights.astype(rows.dtype), rows, 1, precision="highest"), basis
     )
@@ -167,7 +167,7 @@ def components(basis: PyTree[Array], tree: PyTree[Array], dtype: jnp.dtype) -> F
             return leaf(rows.real, x.real) + leaf(rows.imag, x.imag)
         axes = tuple(range(x.ndim))
         sharding = jax.typeof(x).sharding
-        # Where shardings are explicit a contraction must say how its result is split: not at all.
+        # With explicit sharding a contraction must name the sharding of its result: replicated.
         whole = sharding.update(spec=jax.P(None)) if any(sharding.spec) else None
         dimensions = (tuple(i + 1 for i in axes), axes), ((), ())
         return jax.lax.dot_general(rows, x, dimensions, precision="highest", out_sharding=whole)
@@ -182,7 +182,7 @@ def dimension(tree: PyTree[Array]) -> int:
 
 
 def flatten(tree: PyTree[Array]) -> Float[Array, " n"]:
-    """One real vector, at least float32: complex entries are pairs of real ones."""
+    """The tree as one real vector, at least float32; complex leaves as real, imaginary parts."""
     leaves = jax.tree.leaves(tree)
     dtype = widest(leaves)
     parts = [
@@ -194,7 +194,7 @@ def flatten(tree: PyTree[Array]) -> Float[Array, " n"]:
 
 
 def unflatten(vector: Float[Array, " n"], like: PyTree[Array]) -> PyTree[Array]:
-    """The tree like `like` of which `vector` is the flat form."""
+    """The inverse of `flatten`: a tree like `like` from its flat vector."""
     leaves, structure = jax.tree.flatten(like)
     position, out = 0, []
     for leaf in leaves:

@@ -9,9 +9,9 @@ from typing import Any
 def later(
     package: str, modules: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of a package (PEP 562), for the names in each module of it.
+    """A package's `__getattr__` and `__dir__` (PEP 562) for the names of some of its modules.
 
-    No name stands for the module itself.
+    An empty list of names stands for the module itself.
     """
     where = {name: module for module, names in modules.items() for name in names or (module,)}
 

@@ -12,30 +12,30 @@ from .arrays import Scalar
 from .objective import Objective
 
 Losses = Callable[..., Any] | Sequence[Callable[..., Any]]
-"""One loss, of which some arguments have a row for each part; or one loss a part."""
+"""One loss, with some arguments that have a row for each part; or one loss for each part."""
 
 
 def with_rows(arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    """The arguments with one row for each part, where all have: `full_params` is none of them."""
+    """The names of the arguments that have one row for each part: all but `full_params`."""
     return tuple(name for name in arguments if name != "full_params")
 
 
 class LossSum(NamedTuple):
-    """The gradients of the parts of a loss; complex ones conjugated."""
+    """The values and gradients of the parts of a loss; complex gradients are conjugated."""
 
-    parts: PyTree[Array]  # what tells the parts apart, one row each: to be scanned over
+    parts: PyTree[Array]  # the arguments or index of each part, one row each, to scan over
     number: int
     gradient: Callable[[PyTree[Array], PyTree[Array]], PyTree[Array]]  # of params and a row
     value: Callable[[PyTree[Array], PyTree[Array]], Scalar]
 
     @classmethod
     def of(cls, value_fn: Losses, each: Sequence[str], arguments: Mapping[str, Any]) -> "LossSum":
-        """The parts of `value_fn`; those of one loss are the rows of the arguments in `each`."""
+        """The parts: the losses of a list, or one loss on each row of the arguments in `each`."""
         if not callable(value_fn):
             if each:
                 raise ValueError(
-                    f"each names {list(each)}, but the parts are those of a list of losses: leave "
-                    "it out, or pass one loss."
+                    f"each names {list(each)}, but the parts are the losses of a list: leave each "
+                    "out, or pass one loss."
                 )
             losses = [Objective.of(loss, own) for loss, own in _shared(value_fn, arguments)]
             if not losses:
@@ -76,7 +76,7 @@ class LossSum(NamedTuple):
         return jax.lax.scan(lambda c, row: (body(c, row), None), start, self.parts, self.number)[0]
 
     def total(self, params: PyTree[Array]) -> PyTree[Array]:
-        """The sum of all gradients, one gradient a part."""
+        """The sum of all gradients, at one gradient for each part."""
 
         def body(total: PyTree[Array], row: PyTree[Array]) -> PyTree[Array]:
             return jax.tree.map(jnp.add, total, self.gradient(params, row))
@@ -87,7 +87,7 @@ class LossSum(NamedTuple):
 def _shared(
     losses: Sequence[Callable[..., Any]], arguments: Mapping[str, Any]
 ) -> list[tuple[Callable[..., Any], dict[str, Any]]]:
-    """Each loss with the arguments that it names, and those that none of them does."""
+    """Each loss with the arguments that it names, and those that no loss names."""
     named = [forwarded(loss, "value_fn(params)", 1, arguments, alone=False) for loss in losses]
     taken = set().union(*named)
     return [

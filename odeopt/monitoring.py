@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FIRST = 24  # Hessian products of the first measurement, which has no vector to start from
-_BATCHES = 10  # measured batches that the batch sharpness is the mean of
-_COUNTS = ("step", "steps", "accepted")  # what a plot would show as a straight line
+_BATCHES = 10  # measured batches in the mean of the batch sharpness
+_COUNTS = ("step", "steps", "accepted")  # left out of a plot: straight lines
 
 
 class Monitor:
-    """What `monitor` returns: called in every step of the loop, it measures in some.
+    """The result of `monitor`: call it in every step of a loop; it measures in some of them.
 
     Attributes:
       history: the records so far, as a list of dicts.
@@ -47,8 +47,8 @@ class Monitor:
         self.history: list[dict[str, float]] = []
         self._opt: Any = opt
         self._loss, self._every, self._products = loss, every, products
-        design = getattr(opt.update, "design", None)  # of an optimizer of odeopt
-        # The limit is one of h times the curvature of the loss, as the gradient is followed.
+        design = getattr(opt.update, "design", None)  # None if it is not an odeopt optimizer
+        # The limit is on h times the curvature of the loss: the gradient must be untransformed.
         raw = design is not None and design.stage_transform is None
         self._limit = self._opt.stability_limit if raw else None
         self._with_drift = False
@@ -86,7 +86,7 @@ class Monitor:
         products = _FIRST if self._vector is None else self._products
         vector, found = self._compiled(arrays, rest, state, self._vector, products, args, kwargs)
         values = {name: float(value) for name, value in jax.device_get(found).items()}
-        # A vector that is not finite is no start: the next measurement begins anew.
+        # After a vector that is not finite, the next measurement starts afresh.
         self._vector = vector if math.isfinite(values["sharpness"]) else None
         quotient = values["batch_sharpness"]
         if math.isfinite(quotient):
@@ -160,7 +160,7 @@ class Monitor:
         except TypeError as error:
             raise TypeError(
                 f"The loss cannot be called with what the monitor was given, {error}: after params "
-                "and state hand over what the loss takes, `watch(params, state, batch)`."
+                "and state pass the arguments of the loss, `watch(params, state, batch)`."
             ) from None
         made = [eqx.filter(params, eqx.is_array), arrays]
         if _shapes(state) not in [_shapes(jax.eval_shape(self._opt.init, tree)) for tree in made]:
@@ -183,30 +183,31 @@ def monitor(
     r"""A monitor for a training loop of your own, with any optax optimizer.
 
     After `watch = odeopt.monitor(opt, loss)`, call `watch(params, state, ...)` at the end of every
-    step, with the other arguments of the loss. In the first call, and in every `every`-th
-    one after it, it returns a record, a dict of Python floats for any logger; else an empty dict.
-    It only reads: training is the same with and without it. A record has
+    step, with the other arguments of the loss. The first call, and every `every`-th call after it,
+    return a record, a dict of Python floats for any logger; other calls return an empty dict.
+    Training is the same with and without the monitor. A record has
 
     - `step`: calls of the monitor so far.
     - `sharpness`: $\lambda$, the largest eigenvalue of the Hessian of the loss of this batch, by
       Lanczos' algorithm, which starts from the vector of the last record.
-    - `batch_sharpness`: the mean over batches of $g\cdot Hg/\|g\|^2$, g and H of one batch: here
-      over the last 10 that were measured, each at the parameters of its own step. With small
-      batches it is this one that settles at the edge of stability (arXiv:2604.14108).
-    - what `odeopt.summary` has (with paths in the state if there are several optimizers of odeopt).
-      Of another optimizer `step_size`, the `learning_rate` that its state keeps, if it does: with
-      `inject_hyperparams`, or as the step of its line search, in units of the direction.
-    - `stability_ratio`, where `opt` is of odeopt and has a `stability_limit` R, and no
-      `stage_transform` changes the gradient: $h\lambda/R$ with the last step size; 1 is the edge of
-      stability. With momentum on a clock (`flows.LogTime`) R is that of the start, and the edge of
-      a long run is at 2.
-    - `drift`, `drift_cosine`, where `opt` is of odeopt and its counter-term known: `size` and
-      `cosine` of `drift.step_drift`, what the solver's error adds to the next step, in units of
-      the parameters, and its cosine with that step (for Euler's method with the gradient).
+    - `batch_sharpness`: the mean of $g\cdot Hg/\|g\|^2$, with g and H of one batch, over the last
+      10 batches that were measured, each at the parameters of its own step. With small batches,
+      this sharpness settles at the edge of stability (arXiv:2604.14108).
+    - the entries of `odeopt.summary` (with paths in the state if there are several odeopt
+      optimizers). For another optimizer `step_size` is the `learning_rate` in its state, if there
+      is one: from `inject_hyperparams`, or from a line search, in units of its direction.
+    - `stability_ratio`: $h\lambda/R$ with the last step size h and the `stability_limit` R; 1 is
+      the edge of stability. Only if `opt` is an odeopt optimizer with a limit R and without a
+      `stage_transform`. With momentum on a clock (`flows.LogTime`) R is the limit at the start, and
+      a long run has its edge at 2.
+    - `drift`, `drift_cosine`: `size` and `cosine` of `drift.step_drift`, which is what the solver's
+      error adds to the next step, in units of the parameters, and its cosine with that step (for
+      Euler's method with the gradient). Only if `opt` is an odeopt optimizer with a known
+      counter-term.
 
-    A record costs `products` Hessian products (the first 24) of 2 gradients each, 3 for the batch
-    sharpness, and 2 for the drift of Euler's method, momentum or Adam: at the defaults a loop
-    of gradient descent takes at most 1.15 times as long (`python -m benchmarks --only monitor`).
+    A record costs `products` Hessian products (the first 24) of 2 gradients each, 3 gradients for
+    the batch sharpness, and 2 for the drift of Euler's method, momentum or Adam. At the defaults,
+    gradient descent takes at most 1.15 times as long (`python -m benchmarks --only monitor`).
     Pass changing values as arrays: a new Python number compiles again. Memory: a copy of the
     parameters; during a measurement one more for each product.
 
@@ -216,15 +217,15 @@ def monitor(
         be an Equinox model.
       every: calls from one record to the next.
       products: Hessian products of a record after the first.
-      drift_gradients: the most that the drift may cost: it is left out of the record where it
-        costs more. Methods of order 1 to 3 are within the default, RK4 takes 147; loops count
-        whole.
+      drift_gradients: the most gradients that the drift may cost; a drift that costs more is left
+        out of the record. Methods of order 1 to 3 are within the default, RK4 takes 147. A loop in
+        a method counts with all its rounds.
 
     Raises:
-      TypeError: something that is no optimizer or no loss; in the loop, a loss that cannot be
-        called with what was handed over, or a call inside `jit`.
-      ValueError: a number that is not positive; in the loop, a loss that is no scalar, or the state
-        of another optimizer.
+      TypeError: something that is not an optimizer or a loss; in the loop, a loss that cannot be
+        called with the given arguments, or a call inside `jit`.
+      ValueError: a number that is not positive; in the loop, a loss that is not a scalar, or the
+        state of another optimizer.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt, optax
@@ -257,10 +258,10 @@ def _library(module: str) -> Any:
 
 
 def _steps_taken(state: PyTree[Any]) -> dict[str, Any]:
-    """`summary`, flat; of a state without an odeopt optimizer the learning rate, if it has one."""
+    """`summary` as a flat dict; without an odeopt optimizer, the learning rate in the state."""
     if not any(True for _ in states(state)):
         named = optax.tree.get_all_with_path(state, "learning_rate")
-        rates = [rate for _, rate in named if eqx.is_array(rate)]  # not the state of its schedule
+        rates = [rate for _, rate in named if eqx.is_array(rate)]  # no schedule's state
         return {"step_size": rates[0]} if len(rates) == 1 else {}
     found = summary(state)
     if "step_size" in found:

@@ -1,4 +1,4 @@
-"""From optax's calling conventions to one objective: value, gradient, Hessian products.
+"""The arguments of optax's `update` as one objective: value, gradient, Hessian products.
 
 Everything else in the library sees the loss only through an `Objective`.
 """
@@ -35,14 +35,14 @@ _Objective = TypeVar("_Objective", bound="Objective")
 class Objective(abc.ABC):
     """The loss and its gradient, as the keyword arguments of `update` describe them.
 
-    Immutable, and it counts nothing (`count_gradients` does). `here(x)` is the gradient at the
-    point of a stage: at the start of a step the one that the caller of `update` has computed.
+    Immutable; it counts nothing, `count_gradients` does. `here(x)` is the gradient at the point of
+    a stage; at the start of a step it is the gradient that the caller of `update` computed.
     `gradient(x)` is always evaluated: the derivative of a *given* gradient would silently be zero.
     Complex gradients are the conjugate of `jax.grad`'s, as in optax. Nothing is evaluated before it
-    is asked for, so an optimizer of one stage needs no arguments.
+    is needed, so an optimizer with one stage needs no arguments.
 
     Attributes:
-      args: the keyword arguments of `update`, of which these have a meaning here:
+      args: the keyword arguments of `update`; these have a meaning here:
 
         - `value_fn`: the loss, `value_fn(params, ...)`, returning a scalar or `(scalar, aux)`.
           Arguments named like its parameters are forwarded to it, others are ignored.
@@ -60,11 +60,11 @@ class Objective(abc.ABC):
     given: PyTree[Array] | None = None
     stage: int | Array = 0
     transform: Callable[[PyTree[Array], PyTree[Array]], PyTree[Array]] | None = None
-    _bound: dict[str, Any] = dataclasses.field(default_factory=dict)  # found once, for all stages
+    _bound: dict[str, Any] = dataclasses.field(default_factory=dict)  # once, for all stages
 
     @classmethod
     def of(cls, value_fn: Callable[..., Any], arguments: Mapping[str, Any]) -> "Objective":
-        """The objective of a loss and its arguments by name; `value_fn` as one: a `TypeError`."""
+        """The objective of a loss and its named arguments; none may be called `value_fn`."""
         if "value_fn" in arguments:
             raise TypeError(_TAKEN.format(name="value_fn", what="the loss itself"))
         _check_function("value_fn", value_fn)
@@ -84,7 +84,7 @@ class Objective(abc.ABC):
 
     @property
     def by_stage(self) -> bool:
-        """Whether evaluations may differ between stages: a `grad_fn` sees their numbers."""
+        """Whether evaluations may depend on the stage: a `grad_fn` receives its number."""
         return self.args.get("grad_fn") is not None
 
     @property
@@ -107,7 +107,7 @@ class Objective(abc.ABC):
         return grads if self.transform is None else self.transform(grads, params)
 
     def value(self, params: PyTree[Array]) -> Scalar:
-        """The loss at `params`; a `ValueError` where there is none, or that of one device alone.
+        """The loss at `params`; a `ValueError` without a loss, or if it is of one device alone.
 
         Counts as 1 gradient, though it costs about a third of one.
         """
@@ -144,7 +144,7 @@ class Objective(abc.ABC):
         return jax.linearize(gradient, params)[1]
 
     def _bind(self, name: str, params: PyTree[Array]) -> tuple[Callable, Callable]:
-        """A function with its keyword arguments bound, and what fills masked parameters for it."""
+        """A function with its keyword arguments bound, and one that fills masked parameters."""
         if name not in self._bound:
             function = self.args.get(name)
             if function is None:
@@ -167,7 +167,7 @@ class Objective(abc.ABC):
 
 
 def check_whole(value: Scalar, params: PyTree[Array]) -> None:
-    """Refuse, inside `shard_map`, the loss of a device's own data where the parameters are shared.
+    """Inside `shard_map`, refuse a loss that differs between devices with the same parameters.
 
     Its gradient would be the sum over devices.
     """
@@ -176,7 +176,7 @@ def check_whole(value: Scalar, params: PyTree[Array]) -> None:
     if own:
         axes = ", ".join(map(repr, own))
         raise ValueError(
-            f"value_fn returns another loss on every device along {axes}, and the parameters are "
+            f"value_fn returns another loss on every device along {axes}, but the parameters are "
             f"the same there. Return its mean over devices, `jax.lax.pmean(loss, {axes})`."
         )
 
@@ -216,10 +216,10 @@ def transformed(
     params: PyTree[Array] | None,
     args: Mapping[str, Any],
 ) -> tuple[Objective, PyTree[Array]]:
-    """The objective with every gradient transformed in the state `frozen`, and the state after."""
+    """The objective with gradients transformed in the state `frozen`, and the next state."""
     if stage_transform is None:
         return Objective(args, grads), frozen
-    # optax hands these on by position: arguments of the loss of the same name are its alone
+    # optax passes these two by position: arguments with their names are for the loss only
     others = {name: x for name, x in args.items() if name not in ("updates", "state")}
     update = functools.partial(optax.with_extra_args_support(stage_transform).update, **others)
     grads, advanced = update(grads, frozen, params)
@@ -230,10 +230,10 @@ def transformed(
     return Objective(args, grads, 0, transform), advanced
 
 
-@Objective.register  # answers all that an objective is asked, without its fields
+@Objective.register  # it has the methods of an objective, not its fields
 @dataclasses.dataclass(frozen=True, eq=False)
 class Penalized:
-    r"""The objective $E + \mu\|\nabla E\|^2$ of another one, with `factor` $= 2\mu$.
+    r"""The objective $E + \mu\|\nabla E\|^2$ of a given objective E, with `factor` $= 2\mu$.
 
     Its gradient is $g + 2\mu Hg$: 1 gradient and 1 Hessian product.
     """
@@ -253,7 +253,7 @@ class Penalized:
     def linearized(
         self, gradient: Callable[[PyTree[Array]], PyTree[Array]], params: PyTree[Array], cost: int
     ) -> LinearMap:
-        """As of `base`, for 3 times as much: every gradient is one with a product."""
+        """As for `base`, at 3 times the cost: every gradient includes a Hessian product."""
         return self.base.linearized(gradient, params, 3 * cost)
 
     def here(self, params: PyTree[Array]) -> PyTree[Array]:
@@ -272,7 +272,7 @@ class Penalized:
         penalty = 0.5 * self.factor.astype(value.dtype) * inner(g, g).astype(value.dtype)
         return value + penalty, self._add(g, params)
 
-    given_value = lambda self: None  # noqa: E731 - what the caller gave has no penalty
+    given_value = lambda self: None  # noqa: E731 - the caller's value has no penalty
 
     def _add(self, g: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
         return jax.tree.map(
@@ -283,7 +283,7 @@ class Penalized:
 @Objective.register
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tally:
-    """Counts the gradients that are asked of it and evaluates none; for `count_gradients`."""
+    """An objective that counts the requested gradients and evaluates none."""
 
     count: list[int]
     given: Any = None
@@ -297,14 +297,14 @@ class Tally:
     given_value = lambda self: None  # noqa: E731
 
     def here(self, params: PyTree[Array]) -> PyTree[Array]:
-        """Free where a gradient is given."""
+        """Not counted if a gradient is given."""
         return self.gradient(params) if self.given is None else params
 
     def gradient(self, params: PyTree[Array]) -> PyTree[Array]:
-        """1, and 1 more for each time it is differentiated: a Hessian product counts as 2.
+        """Count 1, and 1 more for each differentiation: a Hessian product counts as 2.
 
-        A k-fold derivative counts as k + 1, its cost along equal directions; along k that differ
-        it may take up to 2^k.
+        A k-fold derivative counts as k + 1, its cost along equal directions; along k different
+        directions it may cost up to 2^k.
         """
         self.count[0] += 1
         identity = jax.custom_jvp(lambda x: x)
@@ -312,23 +312,23 @@ class Tally:
         @identity.defjvp
         def derivative(x: tuple, tangents: tuple) -> tuple:
             self.count[0] += 1
-            return identity(x[0]), identity(tangents[0])  # which the next derivative counts
+            return identity(x[0]), identity(tangents[0])  # to count the next derivative
 
         return identity(params)
 
     def value(self, params: PyTree[Array]) -> Scalar:
-        """1 gradient."""
+        """Count 1 gradient."""
         self.count[0] += 1
         return inner(params, params)
 
     def value_and_gradient(self, params: PyTree[Array]) -> tuple[Scalar, PyTree[Array]]:
-        """1 gradient."""
+        """Count 1 gradient."""
         return inner(params, params), self.gradient(params)
 
     def linearized(
         self, gradient: Callable[[PyTree[Array]], PyTree[Array]], params: PyTree[Array], cost: int
     ) -> LinearMap:
-        """`cost` for every application."""
+        """Count `cost` for every application."""
 
         def product(tangent: PyTree[Array]) -> PyTree[Array]:
             self.count[0] += cost
@@ -341,8 +341,8 @@ def count_gradients(function: Callable[..., Any], *args: Any, given: bool = Fals
     """The gradients that `function(objective, *args)` evaluates; a Hessian product counts as 2.
 
     The function is traced once on abstract values with an objective that only counts, so the
-    number is known before anything is evaluated. It must not loop over the objective with
-    `lax.scan` or `lax.while_loop`, of which one round would be seen: count a round and multiply.
+    number is known before anything is evaluated. It must not use the objective in `lax.scan` or
+    `lax.while_loop`, since tracing sees only one round: count one round and multiply.
     With `given` the first `here` is free, as at the start of a step.
     """
     count = [0]

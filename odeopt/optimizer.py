@@ -18,11 +18,11 @@ _MODES = Information.VALUE | Information.PRODUCT | Information.POINT
 
 
 class Optimizer(optax.GradientTransformationExtraArgs):
-    """An optax optimizer that knows what it is.
+    """An optax optimizer that knows its parts.
 
-    What `ode_optimizer` and every named optimizer return: the pair `(init, update)` of optax, whose
-    two functions carry one frozen `Design`. Two optimizers are equal where their designs are.
-    Inside `optax.chain` or `inject_hyperparams` the design is hidden; ask before you wrap.
+    `ode_optimizer` and every named optimizer return it: optax's pair `(init, update)`, whose two
+    functions carry one frozen `Design`. Two optimizers are equal if their designs are equal.
+    `optax.chain` and `inject_hyperparams` hide the design, so read it before you wrap.
     """
 
     __slots__ = ()
@@ -45,9 +45,9 @@ class Optimizer(optax.GradientTransformationExtraArgs):
 
     @property
     def stability_limit(self) -> float | None:
-        r"""The largest stable $h\lambda$, as `odeopt.stability_limit`; None where that has none.
+        r"""The largest stable $h\lambda$, see `odeopt.stability_limit`; None if there is none.
 
-        $\lambda$ is the curvature of what is followed: a `stage_transform` may change it.
+        $\lambda$ is the curvature that the steps see, which a `stage_transform` may change.
         """
         try:
             return limit_of(self.design.flow, self.design.solver)
@@ -56,11 +56,11 @@ class Optimizer(optax.GradientTransformationExtraArgs):
 
     @property
     def gradients_per_step(self) -> int | None:
-        """Gradients of a step of the method, the given one included, or None where not known.
+        """Gradients of a step of the method, the given one included; None where not known.
 
-        Of an iterative method the most, of a game rounds, in which every player has a gradient
-        (where players move in turn, or at other speeds, without those of `correction=`).
-        What a step-size rule evaluates comes on top: `state.gradients` counts it.
+        For an iterative method this is the maximum. For a game it counts rounds of one gradient for
+        each player (without those of `correction=` if players move in turn or at unequal speeds).
+        Gradients of a step-size rule are not included; `state.gradients` counts them.
         """
         return self.design.gradients_per_step
 
@@ -89,20 +89,21 @@ def ode_optimizer(
     in each parameter's own dtype. The learning rate *is* the step size: its sum is flow time.
 
     Closure mode (the default): `update(grads, state, params, value_fn=loss, **arguments)`. `grads`
-    serve as the first stage; further ones come from `value_fn(params, **arguments)`, which may
-    return `(loss, aux)` and gets the arguments that it names, or from `grad_fn(params, stage)`,
-    stages counted from 1. Inside `optax.masked`, `partition` or `multi_transform` also pass
-    `full_params=params`. A method of one stage needs none of this.
+    are the gradient of the first stage. Those of further stages come from
+    `value_fn(params, **arguments)`, which may return `(loss, aux)` and gets the arguments that it
+    names, or from `grad_fn(params, stage)`, with stages counted from 1. Inside `optax.masked`,
+    `partition` or `multi_transform` also pass `full_params=params`. A method of one stage needs
+    none of this.
 
-    Staged mode (`staged=True`, explicit solvers): each `update` is one *stage*, at the parameters
-    that the caller was handed, and every s-th call completes a step. No extra argument is needed;
-    `step_params` gives the parameters between steps. It must be the last of a chain: whatever
-    rescales its updates would move the stage points.
+    Staged mode (`staged=True`, explicit solvers): each `update` is one *stage*, with the gradient
+    at the current parameters, and every s-th call completes a step. No extra argument is needed;
+    `step_params` gives the parameters of the last completed step. The optimizer must be the last of
+    a chain: a transformation that rescales its updates would move the stage points.
 
-    What is not finite goes through at a fixed or scheduled rate, as in optax. The rules of
-    `odeopt.stepsize` reject such a step, and so do a schedule within the flow (of the weight decay)
-    and a method that solves a system: zero updates, the state as it was, counted in `rejected` (see
-    `odeopt.guard`).
+    At a fixed or scheduled rate, values that are not finite pass through, as in optax. A step that
+    is not finite is rejected by the rules of `odeopt.stepsize`, by a flow with a schedule (of its
+    weight decay) and by a method that solves a system: updates are zero, the state stays, and
+    `rejected` counts the step (see `odeopt.guard`).
 
     Args:
       flow: the vector field to follow, e.g. `flows.GradientFlow()`.
@@ -110,19 +111,19 @@ def ode_optimizer(
       learning_rate: a number, an optax schedule (of the number of *steps*), or a step-size rule.
       stage_transform: an optax transformation applied to *every* stage's gradient, with its state
         frozen within the step and advanced once a step, by the first stage. (In
-        `optax.chain(clip, rk4)` only the first stage would be clipped.) Not an optimizer: what
-        `optax.sgd` or `optax.adam` give is negative already, and the steps would raise the loss.
-      staged: one stage a call.
-      scan_stages: loop over the stages with `lax.scan`, for less memory; None: in large models
-        where it saves some, see `solvers.ExplicitRungeKutta`.
+        `optax.chain(clip, rk4)` only the first stage would be clipped.) Not an optimizer: updates
+        of `optax.sgd` or `optax.adam` are negative already, so the steps would raise the loss.
+      staged: make each call of `update` one stage.
+      scan_stages: loop over the stages with `lax.scan`, for less memory; None: only in large models
+        where it saves memory, see `solvers.ExplicitRungeKutta`.
       correction: cancel the solver's drift, so that its steps follow the flow to this order
         (`drift.corrected`); None for the plain method. Costs further gradients, and needs
         `value_fn=` or `grad_fn=` also where the plain method does not.
 
     Returns:
-      An `Optimizer` with `ODEState`. Its memory is that of `flow`, `solver`, `stage_transform` and
-      step-size rule: nothing but five scalars for gradient flow at a given rate; staged mode adds
-      the start of the step and the slopes of all stages but the last.
+      An `Optimizer`, whose state is an `ODEState`. Its memory is that of `flow`, `solver`,
+      `stage_transform` and step-size rule: only five scalars for gradient flow at a given rate.
+      Staged mode adds the start of the step and the slopes of all stages but the last.
 
     Raises:
       TypeError: something that is not a flow, a solver, or a learning rate.
@@ -169,7 +170,7 @@ def ode_optimizer(
                 "correction= and error control exclude each other: the estimate is that of the "
                 "plain method. Drop one of them."
             )
-        # a quarter of the import; few need it
+        # a quarter of the import time, and rarely needed
         from .drift import corrected  # noqa: PLC0415
         from .drift.trees import check_order  # noqa: PLC0415
 
@@ -186,13 +187,13 @@ def ode_optimizer(
             raise type(error)(f"correction={correction}: {error}") from error
         if staged and flow is not plain:
             raise ValueError(
-                "correction= takes gradients beside those of the stages, which staged mode does "
+                "correction= needs more gradients than those of the stages, which staged mode does "
                 "not have: drop one of them."
             )
     method.check(flow)
     staged = staged and method.gradients_per_step != 1
     has = flow.has | method.has | _MODES
-    if staged:  # there is one gradient, and nothing to evaluate
+    if staged:  # there is one gradient, and no function to evaluate
         has &= ~(Information.VALUE | Information.PRODUCT | Information.ERROR)
     if stage_transform is not None:
         has &= ~(Information.VALUE | Information.POTENTIAL)
@@ -210,34 +211,36 @@ def ode_optimizer(
 
 
 def _check_transform(stage_transform: Any) -> None:
-    """Refuse what does not transform gradients."""
+    """Raise a `TypeError` if it does not transform gradients."""
     if stage_transform is not None and not is_transformation(stage_transform):
         raise TypeError(
-            f"stage_transform is {stage_transform!r:.60}, no optax transformation: write one that "
-            "is built, such as `stage_transform=optax.clip(1.0)`."
+            f"stage_transform is {stage_transform!r:.60}, not an optax transformation: pass one "
+            "that is built, such as `stage_transform=optax.clip(1.0)`."
         )
     if isinstance(stage_transform, Optimizer):
         raise TypeError(
             "stage_transform is an optimizer of odeopt, whose updates are negative already: the "
-            "steps would raise the loss. Pass what transforms a gradient, such as "
+            "steps would raise the loss. Pass a transformation of gradients, such as "
             "`optax.scale_by_adam()` or `optax.trace(0.9)`."
         )
 
 
 def guard(opt: Optimizer) -> Optimizer:
-    """The optimizer with steps that are not finite rejected, whatever its learning rate.
+    """The optimizer, but rejecting steps that are not finite, at any learning rate.
 
-    A step whose size, gradient, loss (`value=`) or result is not finite returns zero updates,
-    leaves moments and solver as they were, and the rule, unless it is what made the step too large,
-    and counts in `rejected`. Optimizers with a step-size rule that looks at the step do this by
-    themselves. In staged mode the step goes back to its start. Costs no gradient. The state before
-    the step is kept until the step is known to be finite, so nothing is updated in place: room for
-    update and state once more, and an update of Adam with ten million parameters takes 5 to 8 times
-    as long on a CPU (in a checkout: `python -m benchmarks --only updates`).
+    A step whose size, gradient, loss (`value=`) or result is not finite returns zero updates and
+    counts in `rejected`. It leaves moments and solver as they were, and also the step-size rule,
+    unless the rule made the step too large. Optimizers whose step-size rule looks at the step do
+    this by themselves. In staged mode the step goes back to its start.
 
-    In a chain, a transformation *before* this one keeps a NaN of its own: put it into
-    `stage_transform=`, or use `optax.apply_if_finite` around the chain. `optax.MultiSteps` keeps it
-    in its sum for ever: give it `should_skip_update_fn=optax.skip_not_finite`.
+    Costs no gradient. The old state is kept until the step is known to be finite, so nothing is
+    updated in place: this takes memory for one more update and state, and an update of Adam with
+    ten million parameters takes 5 to 8 times as long on a CPU (in a checkout:
+    `python -m benchmarks --only updates`).
+
+    In a chain, a transformation *before* this one keeps a NaN in its own state: put it into
+    `stage_transform=`, or use `optax.apply_if_finite` around the chain. `optax.MultiSteps` keeps a
+    NaN in its sum forever: pass `should_skip_update_fn=optax.skip_not_finite` to it.
 
     Args:
       opt: an optimizer of odeopt.
@@ -257,7 +260,7 @@ def guard(opt: Optimizer) -> Optimizer:
 
 
 def of_design(design: Design) -> Optimizer:
-    """The optimizer that is made of these parts."""
+    """The optimizer of this design."""
     return Optimizer(Init(design), Update(design))
 
 
@@ -269,7 +272,7 @@ def stability_limit(opt: Optimizer) -> float:
 
     Raises:
       TypeError: an optimizer that is not one of odeopt's.
-      ValueError: a flow that normalizes its gradient, or no limit from 1e-3 to 1e5.
+      ValueError: a flow that normalizes its gradient, or no limit between 1e-3 and 1e5.
 
     Examples:
       >>> import odeopt

@@ -1,4 +1,4 @@
-"""Training with parameters of low precision: how an update is added to them."""
+"""Training with low-precision parameters: how updates are added to them."""
 
 import functools
 from typing import Any, Literal, NamedTuple
@@ -22,20 +22,20 @@ def apply_updates(
     key: Key[Array, ""] | None = None,
     kernel: Kernel = "auto",
 ) -> PyTree[Array]:
-    r"""`optax.apply_updates`, or the same with bfloat16 parameters rounded at random.
+    r"""`optax.apply_updates`, optionally with stochastic rounding of bfloat16 parameters.
 
-    Rounded to the nearest bfloat16, a sum of parameter and update *is* the parameter wherever the
-    update is below 1/512 to 1/256 of it, at every step: training stalls. Rounded at random, up with
-    the probability that makes it right in the mean, small updates arrive by and by
-    (`kernels.add_rounded`). Leaves of other dtypes are rounded to the nearest number.
+    With rounding to the nearest bfloat16, an update below 1/512 to 1/256 of its parameter leaves it
+    unchanged, at every step: training stalls. Stochastic rounding rounds up with the probability
+    that makes the sum right in the mean, so small updates accumulate (`kernels.add_rounded`).
+    Leaves of other dtypes are rounded to the nearest number.
 
     Args:
       params: the parameters.
       updates: what the optimizer returned.
       rounding: `"nearest"` or `"stochastic"`.
-      step: the number of this step, such as `state.steps`, so that each rounds in its own way.
-      key: a random key: another one for each run, or in place of `step` for each step.
-      kernel: what adds and rounds: `"jnp"`, `"pallas"` (a GPU or TPU kernel) or `"auto"`, see
+      step: the number of this step, such as `state.steps`, so that each step rounds differently.
+      key: a random key: a new one for each run, or, without `step`, for each step.
+      kernel: the kernel that adds and rounds: `"jnp"`, `"pallas"` (for GPU or TPU) or `"auto"`, see
         `odeopt.kernels`.
 
     Returns:
@@ -43,9 +43,8 @@ def apply_updates(
       backend or sharding.
 
     Raises:
-      ValueError: `"stochastic"` with neither `step` nor `key`; a `rounding` or `kernel` that there
-        is not.
-      TypeError: a `step` that is no whole number, such as a time.
+      ValueError: `"stochastic"` with neither `step` nor `key`; an unknown `rounding` or `kernel`.
+      TypeError: a `step` that is not a whole number, such as a time.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -76,8 +75,8 @@ class CompensatedState(NamedTuple):
 
     Attributes:
       inner: the state of the optimizer.
-      residue: what rounding has kept from the parameters so far, a tree like them; None in place
-        of leaves with 32 bits and more.
+      residue: the part of the updates that rounding has lost so far, a tree like the parameters;
+        None in place of leaves with 32 bits or more.
     """
 
     inner: PyTree[Array]
@@ -89,22 +88,23 @@ def compensated(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Any optimizer for low-precision parameters, with Kahan's compensated summation.
 
-    The update that is handed out is $u = \mathrm{rd}(\Delta + r)$ for the optimizer's $\Delta$ and
-    the residue $r$ of all steps before; once it has been added, rounded to the nearest number,
-    $r^+ = \Delta + r - (\mathrm{rd}(x + u) - x)$. The parameters are those of a sum in higher
-    precision, rounded (W. Kahan, Commun. ACM 8, 1965). For leaves below 32 bits; others pass.
+    The returned update is $u = \mathrm{rd}(\Delta + r)$, with the optimizer's update $\Delta$ and
+    the residue $r$ of all earlier steps. Adding u to the parameters x, rounded to the nearest
+    number, leaves the residue $r^+ = \Delta + r - (\mathrm{rd}(x + u) - x)$. The parameters are a
+    rounded sum of higher precision (W. Kahan, Commun. ACM 8, 1965). Leaves with 32 bits or more are
+    updated as usual.
 
-    Must be the last of its chain, and the updates be added by `optax.apply_updates`.
+    This must be the last transformation of a chain, and `optax.apply_updates` must add the updates.
 
     Args:
-      optimizer: an optax or odeopt optimizer. Moments in float32 are its own business
+      optimizer: an optax or odeopt optimizer; its own arguments give it moments in float32
         (`accumulator_dtype=`, `mu_dtype=`).
-      dtype: of the residue; None for that of the parameters, which makes a bfloat16 parameter with
-        its residue good to about 16 bits; float32 for 24.
+      dtype: dtype of the residue; None for the parameters' dtype. A bfloat16 parameter has about 16
+        bits with a residue of its own dtype, and 24 with a float32 residue.
 
     Returns:
-      An optax transformation; its state has one copy of the parameters more. `update` needs the
-      parameters.
+      An optax transformation, whose state holds one more copy of the parameters. `update` needs
+      the parameters.
 
     Raises:
       ValueError: an optimizer in staged mode, a dtype of integers; from `update`, if it is not
@@ -114,7 +114,7 @@ def compensated(
     Examples:
       >>> import jax.numpy as jnp, odeopt, optax
       >>> x, grads = jnp.ones((), jnp.bfloat16), -jnp.ones((), jnp.bfloat16)
-      >>> opt = odeopt.compensated(odeopt.euler(1e-3))  # a quarter of what it takes to be seen
+      >>> opt = odeopt.compensated(odeopt.euler(1e-3))  # a quarter of what changes x by itself
       >>> state = opt.init(x)
       >>> for _ in range(100):
       ...     updates, state = opt.update(grads, state, x)
@@ -141,7 +141,7 @@ def compensated(
     )
 
 
-# Functions of the module, so that the transformation can be pickled as its optimizer can.
+# Functions of the module, so that the transformation can be pickled like its optimizer.
 
 
 def _init(
@@ -173,7 +173,7 @@ def _update(
 
 
 def _carried(update: Array, param: Array, residue: Array | None) -> tuple[Array, Array | None]:
-    """The update to hand out, and what of it will be lost."""
+    """The update to return, and the part of it that rounding will lose."""
     if residue is None:
         return update, None
     x, owed = param.astype(jnp.float32), update.astype(jnp.float32) + residue.astype(jnp.float32)
@@ -183,11 +183,11 @@ def _carried(update: Array, param: Array, residue: Array | None) -> tuple[Array,
 
 
 def _rounded(x: Array, dtype: Any) -> Array:
-    # not a cast there and back, which XLA may leave out
+    # not by a cast there and back, which XLA may remove
     info = jnp.finfo(dtype)
     return jax.lax.reduce_precision(x, info.nexp, info.nmant)
 
 
 def _is_low(leaf: Array) -> bool:
-    dtype = jnp.result_type(leaf)  # also of Python's floats
+    dtype = jnp.result_type(leaf)  # leaf may be a Python float
     return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32

@@ -24,12 +24,12 @@ class Split(NamedTuple):
 
     predict: Callable[[PyTree[Array]], PyTree[Array]]
     loss: Callable[[PyTree[Array]], Scalar]
-    samples: dict[str, PyTree[Array]]  # the arguments that have them on their leading axis
+    samples: dict[str, PyTree[Array]]  # the arguments with samples on their leading axis
     predict_one: Callable[[PyTree[Array], dict[str, PyTree[Array]]], PyTree[Array]]
 
 
 class Composite:
-    """What `composite` returns: a `value_fn` that knows where the model ends."""
+    """The result of `composite`: a `value_fn` that knows its model and the loss of the outputs."""
 
     is_composite: ClassVar[bool] = True
 
@@ -49,12 +49,12 @@ class Composite:
         unknown = {*(samples or ())} - {p.name for p in known}
         if unknown and not any(p.kind is p.VAR_KEYWORD for p in known):
             raise ValueError(
-                f"samples names {sorted(unknown)}, which are no arguments of predict_fn. Write "
+                f"samples names {sorted(unknown)}, which are not arguments of predict_fn. Write "
                 'them as a tuple, `samples=("inputs",)`.'
             )
 
     def __call__(self, params: PyTree[Array], *given: Any, **arguments: Any) -> Any:
-        """`loss_fn(predict_fn(params, ...), ...)`; by position those of the model come first."""
+        """`loss_fn(predict_fn(params, ...), ...)`; positional arguments of the model come first."""
         names = [p.name for p in self.__signature__.parameters.values() if p.kind is p.KEYWORD_ONLY]
         if len(given) > len(names) or {*names[: len(given)]} & {*arguments}:
             raise TypeError(
@@ -67,7 +67,7 @@ class Composite:
     def split(
         self, arguments: Mapping[str, Any], full_params: PyTree[Array] | None, fraction: float = 1.0
     ) -> Split:
-        """Both functions with `arguments` bound, to the first samples only if asked."""
+        """Both functions with `arguments` bound, on the first `fraction` of the samples."""
         of_model, of_loss = self._arguments(arguments)
         names = of_model if self._samples is None else self._samples
         samples = {name: of_model[name] for name in names if name in of_model}
@@ -112,7 +112,7 @@ class Composite:
     def _arguments(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         of_model = forwarded(self._predict_fn, "predict_fn(params)", 1, given, alone=False)
         of_loss = forwarded(self._loss_fn, "loss_fn(outputs)", 1, given, alone=False)
-        forwarded(self, "value_fn(params)", 1, given)  # warns of what neither of them names
+        forwarded(self, "value_fn(params)", 1, given)  # warns of arguments that neither names
         return of_model, of_loss
 
 
@@ -124,28 +124,28 @@ def composite(
 ) -> Composite:
     r"""A `value_fn` that keeps model and loss apart, as Gauss-Newton curvature needs them.
 
-    It is `loss_fn(predict_fn(params, ...), ...)`, to be differentiated and passed as any other
-    loss. Each function gets the arguments that it names, and both get one that both name. Given by
-    position, those of `predict_fn` come first, then those that only `loss_fn` names.
+    It is `loss_fn(predict_fn(params, ...), ...)`, and can be differentiated and passed like any
+    other loss. Each function gets the arguments that it names; an argument that both name goes to
+    both. Positional arguments are those of `predict_fn`, then those that only `loss_fn` names.
 
-    The generalized Gauss-Newton matrix $J^T\,\nabla^2\ell\,J$ needs no more. For its *exact*
-    solution each output must depend on its own sample only, and `loss_fn` be a sum or a mean,
-    weighted or not, over the leading axis of the outputs. That is not checked: of a model whose
-    samples interact (batch normalization in training mode) write `samples=()`, or pass `solve="cg"`
-    to the optimizer.
+    Products with the generalized Gauss-Newton matrix $J^T\,\nabla^2\ell\,J$ need no more. For its
+    *exact* solution each output must depend only on its own sample, and `loss_fn` must be a sum or
+    a mean, weighted or not, over the leading axis of the outputs. This is not checked: for a model
+    whose samples interact (batch normalization in training mode) pass `samples=()`, or pass
+    `solve="cg"` to the optimizer.
 
     Args:
       loss_fn: the loss of the whole batch, `loss_fn(outputs, ...)`, a scalar or `(scalar, aux)`.
-      predict_fn: the model, `predict_fn(params, ...)`; an array of outputs or a tree of them, the
-        samples on their leading axis.
+      predict_fn: the model, `predict_fn(params, ...)`; it returns an array or a tree of outputs,
+        with the samples on their leading axis.
       samples: names of the arguments of `predict_fn` that carry the samples on their leading axis;
-        None for all of them. Others, such as a key, are the same for every sample. `()`: the
-        outputs are not those of samples (their Jacobian then costs one gradient each). Where an
-        optimizer takes curvature on a `fraction` of the samples, the arguments of `loss_fn` whose
-        leading axis is as long are cut with them.
+        None for all of them. Others, such as a key, are the same for every sample. `()`: no
+        argument carries samples (each output then costs one gradient in the Jacobian). If an
+        optimizer takes curvature on a `fraction` of the samples, arguments of `loss_fn` with a
+        leading axis of the same length are cut too.
 
     Raises:
-      ValueError: `samples` that are no arguments of `predict_fn`; when curvature is taken,
+      ValueError: `samples` that are not arguments of `predict_fn`; when curvature is taken,
         arguments that differ in the length of that axis.
 
     Examples:
@@ -163,7 +163,7 @@ def composite(
 
 
 def split(objective: Objective, fraction: float = 1.0) -> Split:
-    """Model and loss of an objective with a `composite`, on its first samples if asked."""
+    """Model and loss of an objective whose `value_fn` is a `composite`; see `Composite.split`."""
     if not objective.splits:
         raise ValueError(
             'curvature="ggn", or a fraction of the samples, must know where the model ends and the '
@@ -175,7 +175,7 @@ def split(objective: Objective, fraction: float = 1.0) -> Split:
 
 
 def _joint_signature(*functions: Callable) -> inspect.Signature:
-    """`(params, *, ...)` with the further arguments of all; required where one requires it."""
+    """`(params, *, ...)` with the other arguments of all functions; required if one requires it."""
     first = inspect.Parameter("params", inspect.Parameter.POSITIONAL_ONLY)
     named: dict[str, inspect.Parameter] = {}
     anything: list[inspect.Parameter] = []
@@ -189,7 +189,7 @@ def _joint_signature(*functions: Callable) -> inspect.Signature:
 
 
 def _check_samples(samples: Mapping[str, PyTree[Array]]) -> None:
-    """The arguments must agree in their leading axis."""
+    """Raise a `ValueError` if the arguments differ in their leading axis."""
     lengths = {
         name: {jnp.shape(leaf)[0] if jnp.ndim(leaf) else None for leaf in jax.tree.leaves(argument)}
         for name, argument in samples.items()

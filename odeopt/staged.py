@@ -1,4 +1,4 @@
-"""Staged mode: the same step, cut at its gradient evaluations, one call of `update` for each."""
+"""Staged mode: the same step, with one call of `update` for each of its gradient evaluations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,14 +18,14 @@ from .sums import add
 
 
 def init_progress(design: Any, z: State) -> Progress:
-    """Between two steps: zeros; a flow with gradients at points of its own is refused."""
+    """The progress between two steps, zeros; refuses a flow with gradients at other points."""
     if field_cost(design.flow, z, jnp.zeros([], float), given=True):
         raise ValueError(
             f"{type(design.flow).__name__} takes its gradient at a point of its own choosing, "
             "which staged mode cannot offer: drop staged=True and pass `value_fn=` to update."
         )
 
-    def zeros() -> State:  # in buffers of their own
+    def zeros() -> State:  # each call makes new buffers
         return jax.tree.map(jnp.zeros_like, z)
 
     return Progress(
@@ -45,7 +45,7 @@ def staged_update(
     params: PyTree[Array],
     extra: dict[str, Any],
 ) -> tuple[PyTree[Array], ODEState]:
-    """One stage: from its point to the next one, or to the end of the step."""
+    """One stage: from its point to the point of the next stage, or to the end of the step."""
     flow, method, rule = design.flow_at(state.steps), design.solver, design.rule
     stages = method.gradients_per_step
     progress: Any = state.progress
@@ -55,7 +55,7 @@ def staged_update(
     objective, advanced = transformed(design.stage_transform, grads, frozen, params, extra)
     value = objective.given_value()
     info = StepInfo(state.steps, (params, state.aux), objective, value, design.flow, method)
-    proposed = rule.propose(state.rule, info)  # at the start of a step, where it is kept
+    proposed = rule.propose(state.rule, info)  # used in the first stage only
     h, asked = select(first, proposed, (progress.step_size, progress.rule))
     start = select(first, (params, state.aux), progress.start)
 
@@ -71,8 +71,8 @@ def staged_update(
         return run
 
     increment, slopes = jax.lax.switch(progress.stage, [stage(i) for i in range(stages)])
-    # Both sides are near each other, so this difference is exact where it matters: the caller's
-    # sum lands on the next point as if the step had been taken from `start` in one piece.
+    # The update below, `target - params`, is a difference of nearby numbers, with little rounding:
+    # the caller's sum lands on the next point as if the step had gone there from `start`.
     target = add(start, increment)
     step = Step(increment[0], target[1])
     verdict = rule.judge(asked, info, h, step)
@@ -82,7 +82,7 @@ def staged_update(
         given, made = (grads, value), (h, increment)
         ok, rule_state = settled(rule, state.rule, verdict, given, made, h >= 0)
     accept = ok if verdict.accept is True else ok & verdict.accept
-    # A step that cannot go on goes back to its start, at once.
+    # A rejected step goes back to its start at once.
     target = select(accept, target, start)
     ended = last if accept is True else last | ~accept
 
@@ -103,7 +103,7 @@ def staged_update(
 
 
 def _check_position(method: Any, progress: Progress, params: PyTree[Array]) -> None:
-    """Outside `jit`, where values can be seen: are the parameters at the stage point?"""
+    """Outside `jit`, where values are known: refuse parameters that are not the stage point."""
     if is_traced(progress.stage) or int(progress.stage) == 0:
         return
     i = int(progress.stage)
@@ -115,7 +115,7 @@ def _check_position(method: Any, progress: Progress, params: PyTree[Array]) -> N
         return jnp.max(jnp.abs(p - (start + moved)), initial=0.0) > 0.05 * size + slack
 
     off = jax.tree.leaves(jax.tree.map(displaced, progress.start[0], increment, params))
-    # within a `cond`, such as that of `apply_if_finite`, all is traced but what comes from outside
+    # inside a `cond`, as in `apply_if_finite`, `off` may be traced even if `progress.stage` is not
     if not is_traced(off) and any(off):
         raise ValueError(
             f"The parameters are not where stage {i + 1} of this staged step must be "

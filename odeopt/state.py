@@ -1,4 +1,4 @@
-"""The state of every odeopt optimizer, and what can be read from it."""
+"""The state of every odeopt optimizer, and functions that read it."""
 
 import sys
 from collections import OrderedDict
@@ -64,19 +64,19 @@ class ODEState(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """Where a wrapper of optimizers goes back to; `step_params` does not look into it."""
+    """A point that a wrapper of optimizers can go back to; `step_params` ignores it."""
 
     params: PyTree[Array]
     state: PyTree[Array]
 
 
 def select(accept: bool | Bool[Array, ""], moved: PyTree, stayed: PyTree) -> PyTree:
-    """`moved` where the step is accepted; a Python True costs nothing."""
+    """`moved` if the step is accepted, else `stayed`; a Python True costs nothing."""
     return moved if accept is True else optax.tree.where(accept, moved, stayed)
 
 
 def add_count(count: Int[Array, ""], more: int | Int[Array, ""]) -> Int[Array, ""]:
-    """`count + more`, which saturates, as optax's counters do."""
+    """`count + more`, saturating at the largest int32, as in optax's counters."""
     limit = jnp.iinfo(jnp.int32).max
     more = jnp.asarray(more, count.dtype)
     return jnp.where(count > limit - more, limit, count + more)
@@ -85,7 +85,7 @@ def add_count(count: Int[Array, ""], more: int | Int[Array, ""]) -> Int[Array, "
 def counted(
     state: ODEState, h: Scalar, accept: bool | Bool[Array, ""], gradients: int | Array | None
 ) -> ODEState:
-    """The state with one more step of size `h` counted; `gradients=None`: not known."""
+    """The state with one more step of size `h` counted; `gradients` is None if not known."""
     if gradients is None:
         used = jnp.full_like(state.gradients, -1)
     else:
@@ -103,7 +103,7 @@ def counted(
 
 
 def summary(state: PyTree[Array]) -> dict[str, Any]:
-    """What an optimizer has done so far, as scalars for any logger.
+    """The progress of an optimizer so far, as scalars for any logger.
 
     Args:
       state: the optimizer's state, also nested in the state of `chain`, `partition`,
@@ -145,15 +145,15 @@ _NONE = "There is no odeopt optimizer in this state: pass the state that `opt.in
 
 
 def check_state(state: Any, *, staged: bool) -> None:
-    """Refuse what is not the state of an odeopt optimizer, or within a step that is not staged."""
+    """Refuse a state of another kind, or a staged state in an optimizer that is not staged."""
     if not isinstance(state, ODEState):
         raise TypeError(
-            f"The state is a {type(state).__name__}, not that of an odeopt optimizer: hand over "
-            "what `opt.init(params)` or the last `opt.update` returned."
+            f"The state is a {type(state).__name__}, not that of an odeopt optimizer: pass the "
+            "state that `opt.init(params)` or the last `opt.update` returned."
         )
     if not staged and state.progress != ():
         raise ValueError(
-            "The state is that of an optimizer with staged=True, whose parameters are a point "
+            "The state is from an optimizer with staged=True, whose parameters are a point "
             "within a step. Write `params = odeopt.step_params(state, params)`, then "
             "`state = opt.init(params)`, or `state = state._replace(progress=())` to keep the rest."
         )
@@ -169,23 +169,23 @@ def states(state: PyTree[Array]) -> Iterator[tuple[str, ODEState]]:
 def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
     """The parameters of the last completed step: for evaluation and checkpoints.
 
-    In closure mode these are `params`, unless the optimizer keeps the point of its next gradient
-    there: a point inside the step (`conformal_leapfrog`, `relativistic(leapfrog=True)`,
-    `suzuki_yoshida`, `strang_adam`, any with `solver=solvers.Strang()`), or one beside an average
-    (`untuned`, `log_time_adam`, `log_time_soap`). In staged mode `params` are a stage point for all
-    but one of every `s` calls; the step's own parameters are kept in the state.
+    In closure mode these are `params`, unless `params` are the point of the next gradient: a point
+    inside the step (`conformal_leapfrog`, `relativistic(leapfrog=True)`, `suzuki_yoshida`,
+    `strang_adam`, any with `solver=solvers.Strang()`), or a point that differs from the averaged
+    parameters (`untuned`, `log_time_adam`, `log_time_soap`). In staged mode `params` are a stage
+    point after all but one of every `s` calls; the state keeps the parameters of the step.
 
     Args:
       state: the optimizer's state, also nested in the state of `chain`, `partition`,
         `inject_hyperparams`, `MultiSteps`, ..., or the `opt_state` of an `nnx.Optimizer`.
-      params: the parameters that the loop holds; of an nnx model `nnx.state(model, nnx.Param)`.
+      params: the parameters that the loop holds; for an nnx model `nnx.state(model, nnx.Param)`.
 
     Raises:
-      ValueError: no odeopt optimizer in `state`, or those of several runs, which take
-        `jax.vmap(odeopt.step_params)`; or one whose parameters rest elsewhere, with another
-        transformation after it in a chain, which rescales its updates, or in a wrapper that moves
-        the parameters itself (`lookahead`, `schedule_free`, `mechanize`); or other parameters than
-        those of the optimizer, as with `optax.flatten`.
+      ValueError: no odeopt optimizer in `state`; states of several runs, which need
+        `jax.vmap(odeopt.step_params)`; an optimizer whose `params` are not the end of a step, if
+        another transformation in a chain follows it, or if a wrapper moves the parameters itself
+        (`lookahead`, `schedule_free`, `mechanize`); parameters that are not those of the optimizer,
+        as with `optax.flatten`.
     """
     wrapped, params = params, as_arrays(unwrapped(params))
     _check_chains(state)
@@ -202,8 +202,8 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
             params = _read(ode, params)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"params do not look like those that state{path} is of: hand over the parameters "
-                "of the loop. Of `optax.flatten` that is one vector: `flat, unravel = "
+                f"params do not look like the parameters of state{path}: pass the parameters "
+                "of the loop. With `optax.flatten` that is one vector: `flat, unravel = "
                 "jax.flatten_util.ravel_pytree(params)`, then "
                 "`unravel(odeopt.step_params(state, flat))`."
             ) from error
@@ -211,7 +211,7 @@ def step_params(state: PyTree[Array], params: PyTree[Array]) -> PyTree[Array]:
 
 
 def _read(ode: ODEState, params: PyTree[Array]) -> PyTree[Array]:
-    """The end of the last step of one optimizer."""
+    """The parameters at the end of the last step of one optimizer."""
     for node in _readouts(ode.memory):
         params = node.readout(params, ode.aux)
     for node in _readouts(ode.aux):
@@ -229,16 +229,16 @@ def _read(ode: ODEState, params: PyTree[Array]) -> PyTree[Array]:
 
 
 def _readouts(tree: PyTree) -> list[Any]:
-    """The nodes that know how to get from where the parameters rest to the end of the step."""
+    """The nodes with a method `readout`, which maps `params` to the end of the step."""
 
-    def has(node: Any) -> bool:  # a NamedTuple: a layer of the model may be called so too
+    def has(node: Any) -> bool:  # only NamedTuples: a layer of the model may have a `readout` too
         return isinstance(node, tuple) and callable(getattr(type(node), "readout", None))
 
     return [node for node in jax.tree.leaves(tree, is_leaf=has) if has(node)]
 
 
 def _check_chains(state: PyTree) -> None:
-    """Refuse a chain in which something follows an optimizer that rests elsewhere."""
+    """Refuse a chain or wrapper that moves `params` that are not the end of a step."""
 
     def rests(node: Any) -> bool:
         return any(
@@ -251,15 +251,15 @@ def _check_chains(state: PyTree) -> None:
         if isinstance(node, _MOVERS) and rests(node):
             raise ValueError(
                 f"The state is within a {kind.__name__}, whose wrapper moves the parameters by "
-                "itself, and the optimizer inside, whose parameters rest elsewhere than at the end "
-                "of a step (staged, an average, a leapfrog), does not know. Wrap one whose "
+                "itself. The optimizer inside does not know, and its parameters rest elsewhere "
+                "than at the end of a step (staged, an average, a leapfrog). Wrap one whose "
                 "parameters are the end of a step, such as `odeopt.adam` or `odeopt.rk4`."
             )
         if any(map(rests, links[:-1])):
             raise ValueError(
                 "An optimizer whose parameters rest elsewhere than at the end of a step (staged, "
-                "an average, a leapfrog) must be the last transformation of its chain: what "
-                "follows it changes its updates, and so where they rest. Put it last, or pass the "
+                "an average, a leapfrog) must be the last transformation of its chain: a later one "
+                "would change its updates, and so these parameters. Put it last, or pass the "
                 "transformation as `stage_transform=`."
             )
         return _is_end(node)
@@ -272,16 +272,16 @@ _MOVERS = (
     optax.contrib.MechanicState,
     optax.contrib.ScheduleFreeState,
 )
-"""States of wrappers that add something else to the parameters than the updates inside."""
+"""States of wrappers that change the parameters by more than the updates of their optimizer."""
 
 
 def _is_end(node: Any) -> bool:
-    """Whether a search for optimizers looks no further down."""
+    """Whether a search for optimizers stops at this node."""
     return isinstance(node, ODEState | Checkpoint)
 
 
 def unwrapped(tree: PyTree[Any]) -> PyTree[Array]:
-    """The tree with the arrays of Flax's nnx in place of its variables."""
+    """The tree with Flax nnx variables replaced by their arrays."""
 
     def leaf(node: Any) -> Any:
         return node.get_value() if _is_variable(node) else node
@@ -290,7 +290,7 @@ def unwrapped(tree: PyTree[Any]) -> PyTree[Array]:
 
 
 def rewrapped(arrays: PyTree[Array], like: PyTree[Any]) -> PyTree[Any]:
-    """Arrays in variables of nnx where `like` has them."""
+    """The arrays, in nnx variables where `like` has them."""
 
     def leaf(before: Any, array: Any) -> Any:
         return before.replace(array) if _is_variable(before) else array
@@ -299,7 +299,7 @@ def rewrapped(arrays: PyTree[Array], like: PyTree[Any]) -> PyTree[Any]:
 
 
 def of_arrays(function: Callable[..., Any], like: PyTree[Any]) -> Callable[..., Any]:
-    """A function of a tree like `like`, as one of the tree with arrays for variables of nnx."""
+    """Turn a function of a tree like `like` into one that takes arrays for nnx variables."""
     if not any(map(_is_variable, jax.tree.leaves(like, is_leaf=_is_variable))):
         return function
     return lambda arrays, *args, **kwargs: function(rewrapped(arrays, like), *args, **kwargs)

@@ -27,38 +27,37 @@ def suggest_learning_rate(
     arguments: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Scalar:
-    r"""The largest stable step at `params`: $R/\lambda_{max}$, limit over sharpness.
+    r"""The largest stable step size at `params`: $R/\lambda_{max}$, stability limit over sharpness.
 
-    On a quadratic that is the boundary of divergence. On a network it is the boundary of *linear*
-    stability at `params`, and a cautious estimate of where training diverges: on a digits network
+    On a quadratic, larger steps diverge. On a network this is the boundary of *linear* stability at
+    `params`, and a cautious estimate of the rate at which training diverges: on a digits network
     with squared error (64-32-10, 4 seeds) the loss of gradient descent stayed below its start up to
     1.2 to 1.5 times this rate, that of RK4 up to 2.0 to 2.8 times; both diverged from 2.4 to 3.1
     times on. Where training sharpens, `stepsize.sharpness` follows the boundary down.
 
     Costs `products` Hessian products, 2 gradients each, and in memory `products` copies of the
     parameters (see `diagnostics.sharpness`). A Ritz value is never above the largest eigenvalue,
-    so with too few products too much is suggested.
+    so too few products give a rate that is too large.
 
     Args:
-      opt: an optimizer, of which flow and solver are taken, or a solver: `solvers.RK4()`.
+      opt: an optimizer, whose flow and solver are used, or a solver: `solvers.RK4()`.
       value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`.
       params: where the curvature is taken.
-      flow: of a solver, the flow to follow where that is not gradient flow:
-        `flows.HeavyBallFlow(0.9)`.
-      products: Hessian products.
-      arguments: forwarded to `value_fn` by name: here those that are called `flow`, `products` or
+      flow: the flow that a solver follows, if not gradient flow: `flows.HeavyBallFlow(0.9)`.
+      products: number of Hessian products.
+      arguments: arguments of `value_fn` by name, for those that are called `flow`, `products` or
         `arguments`.
-      more: forwarded likewise, as `update` does. The larger the batch, the less its own noise adds
-        to the sharpness.
+      more: other arguments of `value_fn` by name, as in `update`. The larger the batch, the less
+        its own noise adds to the sharpness.
 
     Returns:
       The step size, in flow time; infinity where no curvature is positive or the method is stable
       at any step, NaN where the Hessian is not finite.
 
     Raises:
-      ValueError: an optimizer with a flow beside its own, or with a `stage_transform`; a flow that
-        normalizes its gradient (RMSprop, Adam) or has a scale of its own, as a corrected one
-        has with a clip; a method whose limit is not found from 1e-3 to 1e5.
+      ValueError: a `flow` next to an optimizer, or an optimizer with a `stage_transform`; a flow
+        that normalizes its gradient (RMSprop, Adam) or has a scale of its own, such as a corrected
+        flow with a clip; a method whose limit is not between 1e-3 and 1e5.
       TypeError: something that is not a solver; an argument of `value_fn` that is missing.
 
     Examples:
@@ -75,9 +74,9 @@ def suggest_learning_rate(
         flow, method = opt.design.flow, opt.design.solver
         if opt.design.stage_transform is not None:
             raise ValueError(
-                "stage_transform changes the curvature that the steps see, and here only that of "
-                "the loss is looked at: pass the solver, such as `opt.design.solver`, if it leaves "
-                "small gradients as they are, as a clip does; else use `stepsize.sharpness()`."
+                "stage_transform changes the curvature that the steps see, and only that of the "
+                "loss is measured here. If it leaves small gradients as they are, as a clip does, "
+                "pass the solver, `opt.design.solver`; else use `stepsize.sharpness()`."
             )
     else:
         method = as_method(opt)

@@ -1,7 +1,7 @@
-"""Sums over all parameters: one place, for parameters on one device or split over many.
+"""Sums over all parameters, on one device or split over many.
 
-Under `jit` an array is whole, however it is sharded, and XLA adds the
-all-reduce to a sum. Inside `shard_map` a function sees its own part only; `across` says so.
+Under `jit` an array is whole, however it is sharded, and XLA adds the all-reduce to a sum. Inside
+`shard_map` a function sees only its own part, and `across` makes the sums run over all devices.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from jaxtyping import Array, Bool, PyTree
 from .arrays import Scalar, hashed, real_dtype, root, wide_dtype
 from .checks import is_transformation
 
-# Leaves are run through by `map` with functions of jax: the same as in a function of a leaf, which
-# would be called for each of them whenever a program is traced.
+# `map` applies functions of jax to the leaves. A Python function of a leaf would do the same, but
+# would be called once for each leaf in every trace.
 _DTYPE = operator.attrgetter("dtype")
 _FLOAT = operator.methodcaller("astype", float)
 _CAST = jax.lax.convert_element_type
 _flatten: Callable[[PyTree[Array]], tuple[list[Array], Any]] = jax.tree.flatten
-# XLA on CPU would work out a sum over leaves again in every leaf that it enters, and compile time
-# go as the square of their number. (jax 0.10 drops the barrier before that.)
+# XLA on CPU would recompute a sum over leaves in every leaf that uses it, and compile time would
+# grow as the square of their number. (jax 0.10 removes the barrier too early for this.)
 _once = jax.lax.optimization_barrier
 
 _axes: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("axes", default=())
@@ -40,31 +40,31 @@ def across(
 ) -> optax.GradientTransformationExtraArgs:
     r"""An optimizer inside `shard_map`, for parameters that are split over mesh axes.
 
-    There each device sees its own part of the parameters, and a norm would be that of the part.
-    With `across` every sum over parameters (norms, inner products, error estimates, the question
-    whether all is finite) also runs over the devices: for each leaf over those of `axes` in which
-    it varies, so that a replicated leaf counts once. An optimizer that is elementwise does not need
-    it, nor does one under `jit`, explicit sharding included.
+    Inside `shard_map` each device sees only its own part of the parameters, and takes the norm of
+    that part. With `across` every sum over parameters (norms, inner products, error estimates,
+    finiteness checks) also runs over the devices. Each leaf is summed over those of `axes` along
+    which it varies, so a replicated leaf counts once. An elementwise optimizer does not need
+    `across`, nor does any optimizer under `jit`, with or without explicit sharding.
 
-    A step-size rule or flow of your own takes its sums from `odeopt.sums` (`inner`, `norm`,
+    A step-size rule or flow of your own must take its sums from `odeopt.sums` (`inner`, `norm`,
     `finite`). With `jnp.linalg.norm` or `optax.tree.norm` each device would use its own part and
     could decide differently: `update` then raises an error.
 
-    What the caller hands over is the caller's to sum: `value_fn` must return the whole loss, and
-    `grads` must be its gradient, on every device.
+    The caller sums its own arguments: `value_fn` must return the whole loss, and `grads` must be
+    its gradient, on every device.
 
     Args:
-      axes: names of the mesh axes that leaves are split over. Not those of independent runs.
-      optimizer: an optimizer of odeopt; norms of other transformations stay those of the part.
+      axes: names of the mesh axes that leaves are split over, without axes of independent runs.
+      optimizer: an optimizer of odeopt; other transformations still take the norm of each part.
 
     Returns:
       The optimizer, with the same state.
 
     Raises:
       TypeError: something that is not an optimizer.
-      ValueError: in `update`, no leaf that varies over any of `axes`. `shard_map` tells only where
-        it checks that: with `check_vma=True`, its default. Or a scalar of the new state, such as a
-        step size or a count, that depends on the part.
+      ValueError: in `update`, if no leaf varies over any of `axes` (`shard_map` tells only with
+        `check_vma=True`, its default), or if a scalar of the new state, such as a step size or a
+        count, depends on the part.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -131,7 +131,7 @@ def _summed_over(axes: tuple[str, ...]) -> Iterator[None]:
 
 
 def split_over(leaf: Array) -> tuple[str, ...]:
-    """The axes of `across` in which a leaf differs between devices; () outside of it."""
+    """The axes of `across` along which a leaf differs between devices; () outside `across`."""
     names = _axes.get()
     if not names:
         return ()
@@ -144,15 +144,15 @@ def varying(leaf: Array) -> frozenset[str]:
 
 
 def parts_of(leaf: Array) -> int:
-    """In how many parts the axes of `across` split a leaf; 1 outside of it."""
+    """The number of parts into which the axes of `across` split a leaf; 1 outside `across`."""
     return math.prod(map(jax.lax.axis_size, split_over(leaf)))
 
 
 def is_split(leaf: Array, axis: int | None = None) -> bool:
     """Whether a leaf is known to be split over devices: explicitly, or inside `shard_map`.
 
-    A sharding that XLA alone knows of cannot be seen while a program is traced. `axis` asks about
-    that one, where the split is explicit.
+    Tracing cannot see a sharding that only XLA knows. With `axis`, only an explicit split of that
+    axis counts.
     """
     kind = jax.typeof(leaf)
     if axis is not None:
@@ -161,7 +161,7 @@ def is_split(leaf: Array, axis: int | None = None) -> bool:
 
 
 def total(parts: Sequence[Array], dtype: Any = float) -> Array:
-    """The sum of what each leaf contributes; one all-reduce for each way of being split."""
+    """The sum of one part from each leaf, with one all-reduce for each set of split axes."""
     parts = [*map(operator.methodcaller("astype", dtype), parts)]
     if _axes.get():
         groups: dict[tuple[str, ...], list[Array]] = {}
@@ -200,15 +200,15 @@ def add(a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
 
 
 def widened(tree: PyTree[Array]) -> PyTree[Array]:
-    """At least single precision."""
+    """The tree in at least single precision."""
     return jax.tree.map(lambda x: x.astype(wide_dtype(x.dtype)), tree)
 
 
 def inner(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
     r"""The real inner product of two trees, $\mathrm{Re}\sum\bar a_ib_i$.
 
-    Inside `across` it is that of the whole trees, the same on every device. Products of 16-bit
-    numbers would overflow: they are formed and summed in at least float32.
+    Inside `across` it covers the whole trees and is the same on every device. Products are formed
+    and summed in at least float32, since products of 16-bit numbers would overflow.
 
     Args:
       a: a tree of arrays.
@@ -223,7 +223,7 @@ def inner(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
     y = structure.flatten_up_to(b)
     wide = [*map(_common, map(_DTYPE, x), map(_DTYPE, y))]
     products = map(operator.mul, map(jnp.conj, map(_CAST, x, wide)), map(_CAST, y, wide))
-    # A sum of products: `jnp.vdot` contracts, which explicit sharding refuses.
+    # Not `jnp.vdot`: explicit sharding refuses its contraction.
     parts = [*map(_FLOAT, map(jnp.sum, map(jnp.real, products)))]
     return (
         total(parts) if _axes.get() or not parts else _once(functools.reduce(operator.add, parts))
@@ -231,7 +231,7 @@ def inner(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
 
 
 def norm(tree: PyTree[Array]) -> Scalar:
-    """The Euclidean norm of a tree; inside `across` that of the whole tree, as `inner`.
+    """The Euclidean norm of a tree; inside `across` of the whole tree, as `inner`.
 
     Args:
       tree: a tree of arrays.
@@ -255,12 +255,12 @@ def finite(*trees: PyTree[Array]) -> Bool[Array, ""]:
       >>> bool(odeopt.sums.finite(jnp.ones(2), {"w": jnp.array(jnp.inf)}))
       False
     """
-    # NaN is the largest: on CPU a maximum takes a third of the time of `any`.
+    # A maximum is NaN if an entry is, and on CPU it takes a third of the time of `any`.
     leaves = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(x.dtype, jnp.inexact)]
     # Not |z|, which may overflow where z does not.
     parts = [p for x in leaves for p in ((x.real, x.imag) if jnp.iscomplexobj(x) else (x,))]
     bad = [~jnp.isfinite(jnp.max(jnp.abs(part), initial=0)) for part in parts]
-    return jnp.sqrt(total(bad)) == 0  # no XLA repeats a root, see `_once`
+    return jnp.sqrt(total(bad)) == 0  # XLA does not recompute a square root, see `_once`
 
 
 def entries(leaf: Array) -> int:
@@ -269,22 +269,22 @@ def entries(leaf: Array) -> int:
 
 
 def noise(like: PyTree[Array], seed: Array | int = 0) -> PyTree[Array]:
-    """Pseudo-random entries from -1 to 1, in leaves like those of `like` and split as they are.
+    """Pseudo-random entries from -1 to 1, in a tree like `like` with the same sharding.
 
-    A hash of where an entry is, in a tenth of the instructions of `jax.random`, which XLA would
-    compile for every leaf.
+    Each entry is a hash of its position. This takes a tenth of the instructions of `jax.random`,
+    which XLA would compile for every leaf.
     """
     leaves, structure = jax.tree.flatten(like)
 
     def leaf(index: int, like: Array) -> Array:
         word = hashed(hashed(jnp.uint32(seed)) ^ jnp.uint32(index))
-        for name in split_over(like):  # its parts must not repeat each other
+        for name in split_over(like):  # its parts must differ
             word = hashed(word ^ jax.lax.axis_index(name).astype(jnp.uint32))
         for axis in range(like.ndim):
             word = hashed(word ^ jax.lax.broadcasted_iota(jnp.uint32, like.shape, axis))
         parts = [(w >> 8).astype(jnp.float32) / 2**23 - 1 for w in (word, hashed(~word))]
         real, imaginary = (part.astype(real_dtype(like.dtype)) for part in parts)
         drawn = jax.lax.complex(real, imaginary) if jnp.iscomplexobj(like) else real
-        return drawn + jnp.zeros_like(like)  # which has the sharding
+        return drawn + jnp.zeros_like(like)  # `zeros_like` has the sharding
 
     return jax.tree.unflatten(structure, [leaf(i, x) for i, x in enumerate(leaves)])

@@ -1,4 +1,4 @@
-"""Diagnostics: what the loss looks like from where the parameters are."""
+"""Diagnostics of the loss and the network at the current parameters."""
 
 from .drift import Drift as Drift
 from .drift import DriftTerms as DriftTerms

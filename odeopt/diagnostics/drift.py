@@ -1,4 +1,4 @@
-r"""How far a discrete optimizer leaves its flow, and why; whether gradient flow runs straight."""
+r"""The drift of a discrete optimizer away from its flow, and the straightness of gradient flow."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -22,10 +22,10 @@ class DriftTerms(NamedTuple):
 
     Attributes:
       gradient: $g = \sum_k g_k$, the sum over the parts of the loss.
-      own: $\tfrac h2\sum_k H_kg_k$, what every part does to itself.
-      interaction: $\tfrac h2\sum_{j\neq k}H_kg_j$ of parts that are stepped together; 0 in turn.
-      order: $\tfrac h2\sum_{j<k}(H_jg_k - H_kg_j)$ of parts that are stepped in turn, j before k:
-        minus half the sum of the Lie brackets of their fields; 0 together.
+      own: $\tfrac h2\sum_k H_kg_k$, the effect of every part on itself.
+      interaction: $\tfrac h2\sum_{j\neq k}H_kg_j$ of parts that step together; 0 for parts in turn.
+      order: $\tfrac h2\sum_{j<k}(H_jg_k - H_kg_j)$ of parts that step in turn, j before k: minus
+        half the sum of the Lie brackets of their fields; 0 for parts that step together.
     """
 
     gradient: PyTree[Array]
@@ -35,16 +35,16 @@ class DriftTerms(NamedTuple):
 
 
 class Drift(NamedTuple):
-    r"""The drift of a discrete optimizer: the terms beside g in `DriftTerms`, summed to d.
+    r"""The drift d of a discrete optimizer: the sum of all terms of `DriftTerms` but g.
 
     Attributes:
       size: $h\|d\|$: how far one step (one round, for parts in turn) leads away from the flow, to
         leading order; in units of the parameters.
-      relative: $\|d\|/\|g\|$. The counter-terms of the drift are good where this is small.
-      cosine: of d with g: positive where drift hastens the descent.
-      own: share of that term in d, as $\langle\text{own}, d\rangle/\|d\|^2$; shares sum to 1.
-      interaction: share of that term.
-      order: share of that term.
+      relative: $\|d\|/\|g\|$. Counter-terms of the drift are accurate if this is small.
+      cosine: the cosine of d with g: positive if drift speeds up the descent.
+      own: share of this term in d, as $\langle\text{own}, d\rangle/\|d\|^2$; shares sum to 1.
+      interaction: share of this term.
+      order: share of this term.
     """
 
     size: Float[Array, ""]
@@ -67,14 +67,14 @@ def drift_terms(
 ) -> DriftTerms:
     r"""The leading terms of the modified equation of Euler's method, term by term.
 
-    Together, a step is $x - h\sum_kg_k(x)$. In turn it is a round, one Euler step of size h on each
-    part: a round of tasks, or an epoch of batches. (In flow time, the sum of the learning rates, a
-    round of m parts lasts $mh$, and all terms are to be divided by m.) The terms own and
-    interaction are those of arXiv:2105.13922, the brackets those of arXiv:2311.00235; derived
-    here from the commutator of two steps and tested in `tests/diagnostics/test_drift.py`.
+    If the parts step together, a step is $x - h\sum_kg_k(x)$. If they step in turn, it is a round
+    of one Euler step of size h on each part: a round of tasks, or an epoch of batches. (In flow
+    time, the sum of the learning rates, a round of m parts lasts $mh$: divide all terms by m.) The
+    terms own and interaction are those of arXiv:2105.13922, the brackets those of arXiv:2311.00235;
+    derived here from the commutator of two steps and tested in `tests/diagnostics/test_drift.py`.
 
-    Costs 3 gradients for a loss of one part, else 6 a part (2 of them, and 2 Hessian products); the
-    memory of 6 copies of the parameters. Args and errors: those of `drift`.
+    Costs 3 gradients for a loss of one part, otherwise 6 for each part (2 gradients and 2 Hessian
+    products), and the memory of 6 copies of the parameters. Arguments and errors: see `drift`.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -93,7 +93,7 @@ def drift_terms(
         g, product = jax.linearize(lambda p: parts.gradient(p, row), params)
         own = jax.tree.map(jnp.add, own, product(g))
         if parts.number > 1:
-            # in turn: what comes after, minus what came before
+            # in turn: the gradients after this part, minus those before
             others = jax.tree.map(
                 (lambda t, g, b: t - g - 2 * b) if in_turn else (lambda t, g, b: t - g),
                 *(whole, g, before),
@@ -116,31 +116,31 @@ def drift(
     each: Sequence[str] = (),
     **arguments: Any,
 ) -> Drift:
-    r"""How far gradient descent leaves gradient flow in one step, where to, and why.
+    r"""The drift of gradient descent away from gradient flow in one step, and its terms.
 
     To leading order the iterates follow $\dot x = -(g + d)$, with $d = \tfrac h2Hg$ for a loss of
-    one part. `drift_terms` has the formulas for several. Of the heavy ball (momentum b, past its
-    transient), where parts do not act in turn, `relative`, `cosine` and the shares are those at the
-    learning rate $h(1+b)/(1-b)^2$.
+    one part. `drift_terms` has the formulas for several parts. For the heavy ball (momentum b, past
+    its transient) with parts that step together, `relative`, `cosine` and the shares are those at
+    the learning rate $h(1+b)/(1-b)^2$.
 
-    Costs 3 gradients for a loss of one part, else 6 a part: logged every k steps, `3 / k` gradients
-    a step.
+    Costs 3 gradients for a loss of one part, otherwise 6 for each part. If it is logged every k
+    steps, a loss of one part costs `3 / k` gradients a step.
 
     Args:
       value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`; or a list of losses,
         which are summed.
       params: where the drift is taken.
       learning_rate: h, the step size.
-      in_turn: whether the parts of the loss are stepped on one after the other, in their order,
-        instead of together.
+      in_turn: whether the optimizer steps on the parts of the loss one after the other, in their
+        order, instead of together.
       each: names of the arguments of one loss that have a row for each part, such as batches.
       arguments: forwarded to `value_fn` by name, as `update` does; `full_params` too.
 
     Returns:
-      `Drift(size, relative, cosine, own, interaction, order)`, scalars; 0 where there is none.
+      `Drift(size, relative, cosine, own, interaction, order)`, scalars; 0 where there is no drift.
 
     Raises:
-      ValueError: no parts; names in `each` that are not there; rows that are not as many.
+      ValueError: no parts; names in `each` that were not passed; different numbers of rows.
       TypeError: an argument of `value_fn` that is missing, parameters that are not floating point.
 
     Examples:
@@ -171,13 +171,14 @@ def corridor(
 ) -> Float[Array, ""]:
     r"""The corridor measure $\|Hg\|/\|g\|$: 0 where gradient flow runs straight.
 
-    Along gradient flow $\ddot x = Hg$, so where this vanishes over a piece of the path (a corridor)
-    the path is a straight line, run at constant speed, on which the loss falls linearly and
-    gradient descent of any step size stays on it (Dherin and Rosca, arXiv:2402.08818). At an
-    eigenvector of the Hessian it is the eigenvalue's size, and never more than the largest.
+    Along gradient flow $\ddot x = Hg$. So if the measure is 0 over a piece of the path (a
+    corridor), the piece is a straight line at constant speed, the loss falls linearly along it, and
+    gradient descent with any step size stays on it (Dherin and Rosca, arXiv:2402.08818). If g is an
+    eigenvector of the Hessian, the measure is the size of its eigenvalue; it never exceeds the size
+    of the largest one.
 
-    Costs 3 gradients (1 and a Hessian product) and the memory of 3 copies of the parameters.
-    Shards as the parameters do.
+    Costs 3 gradients (1 and a Hessian product) and the memory of 3 copies of the parameters. It is
+    sharded like the parameters.
 
     Args:
       value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`.

@@ -1,4 +1,4 @@
-"""What a trained network looks like from outside: complexity, collapse, margin."""
+"""Measures of a trained network's outputs: complexity, collapse, margin."""
 
 from collections.abc import Callable
 
@@ -27,12 +27,12 @@ def geometric_complexity(
     Args:
       model: `model(params, inputs) -> outputs`, one output of any shape for each of $n$ inputs,
         which depends on that input alone (no batch statistics).
-      params: handed to the model.
-      inputs: a tree of real arrays whose first axis are the $n$ samples.
+      params: the parameters of the model.
+      inputs: a tree of real arrays with the $n$ samples on their first axis.
       probes: None for the exact value, which costs a gradient for each entry of an output. A
-        number for the mean over that many Gaussian probes $v$ of $\|J^Tv\|^2$, which is unbiased
-        and costs a gradient each; over many samples one is enough.
-      key: for the probes, such as `jax.random.key(0)`.
+        number for the mean of $\|J^Tv\|^2$ over that many Gaussian probes $v$, which is unbiased
+        and costs a gradient each; over many samples one probe is enough.
+      key: random key of the probes, such as `jax.random.key(0)`.
 
     Returns:
       The complexity, a scalar.
@@ -92,17 +92,17 @@ def class_distance(
     r"""How far classes are from collapse: the class-distance normalized variance.
 
     The mean over pairs of classes of $(v_i + v_j)/(2\|\mu_i - \mu_j\|^2)$, with $\mu_i$ the mean of
-    the embeddings of a class and $v_i$ their mean squared distance from it; 0 where every class has
+    the embeddings of a class and $v_i$ their mean squared distance from it; 0 if every class has
     collapsed to a point of its own.
 
     Args:
       embeddings: a vector for each sample, such as the last hidden layer.
-      labels: the class of each, 0 to `classes - 1`.
-      classes: how many there are. One without a sample does not count.
+      labels: the class of each sample, 0 to `classes - 1`.
+      classes: the number of classes. A class without a sample does not count.
 
     Returns:
-      The mean over pairs, a scalar, computed in at least float32; NaN where fewer than two classes
-      have a sample, infinity or NaN where the means of two classes coincide.
+      The mean over pairs, a scalar, computed in at least float32; NaN if fewer than two classes
+      have a sample, infinity or NaN if the means of two classes coincide.
 
     Raises:
       ValueError: fewer than 2 classes; embeddings that are not one vector, or labels that are not
@@ -133,9 +133,9 @@ def class_distance(
 
 
 def margin(logits: Float[Array, "n k"], labels: Int[Array, " n"]) -> Float[Array, " n"]:
-    """By how much each sample is classified right: its own logit minus the largest other one.
+    """The margin of each sample: the logit of its own class minus the largest other logit.
 
-    Negative where it is classified wrong.
+    It is negative if the sample is misclassified.
 
     Args:
       logits: a score for each sample and class.

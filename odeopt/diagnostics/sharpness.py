@@ -1,4 +1,4 @@
-"""The largest curvature of a loss, and that along the gradients of its batches."""
+"""The largest curvature of a loss, and the curvature along the gradients of its batches."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -23,9 +23,9 @@ class Sharpness(NamedTuple):
     """An eigenvalue of the Hessian.
 
     Attributes:
-      value: the eigenvalue; a Ritz value, so never above the largest.
+      value: the eigenvalue; a Ritz value, so never above the largest eigenvalue.
       vector: its Ritz vector, of norm 1, a tree like the parameters: `start=` of the next call.
-      residual: `value` is at most that far from an eigenvalue.
+      residual: a bound on the distance of `value` from an eigenvalue.
     """
 
     value: Float[Array, ""]
@@ -48,23 +48,22 @@ def sharpness(
     A solver with stability limit $R$ is stable on gradient flow while
     $h\lambda_{max} \le R$, and training with step size $h$ often settles there.
 
-    Costs `products` Hessian products, 2 gradients each, and in memory `products` copies of the
-    parameters, in float32 at least and split over devices as they are. A complex entry counts as
-    a pair. Safe under `jit` and `vmap`.
+    Costs `products` Hessian products, 2 gradients each, and the memory of `products` copies of the
+    parameters, in at least float32 and split over devices like the parameters. A complex entry
+    counts as a pair. Safe under `jit` and `vmap`.
 
     Needs no `jit`: the program is kept for later calls with the same function object, shapes and
-    settings. Hand over by name, as arrays, what changes, such as the batch: what `value_fn` closes
-    over stays what it was at the first call.
+    settings. Pass arrays that change, such as the batch, by name: values that `value_fn` closes
+    over stay as they were in the first call.
 
     Args:
       value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`.
       params: where the curvature is taken.
-      products: Hessian products. 24 find the largest eigenvalue of a small network to 1e-4 of
-        itself; after a warm start a few do.
-      start: where to start from, a tree like the parameters: the vector of the last call. It is
-        mixed with a tenth of a pseudo-random direction, which is also the start where none is
-        given.
-      magnitude: the largest eigenvalue in absolute value, with its sign, instead of the largest.
+      products: number of Hessian products. 24 give the largest eigenvalue of a small network with a
+        relative error of 1e-4; after a warm start a few are enough.
+      start: the start vector, a tree like the parameters: the vector of the last call. It is mixed
+        with a tenth of a pseudo-random direction, which is the whole start if none is given.
+      magnitude: return the largest eigenvalue in absolute value, with its sign.
       arguments: forwarded to `value_fn` by name, as `update` does; `full_params` too.
 
     Returns:
@@ -90,25 +89,25 @@ def sharpness(
 def batch_sharpness(
     value_fn: Callable[..., Any], params: PyTree[Array], /, **batches: Any
 ) -> Float[Array, ""]:
-    r"""The batch sharpness: curvature of each batch's loss along its own gradient, in the mean.
+    r"""The batch sharpness: the mean curvature of the loss of each batch along its own gradient.
 
-    $\tfrac1m\sum_k\langle g_k, H_kg_k\rangle/\|g_k\|^2$ over m batches. Of one batch it is at
-    most its sharpness. Training in small batches is stable while it is below the limit that the
-    sharpness has for the full batch (momentum at the stochastic edge, arXiv:2604.14108).
+    $\tfrac1m\sum_k\langle g_k, H_kg_k\rangle/\|g_k\|^2$ over m batches. For one batch it is at most
+    the sharpness of that batch. Training in small batches is stable while it is below the limit
+    that the sharpness has for the full batch (momentum at the stochastic edge, arXiv:2604.14108).
 
-    Costs 3 gradients a batch, 1 and a Hessian product.
+    Costs 3 gradients a batch: 1 and a Hessian product.
 
     Args:
       value_fn: the loss of a batch, `value_fn(params, ...)`, a scalar or `(scalar, aux)`.
-      params: where it is taken.
+      params: where the curvature is taken.
       batches: arguments of `value_fn`, by name, with one row for each batch; `full_params` too,
-        which has none.
+        without rows.
 
     Returns:
       The mean over batches; a batch whose gradient is 0 counts as 0.
 
     Raises:
-      ValueError: rows that are not as many.
+      ValueError: arguments with different numbers of rows.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -147,7 +146,7 @@ def extreme(
     """The largest eigenvalue of a symmetric linear map on trees like the parameters."""
     check_counts(products=products)
     ritz = lanczos(product, start_vector(params, start), params, products)
-    # The last of equal ones: values that are missing repeat the smallest, and have no vector.
+    # The last of equal values: the missing ones repeat the smallest and have no vector.
     index = -1 - jnp.argmax(jnp.abs(ritz.values[::-1])) if magnitude else -1
     return Sharpness(ritz.values[index], ritz.vector(index, params), ritz.residuals[index])
 
@@ -164,19 +163,19 @@ def linearized_gradient(
 ) -> tuple[PyTree[Array], LinearMap]:
     """The gradient and `vector -> H vector`, linearized once for many products.
 
-    Of the linearization only the results of matrix products and convolutions are kept. What is
-    cheap to compute again would take longer to read from memory in every product.
+    The linearization keeps only the results of matrix products and convolutions. It recomputes
+    cheap operations, since reading their results from memory in every product would take longer.
     """
     kept = jax.checkpoint_policies.dots_saveable
     return jax.linearize(jax.checkpoint(objective.gradient, policy=kept), params)
 
 
 def compiled(function: Callable[..., Result], *operands: Any) -> Result:
-    """`function(*operands)` as one program, which later calls like it use again.
+    """`function(*operands)` as one program, which later calls of the same kind reuse.
 
-    Arrays are arguments of the program; all else among the leaves is a part of it, functions by
-    identity. So a new batch does not compile again, and a new function does. What cannot be hashed
-    is run as it is.
+    Array leaves are arguments of the program; all other leaves are constants of it, functions by
+    identity. So a new batch does not compile again, but a new function does. If a leaf cannot be
+    hashed, the function is run without compilation.
     """
     try:
         hash(tuple(jax.tree.leaves(eqx.filter(operands, eqx.is_array, inverse=True))))

@@ -1,4 +1,4 @@
-"""Spectra of curvature matrices, and what they say of a step."""
+"""Spectra of curvature matrices, and the stability of a step in each eigendirection."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,9 +19,9 @@ class Spectrum(NamedTuple):
     r"""A spectral density $\sum_i w_i\,\delta(\lambda - \lambda_i)$.
 
     Attributes:
-      values: $\lambda_i$, Ritz values in ascending order; the outer ones are eigenvalues, the
-        inner ones stand for many.
-      weights: $w_i$, the estimated fraction of eigenvalues that each stands for; they sum to 1.
+      values: $\lambda_i$, Ritz values in ascending order; the outer ones are eigenvalues, an inner
+        one represents many eigenvalues.
+      weights: $w_i$, the estimated fraction of eigenvalues that each represents; they sum to 1.
     """
 
     values: Float[Array, " m"]
@@ -33,14 +33,14 @@ def spectrum(
 ) -> Spectrum:
     """The spectral density of the Hessian of a loss, by Lanczos quadrature with one random vector.
 
-    A moment of the density is exact up to degree `2 * products - 1` for that vector, of which the
-    relative spread over vectors falls as the square root of the number of parameters. Cost,
-    memory and what it does to trees: those of `sharpness`.
+    Moments of the density are exact up to degree `2 * products - 1` for the random vector. Their
+    relative spread over random vectors falls as one over the square root of the number of
+    parameters. Cost, memory and sharding are those of `sharpness`.
 
     Args:
       value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`.
       params: where the curvature is taken.
-      products: Hessian products, and the number of values (at most the number of entries).
+      products: number of Hessian products and of values (at most the number of entries).
       arguments: forwarded to `value_fn` by name.
 
     Raises:
@@ -66,15 +66,15 @@ def gauss_newton_spectrum(
 ) -> Spectrum:
     r"""The spectral density of the generalized Gauss-Newton matrix $J^T\,\nabla^2\ell\,J$.
 
-    It is the Hessian without the curvature of the model, so never indefinite for a convex loss
-    of the outputs; at an interpolating minimum the two agree. Cost (a product counts as 2
-    gradients), memory and what it does to trees: those of `sharpness`. Real outputs only.
+    This is the Hessian without the curvature of the model, so it is never indefinite for a convex
+    loss of the outputs; at an interpolating minimum the two agree. Cost (a product counts as 2
+    gradients), memory and sharding are those of `sharpness`. Real outputs only.
 
     Args:
       loss_fn: the loss of the outputs, `loss_fn(outputs, ...)`, a scalar.
       predict_fn: the model, `predict_fn(params, ...)`, a tree of outputs.
       params: where the curvature is taken.
-      products: Gauss-Newton products, and the number of values (at most that of entries).
+      products: number of Gauss-Newton products and of values (at most the number of entries).
       arguments: forwarded by name to both functions.
 
     Raises:
@@ -114,18 +114,18 @@ def _density(
 def stability_coefficients(
     learning_rate: float | Float[Array, ""], eigenvalues: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    r"""What gradient descent does to each eigendirection: $\log|1 - h\lambda| / (h\lambda)$.
+    r"""The stability of gradient descent in each eigendirection: $\log|1 - h\lambda| / (h\lambda)$.
 
     The flow that gradient descent follows exactly on a quadratic, the principal flow, moves along
     eigenvector $i$ at $c_i = \log(1 - h\lambda_i)/(h\lambda_i)$ times the gradient; this is the
     real part of $c_i$ (Rosca, Wu, Qin and Dherin, arXiv:2302.01952). It is -1 for gradient flow
-    ($h\lambda \to 0$); negative, so that the direction is stable where gradient flow is, for
-    $h\lambda < 2$; positive beyond. For $h\lambda > 1$ the direction oscillates (the imaginary
-    part is $\pi/(h\lambda)$), and at 1 it is reached in one step ($-\infty$).
+    ($h\lambda \to 0$). It is negative for $h\lambda < 2$, so the direction is stable where gradient
+    flow is, and positive beyond. For $h\lambda > 1$ the direction oscillates (the imaginary part is
+    $\pi/(h\lambda)$); at $h\lambda = 1$ one step reaches the minimum ($-\infty$).
 
     Args:
       learning_rate: the step size h.
-      eigenvalues: of the Hessian, any shape.
+      eigenvalues: eigenvalues of the Hessian, any shape.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt

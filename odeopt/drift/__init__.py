@@ -1,4 +1,4 @@
-"""The error of a discrete optimizer as a vector field: to write down, to cancel, to use."""
+"""The error of a discrete optimizer as a vector field: derive it, cancel it or use it."""
 
 from .brackets import conflict as conflict
 from .brackets import lie_bracket as lie_bracket

@@ -1,4 +1,4 @@
-"""What tasks do to each other: Lie brackets and the conflict term."""
+"""How tasks affect each other: Lie brackets and the conflict term."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,8 +16,9 @@ from .differentials import VectorField, fitting_field
 def lie_bracket(f: VectorField, g: VectorField) -> VectorField:
     r"""The Lie bracket of two vector fields, $[f, g] = g'f - f'g$.
 
-    Following f for a time h and then g for h ends $\tfrac{h^2}2[f, g]$ away from following f + g
-    for h, and $h^2[f, g]$ away from the other order; 0 where the flows commute. Costs 2 JVPs.
+    Following f and then g, each for a time h, ends $\tfrac{h^2}2[f, g]$ away from following f + g
+    for h, and $h^2[f, g]$ away from following g and then f, to leading order. The bracket is 0
+    where the flows commute. Costs 2 JVPs.
 
     Args:
       f: `y -> dy/dt`, a tree like y.
@@ -27,7 +28,7 @@ def lie_bracket(f: VectorField, g: VectorField) -> VectorField:
       The field `y -> [f, g](y)`.
 
     Raises:
-      ValueError: from what it returns: a field whose values are no trees like y.
+      ValueError: from the bracket: a field whose values are not trees like y.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -52,20 +53,20 @@ def conflict(value_fn: Losses, *, each: Sequence[str] = ()) -> Callable[..., Sca
 
     Gradient descent on $\sum_iE_i$ follows, to one more order, the gradient flow of
     $\sum_iE_i + \tfrac h4\sum_i\|\nabla E_i\|^2 + \tfrac h2\,\text{conflict}$ (arXiv:2311.00235;
-    derived here again): a step that is long prefers places where tasks pull in different
-    directions. Subtract $\tfrac h2$ of it from the loss to take that away.
+    derived here again): long steps prefer places where tasks pull in different directions. Subtract
+    $\tfrac h2$ times the conflict from the loss to cancel this.
 
     Its value costs one gradient a task; its gradient, by `jax.grad`, about 3.
 
     Args:
       value_fn: a list of losses, or one loss with a row of some arguments for each task.
-      each: the names of those arguments.
+      each: the names of the arguments with rows.
 
     Returns:
       `(params, **arguments) -> scalar`; arguments are forwarded to the losses by name.
 
     Raises:
-      ValueError: from what it returns: fewer than one task, rows that are not as many.
+      ValueError: from the term: fewer than one task, or arguments with different numbers of rows.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -80,7 +81,7 @@ def conflict(value_fn: Losses, *, each: Sequence[str] = ()) -> Callable[..., Sca
         def body(carry: tuple, row: PyTree[Array]) -> tuple:
             before, sum_ = carry
             g = parts.gradient(params, row)
-            # Against the sum of all before: the difference of squares would cancel.
+            # With the sum of all earlier gradients: a difference of squares would cancel.
             return jax.tree.map(jnp.add, before, g), sum_ + inner(before, g)
 
         start = jax.tree.map(jnp.zeros_like, params), jnp.zeros([], float)

@@ -14,20 +14,20 @@ from ..lanczos import flatten, unflatten
 from ..objective import Objective
 from .principal import hessian_matrix
 
-_SWEEPS = 1000  # of projected gradient descent, at most; few are needed
-_ROUNDINGS = 100.0  # below so many a sweep has changed nothing
+_SWEEPS = 1000  # limit on iterations of projected gradient descent; few are needed
+_ROUNDINGS = 100.0  # rounding errors; an iteration that changes less has converged
 
 
 class Oscillation(NamedTuple):
     r"""How gradient descent oscillates around its central flow.
 
     Attributes:
-      eigenvalues: the largest of the Hessian, k of them, ascending.
+      eigenvalues: the k largest eigenvalues of the Hessian, ascending.
       vectors: their eigenvectors, as columns; parameters flat, in the order of their leaves.
-      covariance: $\langle u_i, \Sigma u_j\rangle$ of the oscillation $\Sigma$, in that basis; 0
-        below the edge.
-      loss: what the loss is in the mean over the oscillation, $E + \tfrac12\langle H,
-        \Sigma\rangle$, which at the edge is $E + \operatorname{tr}\Sigma/h$.
+      covariance: $\langle u_i, \Sigma u_j\rangle$, the covariance $\Sigma$ of the oscillation in
+        that basis; 0 below the edge.
+      loss: the mean of the loss over the oscillation, $E + \tfrac12\langle H, \Sigma\rangle$,
+        which at the edge is $E + \operatorname{tr}\Sigma/h$.
     """
 
     eigenvalues: Float[Array, " k"]
@@ -37,7 +37,7 @@ class Oscillation(NamedTuple):
 
 
 class CentralFlow:
-    """What `central_flow` returns: a vector field, `field(y, h)`, and its oscillation."""
+    """The result of `central_flow`: a vector field, `field(y, h)`, and its oscillation."""
 
     def __init__(
         self, value_fn: Callable[..., Any], directions: int, arguments: Mapping[str, Any]
@@ -52,7 +52,7 @@ class CentralFlow:
         return unflatten(-self._at(y, h)[0], y)
 
     def oscillation(self, params: PyTree[Array], h: float | Scalar) -> Oscillation:
-        """What the central flow leaves out."""
+        """The oscillation of gradient descent around the central flow."""
         params = floating(params)
         _, eigenvalues, vectors, covariance = self._at(params, h)
         height = 0.5 * jnp.sum(eigenvalues * jnp.diag(covariance))
@@ -74,8 +74,8 @@ class CentralFlow:
 
         third = jax.jacrev(projected)(flatten(params))
         g = flatten(grad)
-        # d/dt of the projected Hessian is force - half <third, third> covariance; it may be
-        # (2/h - top) / h at most: what is left to the edge, in the time of one step.
+        # d/dt of the projected Hessian is force - half <third, third> covariance. It may be at most
+        # (2/h - top) / h: the distance to the edge, divided by the time of one step.
         force = jnp.diag(top - 2 / h) / h - third @ g
         response = 0.5 * jnp.einsum("ijn,kln->ijkl", third, third)
         covariance = complementary(response, 0.5 * (force + force.T))
@@ -89,21 +89,21 @@ def central_flow(
 
     $$\dot x = -\nabla E - \tfrac12\nabla\langle H, \Sigma\rangle,$$
 
-    with $\Sigma$ the covariance of the oscillation in the top eigendirections, as large as it must
-    be to keep the sharpness at $2/h$: $\Sigma \succeq 0$ on the eigenspace at the edge, and the
+    with $\Sigma$ the covariance of the oscillation in the top eigendirections, just large enough to
+    keep the sharpness at $2/h$: $\Sigma \succeq 0$ on the eigenspace at the edge, and the
     curvature there does not grow (Cohen et al., arXiv:2410.24206, with h times this field for a
-    step). For one direction, $S$ its eigenvalue,
+    step). For one direction with eigenvalue $S$,
     $\sigma^2 = \max\bigl(0, \langle\nabla S, -\nabla E\rangle/(\tfrac12\|\nabla S\|^2)\bigr)$ at
-    $S = 2/h$, and 0 below. Instead of switching there, the curvature here is allowed to grow at
-    $(2/h - S)/h$ at most, so that the field is continuous and comes to the edge within a few steps;
-    on the edge both are the same, and what starts beyond returns to it.
+    $S = 2/h$, and 0 below. Instead of this switch, the curvature here may grow at most at the rate
+    $(2/h - S)/h$, so that the field is continuous and reaches the edge within a few steps. At the
+    edge both are the same, and a start beyond the edge returns to it.
 
-    For small problems: each evaluation forms the dense Hessian (n Hessian products) and k^2
-    gradients of its entries.
+    For small problems: each evaluation forms the dense Hessian (n Hessian products) and the
+    gradients of $k^2$ of its entries.
 
     Args:
       value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`; real parameters.
-      directions: k, how many directions may be at the edge.
+      directions: k, the number of directions that may be at the edge.
       arguments: forwarded to `value_fn` by name.
 
     Returns:
@@ -131,8 +131,9 @@ def complementary(
 ) -> Float[Array, "k k"]:
     r"""The X with $X \succeq 0$, $R X - F \succeq 0$, $\langle X, R X - F\rangle = 0$.
 
-    R is positive semi-definite. For one direction `max(0, F / R)`, else by accelerated projected
-    gradient descent on $\tfrac12\langle X, RX\rangle - \langle X, F\rangle$. 0 where R is.
+    R is positive semi-definite. For one direction X is `max(0, F / R)`, otherwise it is found by
+    accelerated projected gradient descent on $\tfrac12\langle X, RX\rangle - \langle X, F\rangle$.
+    X is 0 if R is.
     """
     k = len(force)
     size = jnp.linalg.norm(response.reshape(k * k, k * k), ord=2)
@@ -149,7 +150,7 @@ def complementary(
         x, ahead, t, _, n = carry
         new = projected(ahead - rate * (jnp.einsum("ijkl,kl->ij", response, ahead) - force))
         uphill = jnp.sum((ahead - new) * (new - x)) > 0
-        t = jnp.where(uphill, 1.0, t)  # the momentum starts again
+        t = jnp.where(uphill, 1.0, t)  # restart the momentum
         later = 0.5 * (1 + jnp.sqrt(1 + 4 * t**2))
         change = jnp.linalg.norm(new - ahead)
         moving = change > tolerance * (jnp.linalg.norm(new) + rate * jnp.linalg.norm(force))

@@ -1,4 +1,4 @@
-"""What all corrected flows share: the clip of their counter-terms."""
+"""The base class of corrected flows, with the clip of their counter-terms."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, NoReturn
@@ -16,12 +16,12 @@ from ..sums import inner, scaled
 
 
 class Corrected(NamedTuple):
-    """What moves with the parameters of a corrected flow.
+    """The auxiliary variables of a corrected flow.
 
     Attributes:
       aux: the auxiliary variables of the flow that is corrected.
-      clipped: how many steps had their counter-term clipped, as a real number: of a step with
-        several stages, the weights of the clipped stages are added.
+      clipped: the number of steps with a clipped counter-term, as a real number: a step of several
+        stages adds the weights of its clipped stages.
     """
 
     aux: PyTree[Array]
@@ -29,11 +29,11 @@ class Corrected(NamedTuple):
 
 
 class AbstractCorrected(AbstractWrapper):
-    """A flow with counter-terms to `base`, and the number of steps in which they were clipped."""
+    """A flow `base` with counter-terms, and a count of the steps in which they were clipped."""
 
-    clip: eqx.AbstractVar[float | None]  # the largest, relative to what it corrects
+    clip: eqx.AbstractVar[float | None]  # the largest counter-term, relative to what it corrects
 
-    needs_params: ClassVar[bool] = True  # gradients are taken elsewhere
+    needs_params: ClassVar[bool] = True  # gradients are taken at other points
 
     @property
     def linear(self) -> bool:  # type: ignore[override]
@@ -41,7 +41,7 @@ class AbstractCorrected(AbstractWrapper):
         return self.base.linear and self.clip is None
 
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
-        """That of `base`, and a counter of clipped steps where there is a clip."""
+        """The auxiliary variables of `base`, with a counter of clipped steps if there is a clip."""
         aux = self.base.init(params)
         return aux if self.clip is None else Corrected(aux, jnp.zeros([], float))
 
@@ -61,7 +61,7 @@ class AbstractCorrected(AbstractWrapper):
         return Corrected(inner, jnp.where(short, 1.0, 0.0).astype(float))
 
     def around(self, change: Callable[[AbstractFlow], AbstractFlow]) -> NoReturn:
-        """Refused: a second counter-term would cancel what the first has cancelled."""
+        """Refuse a second correction, which would cancel the same error again."""
         raise ValueError(
             f"This {type(self.base).__name__} cannot be corrected: it is corrected already. "
             "Correct the flow that it is made of."
@@ -78,9 +78,9 @@ def check_clip(clip: Any) -> None:
 def clipped(
     term: PyTree[Array], params_term: PyTree[Array], params_plain: PyTree[Array], clip: float | None
 ) -> tuple[PyTree[Array], Bool[Array, ""] | bool]:
-    """`term`, made so short that its part of the parameters is at most `clip` times the plain one.
+    """`term`, scaled down until `params_term` is at most `clip` times as long as `params_plain`.
 
-    A term that is not finite is left out. Returns the term and whether it was changed.
+    A term that is not finite becomes 0. Returns the term and whether it was changed.
     """
     if clip is None:
         return term, False

@@ -1,4 +1,4 @@
-"""Flows whose solver follows another flow: the drift of the solver cancelled beforehand."""
+"""Corrected flows: counter-terms that cancel the drift of a solver in advance."""
 
 import functools
 import math
@@ -23,9 +23,9 @@ from .regularized import regularized
 from .trees import Pair, butcher, check_order, is_pair, modifying_integrator, tree
 
 Form: TypeAlias = Literal["difference", "derivatives"]
-CLIP = 0.5  # a term more than half of what it corrects is outside of where its series helps
+CLIP = 0.5  # beyond half of what it corrects, a term is outside the range where its series helps
 
-# Whose mean slope is f + (h/2) f'f + ... to its order: what Euler's method must be handed.
+# Tableaus whose mean slope is f + (h/2) f'f + ... to that order: the field that Euler needs.
 _MEAN_SLOPES = {
     2: Tableau(a=[[1 / 2]], b=[0, 1]),
     3: Tableau(a=[[1 / 3], [0, 2 / 3]], b=[1 / 4, 0, 3 / 4]),
@@ -43,53 +43,53 @@ def corrected(
 ) -> AbstractFlow:
     r"""The flow to pass to `solver` so that its steps follow `flow` with order `order`.
 
-    A solver of order $q$ follows another field than the one it is given, $f + h^qf_{q+1} + \dots$
-    (`drift.modified_equation`). Handed $f$ with counter-terms, it follows $f$:
+    A solver of order $q$ follows another field than its own, $f + h^qf_{q+1} + \dots$
+    (`drift.modified_equation`). If it is given $f$ with counter-terms, it follows $f$:
 
     - Runge-Kutta methods, by `drift.modifying_integrator`, to any order up to 6. For Euler's method
       on gradient flow the step is along $g - \tfrac h2Hg + \tfrac{h^2}6(HHg + E'''(g, g))$.
     - `solvers.Lie()` on the heavy ball, Nesterov's momentum, RMSprop, Adam(W), Muon's flow and,
       while its bases stay, SOAP's, to order 2: a step $x^+ = x - hU$ follows $\dot x = -u - hc$.
-      Here $u$ is what $U$ would be if all past gradients were the present one, and
+      Here $u$ is the value of $U$ if all past gradients equalled the present one, and
       $$c = \textstyle\sum_k k\,(d_kU)u + \tfrac12(Du)u$$
       with $d_k$ the derivative in the gradient of $k$ steps ago. So every moment is advanced by its
-      mean age and half a step, the gradient by half a step, from the first step on. What is
-      followed is $\dot x = -E'$ for the heavy ball, in a time of its own: step n, from 0, lasts
-      $h(1 - \mu^{n+1})/(1 - \mu)$, with Nesterov's momentum $h(1 - \mu^{n+2})/(1 - \mu)$; and
-      $\dot x = -g/(|g| + \epsilon) - wx$ for Adam. Balls of different momentum in a
-      `GroupedFlow` have different times, so that order 2 begins where their momenta have settled.
+      mean age and half a step, the gradient by half a step, from the first step on. The heavy ball
+      follows $\dot x = -E'$ in a time of its own: step n, from 0, lasts
+      $h(1 - \mu^{n+1})/(1 - \mu)$, with Nesterov's momentum $h(1 - \mu^{n+2})/(1 - \mu)$. Adam
+      follows $\dot x = -g/(|g| + \epsilon) - wx$. Heavy balls of different momentum in a
+      `GroupedFlow` have different times, so order 2 begins once their momenta have settled.
     - Implicit and (with `curvature="hessian"`) linearly implicit Euler on gradient flow, to order
-      2, by the penalty $+\tfrac h4\|\nabla E\|^2$ (`regularized`), as their error is that of
-      Euler's method with the other sign. On a quadratic that gives $1/(1 + z + z^2/2)$, still
+      2, by the penalty $+\tfrac h4\|\nabla E\|^2$ (`regularized`), since their error is that of
+      Euler's method with the opposite sign. On a quadratic the step is $1/(1 + z + z^2/2)$, still
       L-stable.
 
     Forms: `"difference"` takes gradients at shifted points. For Euler's method these are the stages
-    of a Runge-Kutta method (the midpoint rule for order 2): 1, 2 or 3 gradients more for order 2,
-    3, 4. With memory $hHU \approx g(x) - g(x - hU)$: 1 more, where the plain step would lead.
-    `"derivatives"` takes Hessian products and their derivatives; it is what other tableaus get.
-    Differences are taken to the gradient that `update` is given: a clip or a decay before it in a
-    chain would count as drift. Pass it as `stage_transform=`, which changes all gradients.
+    of a Runge-Kutta method (the midpoint rule for order 2): 1, 2 or 3 more gradients for order 2,
+    3, 4. With memory $hHU \approx g(x) - g(x - hU)$: 1 more gradient, at the end of the plain step.
+    `"derivatives"` takes Hessian products and their derivatives; all other tableaus use it.
+    Differences are relative to the gradient that `update` is given: a clip or a decay before it in
+    a chain would count as drift. Pass it as `stage_transform=`, which changes all gradients.
 
     Args:
-      flow: what to follow: any flow with a field, e.g. `flows.GradientFlow()`; with `Lie()` one of
-        `HeavyBallFlow`, `NesterovFlow`, `RMSpropFlow`, `AdamFlow`, `SpectralFlow`, `KroneckerFlow`
-        with fixed decays.
-      solver: what will step it, see `modified_equation`; also `solvers.Lie()`.
-      order: of the result; up to the order of the solver there is nothing to cancel and the flow
-        itself comes back.
-      form: None for differences where there are some.
+      flow: the flow to follow: any flow with a field, e.g. `flows.GradientFlow()`; with `Lie()` one
+        of `HeavyBallFlow`, `NesterovFlow`, `RMSpropFlow`, `AdamFlow`, `SpectralFlow`,
+        `KroneckerFlow` with fixed decays.
+      solver: the solver that will step it, see `modified_equation`; also `solvers.Lie()`.
+      order: order of the result. Up to the order of the solver there is nothing to cancel, and the
+        flow itself is returned.
+      form: None for differences where they exist.
       clip: the largest counter-term, relative to the norm of what it corrects; None for no limit.
-        Beyond that the series does not converge: a longer term is shortened to it, one that is not
-        finite left out. `optax.tree.get(state, "clipped")` counts such steps. The penalty of
-        implicit methods has neither clip nor form.
+        Beyond that the series does not converge: a longer term is shortened to this length, and a
+        term that is not finite is left out. `optax.tree.get(state, "clipped")` counts such steps.
+        The penalty of implicit methods has neither clip nor form.
 
     Returns:
       A flow for `ode_optimizer(flow, solver, h)`, which then needs `value_fn=` in `update`. With a
-      clip its state holds one number more than that of `flow`.
+      clip its state holds one more number than that of `flow`.
 
     Raises:
-      ValueError: an order outside 1 to 6, or above 2 with memory; a form that there is not; `form`
-        or `clip` of an implicit method; a flow or solver without known drift.
+      ValueError: an order outside 1 to 6, or above 2 with memory; an unknown form; `form` or `clip`
+        for an implicit method; a flow or solver without known drift.
       TypeError: something that is not a flow or a solver.
 
     References: Chartier, Hairer and Vilmart, Math. Comp. 76 (2007), for modifying integrators;
@@ -118,7 +118,7 @@ def corrected(
 def _counter(
     flow: AbstractFlow, solver: Solver | Pair, order: int, form: Form | None, clip: float | None
 ) -> AbstractFlow:
-    """The flow with the counter-terms that its solver asks for."""
+    """The flow with the counter-terms that its solver needs."""
     if not is_pair(solver):
         method = as_method(solver)  # type: ignore[arg-type]
         if method.counter_term == "memory":
@@ -148,7 +148,7 @@ def _counter(
 
 
 def _by_potential(flow: AbstractFlow, method: AbstractMethod, order: int) -> AbstractFlow:
-    """For methods that descend a loss: the counter-term must be the gradient of one."""
+    """For methods that descend a loss: the counter-term is the gradient of a penalty."""
     if order <= (method.order or 1):
         return flow
     if method.counter_term is None:
@@ -167,9 +167,9 @@ def _by_potential(flow: AbstractFlow, method: AbstractMethod, order: int) -> Abs
 class Series(AbstractCorrected):
     """A flow with the counter-terms of a Runge-Kutta method; built by `corrected`.
 
-    The counter-terms are those of the field $hF$ at the step size 1: no power of h enters. They are
-    the mean slope of `tableau`, or the total derivatives of the field up to the order `taylor`, or
-    a sum over trees, `coefficients`.
+    The counter-terms are those of the field $hF$ at step size 1, so no power of h enters. They come
+    from the mean slope of `tableau`, or from the total derivatives of the field up to the order
+    `taylor`, or from a sum over trees, `coefficients`.
     """
 
     base: AbstractFlow
@@ -182,7 +182,7 @@ class Series(AbstractCorrected):
     gradient_part: ClassVar[str | None] = None
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
-        """That of `base` and the counter-terms of a step of size `h`."""
+        """The increment of `base` plus the counter-terms of a step of size `h`."""
         inside = z[0], self.inner(z[1])
         plain = self.base.increment(inside, objective, h)
         elsewhere = objective.elsewhere()
@@ -211,7 +211,7 @@ class Series(AbstractCorrected):
 def _total(field: VectorField, z: State, along: State | None, order: int) -> list[State]:
     """The field and its first `order - 1` derivatives along itself.
 
-    `along`: its value at `z`, where that is known already and not differentiated.
+    `along` is its value at `z`, if that is already known; it is then not differentiated.
     """
     if order == 1:
         return [field(z)]

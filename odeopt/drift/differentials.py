@@ -27,7 +27,7 @@ Function = TypeVar("Function", bound=Callable[..., PyTree[Array]])
 def fitting(function: Function, name: str, such_as: str) -> Function:
     """A field or step map whose values have the dtypes of `y`, its first argument.
 
-    From it: a `ValueError` where they are no tree like `y`.
+    When called, it raises a `ValueError` if its value is not a tree like `y`.
     """
 
     def checked(y: PyTree[Array], *rest: Any) -> PyTree[Array]:
@@ -45,7 +45,7 @@ def fitting(function: Function, name: str, such_as: str) -> Function:
 
 
 def fitting_field(field: VectorField) -> VectorField:
-    """A field whose values are checked, and have the dtypes of `y`."""
+    """A field whose values are checked and cast to the dtypes of `y`."""
     return fitting(field, "field", "lambda y: jax.tree.map(jnp.negative, jax.grad(loss)(y))")
 
 
@@ -55,20 +55,20 @@ def elementary_differentials(
     r"""The elementary differential $F(t)(y)$ of a field for each of some trees.
 
     $F(\bullet) = f$ and $F([t_1,\dots,t_k]) = f^{(k)}(F(t_1),\dots,F(t_k))$, by Jacobian-vector
-    products nested $k$ deep for $k$ children, so that a tree costs about $2^k$ evaluations
-    of `field`; every subtree is evaluated once. Works on any tree of arrays.
+    products nested $k$ deep for $k$ children, so a tree costs about $2^k$ evaluations of `field`.
+    Every subtree is evaluated once. Works on any tree of arrays.
 
     Args:
       field: $f$.
-      y: where.
+      y: the point.
       trees: rooted trees, e.g. the keys of `modified_equation`.
 
     Returns:
       A tree like `y` for each of `trees`.
 
     Raises:
-      TypeError: something that is no rooted tree.
-      ValueError: a field whose values are no trees like `y`.
+      TypeError: something that is not a rooted tree.
+      ValueError: a field whose values are not trees like `y`.
 
     Reference: Butcher, Numerical Methods for Ordinary Differential Equations, section 310.
 
@@ -100,8 +100,8 @@ def b_series(coefficients: Coefficients, field: VectorField) -> SteppedField:
       of the field for its value and $2^k$ for every $k$-fold derivative.
 
     Raises:
-      TypeError: a key that is no rooted tree.
-      ValueError: from what it returns: a field whose values are no trees like `y`.
+      TypeError: a key that is not a rooted tree.
+      ValueError: from the returned field: values of `field` that are not trees like `y`.
 
     Examples:
       >>> import odeopt
@@ -127,8 +127,8 @@ def series(
     h: Scalar | float,
     known: dict[kauri.Tree, PyTree[Array]],
 ) -> PyTree[Array]:
-    """The sum of `b_series` at `y`; `known` holds differentials that are known already."""
-    # children of the root but the last -> (weight, last child)
+    """The sum of `b_series` at `y`; `known` holds differentials that are already known."""
+    # all children of the root except the last -> (weight, last child)
     groups: dict[tuple[kauri.Tree, ...], list[tuple[float | Array, kauri.Tree]]] = {}
     total: list[tuple[float | Array, PyTree[Array]]] = []
     for tree, coefficient in coefficients.items():

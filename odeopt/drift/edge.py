@@ -1,4 +1,4 @@
-"""The edge flow: an optimizer that oscillates, as a smooth pair of points."""
+"""The edge flow: an oscillating optimizer as a smooth motion of two points."""
 
 from typing import NamedTuple
 
@@ -16,8 +16,8 @@ class Edge(NamedTuple):
     """A point of the edge flow.
 
     Attributes:
-      centre: what the iterates oscillate around, a tree like the parameters.
-      amplitude: half the distance from one iterate to the next, where they oscillate.
+      centre: the point around which the iterates oscillate, a tree like the parameters.
+      amplitude: half the difference of two successive iterates, a tree like the parameters.
     """
 
     centre: PyTree[Array]
@@ -25,7 +25,7 @@ class Edge(NamedTuple):
 
 
 class EdgeFlow:
-    """What `edge_flow` returns: a vector field, `field(edge, h)`, and where it starts."""
+    """The result of `edge_flow`: a vector field, `field(edge, h)`, and its start."""
 
     def __init__(self, step: StepMap) -> None:
         self._step = fitting_step(step)
@@ -44,44 +44,46 @@ class EdgeFlow:
         return Edge(slope(1, edge.centre), slope(-1, edge.amplitude))
 
     def start(self, params: PyTree[Array], h: float | Scalar) -> Edge:
-        """At `params`, with half of the first step as amplitude."""
+        """The point with centre `params`, and half of the first step, reversed, as amplitude."""
         after = self._step(params, jnp.asarray(h, float))
         return Edge(params, jax.tree.map(lambda x, y: 0.5 * (x - y), params, after))
 
 
 def edge_flow(step: StepMap) -> EdgeFlow:
-    r"""The edge flow: what an optimizer follows at the edge of stability, oscillation included.
+    r"""The edge flow: the flow of an optimizer at the edge of stability, oscillation included.
 
-    Iterates that oscillate are $x_n \approx c \pm a$ in turn. Of any step map $\Phi_h$ these two
-    points have, exactly, $c_{n+1} = \tfrac12(\Phi_h(c + a) + \Phi_h(c - a))$ and
-    $a_{n+1} = \tfrac12(\Phi_h(c - a) - \Phi_h(c + a))$. This is the smooth flow of the increments:
+    Oscillating iterates alternate between $x_n \approx c \pm a$. For any step map $\Phi_h$, these
+    two points satisfy $c_{n+1} = \tfrac12(\Phi_h(c + a) + \Phi_h(c - a))$ and
+    $a_{n+1} = \tfrac12(\Phi_h(c - a) - \Phi_h(c + a))$ exactly. The edge flow is the smooth flow of
+    these increments:
 
     $$\dot c = \frac{\tfrac12(\Phi_h(c + a) + \Phi_h(c - a)) - c}h,\qquad
     \dot a = \frac{\tfrac12(\Phi_h(c - a) - \Phi_h(c + a)) - a}h.$$
 
     For gradient descent $\dot c$ is minus the mean gradient of both points, which moves the centre
     away from sharp places by $\tfrac12\nabla\langle H, aa^T\rangle$, and $a$ grows in directions
-    with $h\lambda > 2$ and shrinks in others: the curvature is held at $2/h$. In general, with the
-    stability polynomial $P$, $a$ grows where $P(h\lambda) < -1$: at the limit $R/h$ of every method
-    with $P(R) = -1$ (Euler, SSPRK3, the heavy ball with its momentum in the parameters' tree).
-    Where $P(R) = +1$ (Heun, RK4) the iterates do not oscillate: $a$ dies out and $c$ follows
-    $(\Phi_h(c) - c)/h$, the mean gradient of a step, which turns away from the edge by itself.
+    with $h\lambda > 2$ and shrinks in others: this keeps the curvature at $2/h$. In general, with
+    the stability polynomial $P$, $a$ grows where $P(h\lambda) < -1$: at the limit $R/h$ of every
+    method with $P(R) = -1$ (Euler, SSPRK3, the heavy ball with its momentum in the parameters'
+    tree). For methods with $P(R) = +1$ (Heun, RK4) the iterates do not oscillate: $a$ decays to 0
+    and $c$ follows $(\Phi_h(c) - c)/h$, the mean gradient of a step, which turns away from the edge
+    by itself.
 
-    Euler's method with step size h on this flow is the optimizer itself, started at c + a. Costs
-    two steps an evaluation: 2 gradients for gradient descent. A point of it is 2 copies of the
+    Euler's method with step size h on this flow is the optimizer itself, started at c + a. An
+    evaluation costs two steps: 2 gradients for gradient descent. A point takes 2 copies of the
     parameters.
 
     Args:
-      step: the step map `(y, h) -> y`, such as `drift.step_map(solver, field)`, with the memory of
-        the optimizer, if any, part of y.
+      step: the step map `(y, h) -> y`, such as `drift.step_map(solver, field)`; any memory of the
+        optimizer must be part of y.
 
     Returns:
       `field(edge, h)` on `Edge(centre, amplitude)`; for diffrax
       `ODETerm(lambda t, y, h: field(y, h))`, with `args=h`. And `field.start(params, h)`.
 
     Raises:
-      TypeError: something that is no step map; from the field, a point that is no `Edge`.
-      ValueError: from the field: a step map whose values are no trees like y.
+      TypeError: something that is not a step map; from the field, a point that is not an `Edge`.
+      ValueError: from the field: a step map whose values are not trees like y.
 
     References: an ODE with the size of the oscillation is the idea of Edge flow (arXiv:2606.18080);
     this form, for any step map, is derived here.

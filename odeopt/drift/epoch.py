@@ -1,4 +1,4 @@
-"""What an epoch of mini-batches, or a round of tasks, follows."""
+"""The flow and the loss that an epoch of mini-batches, or a round of tasks, follows."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,31 +17,32 @@ from .differentials import SteppedField
 def epoch_flow(value_fn: Losses, /, *, ordered: bool = True, **batches: Any) -> SteppedField:
     r"""The flow that an epoch of stochastic gradient descent follows, to one more order.
 
-    For m batches, $g = \tfrac1m\sum_kg_k$, and j before k:
+    For m batches with $g = \tfrac1m\sum_kg_k$, where batch j comes before batch k:
 
     $$\dot x = -g - \frac h{2m}\sum_kH_kg_k + \frac h{2m}\sum_{j<k}(H_kg_j - H_jg_k).$$
 
-    The first sum is the gradient of a penalty, $\tfrac h{4m}\sum_k\|g_k\|^2$, and all that is left
-    in the mean over all orders (Smith, Dherin, Barrett and De, arXiv:2101.12176). The second is the
-    Lie brackets of a given order; it vanishes over two epochs of which one is the other backwards.
+    The first sum is the gradient of a penalty, $\tfrac h{4m}\sum_k\|g_k\|^2$; it alone remains in
+    the mean over all batch orders (Smith, Dherin, Barrett and De, arXiv:2101.12176). The second sum
+    consists of the Lie brackets of the given batch order; it cancels over an epoch and its reverse.
     An epoch lasts $mh$, the sum of its learning rates. A list of losses is a round of tasks
     (arXiv:2311.00235, there with $h$ for a round). Derived here from the commutator of two steps.
 
-    Local order 3 in the mean over all orders; global order 2 in a given one (`ordered`), 1 without
-    the bracket. Costs 2 gradients and a Hessian product a batch; with $P_k = \sum_{j<k}g_j$ all the
-    brackets are $\sum_kH_k(2P_k + g_k - mg)$. Memory: 6 copies of the parameters.
+    The local order is 3 in the mean over all batch orders. For a given batch order the global order
+    is 2 (`ordered`), or 1 without the brackets. Costs 2 gradients and a Hessian product a batch;
+    with $P_k = \sum_{j<k}g_j$ all the brackets are $\sum_kH_k(2P_k + g_k - mg)$. Memory: 6 copies
+    of the parameters.
 
     Args:
       value_fn: the loss of a batch, `value_fn(params, ...)`; or a list of losses, one a task.
-      ordered: with the bracket of the order in which the batches come.
+      ordered: whether to include the brackets of the order in which the batches come.
       batches: arguments of `value_fn`, by name, with one row for each batch; `full_params` too,
-        which has none. (Of a list of losses: what is forwarded to all, as it is.)
+        without rows. (For a list of losses: arguments that are forwarded to all unchanged.)
 
     Returns:
       `field(y, h)`; for diffrax `ODETerm(lambda t, y, h: field(y, h))`, with `args=h`.
 
     Raises:
-      ValueError: from the field: arguments without rows, or with rows that are not as many.
+      ValueError: from the field: arguments without rows, or with different numbers of rows.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -62,7 +63,7 @@ def epoch_flow(value_fn: Losses, /, *, ordered: bool = True, **batches: Any) -> 
             def gradient(p: PyTree[Array]) -> PyTree[Array]:
                 return parts.gradient(p, row)
 
-            if ordered:  # own term and brackets in one product: -g_k + (2 P_k + g_k - m g)
+            if ordered:  # penalty and brackets in one product: -g_k + (2 P_k + g_k - m g)
                 direction = jax.tree.map(lambda b, t: 2 * b - t, before, total)
                 g, product = jax.jvp(gradient, (y,), (direction,))
             else:
@@ -78,17 +79,17 @@ def epoch_flow(value_fn: Losses, /, *, ordered: bool = True, **batches: Any) -> 
 
 
 def epoch_loss(value_fn: Losses, learning_rate: float | Scalar) -> Callable[..., Scalar]:
-    r"""The loss that an epoch of stochastic gradient descent lowers, in the mean over all orders.
+    r"""The loss that an epoch of stochastic gradient descent lowers, in the mean over batch orders.
 
     $\tfrac1m\sum_k\bigl(E_k + \tfrac h4\|\nabla E_k\|^2\bigr)$ over m batches
-    (arXiv:2101.12176); with one batch the modified loss of gradient descent
+    (arXiv:2101.12176); with one batch this is the modified loss of gradient descent
     (arXiv:2009.11162). Its gradient flow is `epoch_flow(value_fn, ordered=False, ...)`. The term of
-    one batch drawn at random (hand over that batch alone) is an unbiased estimate of it: so to
-    train at a small rate as if at the rate h, minimize it batch by batch, for h less the small
-    rate.
+    one random batch (pass only that batch) is an unbiased estimate of it. So to train at a small
+    rate as if at the rate h, minimize this loss batch by batch, with h minus the small rate in
+    place of h.
 
-    Its value costs a gradient a batch, its gradient, by `jax.grad`, about 3; memory as for one
-    batch, since batches are evaluated again in the backward pass.
+    Its value costs a gradient a batch, its gradient, by `jax.grad`, about 3. The memory is that of
+    one batch, since batches are evaluated again in the backward pass.
 
     Args:
       value_fn: the loss of a batch, or a list of losses, one a task.
@@ -96,7 +97,7 @@ def epoch_loss(value_fn: Losses, learning_rate: float | Scalar) -> Callable[...,
 
     Returns:
       `(params, **batches) -> scalar`; every argument has one row for each batch
-      (of a list of losses it is what the losses take).
+      (for a list of losses, the arguments of the losses).
 
     Examples:
       >>> import jax.numpy as jnp, odeopt

@@ -1,4 +1,4 @@
-"""Counter-terms of two or more players."""
+"""Counter-terms of games with two or more players."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
@@ -18,7 +18,7 @@ from .clip import AbstractCorrected, check_clip, clipped
 from .corrected import CLIP, Form
 
 GameTerms: TypeAlias = Literal["joint", "interaction", "self", "published"]
-"""Which counter-terms: all; those of other players; a player's own; all, with other weights."""
+"""The counter-terms: all; only of other players; only a player's own; all with other weights."""
 
 
 def corrected_game(
@@ -26,7 +26,7 @@ def corrected_game(
 ) -> "CorrectedGame":
     r"""A game with the counter-terms of simultaneous or alternating steps of Euler's method.
 
-    With the field $V_i = -s_i\nabla_{x_i}L_i$ and its derivatives $V_{ij}$ in the players, a step
+    With the field $V_i = -s_i\nabla_{x_i}L_i$ and its derivatives $V_{ij}$ in player j, a step
     of size h goes along
 
     $$V_i + \tfrac h2\textstyle\sum_jw_{ij}V_{ij}V_j.$$
@@ -34,31 +34,31 @@ def corrected_game(
     | weights | simultaneous (`solvers.Euler()`) | alternating (`solvers.Lie()`) |
     | --- | --- | --- |
     | own, $w_{ii}$ | 1 | $1/k$ for k updates a round |
-    | of one who has not moved yet | 1 | 1 |
-    | of one who has moved already | | -1 |
+    | of a player that has not moved yet | 1 | 1 |
+    | of a player that has already moved | | -1 |
 
-    "joint" has all of them: the iterates follow the joint flow $\dot x = V$ with order 2.
-    "interaction" leaves out a player's own, "self" all others. "published" are the weights in the
-    text of arXiv:2105.13922, a clock for every player: those of other players times $s_i/s_j$, and
-    of one who has moved already $s_i/s_j - 2$; of order 1 where speeds differ. The table is derived
-    here.
+    "joint" has all weights: the iterates follow the joint flow $\dot x = V$ with order 2.
+    "interaction" leaves out a player's own weight, "self" all others. "published" are the weights
+    in the text of arXiv:2105.13922, where every player has its own clock: those of other players
+    times $s_i/s_j$, and $s_i/s_j - 2$ of a player that has already moved; order 1 if speeds differ.
+    The table is derived here.
 
-    Form "difference": V where the players are shifted by $\tfrac h2w_{ij}V_j$. Simultaneous and
-    joint, that is one gradient more (the midpoint rule), else one for each player, of which only
-    that player's is used: under `jit` the others are not computed. Alternating, a move costs one
-    gradient where it starts and one at the shifted point. Form "derivatives": a product with the
-    derivative in the place of the shifted gradient, counted as 2.
+    Form "difference": V at players shifted by $\tfrac h2w_{ij}V_j$. For "joint" simultaneous steps
+    this is one more gradient (the midpoint rule). For other terms it is one for each player, of
+    which only that player's is used: under `jit` the others are not computed. An alternating move
+    costs one gradient at its start and one at the shifted point. Form "derivatives": a product with
+    the derivative in place of the shifted gradient, counted as 2.
 
     Args:
       flow: the game; with `updates` for alternating steps, without for simultaneous ones.
       terms: "joint", "interaction", "self" or "published".
-      form: by shifted gradients or by derivatives, which differ in terms of order $h^2$.
+      form: shifted gradients or derivatives, which differ in terms of order $h^2$.
       clip: the largest counter-term, relative to the norm of the whole field; see
         `drift.corrected`.
 
     Raises:
       TypeError: a flow that is not a game.
-      ValueError: terms, a form or a clip that there is not.
+      ValueError: unknown terms, an unknown form, or a clip that is not positive.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -81,7 +81,7 @@ def corrected_game(
 
 
 class CorrectedGame(AbstractCorrected):
-    """What `corrected_game` returns."""
+    """The result of `corrected_game`."""
 
     base: GameFlow
     terms: GameTerms = eqx.field(static=True)
@@ -91,7 +91,7 @@ class CorrectedGame(AbstractCorrected):
     gradient_part: ClassVar[str | None] = None
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
-        """That of the game, with the counter-terms of simultaneous steps."""
+        """The increment of the game, with the counter-terms of simultaneous steps."""
         params, aux = z
         plain = self.base.moved(objective.here(params), h)
         players = Players.of(plain)
@@ -127,7 +127,7 @@ class CorrectedGame(AbstractCorrected):
     def _weights(
         self, index: int, players: Players, order: dict[int, tuple[int, int]] | None
     ) -> list[Any]:
-        """`w_ij` of one player; `order` where they alternate."""
+        """The weights `w_ij` of one player; `order` is None for simultaneous steps."""
         speeds = self.base.speeds_of(players)
 
         def weight(j: int) -> Any:
@@ -150,7 +150,7 @@ class CorrectedGame(AbstractCorrected):
         objective: Objective,
         h: Scalar,
     ) -> PyTree[Array]:
-        """The counter-terms of these weights for all `players`, the increments of a plain step."""
+        """The counter-terms of these weights; `players` holds the increments of a plain step."""
         tangent = players.rebuild(
             [
                 jax.tree.map(lambda v, w=w: scaled(0.5 * w, v), tree)
@@ -158,7 +158,7 @@ class CorrectedGame(AbstractCorrected):
             ]
         )
         if self.form == "derivatives":
-            # The given gradient is not differentiated, so neither is `moved`: it is linear.
+            # `moved` is linear, so it applies to the product; the given gradient has no derivative.
             return self.base.moved(objective.product(params)(tangent), h)
         there = self.base.moved(objective.gradient(add(params, tangent)), h)
         return jax.tree.map(jnp.subtract, there, players.rebuild(players.trees))

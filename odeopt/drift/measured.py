@@ -1,4 +1,4 @@
-"""How far the next step of an optimizer leaves its flow."""
+"""The distance between the next step of an optimizer and its flow."""
 
 import dataclasses
 from collections.abc import Callable
@@ -32,31 +32,31 @@ def step_drift(
     value_fn: Callable[..., Any],
     **arguments: Any,
 ) -> Drift:
-    r"""The drift of a running optimizer whose counter-term is known, called as `update` is.
+    r"""The drift of a running optimizer whose counter-term is known, called like `update`.
 
-    The next step with and without its leading counter-term (`drift.corrected`, to one order more
-    than the solver's, no clip): what they differ by is drift, to leading order, memory and
-    preconditioner included. The step size is the one that the optimizer would take there. For
+    The drift is the difference between the next step with and without its leading counter-term
+    (`drift.corrected`, to one order more than the solver's, no clip), to leading order. Memory and
+    preconditioner are included. The step size is the one that the optimizer would use next. For
     Euler's method on gradient flow this is `diagnostics.drift`.
 
-    Costs, in gradients: 2 for Euler's method, momentum and Adam; of other Runge-Kutta methods two
-    steps and, in every stage of one, the evaluations of the field of `drift.b_series`: 17 for
-    Heun's method, 41 for SSPRK3, 147 for RK4.
+    Costs, in gradients: 2 for Euler's method, momentum and Adam. Other Runge-Kutta methods cost two
+    steps, one of which evaluates the field of `drift.b_series` in every stage: 17 for Heun's
+    method, 41 for SSPRK3, 147 for RK4.
 
     Args:
       opt: the optimizer, as odeopt returned it: `odeopt.adam(1e-3)`.
       state: its state.
-      params: where it is.
+      params: the current parameters.
       value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`.
       arguments: forwarded to `value_fn` by name, as `update` does; `full_params` too.
 
     Returns:
       `diagnostics.Drift`: `size` is what drift adds to the next step, in units of the parameters;
-      `relative` and `cosine` compare it with that step, $hu$, in place of the gradient. It is one
-      term: its share `own` is 1, or 0 where there is none.
+      `relative` and `cosine` compare it with that step, $hu$, instead of the gradient. The drift is
+      one term: its share `own` is 1, or 0 if there is no drift.
 
     Raises:
-      ValueError: a flow or solver without known drift, or one that is corrected; see
+      ValueError: a flow or solver without known drift, or already corrected; see
         `drift.corrected`.
       TypeError: an optimizer of optax or in a chain, or the state of one.
 
@@ -77,7 +77,7 @@ def step_drift(
     check_state(state, staged=design.staged)
     params = step_params(state, params) if design.staged else params
     objective = Objective.of(value_fn, arguments)
-    value, grads = objective.value_and_gradient(params)  # a value that no rule asks for is free
+    value, grads = objective.value_and_gradient(params)  # an unused value costs nothing
     objective = dataclasses.replace(objective, args={"value": value, **objective.args})
     objective, _ = transformed(
         design.stage_transform, grads, state.transform, params, objective.args
@@ -98,7 +98,7 @@ def step_drift(
 def drift_cost(design: "Design") -> int | None:
     """The gradients that `step_drift` evaluates; None where no counter-term is known.
 
-    Of a method that loops, whose rounds cannot be counted, at least those of two steps.
+    For a method that loops, whose rounds cannot be counted, at least the gradients of two steps.
     """
     x, h = jnp.zeros([]), jnp.ones([], float)
 

@@ -17,16 +17,16 @@ from .clip import AbstractCorrected, clipped
 class Remembering(AbstractCorrected):
     r"""A flow with memory and the counter-term of `solvers.Lie()`; built by `corrected`.
 
-    The parts are those of the flow. Its last one, which moves the parameters by $-hU$, moves them
-    by $-h(U - hc)$. Here $hc$ is how $U$ changes, to first order, if the parameters change by
+    The parts are those of the flow. Its last part, which would move the parameters by $-hU$, moves
+    them by $-h(U - hc)$. Here $hc$ is the change of $U$, to first order, if parameters change by
     $\tfrac12hU$, the gradient by $\tfrac12\delta$ and a moment $\sum_k w_kg_k$ by
-    $\sum_k w_k(k + \tfrac12)\delta$ (`AbstractFlow.aged`), with $\delta = hHU$ the difference of
-    the gradient one step ago and the present one.
+    $\sum_k w_k(k + \tfrac12)\delta$ (`AbstractFlow.aged`), where $\delta = hHU$ is the gradient one
+    step ago minus the present one.
 
     The momentum $m$ of a heavy ball starts at 0, so its first steps are short: step $n$ lasts
     $hw_n$ with $w_n = (1 - \mu^{n+1})/(1 - \mu)$ the weight of the gradients in it ($w_{n+1}$ with
-    Nesterov's momentum), and $k$ steps ago is that much time ago. At this clock the corrected
-    iterates follow $\dot x = -\nabla E(x)$ from the first step on.
+    Nesterov's momentum), and the age of a gradient is measured in this time. On this clock the
+    corrected iterates follow $\dot x = -\nabla E(x)$ from the first step on.
     With `derivatives` a Hessian product gives $\delta$ instead of a difference of gradients.
     """
 
@@ -38,7 +38,7 @@ class Remembering(AbstractCorrected):
     gradient_part: ClassVar[str | None] = None
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
-        """None: the counter-term is that of a splitting."""
+        """Refuse: the counter-term belongs to a splitting."""
         raise ValueError(
             f"This {type(self.base).__name__} is corrected for `solvers.Lie()` and has no field "
             "for another solver: correct it for that one, `drift.corrected(flow, solver, order)`."
@@ -47,7 +47,7 @@ class Remembering(AbstractCorrected):
     def part(
         self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array
     ) -> tuple[PyTree[Array] | None, PyTree[Array]]:
-        """One of the flow's parts, the last of them corrected."""
+        """One of the flow's parts; the last part is corrected."""
         before = self.inner(z[1])
         moved, after = self.base.part(name, (z[0], before), objective, h, fraction)
         if name != self.parts[-1]:
@@ -59,7 +59,7 @@ class Remembering(AbstractCorrected):
     def _counter_term(
         self, z: State, moved: PyTree[Array], objective: Objective, h: Scalar
     ) -> PyTree[Array]:
-        """`-h^2 c`, what the plain step moves too far."""
+        """`-h^2 c`, the error of the plain step."""
         params, aux = z
         grads = objective.here(params)
         if self.derivatives:
@@ -76,25 +76,25 @@ class Remembering(AbstractCorrected):
 
         primals = params, grads, aux
         tangents = half_step, half, self.base.aged(aux, grads, back)
-        # a tangent of zeros would be multiplied with every leaf: what does not change has none
+        # None where nothing changes: a tangent of zeros would be multiplied with every leaf
         tangents = jax.tree.map(
             lambda x, t: None if t is None else t.astype(x.dtype), primals, tangents
         )
         _, term = eqx.filter_jvp(update, primals, tangents)
-        # 0/0 where a second moment is 0: such a parameter has not moved and has no drift. What a
-        # gradient that is not finite leads to stays: the clip leaves the term out, and counts that.
+        # 0/0 where a second moment is 0: such a parameter has not moved and has no drift. If the
+        # gradient is not finite, the term stays as it is: the clip leaves it out and counts it.
         return jax.tree.map(
             lambda t, b: jnp.where(jnp.isfinite(t) | ~jnp.isfinite(b), t, 0), term, back
         )
 
 
 def with_memory(flow: AbstractFlow, order: int, form: str, clip: float | None) -> Remembering:
-    """The corrected flow for `solvers.Lie()`; refuses an order above 2, or no known ages."""
+    """The corrected flow for `solvers.Lie()`; refuses an order above 2 and flows without `aged`."""
     if order > 2:
         raise ValueError(
             f"order is {order}: counter-terms of steps with memory are known to order 2."
         )
     one = jnp.ones([1, 1], float)  # some flows move matrices only
-    for single in flow.each:  # refused now, not in a step
+    for single in flow.each:  # raise an error now, not in a step
         jax.eval_shape(lambda x, flow=single: flow.aged(flow.init(x), x, x), one)
     return Remembering(flow, clip, form == "derivatives")

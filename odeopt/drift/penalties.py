@@ -30,29 +30,29 @@ def penalized_game(
     + c_i\textstyle\sum_{j\ne i}\langle\nabla_jL_i, \text{stop}(\nabla_jL_j)\rangle$$
 
     with $\nabla_j$ the derivative in the parameters of player j. Under simultaneous Euler steps of
-    size h at the speeds $s_i$, $o_i = -hs_i/2$ cancels a player's own drift and, of two players,
-    $c_i = -hs_j/2$ that of the other: `simultaneous(h, correction=...)` is the same with its
-    weights looked up and, by differences, for less. Under alternating steps the second player's
-    $c_i$ has the other sign. Positive `own` is a regularizer (arXiv:2105.13922).
+    size h at speeds $s_i$, $o_i = -hs_i/2$ cancels a player's own drift and, for two players,
+    $c_i = -hs_j/2$ cancels that due to the other. `simultaneous(h, correction=...)` does the same:
+    it finds the weights itself and costs less, by differences. Under alternating steps the second
+    player's $c_i$ has the opposite sign. Positive `own` is a regularizer (arXiv:2105.13922).
 
     Products of gradients of one batch are biased by its noise. With `halves`, the arguments named
-    there are cut in two, one factor is taken from each half, and the penalties (and their
-    derivatives) have in the mean, over batches of independent samples, the value of all the data.
+    there are cut in two and each factor uses one half. The mean of the penalties (and of their
+    derivatives) over batches of independent samples is then their value on all the data.
 
     A penalty costs a gradient for each factor, and its derivative about 3.
 
     Args:
       losses: one for each player, as for `odeopt.game_gradient`; means over samples for `halves`.
       own: $o_i$, one number or one for each player.
-      interaction: $c_i$, likewise.
-      halves: names of arguments whose leading axis are samples, an even number.
+      interaction: $c_i$, one number or one for each player.
+      halves: names of arguments whose leading axis is an even number of samples.
 
     Returns:
       Losses in the container that `losses` came in, for `odeopt.game_gradient`.
 
     Raises:
-      ValueError: from the losses: numbers for other players; an odd number of samples, or a name in
-        `halves` that was not passed.
+      ValueError: from the losses: numbers that do not fit the players; an odd number of samples, or
+        a name in `halves` that was not passed.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -92,25 +92,25 @@ def penalized_game(
 def ode_gan_penalty(
     losses: PerPlayer, strength: float, *, generator: Any = 0, discriminator: Any = 1
 ) -> Any:
-    r"""The losses of a game with ODE-GAN's penalty, of the discriminator alone.
+    r"""The losses of a game with ODE-GAN's penalty on the discriminator's loss.
 
-    $L_D + \lambda\|\nabla_\theta L_G\|^2$ with $\theta$ the generator's parameters: the
-    discriminator is kept from where it would push the generator hard, the generator does not feel
-    it (Qin, Wu, Springenberg, Brock, Donahue, Lillicrap and Kohli, arXiv:2010.15040, who step the
-    joint field by Runge-Kutta). Its value costs a gradient of the generator's loss.
+    $L_D + \lambda\|\nabla_\theta L_G\|^2$ with $\theta$ the generator's parameters. The penalty
+    keeps the discriminator from where it would push the generator hard; the generator's loss has no
+    penalty (Qin, Wu, Springenberg, Brock, Donahue, Lillicrap and Kohli, arXiv:2010.15040, who step
+    the joint field by Runge-Kutta). Its value costs a gradient of the generator's loss.
 
     Args:
       losses: one for each player, as for `odeopt.game_gradient`.
       strength: $\lambda$.
       generator: name or number of the player whose gradient is penalized.
-      discriminator: of the player whose loss it is added to.
+      discriminator: name or number of the player whose loss gets the penalty.
 
     Returns:
-      Losses in the container that `losses` came in; all but the discriminator's are as they were.
+      Losses in the container that `losses` came in; only the discriminator's is changed.
 
     Raises:
-      ValueError: losses among which are not both, one player as both, or a strength that is not
-        finite.
+      ValueError: losses without one of the two players, one player as both, or a strength that is
+        not finite.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -148,7 +148,7 @@ def _value(loss: Loss, players: PyTree[Array], arguments: Mapping[str, Any]) -> 
 
 
 def _number(value: float | PerPlayer, players: Players, index: int, what: str) -> Any:
-    """The player's own number; None where it is plainly 0, and costs nothing."""
+    """The player's own number; None if it is known to be 0, so that it costs nothing."""
     if isinstance(value, Mapping | Sequence):
         value = players.each(value, what)[index]
     return None if is_zero(value) else value

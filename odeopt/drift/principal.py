@@ -20,7 +20,7 @@ class Directions(NamedTuple):
     r"""The principal flow, direction by direction.
 
     Attributes:
-      eigenvalues: $\lambda_i$ of the Hessian, ascending; Ritz values where there are few products.
+      eigenvalues: $\lambda_i$ of the Hessian, ascending; Ritz values if `products` is given.
       coefficients: $c_i = \log(1 - h\lambda_i)/(h\lambda_i)$. The real part, the stability
         coefficient, is negative below $h\lambda = 2$ and positive beyond; the imaginary part is 0
         below $h\lambda = 1$, and $\pi/(h\lambda)$ where the direction oscillates.
@@ -33,7 +33,7 @@ class Directions(NamedTuple):
 
 
 class PrincipalFlow:
-    """What `principal_flow` returns: a vector field, `field(y, h)`, and its directions."""
+    """The result of `principal_flow`: a vector field, `field(y, h)`, and its directions."""
 
     def __init__(
         self, value_fn: Callable[..., Any], products: int | None, arguments: Mapping[str, Any]
@@ -58,7 +58,7 @@ class PrincipalFlow:
         slope = rescaled(flatten(g))
         if not is_complex:
             return unflatten(slope, point)
-        # the gradient of the loss continued, to first order in the imaginary part
+        # the gradient continued to complex parameters, to first order in the imaginary part
         slope = slope + 1j * rescaled(flatten(product(jax.tree.map(jnp.imag, y))))
         real, imag = unflatten(slope.real, point), unflatten(slope.imag, point)
         return jax.tree.map(jax.lax.complex, real, imag)
@@ -73,11 +73,11 @@ class PrincipalFlow:
     def _spectral(
         self, product: LinearMap, vector: Float[Array, " n"], like: PyTree[Array]
     ) -> tuple[Array, Array, Callable[[Array], Array]]:
-        """Eigenvalues, the components of a vector, and the vector of other components."""
+        """Eigenvalues, the components of a vector, and a function from components to a vector."""
         if self._products is None:
             values, vectors = jnp.linalg.eigh(hessian_matrix(product, like))
             return values, vector @ vectors, lambda components: vectors @ components
-        # Where the vector is zero the space starts anywhere.
+        # If the vector is zero, any start will do.
         length = jnp.linalg.norm(vector)
         start = unflatten(jnp.where(length > 0, vector, 1.0), widened(like))
         ritz = lanczos(product, start, like, self._products)
@@ -88,34 +88,34 @@ class PrincipalFlow:
 def principal_flow(
     value_fn: Callable[..., Any], /, *, products: int | None = None, **arguments: Any
 ) -> PrincipalFlow:
-    r"""The principal flow: what gradient descent of step size h follows where it oscillates too.
+    r"""The principal flow, which gradient descent of step size h follows even if it oscillates.
 
     $$\dot x = \sum_i\frac{\log(1 - h\lambda_i)}{h\lambda_i}\,\langle g, u_i\rangle\,u_i
     = -\sum_{n\ge0}\frac{h^n}{n+1}H^ng$$
 
-    with the eigenpairs of the Hessian (Rosca, Wu, Qin and Dherin, arXiv:2302.01952): the terms of
-    the modified equation that no third derivative enters. On a quadratic its solution is
-    $(1 - h\lambda)^{t/h}$ in each direction, equal to the iterates at every step, at any h. Else it
-    is followed with order 2, and with order 3 if $\tfrac{h^2}{12}E'''(g, g)$ is subtracted.
+    with the eigenpairs of the Hessian (Rosca, Wu, Qin and Dherin, arXiv:2302.01952). These are the
+    terms of the modified equation without third or higher derivatives. On a quadratic its solution
+    is $(1 - h\lambda)^{t/h}$ in each direction, equal to the iterates at every step, at any h. On
+    other losses it is followed with order 2, or 3 if $\tfrac{h^2}{12}E'''(g, g)$ is subtracted.
 
     *Beyond $h\lambda = 1$ an iterate jumps across its minimum, and the path between two of them is
     complex*: $(1 - h\lambda)^{t/h} = |1 - h\lambda|^{t/h}e^{i\pi t/h}$. The dtype of y decides.
 
     - Complex y: the flow itself. Start from `y + 0j`; the iterates are the *real part at the times*
-      $nh$, where the imaginary part, 0 on a quadratic, measures the model's error. Eigenpairs are
+      $nh$. The imaginary part there, 0 on a quadratic, measures the model's error. Eigenpairs are
       those at the real part, and the gradient at $a + ib$ is $g(a) + iH(a)b$.
-    - Real y: the real part of the coefficients, the *stability coefficients*. It is the envelope
-      of the oscillation: the distance of the iterates to the minimum, without their sign.
+    - Real y: the flow with the real part of the coefficients, the *stability coefficients*. It is
+      the envelope of the oscillation: the distance of the iterates to the minimum without the sign.
 
-    At $h\lambda = 1$ exactly the coefficient is infinite: that direction is done in one step.
+    At $h\lambda = 1$ exactly the coefficient is infinite: one step reaches the minimum.
 
     Args:
       value_fn: the loss, `value_fn(params, ...)`, a scalar or `(scalar, aux)`; real parameters.
       products: None for the exact spectrum: n Hessian products and a dense matrix, for small
         problems. A number for that many steps of Lanczos' algorithm from the gradient (twice for
-        complex y), 2 gradients each, and as many copies of the parameters in memory. It is exact
-        where the gradient has no more eigendirections; slow to converge if an eigenvalue is close
-        to $1/h$.
+        complex y), 2 gradients each, and as many copies of the parameters in memory. This is exact
+        if the gradient has at most that many eigendirections, and converges slowly if an
+        eigenvalue is close to $1/h$.
       arguments: forwarded to `value_fn` by name.
 
     Returns:
@@ -141,7 +141,7 @@ def principal_flow(
 def principal_coefficients(
     h: float | Scalar, eigenvalues: Float[Array, " m"]
 ) -> Complex[Array, " m"]:
-    r"""$\log(1 - h\lambda)/(h\lambda)$, the logarithm with imaginary part 0 or $\pi$."""
+    r"""$\log(1 - h\lambda)/(h\lambda)$; the logarithm has imaginary part 0 or $\pi$."""
     z = h * eigenvalues
     return jax.lax.complex(
         stability_coefficients(h, eigenvalues).astype(z.dtype),

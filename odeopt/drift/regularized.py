@@ -1,4 +1,4 @@
-"""Gradient regularizers: of a flow, and of a mini-batch loss."""
+"""Gradient regularizers of a flow and of a mini-batch loss."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias
@@ -22,7 +22,7 @@ Strength: TypeAlias = float | Scalar | Callable[[Scalar], Scalar]
 
 
 class RegularizedFlow(AbstractObjectiveWrapper):
-    """What `regularized` returns: `base`, of a loss with a gradient penalty."""
+    """The result of `regularized`: the flow `base` of a loss with a gradient penalty."""
 
     base: AbstractFlow
     strength: Strength
@@ -35,11 +35,11 @@ class RegularizedFlow(AbstractObjectiveWrapper):
 
     @property
     def linear(self) -> bool:  # type: ignore[override]
-        """Where `base` is and the strength goes with the step size: else limits do not scale."""
+        """Whether `base` is linear and the strength a function of h, so that limits scale."""
         return self.base.linear and callable(self.strength)
 
     def seen(self, objective: Any, h: Scalar) -> Penalized:
-        """With `g + 2 strength Hg` for g."""
+        """The objective with the gradient `g + 2 strength Hg`."""
         strength = self.strength(h) if callable(self.strength) else self.strength
         return Penalized(objective, 2 * jnp.asarray(strength, float))
 
@@ -47,22 +47,22 @@ class RegularizedFlow(AbstractObjectiveWrapper):
 def regularized(flow: AbstractFlow, strength: Strength) -> RegularizedFlow:
     r"""The same flow of the loss $E + \mu\|\nabla E\|^2$: a gradient penalty without a third pass.
 
-    Every gradient g that the flow takes becomes $g + 2\mu Hg$. With $\mu > 0$ this is explicit
-    gradient regularization. Gradient descent does it by itself with $\mu = \tfrac h4$ (Barrett and
-    Dherin, arXiv:2009.11162), so $\mu = +\tfrac h4$ doubles and $\mu = -\tfrac h4$ cancels that; it
-    then has order 2. For the heavy ball the latter is $\mu = -\tfrac h4(1+b)/(1-b)^2$.
+    Every gradient g of the flow becomes $g + 2\mu Hg$. With $\mu > 0$ this is explicit gradient
+    regularization. Gradient descent has the implicit penalty $\mu = \tfrac h4$ (Barrett and Dherin,
+    arXiv:2009.11162). So $\mu = +\tfrac h4$ doubles this penalty, and $\mu = -\tfrac h4$ cancels
+    it, which gives order 2. For the heavy ball, $\mu = -\tfrac h4(1+b)/(1-b)^2$ cancels it.
 
-    At $-\tfrac h4$ the stability polynomial is $1 - z + z^2/2$, with the limit 2 of Euler's method
-    itself; at $+\tfrac h4$ the limit falls to $\sqrt5 - 1$.
+    At $-\tfrac h4$ the stability polynomial is $1 - z + z^2/2$, whose limit is 2 as for Euler's
+    method itself; at $+\tfrac h4$ the limit falls to $\sqrt5 - 1$.
 
-    Each gradient of the flow costs one Hessian product more, counted as 2: Euler's step 3 gradients
-    in place of 1. `update` needs `value_fn=` and the parameters, also for one stage. Staged mode
-    cannot offer that. Implicit and linearly implicit steps are those of the loss with the penalty;
+    Each gradient of the flow costs one more Hessian product, counted as 2: Euler's step costs 3
+    gradients instead of 1. `update` needs `value_fn=` and the parameters, also for one stage, so
+    staged mode is not possible. Implicit and linearly implicit steps use the loss with the penalty;
     step-size rules see the loss without it, and a Gauss-Newton matrix has none of its curvature.
 
     Args:
       flow: any flow of a loss.
-      strength: $\mu$, in units of flow time; or a function of the step size, for rates that change.
+      strength: $\mu$, in units of flow time; or a function of the step size, for variable rates.
 
     Raises:
       TypeError: something that is not a flow.
@@ -91,28 +91,28 @@ def gradient_penalty(
     batch_size: float | None = None,
     **batch: Any,
 ) -> Scalar:
-    r"""The squared gradient that batches of any size have in the mean, from one batch of any other.
+    r"""The mean squared gradient of batches of any size, estimated from one batch of another size.
 
-    Cut the batch, of B samples, into halves with gradients a and b. In the mean over batches drawn
+    Cut the batch of B samples into halves with gradients a and b. In the mean over batches drawn
     with replacement, $\langle a, b\rangle$ is $\|\nabla E\|^2$ of *all* the data, and
-    $\tfrac12(\|a\|^2 + \|b\|^2)$ is what batches of $B/2$ samples have; the variance of a gradient
-    goes as one over the batch size, so
+    $\tfrac12(\|a\|^2 + \|b\|^2)$ is the squared gradient of batches of $B/2$ samples. The variance
+    of a gradient is inversely proportional to the batch size, so
 
     $$(1 - w)\langle a, b\rangle + \tfrac w2(\|a\|^2 + \|b\|^2),\qquad w = \frac B{2B'}$$
 
     is an unbiased estimate of $\mathbb E\|\nabla E_{B'}\|^2$, the penalty (times $\tfrac h4$) of
-    gradient descent with batches of $B'$ samples, for any $B'$; $B' = B$ is the squared gradient of
-    this batch. It may be negative. (The product of halves is in the authors' code for
-    arXiv:2105.13922; the formula in B' derived here.)
+    gradient descent with batches of $B'$ samples, for any $B'$. For $B' = B$ it is the squared
+    gradient of this batch. It may be negative. (The product of halves is in the authors' code for
+    arXiv:2105.13922; the formula in B' is derived here.)
 
     Costs one gradient of the batch; its own gradient, by `jax.grad`, about 3.
 
     Args:
       value_fn: the loss, a mean over samples, `value_fn(params, ...)`.
       params: where the gradient is taken.
-      batch_size: $B'$; None for all the data, the penalty of gradient descent in full batches.
+      batch_size: $B'$; None for all the data, the penalty of full-batch gradient descent.
       batch: arguments of `value_fn`, by name, with one row for each sample; `full_params` too,
-        which has none.
+        without rows.
 
     Raises:
       ValueError: a number of samples that is not even, or differs between arrays; a batch size
@@ -148,8 +148,8 @@ def halved(
     sizes = {jnp.shape(x)[:1] for name in names for x in jax.tree.leaves(arguments[name])}
     if names and (len(sizes) != 1 or (size := next(iter(sizes))) in {(), (0,)} or size[0] % 2):
         raise ValueError(
-            f"{', '.join(names)}: leading axes {sorted(sizes)}; what is cut into halves needs the "
-            "same even number of samples everywhere."
+            f"{', '.join(names)}: leading axes {sorted(sizes)}; arguments that are cut into halves "
+            "need the same even number of samples everywhere."
         )
 
     def half(rows: slice) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-r"""The modified field of any step map, by differentiation in the step size: no trees."""
+r"""The modified field of any step map, by differentiation in the step size, without trees."""
 
 import math
 from collections.abc import Callable
@@ -19,11 +19,11 @@ from .differentials import SteppedField, VectorField, b_series, fitting, fitting
 from .trees import Pair, butcher, check_order, is_pair, modified_equation
 
 StepMap: TypeAlias = Callable[[PyTree[Array], Scalar | float], PyTree[Array]]
-r"""$\Phi$: `(y, h) -> y` one step of size `h` later, differentiable in both."""
+r"""$\Phi$: `(y, h) -> y` after one step of size `h`, differentiable in both."""
 
 
 def fitting_step(step: StepMap) -> StepMap:
-    """A step map whose values are checked, and have the dtypes of `y`."""
+    """A step map whose values are checked and cast to the dtypes of `y`."""
     return fitting(step, "step map", "lambda y, h: y + h * field(y)")
 
 
@@ -37,29 +37,29 @@ def modified_field(
     r"""The vector field that the iterates of a step really follow, up to $O(h^p)$.
 
     One step $\Phi_h$ is, up to $O(h^{p+1})$, the flow for a time $h$ of a field
-    $f_h = \sum_{j\le p} h^{j-1}f_j$: the iterates follow $f_h$ with order $p$. Two derivations that
-    share nothing and agree to rounding:
+    $f_h = \sum_{j\le p} h^{j-1}f_j$: the iterates follow $f_h$ with order $p$. There are two
+    independent derivations, which agree to rounding:
 
     - `by="step"`, for any step map. Where the flow is $e^{hf_h}$, its logarithm is a sum of
       forward differences of the iterates $y_k = \Phi_h^k(y)$,
-      $$hf_h(y) = \sum_{n=1}^{p}\frac{(-1)^{n+1}}{n}\Delta^n y_0 + O(h^{p+1}),$$
-      of which the first $p$ Taylor coefficients in $h$ are taken, by nested derivatives.
+      $$hf_h(y) = \sum_{n=1}^{p}\frac{(-1)^{n+1}}{n}\Delta^n y_0 + O(h^{p+1}).$$
+      Nested derivatives give its first $p$ Taylor coefficients in $h$.
     - `by="trees"`, for a Runge-Kutta method: the elementary differentials of `modified_equation`.
 
     Args:
       step_or_solver: a step map `(y, h) -> y`, with any memory of the step (momentum, moments) part
         of `y`; or a solver, see `modified_equation`, or any other odeopt method or solver class.
-      field: for a solver, the vector field $f$ that it steps. Not looked at for a step map, whose
-        $f_1$ is the derivative of the step: None will do.
+      field: for a solver, the vector field $f$ that it steps. A step map ignores it (pass None):
+        its $f_1$ is the derivative of the step.
       order: $p$, 1 to 6. Costs about $p2^p$ steps, or the evaluations of `drift.b_series`.
-      by: None for trees where there is a tableau, steps otherwise.
+      by: None for trees if there is a tableau, steps otherwise.
 
     Returns:
-      `(y, h) -> dy/dt`, a tree like `y`; differentiable, and fit for `diffrax.ODETerm`.
+      `(y, h) -> dy/dt`, a tree like `y`; differentiable, and usable in `diffrax.ODETerm`.
 
     Raises:
       ValueError: an order outside 1 to 6; `by="trees"` without a tableau; a solver without a field.
-        From what it returns: a step or a field whose values are no trees like `y`.
+        From the returned field: a step or a field whose values are not trees like `y`.
       TypeError: something that is neither a solver nor callable.
 
     Reference: the logarithm of the shift is classical (finite differences); its use here and its
@@ -97,14 +97,14 @@ def step_map(solver: Solver | Pair, field: VectorField, *, iterations: int = 1) 
     Args:
       solver: see `modified_equation`; or any odeopt method, or solver class with a `method`.
       field: $f$.
-      iterations: of the fixed-point iteration $k_i \leftarrow f(y + h\sum_j a_{ij}k_j)$ that
-        solves the stages of an implicit tableau, from $k_i = f(y)$. Each makes one more power of
-        $h$ exact, and all of it converges where $h$ times the curvature is small.
+      iterations: number of fixed-point iterations $k_i \leftarrow f(y + h\sum_j a_{ij}k_j)$, from
+        $k_i = f(y)$, for the stages of an implicit tableau. Each makes one more power of $h$ exact;
+        they converge where $h$ times the curvature is small.
 
     Raises:
       TypeError: something that is not a solver.
-      ValueError: a method that carries parameters or slopes from step to step: its step map is not
-        one of `y` alone. From the step: a field whose values are no trees like `y`.
+      ValueError: a method that carries parameters or slopes from step to step, so its step is not a
+        function of `y` alone. From the step: a field whose values are not trees like `y`.
 
     Examples:
       >>> import odeopt
@@ -116,10 +116,10 @@ def step_map(solver: Solver | Pair, field: VectorField, *, iterations: int = 1) 
     field = fitting_field(field)
     if _is_implicit(solver):
         return _implicit_step(butcher(solver), field, iterations)
-    # Scanned, since nested derivatives repeat whatever is unrolled.
+    # Scan the stages: nested derivatives would repeat unrolled stages.
     method = as_method(solver).with_options(scan_stages=True)  # type: ignore[arg-type]
 
-    # A method may keep numbers, of its last solve, but no trees.
+    # A method may keep numbers of its last solve, but not trees.
     memory = jax.eval_shape(lambda y: method.init(GradientFlow(), (y, ())), jnp.ones(2))
     if any(leaf.shape for leaf in jax.tree.leaves(memory)):
         raise ValueError(
@@ -190,7 +190,7 @@ def _from_step(step: StepMap, order: int) -> SteppedField:
 def _logarithm(order: int) -> list[float]:
     r"""The weights of `y_1 - y_0, ..., y_p - y_0` in $\sum_{n\le p}(-1)^{n+1}\Delta^n/n$.
 
-    $\Delta^n = \sum_k (-1)^{n-k}\binom nk\Phi^k$; the weights of each sum to 0 with that of `y_0`.
+    $\Delta^n = \sum_k (-1)^{n-k}\binom nk\Phi^k$; its weights, with the weight of `y_0`, sum to 0.
     """
     return [
         sum((-1) ** (k + 1) * math.comb(n, k) / n for n in range(k, order + 1))
@@ -201,7 +201,7 @@ def _logarithm(order: int) -> list[float]:
 def _derivatives(
     function: Callable[[Array], PyTree[Array]], at: Array, order: int
 ) -> list[PyTree[Array]]:
-    """The function and its first derivatives, by nested products, which any step allows."""
+    """The function and its derivatives up to `order`, by nested JVPs, which any step allows."""
     if order == 0:
         return [function(at)]
     lower, tangents = jax.jvp(

@@ -51,34 +51,34 @@ def counter_term(
     form: Form = "derivatives",
     clip: float | None = CLIP,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""The counter-terms of gradient descent for somebody else's optimizer.
+    r"""The counter-terms of gradient descent, for an optimizer from another library.
 
     Replaces the gradient by $g - \tfrac h2Hg + \tfrac{h^2}6(HHg + E'''(g,g)) - \dots$, so that the
-    step $x^+ = x - hg$ that follows keeps to gradient flow with order `order`:
+    step $x^+ = x - hg$ after it follows gradient flow with order `order`:
 
         opt = optax.chain(odeopt.drift.counter_term(0.1, 2), optax.sgd(0.1))
         updates, state = opt.update(grads, state, params, value_fn=loss, batch=batch)
 
-    It is that of $-hg$ alone, without memory. Momentum and Adam have counter-terms of their own:
-    `odeopt.heavy_ball(h, correction=2)`, `adam`, `drift.corrected`.
+    This is correct only for the step $-hg$, without memory. Momentum and Adam have other
+    counter-terms: `odeopt.heavy_ball(h, correction=2)`, `adam`, `drift.corrected`.
 
     Args:
-      learning_rate: $h$ of what follows: a number, or a schedule of the number of steps.
+      learning_rate: $h$ of the step after it: a number, or a schedule of the number of steps.
       order: 1 to 6. 1 does nothing.
-      form: `"derivatives"` are those along the gradient that is handed over, so that a clip or a
-        weight decay may come before. `"difference"` costs 1, 2 or 3 gradients for order 2, 3, 4,
-        but must be handed the gradient of the loss itself: whatever changed it before would count
-        as drift and be undone.
+      form: `"derivatives"` takes derivatives along the given gradient, so a clip or a weight decay
+        may come before. `"difference"` costs 1, 2 or 3 gradients for order 2, 3, 4, but must be
+        given the gradient of the loss itself: any earlier change of it would count as drift and be
+        undone.
       clip: see `corrected`.
 
     Returns:
-      An optax transformation, called with `value_fn=` or `grad_fn=` as every odeopt optimizer is.
-      It stores two numbers, one without a clip. Costs, beyond the gradient that it is given, a
-      Hessian product, which is 2 gradients, for order 2, and more for each further order.
+      An optax transformation, called with `value_fn=` or `grad_fn=` like every odeopt optimizer.
+      It stores two numbers, one without a clip. Costs, beyond the given gradient, a Hessian product
+      (2 gradients) for order 2, and more for each further order.
 
     Raises:
-      ValueError: see `corrected`; or a number that is not positive as learning rate.
-      TypeError: something else than a number or a schedule as learning rate.
+      ValueError: see `corrected`; or a learning rate that is not positive.
+      TypeError: a learning rate that is not a number or a schedule.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt, optax

@@ -1,6 +1,6 @@
 r"""Coefficients of modified equations and modifying integrators, one for each rooted tree.
 
-The tree algebra is kauri's, run in exact arithmetic.
+The package kauri does the tree algebra, in exact arithmetic.
 """
 
 import functools
@@ -22,23 +22,23 @@ Pair: TypeAlias = tuple[Sequence[Sequence[Number]], Sequence[Number]]
 Coefficients: TypeAlias = Mapping[kauri.Tree, Fraction | float]
 """A number for each rooted tree."""
 
-MAX_ORDER = 6  # 37 trees; the derivatives that they stand for are nested five deep
+MAX_ORDER = 6  # 37 trees, with derivatives nested up to five deep
 _LARGEST_DENOMINATOR = 10**6
-_ROUNDING = 1e-12  # of sums of products of some ten coefficients of size 1 to 30
+_ROUNDING = 1e-12  # rounding error of sums of products of about ten coefficients of size 1 to 30
 
 
 def modified_equation(
     solver: Solver | Pair, order: int
 ) -> dict[kauri.Tree, Fraction] | dict[kauri.Tree, float]:
-    r"""What a Runge-Kutta method really solves: its modified equation, as a number for each tree.
+    r"""The modified equation that a Runge-Kutta method really solves, as a number for each tree.
 
     One step of size $h$ along $f$ is the exact flow, for a time $h$, of
 
     $$f_h = \sum_{|t| \le p} \frac{h^{|t|-1}}{\sigma(t)}\,b(t)\,F(t) + O(h^p),$$
 
     with $|t|$ the number of nodes of the tree, $\sigma(t)$ its symmetry (`t.sigma()`) and $F(t)$
-    its elementary differential (`drift.elementary_differentials`). The field $f_h$ itself:
-    `drift.modified_field`.
+    its elementary differential (`drift.elementary_differentials`). `drift.modified_field` gives the
+    field $f_h$ itself.
 
     Args:
       solver: a `solvers.Tableau`, an explicit Runge-Kutta method or solver class (odeopt's or
@@ -48,13 +48,13 @@ def modified_equation(
       order: the largest number of nodes, 1 to 6.
 
     Returns:
-      $b(t)$ by `kauri.Tree`, smaller trees first: exact fractions where the tableau is rational
-      (recognized from its floats up to denominators of a million), otherwise floats, those within
-      1e-12 of an integer rounded to it. `drift.tree("122")` makes a key.
+      $b(t)$ by `kauri.Tree`, smaller trees first: exact fractions if the tableau is rational
+      (recognized from its floats up to denominators of a million), otherwise floats, rounded to an
+      integer within 1e-12. `drift.tree("122")` makes a key.
 
     Raises:
-      ValueError: an order outside 1 to 6; a method that is no Runge-Kutta method; weights that do
-        not sum to 1.
+      ValueError: an order outside 1 to 6; a method that is not a Runge-Kutta method; weights that
+        do not sum to 1.
       TypeError: something that is not a solver.
 
     Reference: Chartier, Hairer and Vilmart, Found. Comput. Math. 10 (2010); Hairer, Lubich and
@@ -72,7 +72,7 @@ def modified_equation(
 def modifying_integrator(
     solver: Solver | Pair, order: int
 ) -> dict[kauri.Tree, Fraction] | dict[kauri.Tree, float]:
-    r"""The field to hand to a Runge-Kutta method so that its steps follow $f$ itself.
+    r"""The field to give to a Runge-Kutta method so that its steps follow $f$ itself.
 
     The inverse of `modified_equation`, in the same form and with the same arguments and errors:
     the method, applied to $\sum_{|t|\le p} h^{|t|-1} b(t)F(t)/\sigma(t)$, follows $\dot y = f(y)$
@@ -95,7 +95,7 @@ def tree(levels: str | Sequence[int]) -> kauri.Tree:
     """The rooted tree of a level sequence: 1 for the root, 2 for its children, and so on.
 
     Args:
-      levels: such as `"122"`, the root with two children, which stands for $f''(f, f)$.
+      levels: a level sequence such as `"122"`, the root with two children, for $f''(f, f)$.
 
     Raises:
       ValueError: not the level sequence of a tree.
@@ -121,12 +121,12 @@ def tree(levels: str | Sequence[int]) -> kauri.Tree:
             nodes[level - 2].append(node)
         nodes[level - 1 :] = [node]
     if not nodes:
-        raise ValueError("An empty sequence is no tree with a root.")
+        raise ValueError("An empty sequence is not a tree with a root.")
     return kauri.Tree(nodes[0])
 
 
 def levels(tree: kauri.Tree) -> str:
-    """The level sequence of a rooted tree, children with fewer levels first: what `tree` takes.
+    """The level sequence of a rooted tree, the inverse of `tree`; children with fewer levels first.
 
     Args:
       tree: a rooted tree.
@@ -146,23 +146,23 @@ def levels(tree: kauri.Tree) -> str:
 
 
 def check_tree(tree: Any) -> None:
-    """Refuse what is no rooted tree, such as a level sequence: a `TypeError`."""
+    """Raise a `TypeError` for anything but a rooted tree, such as a level sequence."""
     if not isinstance(tree, kauri.Tree):
         raise TypeError(f'{tree!r} is no rooted tree: write it as `odeopt.drift.tree("122")`.')
 
 
 def children(tree: kauri.Tree) -> list[kauri.Tree]:
-    """The subtrees at the root, none for a single node."""
+    """The subtrees below the root; none for a single node."""
     return [] if tree.nodes() == 1 else list(tree.unjoin())
 
 
 def is_pair(solver: Any) -> bool:
-    """Whether a solver is given by its coefficients `(A, b)`; a `Tableau` is no tuple."""
+    """Whether a solver is given by its coefficients `(A, b)`; a `Tableau` is not a tuple."""
     return type(solver) is tuple
 
 
 def butcher(solver: Solver | Pair) -> Pair:
-    """The pair `(A, b)` of a Runge-Kutta method, checked; errors as `modified_equation`."""
+    """The checked pair `(A, b)` of a Runge-Kutta method; raises as `modified_equation` does."""
     if is_pair(solver):
         return _checked(solver)
     if isinstance(solver, diffrax.ImplicitEuler):
@@ -177,7 +177,7 @@ def butcher(solver: Solver | Pair) -> Pair:
 
 
 def check_order(**orders: int) -> None:
-    """Refuse, by name, an order that is no integer from 1 to 6: a `ValueError` with the range."""
+    """Raise a `ValueError` that names an order that is not an integer from 1 to 6."""
     for name, order in orders.items():
         if not is_whole(order) or not 1 <= order <= MAX_ORDER:
             raise ValueError(f"{name} is {order!r}; it must be an integer from 1 to {MAX_ORDER}.")
@@ -199,7 +199,7 @@ def _computed(a: tuple, b: tuple, order: int, inverse: bool) -> dict:
     else:
         method = kauri.RK([[float(x) for x in row] for row in a], [float(x) for x in b])
     phi, exact = method.elementary_weights_map(), kauri.Map(lambda t: Fraction(1, t.factorial()))
-    # As kauri's `Map.modified_equation`, whose weights of the exact flow are floats.
+    # As in kauri's `Map.modified_equation`, but that has floats as weights of the exact flow.
     outer, inner = (exact, phi) if inverse else (phi, exact)
     weights = outer ^ (inner & kauri.cem.antipode)
     table = {t: weights(t) for t in kauri.trees_up_to_order(order) if t.nodes() > 0}
@@ -212,7 +212,7 @@ def _computed(a: tuple, b: tuple, order: int, inverse: bool) -> dict:
 
 
 def _rational(value: Number) -> Fraction | None:
-    """The fraction of small denominator that a coefficient was written as, or None."""
+    """The fraction with a small denominator that equals a coefficient, or None."""
     if isinstance(value, int | Fraction):
         return Fraction(value)
     guess = Fraction(value).limit_denominator(_LARGEST_DENOMINATOR)
@@ -220,7 +220,7 @@ def _rational(value: Number) -> Fraction | None:
 
 
 def _checked(pair: Any) -> Pair:
-    parts = [np.asarray(part, object) for part in pair]  # which makes Python's numbers of NumPy's
+    parts = [np.asarray(part, object) for part in pair]  # NumPy's numbers become Python's
     shapes = [part.shape for part in parts]
     if len(shapes) != 2 or len(shapes[1]) != 1 or shapes[0] != 2 * shapes[1]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Which batch acts when: newest first, there and back again, or as they come."""
+"""Batch orders: forward, backward, palindromic or random."""
 
 from .backward import BackwardState as BackwardState
 from .backward import backward as backward

@@ -22,10 +22,11 @@ class BackwardState(NamedTuple):
     Attributes:
       steps: calls of `update`.
       gradients: gradients used, those handed to `update` included; -1 where it cannot be known.
-      inner: state of the wrapped optimizer that belongs to the current parameters. Its counts, and
-        so `odeopt.summary`, are those of the steps from x_0 to there.
-      checkpoint: where the window began, `()` for windows of one step.
-      stored: the stored arguments of the window's steps, by name, one row each; `()` likewise.
+      inner: state of the wrapped optimizer at the current parameters. Its counts, and so
+        `odeopt.summary`, are those of the steps from x_0 to these parameters.
+      checkpoint: parameters and state at the start of the window, `()` for windows of one step.
+      stored: the stored arguments of the window's steps, by name, one row each; `()` for windows
+        of one step.
     """
 
     steps: Int[Array, ""]
@@ -47,55 +48,56 @@ def backward(
     r"""Backward order: after n steps $x_n = T_1T_2\cdots T_n(x_0)$, the newest batch acts first.
 
     $T_k$ is one step of `optimizer` on the k-th batch; forward order is $T_n\cdots T_1(x_0)$
-    (arXiv:2502.01557). Where every $T_k$ contracts by a factor c,
+    (arXiv:2502.01557). If every $T_k$ contracts by a factor c,
     $\|x_{n+1} - x_n\| \le c^n\|T_{n+1}(x_0) - x_0\|$: the iterates converge. For batches drawn
-    alike, forward and backward $x_n$ have *the same distribution* at every n, so the expected loss
-    is not lower, and the first few batches determine the limit. Without contraction warm
-    up forward, `start_after`. Averaging (`optax.contrib.schedule_free`) lowers the loss too, and is
-    cheaper.
+    independently from one distribution, forward and backward $x_n$ have *the same distribution* at
+    every n. So the expected loss is not lower, and the first few batches determine the limit.
+    Without contraction, begin with forward steps, `start_after`. Averaging
+    (`optax.contrib.schedule_free`) lowers the loss too, and is cheaper.
 
     A window begins at a checkpoint of parameters *and* optimizer state, from which each replay
-    starts; after `window` steps the next one begins where it has led. The steps of the older
-    batches use the moments that the newer ones leave, and a schedule counts the steps of the
-    replay. A window of 1 is `optimizer` itself. The full form is one window as long as the run,
-    which `steps=` says.
+    starts. After `window` steps the next window begins at the current point. The steps of older
+    batches use the moments left by the newer ones, and a schedule counts the steps of the replay. A
+    window of 1 is `optimizer` itself. The full form is one window as long as the run, given by
+    `steps=`.
 
         opt = ordering.backward(odeopt.euler(0.1), window=8, example={"batch": 0})
         updates, state = opt.update(grads, state, params, value_fn=loss, batch=i)
 
-    `example` names the arguments of `update` that tell one step from another, and shows their
-    shapes; they are stored. Where `value_fn` gathers its batch from data on the device, that is an
-    integer. All other arguments (`value_fn`, the data itself) are those of the last call, also for
-    stored steps; `value=` is not looked at. A `grad_fn` is asked for stage 0 too. Transformations
-    go inside, `backward(optax.chain(clip, opt), ...)`: before it in a chain they would change
-    `grads` only, and so the first step of each window.
+    `example` names the arguments of `update` that differ between steps, and shows their shapes;
+    these are stored. If `value_fn` gathers its batch from data on the device, such an argument is
+    an integer. All other arguments (`value_fn`, the data itself) are those of the last call, also
+    for stored steps; `value=` is ignored. A `grad_fn` is also called with stage 0. Transformations
+    go inside, `backward(optax.chain(clip, opt), ...)`: before it in a chain they would change only
+    `grads`, and so only the first step of each window.
 
-    Gradients: with j steps of the window before this one, in gradients of one batch, for an
-    optimizer of one gradient a step,
+    Gradients of one batch, for an optimizer with one gradient a step, if j steps of the window
+    precede this one:
 
-    | method | gradients, one handed over included | `grads` handed over | local error |
+    | method | gradients, the given one included | given `grads` | local error |
     | --- | --- | --- | --- |
     | `"replay"` | j + 1 | used where j = 0 | none |
     | `"bracket"` | 2j + 3, 1 where j = 0 | used | $O(h^3)$ |
     | `"linearized"` | 2j + 1 | used where j = 0 | $O(h^3)$, none for linear gradients |
 
-    so replay takes (window + 1)/2 a step in the mean, and a full run of n steps $n(n+1)/2$. `grads`
-    that are handed over and not used are counted too; pass `None` as `grads` to avoid that. An
-    s-stage optimizer costs s times as much. Memory, beyond that of `optimizer`: one copy of the
-    parameters and of its state, the arguments of window - 1 steps, two integers.
+    So replay takes (window + 1)/2 a step in the mean, and a full run of n steps $n(n+1)/2$. Unused
+    `grads` count too; pass `None` as `grads` to avoid this. An s-stage optimizer
+    costs s times as much. Memory, beyond that of `optimizer`: one copy of the parameters and of its
+    state, the arguments of window - 1 steps, two integers.
 
-    The two other methods move the newest step past those before it to leading order, for optimizers
-    that keep nothing from step to step (`euler`, Runge-Kutta, `optax.sgd` without momentum). Their
-    products are not sequential (bracket), and a small update is not the difference of two points
-    (linearized, for float32). Bracket, for $T_k(x) = x - hg_k(x)$, everything at $x_{n-1}$, with
-    $x_0 - x_{n-1}$ for $h\sum_ig_i$: $x_n = x_{n-1} - hg_n + h^2(\sum_iH_ig_n - H_n\sum_ig_i)$.
-    Linearized: $x_n = x_{n-1} - h\,D(T_1\cdots T_{n-1})(x_0)\,g_n(x_0)$, one JVP of the replay.
+    The two other methods move the newest step before the earlier ones to leading order. They are
+    for optimizers that keep nothing from step to step (`euler`, Runge-Kutta, `optax.sgd` without
+    momentum). The products of the bracket are not sequential; linearized is accurate in float32,
+    since a small update is not the difference of two points. Bracket, for $T_k(x) = x - hg_k(x)$,
+    everything at $x_{n-1}$, with $x_0 - x_{n-1}$ for $h\sum_ig_i$:
+    $x_n = x_{n-1} - hg_n + h^2(\sum_iH_ig_n - H_n\sum_ig_i)$. Linearized:
+    $x_n = x_{n-1} - h\,D(T_1\cdots T_{n-1})(x_0)\,g_n(x_0)$, one JVP of the replay.
 
     Args:
-      optimizer: any optax optimizer or one of odeopt's in closure mode.
+      optimizer: any optax optimizer, or an odeopt optimizer in closure mode.
       window: steps from checkpoint to checkpoint; None for the full form.
-      start_after: so many steps forward first, a warm-up: windows of one step.
-      steps: of the whole run, those of the warm-up included, for the full form.
+      start_after: number of forward steps before the first window, a warm-up.
+      steps: number of steps of the whole run, warm-up included, for the full form.
       example: arguments of `update` to store, by name: arrays, or `jax.ShapeDtypeStruct`s.
       method: `"replay"`, `"bracket"` or `"linearized"`.
 
@@ -104,10 +106,10 @@ def backward(
 
     Raises:
       ValueError: a window that is not positive, or neither or both of `window` and `steps`; no
-        `example` where something must be stored; an unknown method. From `init`: a staged
-        optimizer; one with memory where `method` is not `"replay"`. From `update`: no `value_fn`, a
-        stored argument that is missing or unlike its example.
-      TypeError: something that is no optimizer, or an `example` that is no mapping.
+        `example` for a window longer than 1; an unknown method. From `init`: a staged optimizer; an
+        optimizer with memory if `method` is not `"replay"`. From `update`: no `value_fn`; a stored
+        argument that is missing or unlike its example.
+      TypeError: something that is not an optimizer, or an `example` that is not a mapping.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt, optax
@@ -126,7 +128,7 @@ def backward(
     if (window is None) == (steps is None):
         raise ValueError(
             "Pass either `window=`, the steps between checkpoints, or `steps=`, the length of the "
-            "run, for one window as long as that: what is stored needs a size."
+            "run, for one window of that length: the stored arguments need a size."
         )
     length = {"steps": steps} if window is None else {"window": window}
     for name, number in {"start_after": start_after, **length}.items():
@@ -182,7 +184,7 @@ class _Backward(NamedTuple):
         if self.window == 1:
             return BackwardState(count, jnp.zeros([], jnp.int32), inner, (), ())
         checkpoint = jax.tree.map(jnp.zeros_like, Checkpoint(params, inner))
-        rows = self.window - 1  # the last of a window is not needed after it
+        rows = self.window - 1  # the last step of a window is never replayed
         stored = jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), _shapes(self.example))
         return BackwardState(count, jnp.zeros([], jnp.int32), inner, checkpoint, stored)
 
@@ -244,13 +246,13 @@ class _Backward(NamedTuple):
 
 
 def _shapes(arguments: Mapping[str, PyTree]) -> dict[str, PyTree]:
-    """Structure, shapes and dtypes, those that JAX would make of Python's and NumPy's numbers."""
+    """Structure, shapes and JAX dtypes, also of Python and NumPy numbers."""
     shapes = jax.eval_shape(lambda tree: tree, dict(arguments))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), shapes)
 
 
 def _index(given: Any, expected: jax.ShapeDtypeStruct) -> Any:
-    """An integer, such as a batch's number, in the width that its example has."""
+    """`given`, cast to the dtype of its example if both are integers, such as a batch number."""
     whole = (expected.dtype, jnp.result_type(given))
     if jnp.shape(given) or not all(jnp.issubdtype(dtype, jnp.integer) for dtype in whole):
         return given
@@ -258,7 +260,7 @@ def _index(given: Any, expected: jax.ShapeDtypeStruct) -> Any:
 
 
 def _remembers(state: PyTree[Array]) -> bool:
-    """Whether a state holds more than counters: real numbers beside those that every state has."""
+    """Whether a state holds real numbers other than those that every state has."""
     nothing: dict[str, Any] = {"aux": (), "memory": (), "rule": (), "transform": ()}
     counters = [ode._replace(**nothing) for _, ode in states(state)]
     return _number(state, jnp.inexact) > _number(counters, jnp.inexact)
@@ -273,5 +275,5 @@ def _counts(optimizer: optax.GradientTransformation, state: PyTree[Array]) -> bo
 
 
 def _number(tree: PyTree[Array], kind: Any) -> int:
-    """How many leaves are of that kind."""
+    """The number of leaves whose dtype is of that kind."""
     return sum(jnp.issubdtype(jnp.result_type(x), kind) for x in jax.tree.leaves(tree))

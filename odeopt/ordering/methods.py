@@ -1,4 +1,4 @@
-"""How the newest step gets to act first: by replay, by a bracket, by linearization."""
+"""Three methods to apply the newest step first: replay, bracket and linearization."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -20,10 +20,10 @@ class Step(NamedTuple):
     """One step of the wrapped optimizer on any batch."""
 
     optimizer: optax.GradientTransformationExtraArgs
-    extra_args: Mapping[str, Any]  # of `update`, those that all batches share
+    extra_args: Mapping[str, Any]  # arguments of `update` that all batches share
 
     def gradient(self, params: PyTree[Array], arguments: Mapping[str, Any]) -> PyTree[Array]:
-        """The gradient of a batch; by `grad_fn` as that of stage 0."""
+        """The gradient of a batch; a `grad_fn` is called with stage 0."""
         return Objective({**self.extra_args, **arguments}).gradient(params)
 
     def __call__(
@@ -33,7 +33,7 @@ class Step(NamedTuple):
         arguments: Mapping[str, Any],
         grads: PyTree[Array] | None = None,
     ) -> Result:
-        """One step from any point; `grads` is the gradient there, evaluated where it is None."""
+        """One step from any point; `grads` is the gradient there, evaluated if it is None."""
         if grads is None:
             grads = self.gradient(params, arguments)
         extra = {**self.extra_args, **arguments}
@@ -45,9 +45,9 @@ class Window(NamedTuple):
     """The steps since the checkpoint."""
 
     step: Step
-    position: Int[Array, ""]  # how many there are, the newest left out
+    position: Int[Array, ""]  # the number of steps before the newest
     checkpoint: Checkpoint
-    stored: PyTree[Array]  # their arguments; rows from `position` on are of earlier windows
+    stored: PyTree[Array]  # their arguments; rows from `position` on belong to earlier windows
     newest: Mapping[str, Any]
 
     def row(self, index: Int[Array, ""]) -> PyTree[Array]:
@@ -55,7 +55,7 @@ class Window(NamedTuple):
         return jax.tree.map(lambda rows: rows[index], self.stored)
 
     def start(self, inner: PyTree[Array], grads: PyTree[Array] | None) -> Result:
-        """The newest step from the checkpoint, whose gradient is at first the one handed over."""
+        """The newest step, taken at the checkpoint; a window's first step uses `grads`."""
         at = self.checkpoint.params
         if grads is not None:
             grads = jax.lax.cond(
@@ -64,18 +64,18 @@ class Window(NamedTuple):
         return self.step(at, inner, self.newest, grads)
 
     def unused(self, grads: PyTree[Array] | None) -> Count:
-        """Gradients that were handed over and are of no use: not at the checkpoint."""
+        """The number of given gradients that are not used, since they are not at the checkpoint."""
         return jnp.int32(0) if grads is None else jnp.int32(self.position > 0)
 
     def first(self, updates: PyTree[Array], later: PyTree[Array]) -> PyTree[Array]:
-        """`updates` at the first step of a window, exactly those of the wrapped optimizer."""
+        """`updates`, exactly those of the optimizer, in a window's first step; then `later`."""
         return optax.tree.where(self.position == 0, updates, later)
 
 
 def replay(
     window: Window, grads: PyTree[Array] | None, params: PyTree[Array], inner: PyTree[Array]
 ) -> Result:
-    """All steps again, newest first, on parameters and state."""
+    """Take all steps of the window again, newest first, on parameters and state."""
     start, state = window.checkpoint
     step, position = window.step, window.position
     newest, state, used = window.start(state, grads)
@@ -86,7 +86,7 @@ def replay(
         return optax.apply_updates(point, updates), state, both(used, more)
 
     carry = optax.apply_updates(start, newest), state, used
-    # A while loop, as long as the window has become.
+    # A while loop with as many rounds as the window has earlier steps.
     end, state, used = jax.lax.fori_loop(0, position, earlier, carry)
     moved = jax.tree.map(jnp.subtract, end, params)
     return window.first(newest, moved), state, both(used, window.unused(grads))
@@ -95,7 +95,7 @@ def replay(
 def bracket(
     window: Window, grads: PyTree[Array] | None, params: PyTree[Array], inner: PyTree[Array]
 ) -> Result:
-    """The newest step, and its brackets with all before it: two Hessian products.
+    """The newest step plus its brackets with all earlier steps, by Hessian products.
 
     With the displacement U_i of step i, T_1...T_n(x_0) = x + U_n + D(sum U_i) U_n - DU_n (sum U_i)
     at x = T_1...T_{n-1}(x_0), up to terms of third order; sum U_i is x - x_0 to this order.
@@ -124,7 +124,7 @@ def bracket(
 def linearized(
     window: Window, grads: PyTree[Array] | None, params: PyTree[Array], inner: PyTree[Array]
 ) -> Result:
-    """The newest step at the checkpoint, carried through those before it by one JVP."""
+    """The newest step at the checkpoint, mapped through the earlier steps by one JVP."""
     step, position = window.step, window.position
     newest, after, cost = window.start(inner, grads)
 
@@ -148,7 +148,7 @@ METHODS: dict[str, Callable[..., Result]] = {
 
 
 def _used(before: PyTree[Array], after: PyTree[Array]) -> Count:
-    """What one step cost: by its own count, or 1 for an optimizer that counts nothing."""
+    """The gradients of one step: by its own count, or 1 for an optimizer without a count."""
     counts = [[ode.gradients for _, ode in states(state)] for state in (before, after)]
     if not counts[0]:
         return jnp.int32(1)
@@ -157,5 +157,5 @@ def _used(before: PyTree[Array], after: PyTree[Array]) -> Count:
 
 
 def both(one: Count, other: Count) -> Count:
-    """The sum of two counts of gradients, of which one may not be known."""
+    """The sum of two gradient counts; -1 (not known) if either is not known."""
     return jnp.where((one < 0) | (other < 0), -1, add_count(one, other))

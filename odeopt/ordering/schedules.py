@@ -15,19 +15,19 @@ from ..checks import check, check_counts, is_whole
 class BatchOrder:
     """The order in which batches 0 to `batches - 1` act, epoch by epoch.
 
-    Called with the number of an epoch, it returns that epoch's order, under `jit` and `scan` too.
-    Iterated over, it yields batch numbers without end, for a loader in Python; it depends on
-    nothing but its fields, so a run resumed in epoch e goes on with `order(e)`.
+    A call with the number of an epoch returns that epoch's order, also under `jit` and `scan`.
+    Iteration yields batch numbers without end, for a loader in Python. An order depends only on its
+    fields, so a run resumed in epoch e continues with `order(e)`.
 
     Attributes:
-      batches: batches an epoch, numbered from 0.
-      seed: of the random orders; `None`: the batches' own order.
-      period: so many epochs in a row share one order.
-      backwards: which epochs of a period go through it backwards.
+      batches: number of batches in an epoch, numbered from 0.
+      seed: seed of the random orders; None for the batches' own order.
+      period: number of successive epochs that share one order.
+      backwards: the epochs of a period that use the order backwards.
 
     Raises:
       ValueError: less than one batch or epoch, epochs that are not in the period, a seed that is
-        no integer.
+        not an integer.
     """
 
     batches: int
@@ -65,7 +65,7 @@ def forward(batches: int) -> BatchOrder:
     """Every epoch b_1, ..., b_n: a Lie-Trotter splitting of the flow of all data, order 1.
 
     Args:
-      batches: n, how many batches an epoch has.
+      batches: n, the number of batches in an epoch.
 
     Examples:
       >>> import itertools, odeopt
@@ -78,11 +78,11 @@ def forward(batches: int) -> BatchOrder:
 def reversed(batches: int) -> BatchOrder:
     r"""Every epoch b_n, ..., b_1.
 
-    n steps of size h backwards end $h^2\sum_{i<j}(Df_if_j - Df_jf_i)$ away from the same n
-    forwards, plus terms of order 3.
+    n steps of size h in this order end $h^2\sum_{i<j}(Df_if_j - Df_jf_i)$ away from the same n
+    steps in forward order, up to terms of order 3.
 
     Args:
-      batches: n, how many batches an epoch has.
+      batches: n, the number of batches in an epoch.
 
     Examples:
       >>> import odeopt
@@ -93,11 +93,11 @@ def reversed(batches: int) -> BatchOrder:
 
 
 def reshuffled(batches: int, seed: int = 0) -> BatchOrder:
-    """A fresh random order every epoch: random reshuffling, what most loaders do.
+    """A new random order every epoch: random reshuffling, as in most data loaders.
 
     Args:
-      batches: n, how many batches an epoch has.
-      seed: of the random orders.
+      batches: n, the number of batches in an epoch.
+      seed: seed of the random orders.
 
     Examples:
       >>> import odeopt
@@ -109,18 +109,18 @@ def reshuffled(batches: int, seed: int = 0) -> BatchOrder:
 
 
 def palindromic(batches: int, seed: int | None = 0) -> BatchOrder:
-    r"""b_1, ..., b_n, then b_n, ..., b_1, in a fresh random order every double epoch.
+    r"""b_1, ..., b_n, then b_n, ..., b_1, in a new random order every double epoch.
 
-    Strang's splitting of the flow of all data: the Lie brackets between batches, in which an epoch
-    of another order differs from its mean over all orders, cancel, at no cost. What is left of
-    second order is the symmetric part (`drift.epoch_flow(..., ordered=False)`), which comes from
-    each step and not from their order: with a step on each batch that follows its flow to order 2
-    (`odeopt.heun`) a double epoch follows the flow of all data with order 2, where `forward` has 1;
-    with Euler's method it has the order of Euler's method.
+    This is Strang's splitting of the flow of all data. The Lie brackets between batches, by which
+    an epoch in any order differs from the mean over all orders, cancel at no cost. The remaining
+    error of second order is the symmetric part (`drift.epoch_flow(..., ordered=False)`), which
+    comes from each step and not from their order. If the step on each batch follows its flow to
+    order 2 (`odeopt.heun`), a double epoch follows the flow of all data with order 2, where
+    `forward` has order 1. With Euler's method the order is 1, that of Euler's method itself.
 
     Args:
-      batches: n, how many batches an epoch has.
-      seed: of the random orders; `None` keeps b_1, ..., b_n.
+      batches: n, the number of batches in an epoch.
+      seed: seed of the random orders; None keeps b_1, ..., b_n.
 
     Examples:
       >>> import itertools, odeopt
