@@ -82,9 +82,9 @@ def adam(
       b2: decay of the second moment in [0, 1), or `flows.LogTime(r)`.
       eps: $\epsilon$.
       eps_root: $\epsilon_r$.
-      mu_dtype: dtype of the first moment; None for that of the parameters.
+      mu_dtype: dtype of the first moment; None for the parameters' dtype.
       nesterov: look ahead in the first moment, as `optax.nadam` does.
-      **options: those of `ode_optimizer`. With `correction=2` the iterates follow
+      **options: see `ode_optimizer`. With `correction=2` the iterates follow
         $\dot x = -g/(|g| + \epsilon)$ with order 2 from the first step on, for one more gradient a
         step. The counter-term is clipped where the gradient changes much within $b_2/(1 - b_2)$
         steps. Not with `nesterov`.

@@ -60,7 +60,7 @@ def from_diffrax(
     Args:
       solver: an instance of a diffrax solver.
       learning_rate: the step size, in flow time.
-      **options: those of `ode_optimizer`; all but `stage_transform` for explicit solvers only.
+      **options: see `ode_optimizer`; all but `stage_transform` need an explicit solver.
 
     Raises:
       ValueError: a solver that does not step one vector field from scratch (split, SDE, multistep).

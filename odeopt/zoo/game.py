@@ -132,7 +132,7 @@ def game_runge_kutta(
       learning_rate: $h$; see `simultaneous`.
       tableau: `odeopt.solvers.RK4()`, or any other as for `runge_kutta`.
       speeds: see `simultaneous`.
-      **options: those of `ode_optimizer`. `correction` is a number here, such as 3: the order with
+      **options: see `ode_optimizer`. `correction` is a number here, such as 3: the order with
         which the steps follow the joint flow, not one of the names of `simultaneous`.
 
     Examples:

@@ -49,7 +49,7 @@ def implicit_euler(
         at the start, is this small; the conjugate gradients in it have the same tolerance.
       fraction: see `linearly_implicit_euler`.
       precondition: see `linearly_implicit_euler`.
-      **options: `correction=2` cancels the drift: the step is that of the loss
+      **options: `correction=2` cancels the drift: the step is taken with the loss
         $E + \tfrac h4\|\nabla E\|^2$, has order 2, and stays L-stable. A gradient then costs 3, a
         Hessian product 6. The other options of `ode_optimizer` do not apply.
 

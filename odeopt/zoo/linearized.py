@@ -61,7 +61,7 @@ def linearly_implicit_euler(
         gradients where B is dense and its eigenvalues decay fast: [how
         much](../stiff.md#a-sketch-of-the-curvature).
         Memory: about 4.5 copies of the parameters for each unit of rank.
-      **options: `correction=2`, with "hessian", cancels the drift: the step is that of the loss
+      **options: `correction=2`, with "hessian", cancels the drift: the step is taken with the loss
         $E + \tfrac h4\|\nabla E\|^2$, has order 2, and stays L-stable on a convex quadratic. A
         gradient then costs 3, a Hessian product 6. The other options of `ode_optimizer` do not
         apply.

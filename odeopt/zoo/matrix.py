@@ -79,7 +79,7 @@ def muon(
         rates those of AdamW.
       solver: another method for the same flow, such as `solvers.RK4()` (with `value_fn=`); None
         for `solvers.Lie()`. From the default start RK4 has order 3, as on Adam's flow (`rk_adam`).
-      **options: those of `ode_optimizer`. `correction=2` needs `nesterov=False`, and is exact with
+      **options: see `ode_optimizer`. `correction=2` needs `nesterov=False`, and is exact with
         `ns_steps=None`.
 
     Raises:
@@ -178,7 +178,7 @@ def soap(
       shampoo_beta: decay of the moments that define the bases; None for `b2`.
       weight_dimension_numbers: which leaves are matrices, and their axes: see `muon`.
       solver: another splitting, such as `solvers.Strang()`; None for `solvers.Lie()`.
-      **options: those of `ode_optimizer`. `correction=2` cancels the drift between refreshes, and
+      **options: see `ode_optimizer`. `correction=2` cancels the drift between refreshes, and
         needs `nesterov=False`.
 
     Returns:

@@ -31,10 +31,10 @@ def heavy_ball(
     Args:
       learning_rate: $h$: a number, a schedule of the number of steps, or a step-size rule.
       momentum: $\mu$ in [0, 1), or `flows.LogTime(r)` for friction $r/t$.
-      accumulator_dtype: dtype of the momentum; None for that of the parameters.
-      **options: those of `ode_optimizer`. With `correction=2` the iterates follow gradient flow
-        with order 2, for one more gradient a step. Step k then lasts $h(1 - \mu^k)/(1 - \mu)$, the
-        total weight of the gradients in its momentum. The counter-term helps where
+      accumulator_dtype: dtype of the momentum; None for the parameters' dtype.
+      **options: see `ode_optimizer`. With `correction=2` the iterates follow gradient flow
+        with order 2, for one more gradient a step. Step k then lasts $h(1 - \mu^k)/(1 - \mu)$: $h$
+        times the total weight of the gradients in its momentum. The counter-term helps where
         $h\lambda < (1-\mu)^2$; beyond that it is clipped.
 
     Raises:
@@ -67,7 +67,7 @@ def nesterov(
     Args:
       learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.
       momentum: $\mu$ in [0, 1), or `flows.LogTime(r)`.
-      accumulator_dtype: dtype of the momentum; None for that of the parameters.
+      accumulator_dtype: dtype of the momentum; None for the parameters' dtype.
       **options: see `heavy_ball`.
 
     Examples:
@@ -180,10 +180,10 @@ def rk_momentum(
 
     Solves $\dot x = -m$, $h\dot m = \nabla E(x) + m\ln\mu$ (`flows.HeavyBallFlow`) with the order
     of the solver in $\sqrt h$, half of it in $h$ (see `heavy_ball`), and the gradients of the
-    solver. The stability limit is that of the solver's stability polynomial at the eigenvalues of
-    this system, `solvers.stability_limit(flow, method)`: 8.20 for RK4 at $\mu = 0.9$. For momentum
-    *on* a solver of gradient flow see `chained_momentum`. The state holds one copy of the
-    parameters; `staged` adds two for each stage.
+    solver. The solver's stability polynomial at the eigenvalues of this system gives the stability
+    limit, `solvers.stability_limit(flow, method)`: 8.20 for RK4 at $\mu = 0.9$. For momentum *on* a
+    solver of gradient flow see `chained_momentum`. The state holds one copy of the parameters;
+    `staged` adds two for each stage.
 
     Args:
       learning_rate: $h$; see `heavy_ball`, which also lists errors. With

@@ -212,7 +212,7 @@ def log_time_soap(
       max_precond_dim: a longer side keeps the identity as its basis; None for 10,000.
       weight_dimension_numbers: which leaves are matrices, and their axes: see `muon`. By default as
         in `untuned`.
-      **options: those of `ode_optimizer`.
+      **options: see `ode_optimizer`.
 
     Returns:
       An optax transformation; its state holds three copies of the parameters and a sixteenth, and
