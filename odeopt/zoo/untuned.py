@@ -37,12 +37,13 @@ def untuned(
     r"""Muon's flow with steps relative to the size of each matrix: no learning rate to tune.
 
     Three pieces. The *flow*: matrices follow `flows.SpectralFlow`, other leaves `flows.AdamFlow`
-    (both with look-ahead, $b_1 = 0.9$, $b_2 = 0.98$), each leaf in its *unit* `flows.UnitFlow`,
-    $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(x))}$ with $s_0$ the initial size of a matrix, and 0.1
-    for other leaves. A matrix moves along its moment, *damped* where the gradient is noise,
+    (both with look-ahead, $b_1 = 0.9$, $b_2 = 0.98$). Each leaf moves in its *unit*
+    (`flows.UnitFlow`), $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(x))}$ with $s_0$ the initial size of
+    a matrix, and 0.1 for other leaves. The step of a matrix is
+    $W^+ = W - h(\ell U + \omega\,\mathrm{RMS}(U)W)$. It moves along its moment, *damped* where the
+    gradient is noise,
     $U = 0.2\sqrt{\max(\text{rows}, \text{columns})}\,\hat M(\hat M^T\hat M + N^TN)^{-1/2}$ with
-    $N = G - \hat M$, and *decays* in proportion to its movement,
-    $W^+ = W - h(\ell U + \omega\,\mathrm{RMS}(U)W)$; the step of another leaf is
+    $N = G - \hat M$, and *decays* in proportion to its movement. The step of another leaf is
     $x^+ = x - h\ell\,\hat m/(\sqrt{\hat v} + \epsilon)$. The decay $\omega$ grows from $w/3$ to $w$
     as the gradient norms of all matrices fall to a third of their largest values so far. The
     *clock*: with a horizon of $N$ steps `stepsize.horizon`, $h \le 12/\sqrt N$ and, from 192 steps
@@ -75,11 +76,12 @@ def untuned(
     Raises:
       ValueError: a horizon below 1, a negative decay, `horizon` together with `learning_rate`.
 
-    References: Jordan (2024), "Muon"; what its decay does: arXiv:2506.15054; a decay that follows
-    the gradient: AdamS, arXiv:2011.11152; the damped factor is that of one-sided Shampoo
-    (arXiv:1802.09568) with one sample of the noise for the sum over steps; a distance in place of a
+    References: Jordan (2024), "Muon"; the effect of its decay: arXiv:2506.15054; a decay that
+    follows the gradient: AdamS, arXiv:2011.11152; the damped factor comes from one-sided Shampoo
+    (arXiv:1802.09568), with one sample of the noise for the sum over steps; a distance in place of
+    a
     rate: DoG, arXiv:2302.12022, with Muon arXiv:2605.18999; average: Shamir and Zhang (2013).
-    `docs/research-log.md` has what was tried.
+    `docs/research-log.md` lists the experiments.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt, optax
