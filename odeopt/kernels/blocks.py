@@ -96,7 +96,7 @@ def on_tpu(fused: Fused, numbers: Array, *arrays: Array, interpret: bool = False
         in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), *[tile] * len(arrays)],
         out_specs=[tile] * fused.outputs,
         out_shape=[jax.ShapeDtypeStruct((rows, columns), a.dtype) for a in arrays[: fused.outputs]],
-        # operand 0 is the numbers
+        # operand 0 holds the numbers
         input_output_aliases={i + 1: i for i in range(fused.outputs * fused.in_place)},
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         interpret=interpret,

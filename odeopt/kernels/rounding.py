@@ -15,7 +15,7 @@ from ..arrays import hashed
 from ..checks import is_whole
 from .fused import Outputs, fused
 
-_EXPONENT = 0x7F800000  # of a float32
+_EXPONENT = 0x7F800000  # the exponent bits of a float32
 
 
 def add_rounded(
@@ -78,7 +78,7 @@ def _rounded(total: Array, first: Array, second: Array, index: Array) -> Array:
     bits = jax.lax.bitcast_convert_type(total, jnp.uint32)
     drawn = ((bits + _noise(index, first, second)) >> 16) << 16
     high, same = (jax.lax.bitcast_convert_type(b, jnp.float32) for b in (drawn, bits))
-    # Bits have no derivatives: the difference is 0 and has those of `total`.
+    # Bits have no derivatives: `total - same` is 0 and has those of `total`.
     finite = (bits & _EXPONENT) != _EXPONENT  # infinity plus a bit is not a number
     return jnp.where(finite, high + (total - same), total)
 

@@ -75,9 +75,9 @@ def linearly_implicit_euler(
 
     Raises:
       ValueError: an unknown `curvature` or `solve`, `products` below 1, a negative `tolerance`, a
-        `fraction` outside (0, 1], a negative `rank` or one beside `precondition`; `products`,
-        `precondition`, `rank` or the Hessian beside `solve="exact"`; in `update`, "ggn" or a
-        fraction without a `composite`.
+        `fraction` outside (0, 1], a negative `rank`, or `rank` with `precondition`; `products`,
+        `precondition`, `rank` or the Hessian with `solve="exact"`; in `update`, "ggn" or a fraction
+        without a `composite`.
       TypeError: traced `products`, `fraction` or `rank`; in `update`, complex parameters with
         `solve="exact"`.
 
