@@ -1,4 +1,4 @@
-"""Fused updates: one formula each, by XLA or by a Pallas kernel for GPU and TPU."""
+"""Fused updates, each one formula, run by XLA or by a Pallas kernel for GPU and TPU."""
 
 from .adam import AdamNumbers as AdamNumbers
 from .adam import adam_step as adam_step

@@ -19,14 +19,14 @@ class AdamNumbers(NamedTuple):
     $u = \hat m / (\sqrt{v^+/w_2 + \epsilon_r} + \epsilon)$ with $\hat m = m^+/w_1$.
 
     Attributes:
-      b1: what the step keeps of the first moment.
-      b2: what it keeps of the second one.
-      first: $w_1$, the weight of what the first moment has seen.
-      second: $w_2$, the weight of what the second moment has seen.
+      b1: $b_1$, the decay of the first moment in this step.
+      b2: $b_2$, the decay of the second moment.
+      first: $w_1$, the total weight of the gradients in the first moment.
+      second: $w_2$, the total weight of the squares in the second moment.
       eps: $\epsilon$.
       eps_root: $\epsilon_r$.
-      ahead: with Nesterov's look ahead, what the *next* step keeps of the first moment, $b_1'$, and
-        its weight then, $w_1'$: $\hat m = b_1'm^+/w_1' + (1-b_1')g/w_1$. None without.
+      ahead: for Nesterov's look-ahead, the decay of the first moment in the *next* step, $b_1'$,
+        and its weight after it, $w_1'$: $\hat m = b_1'm^+/w_1' + (1-b_1')g/w_1$. None without.
     """
 
     b1: Number
@@ -51,9 +51,9 @@ def adam_step(
 ) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
     r"""Both moments relax to the gradient, then the parameters move by $-h(u + wx)$.
 
-    Every leaf in its own dtype, equal to optax; float16, and the Pallas form below 32 bits, in
-    float32, rounded once. The Pallas form (on GPUs from jax 0.12 on) writes the update where the
-    gradient was, and the moments in their own place.
+    Each leaf is computed in its own dtype, equal to optax; float16 leaves, and in the Pallas form
+    all leaves below 32 bits, in float32, rounded once. The Pallas form (on GPUs from jax 0.12 on)
+    writes the update in place of the gradient, and the moments in place.
 
     Args:
       h: the step size $h$.
@@ -61,11 +61,11 @@ def adam_step(
       mu: $m$, a tree like $g$; the leaves of both moments may have dtypes of their own.
       nu: $v$.
       numbers: decays, weights and $\epsilon$.
-      params: $x$; only read, and only needed, where there is weight decay.
+      params: $x$, needed for weight decay only.
       decay: $w$, a number or a tree of numbers like the parameters.
-      exact_decay: the decay solved exactly, the update is $-(u + wx)(1 - e^{-wh})/w$: the parts of
-        Adam's flow in the order in which `strang_adam` composes them from one gradient to the next
-        (the moments, half of this step's drift and half of the next one's, which are one drift).
+      exact_decay: solve the decay exactly: the update is $-(u + wx)(1 - e^{-wh})/w$. `strang_adam`
+        composes the parts of Adam's flow in this order from one gradient to the next: the moments,
+        then half of this step's drift and half of the next one's, which together are one drift.
 
     Returns:
       The update and both moments.
@@ -78,7 +78,7 @@ def adam_step(
       Array([-0.5,  0.5], dtype=float32)
     """
     b1, b2, first, second, eps, eps_root, ahead = numbers
-    # 1 - b with all the digits that b has: in float32 it has lost half of them
+    # 1 - b in the precision of b: in float32 it would lose half of its digits
     known: tuple[Number, ...] = (b1, 1 - b1, b2, 1 - b2, first, second, eps, eps_root)
     if ahead is not None:
         known += (ahead[0], 1 - ahead[0], ahead[1])
@@ -92,7 +92,7 @@ def adam_step(
 
 
 def decaying_time(h: Scalar, decay: Number) -> Scalar:
-    r"""$(1 - e^{-wh})/w$: how far a velocity $-u - wx$ of fixed $u$ moves in $h$, over itself."""
+    r"""$(1 - e^{-wh})/w$: the path in $h$ of a velocity $-u - wx$ with fixed $u$, over itself."""
     exponent = decay * h
     safe = jnp.where(exponent == 0, 1.0, exponent)
     return h * jnp.where(exponent == 0, 1.0, -jnp.expm1(-safe) / safe)
@@ -109,7 +109,7 @@ def _adam(numbers: Sequence[Number], g: Array, m: Array, v: Array) -> Outputs:
 def _decaying(numbers: Sequence[Number], g: Array, m: Array, v: Array, x: Array) -> Outputs:
     *known, time, decay = numbers
     direction, m, v = _direction(known, g, m, v)
-    if not is_zero(decay):  # what is masked does not see x
+    if not is_zero(decay):  # a masked leaf must not depend on x
         direction = direction + decay * x
     return -rounded(time, direction) * direction, m, v
 
@@ -123,7 +123,7 @@ def _direction(known: Sequence[Number], g: Array, m: Array, v: Array) -> Outputs
         mean = kept * (m / rounded(later, m)) + gain * (g / rounded(first, g))
     else:
         mean = m / rounded(first, m)
-    # floored at 0, as the flow's: a Runge-Kutta stage may have left the cone of averages
+    # at least 0, as in the flow: in a Runge-Kutta stage the second moment may be negative
     size = jnp.maximum(jnp.real(v / rounded(second, v)), 0)
     below = jnp.sqrt(size + eps_root) + eps
     return mean / jnp.where(below == 0, 1, below), m, v  # in float16 eps may round to 0

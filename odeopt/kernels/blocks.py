@@ -19,11 +19,11 @@ _LANES = 128
 _VECTOR = 16  # bytes that a thread of a GPU reads at once
 # Before jax 0.12 Mosaic GPU has no square root, no interpreter, and no kernel writes in place.
 _COMPLETE = jax.__version_info__ >= (0, 12)
-_gpu: Any = plgpu  # of which names and arguments differ
+_gpu: Any = plgpu  # its names and arguments differ between versions of jax
 
 
 def on_gpu(fused: Fused, numbers: Array, *arrays: Array, interpret: bool = False) -> Outputs:
-    """By Mosaic GPU, in flat blocks of one warpgroup; XLA computes the tail."""
+    """Run by Mosaic GPU, in flat blocks of one warpgroup; XLA computes the tail."""
     shape, size = arrays[0].shape, arrays[0].size
     blocks, tail = size // GPU_BLOCK, size % GPU_BLOCK
     flat = [a.reshape(-1) for a in arrays]
@@ -70,7 +70,7 @@ def on_gpu(fused: Fused, numbers: Array, *arrays: Array, interpret: bool = False
 
 
 def on_tpu(fused: Fused, numbers: Array, *arrays: Array, interpret: bool = False) -> Outputs:
-    """By Mosaic, in tiles of the leaf's last dimension and all others together."""
+    """Run by Mosaic, in tiles of a matrix: the leaf's last dimension, and all others merged."""
     shape = arrays[0].shape
     rows, columns = math.prod(shape[:-1]), shape[-1]
     block = tuple(min(b, n) for b, n in zip(TPU_BLOCK, (rows, columns), strict=True))
@@ -96,7 +96,7 @@ def on_tpu(fused: Fused, numbers: Array, *arrays: Array, interpret: bool = False
         in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), *[tile] * len(arrays)],
         out_specs=[tile] * fused.outputs,
         out_shape=[jax.ShapeDtypeStruct((rows, columns), a.dtype) for a in arrays[: fused.outputs]],
-        # counted with the numbers in front
+        # operand 0 holds the numbers
         input_output_aliases={i + 1: i for i in range(fused.outputs * fused.in_place)},
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         interpret=interpret,
@@ -106,11 +106,11 @@ def on_tpu(fused: Fused, numbers: Array, *arrays: Array, interpret: bool = False
 
 
 def suits_gpu(fused: Fused, arrays: Sequence[Array]) -> bool:
-    """Whether a leaf fills a block, and this version of jax has what the formula needs."""
+    """Whether a leaf fills a block, and this version of jax supports the formula."""
     return arrays[0].size >= GPU_BLOCK and (_COMPLETE or not fused.roots)
 
 
 def suits_tpu(arrays: Sequence[Array]) -> bool:
-    """Whether a leaf lies in the tiles of a TPU; flat ones would be padded, at a cost."""
+    """Whether a leaf fits the tiles of a TPU; a flat leaf would be padded, at a cost."""
     native = all(a.dtype in (jnp.float32, jnp.bfloat16) for a in arrays)
     return native and arrays[0].ndim > 1 and arrays[0].shape[-1] >= _LANES

@@ -23,16 +23,16 @@ _current: contextvars.ContextVar[str] = contextvars.ContextVar("kernel", default
 
 
 def current() -> str:
-    """The choice of the optimizer whose update is being traced; `"auto"` outside of any."""
+    """The kind for the optimizer whose update is being traced; `"auto"` outside of any update."""
     return _current.get()
 
 
 @contextlib.contextmanager
 def chosen(kind: str) -> Iterator[None]:
-    """The choice of an optimizer, for the duration of its update.
+    """Set the kind for an optimizer, for the duration of its update.
 
-    Not for users: JAX does not know of the choice, so a program that it has already traced keeps
-    the choice of then. An optimizer made by `using` is another optimizer, traced for itself.
+    Not for users: JAX does not know of the kind, so a program that is already traced keeps the kind
+    that it was traced with. `using` returns another optimizer, which JAX traces separately.
     """
     check_kernel(kind)
     token = _current.set(kind)
@@ -43,15 +43,15 @@ def chosen(kind: str) -> Iterator[None]:
 
 
 def using(kind: Kernel, opt: Any) -> Any:
-    """The optimizer, its updates computed by kernels of this kind. The state stays the same.
+    """Return the optimizer with updates computed by kernels of this kind; the state is the same.
 
     Args:
       kind: `"auto"`, `"jnp"` or `"pallas"`, see `Kernel`.
       opt: an optimizer of odeopt.
 
     Raises:
-      ValueError: a name that there is not.
-      TypeError: something else than an optimizer of odeopt, such as a chain.
+      ValueError: an unknown kind.
+      TypeError: an `opt` that is not an optimizer of odeopt, such as a chain.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -75,7 +75,7 @@ def using(kind: Kernel, opt: Any) -> Any:
 
 
 def check_kernel(kernel: str) -> None:
-    """Refuse what is no name of a form: a `ValueError` with the names that there are."""
+    """Raise a `ValueError` with the valid names if `kernel` is none of them."""
     names = get_args(Kernel)
     if kernel not in names and kernel not in INTERPRETED:
         given = repr(kernel) if isinstance(kernel, str) else f"of type {type(kernel).__name__}"

@@ -1,7 +1,7 @@
-"""One pass over a leaf, from one formula: by XLA, by a GPU kernel and by a TPU kernel.
+"""Updates of one pass over a leaf, run from one formula by XLA, a GPU kernel or a TPU kernel.
 
 A fused update is a formula in `jax.numpy` for whole arrays (the reference). The kernels run the
-same formula on blocks, so there is nothing else to get wrong than blocking, tails and dtypes.
+same formula on blocks, so they can differ from it only by blocking, tails and dtypes.
 """
 
 import dataclasses
@@ -29,11 +29,11 @@ class Fused:
       formula: `formula(numbers, *arrays) -> outputs`, elementwise, in `jax.numpy`. Output number i
         is rounded to the dtype of array number i.
       name: its name in `choice.MEASURED`.
-      outputs: how many there are.
+      outputs: the number of outputs.
       in_place: whether a kernel writes output i where array i was.
       indexed: whether the formula's last array is the flat index of each element, uint32.
-      roots: whether it takes square roots, which the GPU form has from jax 0.12 on.
-      as_optax: whether the reference computes in bfloat16 where the leaves are, as optax does.
+      roots: whether it takes square roots, which the GPU form supports from jax 0.12 on.
+      as_optax: whether the reference computes bfloat16 leaves in bfloat16, as optax does.
     """
 
     formula: Callable[..., Sequence[Array]]
@@ -47,8 +47,8 @@ class Fused:
     def __call__(
         self, numbers: Sequence[Number], *trees: PyTree[Array], own: Sequence[PyTree[Number]] = ()
     ) -> tuple[PyTree[Array], ...]:
-        """Trees of outputs; `own` are numbers of each leaf, which come after the shared ones."""
-        platforms = where(current(), self.name)  # read outside of every jit of our own
+        """Return trees of outputs; `own` has numbers of each leaf, which follow the shared ones."""
+        platforms = where(current(), self.name)  # outside of our jit, which would cache it
         structure: Any = jax.tree.structure(trees[0])
         columns = [*map(structure.flatten_up_to, (*trees, *own))]
         shared = _parted(numbers)
@@ -63,9 +63,9 @@ class Fused:
     def reference(self, numbers: Sequence[Number] | Array, *arrays: Array) -> Outputs:
         """The formula as XLA compiles it.
 
-        On leaves below 32 bits in float32, rounded once; see `as_optax` for bfloat16. (float16 has
-        not the range for squares.) Else on the arrays as they are, so that a moment in half the
-        precision of its gradient is treated as optax does.
+        Leaves below 32 bits are computed in float32 and rounded once; for bfloat16 see `as_optax`.
+        (Squares exceed the range of float16.) All others keep their dtypes, so a moment in half the
+        precision of its gradient is treated as in optax.
         """
         index = None
         if self.indexed:
@@ -82,7 +82,7 @@ class Fused:
         *,
         wide: bool = True,
     ) -> Outputs:
-        """The formula on arrays or blocks of any shape; `wide`: in at least float32."""
+        """Apply the formula to arrays or blocks of any shape; `wide`: in at least float32."""
         given = [a.astype(wide_dtype(a.dtype)) for a in arrays] if wide else [*arrays]
         if index is not None:
             given.append(index)
@@ -92,7 +92,7 @@ class Fused:
 
 
 def fused(name: str, **options: Any) -> Callable[[Callable[..., Sequence[Array]]], Fused]:
-    """A decorator: of a formula, a fused update; options as in `Fused`."""
+    """A decorator that makes a formula a `Fused` update, with the options of `Fused`."""
     return functools.partial(Fused, name=name, **options)
 
 
@@ -102,7 +102,7 @@ def rounded(number: Number, array: Array) -> Number:
 
 
 def _parted(numbers: Sequence[Any]) -> tuple[tuple[float | None, ...], tuple[Array, ...]]:
-    """The floats, None in the place of others, and the others."""
+    """The floats, with None in the place of arrays, and the arrays."""
     floats = [float(n) if isinstance(n, KNOWN) else None for n in numbers]
     others = [n for n, known in zip(numbers, floats, strict=True) if known is None]
     return tuple(floats), tuple(others)
@@ -116,7 +116,7 @@ def _leaf(
     others: tuple[Array, ...],
     *arrays: Array,
 ) -> Outputs:
-    """One leaf. A float stays one: it keeps its digits and widens nothing."""
+    """Update one leaf. A float stays a Python float: it keeps its digits and widens no dtype."""
     takes = platforms and arrays[0].size > 0 and all(map(jnp.isrealobj, arrays))
     dtype = widest(arrays if takes else arrays[:1])
     rest = iter(n if n.dtype == jnp.uint32 else n.astype(dtype) for n in others)
@@ -146,7 +146,7 @@ def _kernel(fused: Fused, platforms: tuple[str, ...], numbers: Array, *arrays: A
     @jax.custom_batching.custom_vmap
     def batchable(numbers: Array, *arrays: Array) -> Outputs:
         run = functools.partial(_placed, platforms)
-        if platforms == ("interpret",):  # whose ordered effects the partitioner refuses
+        if platforms == ("interpret",):  # the partitioner refuses ordered effects
             return run(fused, numbers, *arrays)
         return partitioned(fused, run, numbers, *arrays)
 
@@ -159,7 +159,7 @@ def _kernel(fused: Fused, platforms: tuple[str, ...], numbers: Array, *arrays: A
 
 
 def _placed(platforms: tuple[str, ...], fused: Fused, numbers: Array, *arrays: Array) -> Outputs:
-    """The form that each platform runs; what it has no kernel for runs the reference there."""
+    """Run the form of each platform; a leaf without a kernel there runs the reference."""
     from . import blocks  # noqa: PLC0415 (Pallas takes time to import)
 
     plain = fused.reference
@@ -174,6 +174,6 @@ def _placed(platforms: tuple[str, ...], fused: Fused, numbers: Array, *arrays: A
     if platforms != PLATFORMS:
         chosen = {platform: forms[platform] for platform in platforms}
         return jax.lax.platform_dependent(numbers, *arrays, **chosen, default=plain)
-    # Asked for everywhere: on a CPU Pallas itself refuses, when that is compiled.
+    # "pallas" on every platform: on a CPU Pallas raises its own error at compilation.
     other = forms["tpu"] if forms["cuda"] is plain else forms["cuda"]
     return jax.lax.platform_dependent(numbers, *arrays, **forms, default=other)

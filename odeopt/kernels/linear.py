@@ -12,7 +12,7 @@ from .fused import Number, Outputs, fused, rounded
 
 
 def combination(weights: Sequence[Number], slopes: Sequence[PyTree[Array]]) -> PyTree[Array]:
-    r"""$\sum_i w_i k_i$, every leaf in its own dtype; weights that are zero cost nothing.
+    r"""$\sum_i w_i k_i$, each leaf in its own dtype; weights that are zero cost nothing.
 
     Leaves below 32 bits are summed in float32 and rounded once.
 
@@ -51,9 +51,9 @@ def momentum_step(
 ) -> tuple[PyTree[Array], PyTree[Array]]:
     r"""$m^+ = g + \mu m$ and the update $-hm^+$, or $-h(g + \mu m^+)$ with `nesterov`.
 
-    Every leaf in its own dtype, equal to optax; float16, and the Pallas form below 32 bits, in
-    float32, rounded once. The Pallas form (on GPUs from jax 0.12 on) writes the update where the
-    gradient was, and the momentum in its own place.
+    Each leaf is computed in its own dtype, equal to optax; float16 leaves, and in the Pallas form
+    all leaves below 32 bits, in float32, rounded once. The Pallas form (on GPUs from jax 0.12 on)
+    writes the update in place of the gradient, and the momentum in place.
 
     Args:
       h: the step size $h$.

@@ -1,4 +1,4 @@
-"""A fused update of a leaf that is split over devices: each updates its own part."""
+"""A fused update of a leaf that is split over devices: each device updates its own part."""
 
 import dataclasses
 import functools
@@ -19,10 +19,10 @@ Run = Callable[..., Outputs]  # run(fused, numbers, *arrays)
 
 
 def partitioned(fused: Fused, run: Run, numbers: Array, *arrays: Array) -> Outputs:
-    """`run`, without gathering leaves that are split.
+    """Call `run` without gathering leaves that are split over devices.
 
-    A kernel is a call that XLA cannot cut. Where the sharding is part of the type (explicit axes)
-    this is `shard_map` over it, else the partitioner is told how to cut.
+    XLA cannot partition a kernel. With explicit axes, where the sharding is part of the type, this
+    maps `run` by `shard_map`; else it registers a rule for XLA's partitioner.
     """
     sharding = jax.typeof(arrays[0]).sharding
     explicit = sharding.mesh.axis_types == (AxisType.Explicit,) * len(sharding.mesh.axis_types)
@@ -75,7 +75,7 @@ def _relocated(
     numbers: Sequence[Any],
     *arrays: Array,
 ) -> Sequence[Array]:
-    """A formula that looks at the index, with that of the whole leaf instead of the part's."""
+    """Apply an indexed formula to a part of a leaf, with the indices in the whole leaf."""
     *arrays, index = arrays  # type: ignore[assignment]
     offsets = numbers[-len(whole) :]
     flat = jnp.zeros_like(index)

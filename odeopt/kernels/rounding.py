@@ -15,7 +15,7 @@ from ..arrays import hashed
 from ..checks import is_whole
 from .fused import Outputs, fused
 
-_EXPONENT = 0x7F800000  # of a float32
+_EXPONENT = 0x7F800000  # the exponent bits of a float32
 
 
 def add_rounded(
@@ -24,21 +24,21 @@ def add_rounded(
     step: int | Int[Array, ""],
     seed: int | Integer[Array, ""] = 0,
 ) -> PyTree[Array]:
-    r"""`params + updates`, bfloat16 leaves rounded up or down at random, right in the mean.
+    r"""`params + updates`, with bfloat16 leaves rounded up or down at random, without bias.
 
-    The sum is formed in float32, 16 random bits are added to its own and the low 16 dropped: a sum
-    that lies at the fraction $p$ between two neighbours in bfloat16 becomes the upper one
-    with probability $p$ (to $2^{-16}$). Other dtypes are added and rounded as usual. Derivatives
-    are those of the sum. The Pallas form writes the sum where the parameters were.
+    The sum is computed in float32; 16 random bits are added to its bits, and the low 16 bits
+    dropped. A sum at the fraction $p$ between two neighbours in bfloat16 becomes the upper one with
+    probability $p$ (to $2^{-16}$). Other dtypes are added and rounded as usual. Derivatives are
+    those of the sum. The Pallas form writes the sum in place of the parameters.
 
     Args:
       params: the parameters.
       updates: a tree like the parameters; best in float32.
-      step: the number of the step: other steps round with other random numbers.
+      step: the number of the step; each step rounds with other random numbers.
       seed: an integer from 0 to 2^32 - 1; other seeds give other random numbers.
 
     Raises:
-      TypeError: a `step` that is no whole number.
+      TypeError: a `step` that is not a whole number.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -74,11 +74,11 @@ def _add(words: Sequence[Any], p: Array, u: Array, index: Array) -> Outputs:
 
 
 def _rounded(total: Array, first: Array, second: Array, index: Array) -> Array:
-    """`total` at random up or down to 16 bits, still in float32; its derivatives are `total`'s."""
+    """Round `total` at random to 16 bits, in float32; the derivatives are those of `total`."""
     bits = jax.lax.bitcast_convert_type(total, jnp.uint32)
     drawn = ((bits + _noise(index, first, second)) >> 16) << 16
     high, same = (jax.lax.bitcast_convert_type(b, jnp.float32) for b in (drawn, bits))
-    # Bits have no derivatives: the difference is 0 and has those of `total`.
+    # Bits have no derivatives: `total - same` is 0 and has those of `total`.
     finite = (bits & _EXPONENT) != _EXPONENT  # infinity plus a bit is not a number
     return jnp.where(finite, high + (total - same), total)
 

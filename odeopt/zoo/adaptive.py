@@ -24,11 +24,11 @@ def rmsprop(
     bias_correction: bool = False,
     **options: Unpack[Options],
 ) -> Optimizer:
-    r"""RMSprop by Lie's splitting of its flow: equal to `optax.rmsprop`, whose arguments it takes.
+    r"""RMSprop by Lie's splitting of its flow: equal to `optax.rmsprop`, with the same arguments.
 
     Step: $v^+ = bv + (1-b)g^2$ (exact for a fixed gradient), $x^+ = x - hg/\sqrt{v^+ + \epsilon}$.
-    Order 1 on `flows.RMSpropFlow`, 1 gradient a step. Needs no `value_fn`.
-    The state holds one copy of the parameters, up to three.
+    Order 1 on `flows.RMSpropFlow`, 1 gradient a step. Needs no `value_fn`. The state holds one to
+    three copies of the parameters.
 
     Args:
       learning_rate: $h$: a number, a schedule of the number of steps, or a step-size rule.
@@ -39,9 +39,9 @@ def rmsprop(
       centered: divide by the standard deviation; one more copy of the parameters.
       momentum: decay of an accumulated update; None for none. One more copy of the parameters.
       nesterov: look ahead in the momentum.
-      bias_correction: divide the moments by the weight of what they have seen.
-      **options: see `adam`; `correction` not with `centered` or `momentum`, and of order 2 from
-        the first step on with `bias_correction=True`.
+      bias_correction: divide the moments by the total weight of their gradients.
+      **options: see `adam`. `correction` excludes `centered` and `momentum`; for order 2 from the
+        first step on it needs `bias_correction=True`.
 
     Raises:
       ValueError: a decay or momentum outside [0, 1), a negative `eps` or `initial_scale`, or a
@@ -69,7 +69,7 @@ def adam(
     nesterov: bool = False,
     **options: Unpack[Options],
 ) -> Optimizer:
-    r"""Adam by Lie's splitting of its flow: equal to `optax.adam`, whose arguments it takes.
+    r"""Adam by Lie's splitting of its flow: equal to `optax.adam`, with the same arguments.
 
     Step: the moments relax to the gradient, $m^+ = b_1m + (1-b_1)g$, $v^+ = b_2v + (1-b_2)g^2$
     (exact for a fixed gradient), then the parameters drift,
@@ -82,11 +82,11 @@ def adam(
       b2: decay of the second moment in [0, 1), or `flows.LogTime(r)`.
       eps: $\epsilon$.
       eps_root: $\epsilon_r$.
-      mu_dtype: dtype of the first moment; None for that of the parameters.
+      mu_dtype: dtype of the first moment; None for the parameters' dtype.
       nesterov: look ahead in the first moment, as `optax.nadam` does.
-      **options: those of `ode_optimizer`. With `correction=2` the iterates follow
-        $\dot x = -g/(|g| + \epsilon)$ with order 2 from the first step on, for one gradient more a
-        step; the counter-term is clipped where the gradient changes much within $b_2/(1 - b_2)$
+      **options: see `ode_optimizer`. With `correction=2` the iterates follow
+        $\dot x = -g/(|g| + \epsilon)$ with order 2 from the first step on, for one more gradient a
+        step. The counter-term is clipped where the gradient changes much within $b_2/(1 - b_2)$
         steps. Not with `nesterov`.
 
     Raises:
@@ -115,7 +115,7 @@ def adamw(
     nesterov: bool = False,
     **options: Unpack[Options],
 ) -> Optimizer:
-    r"""Adam with decoupled weight decay: equal to `optax.adamw`, whose arguments it takes.
+    r"""Adam with decoupled weight decay: equal to `optax.adamw`, with the same arguments.
 
     As `adam`, with the drift $x^+ = x - h(u + wx)$. `update` needs the parameters.
 
@@ -154,13 +154,13 @@ def strang_adam(
 ) -> Optimizer:
     r"""Adam's flow by Strang's splitting: order 2 with one gradient a step.
 
-    Step: half a drift, the moments relax to the gradient there, half a drift. Between calls the
-    parameters rest where the next gradient is taken and `odeopt.step_params(state, params)` gives
-    the end of the step, half a drift back. Adam's direction is not known before the first gradient,
-    so the first step makes both halves of its drift after it. After the transient the order is 2;
-    from the default start between 1 and 2 (`tests/zoo/test_orders.py`). At a fixed rate and without
-    weight decay the resting points are Adam's iterates after a first step 1.5 times as long: only
-    the place where the parameters are read is another.
+    Step: half a drift, then the moments relax to the gradient at that point, then half a drift.
+    Between calls `params` is the point of the next gradient; `odeopt.step_params(state, params)`
+    returns the end of the step, half a drift earlier. Adam's direction is not known before the
+    first gradient, so the first step makes both halves of its drift after it. The order is 2 after
+    a transient; from the default start it is between 1 and 2 (`tests/zoo/test_orders.py`). At a
+    fixed rate and without weight decay `params` takes the values of Adam's iterates after a first
+    step 1.5 times as long: only the evaluation parameters differ.
 
     Args:
       learning_rate: $h$; see `adam`, which also lists errors and memory (a third copy with a mask).
@@ -195,11 +195,11 @@ def rk_adam(
 ) -> Optimizer:
     r"""Adam's flow by any solver: Runge-Kutta on parameters and both moments together.
 
-    Solves `flows.AdamFlow`, bias correction included, with the order of the solver wherever the
-    flow is smooth (away from sign changes of a gradient that has just begun to move) and as many
-    gradients. From the default start, where the bias correction is 0/0, RK4 has order 3 only
-    (`tests/zoo/test_orders.py`).
-    The state holds two copies of the parameters (`staged` adds three times the number of stages).
+    Solves `flows.AdamFlow`, including the bias correction. A step has the order of the solver where
+    the flow is smooth (away from sign changes of a gradient that has just begun to move), and costs
+    its gradients. From the default start, where the bias correction is 0/0, RK4 has order 3 only
+    (`tests/zoo/test_orders.py`). The state holds two copies of the parameters; `staged` adds three
+    for each stage.
 
     Args:
       learning_rate: $h$; see `adam`, which also lists errors.

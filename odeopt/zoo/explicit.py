@@ -19,9 +19,9 @@ def runge_kutta(
     r"""Gradient flow by the explicit Runge-Kutta method of any tableau.
 
     Step: $k_i = -\nabla E(x + h\sum_{j<i} a_{ij}k_j)$, $x^+ = x + h\sum_i b_ik_i$ with $h$ the
-    learning rate. One gradient a stage, of which the first is the `grads` handed to `update`. The
-    state stores five scalars, and nothing like the parameters but for `staged` and rules that
-    remember a vector. Within a step the slopes of all stages are alive; with `scan_stages` fewer,
+    learning rate. One gradient a stage; the first is the `grads` passed to `update`. The state
+    stores five scalars; only `staged` and rules that remember a vector add copies of the
+    parameters. Within a step the slopes of all stages are in memory, or fewer with `scan_stages`:
     see `solvers.ExplicitRungeKutta`.
 
     Args:
@@ -30,7 +30,7 @@ def runge_kutta(
       tableau: `odeopt.solvers.Tableau` or `diffrax.ButcherTableau`; checked for consistency.
 
     Raises:
-      ValueError: an inconsistent tableau; else as `ode_optimizer`.
+      ValueError: an inconsistent tableau; for other errors see `ode_optimizer`.
 
     Examples:
       >>> import odeopt
@@ -53,14 +53,14 @@ def from_diffrax(
 
     An explicit Runge-Kutta solver runs odeopt's own stage loop on its tableau (mixed dtypes,
     sharding, the first stage from `grads`). Any other, such as `diffrax.Kvaerno3()`, runs diffrax's
-    step: it evaluates the first gradient again, forms a dense Jacobian if it is implicit, wants
-    leaves of one dtype, and its gradients cannot be counted (`state.gradients` is -1). A step whose
+    step: it evaluates the first gradient again, forms a dense Jacobian if it is implicit, and needs
+    leaves of one dtype. Its gradients cannot be counted (`state.gradients` is -1). A step whose
     inner solve fails is rejected.
 
     Args:
       solver: an instance of a diffrax solver.
       learning_rate: the step size, in flow time.
-      **options: those of `ode_optimizer`; all but `stage_transform` for explicit solvers only.
+      **options: see `ode_optimizer`; all but `stage_transform` need an explicit solver.
 
     Raises:
       ValueError: a solver that does not step one vector field from scratch (split, SDE, multistep).
@@ -95,8 +95,8 @@ def euler(learning_rate: LearningRate, **options: Unpack[Options]) -> Optimizer:
 def heun(learning_rate: LearningRate, **options: Unpack[Options]) -> Optimizer:
     r"""Heun's method (explicit trapezoidal rule).
 
-    Step: $x^+ = x - \tfrac h2(g_1 + g_2)$, $g_1 = \nabla E(x)$, $g_2 = \nabla E(x - hg_1)$.
-    Order 2, 2 gradients a step, stable to $h\lambda \le 2$: per gradient half of Euler's.
+    Step: $x^+ = x - \tfrac h2(g_1 + g_2)$, $g_1 = \nabla E(x)$, $g_2 = \nabla E(x - hg_1)$. Order
+    2, 2 gradients a step, stable to $h\lambda \le 2$: half of Euler's limit per gradient.
 
     Args:
       learning_rate: the step size, in flow time; see `runge_kutta`.
@@ -165,10 +165,11 @@ def bosh3(learning_rate: LearningRate, **options: Unpack[Options]) -> Optimizer:
 def ssprk3(learning_rate: LearningRate, **options: Unpack[Options]) -> Optimizer:
     r"""Shu and Osher's strong-stability-preserving method of order 3.
 
-    Step: $x_1 = x - hg(x)$, $x_2 = \tfrac34x + \tfrac14(x_1 - hg(x_1))$, $x^+ = \tfrac13x +
-    \tfrac23(x_2 - hg(x_2))$, a convex combination of Euler steps: any convex function that an Euler
-    step of size $h$ does not increase at any of the stage points does not rise. Order 3, 3
-    gradients a step, stable to $h\lambda \le 2.51$ (Shu and Osher, J. Comput. Phys. 77, 1988).
+    Step: $x_1 = x - hg(x)$, $x_2 = \tfrac34x + \tfrac14(x_1 - hg(x_1))$,
+    $x^+ = \tfrac13x + \tfrac23(x_2 - hg(x_2))$, a convex combination of Euler steps. A step does
+    not increase a convex function if an Euler step of size $h$ from any of the stage points does
+    not increase it. Order 3, 3 gradients a step, stable to $h\lambda \le 2.51$ (Shu and Osher, J.
+    Comput. Phys. 77, 1988).
 
     Args:
       learning_rate: the step size, in flow time; see `runge_kutta`.
@@ -185,8 +186,8 @@ def rk4(learning_rate: LearningRate, **options: Unpack[Options]) -> Optimizer:
     r"""The classical Runge-Kutta method of order 4.
 
     Step: $x^+ = x - \tfrac h6(g_1 + 2g_2 + 2g_3 + g_4)$ with $g_2, g_3$ at half steps and $g_4$ at
-    a full step. Order 4, 4 gradients a step, stable to $h\lambda \le 2.785$: per gradient a third
-    of Euler's (Kutta, 1901; in deep learning arXiv:2505.13397).
+    a full step. Order 4, 4 gradients a step, stable to $h\lambda \le 2.785$: a third of Euler's
+    limit per gradient (Kutta, 1901; in deep learning arXiv:2505.13397).
 
     Args:
       learning_rate: the step size, in flow time; see `runge_kutta`.
@@ -200,12 +201,12 @@ def rk4(learning_rate: LearningRate, **options: Unpack[Options]) -> Optimizer:
 
 @named
 def low_storage4(learning_rate: LearningRate, **options: Unpack[Options]) -> Optimizer:
-    r"""A method of order 4 for large models: one vector beside the point of a stage.
+    r"""A method of order 4 for large models: it keeps one vector besides the point of a stage.
 
     Step: $\delta_{i+1} = \gamma_i\delta_i - \alpha_ihg(x + \delta_i)$ from $\delta_0 = 0$,
     $x^+ = x + \delta_6$. Order 4, 6 gradients a step, stable to $h\lambda \le 4.359$; derived here
-    (`solvers.LowStorage4`). From 4 million parameters on, or with `scan_stages=True`, it takes as
-    much memory as `ssprk3` and less than `rk4`, which is cheaper where its memory fits.
+    (`solvers.LowStorage4`). From 4 million parameters on, or with `scan_stages=True`, it needs as
+    much memory as `ssprk3` and less than `rk4`. Where memory allows, `rk4` costs fewer gradients.
 
     Args:
       learning_rate: the step size, in flow time; see `runge_kutta`.
@@ -265,21 +266,22 @@ def rkc(
 ) -> Optimizer:
     r"""Runge-Kutta-Chebyshev: stable at steps far beyond those of classical Runge-Kutta methods.
 
-    Step, at order 1: $x_1 = x - h\tfrac{w_1}{w_0}\nabla E(x)$, $x_j = \nu_jx_{j-1} +
-    (1 - \nu_j)x_{j-2} - \mu_jh\nabla E(x_{j-1})$, $x^+ = x_s$, with coefficients such that a mode
-    of curvature $\lambda$ is multiplied by $T_s(w_0 - w_1h\lambda)/T_s(w_0)$, $T_s$ the Chebyshev
-    polynomial. Stable to $h\lambda \le 1.93s^2$ (at order 2 to $0.65s^2$): with 10 stages 97 times
-    Euler's limit for 10 times its gradients. Full batches or large ones: a step follows the flow
-    of its own batch for a long time.
+    Step, at order 1: $x_1 = x - h\tfrac{w_1}{w_0}\nabla E(x)$,
+    $x_j = \nu_jx_{j-1} + (1 - \nu_j)x_{j-2} - \mu_jh\nabla E(x_{j-1})$, $x^+ = x_s$, with
+    coefficients such that a mode of curvature $\lambda$ is multiplied by
+    $T_s(w_0 - w_1h\lambda)/T_s(w_0)$, $T_s$ the Chebyshev polynomial. Stable to
+    $h\lambda \le 1.93s^2$ (at order 2 to $0.65s^2$): with 10 stages 97 times Euler's limit for 10
+    times its gradients. Use full or large batches: a step follows the flow of its own batch for a
+    long time.
 
-    Order 1 or 2, `stages` gradients a step, of which the first is the `grads` handed to `update`
-    (van der Houwen and Sommeijer, Z. Angew. Math. Mech. 60, 1980; Sommeijer, Shampine and Verwer,
-    J. Comput. Appl. Math. 88, 1998).
+    Order 1 or 2, `stages` gradients a step; the first is the `grads` passed to `update` (van der
+    Houwen and Sommeijer, Z. Angew. Math. Mech. 60, 1980; Sommeijer, Shampine and Verwer, J. Comput.
+    Appl. Math. 88, 1998).
 
-    With `stages=None` each step takes as many stages as its size and the curvature of the loss ask
-    for, with a margin of 1.2, so that the learning rate is only the flow time of a step: 2
-    gradients a step more for the estimate, 48 before the first. A step that would need more than
-    `max_stages` is rejected.
+    With `stages=None` each step takes as many stages as its size and the curvature of the loss
+    require, with a margin of 1.2. The learning rate is then only the flow time of a step. The
+    estimate of the curvature costs 2 more gradients a step, and 48 before the first. A step that
+    would need more than `max_stages` is rejected.
 
     Args:
       learning_rate: the step size, in flow time; see `runge_kutta`.
@@ -287,21 +289,21 @@ def rkc(
       order: 1 or 2. Order 1 is stable three times as far.
       damping: modes at the edge of stability are damped by about this fraction; it costs 3 % of the
         limit at the default.
-      max_stages: the most that `stages=None` takes.
-      **options: `stage_transform`; with `stages=None` one that only scales. `correction`, not with
-        `stages=None`, for accuracy at small steps: the counter-term grows with the square of
-        $h\lambda$. For order 2 at large ones take `order=2`.
+      max_stages: maximum number of stages that `stages=None` takes.
+      **options: `stage_transform`; with `stages=None` it may only scale. `correction`, not with
+        `stages=None`, is for accuracy at small steps: the counter-term grows with the square of
+        $h\lambda$. For order 2 at large steps use `order=2`.
 
     Returns:
-      An optax transformation. It stores five scalars, with `stages=None` one more and a copy of
-      the parameters. Within a step three vectors are alive, four at order 2, and up to 5.3 with
-      `stages=None`. A `grad_fn` sees a traced stage. Inside `optax.inject_hyperparams` name the
-      other numbers in `static_args=("stages", "order", "damping", "max_stages")`.
+      An optax transformation. Its state has five scalars; `stages=None` adds one and a copy of the
+      parameters. A step needs memory for three vectors, four at order 2, and up to 5.3 with
+      `stages=None`. A `grad_fn` gets a traced stage number. Inside `optax.inject_hyperparams` name
+      the other numbers in `static_args=("stages", "order", "damping", "max_stages")`.
 
     Raises:
-      ValueError: fewer than 2 of `stages` or `max_stages`, another order, negative damping, or a
-        number that is not positive as learning rate.
-      TypeError: a number of stages, order or damping that is known at run time only.
+      ValueError: `stages` or `max_stages` below 2, an order that is not 1 or 2, a negative damping,
+        or a number that is not positive as learning rate.
+      TypeError: a traced number of stages, order or damping.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt

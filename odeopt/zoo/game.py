@@ -32,22 +32,23 @@ def simultaneous(
     r"""Simultaneous gradient descent of all players: Euler's method on the game.
 
     Step: $x_i^+ = x_i - hs_i\nabla_{x_i}L_i(x)$ for all players at once. Order 1 on the joint flow
-    (`flows.GameFlow`), 1 gradient a step, that is one of each player's. Needs no `grad_fn`. With
-    one loss for all and equal speeds it equals `optax.sgd`. Where players turn around each other it
-    grows: on $L_1 = pq = -L_2$ by $\sqrt{1 + h^2}$ a step, and on any game without damping.
+    (`flows.GameFlow`), 1 gradient a step, that is one of each player. Needs no `grad_fn`. With one
+    loss for all and equal speeds it equals `optax.sgd`. Where players rotate around each other the
+    iterates grow: on $L_1 = pq = -L_2$ by $\sqrt{1 + h^2}$ a step, and in any game without damping.
     The state holds five numbers, one more with a correction.
 
     Args:
       learning_rate: $h$: a number, a schedule of the number of steps, or a step-size rule.
       speeds: $s_i$, by the players' names (a dict) or in order; None for 1.
-      correction: None; "joint" for the counter-terms that make it order 2, 1 gradient more;
-        "interaction" for those between players only, "self" for the others, "published" for the
-        weights of arXiv:2105.13922, 1 gradient more for each player, of which `jit` computes that
-        player's: see `drift.corrected_game`. Needs `grad_fn=` in `update`.
+      correction: None; "joint" for the counter-terms that make it order 2, for 1 more gradient;
+        "interaction" for those between players only; "self" for those of each player with itself;
+        "published" for the weights of arXiv:2105.13922. The last three cost 1 more gradient for
+        each player, of which `jit` computes only that player's: see `drift.corrected_game`. Needs
+        `grad_fn=` in `update`.
       stage_transform: an optax transformation applied to every gradient, of all players.
 
     Raises:
-      ValueError: a correction that there is not; in `init`, speeds of other players.
+      ValueError: an unknown correction; in `init`, speeds that do not match the players.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -76,26 +77,26 @@ def alternating(
     $q^+ = q - hs_2\nabla_qL_2(p^+, q)$. Order 1 on the joint flow. On $L_1 = pq = -L_2$ it is
     symplectic Euler, and stays bounded for $h\sqrt{s_1s_2} < 2$.
 
-    A player with k updates a round takes them with length $h/k$ each: a round follows every player
-    for a time h. Five critic steps at the full rate are
-    `updates={"critic": 5, "generator": 1}, speeds={"critic": 5, "generator": 1}`.
+    A player with k updates a round makes steps of size $h/k$, so a round advances every player by a
+    time h. Five critic steps at the full rate are `updates={"critic": 5, "generator": 1},
+    speeds={"critic": 5, "generator": 1}`.
 
-    `grads` serve the first move; each further one calls `grad_fn` where the players are then, and
-    counts as 1. Under `jit`, the call for `grads` inside it too, only the mover's gradient is
-    computed: a round with one update each costs what a simultaneous one does. `value_fn=` in its
-    place would be one loss that all players descend, no game.
+    The first move uses `grads`; each further move calls `grad_fn` at the new point, which counts as
+    1 gradient. Under a `jit` that includes the call for `grads`, only the moving player's gradient
+    is computed: a round with one update each costs as much as a simultaneous step. With `value_fn=`
+    instead all players would descend the same loss.
 
     Args:
       learning_rate: $h$; see `simultaneous`.
-      updates: how often each player moves, in the order of play: by name for a dict of players, by
-        number for a tuple.
+      updates: the number of moves of each player, in the order of play: by name for a dict of
+        players, by position for a tuple.
       speeds: $s_i$, by name or in the order of the players' tree; None for 1.
       correction: as for `simultaneous`, with the weights of alternating steps: order 2 with "joint"
-        for 1 gradient more at each move.
+        for 1 more gradient at each move.
       stage_transform: an optax transformation applied to every gradient, of all players.
 
     Raises:
-      ValueError: as for `simultaneous`; updates that are not positive integers, or not those of the
+      ValueError: as for `simultaneous`; updates that are not positive integers, or do not match the
         players.
 
     Examples:
@@ -122,17 +123,17 @@ def game_runge_kutta(
 ) -> Optimizer:
     r"""The joint field of a game by an explicit Runge-Kutta method.
 
-    All players pass through the stages together: of the order of the method on the joint flow, and
-    without drift below it. (A Runge-Kutta step of each player while the others are frozen has the
-    drift of simultaneous Euler between players; on $L_1 = pq = -L_2$ it *is* Euler's method.) One
-    gradient of every player a stage. RK4 is stable on a rotation up to $h\omega = 2.83$.
+    All players pass through the stages together, so on the joint flow the step has the order of the
+    method and no drift below it. (A Runge-Kutta step of each player while the others are frozen has
+    the drift of simultaneous Euler between players; on $L_1 = pq = -L_2$ it *is* Euler's method.)
+    One gradient of every player a stage. RK4 is stable on a rotation up to $h\omega = 2.83$.
 
     Args:
       learning_rate: $h$; see `simultaneous`.
       tableau: `odeopt.solvers.RK4()`, or any other as for `runge_kutta`.
       speeds: see `simultaneous`.
-      **options: those of `ode_optimizer`. `correction=3`, say, is the order to which steps then
-        follow the joint flow, not one of the names that `simultaneous` takes.
+      **options: see `ode_optimizer`. `correction` is a number here, such as 3: the order with
+        which the steps follow the joint flow, not one of the names of `simultaneous`.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -155,17 +156,17 @@ def game_implicit_midpoint(
 ) -> Optimizer:
     r"""The implicit midpoint rule on the joint field of a game.
 
-    Step: $x^+ = x + hV(\tfrac12(x + x^+))$, solved by Newton's method with GMRES, no Jacobian
-    formed. Order 2; conserves every quadratic that the flow conserves, so on $L_1 = pq = -L_2$
-    iterates stay on their circle, whatever h. (A game has no loss to minimize, as
-    `implicit_midpoint` does.) Not cheap, and `state.gradients` is -1: the solver does not say how
-    many it took. A step whose solve fails is rejected. All leaves must have one dtype.
+    Step: $x^+ = x + hV(\tfrac12(x + x^+))$, solved by Newton's method with GMRES, without forming a
+    Jacobian. Order 2. It conserves every quadratic that the flow conserves, so on $L_1 = pq = -L_2$
+    iterates stay on their circle at any h. (`implicit_midpoint` minimizes a loss, which a game does
+    not have.) A step is expensive, and `state.gradients` is -1, because the solver does not report
+    its gradients. A step whose solve fails is rejected. All leaves must have one dtype.
 
     Args:
       learning_rate: $h$; see `simultaneous`.
       speeds: see `simultaneous`.
-      tolerance: of Newton's method, relative and absolute; None for 1e-5, or 1e-13 where JAX's
-        default float is double when this is called.
+      tolerance: relative and absolute tolerance of Newton's method; None for 1e-5, or 1e-13 if
+        JAX's default float is float64 when this is called.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -186,7 +187,7 @@ def game_implicit_midpoint(
         atol=tolerance,
         linear_solver=lineax.GMRES(rtol=min(tolerance, 1e-5), atol=tolerance),
     )
-    # Not through `as_method`: that would take the minimization, which is for gradient flow.
+    # `as_method` would choose the minimization, which is for gradient flow only.
     midpoint = solvers.DiffraxMethod(solvers.ImplicitMidpoint(newton))
     return ode_optimizer(GameFlow(speeds), midpoint, learning_rate)
 

@@ -1,4 +1,4 @@
-"""Gradient flow by implicit methods: any step size, for the price of a minimization."""
+"""Gradient flow by implicit methods: any step size, at the cost of a minimization."""
 
 from typing import Unpack
 
@@ -26,38 +26,39 @@ def implicit_euler(
     r"""Implicit Euler, the proximal point method: the loss never rises, at any learning rate.
 
     Step: $x^+ = \arg\min_y E(y) + \|y - x\|^2/(2h)$, so that $x^+ = x - h\nabla E(x^+)$. Order 1 on
-    gradient flow, stability function $1/(1 + h\lambda)$. The minimization is Newton's with a line
-    search, from x on, and lowers the objective wherever it ends: whatever h,
-    $E(x^+) + \|x^+ - x\|^2/(2h) \le E(x)$. With `correction=2` this holds for the penalized loss
-    below in place of E, and E itself may rise.
+    gradient flow, stability function $1/(1 + h\lambda)$. Newton's method with a line search,
+    started at x, lowers the objective wherever it ends, so $E(x^+) + \|x^+ - x\|^2/(2h) \le E(x)$
+    at any h. With `correction=2` this holds for the penalized loss below in place of E, and E
+    itself may rise.
 
-    Costs, in gradients a step: 1, and 1 for the loss at the start unless `update` gets `value=`;
-    for each of `iterations` at most 1, and 1 more for each trial of its line search that fails; and
-    the linear solve of a step of `linearly_implicit_euler`; the state's `memory` (a
-    `solvers.Proximal`) says what there was. `gain_ratio`, the default, adds 3, or 4 without
-    `value=`. It rejects a step only where rounding raises the loss, or with `correction`.
+    Costs, in gradients a step: 1, and 1 for the loss at the start unless `update` gets `value=`.
+    Each Newton step adds at most 1, 1 more for each failed trial of its line search, and the linear
+    solve of a step of `linearly_implicit_euler`. The state's `memory` (a `solvers.Proximal`)
+    reports these numbers. `gain_ratio`, the default, adds 3, or 4 without `value=`. It rejects a
+    step only where rounding raises the loss, or with `correction`.
 
     Args:
       learning_rate: $h$: None for `stepsize.gain_ratio()`; or a number, a schedule of the number of
         steps, or another rule.
       curvature: "auto": "ggn" where `value_fn` is an `odeopt.composite`, else "hessian".
       solve: how linear systems are solved; see `linearly_implicit_euler`.
-      iterations: the most Newton steps; None for 5.
-      products: the most curvature products of each, beside one for the start; None for 10.
-      tolerance: the gradient of the proximal objective, relative to that at the start, at which
-        Newton's method ends, and so do the conjugate gradients in it.
+      iterations: maximum number of Newton steps; None for 5.
+      products: maximum number of curvature products of each, besides one for the start; None for
+        10.
+      tolerance: Newton's method stops when the gradient of the proximal objective, relative to that
+        at the start, is this small; the conjugate gradients in it have the same tolerance.
       fraction: see `linearly_implicit_euler`.
       precondition: see `linearly_implicit_euler`.
-      **options: `correction=2` cancels the drift: the step is that of the loss
-        $E + \tfrac h4\|\nabla E\|^2$, has order 2, and stays L-stable. Gradients cost 3, Hessian
-        products 6. The other options of `ode_optimizer` do not apply.
+      **options: `correction=2` cancels the drift: the step is taken with the loss
+        $E + \tfrac h4\|\nabla E\|^2$, has order 2, and stays L-stable. A gradient then costs 3, a
+        Hessian product 6. The other options of `ode_optimizer` do not apply.
 
     Returns:
-      An optax transformation; its state is that of `linearly_implicit_euler`. A step by conjugate
-      gradients takes twelve copies of the parameters.
+      An optax transformation; its state is that of `linearly_implicit_euler`. A step with conjugate
+      gradients needs memory for twelve copies of the parameters.
 
     Raises:
-      ValueError: as for `linearly_implicit_euler`; fewer than 1 of `iterations`.
+      ValueError: as for `linearly_implicit_euler`; `iterations` below 1.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -90,18 +91,18 @@ def implicit_midpoint(
 
     Step: $x^+ = x - h\nabla E(\tfrac12(x + x^+)) = 2\,\mathrm{prox}_{h/2}(x) - x$. Order 2 on
     gradient flow, stability function $(1 - z/2)/(1 + z/2)$ at $z = h\lambda$: A-stable, but a mode
-    of large z is not damped, only its sign changes. Costs as `implicit_euler`.
+    with large z is not damped: only its sign changes. Costs: as for `implicit_euler`.
 
     Args:
-      learning_rate: as for `implicit_euler`, and so are all others.
+      learning_rate: see `implicit_euler`, also for all other arguments.
       curvature: "auto", "ggn" or "hessian".
       solve: "auto", "exact" or "cg".
-      iterations: the most Newton steps.
-      products: the most curvature products of each.
+      iterations: maximum number of Newton steps.
+      products: maximum number of curvature products in each.
       tolerance: of the minimization; order 2 needs a small one, such as 1e-12.
-      fraction: of the samples that curvature is taken on.
-      precondition: conjugate gradients by an estimate of the diagonal.
-      **options: up to `correction=2` there is nothing to cancel.
+      fraction: the share of samples used for the curvature.
+      precondition: precondition conjugate gradients by an estimate of the diagonal.
+      **options: `correction=2` has nothing to cancel.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -131,20 +132,20 @@ def trapezoidal(
 ) -> Optimizer:
     r"""The trapezoidal rule: half a step of gradient descent, half a step of `implicit_euler`.
 
-    Step: $x^+ = x - \tfrac h2(\nabla E(x) + \nabla E(x^+))
-    = \mathrm{prox}_{h/2}(x - \tfrac h2\nabla E(x))$. Order 2 on gradient flow, stability function
-    that of `implicit_midpoint`. Costs as `implicit_euler`.
+    Step: $x^+ = x - \tfrac h2(\nabla E(x) + \nabla E(x^+)) = \mathrm{prox}_{h/2}(x - \tfrac
+    h2\nabla E(x))$. Order 2 on gradient flow, with the stability function of `implicit_midpoint`.
+    Costs: as for `implicit_euler`.
 
     Args:
-      learning_rate: as for `implicit_euler`, and so are all others.
+      learning_rate: see `implicit_euler`, also for all other arguments.
       curvature: "auto", "ggn" or "hessian".
       solve: "auto", "exact" or "cg".
-      iterations: the most Newton steps.
-      products: the most curvature products of each.
+      iterations: maximum number of Newton steps.
+      products: maximum number of curvature products in each.
       tolerance: of the minimization; order 2 needs a small one, such as 1e-12.
-      fraction: of the samples that curvature is taken on.
-      precondition: conjugate gradients by an estimate of the diagonal.
-      **options: up to `correction=2` there is nothing to cancel.
+      fraction: the share of samples used for the curvature.
+      precondition: precondition conjugate gradients by an estimate of the diagonal.
+      **options: `correction=2` has nothing to cancel.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt

@@ -33,50 +33,53 @@ def linearly_implicit_euler(
     diverge (on cross-entropy it does, since B vanishes where softmax saturates); with
     `stepsize.gain_ratio`, the default, the loss never rises.
 
-    Costs, in gradients a step: 1; the exact solve as many as a sample has outputs, and a Cholesky
-    decomposition of at most 1,000 rows; or conjugate gradients 2 a product; `gain_ratio` 1, and 1
-    for the loss at the start unless `update` gets `value=`. The quadratic model of `gain_ratio` is
-    that of the linear system, so it takes no product of its own. While the batch is the same, a
-    step that it rejects is tried again in the same call, which costs 1 (and products), but no
+    Costs, in gradients a step: 1. The exact solve adds as many as a sample has outputs, and a
+    Cholesky decomposition of at most 1,000 rows; conjugate gradients add 2 for each product.
+    `gain_ratio` adds 1, and 1 for the loss at the start unless `update` gets `value=`. It uses the
+    quadratic model of the linear system and needs no product of its own. While the batch is the
+    same, it tries a rejected step again in the same call, which costs 1 (and products), but no
     Jacobian.
 
     Args:
       learning_rate: $h$: None for `stepsize.gain_ratio(tries=5)`; or a number, a schedule of the
         number of steps, or another rule.
-      curvature: "auto": "ggn" where `value_fn` is an `odeopt.composite`, else "hessian", of any
-        loss. Where that is indefinite, conjugate gradients stop before the first direction of
+      curvature: "auto": "ggn" where `value_fn` is an `odeopt.composite`, else "hessian", which any
+        loss has. Where that is indefinite, conjugate gradients stop before the first direction of
         negative curvature.
       solve: "exact", for "ggn": by Cholesky's decomposition and the Jacobian of every sample, which
         must not depend on the others (with batch normalization pass "cg"); "cg": conjugate
-        gradients, started from the last step's direction; "auto": exact where that is small (see
-        `solvers.LinearSolver`).
-      products: the most curvature products of a step, beside one for the start; None for 10.
+        gradients, started from the last step's direction; "auto": exact where its matrix is small
+        (see `solvers.LinearSolver`).
+      products: maximum number of curvature products in a step, besides one for the start; None for
+        10.
       tolerance: the relative residual at which conjugate gradients stop.
       fraction: the share of samples (the first ones) used for the curvature; None for all.
-      precondition: conjugate gradients by an estimate of the diagonal of B, which takes a product
-        a step and one more copy of the parameters in the state.
-      rank: conjugate gradients by an approximation of B of this rank, made at each point by as many
-        products, all at once; None for none. For seconds, not for gradients, where B is dense and
-        its eigenvalues decay fast: [what it saves](../stiff.md#a-sketch-of-the-curvature).
+      precondition: precondition conjugate gradients by an estimate of the diagonal of B, which
+        costs a product a step and one more copy of the parameters in the state.
+      rank: precondition conjugate gradients by an approximation of B of this rank, made at each
+        point by as many products, all at once; None for none. It saves seconds rather than
+        gradients where B is dense and its eigenvalues decay fast: [how
+        much](../stiff.md#a-sketch-of-the-curvature).
         Memory: about 4.5 copies of the parameters for each unit of rank.
-      **options: `correction=2`, with "hessian", cancels the drift: the step is that of the loss
-        $E + \tfrac h4\|\nabla E\|^2$, has order 2, and stays L-stable on a convex quadratic.
-        Gradients cost 3, Hessian products 6. The other options of `ode_optimizer` do not apply.
+      **options: `correction=2`, with "hessian", cancels the drift: the step is taken with the loss
+        $E + \tfrac h4\|\nabla E\|^2$, has order 2, and stays L-stable on a convex quadratic. A
+        gradient then costs 3, a Hessian product 6. The other options of `ode_optimizer` do not
+        apply.
 
     Returns:
       An optax transformation; its state holds one copy of the parameters (none with
-      `solve="exact"`), and in `memory` (`solvers.LinearSolve`) the products, 0 where the solve was
-      exact, the residual and the curvature of the last accepted step. Conjugate gradients take
-      4.3 copies within a step, 6.3 with `gain_ratio`; the exact solve the Jacobian: samples times
-      outputs times parameters.
+      `solve="exact"`), and in `memory` (`solvers.LinearSolve`) the number of products (0 for an
+      exact solve), the residual and the curvature of the last accepted step. Within a step
+      conjugate gradients need 4.3 copies, 6.3 with `gain_ratio`; the exact solve needs the
+      Jacobian: samples times outputs times parameters.
 
     Raises:
       ValueError: an unknown `curvature` or `solve`, `products` below 1, a negative `tolerance`, a
-        `fraction` outside (0, 1], a negative `rank` or one beside `precondition`; `products`,
-        `precondition`, `rank` or the Hessian beside `solve="exact"`; in `update`, "ggn" or a
-        fraction without a `composite`.
-      TypeError: `products`, `fraction` or `rank` that are known at run time only; in `update`,
-        complex parameters with `solve="exact"`.
+        `fraction` outside (0, 1], a negative `rank`, or `rank` with `precondition`; `products`,
+        `precondition`, `rank` or the Hessian with `solve="exact"`; in `update`, "ggn" or a fraction
+        without a `composite`.
+      TypeError: traced `products`, `fraction` or `rank`; in `update`, complex parameters with
+        `solve="exact"`.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -118,21 +121,21 @@ def rosenbrock2(
     Step, with $W = I + \gamma hB$ and $\gamma = 1 - 1/\sqrt2$: $Wk_1 = -\nabla E(x)$,
     $Wk_2 = -\nabla E(x + hk_1) - 2k_1$, $x^+ = x + \tfrac32hk_1 + \tfrac12hk_2$ (Verwer, Spee, Blom
     and Hundsdorfer, SIAM J. Sci. Comput. 20, 1999). Order 2 with either curvature, and stable for
-    any step on a convex quadratic, as far as the linear systems are solved. With the default of ten
-    products they may not be: a large fixed rate may then diverge. One gradient more than
-    `linearly_implicit_euler`, with `solve="cg"` a second solve; `gain_ratio` takes a Hessian
+    any step on a convex quadratic if the linear systems are solved accurately. Ten products, the
+    default, may not be enough: a large fixed rate may then diverge. Costs one gradient more than
+    `linearly_implicit_euler`, with `solve="cg"` a second solve, and with `gain_ratio` a Hessian
     product.
 
     Args:
-      learning_rate: None for `stepsize.gain_ratio()`; else as for `linearly_implicit_euler`, and so
-        are all others.
+      learning_rate: None for `stepsize.gain_ratio()`; else see `linearly_implicit_euler`, also for
+        all other arguments.
       curvature: "auto", "ggn" or "hessian".
       solve: "auto", "exact" or "cg".
-      products: the most curvature products of each of two solves, beside one for its start.
+      products: maximum number of curvature products in each solve, besides one for its start.
       tolerance: the relative residual at which conjugate gradients stop.
-      fraction: of the samples that curvature is taken on.
-      precondition: for both solves.
-      **options: up to `correction=2` there is nothing to cancel.
+      fraction: the share of samples used for the curvature.
+      precondition: precondition both solves.
+      **options: `correction=2` has nothing to cancel.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt
@@ -160,28 +163,28 @@ def exponential_euler(
 
     Step: $x^+ = x - h\varphi_1(-hB)\nabla E(x)$, $\varphi_1(z) = (e^z - 1)/z$, with B the
     Gauss-Newton matrix or the Hessian, on the Krylov space of B and the gradient (Lanczos'
-    algorithm; Hochbruck and Ostermann, Acta Numerica 19, 2010). Exact on quadratics at
-    any $h$ where the space is large enough; gradient descent for $h \to 0$, Newton's or Gauss and
-    Newton's step for $h \to \infty$. Order 2 on gradient flow with the Hessian, 1 with the
-    Gauss-Newton matrix. Costs, in gradients a step: 1 and 2 a product; `gain_ratio`, the default,
-    1, and 1 for the loss at the start unless `update` gets `value=`.
+    algorithm; Hochbruck and Ostermann, Acta Numerica 19, 2010). Exact on quadratics at any $h$ if
+    the space is large enough; gradient descent for $h \to 0$, the Newton or Gauss-Newton step for
+    $h \to \infty$. Order 2 on gradient flow with the Hessian, 1 with the Gauss-Newton matrix.
+    Costs, in gradients a step: 1, and 2 for each product. `gain_ratio`, the default, adds 1, and 1
+    for the loss at the start unless `update` gets `value=`.
 
     Args:
       learning_rate: None for `stepsize.gain_ratio()`; else as for `linearly_implicit_euler`.
       curvature: "auto", "ggn" or "hessian"; see `linearly_implicit_euler`. Along directions of
         negative curvature the step grows exponentially, as the flow does.
-      products: the most curvature products of a step; None for 10.
+      products: maximum number of curvature products in a step; None for 10.
       basis: Krylov vectors kept at once, to save memory: a divisor of `products`. Lanczos'
         algorithm is then restarted on the rest of the flow. None for as many as products.
-      tolerance: relative error of a step that a restart may leave.
+      tolerance: the relative error up to which each space but the last follows the flow.
       fraction: see `linearly_implicit_euler`.
-      **options: with "hessian" there is nothing to cancel up to `correction=2`.
+      **options: with "hessian" `correction=2` has nothing to cancel.
 
     Returns:
-      An optax transformation whose state holds a few scalars, of which `memory` has the products,
-      an estimate of the relative error of the Krylov space and the curvature of the last accepted
-      step. A step takes `basis` copies of the parameters and about 6 more (16 in all at the
-      defaults, 8 with `basis=2`).
+      An optax transformation whose state holds a few scalars. Its `memory` has the number of
+      products, an estimate of the relative error of the Krylov space and the curvature of the last
+      accepted step. A step needs `basis` copies of the parameters and about 6 more (16 in all at
+      the defaults, 8 with `basis=2`).
 
     Raises:
       ValueError: as `linearly_implicit_euler`; a `basis` that does not divide `products`.
@@ -207,6 +210,6 @@ def controlled(
     tries: int = 1,
     **options: Any,
 ) -> Optimizer:
-    """A method of gradient flow, by default controlled by the gain ratio with so many tries."""
+    """The optimizer of a method on gradient flow, by default with `gain_ratio(tries)`."""
     rule = gain_ratio(tries=tries) if learning_rate is None else learning_rate
     return ode_optimizer(GradientFlow(), method, rule, **options)

@@ -31,15 +31,15 @@ def heavy_ball(
     Args:
       learning_rate: $h$: a number, a schedule of the number of steps, or a step-size rule.
       momentum: $\mu$ in [0, 1), or `flows.LogTime(r)` for friction $r/t$.
-      accumulator_dtype: dtype of the momentum; None for that of the parameters.
-      **options: those of `ode_optimizer`. With `correction=2` the iterates follow gradient flow
-        with order 2, in a time in which step k lasts as long as the gradients in its momentum
-        weigh, $h(1 - \mu^k)/(1 - \mu)$; for one gradient more a step. The counter-term helps where
+      accumulator_dtype: dtype of the momentum; None for the parameters' dtype.
+      **options: see `ode_optimizer`. With `correction=2` the iterates follow gradient flow
+        with order 2, for one more gradient a step. Step k then lasts $h(1 - \mu^k)/(1 - \mu)$: $h$
+        times the total weight of the gradients in its momentum. The counter-term helps where
         $h\lambda < (1-\mu)^2$; beyond that it is clipped.
 
     Raises:
       ValueError: a momentum outside [0, 1), a number that is not positive as learning rate, a
-        `correction` with a clock; in `init`, an `accumulator_dtype` of integers.
+        `correction` with `flows.LogTime`; in `init`, an `accumulator_dtype` of integers.
 
     Examples:
       >>> import odeopt
@@ -59,15 +59,15 @@ def nesterov(
 ) -> Optimizer:
     r"""Nesterov's momentum: equal to `optax.sgd(learning_rate, momentum, nesterov=True)`.
 
-    Step, with the gradient at the point that is looked ahead to: $m^+ = \mu m + \nabla E(y)$,
-    $y^+ = y - h(\nabla E(y) + \mu m^+)$. Order 1 in $\sqrt h$, 1/2 in $h$
-    (see `heavy_ball`), 1 gradient a step, stable to $h\lambda \le 2(1+\mu)/(1+2\mu)$. Unlike the
-    heavy ball it is not conformally symplectic. Needs no `value_fn`.
+    Step, with y the look-ahead point: $m^+ = \mu m + \nabla E(y)$,
+    $y^+ = y - h(\nabla E(y) + \mu m^+)$. Order 1 in $\sqrt h$, 1/2 in $h$ (see `heavy_ball`), 1
+    gradient a step, stable to $h\lambda \le 2(1+\mu)/(1+2\mu)$. Unlike the heavy ball it is not
+    conformally symplectic. Needs no `value_fn`.
 
     Args:
       learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.
       momentum: $\mu$ in [0, 1), or `flows.LogTime(r)`.
-      accumulator_dtype: dtype of the momentum; None for that of the parameters.
+      accumulator_dtype: dtype of the momentum; None for the parameters' dtype.
       **options: see `heavy_ball`.
 
     Examples:
@@ -85,12 +85,11 @@ def conformal_leapfrog(
     r"""The heavy ball by Strang's splitting: order 2 in its own time, with one gradient a step.
 
     Step: $\hat x = x - \tfrac h2\sqrt\mu\,m$, $\hat m = \sqrt\mu\,m + \nabla E(\hat x)$,
-    $x^+ = \hat x - \tfrac h2\hat m$, $m^+ = \sqrt\mu\,\hat m$: half of friction and drift on either
-    side of the kick. Order 2 in $\sqrt h$, 1 in $h$ (see `heavy_ball`).
-    Conformally symplectic, stable to $h\lambda \le 4$ (arXiv:1903.04100). Needs no
-    `value_fn`: between calls the parameters rest at the point $\hat x$ of the next gradient, and
-    `odeopt.step_params(state, params)` gives $x^+$. A step size that changes moves that point by
-    half of the change.
+    $x^+ = \hat x - \tfrac h2\hat m$, $m^+ = \sqrt\mu\,\hat m$: half of the friction and drift
+    before the kick, half after it. Order 2 in $\sqrt h$, 1 in $h$ (see `heavy_ball`). Conformally
+    symplectic, stable to $h\lambda \le 4$ (arXiv:1903.04100). Needs no `value_fn`: between calls
+    `params` is the point $\hat x$ of the next gradient, and `odeopt.step_params(state, params)`
+    returns $x^+$. A change of the step size moves that point by half as much.
 
     Args:
       learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.
@@ -114,16 +113,16 @@ def suzuki_yoshida(
     r"""The heavy ball to order 4: three conformal leapfrogs, the middle one backwards in time.
 
     Lengths $\tau, 1-2\tau, \tau$ with $\tau = 1/(2-2^{1/3}) = 1.35$ (Suzuki, Phys. Lett. A 146,
-    1990; Yoshida, Phys. Lett. A 150, 1990). Order 4 in $\sqrt h$, 2 in $h$ (see `heavy_ball`).
-    3 gradients a step, conformally symplectic; at $\mu = 0.9$ stable to $h\lambda \le 2.47$.
-    Parameters rest where `conformal_leapfrog` says.
+    1990; Yoshida, Phys. Lett. A 150, 1990). Order 4 in $\sqrt h$, 2 in $h$ (see `heavy_ball`). 3
+    gradients a step, conformally symplectic; at $\mu = 0.9$ stable to $h\lambda \le 2.47$. Between
+    calls `params` is as for `conformal_leapfrog`.
 
     Args:
       learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.
       momentum: $\mu$ in (0, 1): the step backwards in time undoes friction.
 
     Raises:
-      ValueError: a momentum of 0, whose friction is infinite, or a clock.
+      ValueError: a momentum of 0, whose friction is infinite, or `flows.LogTime`.
 
     Examples:
       >>> import odeopt
@@ -131,7 +130,7 @@ def suzuki_yoshida(
     """
     _positive(momentum)
     if isinstance(momentum, LogTime):
-        raise ValueError("momentum is a clock, and one step of the three goes back: pass a number.")
+        raise ValueError("momentum is a clock, but one of three steps goes back: pass a number.")
     solver = solvers.Strang(solvers.SUZUKI_YOSHIDA)
     return ode_optimizer(HeavyBallFlow(momentum), solver, learning_rate, **options)
 
@@ -149,15 +148,15 @@ def relativistic(
 
     Step: $m^+ = \mu m + \nabla E(x)$, $x^+ = x - hm^+/\sqrt{1 + \delta h^2\|m^+\|^2}$, the norm
     over all parameters (relativistic gradient descent; França, Sulam, Robinson and Vidal,
-    arXiv:1903.04100). Order 1 in $\sqrt h$, 1/2 in $h$; with `leapfrog` 2 and 1. 1 gradient a
-    step, conformally symplectic.
-    `delta=0` is `heavy_ball` or `conformal_leapfrog`, whose stability limit it has near a minimum.
+    arXiv:1903.04100). Order 1 in $\sqrt h$, 1/2 in $h$; with `leapfrog` 2 and 1. 1 gradient a step,
+    conformally symplectic. `delta=0` is `heavy_ball` or `conformal_leapfrog`; near a minimum the
+    stability limit is theirs.
 
     Args:
       learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.
       momentum: $\mu$ in [0, 1), or `flows.LogTime(r)`.
       delta: $\delta \ge 0$, one over the square of the longest step.
-      leapfrog: the symmetric splitting; parameters rest where `conformal_leapfrog` says.
+      leapfrog: the symmetric splitting; between calls `params` is as for `conformal_leapfrog`.
 
     Raises:
       ValueError: a negative `delta`.
@@ -180,11 +179,11 @@ def rk_momentum(
     r"""The heavy ball's flow by any solver: Runge-Kutta on parameters and momentum together.
 
     Solves $\dot x = -m$, $h\dot m = \nabla E(x) + m\ln\mu$ (`flows.HeavyBallFlow`) with the order
-    of the solver in $\sqrt h$, half of it in $h$ (see `heavy_ball`), and as many gradients.
-    Its stability limit is that of the solver's polynomial at
-    the eigenvalues of this system, `solvers.stability_limit(flow, method)`: 8.20 for RK4 at
-    $\mu = 0.9$. Momentum *on* a solver of gradient flow is another thing: `chained_momentum`.
-    The state holds one copy of the parameters (`staged` adds twice the number of stages).
+    of the solver in $\sqrt h$, half of it in $h$ (see `heavy_ball`), and the gradients of the
+    solver. The solver's stability polynomial at the eigenvalues of this system gives the stability
+    limit, `solvers.stability_limit(flow, method)`: 8.20 for RK4 at $\mu = 0.9$. For momentum *on* a
+    solver of gradient flow see `chained_momentum`. The state holds one copy of the parameters;
+    `staged` adds two for each stage.
 
     Args:
       learning_rate: $h$; see `heavy_ball`, which also lists errors. With
@@ -216,10 +215,10 @@ def chained_momentum(
 
     $g^* = (x - \Phi_h(x))/h$ takes the place of the gradient in `heavy_ball` (or `nesterov`): at a
     fixed rate this is `optax.chain(odeopt.rk4(h), optax.trace(momentum))`. It is not a solver of
-    the heavy ball's flow (`rk_momentum` is). Momentum does not change the stability limit where the
-    solver's stability polynomial is 1 at it: RK4 keeps 2.785. Where it is -1 the limit grows: with
-    momentum 0.9 from 2 to 3.80 for Euler's method, from 2.51 to 3.29 for SSPRK3. `nesterov=True`
-    may lower it: 1.36 for Euler's method. Costs the solver's gradients.
+    the heavy ball's flow (`rk_momentum` is). If the solver's stability polynomial is 1 at the
+    stability limit, momentum does not change the limit: RK4 keeps 2.785. If it is -1, the limit
+    grows: with momentum 0.9 from 2 to 3.80 for Euler's method, from 2.51 to 3.29 for SSPRK3.
+    `nesterov=True` may lower it: 1.36 for Euler's method. A step costs the gradients of the solver.
 
     Args:
       learning_rate: $h$; see `heavy_ball`, which also lists memory and errors.

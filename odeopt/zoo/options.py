@@ -9,15 +9,15 @@ import optax
 
 
 class Options(TypedDict, total=False):
-    """Options of every named optimizer; one that its solver cannot use is refused.
+    """Options of every named optimizer; one that the solver cannot use raises an error.
 
     Attributes:
       stage_transform: an optax transformation applied to every stage's gradient (None).
       staged: one stage for each call of `update`, without extra arguments (False).
-      scan_stages: loop over the stages, for less memory; None: where it saves some.
+      scan_stages: loop over the stages, for less memory; None: loop where this saves memory.
       correction: cancel the drift of the method, to this order; None for the plain method.
 
-    All are those of `odeopt.ode_optimizer`.
+    `odeopt.ode_optimizer` explains them all.
     """
 
     stage_transform: optax.GradientTransformation | None
@@ -31,10 +31,10 @@ _Named = TypeVar("_Named", bound=Callable[..., Any])
 
 
 def named(function: _Named) -> _Named:
-    """Spell the shared options out in the signature of a named optimizer.
+    """Write the shared options into the signature of a named optimizer.
 
-    `help()` shows them then, `optax.inject_hyperparams`, which binds arguments by the signature,
-    works, and an argument that there is not is refused in the name of the optimizer.
+    Then `help()` shows them, `optax.inject_hyperparams`, which binds arguments by the signature,
+    works, and the error about an unknown argument names the optimizer.
     """
     signature = inspect.signature(function)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
@@ -49,7 +49,7 @@ def named(function: _Named) -> _Named:
     @functools.wraps(function)
     def build(*args: Any, **kwargs: Any) -> Any:
         unknown = [name for name in kwargs if name not in spelt.parameters]
-        if unknown:  # else `ode_optimizer` would be said to have got it
+        if unknown:  # else the error would name `ode_optimizer`
             raise TypeError(
                 f"{function.__name__}() has no argument {unknown[0]!r}; write one of "
                 f"{', '.join(spelt.parameters)}."

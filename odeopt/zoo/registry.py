@@ -26,19 +26,19 @@ class Entry(NamedTuple):
       function: the named optimizer.
       family: "explicit", "stabilized", "linearized", "implicit", "momentum", "adaptive" or "game".
       follows: the flow that its steps follow: "gradient", "ball" (the heavy ball in its own time,
-        in units of $\sqrt h$), "relativistic" (that with a speed limit), "adam", "rmsprop", "sign"
-        (that of Adam without memory), "spectral" (Muon's), "kronecker" (SOAP's), "averaged" or
-        "game".
-      order: of accuracy along that flow, in its own time step.
-      gradients: of a step, the given one included; None where a step decides that as it goes.
-      limit: the largest stable $h\lambda$ on a quadratic, at the defaults; None where there is
-        none, or the gradient is normalized.
-      memory: of the state, in copies of the parameters.
-      arguments: what `function` is called with beside the learning rate.
-      staged: whether it can take one stage a call.
-      rests: whether parameters rest elsewhere than at the end of a step between calls.
-      corrected: order and gradients of a step with `correction=2`; None where no row is made of it.
-      needs: what it asks of parameters and loss: a known number of "players", "one dtype" for all
+        in units of $\sqrt h$), "relativistic" (the heavy ball with a speed limit), "adam",
+        "rmsprop", "sign" (Adam's flow without memory), "spectral" (Muon's), "kronecker" (SOAP's),
+        "averaged" or "game".
+      order: order of accuracy along that flow, in its own time step.
+      gradients: gradients of a step, the given one included; None if the number varies.
+      limit: the largest stable $h\lambda$ on a quadratic, at the defaults; None if there is no
+        limit, or if the gradient is normalized.
+      memory: memory of the state, in copies of the parameters.
+      arguments: arguments of `function` besides the learning rate.
+      staged: whether it supports staged mode.
+      rests: whether the parameters between calls are another point than the end of a step.
+      corrected: order and gradients of a step with `correction=2`; None for no such entry.
+      needs: requirements on parameters and loss: a known number of "players", "one dtype" for all
         leaves, a loss with "curvature".
     """
 
@@ -56,7 +56,7 @@ class Entry(NamedTuple):
     needs: frozenset[str] = frozenset()
 
     def build(self, learning_rate: LearningRate, **options: Any) -> Optimizer:
-        """The optimizer; `options` take the place of `arguments` of the same name."""
+        """Build the optimizer; `options` override `arguments` of the same name."""
         return self.function(learning_rate=learning_rate, **{**self.arguments, **options})
 
 
@@ -91,7 +91,7 @@ _ENTRIES = (
     _explicit(explicit.tsit5, 5, 6, 3.507),
     _explicit(explicit.runge_kutta, 3, 3, 2.513, tableau=_KUTTA3),
     _explicit(explicit.from_diffrax, 3, 3, 2.513, solver=diffrax.Bosh3()),
-    # two stages: its loop traces the loss once, so that calls can be counted
+    # two stages: the loop traces the loss once, so that tests can count its calls
     Entry(explicit.rkc, "stabilized", "gradient", 1, 2, 7.808, arguments={"stages": 2}),
     _stiff(linearized.linearly_implicit_euler, "linearized", 1),
     _stiff(linearized.exponential_euler, "linearized", 2),
@@ -123,7 +123,7 @@ _ENTRIES = (
 )
 _NAMED = {entry.function.__name__: entry for entry in _ENTRIES}
 
-_FREE_OF_MEMORY = {"ball": "gradient", "adam": "sign"}  # what a corrected step follows
+_FREE_OF_MEMORY = {"ball": "gradient", "adam": "sign"}  # the flow of a corrected step
 
 
 def _corrected(entry: Entry) -> Entry:

@@ -1,4 +1,4 @@
-"""Optimizers without a learning rate: for mini-batches, and two for full batches."""
+"""Optimizers without a learning rate, for mini-batches and for full batches."""
 
 from typing import Any, Unpack
 
@@ -37,47 +37,51 @@ def untuned(
     r"""Muon's flow with steps relative to the size of each matrix: no learning rate to tune.
 
     Three pieces. The *flow*: matrices follow `flows.SpectralFlow`, other leaves `flows.AdamFlow`
-    (both with look-ahead, $b_1 = 0.9$, $b_2 = 0.98$), each leaf in its *unit* `flows.UnitFlow`,
-    $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(x))}$ with $s_0$ the size of a matrix at its start and
-    0.1 of other leaves. A matrix moves along its moment, *damped* where the gradient is noise,
+    (both with look-ahead, $b_1 = 0.9$, $b_2 = 0.98$). Each leaf moves in its *unit*
+    (`flows.UnitFlow`), $\ell = \sqrt{s_0\max(s_0, \mathrm{RMS}(x))}$ with $s_0$ the initial size of
+    a matrix, and 0.1 for other leaves. The step of a matrix is
+    $W^+ = W - h(\ell U + \omega\,\mathrm{RMS}(U)W)$. It moves along its moment, *damped* where the
+    gradient is noise,
     $U = 0.2\sqrt{\max(\text{rows}, \text{columns})}\,\hat M(\hat M^T\hat M + N^TN)^{-1/2}$ with
-    $N = G - \hat M$, and *decays* as far as it moves, $W^+ = W - h(\ell U +
-    \omega\,\mathrm{RMS}(U)W)$; another leaf is $x^+ = x - h\ell\,\hat m/(\sqrt{\hat v} +
-    \epsilon)$. The decay $\omega$ grows from $w/3$ to $w$ as the gradients of all matrices fade,
-    to a third of their largest norms so far. The *clock*: with a horizon of $N$ steps
-    `stepsize.horizon`, $h \le 12/\sqrt N$ and, from 192 steps on, $h \le 0.5$, with warm-up and
-    linear decay; without one `stepsize.anytime`, $h \approx 3/\sqrt n$. The result is the *average*
-    of the path with weights $n^{16}$, about the last seventeenth of it (`flows.AveragedFlow`).
+    $N = G - \hat M$, and *decays* in proportion to its movement. The step of another leaf is
+    $x^+ = x - h\ell\,\hat m/(\sqrt{\hat v} + \epsilon)$. The decay $\omega$ grows from $w/3$ to $w$
+    as the gradient norms of all matrices fall to a third of their largest values so far. The
+    *clock*: with a horizon of $N$ steps `stepsize.horizon`, $h \le 12/\sqrt N$ and, from 192 steps
+    on, $h \le 0.5$, with warm-up and linear decay; without one `stepsize.anytime`,
+    $h \approx 3/\sqrt n$. The result is the *average* of the path with weights $n^{16}$, about the
+    last seventeenth of it (`flows.AveragedFlow`).
 
-    **Evaluate and keep `odeopt.step_params(state, params)`**, the average. 1 gradient a step and
-    some products of the matrices with themselves, twice as many as of `muon`. Needs no `value_fn`.
+    **Evaluate and save `odeopt.step_params(state, params)`**, the average. 1 gradient a step, and
+    twice as many products of each matrix with itself as `muon`. Needs no `value_fn`.
 
-    Why it need not be tuned: damping tells what all batches have in common from what a few
-    examples ask for, such as wrong labels; decay bounds the weights once the data are fitted; and
-    with both a constant that is wrong by a factor of 3 changes little (`odeopt benchmark`). For a
+    Why it need not be tuned: damping separates what all batches have in common from what only a few
+    examples contribute, such as wrong labels. Decay bounds the weights once the data are fitted.
+    With both, a constant that is wrong by a factor of 3 changes little (`odeopt benchmark`). For a
     problem without a generalization gap (a factorisation, a single pass over the data) a decay of
-    0.1 ends lower.
-    The state holds two copies of matrices and three of other parameters.
+    0.1 ends at a lower loss. The state holds two copies of matrices and three of other parameters.
 
     Args:
       horizon: $N$, the number of steps that the run will take. It may be wrong by a factor of 2;
-        past it the rate stays that of the last step, which is small. None where it is not known,
-        or below 30: such a run is too short for its long steps, and may end above its start.
-      learning_rate: None for the clock; a number, a schedule or a rule replaces it, in units.
-      weight_decay: $w$, the largest decay of matrices, per unit of length: one that keeps its
-        direction grows to $1/w^2$ times its size at the start.
-      muon_weight_dimension_numbers: which leaves are matrices, and how: see `muon`. By default
-        those of two or more axes, the last against all others, where both sides are longer than 1:
-        embeddings and kernels of convolutions too. Name the axes of layers that are stacked.
+        after it the rate stays at its last, small value. None if it is unknown or below 30: the
+        steps of a short horizon are long, and the loss may end above its start.
+      learning_rate: None for the clock; a number, a schedule or a rule replaces it, in units of
+        $\ell$.
+      weight_decay: $w$, the largest decay of matrices, per unit of length: a matrix that moves in
+        one direction grows to $1/w^2$ times its initial size.
+      muon_weight_dimension_numbers: which leaves are matrices, and their axes: see `muon`. By
+        default a leaf of two or more axes is a matrix of its last axis against all others, if both
+        sides are longer than 1, also an embedding or the kernel of a convolution. Name the axes of
+        stacked layers.
 
     Raises:
       ValueError: a horizon below 1, a negative decay, `horizon` together with `learning_rate`.
 
-    References: Jordan (2024), "Muon"; what its decay does: arXiv:2506.15054; a decay that follows
-    the gradient: AdamS, arXiv:2011.11152; the damped factor is that of one-sided Shampoo
-    (arXiv:1802.09568) with one sample of the noise for the sum over steps; a distance in place of a
+    References: Jordan (2024), "Muon"; the effect of its decay: arXiv:2506.15054; a decay that
+    follows the gradient: AdamS, arXiv:2011.11152; the damped factor comes from one-sided Shampoo
+    (arXiv:1802.09568), with one sample of the noise for the sum over steps; a distance in place of
+    a
     rate: DoG, arXiv:2302.12022, with Muon arXiv:2605.18999; average: Shamir and Zhang (2013).
-    `docs/research-log.md` has what was tried.
+    `docs/research-log.md` lists the experiments.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt, optax
@@ -101,7 +105,7 @@ def untuned(
     chosen = muon_weight_dimension_numbers
     axes = _last_axis_out if chosen is None else chosen
     matrices = SpectralFlow(0.9, eps=1e-20, consistent_rms=0.2, dimensions=axes, noise=1.0)
-    # Squares of small gradients would vanish in 16 bits.
+    # Squares of small gradients would underflow in 16 bits.
     others = AdamFlow(0.9, Constant(0.98, jnp.float32), eps=1e-10, nesterov=True)
     flow = grouped(UnitFlow(matrices, weight_decay, fading=3.0), UnitFlow(others), axes)
     return ode_optimizer(
@@ -122,32 +126,32 @@ def log_time_adam(
 ) -> Optimizer:
     r"""Adam's flow in logarithmic time, with a step size that adapts: nothing to tune.
 
-    One clock, $k_n = r/(n + r)$, runs everything: $v \leftarrow v + k(g^2 - v)$, $D = 1/(\sqrt v +
-    \epsilon)$; $\ln h \leftarrow \ln h + 2kc$, where $c$ is the cosine of the angle between $Dg$
-    and the lag of the path behind its average, with the length of $Dg$ from a running mean; a
-    negative $c$ is multiplied by 0.7 (`stepsize.angle`); $z \leftarrow z - h(Dg + wy)$; gradients
-    are taken at $y$ and the result is the average $a$, both set by how predictable the gradient is
-    (`flows.AveragedFlow`). One gradient a step, the same form for full batches and mini-batches.
+    One clock, $k_n = r/(n + r)$, runs everything: $v \leftarrow v + k(g^2 - v)$,
+    $D = 1/(\sqrt v + \epsilon)$; $\ln h \leftarrow \ln h + 2kc$, where $c$ is the cosine of the
+    angle between $Dg$ and the lag of the path behind its average. A running mean gives the length
+    of $Dg$, and a negative $c$ is multiplied by 0.7 (`stepsize.angle`);
+    $z \leftarrow z - h(Dg + wy)$; gradients are taken at $y$ and the result is the average $a$;
+    both depend on how predictable the gradient is (`flows.AveragedFlow`). One gradient a step, the
+    same form for full batches and mini-batches.
 
-    **Evaluate and keep `odeopt.step_params(state, params)`**, the average: `params` is where the
-    next gradient is taken. At equal gradients it ends ahead of tuned rivals of constant rate, not
-    of those with a decaying rate, an average or the metric of matrices: `odeopt benchmark`.
+    **Evaluate and save `odeopt.step_params(state, params)`**, the average: `params` is the point of
+    the next gradient. At equal gradients it ends ahead of tuned rivals with a constant rate, but
+    not of those with a decaying rate, an average or a metric for matrices: `odeopt benchmark`.
 
     The clock on both moments is ADANA's (arXiv:2602.05298, with a tuned rate); for the controller
-    see `stepsize.angle`, for the average `flows.AveragedFlow`. Ours: clock and controller together,
-    the two formulas of predictability, a default that is not tuned.
-    The state holds two copies of the parameters, and every 16th entry along the last axis of leaves
-    of 4,096 entries and more (of smaller ones all). An update of 10 million parameters
-    takes 5 to 8 times as long as that of `optax.adam` on a CPU, since the state before the step is
-    kept until the step is known to be finite (`odeopt.guard`); a gradient usually costs far more.
-    It compiles 5.3 times as long (in a checkout:
-    `python -m benchmarks --only updates --only compile`).
+    see `stepsize.angle`, for the average `flows.AveragedFlow`. New here: clock and controller
+    together, the two formulas for predictability, a default that is not tuned. The state holds two
+    copies of the parameters, and every 16th entry along the last axis of leaves with 4,096 entries
+    or more (every entry of smaller leaves). An update of 10 million parameters takes 5 to 8 times
+    as long as that of `optax.adam` on a CPU, since it keeps the old state until it knows that the
+    step is finite (`odeopt.guard`); a gradient usually costs far more. It compiles 5.3 times as
+    long (in a checkout: `python -m benchmarks --only updates --only compile`).
 
     Args:
       learning_rate: None for the controller; a number, schedule or rule replaces it.
       weight_decay: $w$, decoupled, per unit of flow time.
       first: the size of the first step; the controller leaves it within a few steps.
-      gain: of the controller.
+      gain: gain of the controller.
       rate: $r$ of the clock.
       eps: $\epsilon$.
 
@@ -187,41 +191,41 @@ def log_time_soap(
     r"""SOAP's flow in logarithmic time, with a step size that adapts: for full batches.
 
     `log_time_adam` with another metric: one clock, $k_n = r/(n + r)$, runs the second moments, the
-    moments that the bases are of, the average and the step size, $\ln h \leftarrow \ln h + kc$ with
+    moments that define the bases, the average and the step size, $\ln h \leftarrow \ln h + kc$ with
     $c$ as in `stepsize.angle`. The direction is $Q_L(Q_L^HGQ_R/(\sqrt V + \epsilon))Q_R^H$, that of
     `flows.KroneckerFlow` without a first moment: the average (`flows.AveragedFlow`) is the
-    momentum. Leaves that are no matrices follow Adam's flow. One gradient a step, and the products
-    of matrices of `soap`: seconds where sides are long. Needs no `value_fn`.
+    momentum. All other leaves follow Adam's flow. One gradient a step, and the matrix products of
+    `soap`, which take time where sides are long. Needs no `value_fn`.
 
-    **Evaluate and keep `odeopt.step_params(state, params)`**, the average: `params` is where the
-    next gradient is taken. Meant for gradients without noise and a loss that one wants as low as it
-    goes: differential equations, least squares (`odeopt benchmark`). For mini-batches take
-    `untuned`. A classifier that fits its data has no minimum: the step size grows until the loss is
-    lost in rounding, and is cut where a gradient jumps. The loss then rises for some steps.
+    **Evaluate and save `odeopt.step_params(state, params)`**, the average: `params` is the point of
+    the next gradient. Meant for gradients without noise and a loss to be made as small as possible:
+    differential equations, least squares (`odeopt benchmark`). For mini-batches use `untuned`. The
+    loss of a classifier that fits its data has no minimum: the step size grows until the loss
+    vanishes in rounding, and is cut when a gradient jumps. The loss then rises for some steps.
 
     Args:
       learning_rate: None for the controller; a number, schedule or rule replaces it.
       weight_decay: $w$, decoupled, per unit of flow time.
       first: the size of the first step; the controller leaves it within a few steps.
-      gain: of the controller.
+      gain: gain of the controller.
       rate: $r$ of the clock.
       eps: $\epsilon$.
       precondition_frequency: steps from one refresh of the bases to the next.
       max_precond_dim: a longer side keeps the identity as its basis; None for 10,000.
-      weight_dimension_numbers: which leaves are matrices, and how: see `muon`. By default as in
-        `untuned`.
-      **options: those of `ode_optimizer`.
+      weight_dimension_numbers: which leaves are matrices, and their axes: see `muon`. By default as
+        in `untuned`.
+      **options: see `ode_optimizer`.
 
     Returns:
       An optax transformation; its state holds three copies of the parameters and a sixteenth, and
-      two squares of each side of a matrix.
+      two square matrices for each side of a matrix.
 
     Raises:
       ValueError: `first`, `gain` or `rate` that is not positive, a negative decay or `eps`, a
         frequency or a side below 1.
 
     References: `log_time_adam`; Vyas et al. (2024), "SOAP", arXiv:2409.11321; SOAP on
-    physics-informed networks: arXiv:2502.00604. Ours: the two together.
+    physics-informed networks: arXiv:2502.00604. New here: the two together.
 
     Examples:
       >>> import jax, jax.numpy as jnp, odeopt, optax
@@ -258,7 +262,7 @@ def _in_log_time(
     gain: float,
     **options: Unpack[Options],
 ) -> Optimizer:
-    """A flow, its average and, where no rate is given, its step size on one clock."""
+    """Average a flow and, if no rate is given, choose its step size, on one clock."""
     if learning_rate is None:
         learning_rate = stepsize.angle(gain, clock=clock, first=first, remembers=False)
     flow = AveragedFlow(base, weight_decay=weight_decay, clock=clock)
@@ -266,7 +270,7 @@ def _in_log_time(
 
 
 def _last_axis_out(params: PyTree[Array]) -> PyTree[MuonDimensionNumbers | None]:
-    """The last axis against all others, where that makes a matrix with sides above 1."""
+    """The last axis against all others, where that is a matrix with sides above 1."""
 
     def leaf(x: Array) -> MuonDimensionNumbers | None:
         if x.ndim < 2 or not 1 < x.shape[-1] < x.size:
