@@ -31,7 +31,7 @@ class Horizon(AbstractLocalRule):
         n = info.steps.astype(float)
         rise = (n + 1) / (self.warm_up * self.steps)
         fall = jnp.maximum(self.steps - n, 1.0) / ((1 - self.warm_up) * self.steps)
-        longest = self.longest * jnp.maximum(SHORT / self.steps, 1.0)
+        longest = self.longest * jnp.clip(SHORT / self.steps, 1.0, 3.0)
         most = jnp.minimum(self.distance / jnp.sqrt(self.steps), longest)
         return most * jnp.minimum(jnp.minimum(rise, fall), 1.0)
 
@@ -53,7 +53,7 @@ def horizon(
       distance: $d$, in flow time; a flow in other units needs one of its own.
       warm_up: $w$ in (0, 1), the part of the run in which the size rises.
       longest: $\hat h$, the longest step, in flow time; in a run of fewer than 192 steps it is
-        $192\hat h/N$.
+        $192\hat h/N$, at most $3\hat h$.
 
     Raises:
       ValueError: `steps` below 1, a distance or a longest step that is not positive,

@@ -46,10 +46,10 @@ def untuned(
     $N = G - \hat M$, and *decays* in proportion to its movement. The step of another leaf is
     $x^+ = x - h\ell\,\hat m/(\sqrt{\hat v} + \epsilon)$. The decay $\omega$ grows from $w/3$ to $w$
     as the gradient norms of all matrices fall to a third of their largest values so far. The
-    *clock*: with a horizon of $N$ steps `stepsize.horizon`, $h \le 12/\sqrt N$ and, from 192 steps
-    on, $h \le 0.5$, with warm-up and linear decay; without one `stepsize.anytime`,
-    $h \approx 3/\sqrt n$. The result is the *average* of the path with weights $n^{16}$, about the
-    last seventeenth of it (`flows.AveragedFlow`).
+    *clock*: with a horizon of $N$ steps `stepsize.horizon`, $h \le 12/\sqrt N$, always $h \le 1.5$
+    and from 192 steps on $h \le 0.5$, with warm-up and linear decay; without one
+    `stepsize.anytime`, $h \approx 3/\sqrt n$. The result is the *average* of the path with weights
+    $n^{16}$, about the last seventeenth of it (`flows.AveragedFlow`).
 
     **Evaluate and save `odeopt.step_params(state, params)`**, the average. 1 gradient a step, and
     twice as many products of each matrix with itself as `muon`. Needs no `value_fn`.
@@ -62,8 +62,7 @@ def untuned(
 
     Args:
       horizon: $N$, the number of steps that the run will take. It may be wrong by a factor of 2;
-        after it the rate stays at its last, small value. None if it is unknown or below 30: the
-        steps of a short horizon are long, and the loss may end above its start.
+        after it the rate stays at its last, small value. None if it is unknown.
       learning_rate: None for the clock; a number, a schedule or a rule replaces it, in units of
         $\ell$.
       weight_decay: $w$, the largest decay of matrices, per unit of length: a matrix that moves in

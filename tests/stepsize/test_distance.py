@@ -49,9 +49,9 @@ def test_no_step_is_longer_than_the_longest(rule):
 
 
 def test_a_short_run_has_longer_steps():
-    """192 steps of that size and a shorter run with longer ones cover the same time."""
-    assert sizes(horizon(48, 90.0), 48).max() == pytest.approx(4 * 0.5, rel=1e-6)
-    assert sizes(horizon(192, 90.0), 192).max() == pytest.approx(0.5, rel=1e-6)
+    """192 steps of that size and a shorter run with longer ones cover the same time, from 64 on."""
+    for steps, longest in [(192, 0.5), (96, 1.0), (64, 1.5), (48, 1.5), (3, 1.5)]:
+        assert sizes(horizon(steps, 90.0), steps).max() == pytest.approx(longest, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,37 @@ def test_a_side_of_1_is_no_matrix():
     assert all(bool(jnp.all(u == 0)) for u in jax.tree.leaves(updates))  # it does not decay
 
 
+@pytest.mark.parametrize("horizon", [3, 5, 10, 20, 40])
+def test_a_short_run_ends_below_its_start(horizon):
+    """Noisy values, a network of 20-32-1, batches of 32."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    x = jax.random.normal(keys[0], (640, 20))
+    y = jnp.sin(x[:, :1]) + 0.5 * jax.random.normal(keys[1], (640, 1))
+    params = {
+        "in": jax.random.normal(keys[2], (20, 32)) / 20**0.5,
+        "out": jax.random.normal(keys[3], (32, 1)) / 32**0.5,
+    }
+
+    def squares(p, x, y):
+        return jnp.mean((jnp.tanh(x @ p["in"]) @ p["out"] - y) ** 2)
+
+    @jax.jit
+    def run(params):
+        opt = odeopt.untuned(horizon)
+
+        def step(carry, batch):
+            params, state = carry
+            updates, state = opt.update(jax.grad(squares)(params, *batch), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        batches = x.reshape(20, 32, 20), y.reshape(20, 32, 1)
+        rows = jax.tree.map(lambda d: jnp.tile(d, (2, 1, 1))[:horizon], batches)
+        (params, state), _ = jax.lax.scan(step, (params, opt.init(params)), rows)
+        return odeopt.step_params(state, params)
+
+    assert squares(run(params), x, y) < squares(params, x, y)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("bad", [0, 7])
 @pytest.mark.parametrize("horizon", [None, 40])
