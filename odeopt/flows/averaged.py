@@ -90,6 +90,8 @@ class AveragedFlow(AbstractFlow):
 
     def __check_init__(self) -> None:
         check_kind(AbstractFlow, "flows.AdamFlow()", base=self.base)
+        if "average" in self.base.parts:
+            raise ValueError("base of AveragedFlow is an average itself: average one flow once.")
         check_kind(LogTime, "flows.LogTime(10.0)", clock=self.clock)
         if self.beta is not None:
             check(lambda b: 0 <= b <= 1, "beta", self.beta, "between 0 (z) and 1 (the average)")
@@ -99,7 +101,9 @@ class AveragedFlow(AbstractFlow):
 
     @property
     def parts(self) -> tuple[str, ...]:  # type: ignore[override]
-        """`decay` if there is, those of `base`, then `average`."""
+        """`decay` if there is, those of `base`, then `average`; none where `base` has none."""
+        if not self.base.parts:
+            return ()
         return (*(("decay",) if self._decays else ()), *self.base.parts, "average")
 
     def looks_again(self, name: str, moved: Sequence[str]) -> bool:

@@ -197,9 +197,14 @@ class _Group:
     seen: Callable[[], PyTree[Array]]  # the gradient there; taken once for all groups
     groups: PyTree[str]  # the label of each leaf
     label: str
+    given: PyTree[Array] | None = None  # another gradient, of the group
+
+    with_given = Objective.with_given
 
     def here(self, params: PyTree[Array]) -> PyTree[Array]:
         """The group's part of the gradient."""
+        if self.given is not None:
+            return self.given
         own = _only(self.params, self.groups, self.label)
         same = all(map(operator.is_, jax.tree.leaves(params), jax.tree.leaves(own)))
         grads = self.seen() if same else self.whole.here(self._with(params))
@@ -210,7 +215,7 @@ class _Group:
         return _only(self.whole.gradient(self._with(params)), self.groups, self.label)
 
     product = Objective.product  # with the group's block of the Hessian
-    elsewhere = lambda self: self  # noqa: E731 - where products are taken nothing is given
+    elsewhere = Objective.elsewhere
 
     def linearized(self, gradient: Any, params: PyTree[Array], cost: int) -> Any:
         """As of the whole."""

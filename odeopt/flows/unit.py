@@ -82,6 +82,12 @@ class UnitFlow(AbstractWrapper):
     needs_params: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
+        super().__check_init__()
+        if "average" in self.base.parts:
+            raise ValueError(
+                "UnitFlow measures the one part that moves the parameters, and an average moves "
+                "them too: write AveragedFlow(UnitFlow(...))."
+            )
         check_least(0, weight_decay=self.weight_decay)
         check_least(1, fading=self.fading)
 

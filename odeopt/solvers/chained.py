@@ -71,10 +71,11 @@ class Chained(AbstractMethod):
 
         mean = jax.tree.map(leaf, inner.update, objective.here(z[0]))
         outer = self.outer.step(flow, objective.with_given(mean), z, h, memory[1])
+        known = inner.gradients is not None and outer.gradients is not None
         return Step(
             outer.update,
             outer.aux,
             (inner.memory, outer.memory),
-            gradients=inner.gradients,
+            gradients=inner.gradients + outer.gradients if known else None,
             finite=inner.finite & outer.finite,
         )

@@ -37,6 +37,17 @@ def test_the_limit_of_groups_is_the_least(labels, wrapped):
 def test_groups_are_corrected_each_as_alone(labels):
     groups = odeopt.ode_optimizer(grouped(labels), solvers.Lie(), 0.1, correction=2)
     assert groups.gradients_per_step == 2
+    are_corrected_each_as_alone(groups)
+
+
+def test_flows_that_are_corrected_make_groups():
+    plain = grouped(by_name).flows
+    each = {name: drift.corrected(flow, solvers.Lie(), 2) for name, flow in plain.items()}
+    flow = flows.GroupedFlow(each, by_name)
+    are_corrected_each_as_alone(odeopt.ode_optimizer(flow, solvers.Lie(), 0.1))
+
+
+def are_corrected_each_as_alone(groups):
     state = groups.init(PARAMS)
     updates, _ = groups.update(jax.grad(loss)(PARAMS), state, PARAMS, value_fn=loss)
     for name, momentum in {"w": 0.9, "b": 0.5}.items():
