@@ -144,6 +144,11 @@ class GroupedFlow(AbstractFlow):
             jnp.zeros([]),
         )[0]
 
+    def heading(self, z: State) -> PyTree[Array]:
+        return self._each(
+            lambda flow, z, *_: (flow.heading(z), z[1]), z, Objective({}), jnp.zeros([])
+        )[0]
+
     def owed(self, aux: Groups) -> Bool[Array, ""] | None:
         owed = (flow.owed(aux.of[label]) for label, flow in self.flows.items())
         return next((first for first in owed if first is not None), None)

@@ -80,18 +80,28 @@ ALONE = {
     "nadam": flows.AdamFlow(nesterov=True, weight_decay=optax.linear_schedule(0.3, 0.1, 5)),
     "log time": flows.AdamFlow(flows.LogTime(), flows.LogTime()),
 }
+
+
+def each(change, flow):
+    """The flow changed, or those of its groups."""
+    if not isinstance(flow, flows.GroupedFlow):
+        return change(flow)
+    return flows.GroupedFlow({k: change(f) for k, f in flow.flows.items()}, flow.labels)
+
+
 SETTINGS = {
     "splitting": (solvers.Lie(), 0.1),
     "symmetric": (solvers.Strang(), 0.1),
     "stages": (solvers.RK4(), optax.linear_schedule(0.0, 0.1, 3)),
     "error": (solvers.Heun(), stepsize.embedded_error(1e-2, 1e-2)),
     "angle": (solvers.Lie(), stepsize.angle()),
+    "heading": (solvers.Lie(), stepsize.angle(remembers=False)),
     "sharpness": (solvers.Euler(), stepsize.sharpness()),
 }
 AROUND = {
     "": lambda flow: flow,
     "averaged": flows.AveragedFlow,
-    "in units": lambda flow: flows.UnitFlow(flow, 0.1, 2.0),
+    "of averages": lambda flow: each(lambda f: flows.AveragedFlow(f, 0.9, 0.0), flow),
 }
 
 
