@@ -71,11 +71,13 @@ class Chained(AbstractMethod):
 
         mean = jax.tree.map(leaf, inner.update, objective.here(z[0]))
         outer = self.outer.step(flow, objective.with_given(mean), z, h, memory[1])
-        known = inner.gradients is not None and outer.gradients is not None
+        used = None
+        if inner.gradients is not None and outer.gradients is not None:
+            used = inner.gradients + outer.gradients
         return Step(
             outer.update,
             outer.aux,
             (inner.memory, outer.memory),
-            gradients=inner.gradients + outer.gradients if known else None,
+            gradients=used,
             finite=inner.finite & outer.finite,
         )
