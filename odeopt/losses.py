@@ -34,7 +34,7 @@ class LossSum(NamedTuple):
         if not callable(value_fn):
             if each:
                 raise ValueError(
-                    f"each names {list(each)}, but the parts are the losses of a list: leave each "
+                    f"each names {list(each)}, but the parts are the losses of a list: leave it "
                     "out, or pass one loss."
                 )
             losses = [Objective.of(loss, own) for loss, own in _shared(value_fn, arguments)]

@@ -77,7 +77,8 @@ class AveragedFlow(AbstractFlow):
       clock: the clock of the running average $s$.
 
     Raises:
-      ValueError: `beta` outside [0, 1], a negative `power` or `weight_decay`.
+      ValueError: `beta` outside [0, 1], a negative `power` or `weight_decay`, a `base` that is or
+        contains an average.
       TypeError: a `base` that is no flow, or a `clock` that is no `LogTime`.
     """
 
@@ -91,6 +92,8 @@ class AveragedFlow(AbstractFlow):
 
     def __check_init__(self) -> None:
         check_kind(AbstractFlow, "flows.AdamFlow()", base=self.base)
+        if "average" in self.base.parts:
+            raise ValueError("base of AveragedFlow is an average itself: average one flow once.")
         check_kind(LogTime, "flows.LogTime(10.0)", clock=self.clock)
         if self.beta is not None:
             check(lambda b: 0 <= b <= 1, "beta", self.beta, "between 0 (z) and 1 (the average)")
@@ -100,7 +103,9 @@ class AveragedFlow(AbstractFlow):
 
     @property
     def parts(self) -> tuple[str, ...]:  # type: ignore[override]
-        """`decay` (with weight decay only), the parts of `base`, then `average`."""
+        """`decay` (with weight decay only), those of `base`, `average`; no parts if it has none."""
+        if not self.base.parts:
+            return ()
         return (*(("decay",) if self._decays else ()), *self.base.parts, "average")
 
     def looks_again(self, name: str, moved: Sequence[str]) -> bool:

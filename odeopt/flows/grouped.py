@@ -144,6 +144,11 @@ class GroupedFlow(AbstractFlow):
             jnp.zeros([]),
         )[0]
 
+    def heading(self, z: State) -> PyTree[Array]:
+        return self._each(
+            lambda flow, z, *_: (flow.heading(z), z[1]), z, Objective({}), jnp.zeros([])
+        )[0]
+
     def owed(self, aux: Groups) -> Bool[Array, ""] | None:
         owed = (flow.owed(aux.of[label]) for label, flow in self.flows.items())
         return next((first for first in owed if first is not None), None)
@@ -197,9 +202,14 @@ class _Group:
     seen: Callable[[], PyTree[Array]]  # the gradient at `params`; taken once for all groups
     groups: PyTree[str]  # the label of each leaf
     label: str
+    given: PyTree[Array] | None = None  # another gradient, of the group
+
+    with_given = Objective.with_given
 
     def here(self, params: PyTree[Array]) -> PyTree[Array]:
         """The group's part of the gradient."""
+        if self.given is not None:
+            return self.given
         own = _only(self.params, self.groups, self.label)
         same = all(map(operator.is_, jax.tree.leaves(params), jax.tree.leaves(own)))
         grads = self.seen() if same else self.whole.here(self._with(params))
@@ -210,7 +220,7 @@ class _Group:
         return _only(self.whole.gradient(self._with(params)), self.groups, self.label)
 
     product = Objective.product  # with the group's block of the Hessian
-    elsewhere = lambda self: self  # noqa: E731 - products use no given gradient
+    elsewhere = Objective.elsewhere
 
     def linearized(self, gradient: Any, params: PyTree[Array], cost: int) -> Any:
         """The linearization by the whole objective."""

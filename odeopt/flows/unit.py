@@ -66,7 +66,8 @@ class UnitFlow(AbstractWrapper):
         least $1/f$ of that before; 1 for a constant decay.
 
     Raises:
-      ValueError: a negative decay; `fading` below 1; in `update`, a solver other than a splitting.
+      ValueError: a negative decay; `fading` below 1; a base that averages; in `update`, a solver
+        other than a splitting.
 
     References: Adafactor (arXiv:1804.04235) and LAMB (arXiv:1904.00962) take steps relative to the
     present size of a leaf; no earlier use of the geometric mean with the initial size was found.
@@ -82,6 +83,12 @@ class UnitFlow(AbstractWrapper):
     needs_params: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
+        super().__check_init__()
+        if "average" in self.base.parts:
+            raise ValueError(
+                "UnitFlow measures the one part that moves the parameters, and an average moves "
+                "them too: write AveragedFlow(UnitFlow(...))."
+            )
         check_least(0, weight_decay=self.weight_decay)
         check_least(1, fading=self.fading)
 

@@ -71,10 +71,13 @@ class Chained(AbstractMethod):
 
         mean = jax.tree.map(leaf, inner.update, objective.here(z[0]))
         outer = self.outer.step(flow, objective.with_given(mean), z, h, memory[1])
+        used = None
+        if inner.gradients is not None and outer.gradients is not None:
+            used = inner.gradients + outer.gradients
         return Step(
             outer.update,
             outer.aux,
             (inner.memory, outer.memory),
-            gradients=inner.gradients,
+            gradients=used,
             finite=inner.finite & outer.finite,
         )

@@ -50,9 +50,10 @@ def test_a_stage_of_rmsprop_that_leaves_the_averages_stays_finite(solver, option
         assert odeopt.sums.finite(x, state.aux)
 
 
-def test_the_field_of_rmsprop_with_bias_correction_starts_at_unit_speed():
+@pytest.mark.parametrize("options", [{"bias_correction": True}, {"decay": flows.LogTime()}])
+def test_the_field_of_rmsprop_starts_at_unit_speed(options):
     """At time 0 the mean square is 0/0, whose limit is the square of the gradient."""
-    flow = flows.RMSpropFlow(bias_correction=True)
+    flow = flows.RMSpropFlow(**options)
     opt = odeopt.ode_optimizer(flow, solvers.Euler(), 0.01)
     x, grads = jnp.ones(2), jnp.array([3.0, -0.2])
     updates, _ = opt.update(grads, opt.init(x), x)

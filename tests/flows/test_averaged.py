@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import odeopt
-from odeopt import flows, solvers
+from odeopt import drift, flows, solvers
 
 from ..solvers.cases import loss, start
 
@@ -195,6 +195,20 @@ def test_decay_takes_no_second_gradient_whichever_part_of_the_base_looks(base):
     updates, state = opt.update(params, opt.init(params), params)  # without a loss
     assert jnp.all(updates < 0)
     assert state.gradients == opt.gradients_per_step == 1
+
+
+def test_an_average_of_a_flow_without_parts_has_none_either():
+    """It would stand still: nothing but the average would move."""
+    with pytest.raises(ValueError, match="AveragedFlow names none"):
+        odeopt.ode_optimizer(flows.AveragedFlow(flows.GameFlow()), solvers.Lie(), 0.1)
+
+
+@pytest.mark.parametrize("around", [flows.AveragedFlow, flows.UnitFlow])
+@pytest.mark.parametrize("within", [lambda flow: flow, lambda flow: drift.regularized(flow, 0.1)])
+def test_what_moves_the_parameters_otherwise_than_it_says_holds_no_average(around, within):
+    average = within(flows.AveragedFlow(flows.GradientFlow()))
+    with pytest.raises(ValueError, match="average"):
+        around(average)
 
 
 @pytest.mark.parametrize("kwargs", [{"beta": 1.5}, {"power": -1.0}])

@@ -37,6 +37,17 @@ def test_the_limit_of_groups_is_the_least(labels, wrapped):
 def test_groups_are_corrected_each_as_alone(labels):
     groups = odeopt.ode_optimizer(grouped(labels), solvers.Lie(), 0.1, correction=2)
     assert groups.gradients_per_step == 2
+    are_corrected_each_as_alone(groups)
+
+
+def test_flows_that_are_corrected_make_groups():
+    plain = grouped(by_name).flows
+    each = {name: drift.corrected(flow, solvers.Lie(), 2) for name, flow in plain.items()}
+    flow = flows.GroupedFlow(each, by_name)
+    are_corrected_each_as_alone(odeopt.ode_optimizer(flow, solvers.Lie(), 0.1))
+
+
+def are_corrected_each_as_alone(groups):
     state = groups.init(PARAMS)
     updates, _ = groups.update(jax.grad(loss)(PARAMS), state, PARAMS, value_fn=loss)
     for name, momentum in {"w": 0.9, "b": 0.5}.items():
@@ -69,18 +80,28 @@ ALONE = {
     "nadam": flows.AdamFlow(nesterov=True, weight_decay=optax.linear_schedule(0.3, 0.1, 5)),
     "log time": flows.AdamFlow(flows.LogTime(), flows.LogTime()),
 }
+
+
+def each(change, flow):
+    """The flow changed, or those of its groups."""
+    if not isinstance(flow, flows.GroupedFlow):
+        return change(flow)
+    return flows.GroupedFlow({k: change(f) for k, f in flow.flows.items()}, flow.labels)
+
+
 SETTINGS = {
     "splitting": (solvers.Lie(), 0.1),
     "symmetric": (solvers.Strang(), 0.1),
     "stages": (solvers.RK4(), optax.linear_schedule(0.0, 0.1, 3)),
     "error": (solvers.Heun(), stepsize.embedded_error(1e-2, 1e-2)),
     "angle": (solvers.Lie(), stepsize.angle()),
+    "heading": (solvers.Lie(), stepsize.angle(remembers=False)),
     "sharpness": (solvers.Euler(), stepsize.sharpness()),
 }
 AROUND = {
     "": lambda flow: flow,
     "averaged": flows.AveragedFlow,
-    "in units": lambda flow: flows.UnitFlow(flow, 0.1, 2.0),
+    "of averages": lambda flow: each(lambda f: flows.AveragedFlow(f, 0.9, 0.0), flow),
 }
 
 

@@ -309,7 +309,7 @@ def test_what_it_cannot_do_is_refused():
             lambda: odeopt.muon(0.1, muon_weight_dimension_numbers=MuonDimensionNumbers(0, 0)).init(
                 jnp.ones((2, 2))
             ),
-            "not of both",
+            "not to both",
         ),
         (
             lambda: odeopt.muon(0.1, beta=0.0, nesterov=False, solver=solvers.RK4()).update(

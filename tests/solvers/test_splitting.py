@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import odeopt
-from odeopt import flows, solvers
+from odeopt import drift, flows, solvers
 
 from .cases import loss, start
 
@@ -143,6 +143,20 @@ def test_chained_momentum_is_momentum_after_the_solver(nesterov):
         np.testing.assert_allclose(updates, expected, rtol=2e-5, atol=1e-7)
         x = x + updates
     assert int(states[0].gradients) == 40
+
+
+PENALIZED = drift.regularized(flows.HeavyBallFlow(0.9), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("flow", "gradients"), [(flows.GameFlow(updates=(1, 1)), 3), (PENALIZED, 4)]
+)
+def test_what_the_flow_of_a_chained_method_evaluates_is_counted(flow, gradients):
+    """A second player after the first has moved; a penalty, which takes a product."""
+    chained = solvers.Chained(solvers.as_method(solvers.Heun()))
+    opt, x = odeopt.ode_optimizer(flow, chained, 0.1), [jnp.ones(2), -jnp.ones(2)]
+    _, state = opt.update(x, opt.init(x), x, grad_fn=lambda x, stage: x)
+    assert state.gradients == gradients
 
 
 def test_a_mismatch_names_both_sides():

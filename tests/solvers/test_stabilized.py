@@ -484,7 +484,7 @@ def test_staged_mode_is_refused():
 
 @pytest.mark.untyped
 def test_chosen_stages_are_for_the_gradient_flow_of_an_optimizer():
-    with pytest.raises(ValueError, match=r"nothing of HeavyBallFlow.*stages=10"):
+    with pytest.raises(ValueError, match=r"suit HeavyBallFlow.*stages=10"):
         odeopt.ode_optimizer(flows.HeavyBallFlow(0.9), RungeKuttaChebyshev(None), 0.1)
     with pytest.raises(ValueError, match=r"RKC\(stages=10\)"):
         RKC(stages=None)
