@@ -362,7 +362,7 @@ def test_a_staged_optimizer_that_is_last_is_left_in_peace():
         ),
         (optax.linear_schedule, r"learning_rate is linear_schedule.*`linear_schedule\(\.\.\.\)`"),
         (lambda: 0.1, "cannot be called with the step count alone"),
-        (stepsize.horizon, r"learning_rate is gives Horizon.*`stepsize\.horizon\(1000\)`"),
+        (stepsize.horizon, r"gives Horizon.*`stepsize\.horizon\(1000\)`"),
         (optax.constant_schedule, r"gives <function.*`optax\.constant_schedule\(0\.1\)`"),
         (lambda step: None, "gives None where a number is expected"),
     ],

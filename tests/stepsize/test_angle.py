@@ -124,6 +124,26 @@ def test_it_drives_any_optimizer_from_any_first_step(name, first):
     assert loss(odeopt.step_params(state, x)) < 1e-3 * loss(jnp.ones(2))
 
 
+@pytest.mark.parametrize("name", ["heun", "rk4"])
+def test_methods_that_do_not_turn_the_gradient_stay_stable(name):
+    """From 100 starts that differ in the fourth digit, so that no rounding decides."""
+    curvature = jnp.array([1.0, 0.01])
+    loss = lambda x: 0.5 * jnp.sum(curvature * x**2)
+    opt = getattr(odeopt, name)(angle(first=0.1))
+
+    def run(scale):
+        def step(carry, _):
+            x, state = carry
+            updates, state = opt.update(jax.grad(loss)(x), state, x, value_fn=loss)
+            return (optax.apply_updates(x, updates), state), None
+
+        x = scale * jnp.ones(2)
+        (x, _), _ = jax.lax.scan(step, (x, opt.init(x)), length=1000)
+        return loss(x)
+
+    assert jnp.all(jax.jit(jax.vmap(run))(1 + 1e-4 * jnp.arange(100.0)) < 1e-6)
+
+
 def test_it_can_ask_the_flow_and_says_so_when_the_flow_does_not_know():
     x = jnp.array([1.0, -2.0])
     rule = angle(remembers=False)
