@@ -208,7 +208,7 @@ def is_absent(node: Any) -> bool:
     return isinstance(node, _ABSENT)
 
 
-def unmasked(params: PyTree[Array], full_params: PyTree[Array] | None) -> PyTree[Array]:
+def unmasked(params: PyTree[Array], full_params: PyTree[Any] | None) -> PyTree[Any]:
     """`params` with absent leaves (`optax.MaskedNode` or None) filled from `full_params`."""
     if full_params is not None:
         try:

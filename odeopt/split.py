@@ -65,7 +65,7 @@ class Composite:
         return self._loss_fn(self._predict_fn(params, **of_model), **of_loss)
 
     def split(
-        self, arguments: Mapping[str, Any], full_params: PyTree[Array] | None, fraction: float = 1.0
+        self, arguments: Mapping[str, Any], full_params: PyTree[Any] | None, fraction: float = 1.0
     ) -> Split:
         """Both functions with `arguments` bound, on the first `fraction` of the samples."""
         of_model, of_loss = self._arguments(arguments)
