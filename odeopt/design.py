@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, PyTree
 
-from .arguments import as_arrays, check_gradient, check_params
+from .arguments import as_arrays, check_gradient, floating
 from .checks import is_traced, is_whole
 from .flows import AbstractFlow
 from .flows.clock import at_step, schedules
@@ -153,8 +153,7 @@ class Init:
 
     def __call__(self, params: PyTree[Array]) -> ODEState:
         """The state before the first step; reads only shapes and dtypes of `params`."""
-        check_params(params)
-        params, design = as_arrays(params), self.design
+        params, design = floating(params), self.design
         aux = design.flow.init(params)
         z = params, aux
         return ODEState(  # every scalar has its own buffer: a shared one could not be donated

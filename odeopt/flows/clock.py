@@ -8,7 +8,7 @@ in units of $\sqrt h$, it is friction $\gamma = -\ln b/\sqrt h$.
 import contextlib
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -36,6 +36,9 @@ class Constant(eqx.Module):
 
     decay: Any
     least: Any = eqx.field(static=True, default=None)
+
+    unbiased: ClassVar[bool] = False
+    """Whether a moment averages gradients only, without the zero that it started at."""
 
     def retained(self, age: Scalar, fraction: float | Array = 1.0) -> Any:
         """The part of a moment that remains after `fraction` of the step at `age`."""
@@ -99,6 +102,8 @@ class LogTime(eqx.Module):
     """
 
     rate: float = 10.0
+
+    unbiased: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
         check_positive(rate=self.rate)

@@ -12,7 +12,7 @@ from ..arrays import Scalar
 from ..checks import check_least
 from ..objective import Objective
 from ..sums import multiple, scaled
-from .clock import LogTime, as_decay, check_decay, moment_like, real
+from .clock import as_decay, check_decay, moment_like, real
 from .flow import AbstractFlow, Moved, Share, State
 from .moments import abs_square, aged, averaged, relaxation, settled, squares_change, wide
 
@@ -131,7 +131,7 @@ class RMSpropFlow(AbstractFlow):
     def direction(self, grads: PyTree[Array], aux: Squares) -> PyTree[Array]:
         """`g / sqrt(v + eps)` and its variants."""
         mu, nu = aux.mu, aux.nu
-        if self.bias_correction or isinstance(self.decay, LogTime):  # which forgets what was there
+        if self.bias_correction or self.decay.unbiased:
             nu = settled(nu, self.decay, aux.age, self._squares(grads))
             mu = settled(mu, self.decay, aux.age, grads) if self.centered else ()
         if self.centered:
