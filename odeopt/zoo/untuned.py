@@ -78,8 +78,7 @@ def untuned(
     References: Jordan (2024), "Muon"; the effect of its decay: arXiv:2506.15054; a decay that
     follows the gradient: AdamS, arXiv:2011.11152; the damped factor comes from one-sided Shampoo
     (arXiv:1802.09568), with one sample of the noise for the sum over steps; a distance in place of
-    a
-    rate: DoG, arXiv:2302.12022, with Muon arXiv:2605.18999; average: Shamir and Zhang (2013).
+    a rate: DoG, arXiv:2302.12022, with Muon arXiv:2605.18999; average: Shamir and Zhang (2013).
     `docs/research-log.md` lists the experiments.
 
     Examples:

@@ -61,14 +61,22 @@ def test_a_rejected_step_is_zero_counted_and_smaller(name):
     assert float(after.rule[0]) < 1e2
 
 
+INTEGRAL = {"pcoeff": 0.0, "icoeff": 1.0}  # diffrax's defaults
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [({}, {"pcoeff": 0.4, "icoeff": 0.3}), (INTEGRAL, {})],
+    ids=["own", "theirs"],
+)
 @pairs
-def test_the_first_steps_are_those_of_diffeqsolve(name, x64):
+def test_the_first_steps_are_those_of_diffeqsolve(name, ours, theirs, x64):
     make, solver = PAIRS[name]
     start = jnp.array([1.0, -2.0, 0.5])
     loss = lambda x: jnp.sum(jnp.cosh(x)) + x[0] * x[1]
     first = 0.01
-    opt = make(odeopt.stepsize.embedded_error(1e-4, 1e-6, first=first))
-    (end, state), _ = descend(opt, start, loss, 30)
+    rule = odeopt.stepsize.embedded_error(1e-4, 1e-6, first=first, **ours)
+    (end, state), _ = descend(make(rule), start, loss, 30)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, x, args: -jax.grad(loss)(x)),
         solver,
@@ -76,11 +84,29 @@ def test_the_first_steps_are_those_of_diffeqsolve(name, x64):
         float(state.time),
         first,
         start,
-        stepsize_controller=diffrax.PIDController(rtol=1e-4, atol=1e-6),
+        stepsize_controller=diffrax.PIDController(rtol=1e-4, atol=1e-6, **theirs),
     )
     # the same method, controller and first step; diffrax only clips its last step to the end
     np.testing.assert_allclose(end, solution.ys[-1], rtol=1e-9, atol=1e-12)
     assert int(solution.stats["num_rejected_steps"]) == int(state.rejected)
+
+
+@pairs
+def test_near_the_stability_limit_few_steps_are_rejected(name, x64):
+    sharpness = jnp.logspace(-3, 1, 20)
+    loss = lambda x: 0.5 * jnp.sum(sharpness * x**2)
+    rejected, time = zip(
+        *(
+            (int(state.rejected), float(state.time))
+            for coefficients in ({}, INTEGRAL)
+            for rule in [odeopt.stepsize.embedded_error(1e-2, 1e-3, **coefficients)]
+            for (_, state), _ in [descend(PAIRS[name][0](rule), jnp.ones(20), loss, 200)]
+        ),
+        strict=True,
+    )
+    assert 3 * rejected[0] <= rejected[1]
+    assert rejected[1] >= 0.15 * 200  # a fifth of the steps of diffrax's default
+    assert time[0] > time[1]
 
 
 @pairs
