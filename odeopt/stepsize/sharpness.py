@@ -16,7 +16,10 @@ from ..flows import AbstractFlow
 from ..information import Information
 from ..lanczos import dimension
 from ..solvers import AbstractMethod, Step, stability_limit
+from ..sums import norm
 from .rule import AbstractRule, StepInfo, Verdict
+
+_LONGER = 2.0  # the gradient over that of the last estimate, above which the rule looks again
 
 
 class LastEstimate(NamedTuple):
@@ -27,6 +30,7 @@ class LastEstimate(NamedTuple):
     known: Bool[Array, ""]  # whether there was a good estimate
     wait: Int[Array, ""]  # steps before the next estimate
     taken: Int[Array, ""]  # products in this step
+    length: Scalar  # of the gradient at this estimate
 
 
 class SharpnessRule(AbstractRule):
@@ -52,12 +56,14 @@ class SharpnessRule(AbstractRule):
         """No estimate yet. One copy of the parameters."""
         size, none = jnp.asarray(self.cap, float), jnp.zeros([], jnp.int32)
         zeros = optax.tree.zeros_like(params)
-        return LastEstimate(size, zeros, jnp.zeros([], bool), none, jnp.zeros([], jnp.int32))
+        known, length = jnp.zeros([], bool), jnp.zeros([], float)
+        return LastEstimate(size, zeros, known, none, jnp.zeros([], jnp.int32), length)
 
     def propose(self, state: LastEstimate, info: StepInfo) -> tuple[Scalar, LastEstimate]:
         """`min(safety * R / sharpness, cap)`."""
         limit = stability_limit(info.flow, info.method)
         params = info.z[0]
+        length = norm(info.objective.here(params))
 
         def estimate(products: int) -> LastEstimate:
             products = max(1, min(products, dimension(params)))  # `extreme` refuses 0 entries
@@ -68,13 +74,14 @@ class SharpnessRule(AbstractRule):
             size, vector, known = optax.tree.where(good, new, tuple(state[:3]))
             # a non-finite batch gives no estimate: try again with the next one
             wait = jnp.where(jnp.isfinite(found.value), self.every - 1, 0).astype(jnp.int32)
-            return LastEstimate(size, vector, known, wait, jnp.array(products, jnp.int32))
+            return LastEstimate(size, vector, known, wait, jnp.int32(products), length)
 
         def later() -> LastEstimate:
             return state._replace(wait=state.wait - 1, taken=jnp.zeros([], jnp.int32))
 
         choices = [later, lambda: estimate(self.products), lambda: estimate(self.first)]
-        due = jnp.where(state.wait > 0, 0, jnp.where(state.known, 1, 2))
+        waits = (state.wait > 0) & ~(length > _LONGER * state.length)
+        due = jnp.where(waits, 0, jnp.where(state.known, 1, 2))
         state = jax.lax.switch(due, choices)
         return state.size, state
 
@@ -96,13 +103,17 @@ def sharpness(
     $R$ is the stability limit of the solver on its flow (`solvers.stability_limit`) and
     $\lambda_{max}$ the sharpness of the loss (of the mini-batch) that `update` sees. Lanczos'
     algorithm estimates it every few steps, starting from the last Ritz vector, so that few products
-    suffice. Between estimates the size stays. If an estimate is not positive, the last good one is
+    suffice, and as soon as the gradient is twice as long as at the last estimate. Between estimates
+    the size stays. If an estimate is not positive, the last good one is
     kept. Before the first good one the size is `cap`, and steps are rejected if that is infinite
     (set `cap` for a loss that may start out concave or linear). An estimate that is not finite is
     repeated in the next step.
 
     `safety` is needed because a Ritz value is only a lower bound of the sharpness, and because the
-    sharpness moves between estimates.
+    sharpness moves between estimates. The rule knows the loss at one point only. Where the
+    sharpness changes much within a step, as in a logistic regression far from its minimum, a step
+    may be too long, and none is rejected for that: set a `cap`, or use `gain_ratio`. With momentum,
+    whose steps are longer, this happens more often.
 
     Costs 2 gradients a product: `2 * products / every` a step, after `2 * first` in each estimate
     up to the first good one. They are counted in the step that takes them. (Under `vmap` JAX
