@@ -18,6 +18,7 @@ from .calls import calls
 from .imports import imports
 from .memory import memory
 from .monitor import monitored_loop
+from .rules import rules
 from .sharded import sharded
 from .sharpness import sharpness_calls
 from .soap import soap_steps
@@ -35,6 +36,7 @@ BENCHMARKS = {
     "diffrax": steps.foreign,
     "curvature": steps.curvature,
     "sharpness": sharpness_calls,
+    "rules": rules,
     "soap": soap_steps,
     "monitor": monitored_loop,
     "import": imports,
