@@ -1,7 +1,6 @@
 """A user's own problems and optimizers, from a Python file: `my_model.py:problem`."""
 
 import importlib.util
-import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from ..names import lookup
 from .checksums import checksum
 from .problem import Problem
+from .refusals import refuse_lost
 from .settings import items
 
 _WORDS: dict[int, str] = {}
@@ -90,7 +90,7 @@ def own_problems(
 
     Raises:
         ValueError: For anything else, where it says what a problem is `made` of, and for a loss
-            that is not finite at the initial point.
+            that is not finite at the initial point, on the data or on what is held out.
     """
     names, found = dict.fromkeys(known), list[Any]()
     for item in asked:
@@ -106,11 +106,8 @@ def own_problems(
             raise ValueError(
                 f"{one.name} is a problem of the study: give yours another name, name=..."
             )
-        elif isinstance(one, Problem) and not math.isfinite(one.initial_loss):
-            raise ValueError(
-                f"problem {one.name!r} has a loss of {one.initial_loss} at the initial point of "
-                "seed 0: no optimizer can start there; change init= or the data."
-            )
+        elif isinstance(one, Problem):
+            refuse_lost(one)
         found.append(one)
     each = [one if isinstance(one, str) else one.name for one in found]
     if twice := [name for name in each if each.count(name) > 1]:

@@ -14,7 +14,17 @@ from jaxtyping import Array, Int, PyTree
 
 from ...checks import is_traced
 from .checksums import checksum, checksum_of
-from .refusals import check_fields, examples, holds_module, line, needed, refuse, whole_numbers
+from .refusals import (
+    check_fields,
+    examples,
+    holds_module,
+    is_inexact,
+    line,
+    mend,
+    needed,
+    refuse,
+    whole_numbers,
+)
 
 Params: TypeAlias = Any
 Batch: TypeAlias = tuple[Any, ...]
@@ -90,9 +100,16 @@ class Problem:
     def _check_start(self) -> None:
         if wrong := whole_numbers(self._init(0)):
             refuse(self, wrong)
-        leaves = jax.tree.leaves(self.start(0))
+        start = self.start(0)
+        leaves = jax.tree.leaves(start)
         if not leaves:
             refuse(self, "init gives no floating-point array: return the parameters from it.")
+        if not is_traced(start) and checksum(start) != checksum(self._first[0]):
+            refuse(
+                self,
+                "init(0) gives other numbers every time: draw them from its seed, with "
+                "jax.random.key(seed) or np.random.default_rng(seed).",
+            )
         if any(map(jnp.iscomplexobj, leaves)):
             refuse(
                 self,
@@ -114,12 +131,9 @@ class Problem:
                     error,
                 )
             shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(batch))
-            refuse(
-                self,
-                f"loss(params, batch) fails on arrays of shapes {shapes}: {line(error)}. The batch "
-                "is a tree like data= with fewer rows.",
-                error,
-            )
+            words = mend(error, "The batch is a tree like data= with fewer rows.")
+            what = f"loss(params, batch) fails on arrays of shapes {shapes}: {line(error)}. {words}"
+            refuse(self, what, error)
         is_pair = isinstance(found, tuple) and len(found) == 2
         if is_pair and not self.has_aux:
             refuse(self, "its loss returns a pair: if that is (loss, aux), say has_aux=True.")
@@ -144,12 +158,11 @@ class Problem:
             own = jax.eval_shape(self._metrics, start, self.validation)
             found = jax.eval_shape(self.measured, start, self.data, self.validation)
         except Exception as error:
-            refuse(
-                self,
-                f"loss or metric fails on validation=: {line(error)}. validation is a tree like "
-                "data=, and metric(params, validation) returns a number.",
+            words = mend(
                 error,
+                "validation is a tree like data=, and metric(params, validation) returns a number.",
             )
+            refuse(self, f"loss or metric fails on validation=: {line(error)}. {words}", error)
         # Their lengths may differ, as those of sequences do.
         trees = self.data, self.validation
         axes = [[(p, x.ndim) for p, x in jax.tree.leaves_with_path(tree)] for tree in trees]
@@ -172,9 +185,9 @@ class Problem:
         try:
             with jax.enable_x64(self.x64):
                 found = self.init(seed)
-            if holds_module(found):
-                return found
-            return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, float) else x, found)
+                if holds_module(found):
+                    return found
+                return jax.tree.map(lambda x: jnp.asarray(x) if is_inexact(x) else x, found)
         except Exception as error:
             words = "init takes a seed, an int; where a key is needed, write jax.random.key(seed)."
             refuse(self, f"init({seed}) fails: {line(error)}. {words}", error)
@@ -278,10 +291,16 @@ class Problem:
         return jnp.asarray(loss)  # a loss without parameters may be a plain number
 
     @functools.cached_property
+    def initial(self) -> dict[str, float]:
+        """What `measured` gives at the initial point of seed 0."""
+        with jax.enable_x64(self.x64):
+            found = jax.jit(self.measured)(self.start(0), self.data, self.validation)
+            return {name: float(value) for name, value in found.items()}
+
+    @property
     def initial_loss(self) -> float:
         """The objective on all data at the initial point of seed 0."""
-        with jax.enable_x64(self.x64):
-            return float(jax.jit(self.full_loss)(self.start(0), self.data))
+        return self.initial["loss"]
 
     @property
     def fixed_key(self) -> dict[str, Array]:

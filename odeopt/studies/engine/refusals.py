@@ -1,11 +1,13 @@
 """What is no problem for a study, in one line that says what to write instead."""
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -71,6 +73,42 @@ def check_fields(problem: Any) -> None:
             f"batch_size is {size}, which must be 1 to {rows[0]}, the number of examples; None "
             "takes all of them.",
         )
+
+
+def refuse_lost(problem: Any) -> None:
+    """Raise a `ValueError` where the loss at the initial point is not finite."""
+    for name, data, where in (
+        ("loss", problem.data, "data="),
+        ("validation", problem.validation, "validation="),
+    ):
+        value = problem.initial.get(name, 0.0)
+        if math.isfinite(value):
+            continue
+        leaves = jax.tree.leaves(data)
+        words = f"change init= or {where}; classes are numbered from 0."
+        if not all(leaf.size for leaf in leaves):
+            words = f"{where} has an array without numbers: give one row an example."
+        elif not all(np.isfinite(leaf).all() for leaf in leaves if is_inexact(leaf)):
+            words = f"{where} has NaN or infinity in it: leave those rows out, or fill them."
+        raise ValueError(
+            f"problem {problem.name!r} has a loss of {value} at the initial point of seed 0, on "
+            f"{where}, and no optimizer can start there: {words}"
+        )
+
+
+def is_inexact(x: Any) -> bool:
+    """Whether it is a float, or an array of floats or of complex numbers."""
+    return isinstance(x, float) or jnp.issubdtype(getattr(x, "dtype", bool), jnp.inexact)
+
+
+def mend(error: Exception, words: str) -> str:
+    """What to write where a function of the user's fails: `words`, or what can be compiled."""
+    if isinstance(error, jax.errors.JAXTypeError):
+        return (
+            "It is compiled: write it with jax.numpy, and with no float(), if, or function of "
+            "NumPy or scikit-learn on what is computed from params."
+        )
+    return words
 
 
 def examples(data: PyTree) -> str:

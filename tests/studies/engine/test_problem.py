@@ -308,6 +308,12 @@ def start(seed):
         ({"validation": (X, Y), "metric": 3}, "fails on validation=: TypeError"),
         ({"validation": (X, Y), "metric": lambda p, v: {"loss": p}}, 'a metric is called "loss"'),
         ({"init": lambda seed: jnp.ones((), jnp.complex64)}, "complex parameters"),
+        ({"init": lambda seed: np.random.default_rng().normal(size=3)}, r"default_rng\(seed\)"),
+        ({"loss": lambda p, b: jnp.float32(float(p))}, "is compiled: write it with jax.numpy"),
+        (
+            {"validation": (X, Y), "metric": lambda p, v: np.mean(np.asarray(v[0] * p))},
+            r"fails on validation=.* compiled: write it with jax\.numpy",
+        ),
     ],
 )
 def test_what_is_no_problem_says_in_one_line_what_to_write(changes, message):
@@ -474,6 +480,31 @@ def test_a_loss_that_is_not_finite_at_the_start_is_refused_by_every_study(study,
     lost = Problem(divergence, init, (X, targets), name="lost", batch_size=batch_size)
     with pytest.raises(ValueError, match="problem 'lost' has a loss of nan at the initial point"):
         study.run(problems=[lost])
+
+
+@pytest.mark.cheap
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": (np.where(X > 0, X, np.nan), Y)}, "on data=, .* data= has NaN or infinity in it"),
+        ({"data": (X[:0], Y[:0])}, "data= has an array without numbers: give one row an example"),
+        ({"validation": (X, Y + np.nan)}, "on validation=, .* validation= has NaN"),
+        (
+            {"loss": lambda p, b: line(p, b) + jnp.log(b[0].min() + 1), "validation": (X, Y)},
+            r"on data=, .* change init= or data=",
+        ),
+    ],
+)
+def test_where_a_loss_is_not_finite_at_the_start_it_says_what_to_change(changes, message):
+    lost = Problem(**{"loss": line, "init": start, "data": (X, Y), **changes}, name="lost")
+    with pytest.raises(ValueError, match=message):
+        stability.run(problems=[lost], **SMALL)
+
+
+def test_arrays_of_numpy_train_as_those_of_jax_do():
+    numpy = Problem(line, lambda seed: np.zeros(()), (X, Y))
+    assert isinstance(numpy.start(0), jax.Array)
+    assert (numpy.dtype, numpy.version) == (np.float32, Problem(line, start, (X, Y)).version)
 
 
 def test_data_without_rows_are_all_seen_by_an_optimizer_of_ones_own():
