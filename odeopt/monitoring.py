@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from .arrays import ratio
 from .checks import check, check_counts, is_traced, is_transformation, whole_from
 from .diagnostics.sharpness import extreme, linearized_gradient
 from .objective import Objective
@@ -141,7 +142,7 @@ class Monitor:
         top = extreme(product, params, products, start)
         found = _steps_taken(state)
         found["sharpness"] = top.value
-        found["batch_sharpness"] = inner(grads, product(grads)) / inner(grads, grads)
+        found["batch_sharpness"] = ratio(inner(grads, product(grads)), inner(grads, grads))
         if self._limit is not None:
             found["stability_ratio"] = found["step_size"] * top.value / self._limit
         if self._with_drift:
@@ -191,8 +192,9 @@ def monitor(
     - `sharpness`: $\lambda$, the largest eigenvalue of the Hessian of the loss of this batch, by
       Lanczos' algorithm, which starts from the vector of the last record.
     - `batch_sharpness`: the mean of $g\cdot Hg/\|g\|^2$, with g and H of one batch, over the last
-      10 batches that were measured, each at the parameters of its own step. With small batches,
-      this sharpness settles at the edge of stability (arXiv:2604.14108).
+      10 batches that were measured, each at the parameters of its own step; a batch whose gradient
+      is 0 counts as 0. With small batches, this sharpness settles at the edge of stability
+      (arXiv:2604.14108).
     - the entries of `odeopt.summary` (with paths in the state if there are several odeopt
       optimizers). For another optimizer `step_size` is the `learning_rate` in its state, if there
       is one: from `inject_hyperparams`, or from a line search, in units of its direction.

@@ -244,6 +244,14 @@ def test_a_loss_that_is_not_finite_once_spoils_one_record():
         np.testing.assert_allclose([record[name] for record in found], values, rtol=1e-5)
 
 
+def test_a_batch_at_rest_counts_as_zero():
+    loss, opt = lambda x, scale: 0.5 * scale * jnp.sum(x**2), odeopt.euler(0.1)
+    watch, params = odeopt.monitor(opt, loss, every=1), jnp.zeros(4)
+    found = [watch(x, opt.init(params), 2.0) for x in (params, params + 1)]
+    np.testing.assert_allclose([one["batch_sharpness"] for one in found], [0, 1], rtol=1e-5)
+    assert found[0]["sharpness"] == pytest.approx(2.0)
+
+
 @pytest.mark.slow
 def test_the_history_as_a_frame_and_as_a_figure(monkeypatch):
     opt = odeopt.euler(0.01)
