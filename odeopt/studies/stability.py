@@ -311,7 +311,7 @@ def _fastest(results: Results) -> str:
 
 def _edges(results: Results) -> str:
     """Where the lines of the optimizers with a limit end."""
-    runs = runs_of(results).dropna(subset="R")
+    runs = runs_of(results).dropna(subset="relative_rate")
     first = runs[runs.status == "diverged"].groupby(races.PAIR).relative_rate.min()
     pairs = runs.groupby(races.PAIR).ngroups
     if first.empty:

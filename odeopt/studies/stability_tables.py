@@ -14,7 +14,13 @@ BASELINES = ("sgd", "euler")  # the first that takes part; they are the same met
 def runs_of(results: Results) -> pd.DataFrame:
     """One row a run; `relative_rate` is h * sharpness / R."""
     runs = races.frame(results.records)
-    return runs.assign(relative_rate=runs.learning_rate * runs.get("sharpness") / runs.R)
+    sharpness = runs.get("sharpness", pd.Series(np.nan, runs.index))
+    return runs.assign(relative_rate=_relative(runs.learning_rate, sharpness, runs.R))
+
+
+def _relative(rate: pd.Series, sharpness: pd.Series, limit: pd.Series) -> pd.Series:
+    """The rate in units of the stability limit; NaN where nothing curves upwards."""
+    return rate.astype(float) * sharpness.where(sharpness > 0) / limit
 
 
 def baseline_of(runs: pd.DataFrame) -> str:
@@ -30,7 +36,7 @@ def _summary(results: Results) -> pd.DataFrame:
     limits = [known.get(pair, {}).get("measured_limit") for pair in pairs]
     table.insert(4, "measured_limit", pd.Series(limits, dtype=float))
     table.insert(8, "sharpness", table.problem.map(sharpness))
-    relative = table.best_rate.astype(float) * table.sharpness / table.R
+    relative = _relative(table.best_rate, table.sharpness, table.R)
     table.insert(10, "best_relative_rate", relative)
     return table.merge(_held_out(results, list(table)), how="left", on=races.PAIR)
 

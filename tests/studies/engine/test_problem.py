@@ -25,6 +25,7 @@ from odeopt.studies import (
     stability,
     stiff,
 )
+from odeopt.studies.engine import page
 from odeopt.studies.engine.checksums import fingerprint
 from odeopt.studies.engine.optimizers import Entry, contenders
 from odeopt.studies.engine.steps import refuse_broken
@@ -368,13 +369,15 @@ def test_what_is_wrong_at_another_seed_only_is_refused_there(init, message):
 
 
 @pytest.mark.parametrize("sign", [0.0, -1.0])
-def test_where_nothing_curves_upwards_rates_are_no_multiples_of_a_limit(sign):
+def test_where_nothing_curves_upwards_rates_are_no_multiples_of_a_limit(sign, tmp_path):
     own = Problem(lambda params, batch: sign * jnp.sum(params**2), lambda s: jnp.ones(2), (X, Y))
     found = stability.run(problems=[own], solvers=["sgd", "heun"], seeds=1, gradients=8)
     rates = {run["learning_rate"] for run in found.kind("run")}
     assert 1.0 in rates
     assert min(rates) > 0
     assert found.verdict.startswith("No. " if sign else "No run ended with a lower loss")
+    assert found.table("summary").best_relative_rate.isna().all()
+    assert page.write(found, tmp_path).exists()  # no axis is of numbers that are not positive
     with pytest.raises(ValueError, match=r"largest curvature at the initial point.*is"):
         _ = equivalence.Bench(own).sharpness
     with pytest.raises(ValueError, match=r"largest curvature at the initial point.*is"):
