@@ -21,6 +21,7 @@ from .engine import (
     races,
 )
 from .engine.drawing import INK, Plot, log_limits
+from .engine.problem import Problem
 from .problems import build
 
 ROUNDING = float(np.finfo(np.float32).eps)
@@ -39,7 +40,9 @@ def verdict(results: Results) -> str:
         )
     ends = results.table("verdict")[["gradients", "rival_gradients"]]
     if not np.isfinite(ends.to_numpy(float)).any():
-        return "Neither solvers nor rivals reach a target, so there is nothing to compare."
+        text = "Neither solvers nor rivals reach a target, so there is nothing to compare."
+        own = any(isinstance(one, Problem) for one in results.settings.problems)
+        return f"{text} On a problem of your own raise --target or --gradients." if own else text
     best = wins.gradients_won.idxmax()
     row = wins.loc[best]
     lead = "Yes." if row.gradients_won == row.problems else "On some problems."

@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 
 import jax
@@ -391,7 +392,9 @@ def test_the_verdict_says_losses_as_plainly_as_wins():
     assert (judged.gradients_ratio["lost"], judged.gradients_rival["lost"]) == (np.inf, "sgd")
     assert judged.seconds_ratio["won"] == pytest.approx(9 / 0.52)
     missed = [_record("lost", name, 1, None) for name in ("sgd", "mine")]
-    assert stiff.verdict(_results(missed)).startswith("Neither solvers nor rivals reach a target")
+    assert stiff.verdict(_results(missed)).endswith("there is nothing to compare.")
+    own = dataclasses.replace(_results(missed), settings=stiff_runs.Settings(problems=[_line()]))
+    assert stiff.verdict(own).endswith("On a problem of your own raise --target or --gradients.")
     also = _results([*_example().records, _record("won", "other", 1, 5)])
     assert "(fewer gradients than the best rival, other solvers: other on 1 of 1)" in also.verdict
 
