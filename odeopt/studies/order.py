@@ -115,11 +115,14 @@ def verdict(results: Results) -> str:
     judged = results.table("networks")
     networks = judged[judged.comparable] if len(judged) else judged
     if len(networks):
-        clear = [f"{r.problem} with {r.optimizer}" for r in networks.itertuples() if r.high < 1]
+        lower, higher = (
+            [f"{r.problem} with {r.optimizer}" for r in networks[which].itertuples()]
+            for which in (networks.high < 1, networks.low > 1)
+        )
         lines.append(
-            "Palindromic order ends lower than reshuffling on "
-            f"{', '.join(clear) or 'no network'}, of {len(networks)} pairs of problem and "
-            "optimizer."
+            "Palindromic order ends clearly lower than reshuffling on "
+            f"{', '.join(lower) or 'none'}, and clearly higher on "
+            f"{', '.join(higher) or 'none'}, of {len(networks)} pairs of problem and optimizer."
         )
     if len(judged) > len(networks):
         below = ", ".join(judged[~judged.comparable].problem.unique())

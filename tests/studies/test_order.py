@@ -102,7 +102,8 @@ def test_a_gain_is_claimed_where_the_interval_leaves_no_doubt(palindromic, word)
     results = compared([1.0, 2.0, 4.0], palindromic)
     (claim,) = [verdict for verdict in results.claims if verdict.claim.name == "gains"]
     assert claim.word == word
-    assert ("lower than reshuffling on p with o" in results.verdict) == (word == "holds")
+    assert ("clearly lower than reshuffling on p with o" in results.verdict) == (word == "holds")
+    assert ("clearly higher on p with o" in results.verdict) == (word == "does not hold")
 
 
 @pytest.mark.parametrize(
