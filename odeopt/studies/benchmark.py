@@ -81,7 +81,7 @@ class Settings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "problems", own_problems(self.problems, CONTESTS))
         object.__setattr__(self, "rivals", own_optimizers(self.rivals))
-        at_least(self, seeds=1, gradients=1)
+        at_least(self, seeds=1, gradients=2)  # a schedule of one step is none
         at_least(self, gradients=max(one.gradients_per_step for one in self.entries()))
 
     def entries(self) -> list[Entry]:

@@ -355,7 +355,7 @@ def test_every_figure_is_drawn(result):
         ({"rivals": ["adm"]}, "unknown rival 'adm': did you mean adam"),
         ({"problems": ["minst"]}, "did you mean mnist"),
         ({"seeds": 0}, "--seeds must be at least 1, not 0."),
-        ({"gradients": 0}, "--gradients must be at least 1, not 0."),
+        ({"gradients": 1}, "--gradients must be at least 2, not 1."),
         ({"rivals": {"m": odeopt.rk4}, "gradients": 3}, "--gradients must be at least 4, not 3."),
         ({"rivals": {"untuned": optax.sgd}}, "untuned is an optimizer of the study"),
         ({"rivals": {"adam+linear": optax.sgd}}, r"adam\+linear is an optimizer of the study"),
