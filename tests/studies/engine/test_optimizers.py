@@ -268,6 +268,9 @@ def test_a_limit_is_known_where_the_rate_is_the_step_size():
         ({"sgd": optax.adam}, "sgd is an optimizer of the study: call yours otherwise"),
         ({"mine": lambda h: optax.sgd(0.1)}, r"make\(h\) ignores h.*: write lambda h: optax"),
         ({"mine": lambda h: odeopt.euler(0.1)}, "ignores h"),
+        ({"mine": lambda h: odeopt.rk4(0.1)}, "ignores h"),
+        ({"mine": lambda h: odeopt.linearly_implicit_euler()}, "ignores h"),
+        ({"mine": lambda h: optax.lbfgs()}, "ignores h"),
         (
             {"mine": lambda h: optax.MultiSteps(optax.sgd(h), 2)},
             r"MultiSteps: write \.gradient_transformation",
