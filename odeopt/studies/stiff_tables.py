@@ -99,7 +99,8 @@ def sensitivity(results: Results) -> pd.DataFrame:
     """What the rate, or the size of the first step, changes over six decades.
 
     `sensitivity` is the mean over the logarithm of the rate of min(median final loss, initial
-    loss), minus the lowest; `share` is the same over that of the first of `SENSITIVE`.
+    loss), minus the lowest; `share` is the same over that of the first of `SENSITIVE`, NaN where
+    that one came down at no rate.
     """
     rows = []
     for pair, group in runs_of(results, "sweep").groupby(PAIR, sort=False):
@@ -116,7 +117,7 @@ def sensitivity(results: Results) -> pd.DataFrame:
         rows.append(row)
     table = races.table(rows, *PAIR, "sensitivity")
     base = table[table.optimizer == SENSITIVE[0]].set_index("problem").sensitivity
-    table["share"] = table.sensitivity / table.problem.map(base).astype(float)
+    table["share"] = table.sensitivity / table.problem.map(base[base > 0]).astype(float)
     return table
 
 

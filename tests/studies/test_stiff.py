@@ -406,6 +406,9 @@ def test_sensitivity_is_the_mean_over_rates_of_what_is_lost_by_them():
     np.testing.assert_allclose(mine.sensitivity, 0.001 / 3)
     np.testing.assert_allclose(mine.share, 0.001 / 1.1)
     assert table.diverged.tolist() == [1, 0]
+    lost = [_sweep("sgd", rate, None) for rate in (1.0, 2.0)]
+    lost += [_sweep("linearly_implicit_euler", rate, 0.1 * rate) for rate in (1.0, 2.0)]
+    assert stiff_tables.sensitivity(_results(lost)).share.isna().all()
 
 
 def test_the_largest_stable_rate_is_known_to_a_bracket():
