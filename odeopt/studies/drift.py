@@ -164,8 +164,10 @@ def _falls_by(results: Results) -> str:
             "or not finite."
         )
     rest = f" ({undecided} more are open: not finite, or rounding)" if undecided else ""
+    what = most.quantity.unique()
     fall = (
-        f"As the rate grows, gradient norm and sharpness fall in {most.falling.sum()} of "
+        f"As the rate grows, {' and '.join(what)} fall{'s' * (len(what) == 1)} in "
+        f"{most.falling.sum()} of "
         f"{(most.seeds - most.open).sum()} comparisons{rest}, by {_range(-100 * most.change)} % "
         f"{'(a negative number is a rise) ' * bool((most.change > 0).any())}at the largest rate."
     )
