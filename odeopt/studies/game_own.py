@@ -35,7 +35,7 @@ and it is not called the lowest."""
 _FORM = "Write losses as loss(players) or loss(players, batch), and init(key)."
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Game:
     """The losses of players and where they begin.
 
@@ -64,6 +64,9 @@ class Game:
     batch_size: int | None = None
     metric: Callable[[PyTree[Array]], Any] | None = None
     rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+
+    def __repr__(self) -> str:
+        return f"<Game {self.name!r}>"
 
     def __post_init__(self) -> None:
         rates = self.rates if isinstance(self.rates, tuple | list) else ()

@@ -30,7 +30,7 @@ Params: TypeAlias = Any
 Batch: TypeAlias = tuple[Any, ...]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Problem:
     """A loss, its data and a random initial point: what optimizers race on.
 
@@ -89,6 +89,9 @@ class Problem:
     x64: bool = dataclasses.field(
         default_factory=lambda: jax.dtypes.canonicalize_dtype(float) == np.float64
     )
+
+    def __repr__(self) -> str:
+        return f"<Problem {self.name!r}, {self.examples} examples>"
 
     def __post_init__(self) -> None:
         check_fields(self)

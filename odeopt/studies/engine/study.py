@@ -263,7 +263,7 @@ class Study:
         return records, unfinished
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Results:
     """What a study found.
 
@@ -283,6 +283,9 @@ class Results:
     seconds: float = 0.0
     out: Path | None = None
     _tables: dict[str, pd.DataFrame] = dataclasses.field(default_factory=dict, init=False)
+
+    def __repr__(self) -> str:
+        return f"<Results of {self.study.name}, {len(self.records)} records: {self.verdict}>"
 
     def kind(self, name: str) -> list[Record]:
         """The records of a kind."""

@@ -5,9 +5,12 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pandas as pd
 import pytest
 
+from odeopt.studies import Game, Problem
 from odeopt.studies.engine import page
 from odeopt.studies.engine.store import Store, StoreError
 from odeopt.studies.engine.study import Lab, TimeOver
@@ -102,6 +105,14 @@ def test_shares_make_the_study_and_the_whole_adds_nothing(tmp_path):
     assert not (out / "runs.jsonl").read_bytes()
     linked = re.findall(r'href="(runs[^"]*)"', page.write(together, out).read_text())
     assert linked == [f"runs-{i}-of-3.jsonl" for i in (1, 2, 3)]
+
+
+def test_results_and_problems_are_shown_in_a_line_or_two():
+    """At a prompt or in a notebook, where all records and data would be thousands of lines."""
+    assert repr(STUDY.run()).startswith("<Results of toy, 13 records: ")
+    own = Problem(lambda p, batch: jnp.mean(p * batch), lambda seed: jnp.ones(1), np.ones(9))
+    assert repr(own) == "<Problem 'my problem', 9 examples>"
+    assert repr(Game([lambda z: z[0] ** 2], lambda key: (1.0,))) == "<Game 'my game'>"
 
 
 def test_resuming_a_finished_study_makes_nothing(tmp_path, monkeypatch):
