@@ -288,8 +288,8 @@ def check_own(name: Any, make: Any, taken: Container[str]) -> None:
         ) from error
     except Exception as error:
         raise ValueError(
-            f"optimizer {name!r}: calling it with a learning rate fails: {error}. Write it as "
-            "lambda h: optax.sgd(h)."
+            f"optimizer {name!r}: calling it with a learning rate fails: {line(error)}. Write it "
+            "as lambda h: optax.sgd(h)."
         ) from error
     if isinstance(optimizer, optax.MultiSteps):
         raise ValueError(

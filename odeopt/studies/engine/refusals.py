@@ -19,8 +19,8 @@ _KINDS = (np.number, np.bool_, jax.dtypes.extended)  # the last one of random ke
 
 
 def line(error: BaseException) -> str:
-    """An exception in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    """An exception in one line, without the stop at its end."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200].rstrip('.')}"
 
 
 def refuse(problem: Any, words: str, cause: BaseException | None = None) -> NoReturn:

@@ -262,6 +262,8 @@ def test_a_limit_is_known_where_the_rate_is_the_step_size():
         (["rk5"], "unknown solver 'rk5': did you mean rkc or rk4"),
         ([3], "not a int"),
         ({"mine": lambda: optax.sgd(0.1)}, "'mine': calling it with a learning rate fails"),
+        ({"mine": lambda h: odeopt.rk4(h, b=1)}, r"fails: TypeError: .*correction\. Write it as"),
+        ({"mine": lambda h: odeopt.euler(h, correction="two\n")}, "fails: .*Write it as"),
         ({"mine": lambda h: h}, "'mine' returns a float, not an optax"),
         ({"a/b": optax.sgd}, "'a/b' is no name: write a text without /"),
         ({1: optax.sgd}, "1 is no name"),
