@@ -136,6 +136,6 @@ LIMITS_HOLD = Claim(
         "{problem}, {optimizer}",
         "measured_limit",
         "{R:.4g}",
-        lambda r: abs(r["measured_limit"] / r["R"] - 1) <= NEAR,
+        lambda r: bool(r["measured_limit"]) and abs(r["measured_limit"] / r["R"] - 1) <= NEAR,
     ),
 )

@@ -115,7 +115,8 @@ def _race(settings: Settings, problem: Problem, entry: Entry, lab: Lab) -> list[
     about = {"sharpness": sharpness}
     race = Race(lab, problem, entry, settings.gradients, seeds, about=about)
     found = list(spectrum)
-    if problem.quadratic and sharpness > 0 and entry.limit and np.isfinite(entry.limit):
+    exact = problem.quadratic and problem.batch_size is None  # batches have other curvatures
+    if exact and sharpness > 0 and entry.limit and np.isfinite(entry.limit):
         make = functools.partial(_limit, race, entry.limit, sharpness)
         found += lab.once(f"limit/{problem.name}/{entry.name}", make)
     tried = race.tune(grid, seeds).scores

@@ -9,7 +9,7 @@ from typing import Any
 from ..names import lookup
 from .checksums import checksum
 from .problem import Problem
-from .refusals import refuse_lost
+from .refusals import refuse_curved, refuse_lost
 from .settings import items
 
 _WORDS: dict[int, str] = {}
@@ -89,8 +89,9 @@ def own_problems(
     """Known names, and problems of the user's of that `kind`, loaded where they are in a file.
 
     Raises:
-        ValueError: For anything else, where it says what a problem is `made` of, and for a loss
-            that is not finite at the initial point, on the data or on what is held out.
+        ValueError: For anything else, where it says what a problem is `made` of, for a loss that
+            is not finite at the initial point, on the data or on what is held out, and for one that
+            is said to be quadratic and is not.
     """
     names, found = dict.fromkeys(known), list[Any]()
     for item in asked:
@@ -108,6 +109,8 @@ def own_problems(
             )
         elif isinstance(one, Problem):
             refuse_lost(one)
+            if one.quadratic:
+                refuse_curved(one)
         found.append(one)
     each = [one if isinstance(one, str) else one.name for one in found]
     if twice := [name for name in each if each.count(name) > 1]:

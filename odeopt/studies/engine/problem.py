@@ -52,7 +52,7 @@ class Problem:
         weight_decay: w adds w/2 times the squared norm of the parameters to the loss that trains,
             not to that on `validation`.
         quadratic: Whether the Hessian is constant, so that its spectrum is computed densely and
-            the stability limit is exact.
+            the stability limit is exact; of full batches it is measured too.
         x64: Whether it runs with x64 enabled; by default as JAX is set when it is made.
 
     Raises:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ...checks import is_known, is_whole
+from ...sums import add, multiple, noise, norm
 
 _INTEGERS = [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
 
@@ -93,6 +94,22 @@ def refuse_lost(problem: Any) -> None:
         raise ValueError(
             f"problem {problem.name!r} has a loss of {value} at the initial point of seed 0, on "
             f"{where}, and no optimizer can start there: {words}"
+        )
+
+
+def refuse_curved(problem: Any) -> None:
+    """Raise a `ValueError` where the gradient of a problem that is `quadratic` is not linear."""
+    with jax.enable_x64(problem.x64):
+        start, data = problem.start(0), jax.tree.map(jnp.asarray, problem.data)
+        move = noise(start)
+        points = [add(start, multiple(times, move)) for times in range(3)]
+        first, middle, last = (jax.grad(problem.full_loss)(point, data) for point in points)
+        second = norm(add(add(first, last), multiple(-2.0, middle)))
+        change, size = norm(add(last, multiple(-1.0, first))), norm(first) + norm(last)
+    if not second <= 1e-2 * change + 1e-4 * size:  # rounding aside
+        raise ValueError(
+            f"problem {problem.name!r} says quadratic=True, but the Hessian of its loss is not "
+            "constant: leave quadratic= out."
         )
 
 

@@ -504,6 +504,34 @@ def test_where_a_loss_is_not_finite_at_the_start_it_says_what_to_change(changes,
         stability.run(problems=[lost], **SMALL)
 
 
+def test_what_is_called_quadratic_is():
+    other = Problem(lambda p, b: jnp.mean(jnp.cosh(b[0] * p)), start, (X, Y), quadratic=True)
+    with pytest.raises(ValueError, match=r"says quadratic=True, but .* leave quadratic= out"):
+        stability.run(problems=[other], **SMALL)
+
+
+def test_the_limit_of_mini_batches_is_not_compared_with_that_of_all_data():
+    own = Problem(line, start, (X, Y), quadratic=True)
+    for problem, words in (
+        (own, {"holds"}),
+        (dataclasses.replace(own, batch_size=4), {"not measured"}),
+    ):
+        found = stability.run(problems=[problem], **SMALL)
+        assert {v.word for v in found.claims if v.claim.name == "limits"} == words
+
+
+def test_a_limit_that_is_off_the_grid_contradicts_theory():
+    """From the minimum of a direction no step leaves it, however large."""
+    still = Problem(
+        lambda p, b: jnp.sum(b * p**2),
+        lambda seed: jnp.array([0.0, 1.0]),
+        (np.array([9.0, 1.0], np.float32)),
+        quadratic=True,
+    )
+    found = stability.run(problems=[still], **SMALL)
+    assert {v.word for v in found.claims if v.claim.name == "limits"} == {"does not hold"}
+
+
 def test_arrays_of_numpy_train_as_those_of_jax_do():
     numpy = Problem(line, lambda seed: np.zeros(()), (X, Y))
     assert isinstance(numpy.start(0), jax.Array)
