@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from ...checks import is_traced
+from ...split import Composite
 from .checksums import checksum, checksum_of
 from .refusals import (
     check_fields,
@@ -122,6 +123,14 @@ class Problem:
 
     def _check_loss(self) -> None:
         batch = self.first_batch
+        names = needed(self.loss, 1) - {"batch", "key"}
+        if isinstance(self.loss, Composite) and names:
+            refuse(
+                self,
+                f"its loss is an odeopt.composite of {' and '.join(sorted(names))}: call the data "
+                "batch, as in loss(outputs, batch) and predict(params, batch), or no solver sees "
+                "its two parts.",
+            )
         try:
             found = jax.eval_shape(self._given, self.start(0), batch, **self.fixed_key)
         except Exception as error:

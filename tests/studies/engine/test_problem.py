@@ -310,6 +310,14 @@ def start(seed):
         ({"validation": (X, Y), "metric": lambda p, v: {"loss": p}}, 'a metric is called "loss"'),
         ({"init": lambda seed: jnp.ones((), jnp.complex64)}, "complex parameters"),
         ({"init": lambda seed: np.random.default_rng().normal(size=3)}, r"default_rng\(seed\)"),
+        (
+            {
+                "loss": odeopt.composite(
+                    lambda o, b: jnp.mean((o - b[1]) ** 2), lambda p, b: b[0] * p
+                )
+            },
+            r"odeopt\.composite of b: call the data batch",
+        ),
         ({"loss": lambda p, b: jnp.float32(float(p))}, "is compiled: write it with jax.numpy"),
         (
             {"validation": (X, Y), "metric": lambda p, v: np.mean(np.asarray(v[0] * p))},
