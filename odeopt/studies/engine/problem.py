@@ -231,7 +231,9 @@ class Problem:
         """`objective(params, batch)`, with `key` too where the loss is random; decay included."""
         names = list(inspect.signature(self.loss).parameters)
         changed = self.has_aux or self.weight_decay or jax.tree.leaves(self._first[1])
-        if names[:2] == ["params", "batch"] and not changed:
+        # An optimizer hands on what it is given by name, so no other argument may have such a name.
+        alone = isinstance(self.loss, Composite) or {*names} <= {"params", "batch", "key"}
+        if names[:2] == ["params", "batch"] and alone and not changed:
             return self.loss
         if self.takes_key:
             return lambda params, batch, key: self._loss(params, batch, self.weight_decay, key=key)

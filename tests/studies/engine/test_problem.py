@@ -512,6 +512,23 @@ def test_where_a_loss_is_not_finite_at_the_start_it_says_what_to_change(changes,
         stability.run(problems=[lost], **SMALL)
 
 
+@pytest.mark.cheap
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda params, batch, grad=1.0: grad * line(params, batch),
+        lambda params, batch, value=1.0: value * line(params, batch),
+        lambda params, batch, value_fn=1.0: value_fn * line(params, batch),
+    ],
+)
+def test_no_other_argument_of_a_loss_is_taken_for_what_an_optimizer_is_handed(loss):
+    ends = [
+        stability.run(problems=[Problem(one, start, (X, Y))], **SMALL).of("run").final_loss
+        for one in (loss, line)
+    ]
+    np.testing.assert_allclose(*ends, rtol=1e-5)
+
+
 def test_what_is_called_quadratic_is():
     other = Problem(lambda p, b: jnp.mean(jnp.cosh(b[0] * p)), start, (X, Y), quadratic=True)
     with pytest.raises(ValueError, match=r"says quadratic=True, but .* leave quadratic= out"):
