@@ -392,9 +392,11 @@ def test_the_verdict_says_losses_as_plainly_as_wins():
     assert (judged.gradients_ratio["lost"], judged.gradients_rival["lost"]) == (np.inf, "sgd")
     assert judged.seconds_ratio["won"] == pytest.approx(9 / 0.52)
     missed = [_record("lost", name, 1, None) for name in ("sgd", "mine")]
-    assert stiff.verdict(_results(missed)).endswith("there is nothing to compare.")
+    text = "Neither solvers nor rivals reach a target, so there is nothing to compare."
+    assert stiff.verdict(_results(missed)) == text
     own = dataclasses.replace(_results(missed), settings=stiff_runs.Settings(problems=[_line()]))
-    assert stiff.verdict(own).endswith("On a problem of your own raise --target or --gradients.")
+    hint = "On a problem of your own raise --target or --gradients."
+    assert stiff.verdict(own) == f"{text} {hint}"
     also = _results([*_example().records, _record("won", "other", 1, 5)])
     assert "(fewer gradients than the best rival, other solvers: other on 1 of 1)" in also.verdict
 
