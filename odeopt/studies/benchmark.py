@@ -46,6 +46,7 @@ from .engine.race import Race
 from .engine.races import NAMED, TARGET, frame, fresh
 from .engine.ratios import INCOMPARABLE, MEND, check_start
 from .engine.rivals import OPTIMIZERS, RIVALS, averaged, names, rival
+from .engine.steps import refuse_broken_own
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, Grid
 from .names import lookup
@@ -131,6 +132,7 @@ def tasks(settings: Settings) -> list[Task]:
             functools.partial(_race, settings, problem, one),
             (10 if one.tuned else len(FACTORS)) + settings.seeds,
             problem.x64,
+            functools.partial(refuse_broken_own, problem, one),
         )
         for problem in build(settings.problems)
         for one in settings.entries()

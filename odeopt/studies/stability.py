@@ -33,6 +33,7 @@ from .engine.optimizers import Entry, contenders
 from .engine.problem import Problem
 from .engine.race import Race
 from .engine.statistics import performance_profile
+from .engine.steps import refuse_broken_own
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, first_grid
 from .problems import PROBLEMS, QUICK_PROBLEMS, SUITE, build
@@ -95,6 +96,7 @@ def tasks(settings: Settings) -> list[Task]:
             functools.partial(_race, settings, problem, entry),
             1 + 0.15 * entry.gradients_per_step,
             problem.x64,
+            functools.partial(refuse_broken_own, problem, entry),
         )
         for problem in build(settings.problems)
         for entry in contenders(settings.solvers)

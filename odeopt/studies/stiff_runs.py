@@ -20,6 +20,7 @@ from .engine.optimizers import Entry, contenders, controlled, entry, find
 from .engine.problem import Problem
 from .engine.race import Race
 from .engine.ratios import refuse_loss
+from .engine.steps import refuse_broken_own
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, Grid, tune
 from .names import lookup
@@ -217,9 +218,10 @@ def _tasks(settings: Settings, problem: Problem) -> list[Task]:
     own, found = problem in settings.problems, list[Task]()
     cost = 1e-7 * settings.goal(problem).gradients * problem.examples
 
-    def add(what: str, work: Any, *given: Any, weight: float = 1.0) -> None:
+    def add(one: Entry, what: str, work: Any, *given: Any, weight: float = 1.0) -> None:
         done = functools.partial(_alone, work, settings, problem, *given)
-        found.append(Task(f"{problem.name}, {what}", done, 1 + weight * cost, problem.x64))
+        check = functools.partial(refuse_broken_own, problem, one)
+        found.append(Task(f"{problem.name}, {what}", done, 1 + weight * cost, problem.x64, check))
 
     for one in settings.entries():
         on = _on(problem, one)
@@ -228,13 +230,13 @@ def _tasks(settings: Settings, problem: Problem) -> list[Task]:
             made = functools.partial(list[Record], [{"kind": "left out", **about}])
             found.append(whole(f"{problem.name}, {one.name}, left out", made, x64=problem.x64))
         else:
-            add(one.name, _race, on, weight=3 if one.tuned else 1)
+            add(on, one.name, _race, on, weight=3 if one.tuned else 1)
         if one.name in SENSITIVE and (own or problem.name.startswith("digits")):
-            add(f"sensitivity of {one.name}", _sweep, one)
+            add(one, f"sensitivity of {one.name}", _sweep, one)
         if one.name in CLIMBING and problem.name == STABLE_ON:
-            add(f"stable rates of {one.name}", _climb, one, weight=3)
+            add(one, f"stable rates of {one.name}", _climb, one, weight=3)
         if one.name == "implicit_euler" and problem.name in DESCENT_ON:
-            add("descent of implicit_euler", _descent)
+            add(one, "descent of implicit_euler", _descent)
     return found
 
 

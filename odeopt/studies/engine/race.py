@@ -7,7 +7,6 @@ from typing import Any
 from .optimizers import Entry
 from .problem import Problem
 from .runner import Curve, Runner
-from .steps import refuse_broken
 from .store import Record
 from .tuner import TUNING_SEED, Grid, Tuned, tune
 from .work import Lab, TimeOver
@@ -51,8 +50,6 @@ class Race:
     @functools.cached_property
     def runner(self) -> Runner:
         """The compiled program, made when it is first needed."""
-        if self.entry.own:
-            refuse_broken(self.problem, self.entry)
         return Runner(self.problem, self.entry, self.gradients, self.seeds, **self._options)
 
     def runs(

@@ -111,7 +111,9 @@ class Store:
                     f"{path} is not empty. Continue the study in it with --resume, or choose "
                     "another folder with --out."
                 )
-            if names or (path / SETTINGS).exists():
+            known = (path / SETTINGS).exists()
+            begun = share is not None or any(f.stat().st_size for f in path.glob("runs*.jsonl"))
+            if begun if known else names:
                 _compare(path, settings)
             locks.enter_context(_locked(path / ".lock", alone=share is None))
             files = [path / self._file]
@@ -121,7 +123,7 @@ class Store:
                 files += sorted(path.glob("runs-*-of-*.jsonl"))
                 for part in path.glob("**/.*.part"):  # a kill left it in the middle of `write_text`
                     part.unlink()
-            if not (path / SETTINGS).exists():
+            if not (known and begun):  # a study that ended before its first run binds nobody
                 write_text(path / SETTINGS, json.dumps(settings, indent=2) + "\n")
             files[0].open("ab").close()  # fails now, not after the first run
             for file in files:

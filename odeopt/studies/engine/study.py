@@ -253,6 +253,9 @@ class Study:
         with bars as progress:
             bar = progress.add_task("", total=sum(task.weight for task in tasks))
             for task in tasks:
+                with jax.enable_x64(task.x64):
+                    task.check()
+            for task in tasks:
                 progress.update(bar, description=task.name[:36])
                 try:
                     with jax.enable_x64(task.x64):

@@ -529,6 +529,30 @@ def test_no_other_argument_of_a_loss_is_taken_for_what_an_optimizer_is_handed(lo
     np.testing.assert_allclose(*ends, rtol=1e-5)
 
 
+@pytest.mark.parametrize("study", [stability, stiff, benchmark])
+def test_an_optimizer_that_fails_on_the_last_problem_fails_before_the_first(study, tmp_path):
+    """And can be mended: a folder without a run is bound to no optimizer."""
+
+    def halved(updates, state, params=None):
+        return 0.5 * updates, state  # of one array, no tree of them
+
+    def numbers(h):
+        halving = optax.GradientTransformation(optax.init_empty_state, halved)
+        return optax.chain(optax.sgd(h), halving)
+
+    tree = lambda params, batch: line(params["w"], batch)
+    problems = [
+        Problem(line, start, (X, Y), name="array"),
+        Problem(tree, lambda seed: {"w": start(seed)}, (X, Y), name="tree"),
+    ]
+    name = "rivals" if study is benchmark else "solvers"
+    given = {"problems": problems, "seeds": 1, "gradients": 8, "out": tmp_path / "out"}
+    with pytest.raises(ValueError, match="'mine' fails in its first step on 'tree'"):
+        study.run(**{name: {"mine": numbers}}, **given)
+    assert not (tmp_path / "out" / "runs.jsonl").read_text()
+    assert study.run(**{name: {"mine": optax.sgd}}, resume=True, **given).records
+
+
 def test_what_is_called_quadratic_is():
     other = Problem(lambda p, b: jnp.mean(jnp.cosh(b[0] * p)), start, (X, Y), quadratic=True)
     with pytest.raises(ValueError, match=r"says quadratic=True, but .* leave quadratic= out"):
