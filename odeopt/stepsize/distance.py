@@ -14,6 +14,8 @@ LONGEST = 0.5
 """The longest step, in flow time: with Muon's velocity, a tenth of the size of a matrix."""
 SHORT = 192
 """A run with fewer steps than this may take longer ones, since it would get nowhere otherwise."""
+LONGER = 3.0
+"""The most by which such a run multiplies its longest step."""
 
 
 class Horizon(AbstractLocalRule):
@@ -31,7 +33,7 @@ class Horizon(AbstractLocalRule):
         n = info.steps.astype(float)
         rise = (n + 1) / (self.warm_up * self.steps)
         fall = jnp.maximum(self.steps - n, 1.0) / ((1 - self.warm_up) * self.steps)
-        longest = self.longest * jnp.clip(SHORT / self.steps, 1.0, 3.0)
+        longest = self.longest * jnp.clip(SHORT / self.steps, 1.0, LONGER)
         most = jnp.minimum(self.distance / jnp.sqrt(self.steps), longest)
         return most * jnp.minimum(jnp.minimum(rise, fall), 1.0)
 
