@@ -19,7 +19,7 @@ from .kernels.choice import chosen
 from .objective import Objective, transformed
 from .solvers import AbstractMethod
 from .staged import init_progress, staged_update
-from .state import ODEState, check_state, counted, select
+from .state import ODEState, check_own, check_state, counted, select
 from .stepsize import AbstractRule, StepInfo
 from .stepsize.rule import settled
 from .sums import finite
@@ -195,28 +195,9 @@ class Update:
         with chosen(self.design.kernel):
             try:
                 return _update(self.design, grads, state, params, extra)
-            except Exception as error:
-                _check_own(self.design, state, grads if params is None else params, error)
+            except Exception:
+                check_own(Init(self.design), state, grads if params is None else params)
                 raise
-
-
-def _check_own(design: Design, state: ODEState, params: PyTree[Array], error: Exception) -> None:
-    """After a failed step, raise an error if the state is of another optimizer or parameters."""
-    try:
-        own = jax.eval_shape(Init(design), params)
-    except Exception:  # the parameters caused the failure
-        return
-    for name, given, expected in zip(ODEState._fields, state, own, strict=True):
-        kinds: list[Any] = [
-            (jax.tree.structure(tree), [*map(jnp.shape, jax.tree.leaves(tree))])
-            for tree in (given, expected)
-        ]
-        if kinds[0] != kinds[1]:
-            raise ValueError(
-                f"The state is not one of this optimizer at these parameters, as its {name!r} has "
-                "another structure or shape: pass the state that `init(params)` of the same "
-                "optimizer, or its last `update`, returned."
-            ) from error
 
 
 def _update(

@@ -159,6 +159,27 @@ def check_state(state: Any, *, staged: bool) -> None:
         )
 
 
+def check_own(
+    init: Callable[[PyTree[Array]], ODEState], state: ODEState, params: PyTree[Array]
+) -> None:
+    """Raise a `ValueError` if the state is of another optimizer than that of `init`."""
+    try:
+        own = jax.eval_shape(init, params)
+    except Exception:  # the parameters are at fault
+        return
+    for name, given, expected in zip(ODEState._fields, state, own, strict=True):
+        kinds: list[Any] = [
+            (jax.tree.structure(tree), [*map(jnp.shape, jax.tree.leaves(tree))])
+            for tree in (given, expected)
+        ]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"The state is not one of this optimizer at these parameters, as its {name!r} has "
+                "another structure or shape: pass the state that `init(params)` of the same "
+                "optimizer, or its last `update`, returned."
+            )
+
+
 def states(state: PyTree[Array]) -> Iterator[tuple[str, ODEState]]:
     """Every odeopt optimizer in a state, with its path."""
     for path, node in jax.tree.leaves_with_path(state, is_leaf=_is_end):

@@ -13,7 +13,7 @@ from ..arrays import ratio
 from ..checks import design_of
 from ..diagnostics.drift import Drift
 from ..objective import Objective, count_gradients, transformed
-from ..state import ODEState, check_state, of_arrays, step_params, unwrapped
+from ..state import ODEState, check_own, check_state, of_arrays, step_params, unwrapped
 from ..stepsize.rule import StepInfo
 from ..sums import inner, norm
 from .corrected import corrected
@@ -57,7 +57,7 @@ def step_drift(
 
     Raises:
       ValueError: a flow or solver without known drift, or already corrected; see
-        `drift.corrected`.
+        `drift.corrected`; the state of another optimizer, or of other parameters.
       TypeError: an optimizer of optax or in a chain, or the state of one.
 
     Derived here; `tests/drift/test_measured.py` compares with the distance to the flow.
@@ -75,6 +75,7 @@ def step_drift(
     value_fn = of_arrays(value_fn, params)
     params, state = floating(unwrapped(params)), unwrapped(state)
     check_state(state, staged=design.staged)
+    check_own(opt.init, state, params)
     params = step_params(state, params) if design.staged else params
     objective = Objective.of(value_fn, arguments)
     value, grads = objective.value_and_gradient(params)  # an unused value costs nothing

@@ -109,6 +109,15 @@ def test_what_is_no_optimizer_or_no_state_of_one_is_refused():
         drift.step_drift(euler, chain.init(x), x, value_fn=loss)
 
 
+@pytest.mark.parametrize("make", [odeopt.adam, odeopt.heavy_ball, odeopt.rk4])
+def test_a_state_of_another_optimizer_is_refused(make):
+    opt = make(0.1)
+    drift.step_drift(opt, opt.init(start()), start(), value_fn=loss)
+    for other in {odeopt.adam, odeopt.heavy_ball, odeopt.muon, odeopt.implicit_euler} - {make}:
+        with pytest.raises(ValueError, match="not one of this optimizer at these parameters"):
+            drift.step_drift(opt, other(0.1).init(start()), start(), value_fn=loss)
+
+
 def test_a_solver_without_known_drift_is_refused():
     for opt, match in (
         (odeopt.relativistic(0.1, 0.9, 1.0), "No counter-term is known"),
