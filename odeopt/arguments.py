@@ -120,6 +120,15 @@ def check_grad_fn(grad_fn: Callable, extra_args: Mapping[str, Any]) -> None:
     )
 
 
+def check_function(function: Any, called_as: str) -> None:
+    """Raise a `TypeError` that names what is not a function."""
+    if not callable(function):
+        raise TypeError(
+            f"{called_as.partition('(')[0]} is a {type(function).__name__}, not a function: pass "
+            f"the function itself, called as {called_as}."
+        )
+
+
 def forwarded(
     function: Callable,
     called_as: str,
@@ -134,6 +143,7 @@ def forwarded(
     to ignore unknown names, so a misspelt random key would silently switch dropout off. It does not
     warn if `alone` is False, since unknown names may then be meant for another function.
     """
+    check_function(function, called_as)
     parameters = list(inspect.signature(function).parameters.values())
     nameless = [p.name for p in parameters[positional:] if p.kind is p.POSITIONAL_ONLY]
     if nameless:

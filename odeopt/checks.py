@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from types import FunctionType
 from typing import Any
 
 import jax
@@ -13,8 +12,7 @@ import optax
 
 KNOWN = (int, float, np.number)
 """Types of numbers that are not traced, for `isinstance` in code that runs once a leaf."""
-
-_NO_NUMBERS = (type(None), bool, str, bytes, list, tuple, dict, FunctionType)
+_NUMBERS = (*KNOWN, jax.Array, np.ndarray)
 
 
 def is_known(number: Any) -> bool:
@@ -50,9 +48,14 @@ def check_kind(kind: type, such_as: str, **given: Any) -> None:
             raise TypeError(f"{name} is {piece!r:.80}; pass e.g. odeopt.{such_as}.")
 
 
+def is_flag(value: Any) -> bool:
+    """Whether a value is True or False, of Python or NumPy."""
+    return type(value) in (bool, np.bool_)
+
+
 def is_whole(number: Any) -> bool:
     """Whether a number is known and an integer."""
-    return isinstance(number, int | np.integer) and type(number) is not bool
+    return isinstance(number, int | np.integer) and not is_flag(number)
 
 
 def is_zero(number: Any) -> bool:
@@ -63,18 +66,24 @@ def is_zero(number: Any) -> bool:
 def check(ok: Any, name: str, number: Any, must: str) -> None:
     """Raise a `ValueError` if a known number fails `ok(number)`.
 
-    None, a boolean, a string, a collection and a function fail too. A JAX array passes, since its
-    value may be traced.
+    What is no number fails too. An array without axes passes, since its value may be traced.
     """
-    other = type(number) in _NO_NUMBERS
+    other = is_flag(number) or not isinstance(number, _NUMBERS) or np.ndim(number) > 0
     if other or (is_known(number) and not ok(number)):
-        shown = repr(number) if other else number
+        shown = repr(number)[:80] if other else number
         raise ValueError(f"{name} is {shown}; it must be {must}.")
 
 
 def whole_from(least: int) -> Callable[[Any], bool]:
     """For `check`: whether a number, integer or float, is whole and at least `least`."""
     return lambda number: number >= least and number % 1 == 0
+
+
+def check_flags(**flags: Any) -> None:
+    """Raise a `TypeError` that names an argument that is not True or False."""
+    for name, flag in flags.items():
+        if not is_flag(flag):
+            raise TypeError(f"{name} is {flag!r:.60}; it must be True or False.")
 
 
 def check_counts(**numbers: Any) -> None:
@@ -105,7 +114,7 @@ def check_static(wholes: Mapping[str, Any], **others: Any) -> None:
     numbers = {**wholes, **others}
     for name, number in numbers.items():
         fits = is_whole(number) if name in wholes else is_known(number)
-        if not fits or type(number) is bool:
+        if not fits or is_flag(number):
             wanted = "a whole Python number" if name in wholes else "a Python number"
             names = str(tuple(numbers)).replace("'", '"')
             raise TypeError(

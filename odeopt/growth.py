@@ -98,6 +98,7 @@ class Grown(NamedTuple):
           normalized: whether the size of the updates is independent of that of the gradient, as in
             Adam; False for gradient descent, momentum and Runge-Kutta methods.
         """
+        checks.check_flags(normalized=normalized)
         rate = jax.tree.map(
             lambda value, gradient: value if normalized else value / gradient,
             self.value_scale,
@@ -168,6 +169,7 @@ def grow(
       >>> grown.params["c"].shape, grown.state.aux.mu["a"].shape
       ((8, 2), (3, 8))
     """
+    checks.check_flags(in_stages=in_stages)
     units = jax.tree.leaves(units)  # a single `Units` is a leaf
     for layer in units:
         checks.check_kind(Units, "growth.Units(into, out)", units=layer)

@@ -37,7 +37,8 @@ class LossSum(NamedTuple):
                     f"each names {list(each)}, but the parts are the losses of a list: leave it "
                     "out, or pass one loss."
                 )
-            losses = [Objective.of(loss, own) for loss, own in _shared(value_fn, arguments)]
+            given = jax.tree.leaves(value_fn, is_leaf=callable)
+            losses = [Objective.of(loss, own) for loss, own in _shared(given, arguments)]
             if not losses:
                 raise ValueError("There is no loss: pass one, or a list of at least one.")
             return cls(

@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .arguments import (
+    check_function,
     check_grad_fn,
     check_gradient,
     checked_loss,
@@ -67,7 +68,7 @@ class Objective(abc.ABC):
         """The objective of a loss and its named arguments; none may be called `value_fn`."""
         if "value_fn" in arguments:
             raise TypeError(_TAKEN.format(name="value_fn", what="the loss itself"))
-        _check_function("value_fn", value_fn)
+        check_function(value_fn, _CALLED["value_fn"][1])
         return cls({**arguments, "value_fn": value_fn})
 
     def at(self: _Objective, stage: int | Array) -> _Objective:
@@ -150,7 +151,7 @@ class Objective(abc.ABC):
             if function is None:
                 raise ValueError(_NO_LOSS if self.by_stage else _NOTHING)
             positional, called_as = _CALLED[name]
-            _check_function(name, function)
+            check_function(function, called_as)
             if "value_fn" in [*inspect.signature(function).parameters][positional:]:
                 raise TypeError(_TAKEN.format(name="value_fn", what="the loss itself"))
             if name == "grad_fn":
@@ -178,14 +179,6 @@ def check_whole(value: Scalar, params: PyTree[Array]) -> None:
         raise ValueError(
             f"value_fn returns another loss on every device along {axes}, but the parameters are "
             f"the same there. Return its mean over devices, `jax.lax.pmean(loss, {axes})`."
-        )
-
-
-def _check_function(name: str, function: Any) -> None:
-    if not callable(function):
-        raise TypeError(
-            f"{name} is a {type(function).__name__}, not a function: pass the function itself, "
-            f"called as {_CALLED[name][1]}."
         )
 
 

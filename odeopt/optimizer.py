@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from .checks import check_kind, design_of, is_transformation
+from .checks import check_flags, check_kind, design_of, is_transformation
 from .design import Design, Init, LearningRate, Update
 from .flows import AbstractFlow
 from .information import Information, names
@@ -148,6 +148,7 @@ def ode_optimizer(
     rule = as_rule(learning_rate)
     method = as_method(solver, error=Information.ERROR in rule.needs)
     _check_transform(stage_transform)
+    check_flags(staged=staged, **({} if scan_stages is None else {"scan_stages": scan_stages}))
     given = {"stage_transform": stage_transform, "scan_stages": scan_stages, "staged": staged}
     for name, value in given.items():
         if value not in (None, False) and name not in method.options:

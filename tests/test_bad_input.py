@@ -1,5 +1,6 @@
 """Bad input gets an error that says what to write instead, and nothing is lost."""
 
+import inspect
 import pickle
 
 import chex
@@ -551,8 +552,57 @@ BAD_ARGUMENTS = {
     "weight_dimension_numbers must": lambda: odeopt.soap(
         0.1, weight_dimension_numbers={"w": None}
     ).init(PARAMS),
+    "learning_rate is Optimizer": lambda: odeopt.diagnostics.drift(LOSS, PARAMS, odeopt.rk4(0.1)),
+    "learning_rate is Array": lambda: odeopt.diagnostics.drift(LOSS, 0.1, PARAMS),
+    "value_fn is a": lambda: odeopt.diagnostics.drift(PARAMS, LOSS, 0.1),
+    "value_fn is a float": lambda: odeopt.diagnostics.drift_terms(0.1, PARAMS, 0.1),
+    "epoch is -1": lambda: odeopt.ordering.palindromic(3)(-1),
+    "epoch is 0.5": lambda: odeopt.ordering.reshuffled(3)(0.5),
     "The state is a NoneType": lambda: odeopt.euler(0.1).update(GRADS, None, PARAMS),
 }
+
+
+def flags():
+    """Every public function or class with an argument that is True or False, and its name."""
+    for module in (odeopt, odeopt.flows, stepsize, odeopt.diagnostics, odeopt.drift, odeopt.growth):
+        for name in dir(module):
+            thing = getattr(module, name)
+            if name.startswith("_") or not callable(thing) or name == "Scheduled":
+                continue
+            try:
+                parameters = inspect.signature(thing).parameters.values()
+            except ValueError:  # of a class of another package
+                continue
+            for parameter in parameters:
+                if parameter.annotation in (bool, bool | None):
+                    yield thing, parameter.name
+
+
+REQUIRED = {
+    "learning_rate": 0.1,
+    "momentum": 0.9,
+    "delta": 1.0,
+    "gamma": 1.0,
+    "stages": 2,
+    "tableau": odeopt.solvers.RK4(),
+    "solver": odeopt.solvers.RK4(),
+    "flow": odeopt.flows.GradientFlow(),
+    "inner": odeopt.solvers.RK4(),
+    "value_fn": LOSS,
+    "params": PARAMS,
+    "state": (),
+    "units": (),
+}
+
+
+@pytest.mark.untyped
+def test_an_argument_that_is_true_or_false_is_nothing_else():
+    for thing, name in flags():
+        signature = inspect.signature(thing).parameters.values()
+        needed = [p.name for p in signature if p.default is p.empty and p.kind < p.VAR_KEYWORD]
+        for flag in ("no", 1):
+            with pytest.raises(TypeError, match=f"{name} is {flag!r}; it must be True or False"):
+                thing(*(REQUIRED[n] for n in needed), **{name: flag})
 
 
 @pytest.mark.untyped

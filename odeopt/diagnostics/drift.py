@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..arguments import floating
 from ..arrays import ratio
-from ..checks import check_least
+from ..checks import check_flags, check_least
 from ..losses import Losses, LossSum
 from ..objective import Objective
 from ..sums import inner, norm, scaled
@@ -82,8 +82,9 @@ def drift_terms(
       >>> odeopt.diagnostics.drift_terms(loss, jnp.ones(2), 0.5).own  # (h/2) H g
       Array([0.25, 4.  ], dtype=float32)
     """
-    parts, params = LossSum.of(value_fn, each, arguments), floating(params)
     check_least(0, learning_rate=learning_rate)
+    check_flags(in_turn=in_turn)
+    parts, params = LossSum.of(value_fn, each, arguments), floating(params)
     half = 0.5 * jnp.asarray(learning_rate, float)
     zeros = jax.tree.map(jnp.zeros_like, params)
     whole = parts.total(params) if parts.number > 1 else zeros

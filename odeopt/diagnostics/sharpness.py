@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..arguments import check_gradient, floating
 from ..arrays import ratio
-from ..checks import check_counts
+from ..checks import check_counts, check_flags
 from ..lanczos import lanczos, start_vector
 from ..losses import LossSum, with_rows
 from ..objective import LinearMap, Objective
@@ -80,6 +80,7 @@ def sharpness(
       >>> found.value.round(4), abs(found.vector).round(3)
       (Array(18., dtype=float32), Array([0., 0., 1.], dtype=float32))
     """
+    check_flags(magnitude=magnitude)
     params = floating(params)
     if start is not None:
         start = check_gradient(start, params, "start")

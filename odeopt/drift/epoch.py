@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
-from ..checks import check_least
+from ..checks import check_flags, check_least
 from ..losses import Losses, LossSum, with_rows
 from ..sums import inner, scaled
 from .differentials import SteppedField
@@ -51,6 +51,7 @@ def epoch_flow(value_fn: Losses, /, *, ordered: bool = True, **batches: Any) -> 
       >>> field(jnp.array(1.0), 0.1)  # -2 - (0.1 / 4) (1 + 9): fields on a line commute
       Array(-2.25, dtype=float32)
     """
+    check_flags(ordered=ordered)
 
     def field(y: PyTree[Array], h: float | Scalar) -> PyTree[Array]:
         parts = _parts_of(value_fn, batches)

@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 
 from ..arguments import mask_of, over_own
 from ..arrays import Scalar, real_dtype
-from ..checks import check_least
+from ..checks import check_flags, check_least
 from ..kernels.adam import AdamNumbers, adam_step, decaying_time
 from ..objective import Objective
 from ..sums import scaled
@@ -84,6 +84,7 @@ class AdamFlow(AlongMoment, AbstractFlow):
 
     def __check_init__(self) -> None:
         check_decay(b1=self.b1, b2=self.b2)
+        check_flags(nesterov=self.nesterov, exact_decay=self.exact_decay)
         check_least(0, eps=self.eps, eps_root=self.eps_root, weight_decay=self.weight_decay)
 
     def init(self, params: PyTree[Array]) -> Moments:

@@ -13,7 +13,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from ..arguments import is_absent
 from ..arrays import Scalar, wide_dtype
-from ..checks import check, check_counts, check_least, whole_from
+from ..checks import check, check_counts, check_flags, check_least, whole_from
 from ..sums import widened
 from .adaptive import adam_direction
 from .axes import Stack, each
@@ -109,6 +109,7 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
     def __check_init__(self) -> None:
         check_decay(b1=self.b1, b2=self.b2, shampoo_beta=self._factors)
         check_least(0, eps=self.eps, weight_decay=self.weight_decay)
+        check_flags(nesterov=self.nesterov)
         every = self.precondition_frequency
         check(whole_from(1), "precondition_frequency", every, "a whole number of steps, such as 10")
         if self.max_precond_dim is not None:

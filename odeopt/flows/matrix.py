@@ -16,7 +16,7 @@ from jaxtyping import Array, Inexact, PyTree
 from optax.contrib import MuonDimensionNumbers
 
 from ..arrays import Scalar, wide_dtype
-from ..checks import check, check_least, check_positive, is_zero, whole_from
+from ..checks import check, check_flags, check_least, check_positive, is_zero, whole_from
 from ..objective import Objective
 from ..sums import scaled
 from .adaptive import Moments
@@ -111,6 +111,7 @@ class SpectralFlow(AlongMoment, AbstractFlow):
     def __check_init__(self) -> None:
         check_decay(b1=self.b1)
         check_least(0, weight_decay=self.weight_decay)
+        check_flags(nesterov=self.nesterov, adaptive=self.adaptive)
         if self.ns_steps is not None:
             check(whole_from(0), "ns_steps", self.ns_steps, "a whole number, such as 5, or None")
         if self.consistent_rms is not None:

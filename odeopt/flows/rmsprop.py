@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
-from ..checks import check_least
+from ..checks import check_flags, check_least
 from ..objective import Objective
 from ..sums import multiple, scaled
 from .clock import as_decay, check_decay, moment_like, real
@@ -66,6 +66,8 @@ class RMSpropFlow(AbstractFlow):
     def __check_init__(self) -> None:
         check_decay(decay=self.decay)
         check_least(0, eps=self.eps, initial_scale=self.initial_scale)
+        check_flags(eps_in_sqrt=self.eps_in_sqrt, centered=self.centered, nesterov=self.nesterov)
+        check_flags(bias_correction=self.bias_correction)
         if self.momentum is not None:
             check_decay(momentum=self.momentum)
 

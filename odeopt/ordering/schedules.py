@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from ..checks import check, check_counts, is_whole
+from ..checks import check, check_counts, is_whole, whole_from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,7 @@ class BatchOrder:
 
     def __call__(self, epoch: int | Int[Array, ""]) -> Int[Array, " batches"]:
         """The batches of one epoch in the order in which they act."""
+        check(whole_from(0), "epoch", epoch, "the number of an epoch, a whole number from 0 on")
         order = jnp.arange(self.batches, dtype=jnp.int32)
         if self.seed is not None:
             key = jax.random.fold_in(jax.random.key(self.seed), epoch // self.period)

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array
 
 from ..arrays import Scalar, wide_dtype
-from ..checks import check_kind
+from ..checks import check_flags, check_kind
 from ..flows import AbstractFlow, State
 from ..information import Information
 from ..kernels import combination
@@ -55,6 +55,7 @@ class ExplicitRungeKutta(AbstractMethod):
 
     def __init__(self, tableau: Tableau, *, error: bool = False, scan: bool | None = None) -> None:
         check_kind(Tableau, "solvers.Tableau(a, b)", tableau=tableau)
+        check_flags(error=error)
         if error and tableau.b_error is None:
             raise ValueError(
                 "This tableau has no error estimate, so its step size cannot be controlled by "

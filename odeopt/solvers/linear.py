@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
-from ..checks import check_kind, check_least, check_static
+from ..checks import check_flags, check_kind, check_least, check_static
 from ..curvature import Rows, gauss_newton, gauss_newton_rows, no_diagonal, outputs_per_sample
 from ..nystrom import LowRank, nystrom
 from ..objective import LinearMap, Objective
@@ -120,6 +120,7 @@ class LinearSolver(Curved):
         precondition: bool = False,
         rank: int | None = None,
     ) -> None:
+        check_flags(precondition=precondition)
         self.solve, self.tolerance, self.precondition = solve, tolerance, precondition
         self.rank, self.rows, self.low_rank = known_count("rank", rank, 0), None, None
         self.curvature, self.products, self.fraction = checked(curvature, products, fraction)

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
-from ..checks import check, check_ascending, check_kind, check_positive
+from ..checks import check, check_ascending, check_flags, check_kind, check_positive
 from ..flows import LogTime
 from ..information import Information
 from ..solvers import Step
@@ -148,6 +148,7 @@ def angle(
       >>> opt = odeopt.adam(odeopt.stepsize.angle(), b1=0.98, b2=0.98)
     """
     check_positive(gain=gain)
+    check_flags(remembers=remembers)
     check(lambda x: 0 < x <= 1, "shrink", shrink, "above 0 and at most 1")
     if clock is not None:
         check_kind(LogTime, "flows.LogTime(10.0)", clock=clock)

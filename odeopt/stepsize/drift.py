@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from ..arrays import Scalar, ratio
-from ..checks import check, check_cap, check_positive
+from ..checks import check, check_cap, check_flags, check_positive
 from ..information import Information
 from ..solvers import Step
 from ..sums import inner, norm
@@ -64,6 +64,7 @@ def drift_adjusted(power: float = 1.0, *, cap: float = 5.0, smooth: bool = False
     """
     check_positive(power=power)
     check_cap(cap=cap)
+    check_flags(smooth=smooth)
     return DriftAdjusted(power, cap, smooth)
 
 

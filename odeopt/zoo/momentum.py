@@ -3,7 +3,7 @@
 from typing import Any, Unpack
 
 from .. import solvers
-from ..checks import is_zero
+from ..checks import check_flags, is_zero
 from ..flows import HeavyBallFlow, LogTime, NesterovFlow, RelativisticFlow
 from ..optimizer import LearningRate, Optimizer, ode_optimizer
 from .options import Options, named
@@ -165,6 +165,7 @@ def relativistic(
       >>> import odeopt
       >>> opt = odeopt.relativistic(0.1, 0.9, delta=4.0)  # steps of at most 1/2
     """
+    check_flags(leapfrog=leapfrog)
     solver = solvers.Strang() if leapfrog else solvers.Lie()
     return ode_optimizer(RelativisticFlow(momentum, delta=delta), solver, learning_rate, **options)
 
@@ -230,6 +231,7 @@ def chained_momentum(
       >>> import odeopt
       >>> opt = odeopt.chained_momentum(0.1, 0.9, odeopt.solvers.RK4())
     """
+    check_flags(nesterov=nesterov)
     flow = NesterovFlow(momentum) if nesterov else HeavyBallFlow(momentum)
     method = solvers.Chained(solvers.as_method(solver))
     return ode_optimizer(flow, method, learning_rate, **options)
