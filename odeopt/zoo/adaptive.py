@@ -81,7 +81,9 @@ def adam(
       b1: decay of the first moment in [0, 1), or `flows.LogTime(r)`.
       b2: decay of the second moment in [0, 1), or `flows.LogTime(r)`.
       eps: $\epsilon$.
-      eps_root: $\epsilon_r$.
+      eps_root: $\epsilon_r$. To differentiate through updates, as in meta-learning, give a
+        positive one: without it the derivative is NaN where all gradients so far are exactly 0, as
+        in optax.
       mu_dtype: dtype of the first moment; None for the parameters' dtype.
       nesterov: look ahead in the first moment, as `optax.nadam` does.
       **options: see `ode_optimizer`. With `correction=2` the iterates follow

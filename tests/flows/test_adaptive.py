@@ -33,6 +33,38 @@ def test_its_derivatives_are_those_of_the_quotient(derivative, eps_root, x64):
         assert jnp.allclose(a, b, rtol=1e-12, atol=0)
 
 
+RUNS = {
+    "adam": (odeopt.adam, optax.adam),
+    "nadam": (lambda *a, **k: odeopt.adam(*a, nesterov=True, **k), optax.nadam),
+    "adamw": (odeopt.adamw, optax.adamw),
+    "strang_adam": (odeopt.strang_adam, None),
+    "rk_adam": (lambda *a, **k: odeopt.rk_adam(*a, solvers.Heun(), **k), None),
+}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), RUNS.values(), ids=RUNS)
+def test_eps_root_gives_a_run_with_zero_gradients_a_derivative(ours, theirs, x64):
+    """Without it there is none, in optax neither."""
+
+    def end(make, scale, **options):
+        loss = lambda x: jnp.sum((scale * x) ** 2)
+        opt, x = make(0.1, **options), jnp.array([1.0, 0.0])
+        state = opt.init(x)
+        for _ in range(3):
+            more = {} if make is theirs else {"value_fn": loss}
+            updates, state = opt.update(jax.grad(loss)(x), state, x, **more)
+            x = optax.apply_updates(x, updates)
+        return loss(x)
+
+    slope = jax.grad(end, 1)(ours, 1.3, eps_root=1e-12)
+    near = [end(ours, 1.3 + step, eps_root=1e-12) for step in (1e-6, -1e-6)]
+    assert jnp.allclose(slope, (near[0] - near[1]) / 2e-6, rtol=1e-6)
+    assert jnp.isnan(jax.grad(end, 1)(ours, 1.3))
+    if theirs is not None:
+        assert jnp.allclose(slope, jax.grad(end, 1)(theirs, 1.3, eps_root=1e-12), rtol=1e-12)
+        assert jnp.isnan(jax.grad(end, 1)(theirs, 1.3))
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"eps_in_sqrt": False}, {"centered": True}, {"bias_correction": True}]
 )
