@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any
 
 import jax
@@ -12,7 +13,8 @@ import optax
 
 KNOWN = (int, float, np.number)
 """Types of numbers that are not traced, for `isinstance` in code that runs once a leaf."""
-_NUMBERS = (*KNOWN, jax.Array, np.ndarray)
+
+_NO_NUMBERS = (type(None), bool, np.bool_, str, bytes, list, tuple, dict, FunctionType)
 
 
 def is_known(number: Any) -> bool:
@@ -66,9 +68,10 @@ def is_zero(number: Any) -> bool:
 def check(ok: Any, name: str, number: Any, must: str) -> None:
     """Raise a `ValueError` if a known number fails `ok(number)`.
 
-    What is no number fails too. An array without axes passes, since its value may be traced.
+    None, a boolean, a string, a collection, a function and an array with axes fail too. One
+    without passes, since its value may be traced, and so does a schedule that a flow holds.
     """
-    other = is_flag(number) or not isinstance(number, _NUMBERS) or np.ndim(number) > 0
+    other = isinstance(number, _NO_NUMBERS) or np.ndim(number) > 0
     if other or (is_known(number) and not ok(number)):
         shown = repr(number)[:80] if other else number
         raise ValueError(f"{name} is {shown}; it must be {must}.")

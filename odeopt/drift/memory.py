@@ -36,13 +36,13 @@ class Remembering(AbstractCorrected):
 
     linear: ClassVar[bool] = False
     gradient_part: ClassVar[str | None] = None
+    no_field: ClassVar[str] = (
+        "it is corrected for `solvers.Lie()` (for another, `drift.corrected(flow, solver, order)`)"
+    )
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
-        """Refuse: the counter-term belongs to a splitting."""
-        raise ValueError(
-            f"This {type(self.base).__name__} is corrected for `solvers.Lie()` and has no field "
-            "for another solver: correct it for that one, `drift.corrected(flow, solver, order)`."
-        )
+        """Refused: the counter-term belongs to a splitting."""
+        return AbstractFlow.increment(self, z, objective, h)
 
     def part(
         self, name: str, z: State, objective: Objective, h: Scalar, fraction: float | Array

@@ -2,7 +2,8 @@ r"""Primal averaging: gradients are taken between a path and its running average
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple, NoReturn
+from operator import attrgetter
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import equinox as eqx
 import jax
@@ -89,6 +90,7 @@ class AveragedFlow(AbstractFlow):
     clock: LogTime = LogTime()
 
     has: ClassVar[Information] = Information.HEADING  # a small step need not lower the loss
+    no_field: ClassVar[Any] = property(attrgetter("base.no_field"))
 
     def __check_init__(self) -> None:
         check_kind(AbstractFlow, "flows.AdamFlow()", base=self.base)

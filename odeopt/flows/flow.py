@@ -42,6 +42,7 @@ class AbstractFlow(eqx.Module):
       gradient_part: the one part that uses the gradient; None if several do, so that the step
         cannot be cut in the middle.
       needs_params: whether a step reads the parameters, beside their gradient.
+      no_field: why only a splitting can step the flow, if it has parts and no field; else "".
     """
 
     has: ClassVar[Information] = Information.NONE
@@ -49,6 +50,7 @@ class AbstractFlow(eqx.Module):
     parts: ClassVar[tuple[str, ...]] = ()
     gradient_part: ClassVar[str | None] = None
     needs_params: ClassVar[bool] = False
+    no_field: ClassVar[str] = ""
 
     @property
     def each(self) -> "Sequence[AbstractFlow]":
@@ -61,8 +63,9 @@ class AbstractFlow(eqx.Module):
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
         """`h dz/dt` at `z`, a tree like `z`; the gradient at `z` is `objective.here(params)`."""
+        why = f", as {self.no_field}" if self.no_field else ""
         raise ValueError(
-            f"{type(self).__name__} has no field of its own, only parts: use `solvers.Lie()`."
+            f"{type(self).__name__} has no field, only parts{why}: use `odeopt.solvers.Lie()`."
         )
 
     def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:

@@ -104,6 +104,11 @@ class GroupedFlow(AbstractFlow):
         return any(flow.needs_params for flow in self._all)
 
     @property
+    def no_field(self) -> str:  # type: ignore[override]
+        """The reason of the first flow that has none."""
+        return next((flow.no_field for flow in self._all if flow.no_field), "")
+
+    @property
     def gradient_part(self) -> str | None:  # type: ignore[override]
         """The gradient part of all flows, if it is the same; else None."""
         found = {flow.gradient_part for flow in self._all}

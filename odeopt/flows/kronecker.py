@@ -2,7 +2,7 @@ r"""SOAP's flow: Adam's in the eigenbases of a Kronecker-factored second moment.
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -105,6 +105,8 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
     max_precond_dim: int | None = eqx.field(static=True, default=None)
     shampoo_beta: Any = eqx.field(converter=as_decay, default=None)
     dimensions: Any = eqx.field(static=True, default=MuonDimensionNumbers())
+
+    no_field: ClassVar[str] = "its bases jump"
 
     def __check_init__(self) -> None:
         check_decay(b1=self.b1, b2=self.b2, shampoo_beta=self._factors)

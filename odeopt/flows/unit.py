@@ -66,8 +66,8 @@ class UnitFlow(AbstractWrapper):
         least $1/f$ of that before; 1 for a constant decay.
 
     Raises:
-      ValueError: a negative decay; `fading` below 1; a base that averages; in `update`, a solver
-        other than a splitting.
+      ValueError: a negative decay; `fading` below 1; a base that averages; when the
+        optimizer is built, a solver other than a splitting.
 
     References: Adafactor (arXiv:1804.04235) and LAMB (arXiv:1904.00962) take steps relative to the
     present size of a leaf; no earlier use of the geometric mean with the initial size was found.
@@ -81,6 +81,7 @@ class UnitFlow(AbstractWrapper):
 
     linear: ClassVar[bool] = False  # the unit depends on the parameters
     needs_params: ClassVar[bool] = True
+    no_field: ClassVar[str] = "only a splitting can set the units in its first step"
 
     def __check_init__(self) -> None:
         super().__check_init__()
@@ -109,7 +110,7 @@ class UnitFlow(AbstractWrapper):
         return Unit(self.base.init(params), start, *known)
 
     def increment(self, z: State, objective: Objective, h: Scalar) -> State:
-        """Refused: only a splitting can set the units in its first step."""
+        """Refused."""
         return AbstractFlow.increment(self, z, objective, h)
 
     def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:

@@ -37,6 +37,7 @@ class AbstractWrapper(AbstractFlow):
     parts: ClassVar[Any] = property(attrgetter("base.parts"))
     gradient_part: ClassVar[Any] = property(attrgetter("base.gradient_part"))
     needs_params: ClassVar[Any] = property(attrgetter("base.needs_params"))
+    no_field: ClassVar[Any] = property(attrgetter("base.no_field"))
 
     @property
     def each(self) -> Sequence[AbstractFlow]:

@@ -101,6 +101,11 @@ class AbstractMethod(eqx.Module):
 
     def check(self, flow: AbstractFlow) -> None:
         """Refuse a flow that the method cannot step: a `ValueError` that names both."""
+        if flow.no_field:
+            raise ValueError(
+                f"{type(self).__name__} steps a flow along its field, and {type(flow).__name__} "
+                f"has none, as {flow.no_field}: use `odeopt.solvers.Lie()`."
+            )
 
     def with_options(self, **options: Any) -> "AbstractMethod":
         """The method with the given options, as far as they are its own."""

@@ -101,6 +101,7 @@ class RungeKuttaChebyshev(AbstractMethod):
 
     def check(self, flow: AbstractFlow) -> None:
         """Any flow that has a field; for `stages=None`, gradient flow only."""
+        super().check(flow)
         if self.stages is None and Information.POTENTIAL not in flow.has:
             raise ValueError(
                 "RungeKuttaChebyshev(stages=None) chooses its stages by the curvature of the loss, "

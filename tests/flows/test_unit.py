@@ -1,5 +1,6 @@
 """Units: every leaf moves by its own size."""
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,11 +154,22 @@ def test_a_run_from_zeros_has_a_derivative(x64):
     np.testing.assert_allclose(jax.jvp(end, (1.0,), (1.0,))[1], expected, rtol=1e-5)
 
 
-def test_it_needs_a_splitting():
-    x = jnp.ones(2)
-    opt = odeopt.ode_optimizer(flows.UnitFlow(flows.AdamFlow()), solvers.RK4(), 0.1)
-    with pytest.raises(ValueError, match="Lie"):
-        opt.update(x, opt.init(x), x, value_fn=lambda x: jnp.sum(x**2))
+def without_a_field():
+    adam, soap = flows.AdamFlow(), flows.KroneckerFlow()
+    unit = flows.UnitFlow(adam)
+    yield from (unit, soap, flows.AveragedFlow(unit))
+    yield flows.GroupedFlow({"w": soap, "b": adam}, lambda params: {"w": "w", "b": "b"})
+    yield odeopt.drift.corrected(adam, solvers.Lie(), 2)
+
+
+@pytest.mark.parametrize(
+    "solver", [solvers.Euler(), solvers.RK4(), solvers.RungeKuttaChebyshev(3), diffrax.Kvaerno3()]
+)
+def test_a_flow_without_a_field_needs_a_splitting(solver):
+    for flow in without_a_field():
+        odeopt.ode_optimizer(flow, solvers.Lie(), 0.1)
+        with pytest.raises(ValueError, match=rf"{type(flow).__name__} has none, as .*Lie"):
+            odeopt.ode_optimizer(flow, solver, 0.1)
 
 
 def test_a_decay_that_looks_at_the_gradient_splits_in_no_middle():
