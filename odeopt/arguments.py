@@ -143,7 +143,6 @@ def forwarded(
     to ignore unknown names, so a misspelt random key would silently switch dropout off. It does not
     warn if `alone` is False, since unknown names may then be meant for another function.
     """
-    check_function(function, called_as)
     parameters = list(inspect.signature(function).parameters.values())
     nameless = [p.name for p in parameters[positional:] if p.kind is p.POSITIONAL_ONLY]
     if nameless:

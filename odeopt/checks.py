@@ -24,7 +24,7 @@ def is_known(number: Any) -> bool:
 
 def is_traced(tree: Any) -> bool:
     """Whether an array among the leaves is traced, so that its values cannot be seen."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    return any(map(isinstance, jax.tree.leaves(tree), itertools.repeat(jax.core.Tracer)))
 
 
 def is_transformation(node: Any) -> bool:

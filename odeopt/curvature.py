@@ -16,6 +16,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .loops import while_loop
 from .objective import LinearMap, check_whole
 from .split import Split
 from .sums import inner, multiple, noise, scaled, varying, widened
@@ -109,7 +110,7 @@ def conjugate_gradients(
     direction, weight, square = steepened(residual)
     against = inner(direction, right) < 0
     begin = x, residual, direction, weight, square, jnp.int32(0), jnp.asarray(True)
-    x, residual, _, _, square, taken, _ = jax.lax.while_loop(unfinished, iterate, begin)
+    x, residual, _, _, square, taken, _ = while_loop(unfinished, iterate, begin)
     relative = jnp.sqrt(square / jnp.where(norm > 0, norm, 1.0))
     return Solution(x, jax.tree.map(jnp.subtract, right, residual), taken + 1, relative)
 

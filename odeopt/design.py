@@ -11,11 +11,12 @@ import optax
 from jaxtyping import Array, Bool, PyTree
 
 from .arguments import as_arrays, check_gradient, floating
-from .checks import is_traced, is_whole
+from .checks import is_whole
 from .flows import AbstractFlow
 from .flows.clock import at_step, schedules
 from .information import Information
 from .kernels.choice import chosen
+from .loops import while_loop
 from .objective import Objective, transformed
 from .solvers import AbstractMethod
 from .staged import init_progress, staged_update
@@ -289,9 +290,4 @@ def _tried_again(
         last, tries = carry
         return attempt(last.state.rule, last.gradients), tries + 1
 
-    carry = jax.tree.map(jnp.asarray, first), jnp.int32(1)
-    if is_traced(first.accept):
-        return jax.lax.while_loop(unfinished, again, carry)[0]
-    while unfinished(carry):  # outside `jit`, `while_loop` would be compiled in every call
-        carry = again(carry)
-    return carry[0]
+    return while_loop(unfinished, again, (jax.tree.map(jnp.asarray, first), jnp.int32(1)))[0]

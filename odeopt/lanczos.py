@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from .arrays import Scalar, widest
+from .loops import fori_loop
 from .objective import LinearMap
 from .sums import entries, inner, noise, scaled, total, widened
 
@@ -57,7 +58,7 @@ def krylov(product: LinearMap, start: PyTree[Array], size: int) -> Krylov:
 
     first = normalized(start)[1]
     begin = put(basis, first, 0), jnp.zeros((size, size), dtype), jnp.zeros(size, dtype), first
-    return Krylov(*jax.lax.fori_loop(0, size, step, begin))
+    return Krylov(*fori_loop(0, size, step, begin))
 
 
 class Ritz(NamedTuple):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .arguments import forwarded
+from .arguments import check_function, forwarded
 from .arrays import Scalar
 from .objective import Objective
 
@@ -38,6 +38,8 @@ class LossSum(NamedTuple):
                     "out, or pass one loss."
                 )
             given = jax.tree.leaves(value_fn, is_leaf=callable)
+            for loss in given:
+                check_function(loss, "value_fn(params)")
             losses = [Objective.of(loss, own) for loss, own in _shared(given, arguments)]
             if not losses:
                 raise ValueError("There is no loss: pass one, or a list of at least one.")

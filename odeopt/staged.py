@@ -9,6 +9,7 @@ from jaxtyping import Array, PyTree
 
 from .checks import is_traced
 from .flows import State
+from .loops import switch
 from .objective import transformed
 from .solvers import Step, field_cost
 from .state import ODEState, Progress, counted, select
@@ -70,7 +71,7 @@ def staged_update(
 
         return run
 
-    increment, slopes = jax.lax.switch(progress.stage, [stage(i) for i in range(stages)])
+    increment, slopes = switch(progress.stage, [stage(i) for i in range(stages)])
     # The update below, `target - params`, is a difference of nearby numbers, with little rounding:
     # the caller's sum lands on the next point as if the step had gone there from `start`.
     target = add(start, increment)

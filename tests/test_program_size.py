@@ -4,6 +4,7 @@ XLA compiles for every leaf what enters it: where that is a sum over all leaves,
 each time, a model of a hundred leaves takes minutes to compile.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 import odeopt
 from odeopt import stepsize
 from odeopt.flows import AveragedFlow, GradientFlow
+from odeopt.zoo.registry import REGISTRY
 
 RULES = {
     "angle": stepsize.angle(),
@@ -59,3 +61,44 @@ def test_the_program_grows_with_the_leaves(name: str) -> None:
 def test_the_program_of_any_rule_does(name: str) -> None:
     few, more, many = (lines(OPTIMIZERS[name], leaves) for leaves in (4, 8, 16))
     assert many - more < 1.3 * 2 * (more - few)
+
+
+COMPILE = "/jax/core/compile/backend_compile_duration"
+EAGER = {
+    name: entry.build
+    for name, entry in REGISTRY.items()
+    if not entry.needs & {"players"}
+    # loops of optax and of optimistix
+    and name not in ("muon", "untuned", "game_implicit_midpoint")
+} | {name: partial(odeopt.euler, rule) for name, rule in RULES.items()}
+EAGER["rkc that chooses"] = partial(odeopt.rkc, 0.1, stages=None)
+
+
+@pytest.mark.parametrize("name", EAGER)
+def test_an_update_outside_of_jit_compiles_nothing_that_the_last_one_did(name: str) -> None:
+    make, params = EAGER[name], {"w": jnp.linspace(-1.0, 1.0, 6).reshape(3, 2), "b": jnp.ones(2)}
+    opt = make() if isinstance(make, partial) else make(0.01)
+    state, compiled = opt.init(params), list[str]()
+
+    def loss(x: Any) -> jax.Array:
+        return jnp.sum(jnp.tanh(x["w"] + x["b"]) ** 2)
+
+    def count(event: str, _: float, **more: Any) -> None:
+        if event == COMPILE:
+            compiled.append(event)
+
+    def update() -> None:
+        nonlocal params, state
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = opt.update(grads, state, params, value=value, value_fn=loss)
+        params = jax.tree.map(jnp.add, params, updates)
+
+    for _ in range(6 * (opt.gradients_per_step or 1) if "staged" in name else 4):
+        update()
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        for _ in range(2 if "staged" not in name else opt.gradients_per_step or 1):
+            update()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert not compiled

@@ -14,6 +14,7 @@ from optax.contrib import MuonDimensionNumbers
 from ..arguments import is_absent
 from ..arrays import Scalar, wide_dtype
 from ..checks import check, check_counts, check_flags, check_least, whole_from
+from ..loops import cond
 from ..sums import widened
 from .adaptive import adam_direction
 from .axes import Stack, each
@@ -150,7 +151,7 @@ class KroneckerFlow(AlongMoment, AbstractFlow):
         grads = widened(grads)  # both moments must see the same rounding
         # The refresh uses past gradients only, so no gradient enters V in bases that it changed.
         due = (aux.age > 0) & (jnp.round(aux.age) % self.precondition_frequency == 0)
-        metrics = jax.lax.cond(
+        metrics = cond(
             due,
             lambda metrics: jax.tree.map(lambda _, metric: _refreshed(metric), grads, metrics),
             lambda metrics: metrics,
@@ -237,7 +238,7 @@ def _seen(metric: Metric, g: Array, kept: Any, kept_of_factors: Any) -> Metric:
     bases = metric.bases
     if bases:
         first = ~_any(metric.factors) & _any(factors)
-        bases = jax.lax.cond(first, _singular_vectors, lambda g, bases: bases, g, bases)
+        bases = cond(first, _singular_vectors, lambda g, bases: bases, g, bases)
     square = abs_square(_turned(g, bases))
     return Metric(_averaged(metric.nu, square, kept), factors, bases)
 

@@ -15,6 +15,7 @@ from ..arrays import Scalar
 from ..checks import check_counts, check_least
 from ..flows import AbstractFlow, State
 from ..lanczos import BREAKDOWN, combined, dimension, krylov, lanczos
+from ..loops import while_loop
 from ..objective import LinearMap, Objective
 from ..sums import add, finite, inner, norm, scaled, widened
 from .linear import Curvature, Curved, LinearSolve, checked, known_count
@@ -139,7 +140,7 @@ class Exponential(AbstractCurvatureMethod, Curved):
         zero = jax.tree.map(jnp.zeros_like, slope)
         nothing = jnp.zeros([], float)
         begin = zero, zero, nothing, h.astype(float), nothing, jnp.int32(0)
-        moved, _, form, _, error, taken = jax.lax.while_loop(goes_on, restarted, begin)
+        moved, _, form, _, error, taken = while_loop(goes_on, restarted, begin)
         update = optax.tree.cast_like(moved, params)
         memory = LinearSolve((), taken, error, form)
         own = solved is objective  # a model of the caller's own loss

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 from ..arrays import Scalar
 from ..checks import check_least
 from ..flows import AbstractFlow, State
+from ..loops import while_loop
 from ..objective import Objective
 from ..sums import add, finite, inner, norm, scaled
 from .linear import LinearSolve, LinearSolver, as_linear_solver, known_count
@@ -206,7 +207,7 @@ class Implicit(AbstractCurvatureMethod):
                 return ~search.enough & (search.trials < _TRIALS)
 
             begin = _Search(jnp.ones([], float), here, ~(promised < 0), jnp.int32(0))
-            search = jax.lax.while_loop(refused, shorter, begin)
+            search = while_loop(refused, shorter, begin)
             moved = search.enough & (promised < 0)
             after = jax.tree.map(lambda new, old: jnp.where(moved, new, old), search.point, here)
             return (
@@ -226,7 +227,7 @@ class Implicit(AbstractCurvatureMethod):
         fresh = Proximal(none, none, jnp.ones([], float), last)
         used = jnp.int32(cost if given is None else 0)
         carry = start, fresh, sane & jnp.isfinite(start.value) & jnp.isfinite(h), used
-        here, memory, _, used = jax.lax.while_loop(unfinished, newton, carry)
+        here, memory, _, used = while_loop(unfinished, newton, carry)
         fell = here.value <= start.value  # False by rounding only
         update = jax.tree.map(lambda u: jnp.where(fell, u, jnp.zeros_like(u)), here.displacement)
         return update, memory, used, sane

@@ -16,6 +16,7 @@ from ..checks import check_static
 from ..flows import AbstractFlow, State
 from ..information import Information
 from ..lanczos import flatten, mixed, normalized, unflatten
+from ..loops import cond, fori_loop, scan
 from ..objective import Objective
 from ..sums import add, scaled
 from .adapter import AbstractAdapter, FlatTerm, Reached
@@ -138,7 +139,7 @@ class RungeKuttaChebyshev(AbstractMethod):
             def loop(body: Callable, carry: PyTree) -> PyTree:
                 rows = table[stages - 2]
                 run = lambda j, carry: body(carry, (j, rows[j - 1]))[0]  # noqa: E731
-                return jax.lax.fori_loop(1, stages, run, carry)
+                return fori_loop(1, stages, run, carry)
         else:
             first_weight, rows, _ = self._coefficients(self.stages)
             weight = jnp.asarray(first_weight, float)
@@ -146,7 +147,7 @@ class RungeKuttaChebyshev(AbstractMethod):
 
             def loop(body: Callable, carry: PyTree) -> PyTree:
                 xs = jnp.arange(1, len(rows) + 1), jnp.asarray(rows, float)
-                return jax.lax.scan(body, carry, xs)[0]
+                return scan(body, carry, xs)
 
         moved = self.recurrence(slope, z, first, jnp.ones_like(h), weight, loop)
         update, change = jax.tree.map(lambda e, k: e.astype(k.dtype), moved, first)
@@ -229,13 +230,13 @@ def _sharpest(
     def after(products: int, start: PyTree[Array]) -> tuple[Sharpest, Array]:
         product = objective.product(params)
         first = Sharpest(jnp.zeros([], float), normalized(mixed(start, params))[1])
-        new = jax.lax.fori_loop(
+        new = fori_loop(
             0, products, lambda _, found: Sharpest(*normalized(product(found.vector))), first
         )
         good = (new.value > 0) & jnp.isfinite(new.value)
         return optax.tree.where(good, new, last), jnp.int32(products)
 
-    return jax.lax.cond(
+    return cond(
         last.value > 0,
         lambda: after(1, last.vector),
         lambda: after(_FIRST, objective.here(params)),
@@ -287,6 +288,6 @@ class RKC(AbstractAdapter):
             flat.vf_prod(t0, start, args, forwards),
             h,
             jnp.asarray(weight, h.dtype),
-            lambda body, carry: jax.lax.scan(body, carry, xs)[0],
+            lambda body, carry: scan(body, carry, xs),
         )
         return Reached(unflatten(start + _scaled(h, displacement, start.dtype), y0))

@@ -4,7 +4,6 @@ import math
 from typing import ClassVar, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int, PyTree
@@ -15,6 +14,7 @@ from ..diagnostics.sharpness import extreme
 from ..flows import AbstractFlow
 from ..information import Information
 from ..lanczos import dimension
+from ..loops import switch
 from ..solvers import AbstractMethod, Step, stability_limit
 from ..sums import norm
 from .rule import AbstractRule, StepInfo, Verdict
@@ -82,7 +82,7 @@ class SharpnessRule(AbstractRule):
         choices = [later, lambda: estimate(self.products), lambda: estimate(self.first)]
         waits = (state.wait > 0) & ~(length > _LONGER * state.length)
         due = jnp.where(waits, 0, jnp.where(state.known, 1, 2))
-        state = jax.lax.switch(due, choices)
+        state = switch(due, choices)
         return state.size, state
 
     def judge(self, state: LastEstimate, info: StepInfo, h: Scalar, step: Step) -> Verdict:

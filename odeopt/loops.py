@@ -1,0 +1,63 @@
+"""Loops and branches of JAX that run in Python outside `jit`, where each call would compile them.
+
+A body is a new function in every call, so that JAX would not find the program of the last one.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, PyTree
+
+from .checks import is_traced
+
+Carry = TypeVar("Carry", bound=PyTree)
+Out = TypeVar("Out")
+
+
+def while_loop(
+    unfinished: Callable[[Carry], Bool[Array, ""]], body: Callable[[Carry], Carry], carry: Carry
+) -> Carry:
+    """`lax.while_loop`."""
+    while not is_traced(carry):
+        if not unfinished(carry):
+            return carry
+        carry = body(carry)
+    return jax.lax.while_loop(unfinished, body, carry)
+
+
+def fori_loop(
+    first: Any, last: Any, body: Callable[[Int[Array, ""], Carry], Carry], carry: Carry
+) -> Carry:
+    """`lax.fori_loop`."""
+    if is_traced((last, carry)):
+        return jax.lax.fori_loop(first, last, body, carry)
+    for k in range(first, int(last)):
+        carry = body(jnp.int32(k), carry)
+    return carry
+
+
+def scan(body: Callable[[Carry, Any], tuple[Carry, Any]], carry: Carry, xs: PyTree[Array]) -> Carry:
+    """The end of `lax.scan`."""
+    if is_traced((carry, xs)):
+        return jax.lax.scan(body, carry, xs)[0]
+    for k in range(len(jax.tree.leaves(xs)[0])):
+        carry, _ = body(carry, jax.tree.map(lambda x, k=k: x[k], xs))
+    return carry
+
+
+def cond(
+    yes: Bool[Array, ""], true: Callable[..., Out], false: Callable[..., Out], *operands: Any
+) -> Out:
+    """`lax.cond`."""
+    if is_traced(yes):
+        return jax.lax.cond(yes, true, false, *operands)
+    return true(*operands) if yes else false(*operands)
+
+
+def switch(index: Int[Array, ""], branches: Sequence[Callable[..., Out]], *operands: Any) -> Out:
+    """`lax.switch`, of an index within the branches."""
+    if is_traced(index):
+        return jax.lax.switch(index, branches, *operands)
+    return branches[int(index)](*operands)
