@@ -137,7 +137,7 @@ def refined(last: Diagonal, product: LinearMap, params: PyTree[Array]) -> Diagon
     signs = jax.tree.map(
         lambda x: jnp.where(x.real < 0, -1, 1).astype(x.dtype), noise(params, last.draws)
     )
-    share = 1.0 / jnp.minimum(last.draws + 1, _REMEMBERED)
+    share = 1 / jnp.minimum(last.draws + 1, _REMEMBERED).astype(float)
     value = jax.tree.map(
         lambda d, v, image: d + scaled(share, jnp.real(jnp.conj(v) * image) - d),
         last.value,

@@ -35,7 +35,7 @@ class LowRank(NamedTuple):
         were the smallest of the values there (Frangella, Tropp and Udell, arXiv:2110.02820,
         section 5).
         """
-        damped = shift + weight * self.values
+        damped = shift + weight * self.values.astype(weight.dtype)
         factors = (1 - jnp.sqrt(damped[-1] / damped)).astype(self.values.dtype)
 
         def half(tree: PyTree[Array]) -> PyTree[Array]:

@@ -755,6 +755,39 @@ def test_under_strict_promotion_data_may_be_of_any_dtype(name, dtype):
     assert state.gradients > 1
 
 
+STRICT = {
+    name: functools.partial(entry.build, 0.1)
+    for name, entry in REGISTRY.items()
+    if not entry.needs & {"players"}
+} | {
+    f"{make.__name__}, {name}": functools.partial(make, 0.1, **options)
+    for make, options in (
+        (odeopt.linearly_implicit_euler, {"rank": 2}),
+        (odeopt.linearly_implicit_euler, {"precondition": True}),
+        (odeopt.implicit_euler, {"precondition": True}),
+        (odeopt.exponential_euler, {"basis": 2, "products": 4}),
+        (odeopt.rkc, {"stages": None}),
+    )
+    for name in options
+}
+
+
+@pytest.mark.parametrize("name", STRICT)
+def test_under_strict_promotion_parameters_may_be_narrower_than_time(name, x64):
+    """With `jax_enable_x64` time and counts are wide, whatever the parameters."""
+    params = {"w": jnp.linspace(-1, 1, 6, dtype=jnp.float32).reshape(3, 2)}
+    loss = lambda x: jnp.sum(jnp.tanh(x["w"] + 0.5) ** 2)
+    opt = STRICT[name]()
+    state = opt.init(params)
+    with jax.numpy_dtype_promotion("strict"):
+        for _ in range(2):
+            value, grads = jax.value_and_grad(loss)(params)
+            updates, state = opt.update(grads, state, params, value=value, value_fn=loss)
+            assert updates["w"].dtype == jnp.float32
+            params = optax.apply_updates(params, updates)
+    assert jnp.all(jnp.isfinite(params["w"]))
+
+
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 @pytest.mark.parametrize(
     "opt",

@@ -107,8 +107,9 @@ class Exponential(AbstractCurvatureMethod, Curved):
             length = norm(left)
             start = jax.tree.map(lambda x: jnp.where(length > 0, x, 1), left)
             ritz = lanczos(product, start, params, size)
-            along = length * ritz.vectors[0]  # the start of the space, in Ritz vectors
-            values = ritz.values
+            # the Ritz vectors' dtype is that of the parameters, and time has the default one
+            values, vectors = ritz.values.astype(float), ritz.vectors.astype(float)
+            along = length * vectors[0]  # the start of the space, in Ritz vectors
             if convex:  # negative by rounding only, which a long time would amplify
                 values = jnp.maximum(values, 0.0)
             last_one = taken + 2 * size > self.products
@@ -116,14 +117,14 @@ class Exponential(AbstractCurvatureMethod, Curved):
             times = rest * 0.5 ** jnp.arange(60, dtype=rest.dtype)
             coefficients = jax.vmap(lambda t: _followed(values, t) * along)(times)
             beyond = norm(ritz.beyond)
-            tails = jnp.abs(coefficients @ ritz.vectors[-1])
+            tails = jnp.abs(coefficients @ vectors[-1])
             errors = times * beyond * tails
             fits = errors <= self.tolerance * jnp.linalg.norm(coefficients, axis=1)
             index = jnp.where(last_one | ~jnp.any(fits), 0, jnp.argmax(fits))
             found = coefficients[index]
-            inside = ritz.vectors @ found
+            inside = vectors @ found
             further = combined(inside, ritz.basis)
-            turned = combined(ritz.vectors @ (values * found), ritz.basis)
+            turned = combined(vectors @ (values * found), ritz.basis)
             form = form + 2 * inner(further, image) + jnp.sum(values * found**2)
             tiny = jnp.finfo(length.dtype).tiny
             error = errors[index] / jnp.maximum(jnp.linalg.norm(found), tiny)

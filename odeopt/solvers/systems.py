@@ -120,7 +120,8 @@ class Iterative(AbstractSystem):
         return jax.tree.map(operator.add, multiple(self.shift, v), image)
 
     def _divided(self, residual: Array, diagonal: Array) -> Array:
-        return residual / (self.shift + self.weight * jnp.abs(diagonal)).astype(diagonal.dtype)
+        size = jnp.abs(diagonal).astype(self.weight.dtype)
+        return residual / (self.shift + self.weight * size).astype(residual.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
