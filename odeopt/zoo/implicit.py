@@ -152,8 +152,9 @@ def trapezoidal(
       >>> loss, params = lambda x: 0.5 * jnp.sum(x**2), jnp.ones(2)
       >>> opt = odeopt.trapezoidal(1.0)
       >>> state, grads = opt.init(params), jax.grad(loss)(params)
-      >>> params + opt.update(grads, state, params, value_fn=loss)[0]
-      Array([0.3333333, 0.3333333], dtype=float32)
+      >>> updates, state = opt.update(grads, state, params, value_fn=loss)
+      >>> (params + updates).round(6)  # 1/3
+      Array([0.333333, 0.333333], dtype=float32)
     """
     solver = solvers.LinearSolver(curvature, solve, products, tolerance, fraction, precondition)
     method = solvers.Implicit("trapezoidal", solver, iterations, tolerance)
