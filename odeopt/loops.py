@@ -1,6 +1,6 @@
-"""Loops and branches of JAX that run in Python outside `jit`, where each call would compile them.
+"""Loops and branches of JAX that run in Python where nothing is traced.
 
-A body is a new function in every call, so that JAX would not find the program of the last one.
+There JAX would compile them in every call: their bodies are new functions each time.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ def while_loop(
     unfinished: Callable[[Carry], Bool[Array, ""]], body: Callable[[Carry], Carry], carry: Carry
 ) -> Carry:
     """`lax.while_loop`."""
-    while not is_traced(carry):
-        if not unfinished(carry):
+    while not is_traced(carry) and not is_traced(more := unfinished(carry)):
+        if not more:
             return carry
         carry = body(carry)
     return jax.lax.while_loop(unfinished, body, carry)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..arrays import Scalar
-from ..checks import check_ascending, check_finite, check_positive
+from ..checks import check_ascending, check_least, check_positive
 from ..flows import State
 from ..information import Information
 from ..solvers import Step
@@ -106,7 +106,7 @@ def embedded_error(
 
     Raises:
       ValueError: a tolerance, `first` or `limit` that is not positive, a `first` above `limit`, or
-        a coefficient that is not finite; when the optimizer is built, a solver without an error
+        a negative coefficient; when the optimizer is built, a solver without an error
         estimate.
 
     Examples:
@@ -115,7 +115,7 @@ def embedded_error(
     """
     check_positive(rtol=rtol, atol=atol)
     check_ascending(first=first, limit=limit)
-    check_finite(pcoeff=pcoeff, icoeff=icoeff, dcoeff=dcoeff)
+    check_least(0, pcoeff=pcoeff, icoeff=icoeff, dcoeff=dcoeff)
     controller = diffrax.PIDController(
         rtol=rtol, atol=atol, pcoeff=pcoeff, icoeff=icoeff, dcoeff=dcoeff, norm=_rms
     )

@@ -80,7 +80,7 @@ def test_it_follows_a_curvature_that_moves():
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [odeopt.euler, odeopt.rk4])
 def test_it_looks_again_where_the_gradient_grows(make, x64):
-    """Rosenbrock's valley bends within twenty steps: half of these runs would diverge."""
+    """Rosenbrock's valley turns within twenty steps: half of these runs would diverge."""
     valley = lambda x: jnp.sum(5.0 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
     for start in 2 * jax.random.normal(jax.random.key(0), (8, 6)):
         end, *_ = descend(make(sharpness()), start, 300, valley)
