@@ -126,12 +126,13 @@ class Objective(abc.ABC):
 
     def given_value(self) -> Scalar | None:
         """The loss at the start of the step, where the caller of `update` passed `value=`."""
+        value_fn, passed = self.args.get("value_fn"), _START.keys() & self.args.keys()
+        if passed and callable(value_fn):
+            for name in passed.intersection([*inspect.signature(value_fn).parameters][1:]):
+                raise TypeError(_TAKEN.format(name=name, what=_START[name]))
         value = self.args.get("value")
         if value is None:
             return None
-        value_fn = self.args.get("value_fn")
-        if callable(value_fn) and "value" in [*inspect.signature(value_fn).parameters][1:]:
-            raise TypeError(_TAKEN.format(name="value", what="its value at the start of the step"))
         return checked_loss(value, "value is", "be")
 
     def product(self, params: PyTree[Array]) -> LinearMap:
@@ -183,6 +184,10 @@ def check_whole(value: Scalar, params: PyTree[Array]) -> None:
 
 
 _CALLED = {"value_fn": (1, "value_fn(params)"), "grad_fn": (2, "grad_fn(params, stage)")}
+_START = {
+    "value": "its value at the start of the step",
+    "grad": "its gradient at the start of the step",
+}
 _TAKEN = (
     "An argument of the loss is called `{name}`, which is the name of {what}: rename it, or bind "
     "it, `lambda params, batch: loss(params, batch, {name}=...)`."

@@ -482,10 +482,14 @@ def test_an_argument_of_the_loss_is_not_replaced_by_the_loss(name):
 
 
 @pytest.mark.parametrize("make", [lambda: odeopt.rk4(0.1), lambda: odeopt.euler(RULE)])
-def test_an_argument_of_the_loss_is_not_taken_for_its_value(make):
-    loss = lambda x, value: value * jnp.sum(x**2)
-    with pytest.raises(TypeError, match=r"called `value`.*rename it"):
-        update(make(), value_fn=loss, value=3.0)
+def test_an_argument_of_the_loss_is_not_taken_for_its_value_or_its_gradient(make):
+    for name, loss in (
+        ("value", lambda x, value: value * jnp.sum(x**2)),
+        ("grad", lambda x, grad=1.0: jnp.sum(grad * x**2)),
+    ):
+        with pytest.raises(TypeError, match=rf"called `{name}`.*rename it"):
+            update(make(), value_fn=loss, **{name: 3.0})
+        update(make(), value_fn=lambda value, loss=loss: loss(value, 1.0), **{name: 3.0})
 
 
 RULE = stepsize.gain_ratio()
