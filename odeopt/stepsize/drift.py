@@ -44,8 +44,9 @@ def drift_adjusted(power: float = 1.0, *, cap: float = 5.0, smooth: bool = False
     `smooth`, $1/h = 1/\text{cap} + r/2$ (the capped form of arXiv:2505.13397). Both tend to `cap`
     as the drift vanishes, never exceed it, and are `cap` at a zero gradient. As $\|Hg\| \le
     \max|\lambda|\,\|g\|$, DAL-1 without cap is at least $2/\max|\lambda|$. For a positive definite
-    Hessian that is $2/\lambda_{max}$, the limit of Euler's method. The rule keeps training alive
-    without a sweep, but need not beat a tuned rate.
+    Hessian that is $2/\lambda_{max}$, the limit of Euler's method. The rule needs no
+    sweep, but need not beat a tuned rate. It was made for gradient descent; with momentum a run may
+    diverge where the curvature changes (`docs/step-size.md` has a table).
 
     Costs one Hessian product a step, counted as 2 gradients. A power other than 1 is not
     scale-free.
@@ -97,7 +98,9 @@ def corridor(minimum: float = 0.0, *, cap: float = float("inf")) -> Corridor:
     is Polyak's step size; with $E^* = 0$ it is the CLR of Dherin and Rosca (arXiv:2402.08818).
 
     Needs `value=` in `update`; costs nothing else. A loss at or below `minimum` gives a step of
-    size 0; one that is not finite is rejected. The loss of a mini-batch is noisy: set `cap`.
+    size 0; one that is not finite is rejected. Set `cap` for the noisy loss of a mini-batch, and
+    where the gradient may fade before the loss does. With other methods than Euler's runs may
+    diverge (`docs/step-size.md` has a table).
 
     Args:
       minimum: the least value of the loss, $E^*$.
