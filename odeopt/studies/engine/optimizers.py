@@ -29,8 +29,8 @@ from .refusals import is_name, line
 Make = Callable[[Any], optax.GradientTransformation]
 MOMENTUM = 0.9
 _STEPS = 8
-"""Over which the cost of a step is a mean: rules may look at the curvature in every eighth."""
-_START = np.ones(2 * _STEPS, np.float32)  # as many curvatures as a rule may ask for products
+"""Over which the cost of a step is a mean: a rule may reject some."""
+_START = np.ones(16, np.float32)
 
 
 def _counted(before: Any, after: Any) -> Any:
@@ -194,9 +194,6 @@ _OF_A_RATE: dict[str, Callable[..., Any]] = {
     "euler@drift_adjusted": lambda cap: odeopt.euler(stepsize.drift_adjusted(cap=cap)),
     "euler@corridor": lambda cap: odeopt.euler(stepsize.corridor(cap=cap)),
     "bosh3@embedded_error": lambda rtol: odeopt.bosh3(stepsize.embedded_error(rtol, 0.1 * rtol)),
-    "euler@sharpness": lambda safety: odeopt.euler(
-        stepsize.sharpness(safety, every=_STEPS, products=4, first=4)
-    ),
     "adam@angle": lambda first: odeopt.adam(stepsize.angle(first=first)),
     "log_time_adam": lambda first: odeopt.log_time_adam(first=first),
     "rkc": odeopt.rkc,
@@ -214,6 +211,12 @@ OTHERS: dict[str, Callable[[], Entry]] = {
     "relativistic": functools.partial(entry, "relativistic", odeopt.relativistic, limit=None),
     **{n: functools.partial(entry, n, make) for n, make in _OF_A_RATE.items()},
     **{make.__name__: functools.partial(controlled, make.__name__, make) for make in _CONTROLLED},
+    "euler@sharpness": functools.partial(
+        entry,
+        "euler@sharpness",
+        lambda safety: odeopt.euler(stepsize.sharpness(safety, every=8, first=4)),
+        counted=True,  # an estimate comes early where the gradient grows
+    ),
 }
 """The zoo's optimizers that are not explicit solvers of gradient flow, and `solver@rule`.
 
