@@ -118,10 +118,10 @@ def check_static(wholes: Mapping[str, Any], **others: Any) -> None:
     for name, number in numbers.items():
         fits = is_whole(number) if name in wholes else is_known(number)
         if not fits or is_flag(number):
-            wanted = "a whole Python number" if name in wholes else "a Python number"
+            wanted = "an integer, a Python number" if name in wholes else "a Python number"
             names = str(tuple(numbers)).replace("'", '"')
             raise TypeError(
-                f"{name} is a {type(number).__name__}; it must be {wanted}, known when the "
+                f"{name} is a {type(number).__name__}; it must be {wanted} known when the "
                 "optimizer is built. Inside `optax.inject_hyperparams` name it in "
                 f"`static_args={names}`."
             )

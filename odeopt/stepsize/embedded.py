@@ -82,9 +82,9 @@ def embedded_error(
     $0.9\,\eta^{-(P+I)/p}\eta_0^{P/p}$, between 0.2 and 10 times it, with $P$ = `pcoeff`, $I$ =
     `icoeff`, $p$ the order of the solver and $\eta_0$ that of the accepted step before. This is
     `diffrax.PIDController`. Its default, $P = 0$ and $I = 1$, is made for steps that accuracy
-    limits: near the stability limit, where an optimizer soon is, it rejects a fifth of the steps.
-    Ours are the coefficients that diffrax names for mildly stiff equations; with them at most a
-    third as many are rejected (`tests/stepsize/test_embedded.py`).
+    limits: near the stability limit, where an optimizer soon is, it rejects every fourth to eighth
+    step. Ours are the coefficients that diffrax names for mildly stiff equations; with them at most
+    a third as many are rejected (`tests/stepsize/test_embedded.py`).
 
     A rejected step returns zero updates, counts in `state.rejected` and is followed by a smaller
     one. A loss that is not finite at a stage counts as an infinite error, so the rule recovers from

@@ -25,6 +25,7 @@ from odeopt.zoo.registry import REGISTRY
 CALLS = 64  # of update, in every run
 BAD = {"start": 0, "middle": CALLS // 8, "end": CALLS - 2}  # calls at which something is not finite
 SEED = 0
+TOLERANCE = 1e-2  # of error control
 RATE = 0.05  # stable for every optimizer on the losses below
 SIZES = {"rmsprop": 0.01, "adam": 0.02, "log_time_adam": 0.02, "muon": 0.02, "soap": 0.02}
 
@@ -56,7 +57,7 @@ RULES: dict[str, Callable[[float, Any], Any]] = {  # of the usual size, and a si
     "fixed": lambda size, sizes: size,
     "schedule": lambda size, sizes: lambda step: sizes[step],
     "angle": lambda size, sizes: stepsize.angle(first=size),
-    "embedded_error": lambda size, sizes: stepsize.embedded_error(1e-2, 1e-2, first=size),
+    "embedded_error": lambda size, sizes: stepsize.embedded_error(TOLERANCE, TOLERANCE, first=size),
     "gain_ratio": lambda size, sizes: stepsize.gain_ratio(first=size),
     "sharpness": lambda size, sizes: stepsize.sharpness(
         0.2, every=5, products=2, first=4, cap=2 * size

@@ -105,7 +105,7 @@ def test_near_the_stability_limit_few_steps_are_rejected(name, x64):
         strict=True,
     )
     assert 3 * rejected[0] <= rejected[1]
-    assert rejected[1] >= 0.15 * 200  # a fifth of the steps of diffrax's default
+    assert 200 / 8 <= rejected[1] <= 200 / 4  # of diffrax's default
     assert time[0] > time[1]
 
 
