@@ -257,7 +257,9 @@ def test_whole_matrices_may_be_split_from_one_another(eight, name):
     opt = REGISTRY[name].function(learning_rate=0.1, **axes)
     loss = lambda p: jnp.sum(jnp.cosh(p["a"]))
     expected, _ = opt.update(jax.grad(loss)(params), opt.init(params), params, value_fn=loss)
-    chex.assert_trees_all_close(jax.device_get(in_parts(opt, params)), expected, atol=2e-6)
+    # Five Newton-Schulz iterations multiply what rounding leaves in a vanishing direction by 3.44.
+    atol = 0.1 * 3.4445**5 * float(jnp.finfo(jnp.float32).eps)
+    chex.assert_trees_all_close(jax.device_get(in_parts(opt, params)), expected, atol=atol)
 
 
 def test_a_step_that_is_not_finite_on_one_device_is_rejected_on_all(eight):
