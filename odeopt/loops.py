@@ -21,13 +21,16 @@ def while_loop(
     unfinished: Callable[[Carry], Bool[Array, ""]], body: Callable[[Carry], Carry], carry: Carry
 ) -> Carry:
     """`lax.while_loop`; also where a leaf has 16 bits, which a compiled loop rounds less often."""
-    numbers = [x for x in jax.tree.leaves(carry) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    if not is_traced(carry) and all(x.dtype == wide_dtype(x.dtype) for x in numbers):
+    if not is_traced(carry) and not any(map(_narrow, jax.tree.leaves(carry))):
         while not is_traced((carry, more := unfinished(carry))):
             if not more:
                 return carry
             carry = body(carry)
     return jax.lax.while_loop(unfinished, body, carry)
+
+
+def _narrow(x: Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.inexact) and x.dtype != wide_dtype(x.dtype)
 
 
 def fori_loop(
