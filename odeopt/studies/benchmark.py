@@ -64,8 +64,8 @@ class Settings:
         problems: Problems, separated by commas: quadratic, diabetes, wine, mnist, spiral,
             convolution, digit-rows, digits-vae, residual, characters, factorisation, cancer,
             friedman, mislabelled, denoising, hypercube, attention, autoencoder, teacher, shells,
-            pooled, arctangent, stream, burgers, heat, poisson; your own as my_file.py:problem, made
-            with odeopt.studies.Problem.
+            pooled, arctangent, stream, parity, lower-half, impedance, pooled-convolution, burgers,
+            heat, poisson; your own as my_file.py:problem, made with odeopt.studies.Problem.
         rivals: Tuned optimizers, separated by commas: momentum, nesterov-.99, adam, adam-.98,
             nadam-.95, adamw, muon, muon-decay, soap, each with every schedule or with one, as in
             adamw+linear (constant, linear, cosine); schedule-free; your own as my_file.py:make,
