@@ -77,44 +77,56 @@ def horizon(
 
 
 class Anytime(AbstractLocalRule):
-    """A distance over the square root of the number of steps so far, with warm-up."""
+    """A distance over the root of the number of steps so far, then over their number."""
 
     distance: Any
     warm_up: float
+    transition: float
     longest: Any
 
     counts = True
 
     def size(self, info: StepInfo) -> Scalar:
         n = info.steps.astype(float) + 1
-        most = jnp.minimum(self.distance / 4 / jnp.sqrt(n + self.warm_up), self.longest)
-        return most * jnp.minimum(n / self.warm_up, 1.0)
+        m = n + self.warm_up
+        size = self.distance / 4 / jnp.sqrt(m * jnp.maximum(m / self.transition, 1.0))
+        return jnp.minimum(size, self.longest) * jnp.minimum(n / self.warm_up, 1.0)
 
 
 def anytime(
-    distance: float = DISTANCE, *, warm_up: float = 50, longest: float = LONGEST
+    distance: float = DISTANCE,
+    *,
+    warm_up: float = 50,
+    transition: float = 300,
+    longest: float = LONGEST,
 ) -> Anytime:
-    r"""A distance over the root of the steps so far, for a run that may end at any time.
+    r"""A size that falls with the number of steps so far, for a run that may end at any time.
 
-    $h_n = \min\left(\frac{d}{4\sqrt{n+1+w}}, \hat h\right)\min\left(1, \frac{n+1}{w}\right)$: a
-    quarter of the largest size of `horizon`, or its size after three quarters of a run of $n$
-    steps. It falls slowly, so that the last iterate stays noisy: evaluate an average, such as that
-    of `flows.AveragedFlow`. Uses only the number of steps: no gradient, no memory.
+    With $m = n + 1 + w$ at step $n = 0, 1, \dots$, $h_n = \min\left(\frac{d}{4\sqrt m}
+    \min\left(1, \sqrt{m_0/m}\right), \hat h\right)\min\left(1, \frac{n+1}{w}\right)$. At first
+    it is a quarter of the largest size of a `horizon` of $m$ steps, and falls as $1/\sqrt m$; after
+    $m_0$ steps it falls as $1/m$: noise averages out, and the distance still grows without bound,
+    as $\ln m$. The last iterate stays noisy: evaluate an average, such as that of
+    `flows.AveragedFlow`. Uses only the number of steps: no gradient, no memory.
 
     Args:
       distance: $d$, as in `horizon`.
       warm_up: $w$, a number of steps.
+      transition: $m_0$, the number of steps from which the size falls as $1/m$; `math.inf` for
+        $1/\sqrt m$ throughout. Values of 150 and 600 ended as the default did.
       longest: $\hat h$, as in `horizon`.
 
     Raises:
-      ValueError: a distance, a warm-up or a longest step that is not positive.
+      ValueError: a distance, a warm-up, a transition or a longest step that is not positive.
 
-    References: see `horizon`; the schedule $1/\sqrt n$ is that of Zinkevich (2003).
+    References: see `horizon`; $1/\sqrt n$ is the schedule of Zinkevich (2003) for convex losses,
+    $1/n$ that of Robbins and Monro (1951). `docs/research-log.md` has what the change at $m_0$ is
+    worth.
 
     Examples:
       >>> import odeopt
       >>> opt = odeopt.adam(odeopt.stepsize.anytime(distance=0.2))
     """
     check_positive(distance=distance, warm_up=warm_up)
-    check_cap(longest=longest)
-    return Anytime(distance, warm_up, longest)
+    check_cap(transition=transition, longest=longest)
+    return Anytime(distance, warm_up, transition, longest)

@@ -48,8 +48,9 @@ def untuned(
     as the gradient norms of all matrices fall to a third of their largest values so far. The
     *clock*: with a horizon of $N$ steps `stepsize.horizon`, $h \le 12/\sqrt N$, always $h \le 1.5$
     and from 192 steps on $h \le 0.5$, with warm-up and linear decay; without one
-    `stepsize.anytime`, $h \approx 3/\sqrt n$. The result is the *average* of the path with weights
-    $n^{16}$, about the last seventeenth of it (`flows.AveragedFlow`).
+    `stepsize.anytime`, $h \approx 3/\sqrt n$, from about 300 steps on $52/n$. The result is the
+    *average* of the path with weights $n^{16}$, about the last seventeenth of it
+    (`flows.AveragedFlow`).
 
     **Evaluate and save `odeopt.step_params(state, params)`**, the average. 1 gradient a step, and
     twice as many products of each matrix with itself as `muon`. Needs no `value_fn`.

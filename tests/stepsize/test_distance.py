@@ -34,9 +34,16 @@ def test_twice_the_horizon_covers_the_same_distance_by_a_random_walk():
 
 
 def test_a_run_of_any_length_ends_at_a_quarter_of_the_size_of_its_horizon():
-    steps = 3000
-    assert sizes(anytime(2.0), steps)[-1] == pytest.approx(2.0 / 4 / np.sqrt(steps), rel=0.02)
+    steps, throughout = 3000, anytime(2.0, transition=np.inf)
+    assert sizes(throughout, steps)[-1] == pytest.approx(2.0 / 4 / np.sqrt(steps), rel=0.02)
     np.testing.assert_allclose(sizes(anytime(warm_up=99), 99)[-1], 12 / 4 / np.sqrt(198), rtol=1e-6)
+
+
+def test_after_the_transition_the_size_falls_with_the_number_of_steps():
+    found, throughout = (sizes(anytime(transition=t), 2000) for t in (500, np.inf))
+    m = np.arange(2000) + 51
+    np.testing.assert_allclose(found, throughout * np.minimum(1, np.sqrt(500 / m)), rtol=1e-5)
+    np.testing.assert_allclose(found[449:] * m[449:], found[449] * m[449], rtol=1e-5)
 
 
 def test_a_horizon_of_one_step_is_a_step():
@@ -63,6 +70,7 @@ def test_a_short_run_has_longer_steps():
         (lambda: horizon(10, warm_up=1.0), "warm_up"),
         (lambda: anytime(-1.0), "distance"),
         (lambda: anytime(warm_up=0), "warm_up"),
+        (lambda: anytime(transition=0), "transition"),
     ],
 )
 def test_bad_numbers_are_refused(make, word):
