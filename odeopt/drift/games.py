@@ -116,7 +116,8 @@ class CorrectedGame(AbstractCorrected):
         players = Players.of(plain)
         index, times = self.base.mover(name, players)
         # when each player moves in a round, and how often
-        order = {players.at(p): (i, k) for i, (p, k) in enumerate(self.base.updates or ())}
+        rounds = {player: (i, k) for i, (player, k) in enumerate(self.base.updates or ())}
+        order = players.each(rounds, "updates")
         weights = self._weights(index, players, order)
         term = alone(Players.of(self._shifted(params, players, weights, objective, h)), index)
         term, short = clipped(term, term, plain, self.clip)
@@ -125,7 +126,7 @@ class CorrectedGame(AbstractCorrected):
         return alone(Players.of(total), index), self.outer(aux, self.inner(aux), short)
 
     def _weights(
-        self, index: int, players: Players, order: dict[int, tuple[int, int]] | None
+        self, index: int, players: Players, order: list[tuple[int, int]] | None
     ) -> list[Any]:
         """The weights `w_ij` of one player; `order` is None for simultaneous steps."""
         speeds = self.base.speeds_of(players)

@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..arguments import checked_loss, forwarded
 from ..arrays import Scalar
 from ..checks import check_finite, is_zero
 from ..flows import Players
-from ..flows.game import PerPlayer, own_gradient
+from ..flows.game import PerPlayer, check_same_number, named, own_gradient
 from ..sums import inner
 from .regularized import halved
 
@@ -51,8 +52,8 @@ def penalized_game(
       Losses in the container that `losses` came in, for `odeopt.game_gradient`.
 
     Raises:
-      ValueError: from the losses: numbers that do not fit the players; an odd number of samples, or
-        a name in `halves` that was not passed.
+      ValueError: numbers that are not finite, or not one for each loss; from the losses: names that
+        do not fit the players, an odd number of samples, or a name in `halves` that was not passed.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt
@@ -61,21 +62,24 @@ def penalized_game(
       >>> [round(float(loss((jnp.array(1.0), jnp.array(2.0)))), 2) for loss in calm]
       [2.05, -1.8]
     """
+    owns = _numbers(own, losses, "own")
+    interactions = _numbers(interaction, losses, "interaction")
+    check_same_number(losses=losses, own=owns, interaction=interactions)
 
     def penalized(name: Any) -> Loss:
         def loss(players: PyTree[Array], /, **arguments: Any) -> Scalar:
             everyone = Players.of(players)
             every = everyone.each(losses, "losses")
-            i = everyone.at(name)
+            i = everyone.at(name, losses, "losses")
             first, second = halved(arguments, halves)
             total = _value(every[i], players, arguments)
-            weight = _number(own, everyone, i, "own")
-            if weight is not None:
+            weight = everyone.each(owns, "own")[i]
+            if not is_zero(weight):  # what is known to be 0 costs nothing
                 a = own_gradient(every[i], everyone, i, first)
                 b = own_gradient(every[i], everyone, i, second) if halves else a
                 total += 0.5 * weight * inner(a, b)
-            weight = _number(interaction, everyone, i, "interaction")
-            if weight is not None:
+            weight = everyone.each(interactions, "interaction")[i]
+            if not is_zero(weight):
                 for j, theirs in enumerate(every):
                     if j != i:
                         mine = own_gradient(every[i], everyone, j, first)
@@ -124,7 +128,7 @@ def ode_gan_penalty(
     def penalized(players: PyTree[Array], /, **arguments: Any) -> Scalar:
         everyone = Players.of(players)
         every = everyone.each(losses, "losses")
-        g, d = everyone.at(generator), everyone.at(discriminator)
+        g, d = (everyone.at(name, losses, "losses") for name in (generator, discriminator))
         push = own_gradient(every[g], everyone, g, arguments)
         return _value(every[d], players, arguments) + strength * inner(push, push)
 
@@ -147,8 +151,10 @@ def _value(loss: Loss, players: PyTree[Array], arguments: Mapping[str, Any]) -> 
     return checked_loss(loss(players, **kwargs))
 
 
-def _number(value: float | PerPlayer, players: Players, index: int, what: str) -> Any:
-    """The player's own number; None if it is known to be 0, so that it costs nothing."""
-    if isinstance(value, Mapping | Sequence):
-        value = players.each(value, what)[index]
-    return None if is_zero(value) else value
+def _numbers(given: Any, losses: PerPlayer, what: str) -> dict[Any, Any]:
+    """One finite number for each player, by name or in order."""
+    several = isinstance(given, Mapping | Sequence) or jnp.ndim(given)
+    numbers = named(given) if several else dict.fromkeys(named(losses), given)
+    for number in numbers.values():
+        check_finite(**{what: number})
+    return numbers

@@ -9,7 +9,7 @@ import jax
 import optax
 from jaxtyping import Array, PyTree
 
-from ..arguments import checked_loss, forwarded
+from ..arguments import check_function, checked_loss, forwarded
 from ..arrays import Scalar
 from ..checks import check_positive, is_whole
 from ..objective import Objective
@@ -23,13 +23,22 @@ PerPlayer: TypeAlias = Sequence[Any] | Mapping[Any, Any]
 
 def named(values: PerPlayer) -> dict[Any, Any]:
     """The values by the players' names, or by their numbers if they have no names."""
-    try:
-        return dict(values) if isinstance(values, Mapping) else dict(enumerate(values))
-    except TypeError:
-        raise TypeError(
-            f"{values!r:.60} is not one value for each player: write a dict by the players' names, "
-            "or a tuple in their order."
-        ) from None
+    if isinstance(values, Mapping):
+        return dict(values)
+    if hasattr(values, "__getitem__") and getattr(values, "shape", True):
+        return dict(enumerate(values))
+    raise TypeError(
+        f"{values!r:.60} is not one value for each player: write a dict by the players' names, or "
+        "a tuple in their order."
+    )
+
+
+def check_same_number(**given: PerPlayer | None) -> None:
+    """Raise a `ValueError` for arguments with values for different numbers of players."""
+    numbers = {what: len(named(values)) for what, values in given.items() if values is not None}
+    if len({*numbers.values()}) > 1:
+        found = ", ".join(f"{what} has {number} values" for what, number in numbers.items())
+        raise ValueError(f"{found}: give one value for each player.")
 
 
 class Players(NamedTuple):
@@ -77,9 +86,9 @@ class Players(NamedTuple):
             f"{[*self.names]}: give one value for each."
         )
 
-    def at(self, name: Any) -> int:
-        """The index of a player, given by its name or by its number."""
-        return self.names.index(name) if name in self.names else int(name)
+    def at(self, name: Any, values: PerPlayer, what: str) -> int:
+        """The index of the player whose value `each` finds under a name or number."""
+        return self.each({known: known for known in named(values)}, what).index(name)
 
 
 class GameFlow(AbstractFlow):
@@ -99,7 +108,8 @@ class GameFlow(AbstractFlow):
       updates: as for `odeopt.alternating`; None for a flow that is not split into moves.
 
     Raises:
-      ValueError: updates that are not positive integers; later, names that are not players.
+      ValueError: updates that are not positive integers, or not as many as speeds; later, names
+        that are not players.
     """
 
     speeds: PerPlayer | None = eqx.field(default=None)
@@ -112,6 +122,7 @@ class GameFlow(AbstractFlow):
     ) -> None:
         self.speeds = jax.tree.map(real, speeds)
         self.updates = None if updates is None else tuple(named(updates).items())
+        check_same_number(updates=updates, speeds=speeds)
         for speed in () if speeds is None else named(speeds).values():
             check_positive(speeds=speed)
         moves = [1] if updates is None else [*named(updates).values()]
@@ -164,9 +175,9 @@ class GameFlow(AbstractFlow):
 
     def mover(self, name: str, players: Players) -> tuple[int, int]:
         """The index of the player that a part moves, and the number of its updates in a round."""
-        assert self.updates is not None
-        player, times = next((p, k) for p, k in self.updates if str(p) == name)
-        return players.at(player), times
+        updates = dict(self.updates or ())
+        player = next(player for player in updates if str(player) == name)
+        return players.at(player, updates, "updates"), updates[player]
 
     def part(self, name: str, z: State, objective: Objective, h: Scalar, fraction: Share) -> Moved:
         """The move of one player, all others frozen."""
@@ -202,6 +213,7 @@ def game_gradient(losses: PerPlayer) -> Callable[..., PyTree[Array]]:
       `grad_fn(players, stage=0, **arguments)`, which ignores `stage`.
 
     Raises:
+      TypeError: losses that are not functions, or not one for each player.
       ValueError: from `grad_fn`: the number or the names of the losses do not match the players.
 
     Examples:
@@ -215,6 +227,8 @@ def game_gradient(losses: PerPlayer) -> Callable[..., PyTree[Array]]:
       >>> grads, state = grad_fn(players), opt.init(players)
       >>> updates, state = opt.update(grads, state, players, grad_fn=grad_fn)
     """
+    for loss in named(losses).values():
+        check_function(loss, "loss(players)")
 
     def grad_fn(players: PyTree[Array], stage: Any = 0, **arguments: Any) -> PyTree[Array]:
         everyone = Players.of(players)

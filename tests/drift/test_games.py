@@ -330,6 +330,22 @@ def test_an_argument_of_one_player_alone_is_no_misspelling_for_another():
         assert odeopt.game_gradient(penalized)(players, x=2.0) == plain
 
 
+@pytest.mark.parametrize(
+    "penalized",
+    [
+        lambda losses: drift.penalized_game(losses, own=(0.3, 0.5), interaction=(0.2, -0.1)),
+        lambda losses: drift.ode_gan_penalty(losses, 0.7),
+    ],
+    ids=["penalized_game", "ode_gan_penalty"],
+)
+def test_penalties_reach_players_whose_names_are_numbers(penalized):
+    in_order = [lambda z, f=f: f((*z.values(),)) for f in LOSSES]
+    numbered = dict(zip((1, 2), start(), strict=True))
+    found = odeopt.game_gradient(penalized(in_order))(numbered)
+    expected = odeopt.game_gradient(penalized(LOSSES))(start())
+    chex.assert_trees_all_close(tuple(found.values()), expected, rtol=1e-12)
+
+
 def test_odegans_penalty_is_the_discriminators_alone():
     names = {"g": noisy, "d": other}
     by_name = {
@@ -361,7 +377,9 @@ def test_odegans_penalty_is_the_discriminators_alone():
             lambda: drift.ode_gan_penalty((noisy, other), 1.0, generator=1, discriminator=1),
             "which of them is which",
         ),
-        (lambda: drift.penalized_game(LOSSES, own=(1.0,))[0](start()), "1 values"),
+        (lambda: drift.penalized_game(LOSSES, own=(1.0,)), "losses has 2 values, own has 1 values"),
+        (lambda: drift.penalized_game(LOSSES, interaction=jnp.ones(3)), "interaction has 3 values"),
+        (lambda: drift.penalized_game(LOSSES, own=(1.0, np.nan)), "own is nan"),
         (lambda: drift.penalized_game(LOSSES, own=1.0, halves=("x",))[0](start()), "not passed"),
         (
             lambda: drift.penalized_game((noisy, other), own=1.0, halves=("data",))[0](

@@ -193,6 +193,20 @@ def test_alternating_is_what_anyone_would_write(x64, updates):
     assert float(state.time) == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("correction", [None, "joint"])
+def test_players_whose_names_are_numbers_move_in_their_order(correction):
+    losses = lambda z: z[0] * z[1] + 0.1 * z[0] ** 2, lambda z: -z[0] * z[1]
+    z = jnp.array(1.0), jnp.array(0.5)
+    opt = odeopt.alternating(0.1, (1, 2), speeds=(0.5, 2.0), correction=correction)
+    grad_fn = odeopt.game_gradient(losses)
+    expected, _ = opt.update(grad_fn(z), opt.init(z), z, grad_fn=grad_fn)
+    for names in [(1, 2), (7, 8)]:
+        numbered = dict(zip(names, z, strict=True))
+        grad_fn = odeopt.game_gradient([lambda z, f=f: f((*z.values(),)) for f in losses])
+        found, _ = opt.update(grad_fn(numbered), opt.init(numbered), numbered, grad_fn=grad_fn)
+        assert found == dict(zip(names, expected, strict=True))
+
+
 def test_flows_that_wrap_a_game_let_its_players_move_in_turn(x64):
     updates = {"generator": 1, "discriminator": 1}
     game = GameFlow(updates=updates)
@@ -326,6 +340,7 @@ def test_jit_scan_and_vmap_change_nothing(opt):
     ("make", "message"),
     [
         (lambda: GameFlow(updates=(1, 0)), "at least once"),
+        (lambda: odeopt.alternating(0.1, speeds=(1, 1, 2)), "updates has 2 .* speeds has 3 values"),
         (lambda: odeopt.simultaneous(0.1, correction="both"), "joint, interaction, self"),
         (
             lambda: odeopt.alternating(0.1, (1, 1, 1)).init(players()),
@@ -363,3 +378,18 @@ def test_tree_map_params_reads_the_state_of_a_game_whose_players_have_names(make
     chex.assert_trees_all_equal(optax.tree_map_params(make(), lambda leaf: leaf + 1, state), state)
     with pytest.raises(ValueError, match="but the players are"):  # no players are not these two
         make().init({})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: odeopt.simultaneous(0.1, speeds={1.0, 2.0}), "or a tuple in their order"),
+        (lambda: odeopt.game_gradient(loss for loss in LOSSES), "or a tuple in their order"),
+        (lambda: odeopt.game_gradient(first_loss), "or a tuple in their order"),
+        (lambda: odeopt.game_gradient((1, 2)), r"loss is a int, .* loss\(players\)"),
+    ],
+)
+@pytest.mark.untyped
+def test_what_has_no_order_or_is_no_loss_is_refused_when_built(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
