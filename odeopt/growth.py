@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from . import checks
+from . import arguments, checks, sums
 from . import state as optimizer_state  # names imported from it would be public here
 
 Degree = int | Literal["params"]
@@ -50,12 +50,8 @@ class Units:
     out_axis: int = 0
 
     def __post_init__(self) -> None:
-        for name, leaves in {"into": self.into, "out": self.out}.items():
-            if not callable(leaves):
-                raise TypeError(
-                    f"{name} is {leaves!r:.60}; it must be a function of the parameters that "
-                    'returns leaves, such as `lambda params: params["w"]`.'
-                )
+        arguments.check_function(self.into, "into(params)")
+        arguments.check_function(self.out, "out(params)")
         checks.check_counts(copies=self.copies)
 
 
@@ -109,9 +105,7 @@ class Grown(NamedTuple):
     def freeze_old(self) -> optax.GradientTransformation:
         """The transformation to chain after the optimizer: only copies move, old units stay."""
         return optax.stateless(
-            lambda updates, _: jax.tree.map(
-                lambda u, new: jnp.where(new, u, 0), updates, self.copied
-            )
+            lambda moves, _: jax.tree.map(lambda new, u: jnp.where(new, u, 0), self.copied, moves)
         )
 
 
@@ -151,10 +145,10 @@ def grow(
 
     Raises:
       TypeError: `units` that are not `Units`.
-      ValueError: axes of units that differ in length; a field of the state that is not in
-        `degrees`, or whose shapes are not those of the parameters, as in SOAP; more gradients than
-        steps without `in_stages`; a field that is not linear with `in_stages`; counter-terms of a
-        flow with moments; `split` without a key.
+      ValueError: units that are no leaves, or whose axes differ in length; a field of the state
+        that is not in `degrees`, or whose shapes are not those of the parameters, as in SOAP; more
+        gradients than steps without `in_stages`; a field that is not linear with `in_stages`;
+        counter-terms of a flow with moments; `split` without a key or below 0.
 
     References: the map of parameters and gradients is from Chen, Goodfellow and Shlens,
     arXiv:1511.05641, and Mazzawi et al., arXiv:2306.11903; the map of the states is derived here
@@ -171,18 +165,17 @@ def grow(
     """
     checks.check_flags(in_stages=in_stages)
     units = jax.tree.leaves(units)  # a single `Units` is a leaf
-    for layer in units:
-        checks.check_kind(Units, "growth.Units(into, out)", units=layer)
-    if split and key is None:
+    checks.check_least(0, split=split)
+    if not checks.is_zero(split) and key is None:
         raise ValueError("split draws at random: pass key=jax.random.key(0), say.")
     leaves, structure = jax.tree.flatten(params)
     held, state_structure = jax.tree.flatten(state)
     like_params = functools.partial(jax.tree.unflatten, structure)
-    changes = _changes(leaves, like_params(range(len(leaves))), units)
+    changes = _changes(leaves, like_params, units)
     fields = _fields(params, state, degrees, changes, in_stages)
     _check_gradients(state, in_stages)
     values = [change.of(leaf, "params") for leaf, change in zip(leaves, changes, strict=True)]
-    if split:
+    if not checks.is_zero(split):
         values = _split(values, changes, split, key)
     mapped = [
         leaf if place is None else changes[place[0]].of(leaf, place[1])
@@ -227,15 +220,27 @@ class _Change:
         return new
 
 
-def _changes(leaves: Sequence[Array], places: PyTree[int], units: Sequence[Units]) -> list[_Change]:
-    """The change of each leaf; `places` is a tree like the parameters with the leaf indices."""
+def _units(layer: Units, name: str, leaves: Sequence[Array], like: Any) -> dict[int, int]:
+    """The indices of the leaves that `into` or `out` returns, and their numbers of units."""
+    axis, places = getattr(layer, f"{name}_axis"), [object() for _ in leaves]
+    try:
+        found = map(places.index, jax.tree.leaves(getattr(layer, name)(like(places))))
+        return {i: jnp.shape(leaves[i])[axis] for i in found}
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{name}` must return leaves of the parameters, and they need an axis {axis}: "
+            f'`lambda params: params["w"]`, say.'
+        ) from error
+
+
+def _changes(leaves: Sequence[Array], like: Any, units: Sequence[Units]) -> list[_Change]:
+    """The change of each leaf; `like` makes a tree like the parameters of its leaves."""
     changes = [_Change() for _ in leaves]
     for layer in units:
-        into = jax.tree.leaves(layer.into(places))
-        out = jax.tree.leaves(layer.out(places))
-        made = [jnp.shape(leaves[i])[layer.into_axis] for i in into]
-        taken = [jnp.shape(leaves[i])[layer.out_axis] for i in out]
-        if len({*made, *taken}) > 1:
+        checks.check_kind(Units, "growth.Units(into, out)", units=layer)
+        into, out = (_units(layer, name, leaves, like) for name in ("into", "out"))
+        made, taken = [*into.values()], [*out.values()]
+        if not made or len({*made, *taken}) > 1:
             raise ValueError(
                 f"The leaves of `into` have {made} units along axis {layer.into_axis}, those of "
                 f"`out` take up {taken} along axis {layer.out_axis}: the numbers must be equal. "
@@ -339,6 +344,6 @@ def _split(leaves: list[Array], changes: list[_Change], size: float, key: Any) -
             noise = jax.random.normal(jax.random.fold_in(key, index), leaf.shape, leaf.dtype)
             parts = jnp.stack(jnp.split(noise, copies, axis))
             parts = parts - jnp.mean(parts, 0)
-            scale = size * jnp.sqrt(jnp.mean(leaf**2))
-            moved[index] = leaf + scale * jnp.concatenate(list(parts), axis)
+            scale = size * sums.norm(leaf) / leaf.size**0.5
+            moved[index] = leaf + sums.scaled(scale, jnp.concatenate(list(parts), axis))
     return moved

@@ -313,3 +313,37 @@ def test_copies_are_a_whole_number(copies):
 def test_a_split_needs_a_key(params):
     with pytest.raises(ValueError, match="key="):
         grow(params, (), FIRST, split=0.1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (Units(lambda p: p["a"], FIRST.out, into_axis=2), "`into` must .* an axis 2"),
+        (Units(lambda p: p["a"], FIRST.out, out_axis=-3), "`out` must .* an axis -3"),
+        (Units(lambda p: p["a"] + p["s"], FIRST.out), "`into` must return leaves"),
+        (Units(lambda p: 0, FIRST.out), "`into` must return leaves"),
+        (Units(lambda p: None, FIRST.out), r"`into` have \[\] units"),
+    ],
+)
+def test_units_are_leaves_that_have_their_axis(params, layer, message):
+    with pytest.raises(ValueError, match=message):
+        grow(params, (), layer)
+
+
+@pytest.mark.parametrize("split", [np.nan, -0.1, np.inf])
+def test_the_size_of_a_split_is_at_least_0(params, split):
+    with pytest.raises(ValueError, match=r"split is .* at least 0"):
+        grow(params, (), FIRST, split=split, key=KEYS[4])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "complex64"])
+def test_a_split_is_relative_to_the_size_of_a_leaf_in_every_dtype(dtype):
+    circle = jnp.exp(2j * jnp.pi * jnp.arange(400.0) / 400)  # whose squares add up to 0
+    row = circle.astype(dtype) if dtype == "complex64" else jnp.full(400, 1e3, dtype)
+    params = {"a": row[None], "b": jnp.ones((400, 2), dtype)}
+    grown = jax.jit(
+        lambda size: grow(params, (), Units(lambda p: p["a"], FIRST.out), split=size, key=KEYS[4])
+    )
+    exact, moved = (grown(size).params["a"][0].astype("complex64") for size in (0.0, 0.1))
+    assert grown(0.1).params["a"].dtype == dtype
+    assert 0.05 < jnp.linalg.norm(moved - exact) / jnp.linalg.norm(exact) < 0.15
