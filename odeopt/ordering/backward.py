@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from ..arguments import check_gradient
-from ..checks import check, is_transformation, whole_from
+from ..checks import check, check_counts, is_transformation, is_whole
 from ..state import Checkpoint, states
 from .methods import METHODS, Step, Window, both
 
@@ -108,8 +108,9 @@ def backward(
       ValueError: a window that is not positive, or neither or both of `window` and `steps`; no
         `example` for a window longer than 1; an unknown method. From `init`: a staged optimizer; an
         optimizer with memory if `method` is not `"replay"`. From `update`: no `value_fn`; a stored
-        argument that is missing or unlike its example.
-      TypeError: something that is not an optimizer, or an `example` that is not a mapping.
+        argument that is missing or unlike its example; the state of another window.
+      TypeError: something that is not an optimizer, or an `example` that is not a mapping; from
+        `update`, the state of another optimizer.
 
     Examples:
       >>> import jax.numpy as jnp, odeopt, optax
@@ -131,8 +132,9 @@ def backward(
             "run, for one window of that length: the stored arguments need a size."
         )
     length = {"steps": steps} if window is None else {"window": window}
-    for name, number in {"start_after": start_after, **length}.items():
-        check(whole_from(0), name, number, "a whole number of steps, such as 8")
+    check_counts(**length)
+    must = "a whole number of steps, 0 for no warm-up"
+    check(lambda number: is_whole(number) and number >= 0, "start_after", start_after, must)
     if window is None:
         assert steps is not None
         window = steps - start_after
@@ -141,8 +143,6 @@ def backward(
                 f"steps is {steps} and start_after is {start_after}: a run must be longer than its "
                 "warm-up."
             )
-    if window < 1:
-        raise ValueError(f"The window is {window} steps; it must be at least 1.")
     if not isinstance(example, Mapping | None):
         raise TypeError(
             f"example is {example!r:.80}; pass a dict of arguments of update by name, "
@@ -200,6 +200,7 @@ class _Backward(NamedTuple):
             raise ValueError(
                 "Backward order needs the parameters: `opt.update(grads, state, params, ...)`."
             )
+        self._check(state)
         if grads is not None:
             grads = check_gradient(grads, params)
         newest = self._to_store(extra_args)
@@ -220,10 +221,26 @@ class _Backward(NamedTuple):
             window = Window(step, position, checkpoint, state.stored, newest)
             updates, inner, used = METHODS[self.method](window, grads, params, state.inner)
             stored = jax.tree.map(
-                lambda rows, row: rows.at[position].set(row, mode="drop"), state.stored, newest
+                lambda rows, row: jnp.asarray(rows).at[position].set(row, mode="drop"),
+                *(state.stored, newest),
             )
         count, gradients = optax.safe_increment(state.steps), both(state.gradients, used)
         return updates, BackwardState(count, gradients, inner, checkpoint, stored)
+
+    def _check(self, state: BackwardState) -> None:
+        """Refuse a state of another kind, or of another window, whose rows would not do."""
+        if not isinstance(state, BackwardState):
+            raise TypeError(
+                f"The state is a {type(state).__name__}, not that of `ordering.backward`: pass the "
+                "state that its `init(params)` or its last `update` returned."
+            )
+        windows = {1 + len(rows) for rows in jax.tree.leaves(state.stored)}
+        if windows - {self.window} or (state.checkpoint == ()) != (self.window == 1):
+            raise ValueError(
+                f"The state is of another window than {self.window} steps: build the optimizer "
+                "with the old one, or begin a window here by "
+                "`opt.init(params)._replace(inner=state.inner)`."
+            )
 
     def _to_store(self, extra_args: Mapping[str, Any]) -> dict[str, PyTree[Any]]:
         missing = [name for name in self.example if name not in extra_args]

@@ -201,7 +201,10 @@ def test_what_makes_no_sense_is_refused():
         ({"window": 3, "steps": 3}, "either `window=`"),
         ({"window": 0}, "window is 0"),
         ({"steps": 3, "start_after": 3}, "steps is 3 and start_after is 3"),
+        ({"window": 3.0}, "window is 3.0"),
+        ({"steps": 8.0}, "steps is 8.0"),
         ({"window": 3, "start_after": -1}, "start_after is -1"),
+        ({"window": 3, "start_after": 2.0}, "start_after is 2.0"),
         ({"window": 3, "method": "guess", "example": example}, "method is 'guess'"),
         ({"window": 3}, r"example=\{\"batch\": batch\}"),
     ]:
@@ -234,6 +237,25 @@ def test_what_makes_no_sense_is_refused():
             opt.update(x, state, x, **extra)
     with pytest.raises(ValueError, match="needs the parameters"):
         opt.update(x, state, value_fn=loss, i=0)
+    for window in (1, 2, 5):
+        other = ordering.backward(euler, window, example=example)
+        for update, of in [(opt.update, other.init(x)), (other.update, state)]:
+            with pytest.raises(ValueError, match="state is of another window"):
+                update(x, of, x, value_fn=loss, i=0)
+    with pytest.raises(TypeError, match="state is a ODEState, not that of `ordering"):
+        opt.update(x, euler.init(x), x, value_fn=loss, i=0)
+
+
+def test_a_run_goes_on_from_a_state_of_numpy_arrays():
+    loss, params, _ = regression()
+    opt, params = (
+        ordering.backward(odeopt.euler(0.1), 3, example=SHAPE),
+        jax.tree.map(jnp.asarray, params),
+    )
+    _, state = train(opt, loss, params, ORDER[:5])
+    expected = opt.update(None, state, params, value_fn=loss, i=6)
+    found = opt.update(None, jax.tree.map(np.asarray, state), params, value_fn=loss, i=6)
+    chex.assert_trees_all_equal(found, expected)
 
 
 def test_the_summary_is_that_of_the_replay_and_the_wrapper_counts_all_gradients():
