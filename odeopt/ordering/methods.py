@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
+from .. import loops
 from ..objective import Objective
 from ..state import Checkpoint, add_count, states
 
@@ -58,7 +59,7 @@ class Window(NamedTuple):
         """The newest step, taken at the checkpoint; a window's first step uses `grads`."""
         at = self.checkpoint.params
         if grads is not None:
-            grads = jax.lax.cond(
+            grads = loops.cond(
                 self.position == 0, lambda: grads, lambda: self.step.gradient(at, self.newest)
             )
         return self.step(at, inner, self.newest, grads)
@@ -87,7 +88,7 @@ def replay(
 
     carry = optax.apply_updates(start, newest), state, used
     # A while loop with as many rounds as the window has earlier steps.
-    end, state, used = jax.lax.fori_loop(0, position, earlier, carry)
+    end, state, used = loops.fori_loop(0, position, earlier, carry)
     moved = jax.tree.map(jnp.subtract, end, params)
     return window.first(newest, moved), state, both(used, window.unused(grads))
 
@@ -109,14 +110,14 @@ def bracket(
     def second() -> PyTree[Array]:
         passed = jax.tree.map(jnp.subtract, params, window.checkpoint.params)
         back = jax.tree.map(jnp.subtract, newest, product(window.newest, passed))
-        return jax.lax.fori_loop(
+        return loops.fori_loop(
             0,
             position,
             lambda i, sum_: jax.tree.map(jnp.add, sum_, product(window.row(i), newest)),
             back,
         )
 
-    updates = jax.lax.cond(position > 0, second, lambda: newest)
+    updates = loops.cond(position > 0, second, lambda: newest)
     products = jnp.where(position > 0, position + 1, 0)
     return updates, after, cost * (1 + 2 * products)
 
@@ -133,7 +134,7 @@ def linearized(
             updates = step(point, inner, window.row(position - 1 - i))[0]
             return optax.apply_updates(point, updates)
 
-        return jax.lax.fori_loop(0, position, one, point)
+        return loops.fori_loop(0, position, one, point)
 
     carried = jax.jvp(earlier, (window.checkpoint.params,), (newest,))[1]
     used = both(cost * (1 + 2 * position), window.unused(grads))

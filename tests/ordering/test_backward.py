@@ -258,6 +258,21 @@ def test_a_run_goes_on_from_a_state_of_numpy_arrays():
     chex.assert_trees_all_equal(found, expected)
 
 
+@pytest.mark.parametrize("method", ["replay", "bracket"])
+def test_an_update_outside_of_jit_compiles_nothing_that_the_last_window_did(method):
+    loss, x = lambda x, i: 0.5 * jnp.sum((x - i) ** 2), jnp.ones(3)
+    opt = ordering.backward(odeopt.euler(0.1), 3, example={"i": 0}, method=method)
+    state, compiled = opt.init(x), []
+    for i in range(6):
+        if i == 3:
+            count = lambda event, *_, **more: compiled.append(event)
+            jax.monitoring.register_event_duration_secs_listener(count)
+        updates, state = opt.update(None, state, x, value_fn=loss, i=i)
+        x = optax.apply_updates(x, updates)
+    jax.monitoring.unregister_event_duration_listener(count)
+    assert not [event for event in compiled if "backend_compile" in event]
+
+
 def test_the_summary_is_that_of_the_replay_and_the_wrapper_counts_all_gradients():
     loss, params, _ = regression()
     for window, gradients in ((1, 6), (3, 12)):
