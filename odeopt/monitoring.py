@@ -14,12 +14,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from .arrays import ratio
 from .checks import check, check_counts, is_traced, is_transformation, whole_from
-from .diagnostics.sharpness import extreme, linearized_gradient
+from .diagnostics.sharpness import along, extreme, linearized_gradient
 from .objective import Objective
 from .state import of_arrays, states, summary, unwrapped
-from .sums import inner
 
 if TYPE_CHECKING:
     import pandas
@@ -142,7 +140,7 @@ class Monitor:
         top = extreme(product, params, products, start)
         found = _steps_taken(state)
         found["sharpness"] = top.value
-        found["batch_sharpness"] = ratio(inner(grads, product(grads)), inner(grads, grads))
+        found["batch_sharpness"] = along(product, grads)
         if self._limit is not None:
             found["stability_ratio"] = found["step_size"] * top.value / self._limit
         if self._with_drift:

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, PyTree
 
-from .arrays import Scalar, hashed, real_dtype, root, wide_dtype
+from .arrays import Scalar, hashed, ratio, real_dtype, root, wide_dtype
 from .checks import is_transformation
 
 # `map` applies functions of jax to the leaves. A Python function of a leaf would do the same, but
@@ -242,6 +242,16 @@ def norm(tree: PyTree[Array]) -> Scalar:
       5.0
     """
     return root(inner(tree, tree))
+
+
+def levelled(tree: PyTree[Array]) -> tuple[PyTree[Array], Scalar]:
+    """The tree divided by its largest entry, and this entry: no square overflows or vanishes.
+
+    A tree of zeros stays what it is.
+    """
+    parts = [jnp.max(jnp.abs(x), initial=0).astype(float) for x in jax.tree.leaves(tree)]
+    largest = functools.reduce(jnp.maximum, parts, jnp.zeros([], float))
+    return jax.tree.map(lambda x: ratio(x, largest.astype(real_dtype(x.dtype))), tree), largest
 
 
 def finite(*trees: PyTree[Array]) -> Bool[Array, ""]:

@@ -12,7 +12,7 @@ from ..arrays import ratio
 from ..checks import check_flags, check_least
 from ..losses import Losses, LossSum
 from ..objective import Objective
-from ..sums import inner, norm, scaled
+from ..sums import inner, levelled, norm, scaled
 
 
 class DriftTerms(NamedTuple):
@@ -155,13 +155,13 @@ def drift(
       0.177, 1.16 + -0.16
     """
     terms = drift_terms(value_fn, params, learning_rate, in_turn=in_turn, each=each, **arguments)
-    g, *three = terms
+    (g, most), (three, largest) = levelled(terms.gradient), levelled(terms[1:])
     total = jax.tree.map(lambda a, b, c: a + b + c, *three)
     square = inner(total, total)
     size, length = jnp.sqrt(square), norm(g)
     return Drift(
-        jnp.asarray(learning_rate, float) * size,
-        ratio(size, length),
+        jnp.asarray(learning_rate, float) * largest * size,
+        ratio(size, length) * ratio(largest, most),
         ratio(inner(total, g), size * length),
         *(ratio(inner(term, total), square) for term in three),
     )
@@ -196,4 +196,5 @@ def corridor(
       True
     """
     g, product = jax.linearize(Objective.of(value_fn, arguments).gradient, floating(params))
-    return ratio(norm(product(g)), norm(g))
+    v, _ = levelled(g)
+    return ratio(norm(product(v)), norm(v))

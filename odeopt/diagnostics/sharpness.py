@@ -14,7 +14,7 @@ from ..checks import check_counts, check_flags
 from ..lanczos import lanczos, start_vector
 from ..losses import LossSum, with_rows
 from ..objective import LinearMap, Objective
-from ..sums import inner
+from ..sums import inner, levelled
 
 Result = TypeVar("Result")
 
@@ -120,7 +120,7 @@ def batch_sharpness(
 
     def body(total: Array, row: PyTree[Array]) -> Array:
         g, product = jax.linearize(lambda p: parts.gradient(p, row), params)
-        return total + ratio(inner(g, product(g)), inner(g, g))
+        return total + along(product, g)
 
     return parts.fold(body, jnp.zeros([], float)) / parts.number
 
@@ -150,6 +150,12 @@ def extreme(
     # The last of equal values: the missing ones repeat the smallest and have no vector.
     index = -1 - jnp.argmax(jnp.abs(ritz.values[::-1])) if magnitude else -1
     return Sharpness(ritz.values[index], ritz.vector(index, params), ritz.residuals[index])
+
+
+def along(product: LinearMap, vector: PyTree[Array]) -> Float[Array, ""]:
+    r"""The Rayleigh quotient $\langle v, Hv\rangle/\|v\|^2$; 0 where $v$ is 0."""
+    v, _ = levelled(vector)
+    return ratio(inner(v, product(v)), inner(v, v))
 
 
 def hessian(

@@ -15,7 +15,7 @@ from ..diagnostics.drift import Drift
 from ..objective import Objective, count_gradients, transformed
 from ..state import ODEState, check_own, check_state, of_arrays, step_params, unwrapped
 from ..stepsize.rule import StepInfo
-from ..sums import inner, norm
+from ..sums import inner, levelled, norm
 from .corrected import corrected
 
 if TYPE_CHECKING:
@@ -87,13 +87,14 @@ def step_drift(
     info = StepInfo(state.steps, z, objective, objective.given_value(), design.flow, method)
     h, _ = rule.propose(state.rule, info)
     step, follows = _steps(design, objective, z, h, state.memory)
-    drift = jax.tree.map(jnp.subtract, step, follows)
+    drift, largest = levelled(jax.tree.map(jnp.subtract, step, follows))
+    step, most = levelled(step)
     size, length = norm(drift), norm(step)
     one = ratio(size, size)
     none = jnp.zeros_like(one)
-    return Drift(
-        size, ratio(size, length), ratio(inner(drift, step), size * length), one, none, none
-    )
+    relative = ratio(size, length) * ratio(largest, most)
+    cosine = ratio(inner(drift, step), size * length)
+    return Drift(largest * size, relative, cosine, one, none, none)
 
 
 def drift_cost(design: "Design") -> int | None:

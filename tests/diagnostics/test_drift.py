@@ -1,5 +1,6 @@
 """The drift that is reported, against steps of gradient descent and the exact flow."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -186,3 +187,26 @@ def test_losses_of_a_list_may_name_arguments_of_their_own():
     np.testing.assert_allclose(g, 4.0)
     with pytest.warns(UserWarning, match="scal, which the loss does not name"):
         diagnostics.drift_terms([first, second], jnp.ones(2), 0.1, batch=2.0, scal=2.0)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-21, 1e21, 1e30])
+def test_measures_are_the_same_for_gradients_of_every_size(size):
+    """Of a quadratic they do not depend on the distance to its minimum."""
+    loss = lambda x, row: 0.5 * jnp.sum(jnp.array([1.0, 2.0]) * (row * x) ** 2)
+    opt, rows = odeopt.euler(0.1), jnp.array([1.0, 1.5])
+
+    def measured(x):
+        whole = lambda x: loss(x, 1.0)
+        record = odeopt.monitor(opt, whole)(x, opt.init(x))
+        return {
+            "batch": odeopt.diagnostics.batch_sharpness(loss, x, row=rows),
+            "corridor": odeopt.diagnostics.corridor(whole, x),
+            "drift": odeopt.diagnostics.drift(loss, x, 0.1, each=("row",), row=rows)[1:],
+            "step": odeopt.drift.step_drift(opt, opt.init(x), x, value_fn=whole)[1:],
+            "monitor": (record["batch_sharpness"], record["drift_cosine"]),
+        }
+
+    x = jnp.ones(2)
+    chex.assert_trees_all_close(measured(size * x), measured(x), rtol=1e-5)
+    longer = odeopt.diagnostics.drift(loss, size * x, 0.1, row=1.0).size
+    np.testing.assert_allclose(longer, size * odeopt.diagnostics.drift(loss, x, 0.1, row=1.0).size)
