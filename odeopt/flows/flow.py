@@ -8,6 +8,7 @@ import equinox as eqx
 from jaxtyping import Array, Bool, PyTree
 
 from ..arrays import Scalar
+from ..checks import is_zero
 from ..information import Information
 from ..objective import Objective
 
@@ -42,7 +43,6 @@ class AbstractFlow(eqx.Module):
       gradient_part: the one part that uses the gradient; None if several do, so that the step
         cannot be cut in the middle.
       needs_params: whether a step reads the parameters, beside their gradient.
-      no_field: why only a splitting can step the flow, if it has parts and no field; else "".
     """
 
     has: ClassVar[Information] = Information.NONE
@@ -50,12 +50,17 @@ class AbstractFlow(eqx.Module):
     parts: ClassVar[tuple[str, ...]] = ()
     gradient_part: ClassVar[str | None] = None
     needs_params: ClassVar[bool] = False
-    no_field: ClassVar[str] = ""
 
     @property
     def each(self) -> "Sequence[AbstractFlow]":
         """The flows that single leaves follow: this one, except in a flow of groups."""
         return (self,)
+
+    @property
+    def no_field(self) -> str:
+        """Why only a splitting can step the flow, if it has parts and no field; else ""."""
+        decays = (getattr(clock, "decay", None) for clock in vars(self).values())
+        return "a decay of 0 forgets at no finite rate" if any(map(is_zero, decays)) else ""
 
     @abc.abstractmethod
     def init(self, params: PyTree[Array]) -> PyTree[Array]:

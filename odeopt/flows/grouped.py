@@ -104,7 +104,7 @@ class GroupedFlow(AbstractFlow):
         return any(flow.needs_params for flow in self._all)
 
     @property
-    def no_field(self) -> str:  # type: ignore[override]
+    def no_field(self) -> str:
         """The reason of the first flow that has none."""
         return next((flow.no_field for flow in self._all if flow.no_field), "")
 

@@ -90,3 +90,24 @@ def test_the_field_of_rmsprop_starts_at_unit_speed(options):
     x, grads = jnp.ones(2), jnp.array([3.0, -0.2])
     updates, _ = opt.update(grads, opt.init(x), x)
     assert jnp.allclose(updates, -0.01 * jnp.sign(grads), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "flow",
+    [
+        flows.AdamFlow(b1=0.0),
+        flows.AdamFlow(b2=0.0),
+        flows.RMSpropFlow(0.0),
+        flows.RMSpropFlow(0.9, momentum=0.0),
+        flows.HeavyBallFlow(0.0),
+        flows.SpectralFlow(b1=0.0),
+        flows.AveragedFlow(flows.HeavyBallFlow(0.0)),
+    ],
+    ids=str,
+)
+def test_a_decay_of_0_is_refused_when_built_where_a_solver_needs_the_field(flow):
+    with pytest.raises(ValueError, match=r"decay of 0 forgets at no finite rate.*Lie\(\)"):
+        odeopt.ode_optimizer(flow, solvers.RK4(), 0.1)
+    opt, x = odeopt.ode_optimizer(flow, solvers.Lie(), 0.1), jnp.ones((2, 2))
+    loss = lambda x: 0.5 * jnp.sum(x**2)
+    assert jnp.all(opt.update(x, opt.init(x), x, value_fn=loss)[0] < 0)
