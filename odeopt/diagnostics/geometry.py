@@ -1,5 +1,6 @@
 """Measures of a trained network's outputs: complexity, collapse, margin."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -82,7 +83,7 @@ def geometric_complexity(
         raise ValueError(
             f"probes is {probes}, key is None: pass a key, `key=jax.random.key(0)`, or no probes."
         )
-    draw = lambda key: jax.random.normal(key, outputs.shape, outputs.dtype)  # noqa: E731
+    draw = functools.partial(jax.random.normal, shape=outputs.shape, dtype=outputs.dtype)
     return jnp.mean(jax.lax.map(lambda key: square(draw(key)), jax.random.split(key, probes)))
 
 

@@ -36,7 +36,7 @@ class AbstractCorrected(AbstractWrapper):
     needs_params: ClassVar[bool] = True  # gradients are taken at other points
 
     @property
-    def linear(self) -> bool:  # type: ignore[override]
+    def linear(self) -> bool:
         """Whether `base` is linear and nothing is clipped."""
         return self.base.linear and self.clip is None
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,17 +21,18 @@ SteppedField: TypeAlias = Callable[[PyTree[Array], Scalar | float], PyTree[Array
 """`(y, h) -> dy/dt`: a field that depends on the step size."""
 
 
-Function = TypeVar("Function", bound=Callable[..., PyTree[Array]])
+Rest = ParamSpec("Rest")
+Function: TypeAlias = Callable[Concatenate[PyTree[Array], Rest], PyTree[Array]]
 
 
-def fitting(function: Function, name: str, such_as: str) -> Function:
+def fitting(function: Function[Rest], name: str, such_as: str) -> Function[Rest]:
     """A field or step map whose values have the dtypes of `y`, its first argument.
 
     When called, it raises a `ValueError` if its value is not a tree like `y`.
     """
 
-    def checked(y: PyTree[Array], *rest: Any) -> PyTree[Array]:
-        value = function(y, *rest)
+    def checked(y: PyTree[Array], *rest: Rest.args, **more: Rest.kwargs) -> PyTree[Array]:
+        value = function(y, *rest, **more)
         shapes, expected = jax.tree.map(jnp.shape, (value, y))
         found: Any = jax.tree.structure(value)
         if shapes != expected or found != jax.tree.structure(y):
@@ -41,7 +42,7 @@ def fitting(function: Function, name: str, such_as: str) -> Function:
             )
         return optax.tree.cast_like(value, y)
 
-    return checked  # type: ignore[return-value]
+    return checked
 
 
 def fitting_field(field: VectorField) -> VectorField:

@@ -34,7 +34,7 @@ class RegularizedFlow(AbstractObjectiveWrapper):
             check_finite(strength=self.strength)
 
     @property
-    def linear(self) -> bool:  # type: ignore[override]
+    def linear(self) -> bool:
         """Whether `base` is linear and the strength a function of h, so that limits scale."""
         return self.base.linear and callable(self.strength)
 

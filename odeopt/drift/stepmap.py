@@ -16,7 +16,7 @@ from ..objective import Objective
 from ..solvers import Solver, as_method
 from ..sums import add, multiple, scaled
 from .differentials import SteppedField, VectorField, b_series, fitting, fitting_field
-from .trees import Pair, butcher, check_order, is_pair, modified_equation
+from .trees import Pair, butcher, check_order, modified_equation
 
 StepMap: TypeAlias = Callable[[PyTree[Array], Scalar | float], PyTree[Array]]
 r"""$\Phi$: `(y, h) -> y` after one step of size `h`, differentiable in both."""
@@ -85,10 +85,10 @@ def modified_field(
             "A solver has a modified field of some vector field: pass it, "
             "`modified_field(solver, lambda y: -jax.grad(loss)(y), order)`."
         )
-    if by == "trees" or (by is None and _has_tableau(step_or_solver)):
-        return b_series(modified_equation(step_or_solver, order), field)  # type: ignore[arg-type]
-    step = step_map(step_or_solver, field, iterations=max(order - 1, 1))  # type: ignore[arg-type]
-    return _from_step(step, order)
+    solver: Any = step_or_solver
+    if by == "trees" or (by is None and _has_tableau(solver)):
+        return b_series(modified_equation(solver, order), field)
+    return _from_step(step_map(solver, field, iterations=max(order - 1, 1)), order)
 
 
 def step_map(solver: Solver | Pair, field: VectorField, *, iterations: int = 1) -> StepMap:
@@ -114,10 +114,10 @@ def step_map(solver: Solver | Pair, field: VectorField, *, iterations: int = 1) 
     """
     check_counts(iterations=iterations)
     field = fitting_field(field)
-    if _is_implicit(solver):
+    if isinstance(solver, tuple) or _is_implicit(solver):
         return _implicit_step(butcher(solver), field, iterations)
     # Scan the stages: nested derivatives would repeat unrolled stages.
-    method = as_method(solver).with_options(scan_stages=True)  # type: ignore[arg-type]
+    method = as_method(solver).with_options(scan_stages=True)
 
     # A method may keep numbers of its last solve, but not trees.
     memory = jax.eval_shape(lambda y: method.init(GradientFlow(), (y, ())), jnp.ones(2))
@@ -210,9 +210,7 @@ def _derivatives(
     return [*lower, tangents[-1]]
 
 
-def _is_implicit(solver: Any) -> bool:
-    if is_pair(solver):
-        return True
+def _is_implicit(solver: Solver) -> bool:
     a, _ = butcher(solver) if _has_tableau(solver) else ((), ())
     return any(x != 0 for i, row in enumerate(a) for x in row[i:])
 

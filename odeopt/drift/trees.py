@@ -156,14 +156,9 @@ def children(tree: kauri.Tree) -> list[kauri.Tree]:
     return [] if tree.nodes() == 1 else list(tree.unjoin())
 
 
-def is_pair(solver: Any) -> bool:
-    """Whether a solver is given by its coefficients `(A, b)`; a `Tableau` is not a tuple."""
-    return type(solver) is tuple
-
-
 def butcher(solver: Solver | Pair) -> Pair:
     """The checked pair `(A, b)` of a Runge-Kutta method; raises as `modified_equation` does."""
-    if is_pair(solver):
+    if isinstance(solver, tuple):
         return _checked(solver)
     if isinstance(solver, diffrax.ImplicitEuler):
         return _checked(([[1]], [1]))
@@ -173,7 +168,7 @@ def butcher(solver: Solver | Pair) -> Pair:
         for i, row in enumerate(tableau.a_lower, start=1):
             matrix[i, :i] = row
         return _checked((matrix.tolist(), tableau.b_sol.tolist()))
-    return _checked(as_method(solver).butcher())  # type: ignore[arg-type]
+    return _checked(as_method(solver).butcher())
 
 
 def check_order(**orders: int) -> None:

@@ -121,7 +121,7 @@ class AveragedFlow(AbstractFlow):
         return [dataclasses.replace(self, base=base) for base in self.base.each]
 
     @property
-    def linear(self) -> bool:  # type: ignore[override]
+    def linear(self) -> bool:
         """Whether `base` is linear, without adaptation and weight decay."""
         return self.base.linear and not self._adapts and not self._decays
 

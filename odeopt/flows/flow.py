@@ -37,8 +37,6 @@ class AbstractFlow(eqx.Module):
 
     Attributes:
       has: the information that the flow provides (`Information`).
-      linear: whether the flow is linear if the gradient is, so that a solver has a stability
-        limit on it. A flow that divides by the size of the gradient is not.
       parts: names of its parts, in the order in which Lie's splitting composes them; () for none.
       gradient_part: the one part that uses the gradient; None if several do, so that the step
         cannot be cut in the middle.
@@ -46,7 +44,6 @@ class AbstractFlow(eqx.Module):
     """
 
     has: ClassVar[Information] = Information.NONE
-    linear: ClassVar[bool] = True
     parts: ClassVar[tuple[str, ...]] = ()
     gradient_part: ClassVar[str | None] = None
     needs_params: ClassVar[bool] = False
@@ -55,6 +52,14 @@ class AbstractFlow(eqx.Module):
     def each(self) -> "Sequence[AbstractFlow]":
         """The flows that single leaves follow: this one, except in a flow of groups."""
         return (self,)
+
+    @property
+    def linear(self) -> bool:
+        """Whether the flow is linear if the gradient is, so that a solver has a stability limit.
+
+        A flow that divides by the size of the gradient is not.
+        """
+        return True
 
     @property
     def no_field(self) -> str:

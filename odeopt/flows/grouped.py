@@ -89,7 +89,7 @@ class GroupedFlow(AbstractFlow):
         return functools.reduce(Information.__and__, shared) & ~Information.POTENTIAL
 
     @property
-    def linear(self) -> bool:  # type: ignore[override]
+    def linear(self) -> bool:
         """Whether the flows of all groups are linear, and none has a pace of its own."""
         return all(flow.linear for flow in self._all) and not self.paces
 

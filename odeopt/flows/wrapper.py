@@ -33,11 +33,15 @@ class AbstractWrapper(AbstractFlow):
         check_kind(AbstractFlow, "flows.AdamFlow()", base=self.base)
 
     has: ClassVar[Any] = property(lambda self: self.base.has & ~Information.POTENTIAL)
-    linear: ClassVar[Any] = property(attrgetter("base.linear"))
     parts: ClassVar[Any] = property(attrgetter("base.parts"))
     gradient_part: ClassVar[Any] = property(attrgetter("base.gradient_part"))
     needs_params: ClassVar[Any] = property(attrgetter("base.needs_params"))
     no_field: ClassVar[Any] = property(attrgetter("base.no_field"))
+
+    @property
+    def linear(self) -> bool:
+        """Whether `base` is."""
+        return self.base.linear
 
     @property
     def each(self) -> Sequence[AbstractFlow]:
