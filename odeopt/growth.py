@@ -116,7 +116,7 @@ def grow(
     *,
     degrees: Mapping[str, Degree] = DEGREES,
     in_stages: bool = False,
-    split: float = 0.0,
+    split: float | Array = 0.0,
     key: Array | None = None,
 ) -> Grown:
     r"""Copy hidden units, and map the optimizer state accordingly.
@@ -335,7 +335,7 @@ def _fields(
     return found
 
 
-def _split(leaves: list[Array], changes: list[_Change], size: float, key: Any) -> list[Array]:
+def _split(leaves: list[Array], changes: list[_Change], size: Any, key: Any) -> list[Array]:
     """Perturb the copies of `into`, with sum 0 over the copies of a unit."""
     moved = [*leaves]
     for index, (leaf, change) in enumerate(zip(leaves, changes, strict=True)):

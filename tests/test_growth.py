@@ -260,7 +260,7 @@ def test_a_field_that_is_not_known_is_refused(name, params):
 
 
 def test_a_field_in_units_of_the_parameters_grows_as_they_do(params):
-    grown = grow(params, optax.EmaState(0, params), FIRST, degrees={"ema": "params"})
+    grown = grow(params, optax.EmaState(jnp.int32(0), params), FIRST, degrees={"ema": "params"})
     chex.assert_trees_all_equal(grown.state.ema, grown.params)
 
 

@@ -246,6 +246,7 @@ def test_what_makes_no_sense_is_refused():
         opt.update(x, euler.init(x), x, value_fn=loss, i=0)
 
 
+@pytest.mark.untyped
 def test_a_run_goes_on_from_a_state_of_numpy_arrays():
     loss, params, _ = regression()
     opt, params = (
