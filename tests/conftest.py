@@ -27,8 +27,10 @@ hypothesis.settings.load_profile("odeopt")
 
 FURTHER = 4  # cases of a test
 
-# An extra of its own, which `.ci/run` installs: it is large.
-collect_ignore = [] if importlib.util.find_spec("benchopt") else ["test_benchopt.py"]
+# Of extras of their own, which `.ci/run` installs: they are large.
+collect_ignore = [
+    f"test_{extra}.py" for extra in ("benchopt", "sif2jax") if not importlib.util.find_spec(extra)
+]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -93,12 +93,3 @@ def test_near_is_within_four_times_the_best_rival():
     assert list(found.solved) == [1, 2, 2]
     assert list(found.near) == [1, 2, 1]  # where no rival solves it, whoever does is near
     assert list(found.fewest) == [1, 0, 1]
-
-
-@pytest.mark.slow
-def test_problems_of_sif2jax_have_their_published_losses():
-    pytest.importorskip("sif2jax")
-    (problem,) = sif.problems(["ROSENBR"])
-    assert problem.start.dtype == jnp.float64
-    assert problem.loss(problem.start) == pytest.approx(24.2)
-    assert problem.lowest == 0
