@@ -198,16 +198,16 @@ def _incomparable(results: Results, baseline: str, solvers: pd.DataFrame) -> str
 
 def _limits(results: Results, solvers: list[str], baseline: str) -> Iterator[str]:
     """What theory says of the solvers' stability limits."""
-    about = runs_of(results).drop_duplicates("optimizer").set_index("optimizer")
+    about = runs_of(results).groupby("optimizer")[["R", "gradients_per_step"]].median()
     finite = about.R.reindex(solvers).dropna()
     if len(finite):
         name = finite.idxmax()
         other, mine = about.loc[baseline], about.loc[name]
+        cost = mine.gradients_per_step
         yield (
             f"The stability limit of {name}, R = {mine.R:.3g}, is {mine.R / other.R:.3g} times "
-            f"that of {baseline} per step. A step costs {mine.gradients_per_step} gradients, so "
-            "per gradient the limit is "
-            f"{mine.R / mine.gradients_per_step / other.R:.2g} times as large"
+            f"that of {baseline} per step. A step costs {cost:.3g} gradients, so per gradient the "
+            f"limit is {mine.R / cost / other.R:.2g} times as large"
         )
     limits = {entry.name: entry.limit for entry in contenders(results.settings.solvers)}
     if without := [name for name in solvers if limits.get(name) == np.inf]:

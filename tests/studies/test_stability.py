@@ -171,6 +171,22 @@ def test_width_and_sensitivity_are_those_of_a_known_valley():
     assert (row.best_rate, row.best_at, row.diverged) == (2.0, "interior", 2)
 
 
+def test_what_a_step_costs_is_that_of_the_tuned_rate():
+    costs = {1.0: (9, 9), 2.0: (3, 4), 4.0: (1, 1)}  # by rate, of the tuning seed and another
+    losses = {1.0: 0.5, 2.0: 0.1, 4.0: 7.0}
+    runs = races.frame(
+        [
+            record(h, s, losses[h], R=2.0, gradients_per_step=cost)
+            for h, both in costs.items()
+            for s, cost in enumerate(both)
+        ]
+    )
+    (row,) = races.summary(runs).itertuples()
+    assert 3 <= row.gradients_per_step <= 4
+    assert row.best_rate_per_gradient == 2.0 / row.gradients_per_step
+    assert row.R_per_gradient == 2.0 / row.gradients_per_step
+
+
 def test_seconds_of_a_run_are_those_of_whole_runs():
     lasting = ((1.0, 0.5, 2.0), (2.0, 0.6, 4.0), (4.0, 7.0, 0.5))  # the last one diverges
     runs = races.frame([record(h, 0, loss, seconds=s) for h, loss, s in lasting])

@@ -130,7 +130,7 @@ def _against(runs: pd.DataFrame, name: str, baseline: str) -> dict[str, Any]:
         ends = *limit(mine), *limit(other)
         if np.isfinite([ends[0], *ends[2:]]).all():
             low, high = statistics.ratio(ends[:2], ends[2:])
-            weight = other.gradients_per_step.iloc[0] / mine.gradients_per_step.iloc[0]
+            weight = other.gradients_per_step.median() / mine.gradients_per_step.median()
             found.append((low, high, weight * low, weight * high))
     names = ("step_low", "step_high", "gradient_low", "gradient_high") if found else ()
     medians = np.median(found, axis=0) if found else ()
@@ -173,7 +173,8 @@ def seconds(runs: pd.DataFrame) -> pd.DataFrame:
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
     """One row a problem and optimizer; `COLUMNS` says what they mean.
 
-    `gradients` are those of a run at the best rate. No times: equal runs give equal tables.
+    `gradients` are those of a run at the best rate, and `gradients_per_step` the median there, of
+    an optimizer whose steps differ in cost. No times: equal runs give equal tables.
     """
     return pd.DataFrame([_row(mine) for _, mine in runs.groupby(PAIR, sort=False)])
 
@@ -184,10 +185,10 @@ def _row(runs: pd.DataFrame) -> dict[str, Any]:
     medians = by_rate.apply(lambda mine: fresh(mine).final.median())
     best = float(tuning.idxmin())
     found = bool(np.isfinite(tuning[best]))
-    at_best = fresh(runs)[fresh(runs).learning_rate == best]
-    losses = at_best.final if found else pd.Series([np.inf])
-    cost, (stable, unstable) = int(about.gradients_per_step), limit(runs)
-    used = runs.gradients[(runs.learning_rate == best) & (runs.status != "diverged")]
+    at_best = runs[runs.learning_rate == best]
+    losses = fresh(at_best).final if found else pd.Series([np.inf])
+    cost, (stable, unstable) = round(at_best.gradients_per_step.median()), limit(runs)
+    used = at_best.gradients[at_best.status != "diverged"]
     initial = float(fresh(runs).initial_loss.median())
     return {
         "problem": about.problem,
