@@ -42,11 +42,10 @@ from .engine.drawing import INK, Plot
 from .engine.load import own_optimizers, own_problems
 from .engine.optimizers import Entry, Make, contenders, entry
 from .engine.problem import Problem
-from .engine.race import Race
+from .engine.race import Race, refuse_broken_own
 from .engine.races import NAMED, TARGET, frame, fresh
 from .engine.ratios import INCOMPARABLE, MEND, check_start
 from .engine.rivals import OPTIMIZERS, RIVALS, averaged, names, rival
-from .engine.steps import refuse_broken_own
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, Grid
 from .names import lookup

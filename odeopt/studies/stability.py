@@ -31,9 +31,8 @@ from .engine.drawing import INK, MARKERS, Plot
 from .engine.load import own_optimizers, own_problems
 from .engine.optimizers import Entry, contenders
 from .engine.problem import Problem
-from .engine.race import Race
+from .engine.race import Race, refuse_broken_own
 from .engine.statistics import performance_profile
-from .engine.steps import refuse_broken_own
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, first_grid
 from .problems import PROBLEMS, QUICK_PROBLEMS, SUITE, build

@@ -18,9 +18,8 @@ from .engine import Lab, Task, at_least, whole
 from .engine.load import own_optimizers, own_problems
 from .engine.optimizers import Entry, contenders, controlled, entry, find
 from .engine.problem import Problem
-from .engine.race import Race
+from .engine.race import Race, refuse_broken_own
 from .engine.ratios import refuse_loss
-from .engine.steps import refuse_broken_own
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, Grid, tune
 from .names import lookup

@@ -7,9 +7,24 @@ from typing import Any
 from .optimizers import Entry
 from .problem import Problem
 from .runner import Curve, Runner
+from .steps import refuse_broken
 from .store import Record
 from .tuner import TUNING_SEED, Grid, Tuned, tune
 from .work import Lab, TimeOver
+
+
+def refuse_broken_own(problem: Problem, entry: Entry, lab: Lab) -> None:
+    """`refuse_broken` if the optimizer is the user's: the check of a task that races it.
+
+    A run that is kept shows that its first step works.
+    """
+    if entry.own and not lab.store.has(_pieces("run", problem, entry)):
+        refuse_broken(problem, entry)
+
+
+def _pieces(kind: str, problem: Problem, entry: Entry) -> str:
+    """What the names of their runs begin with."""
+    return f"{kind}/{problem.name}/{entry.name}/"
 
 
 def final(record: Record) -> float:
@@ -65,7 +80,8 @@ class Race:
         Raises:
             TimeOver: If time is over before all are made.
         """
-        ids = {run: f"{self.kind}/{self.problem.name}/{self.entry.name}/{run}" for run in wanted}
+        pieces = _pieces(self.kind, self.problem, self.entry)
+        ids = {run: f"{pieces}{run}" for run in wanted}
         missing = [run for run, name in ids.items() if self.lab.store.get(name) is None]
 
         def keep(index: int, curve: Curve) -> bool:

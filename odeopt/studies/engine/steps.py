@@ -71,12 +71,6 @@ _HINTS = {
 """What to write where the message of a failing `update` has these words."""
 
 
-def refuse_broken_own(problem: Problem, entry: Entry) -> None:
-    """`refuse_broken` if the optimizer is the user's: the check of a task that races it."""
-    if entry.own:
-        refuse_broken(problem, entry)
-
-
 def refuse_broken(problem: Problem, entry: Entry) -> None:
     """Raise a `ValueError` where an optimizer's first step fails, or is not finite though tiny."""
     rate, start = problem.dtype(1e-6), problem.start(0)

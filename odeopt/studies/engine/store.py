@@ -143,6 +143,10 @@ class Store:
         """The records of a piece of work, or None where it is not done."""
         return self._found.get(name)
 
+    def has(self, prefix: str) -> bool:
+        """Whether a piece of work is done whose name begins with that."""
+        return any(name.startswith(prefix) for name in self._found)
+
     def add(self, name: str, records: Iterable[Record]) -> list[Record]:
         """Keep the records of a piece of work, on disk before this returns.
 

@@ -254,7 +254,7 @@ class Study:
             bar = progress.add_task("", total=sum(task.weight for task in tasks))
             for task in tasks:
                 with jax.enable_x64(task.x64):
-                    task.check()
+                    task.check(lab)
             for task in tasks:
                 progress.update(bar, description=task.name[:36])
                 try:

@@ -56,14 +56,15 @@ class Task:
         work: Makes its records, or takes them from the lab where they are kept.
         weight: How long it takes, relative to the others.
         x64: Whether it runs with x64 enabled.
-        check: Raises a `ValueError` where the work would fail; called before any work begins.
+        check: `check(lab)` raises a `ValueError` where the work would fail; called before any work
+            begins.
     """
 
     name: str
     work: Callable[[Lab], Sequence[Record]]
     weight: float = 1.0
     x64: bool = True
-    check: Callable[[], None] = lambda: None
+    check: Callable[[Lab], None] = lambda lab: None
 
 
 def whole(

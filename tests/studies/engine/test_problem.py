@@ -553,6 +553,22 @@ def test_an_optimizer_that_fails_on_the_last_problem_fails_before_the_first(stud
     assert study.run(**{name: {"mine": optax.sgd}}, resume=True, **given).records
 
 
+@pytest.mark.parametrize("study", [stability, stiff, benchmark])
+def test_an_optimizer_with_a_run_is_not_tried_again_where_a_study_is_resumed(
+    study, tmp_path, monkeypatch
+):
+    problem = Problem(line, start, (X, Y))
+    given = {"problems": [problem], "seeds": 1, "gradients": 8, "out": tmp_path / "out"}
+    given["rivals" if study is benchmark else "solvers"] = {"mine": optax.sgd}
+    tried = []
+    refuse = lambda problem, one: tried.append(one.name) or refuse_broken(problem, one)
+    monkeypatch.setattr("odeopt.studies.engine.race.refuse_broken", refuse)
+    first = study.run(**given)
+    assert tried == ["mine"]
+    assert study.run(**given, resume=True).records == first.records
+    assert tried == ["mine"]
+
+
 def test_what_is_called_quadratic_is():
     other = Problem(lambda p, b: jnp.mean(jnp.cosh(b[0] * p)), start, (X, Y), quadratic=True)
     with pytest.raises(ValueError, match=r"says quadratic=True, but .* leave quadratic= out"):
