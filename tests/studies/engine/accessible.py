@@ -115,4 +115,4 @@ if __name__ == "__main__":
     wrong = [
         f"{file}: {fault}" for file in sys.argv[1:] for fault in faults(Path(file).read_text())
     ]
-    sys.exit("\n".join(wrong))
+    sys.exit("\n".join(wrong) or None)
