@@ -1,5 +1,6 @@
 """A loss in two parts, the model and the loss of its outputs."""
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -108,6 +109,25 @@ class Composite:
             return checked_loss(self._loss_fn(outputs, **of_loss))
 
         return Split(predict, loss, samples, predict_one)
+
+    def around(
+        self,
+        of_params: Callable[[PyTree[Array]], PyTree[Any]],
+        of_loss: Callable[[Any], Any],
+    ) -> "Composite":
+        """The same two parts, where the model takes `of_params(params)`, and the loss is `of_loss`
+        of what `loss_fn` returns.
+        """
+
+        @functools.wraps(self._predict_fn)
+        def predict(params: PyTree[Array], *given: Any, **named: Any) -> PyTree[Array]:
+            return self._predict_fn(of_params(params), *given, **named)
+
+        @functools.wraps(self._loss_fn)
+        def loss(*given: Any, **named: Any) -> Any:
+            return of_loss(self._loss_fn(*given, **named))
+
+        return Composite(loss, predict, self._samples)
 
     def _arguments(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         of_model = forwarded(self._predict_fn, "predict_fn(params)", 1, given, alone=False)

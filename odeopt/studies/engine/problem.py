@@ -51,7 +51,7 @@ class Problem:
             of that loss.
         has_aux: Whether `loss` returns `(loss, aux)`; `aux` is dropped.
         weight_decay: w adds w/2 times the squared norm of the parameters to the loss that trains,
-            not to that on `validation`.
+            not to that on `validation`; not of an `odeopt.composite`.
         quadratic: Whether the Hessian is constant, so that its spectrum is computed densely and
             the stability limit is exact; of full batches it is measured too.
         x64: Whether it runs with x64 enabled; by default as JAX is set when it is made.
@@ -130,6 +130,12 @@ class Problem:
                 f"its loss is an odeopt.composite of {' and '.join(sorted(names))}: call the data "
                 "batch, as in loss(outputs, batch) and predict(params, batch), or no solver sees "
                 "its two parts.",
+            )
+        if isinstance(self.loss, Composite) and self.weight_decay:
+            refuse(
+                self,
+                "weight_decay= is in neither part of its odeopt.composite, so that no solver would "
+                "see them: leave it out, or write the loss as a function, loss(params, batch).",
             )
         try:
             found = jax.eval_shape(self._given, self.start(0), batch, **self.fixed_key)
@@ -231,9 +237,12 @@ class Problem:
         """`objective(params, batch)`, with `key` too where the loss is random; decay included."""
         names = list(inspect.signature(self.loss).parameters)
         changed = self.has_aux or self.weight_decay or jax.tree.leaves(self._first[1])
+        if isinstance(self.loss, Composite):
+            value = lambda found: found[0] if self.has_aux else found  # noqa: E731
+            return self.loss.around(self._whole, value) if changed else self.loss
         # An optimizer hands on what it is given by name, so no other argument may have such a name.
-        alone = isinstance(self.loss, Composite) or {*names} <= {"params", "batch", "key"}
-        if names[:2] == ["params", "batch"] and alone and not changed:
+        alone = names[:2] == ["params", "batch"] and {*names} <= {"params", "batch", "key"}
+        if alone and not changed:
             return self.loss
         if self.takes_key:
             return lambda params, batch, key: self._loss(params, batch, self.weight_decay, key=key)

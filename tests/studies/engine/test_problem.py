@@ -20,6 +20,7 @@ from odeopt.studies import (
     benchmark,
     drift,
     equivalence,
+    iterative,
     order,
     spectra,
     stability,
@@ -318,6 +319,10 @@ def start(seed):
             },
             r"odeopt\.composite of b: call the data batch",
         ),
+        (
+            {"loss": odeopt.composite(lambda o, batch: o, line), "weight_decay": 0.1},
+            "weight_decay= is in neither part of its odeopt.composite.*: leave it out",
+        ),
         ({"loss": lambda p, b: jnp.float32(float(p))}, "is compiled: write it with jax.numpy"),
         (
             {"validation": (X, Y), "metric": lambda p, v: np.mean(np.asarray(v[0] * p))},
@@ -567,6 +572,47 @@ def test_an_optimizer_with_a_run_is_not_tried_again_where_a_study_is_resumed(
     assert tried == ["mine"]
     assert study.run(**given, resume=True).records == first.records
     assert tried == ["mine"]
+
+
+def _residual(params, batch):
+    return jnp.tanh(batch[0] @ params) - batch[1]
+
+
+def _of_model(model, batch):
+    return jax.vmap(model)(batch[0]) - batch[1]
+
+
+def _half_mean(outputs, batch):
+    return 0.5 * jnp.mean(outputs**2)
+
+
+@pytest.mark.cheap
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Problem(
+            odeopt.composite(lambda o, batch: (_half_mean(o, batch), o), _residual),
+            lambda seed: jnp.ones((1, 1)),
+            (X, Y),
+            has_aux=True,
+        ),
+        Problem(
+            odeopt.composite(_half_mean, _of_model),
+            lambda seed: eqx.nn.MLP(1, 1, 2, 1, key=jax.random.key(seed)),
+            (X, Y),
+        ),
+    ],
+    ids=["aux", "model"],
+)
+def test_a_composite_loss_keeps_its_parts_with_aux_and_in_a_model(problem):
+    assert iterative.least_squares_rows(problem) == len(X)
+    params, split = problem.start(0), problem.objective.split({"batch": problem.data}, None)
+    value = jax.jit(problem.objective)(params, problem.data)
+    np.testing.assert_allclose(value, split.loss(split.predict(params)), rtol=1e-6)
+    one = split.predict_one(params, {"batch": jax.tree.map(lambda x: x[0], problem.data)})
+    np.testing.assert_allclose(one, split.predict(params)[0], rtol=1e-5)
+    measured = problem.measured(params, problem.data, ())
+    np.testing.assert_allclose(measured["loss"], value, rtol=1e-6)
 
 
 def test_what_is_called_quadratic_is():
