@@ -8,7 +8,7 @@ import pandas as pd
 from .engine import Check, Claim, Results, compared
 from .engine.store import Record
 from .engine.tuner import bracket
-from .engine.verdicts import Rows
+from .engine.verdicts import Rows, interval
 from .equivalence_paths import on_clock, relative, smallest
 
 SAME = 0.01
@@ -115,7 +115,9 @@ def _boundaries(results: Results) -> pd.DataFrame:
     for r in results.kind("boundary"):
         low, high = bracket(dict(zip(r["relative_rates"], r["diverged"], strict=True)))
         low = float(np.nan_to_num(low))
-        rows.append({**r, "low": low, "high": high, "middle": float(np.sqrt(low * high))})
+        middle = float(np.sqrt(low * high)) if np.isfinite(high) else low
+        about = {"middle": middle, "interval": interval(low, high)}
+        rows.append({**r, "low": low, "high": high, **about})
     return pd.DataFrame(rows)
 
 
@@ -201,7 +203,7 @@ CLAIMS = (
             _boundaries,
             "{problem}, {optimizer}",
             "middle",
-            f"{{low:.2f}} to {{high:.2f}} contains 1 ± {NEAR:g}",
+            f"{{interval}} contains 1 ± {NEAR:g}",
             lambda r: r["low"] <= 1 + NEAR and r["high"] >= 1 - NEAR,
         ),
     ),

@@ -7,6 +7,7 @@ import pandas as pd
 
 from .engine import Results, Table, races
 from .engine.problem import metric_in
+from .engine.verdicts import interval
 
 BASELINES = ("sgd", "euler")  # the first that takes part; they are the same method
 
@@ -62,17 +63,11 @@ def _comparison(results: Results) -> pd.DataFrame:
     table = races.compare(runs, baseline_of(runs))
     for key in ("step", "gradient"):
         if f"{key}_low" in table:
-            table[key] = [_bracket(row, key) for _, row in table.iterrows()]
+            ends = zip(table[f"{key}_low"], table[f"{key}_high"], strict=True)
+            table[key] = ["–" if pd.isna(low) else interval(low, high) for low, high in ends]
     for part, whole_ in (("reached", "pairs"), ("diverged", "runs")):
         table[f"{part} of {whole_}"] = [f"{r[part]} of {r[whole_]}" for _, r in table.iterrows()]
     return table.reset_index(names="optimizer")
-
-
-def _bracket(row: pd.Series, key: str) -> str:
-    low, high = row[f"{key}_low"], row[f"{key}_high"]
-    if pd.isna(low):
-        return "–"
-    return f"{low:.2f} or more" if np.isinf(high) else f"{low:.2f} to {high:.2f}"
 
 
 TABLES = (

@@ -225,6 +225,12 @@ def test_thresholds_tell_good_from_bad(claim, good, bad):
     assert judged([])[claim].word == "not measured"
 
 
+def test_a_boundary_that_no_rate_reached_has_no_upper_end():
+    (check,) = judged([boundary("euler", np.inf)])["boundary of a network"].checks
+    assert (check.value, check.wanted) == (4.0, "4.00 or more contains 1 ± 0.1")
+    assert check.holds is False
+
+
 def test_a_trace_that_broke_off_is_not_at_the_edge():
     broken = trace("euler", 1.0)
     broken["gradients"], broken["sharpness"] = [0, 1, 2], [20.0, 20.0, 20.0]

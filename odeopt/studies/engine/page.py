@@ -47,7 +47,10 @@ def write(results: Results, out: Path) -> Path:
             if len(results.table(table.name)) and table.columns
         ],
         method=method,
-        settings=study.about(results.settings)["settings"],
+        settings={
+            name: value if isinstance(value, float) else cell(value)
+            for name, value in study.about(results.settings)["settings"].items()
+        },
         versions=versions(),
         seconds=results.seconds,
         command=command(results),

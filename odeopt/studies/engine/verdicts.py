@@ -124,6 +124,11 @@ def each(words: str, rows: Rows, text: str) -> "Callable[[Results], str]":
     return say
 
 
+def interval(low: float, high: float) -> str:
+    """Between which two numbers, or that there is no upper one."""
+    return f"{low:.2f} or more" if np.isinf(high) else f"{low:.2f} to {high:.2f}"
+
+
 def span(values: Any) -> str:
     """From the lowest to the highest of some values, three digits; those not finite aside."""
     known = np.asarray(values, float)

@@ -108,6 +108,10 @@ def test_what_a_user_wrote_is_text(written):
     assert "a &lt;letter&gt;" in text
 
 
+def test_settings_are_said_in_words(written):
+    assert "names: a, b, c; count: 4; pause: 0.0; loud: no." in written[1]
+
+
 def test_figures_take_their_ink_from_the_page(written):
     path, text, _ = written
     assert drawing.INK not in text

@@ -27,11 +27,13 @@ class Settings:
         names: Letters, separated by commas.
         count: Numbers of each.
         pause: Seconds that each takes.
+        loud: Changes nothing.
     """
 
     names: tuple[str, ...] = ("a", "b", "c")
     count: int = 4
     pause: float = 0.0
+    loud: bool = False
 
     def __post_init__(self):
         at_least(self, count=1)
