@@ -187,8 +187,8 @@ def _incomparable(results: Results, baseline: str, solvers: pd.DataFrame) -> str
         return f"No solver besides {baseline} is finished yet: there is nothing to compare."
     if solvers.empty:
         return (
-            f"This run has no solver and no optimizer of your own besides {baseline}, so there is "
-            "nothing to compare: add rk4 to its solvers."
+            f"This run has no solver of a fixed step size and no optimizer of your own besides "
+            f"{baseline}, so there is nothing to compare: add rk4 to its solvers."
         )
     if not (runs.final < runs.initial_loss).any():
         return "No run ended with a lower loss than it started with: there is nothing to compare."

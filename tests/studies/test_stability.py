@@ -269,6 +269,12 @@ def test_what_cannot_be_answered_says_why():
         assert made(records).verdict.startswith("No run ended with a lower loss than it started")
 
 
+def test_a_solver_that_controls_its_step_size_is_not_called_missing():
+    controlled = [{**r, "optimizer": "rosenbrock2", "order": None} for r in rival(True, 8.0)]
+    words = "no solver of a fixed step size and no optimizer of your own besides sgd"
+    assert words in made(SGD + controlled).verdict
+
+
 def test_a_rate_that_is_no_step_size_has_no_limit_to_compare():
     slow = [{**r, "optimizer": "tenth", "R": None} for r in rival(False, 8.0)]
     for records, words in ((SGD + slow, []), (SGD + rival(False, 8.0), ["rk9"])):

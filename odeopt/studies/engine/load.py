@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,10 @@ def load(word: str) -> Any:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
             del sys.modules[module_name]
-            raise ValueError(f"{path} fails: {type(error).__name__}: {error}") from error
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [one.lineno for one in frames if one.filename == str(path.resolve())]
+            where = f" (line {lines[-1]})" if lines else ""
+            raise ValueError(f"{path} fails: {type(error).__name__}: {error}{where}") from error
         finally:
             sys.path.remove(folder)
             fresh = {*sys.modules} - known  # of which another folder may have the names

@@ -53,6 +53,16 @@ def test_neighbours_of_one_name_in_two_folders_are_two(tmp_path):
     assert second.full_loss(x, second.data) == 5 * first.full_loss(x, first.data)
 
 
+def test_a_file_that_fails_says_in_which_line(tmp_path):
+    word = written(tmp_path, more="import neighbour\nneighbour.half(0)")
+    (tmp_path / "neighbour.py").write_text("def half(x):\n    return 1 / x\n")
+    with pytest.raises(ValueError, match=r"fails: ZeroDivisionError: division by zero \(line 5\)"):
+        load(word)
+    word = written(tmp_path, more="SCALE = ")
+    with pytest.raises(ValueError, match=r"fails: SyntaxError: .*line 4\)$"):
+        load(word)
+
+
 def test_a_name_of_the_study_is_refused(tmp_path):
     with pytest.raises(ValueError, match="spiral is a problem of the study: give yours another"):
         own_problems([written(tmp_path, "spiral")], ["spiral", "quadratic"])
