@@ -19,7 +19,7 @@ from .. import (
     simultaneous,
     solvers,
 )
-from .engine import Claim, Figure, Results, compared, each
+from .engine import Claim, Figure, Results, Table, compared, each
 from .engine.drawing import Plot
 from .engine.store import Record
 
@@ -146,6 +146,30 @@ def trajectory(name: str, method: str) -> list[Record]:
     ]
 
 
+def damped(results: Results) -> pd.DataFrame:
+    """The runs of the game whose flow spirals inwards."""
+    planes = results.table("planes")
+    return planes[planes.game == "damped rotation"] if len(planes) else planes
+
+
+def verdict(results: Results) -> list[str]:
+    """Which methods settle where the flow does."""
+    ends = damped(results)
+    if ends.empty:
+        return []
+    out = ", ".join(ends[ends.growth > 1].method)
+    settle = ", ".join(ends[ends.growth < 1].method) or "no method"
+    if not out:
+        return [
+            f"In the damped rotation, whose flow spirals inwards, {settle} converge, and no method "
+            "spirals outwards."
+        ]
+    return [
+        "The error decides whether a game converges: in the damped rotation, whose flow spirals "
+        f"inwards, {out} spiral outwards, and {settle} converge."
+    ]
+
+
 def _linear(results: Results) -> pd.DataFrame:
     # Where eigenvectors are orthogonal, which in turn they are not.
     planes = results.table("planes")
@@ -216,4 +240,24 @@ PLANE = Figure(
         lambda results: results.table("planes").query(f"growth > {1 + CIRCLE_MISS}"),
         "{game} {method}",
     ),
+)
+SETTLED = each(
+    "|z| at the end of the damped rotation, divided by the start",
+    damped,
+    "{method} {growth:.3g}",
+)
+TABLE = Table(
+    "planes",
+    "Games of two numbers",
+    lambda r: r.of("plane").drop(columns=["kind", "points", "radii", "every"], errors="ignore"),
+    {
+        "game": ("game", "its name"),
+        "method": ("method", "its name"),
+        "cost": ("rounds", "rounds of gradients a step; none if the solver counts none"),
+        "growth": ("growth", "|z| at the end, divided by |z| at the start"),
+        "predicted": ("calculated", "if linear: from the largest eigenvalue of the step"),
+        "lowest": ("lowest", "of |z| over all steps, relative to the start"),
+        "highest": ("highest", "of |z| over all steps, relative to the start"),
+    },
+    ("game", "method", "growth", "predicted"),
 )

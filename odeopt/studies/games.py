@@ -6,37 +6,17 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from . import game_mixture as mixture
+from . import game_modes as modes
 from . import game_own as own
 from . import game_plane as plane
-from .engine import (
-    Claim,
-    Figure,
-    Lab,
-    Results,
-    Study,
-    Table,
-    Task,
-    at_least,
-    compared,
-    each,
-    groups,
-    statistics,
-    whole,
-)
+from .engine import Figure, Lab, Results, Study, Task, at_least, whole
 from .engine.drawing import INK, Plot
 from .engine.load import own_optimizers, own_problems
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED
 
-WORKS = 0.5
-"""Share of a method's modes at its best rate from which on another rate works as well."""
-RIVAL = "adam"
 KNOWN = ("plane", "mixture")
-_MODES = -0.5, len(mixture.CENTERS) + 0.5  # limits of an axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,116 +127,17 @@ def _mixture(settings: Settings, name: str, method: mixture.Method, lab: Lab) ->
     return tuning + lab.once(f"seeds/{name}", functools.partial(train, same_rate, fresh))
 
 
-def _summary(results: Results) -> pd.DataFrame:
-    """One row a method, of its tuned rate over the reported seeds."""
-    runs, rows = results.table("mixture"), list[dict[str, Any]]()
-    fresh = {method: mine[mine.seed != TUNING_SEED] for method, mine in groups(runs, "method")}
-    rival = -fresh[RIVAL].modes if RIVAL in fresh else ()
-    for method, mine in fresh.items():
-        tuning = runs[(runs.method == method) & (runs.seed == TUNING_SEED)]
-        if mine.empty or tuning.empty:  # not finished
-            continue
-        rate, rates = mine.rate.iloc[0], np.array([0.0, *sorted(tuning.rate), np.inf])
-        place = int(np.searchsorted(rates, rate))
-        beside, modes = (rates[place - 1], rates[place + 1]), (mine.modes.min(), mine.modes.max())
-        against = statistics.pairs(-mine.modes, () if method == RIVAL else rival)
-        rows.append(
-            {
-                "method": method,
-                "cost": mine.cost.iloc[0],
-                "rate": rate,
-                "rate_low": beside[0],
-                "rate_high": beside[1],
-                "works": int((tuning.modes >= WORKS * max(tuning.modes.max(), 1)).sum()),
-                "modes": mine.modes.mean(),
-                "low": modes[0],
-                "high": modes[1],
-                "lost": (mine.best - mine.modes).mean(),
-                "wobble": mine.wobble.mean(),
-                "share": mine.share.mean(),
-                "diverged": int((~mine.finite).sum()),
-                "seeds": len(mine),
-                "above": against.share,
-                "p": against.p,
-                "rates": _between(*beside),
-                "range": "{:.1f} to {:.1f}".format(*modes),
-            }
-        )
-    table = pd.DataFrame(rows)
-    return table.assign(p=statistics.holm(table.p)) if rows else table
-
-
-def _between(low: float, high: float) -> str:
-    if low == 0 and np.isinf(high):
-        return "one tried"
-    if low == 0:
-        return f"below {high:g}"
-    return f"above {low:g}" if np.isinf(high) else f"{low:g} to {high:g}"
-
-
-def _damped(results: Results) -> pd.DataFrame:
-    planes = results.table("planes")
-    return planes[planes.game == "damped rotation"] if len(planes) else planes
-
-
 def verdict(results: Results) -> str:
     """Which methods settle where the flow does, and whether any beats Adam in the GAN."""
-    damped, summary, lines = _damped(results), results.table("summary"), list[str]()
-    if len(damped):
-        out = ", ".join(damped[damped.growth > 1].method)
-        settle = ", ".join(damped[damped.growth < 1].method) or "no method"
-        lines.append(
-            "The error decides whether a game converges: in the damped rotation, whose flow "
-            f"spirals inwards, {out} spiral outwards, and {settle} converge."
-            if out
-            else f"In the damped rotation, whose flow spirals inwards, {settle} converge, and no "
-            "method spirals outwards."
-        )
-    if RIVAL in set(summary.get("method", ())) and len(summary) > 1:
-        adam = summary[summary.method == RIVAL].iloc[0]
-        above = summary[summary.modes > adam.modes]
-        each = ", ".join(f"{r.method} ({r.modes:.1f})" for r in above.itertuples())
-        than = f"more of {len(mixture.CENTERS)} modes than Adam ({adam.modes:.1f})"
-        lines.append(
-            f"In the GAN, at equal gradients, these cover {than}: {each}; "
-            f"{(above.p < 0.05).sum()} of these differences are significant (Mann-Whitney, Holm, "
-            "5 %)."
-            if each
-            else f"In the GAN, at equal gradients, no method covers {than}."
-        )
-    return " ".join([*lines, *own.verdict(results)]) or "There is nothing to compare."
+    said = [*plane.verdict(results), *modes.verdict(results), *own.verdict(results)]
+    return " ".join(said) or "There is nothing to compare."
 
 
-def _rivals(results: Results) -> pd.DataFrame:
-    """All but Adam, beside Adam's modes."""
-    summary = results.table("summary")
-    if RIVAL not in set(summary.get("method", ())):
-        return pd.DataFrame()
-    rows = summary.set_index("method")
-    return rows.drop(RIVAL).assign(adam=rows.modes[RIVAL]).reset_index()
-
-
-CLAIMS = (
-    plane.CALCULATED,
-    plane.CIRCLE,
-    Claim(
-        "beats",
-        "A solver covers more modes of the mixture than Adam at equal gradients.",
-        "higher mean, and p of the Mann-Whitney test, corrected by Holm, below 0.05; open where "
-        "it is not below",
-        compared(
-            _rivals,
-            "{method}",
-            "modes",
-            "above {adam:.3g}",
-            lambda r: bool(r["modes"] > r["adam"]) if r["p"] < 0.05 else None,
-        ),
-    ),
-)
+CLAIMS = (plane.CALCULATED, plane.CIRCLE, modes.BEATS)
 
 
 def _outcome(results: Results) -> Plot:
-    damped, summary = _damped(results), results.table("summary")
+    damped, summary = plane.damped(results), results.table("summary")
     plot = Plot([*damped.get("method", ()), *summary.get("method", ())], height=3.2)
     for row, r in enumerate(damped.itertuples()):
         title, label = "damped rotation", "|z| at the end, divided by the start"
@@ -268,56 +149,14 @@ def _outcome(results: Results) -> Plot:
         axes = plot.rows(title, label, list(summary.method))
         ends = [r.low, r.modes, r.high]
         plot.line(title, r.method, ends, [row] * 3, linestyle="-", markevery=[1])
-        axes.set_xlim(*_MODES)
+        axes.set_xlim(*modes.LIMITS)
     return plot
-
-
-_SETTLED = each(
-    "|z| at the end of the damped rotation, divided by the start",
-    _damped,
-    "{method} {growth:.3g}",
-)
-_COVERED = each(
-    f"Modes covered, of {len(mixture.CENTERS)}, in the last quarter of a run, mean and range",
-    "summary",
-    "{method} {modes:.1f} ({range})",
-)
 
 
 def _ends(results: Results) -> str:
     """What the panels show that are drawn."""
-    panels = (_SETTLED, _damped(results)), (_COVERED, results.table("summary"))
+    panels = (plane.SETTLED, plane.damped(results)), (modes.COVERED, results.table("summary"))
     return " ".join(say(results) for say, rows in panels if len(rows))
-
-
-def _fresh(results: Results) -> dict[str, list[Record]]:
-    """The runs of the reported seeds, by method."""
-    found: dict[str, list[Record]] = {}
-    for r in results.kind("mixture"):
-        if r["seed"] != TUNING_SEED:
-            found.setdefault(r["method"], []).append(r)
-    return found
-
-
-def _modes(results: Results) -> Plot:
-    plot, labels = Plot(height=2.2), ("rounds of gradients", "modes")
-    for method, mine in _fresh(results).items():
-        modes = np.array([r["modes"] for r in mine], float)
-        rounds = mine[0]["rounds"] * np.arange(1, modes.shape[1] + 1) / modes.shape[1]
-        band = modes.min(axis=0), modes.max(axis=0)
-        axes = plot.line(method, method, rounds, modes.mean(axis=0), labels, band=band)
-        axes.set_ylim(*_MODES)
-    return plot
-
-
-def _samples(results: Results) -> Plot:
-    plot = Plot(width=2.6, height=2.6)
-    for method, mine in _fresh(results).items():
-        axes = plot.panel(method, "", "")
-        axes.plot(*mixture.CENTERS.T, "o", color=INK, alpha=0.4, markersize=9, mfc="none")
-        axes.plot(*np.array(mine[0]["samples"], float).T, ".", color=INK, markersize=2)
-        axes.set(xlim=(-2.5, 2.5), ylim=(-2.5, 2.5), aspect="equal", xticks=[], yticks=[])
-    return plot
 
 
 FIGURES = (
@@ -331,71 +170,11 @@ FIGURES = (
     ),
     own.FIGURE,
     plane.PLANE,
-    Figure(
-        "modes",
-        _modes,
-        f"Modes that the generator covers, of {len(mixture.CENTERS)}, at tuned rates: mean and "
-        "range of the reported seeds. A falling curve loses modes again.",
-        each("Modes lost since the best point of a run", "summary", "{method} {lost:.1f}"),
-    ),
-    Figure(
-        "samples",
-        _samples,
-        "Samples of the generator at the end, first reported seed; circles are the modes.",
-        each(
-            "Modes covered in the last quarter of a run, mean of the reported seeds",
-            "summary",
-            "{method} {modes:.1f}",
-        ),
-    ),
+    modes.MODES,
+    modes.SAMPLES,
 )
 
-TABLES = (
-    Table(
-        "summary",
-        "GAN of a mixture",
-        _summary,
-        {
-            "method": ("method", "its name; rms means in Adam's metric"),
-            "cost": ("rounds", "rounds of gradients a step, one gradient for each player"),
-            "rates": ("rate", "the neighbours of the tuned rate on the grid"),
-            "modes": ("modes", "covered in the last quarter of a run, mean of the seeds"),
-            "range": ("range", "of the seeds"),
-            "p": (
-                "p",
-                "Mann-Whitney test against Adam, corrected by Holm; with 6 seeds at least 0.002 "
-                "before the correction",
-            ),
-            "works": ("good rates", "rates with at least half the modes of the best rate"),
-            "lost": ("lost", "modes lost since the best point of the run"),
-            "wobble": ("wobble", "standard deviation of the modes in time"),
-            "share": ("share", "samples within two standard deviations of a mode"),
-            "diverged": ("diverged", "runs that are not finite"),
-        },
-        ("method", "cost", "rates", "modes", "range", "p"),
-    ),
-    Table(
-        "planes",
-        "Games of two numbers",
-        lambda r: r.of("plane").drop(columns=["kind", "points", "radii", "every"], errors="ignore"),
-        {
-            "game": ("game", "its name"),
-            "method": ("method", "its name"),
-            "cost": ("rounds", "rounds of gradients a step; none if the solver counts none"),
-            "growth": ("growth", "|z| at the end, divided by |z| at the start"),
-            "predicted": ("calculated", "if linear: from the largest eigenvalue of the step"),
-            "lowest": ("lowest", "of |z| over all steps, relative to the start"),
-            "highest": ("highest", "of |z| over all steps, relative to the start"),
-        },
-        ("game", "method", "growth", "predicted"),
-    ),
-    Table(
-        "mixture",
-        "All runs of the GAN",
-        lambda r: pd.DataFrame(map(mixture.judge, r.kind("mixture"))),
-    ),
-    own.TABLE,
-)
+TABLES = (modes.SUMMARY, plane.TABLE, modes.RUNS, own.TABLE)
 
 
 def _method(results: Results) -> Mapping[str, str]:
