@@ -42,7 +42,7 @@ from .engine.drawing import INK, Plot
 from .engine.load import own_optimizers, own_problems
 from .engine.optimizers import Entry, Make, contenders, entry
 from .engine.problem import Problem
-from .engine.race import Race, refuse_broken_own
+from .engine.race import Race, raced
 from .engine.races import NAMED, TARGET, frame, fresh
 from .engine.ratios import INCOMPARABLE, MEND, check_start
 from .engine.rivals import OPTIMIZERS, RIVALS, averaged, names, rival
@@ -125,17 +125,12 @@ FULL = {"problems": tuple(CONTESTS), "rivals": RIVALS, "seeds": 5, "gradients": 
 
 def tasks(settings: Settings) -> list[Task]:
     """Every optimizer on every problem."""
+    extra = {True: 10, False: len(FACTORS)}  # runs, about
     return [
-        Task(
-            f"{problem.name}, {one.name}",
-            functools.partial(_race, settings, problem, one),
-            (10 if one.tuned else len(FACTORS)) + settings.seeds,
-            problem.x64,
-            functools.partial(refuse_broken_own, problem, one),
-        )
-        for problem in build(settings.problems)
+        raced(p, one, functools.partial(_race, settings, p, one), settings.seeds + extra[one.tuned])
+        for p in build(settings.problems)
         for one in settings.entries()
-        if _suits(one, problem)
+        if _suits(one, p)
     ]
 
 
@@ -326,7 +321,7 @@ TABLES = (
         "How fast, over all problems: AlgoPerf's integrated performance profile",
         profile,
         {
-            "optimizer": ("optimizer", "its name"),
+            **NAMED,
             "score": (
                 "score",
                 "mean over τ from 1 to 4 of the share of problems on which it takes "
@@ -345,7 +340,7 @@ TABLES = (
         "Wrong constants and horizons",
         misled,
         {
-            "problem": ("problem", "its name"),
+            **NAMED,
             "third": ("a third", "of the constant: loss divided by that with the default"),
             "triple": ("three times", "the constant"),
             "half": ("half", "the horizon is told"),

@@ -13,7 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 from . import accuracy, spectra
 from . import equivalence_paths as paths
-from .engine import CHECKS, Figure, Results, Study, Table, Task, groups, whole
+from .engine import CHECKS, Figure, Results, Study, Table, Task, groups, races, whole
 from .engine.drawing import COLOURS, INK, Plot
 from .engine.load import built, own_problems
 from .engine.optimizers import Entry, find
@@ -283,8 +283,7 @@ TABLES = (
         "Every run that has a flow beside it",
         lambda results: paths.deviations(results.records),
         {
-            "problem": ("problem", "its name"),
-            "optimizer": ("optimizer", "its name"),
+            **races.NAMED,
             "b1": ("b1", "Adam's"),
             "learning_rate": ("rate", "h"),
             "step": ("step", "flow time of a step, h/(1-b) for momentum"),

@@ -31,7 +31,7 @@ from .engine.drawing import INK, MARKERS, Plot
 from .engine.load import own_optimizers, own_problems
 from .engine.optimizers import Entry, contenders
 from .engine.problem import Problem
-from .engine.race import Race, refuse_broken_own
+from .engine.race import Race, raced
 from .engine.statistics import performance_profile
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, first_grid
@@ -90,15 +90,9 @@ FULL = {"solvers": FULL_SOLVERS, "problems": tuple(PROBLEMS), "seeds": 5, "gradi
 def tasks(settings: Settings) -> list[Task]:
     """Everything that is measured."""
     return [
-        Task(
-            f"{problem.name}, {entry.name}",
-            functools.partial(_race, settings, problem, entry),
-            1 + 0.15 * entry.gradients_per_step,
-            problem.x64,
-            functools.partial(refuse_broken_own, problem, entry),
-        )
-        for problem in build(settings.problems)
-        for entry in contenders(settings.solvers)
+        raced(p, one, functools.partial(_race, settings, p, one), 1 + 0.15 * one.gradients_per_step)
+        for p in build(settings.problems)
+        for one in contenders(settings.solvers)
     ]
 
 

@@ -76,7 +76,7 @@ TABLES = (
         "Against the baseline",
         _comparison,
         {
-            "optimizer": ("optimizer", "its name"),
+            **races.NAMED,
             "step": (
                 "limit, per step",
                 "stability limit divided by the baseline's: the interval that the grid allows, "

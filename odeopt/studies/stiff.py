@@ -265,7 +265,7 @@ TABLES = (
         "Largest stable rates",
         tables.stable,
         {
-            "optimizer": ("optimizer", "its name"),
+            **races.NAMED,
             "rate": ("stable to", "the largest rate such that no seed diverged at it or below"),
             "unstable": ("diverges at", "the next rate, at which a seed diverged"),
             "low": ("over sgd's, from", "the lower end of the ratio of limits"),
@@ -281,7 +281,7 @@ TABLES = (
         "Implicit Euler at fixed rates",
         tables.descent,
         {
-            "problem": ("problem", "its name"),
+            **races.NAMED,
             "rate": ("rate", "fixed"),
             "rise": ("largest rise", "of the loss in a step, relative; negative if it always fell"),
             "loss": ("loss", "the highest final loss"),

@@ -18,7 +18,7 @@ from .engine import Lab, Task, at_least, whole
 from .engine.load import own_optimizers, own_problems
 from .engine.optimizers import Entry, contenders, controlled, entry, find
 from .engine.problem import Problem
-from .engine.race import Race, refuse_broken_own
+from .engine.race import Race, raced
 from .engine.ratios import refuse_loss
 from .engine.store import Record
 from .engine.tuner import TUNING_SEED, Grid, tune
@@ -219,8 +219,7 @@ def _tasks(settings: Settings, problem: Problem) -> list[Task]:
 
     def add(one: Entry, what: str, work: Any, *given: Any, weight: float = 1.0) -> None:
         done = functools.partial(_alone, work, settings, problem, *given)
-        check = functools.partial(refuse_broken_own, problem, one)
-        found.append(Task(f"{problem.name}, {what}", done, 1 + weight * cost, problem.x64, check))
+        found.append(raced(problem, one, done, 1 + weight * cost, what))
 
     for one in settings.entries():
         on = _on(problem, one)

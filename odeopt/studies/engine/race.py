@@ -10,16 +10,23 @@ from .runner import Curve, Runner
 from .steps import refuse_broken
 from .store import Record
 from .tuner import TUNING_SEED, Grid, Tuned, tune
-from .work import Lab, TimeOver
+from .work import Lab, Task, TimeOver
 
 
-def refuse_broken_own(problem: Problem, entry: Entry, lab: Lab) -> None:
-    """`refuse_broken` if the optimizer is the user's: the check of a task that races it.
+def raced(
+    problem: Problem, entry: Entry, work: Callable[..., Any], weight: float, what: str = ""
+) -> Task:
+    """A task that races an optimizer on a problem, by default under its name.
 
-    A run that is kept shows that its first step works.
+    One of the user's is tried before any work begins, unless a run that is kept shows that its
+    first step works.
     """
-    if entry.own and not lab.store.has(_pieces("run", problem, entry)):
-        refuse_broken(problem, entry)
+
+    def check(lab: Lab) -> None:
+        if entry.own and not lab.store.has(_pieces("run", problem, entry)):
+            refuse_broken(problem, entry)
+
+    return Task(f"{problem.name}, {what or entry.name}", work, weight, problem.x64, check)
 
 
 def _pieces(kind: str, problem: Problem, entry: Entry) -> str:

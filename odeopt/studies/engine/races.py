@@ -215,7 +215,7 @@ def _row(runs: pd.DataFrame) -> dict[str, Any]:
 
 
 NAMED = {"problem": ("problem", "its name"), "optimizer": ("optimizer", "its name")}
-"""Headings and meanings of the columns that every table of races has."""
+"""Headings and meanings of the columns that tables of races have, one or both."""
 COLUMNS = {
     **NAMED,
     "order": ("order", "of accuracy as a solver of gradient flow"),
