@@ -278,40 +278,35 @@ def _small_images() -> list[Batch]:
     return [(small(pixels), labels) for pixels, labels in _mnist()]
 
 
-def _one_pass(name: str, title: str, model: Model, data: Batch, *, classes: bool) -> Problem:
-    """A network on so many examples that a run sees none twice."""
-    error, words = _ERRORS[classes]
-    return Problem(
-        composite(error, lambda params, batch: model.outputs(params, batch[0])),
-        model.init,
-        data,
-        name=name,
-        title=f"{title}, {len(data[0]):,} of them, {model.title}, {words}, batch 64",
-        batch_size=64,
-    )
+def _one_pass(name: str, title: str, inputs: int, outputs: int, *, classes: bool) -> Contest:
+    """Classes drawn by a random network, or its values with noise: a run sees no example twice."""
+    (error, words), model = _ERRORS[classes], _dense(inputs, 64, 64, outputs)
 
+    def make() -> Problem:
+        random = np.random.default_rng(0)
+        points = random.standard_normal((64_000, inputs)).astype(np.float32)
+        hidden = np.tanh(points @ random.standard_normal((inputs, 32)) / 4)
+        values = hidden @ random.standard_normal((32, outputs))
+        if classes:
+            labels = (values + random.gumbel(size=values.shape)).argmax(axis=1)
+            targets = sets.one_hot(labels, np.float32)
+        else:
+            noise = 0.1 * random.standard_normal(values.shape)
+            targets = (values + noise).astype(np.float32)
+        return Problem(
+            composite(error, lambda params, batch: model.outputs(params, batch[0])),
+            model.init,
+            (points, targets),
+            name=name,
+            title=f"{title}, {len(points):,} of them, {model.title}, {words}, batch 64",
+            batch_size=64,
+        )
 
-def _stream() -> Problem:
-    random = np.random.default_rng(0)
-    inputs = random.standard_normal((64_000, 20)).astype(np.float32)
-    hidden = np.tanh(inputs @ random.standard_normal((20, 32)) / 4)
-    logits = hidden @ random.standard_normal((32, 5))
-    labels = (logits + random.gumbel(size=logits.shape)).argmax(axis=1)
-    title, data = "classes drawn by a random network", (inputs, sets.one_hot(labels, np.float32))
-    return _one_pass("stream", title, _dense(20, 64, 64, 5), data, classes=True)
+    return Contest(name, "mini-batch", make, "loss")
 
 
 def _same_images() -> list[Batch]:
     return [(pixels, pixels) for pixels, _ in _mnist()]
-
-
-def _teacher() -> Problem:
-    random = np.random.default_rng(0)
-    inputs = random.standard_normal((64_000, 16)).astype(np.float32)
-    hidden = np.tanh(inputs @ random.standard_normal((16, 32)) / 4)
-    targets = hidden @ random.standard_normal((32, 1)) + 0.1 * random.standard_normal((64_000, 1))
-    title, data = "values of a random network with noise", (inputs, targets.astype(np.float32))
-    return _one_pass("teacher", title, _dense(16, 64, 64, 1), data, classes=False)
 
 
 def _characters() -> Problem:
@@ -425,7 +420,7 @@ _CONTESTS = (
     ),
     _learned("attention", "digits", _ROWS, _digits, wrong=0.15),
     _learned("autoencoder", _IMAGES, _dense(784, 64, 16, 64, 784), _same_images, classes=False),
-    Contest("teacher", "mini-batch", _teacher, "loss"),
+    _one_pass("teacher", "values of a random network with noise", 16, 1, classes=False),
     _learned("shells", "three shells", _dense(10, 64, 64, 64, 3), _shells, 32, wrong=0.1),
     _learned("pooled", _SMALL, _ROWS, _small_images, wrong=0.2, points=10),
     _learned(
@@ -436,7 +431,7 @@ _CONTESTS = (
         32,
         classes=False,
     ),
-    Contest("stream", "mini-batch", _stream, "loss"),
+    _one_pass("stream", "classes drawn by a random network", 20, 5, classes=True),
     _learned("parity", "parity of 3 of 10 bits", _dense(10, 64, 64, 2), _parity, 32, wrong=0.1),
     _learned("lower-half", _HALF, _dense(392, 128, 392), _lower_half, classes=False),
     _learned(
