@@ -18,10 +18,9 @@ def solve(
     first: Any,
     rtol: float,
     atol: float | None = None,
-    solver: diffrax.AbstractSolver | None = None,
     throw: bool = True,
 ) -> Any:
-    """Where the flow `field(t, y, args)` is at some times, by Dopri8 by default.
+    """Where the flow `field(t, y, args)` is at some times, by Dopri8.
 
     Of one time, that at which it ends, the flow begins at 0; of several, ascending, at the first.
     `first` is the first step, and `atol` is `rtol` by default. The values lie along a new first
@@ -32,7 +31,7 @@ def solve(
     alone = len(times) == 1
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
-        solver or diffrax.Dopri8(),
+        diffrax.Dopri8(),
         0.0 if alone else times[0],
         times[-1],
         first,
