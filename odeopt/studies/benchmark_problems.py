@@ -63,9 +63,8 @@ HELD_OUT = (
     *("shells", "pooled", "arctangent", "stream"),
     *("parity", "lower-half", "impedance", "pooled-convolution"),
 )
-"""Not run before the present defaults of the untuned optimizers were fixed: their table stands
-apart. The last four were named before the clock of `untuned()` was changed, the four before them
-after the rest was fixed, those before them before `untuned` damped what is noise."""
+"""Not run before the defaults of the untuned optimizers were fixed. The last four were named before
+the clock of `untuned()` was changed, the four before them when the rest had been fixed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -379,14 +378,17 @@ def _physics(name: str, title: str, error: Any, points: Callable[[float], Batch]
     return Contest(name, "physics-informed", make, "loss")
 
 
+def _noisy(name: str, which: str, model: Model, data: Callable[[], list[Batch]]) -> Contest:
+    title = f"Friedman's {which} function with noise"
+    return _learned(name, title, model, data, 32, classes=False)
+
+
 _ROWS = Model("attention of 8 rows", attention, attention_init)
 _CONVOLUTION = Model("two convolutions", convolution, convolution_init)
 _RECURRENT = Model("recurrent network of 48 units", recurrent, recurrent_init)
 _RESIDUAL = Model("residual network of 8 blocks of 32", residual, residual_init)
-_IMAGES = "MNIST, 4,000 images"
-_SMALL = f"{_IMAGES} of 8 x 8"
+_IMAGES, _SMALL = "MNIST, 4,000 images", "MNIST, 4,000 images of 8 x 8"
 _HALF = f"{_IMAGES}, their lower half from the upper"
-_FRIEDMAN = "Friedman's {} function with noise"
 _DENOISING = "digits with noise to digits without"
 _CONTESTS = (
     Contest("quadratic", "full batch", _quadratic, "loss"),
@@ -410,9 +412,7 @@ _CONTESTS = (
         32,
         wrong=0.15,
     ),
-    _learned(
-        "friedman", _FRIEDMAN.format("first"), _dense(10, 64, 64, 1), _friedman, 32, classes=False
-    ),
+    _noisy("friedman", "first", _dense(10, 64, 64, 1), _friedman),
     _learned("mislabelled", _IMAGES, _dense(784, 64, 10), _mnist, wrong=0.2),
     _learned("denoising", _DENOISING, _dense(64, 128, 64), _noisy_digits, classes=False),
     _learned(
@@ -423,20 +423,11 @@ _CONTESTS = (
     _one_pass("teacher", "values of a random network with noise", 16, 1, classes=False),
     _learned("shells", "three shells", _dense(10, 64, 64, 64, 3), _shells, 32, wrong=0.1),
     _learned("pooled", _SMALL, _ROWS, _small_images, wrong=0.2, points=10),
-    _learned(
-        "arctangent",
-        _FRIEDMAN.format("third"),
-        _dense(4, 64, 64, 1),
-        _arctangent,
-        32,
-        classes=False,
-    ),
+    _noisy("arctangent", "third", _dense(4, 64, 64, 1), _arctangent),
     _one_pass("stream", "classes drawn by a random network", 20, 5, classes=True),
     _learned("parity", "parity of 3 of 10 bits", _dense(10, 64, 64, 2), _parity, 32, wrong=0.1),
     _learned("lower-half", _HALF, _dense(392, 128, 392), _lower_half, classes=False),
-    _learned(
-        "impedance", _FRIEDMAN.format("second"), _dense(4, 64, 64, 1), _impedance, 32, classes=False
-    ),
+    _noisy("impedance", "second", _dense(4, 64, 64, 1), _impedance),
     _learned("pooled-convolution", _SMALL, _CONVOLUTION, _small_images, wrong=0.2, points=10),
     _physics("burgers", "Burgers' equation", burgers_error, burgers_points),
     _physics("heat", "the heat equation", heat_error, heat_points),
