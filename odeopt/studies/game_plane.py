@@ -160,13 +160,10 @@ def verdict(results: Results) -> list[str]:
     out = ", ".join(ends[ends.growth > 1].method)
     settle = ", ".join(ends[ends.growth < 1].method) or "no method"
     if not out:
-        return [
-            f"In the damped rotation, whose flow spirals inwards, {settle} converge, and no method "
-            "spirals outwards."
-        ]
+        return [f"In the damped rotation no method spirals outwards. These converge: {settle}."]
     return [
-        "The error decides whether a game converges: in the damped rotation, whose flow spirals "
-        f"inwards, {out} spiral outwards, and {settle} converge."
+        "The error decides whether a game converges. In the damped rotation, whose flow spirals "
+        f"inwards, these spiral outwards: {out}; these converge: {settle}."
     ]
 
 
