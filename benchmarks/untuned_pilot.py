@@ -20,7 +20,7 @@ from jaxtyping import Array
 import odeopt
 from odeopt.stepsize.distance import DISTANCE
 
-from .untuned_problems import DESIGN, HELD_OUT, Problem
+from .untuned_problems import CHANGED, DESIGN, HELD_OUT, Problem
 
 Make = Callable[[dict[str, Array], int], optax.GradientTransformation]
 SEEDS = (1, 2, 3)
@@ -211,7 +211,7 @@ ENTRIES: dict[str, tuple[Make, Callable | None, list[dict[str, float]]]] = {
 
 def main(name: str, entries: Sequence[str]) -> None:
     """Prints a line a setting: medians at the last iterate, and at what is read beside it."""
-    problem = (DESIGN | HELD_OUT)[name]()
+    problem = (DESIGN | HELD_OUT | CHANGED)[name]()
     for entry in entries:
         make, read, settings = ENTRIES[entry]
         found = np.median(np.nan_to_num(race(problem, make, read, settings), nan=np.inf), axis=1)

