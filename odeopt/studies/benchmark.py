@@ -327,7 +327,7 @@ TABLES = (
                 "mean over τ from 1 to 4 of the share of problems on which it takes "
                 "at most τ times the fewest gradients to the target: 1 is always the fastest",
             ),
-            "charged": (
+            "with_tuning": (
                 "with tuning",
                 "the score if the gradients of an optimizer's tuning runs are counted too",
             ),

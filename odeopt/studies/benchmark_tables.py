@@ -107,7 +107,7 @@ def profile(results: Results) -> pd.DataFrame:
     """AlgoPerf's score of every optimizer: gradients until what decides has come down.
 
     They are counted on the curve of the last iterate, to the target of `races.targets`; medians
-    over the fresh seeds; in `charged` those of its tuning runs are added. Problems that an
+    over the fresh seeds; in `with_tuning` those of its tuning runs are added. Problems that an
     optimizer did not run on do not count for it.
     """
     every = frame(results.records)
@@ -122,18 +122,18 @@ def profile(results: Results) -> pd.DataFrame:
     costs = gradients_to_target(best, runs.optimizer.unique()).groupby("problem").median()
     ran = runs.groupby(PAIR).size().unstack().reindex(costs.index).notna()
     tuning = every[every.seed == TUNING_SEED].groupby(PAIR).gradients.sum().unstack()
-    charged = costs + tuning.reindex_like(costs).fillna(0)
+    in_all = costs + tuning.reindex_like(costs).fillna(0)
     rows = [
         {
             "optimizer": one,
             "score": profile_score(costs[ran[one]])[one],
-            "charged": profile_score(charged[ran[one]])[one],
+            "with_tuning": profile_score(in_all[ran[one]])[one],
             "arrived": np.isfinite(costs[one]).sum(),
             "problems": ran[one].sum(),
         }
         for one in costs
     ]
-    return table(rows, "optimizer", "score", "charged", "arrived", "problems")
+    return table(rows, "optimizer", "score", "with_tuning", "arrived", "problems")
 
 
 def judge(results: Results) -> pd.DataFrame:

@@ -315,7 +315,7 @@ def test_the_profile_counts_gradients_to_what_decides_at_the_chosen_rate():
     np.testing.assert_allclose(table.score[["fast", "slow", "lost"]], [1, 2 / 3, 0])
     tuning = found[0]["gradients"]  # of one run
     late = (4 - (2 + tuning) / (1 + tuning)) / 3
-    np.testing.assert_allclose(table.charged[["fast", "slow", "lost"]], [1, late, 0])
+    np.testing.assert_allclose(table.with_tuning[["fast", "slow", "lost"]], [1, late, 0])
     assert dict(table.arrived) == {"fast": 2, "slow": 1, "lost": 0}
     assert dict(table.problems) == {"fast": 2, "slow": 1, "lost": 1}
     untold = Results(benchmark.STUDY, benchmark.Settings(), found[:1])  # stopped while tuning
