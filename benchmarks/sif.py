@@ -5,11 +5,11 @@ unknowns, in float64, and writes `runs.csv` and `summary.csv` there. A problem t
 already is not run again. `--problems ROSENBR,BEALE` takes some of them. Needs
 `odeopt-jax[studies,sif]`. `docs/benchmark.md` has what it found.
 
-A run has 10,000 gradients or 5 seconds, without compilation, whichever ends first. It has *solved*
-a problem to a level when its loss is above the lowest known one by at most that share of the
-initial difference. The lowest known one is the lowest of all runs, or the published one if that is
-lower. An optimizer is *near* where it takes at most 4 times the gradients of the rival that takes
-the fewest.
+A run has 10,000 gradients or 5 seconds, without compilation, whichever ends first; the runs of a
+tuned rival are made at once and have the seconds of all. A run has *solved* a problem to a level
+when its loss is above the lowest known one by at most that share of the initial difference. The
+lowest known one is the lowest of all runs, or the published one if that is lower. An optimizer is
+*near* where it takes at most 4 times the gradients of the rival that takes the fewest.
 
 Rivals: L-BFGS; Adam at a constant rate and with linear decay, on each problem and for each level at
 the best of 13 rates; hypergradient descent, likewise at the best of 42 pairs of rates. The
@@ -145,7 +145,7 @@ class Walk(NamedTuple):
 
 
 def walk(problem: Problem, contestant: Contestant, gradients: int, seconds: float) -> Walk:
-    """Run an optimizer at all its rates at once, up to so many gradients or seconds."""
+    """Run an optimizer at all its rates at once, up to so many gradients or seconds each."""
     one, rates = contestant.entry, jnp.asarray(contestant.rates)
     loss = lambda params, batch: problem.loss(params)  # noqa: E731
 
@@ -172,7 +172,7 @@ def walk(problem: Problem, contestant: Contestant, gradients: int, seconds: floa
     run = jax.jit(chunk).lower(carry).compile()
     found: list[tuple[np.ndarray, np.ndarray]] = []
     since, used = time.perf_counter(), 0
-    while not found or (used < gradients and time.perf_counter() - since < seconds):
+    while not found or (used < gradients and time.perf_counter() - since < seconds * len(rates)):
         carry, out = run(carry)
         costs, losses = (np.atleast_2d(np.asarray(x)) for x in out)
         found.append((costs, losses))
