@@ -70,7 +70,7 @@ OTHERS = {
     *("generator", "discriminator"),  # names of players
     "step",  # a map from a point to the next, or a number of any sign that random bits depend on
 }
-MAY_BE_INFINITE = {"limit", "longest", "cap", "clip"}  # which is none
+MAY_BE_INFINITE = {"limit", "longest", "cap", "clip", "transition"}  # which is none
 MAY_BE_NEGATIVE = {"minimum", "seed", "friction", "strength"}
 WRONG = [math.nan, math.inf, -math.inf, -1.0, -2, 1.5, True, "0.1", [0.1], None]
 
