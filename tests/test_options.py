@@ -115,6 +115,7 @@ OTHERS = {  # another value than the default, and what must be given too for it 
     "limit": (1e-3, {}),
     "distance": (3.0, {}),
     "warm_up": (0.5, {}),
+    "transition": (0.5, {}),
     "longest": (0.01, {}),
     "minimum": (0.1, {}),
     "cap": (0.01, {}),

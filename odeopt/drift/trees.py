@@ -158,7 +158,7 @@ def children(tree: kauri.Tree) -> list[kauri.Tree]:
 
 def butcher(solver: Solver | Pair) -> Pair:
     """The checked pair `(A, b)` of a Runge-Kutta method; raises as `modified_equation` does."""
-    if isinstance(solver, tuple):
+    if type(solver) is tuple:  # an optimizer is a tuple too
         return _checked(solver)
     if isinstance(solver, diffrax.ImplicitEuler):
         return _checked(([[1]], [1]))
