@@ -168,7 +168,7 @@ def butcher(solver: Solver | Pair) -> Pair:
         for i, row in enumerate(tableau.a_lower, start=1):
             matrix[i, :i] = row
         return _checked((matrix.tolist(), tableau.b_sol.tolist()))
-    return _checked(as_method(solver).butcher())
+    return _checked(as_method(solver).butcher())  # type: ignore[arg-type]
 
 
 def check_order(**orders: int) -> None:
