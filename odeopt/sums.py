@@ -247,10 +247,12 @@ def norm(tree: PyTree[Array]) -> Scalar:
 def levelled(tree: PyTree[Array]) -> tuple[PyTree[Array], Scalar]:
     """The tree divided by its largest entry, and this entry: no square overflows or vanishes.
 
-    A tree of zeros stays what it is.
+    A tree of zeros stays what it is. Inside `across` the entry is the largest on all devices.
     """
-    parts = [jnp.max(jnp.abs(x), initial=0).astype(float) for x in jax.tree.leaves(tree)]
-    largest = functools.reduce(jnp.maximum, parts, jnp.zeros([], float))
+    largest = jnp.zeros([], float)
+    for x in jax.tree.leaves(tree):
+        most, over = jnp.max(jnp.abs(x), initial=0).astype(float), split_over(x)
+        largest = jnp.maximum(largest, jax.lax.pmax(most, over) if over else most)
     return jax.tree.map(lambda x: ratio(x, largest.astype(real_dtype(x.dtype))), tree), largest
 
 

@@ -71,6 +71,7 @@ RULES = {
     "norm": lambda of: TrustRadius(1.0, 2.0, of.norm),
     "inner": lambda of: Normalized(of.inner),
     "finite": lambda of: Careful(of.finite),
+    "levelled": lambda of: Normalized(lambda g, _: of.levelled(g)[1] ** 2),
 }
 
 
