@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..arguments import floating
-from ..arrays import ratio
+from ..arrays import Scalar, ratio
 from ..checks import check_flags, check_least
 from ..losses import Losses, LossSum
 from ..objective import Objective
@@ -155,16 +155,22 @@ def drift(
       0.177, 1.16 + -0.16
     """
     terms = drift_terms(value_fn, params, learning_rate, in_turn=in_turn, each=each, **arguments)
-    (g, most), (three, largest) = levelled(terms.gradient), levelled(terms[1:])
+    three, largest = levelled(terms[1:])
     total = jax.tree.map(lambda a, b, c: a + b + c, *three)
     square = inner(total, total)
-    size, length = jnp.sqrt(square), norm(g)
-    return Drift(
-        jnp.asarray(learning_rate, float) * largest * size,
-        ratio(size, length) * ratio(largest, most),
-        ratio(inner(total, g), size * length),
-        *(ratio(inner(term, total), square) for term in three),
-    )
+    size, relative, cosine = compared((total, largest), levelled(terms.gradient))
+    shares = (ratio(inner(term, total), square) for term in three)
+    return Drift(jnp.asarray(learning_rate, float) * size, relative, cosine, *shares)
+
+
+def compared(
+    drift: tuple[PyTree[Array], Scalar], beside: tuple[PyTree[Array], Scalar]
+) -> tuple[Scalar, Scalar, Scalar]:
+    """The length of a drift, relative to another vector, and their cosine; both as `levelled`."""
+    (d, largest), (g, most) = drift, beside
+    size, length = norm(d), norm(g)
+    relative = ratio(size, length) * ratio(largest, most)
+    return largest * size, relative, ratio(inner(d, g), size * length)
 
 
 def corridor(

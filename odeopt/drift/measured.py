@@ -11,11 +11,11 @@ from jaxtyping import Array, PyTree
 from ..arguments import floating
 from ..arrays import ratio
 from ..checks import design_of
-from ..diagnostics.drift import Drift
+from ..diagnostics.drift import Drift, compared
 from ..objective import Objective, count_gradients, transformed
 from ..state import ODEState, check_own, check_state, of_arrays, step_params, unwrapped
 from ..stepsize.rule import StepInfo
-from ..sums import inner, levelled, norm
+from ..sums import levelled
 from .corrected import corrected
 
 if TYPE_CHECKING:
@@ -87,14 +87,11 @@ def step_drift(
     info = StepInfo(state.steps, z, objective, objective.given_value(), design.flow, method)
     h, _ = rule.propose(state.rule, info)
     step, follows = _steps(design, objective, z, h, state.memory)
-    drift, largest = levelled(jax.tree.map(jnp.subtract, step, follows))
-    step, most = levelled(step)
-    size, length = norm(drift), norm(step)
+    drift = jax.tree.map(jnp.subtract, step, follows)
+    size, relative, cosine = compared(levelled(drift), levelled(step))
     one = ratio(size, size)
     none = jnp.zeros_like(one)
-    relative = ratio(size, length) * ratio(largest, most)
-    cosine = ratio(inner(drift, step), size * length)
-    return Drift(largest * size, relative, cosine, one, none, none)
+    return Drift(size, relative, cosine, one, none, none)
 
 
 def drift_cost(design: "Design") -> int | None:
