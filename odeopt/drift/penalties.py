@@ -4,14 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..arguments import checked_loss, forwarded
 from ..arrays import Scalar
 from ..checks import check_finite, is_zero
 from ..flows import Players
-from ..flows.game import PerPlayer, check_same_number, named, own_gradient
+from ..flows.game import PerPlayer, check_same_number, is_several, named, own_gradient
 from ..sums import inner
 from .regularized import halved
 
@@ -153,8 +152,7 @@ def _value(loss: Loss, players: PyTree[Array], arguments: Mapping[str, Any]) -> 
 
 def _numbers(given: Any, losses: PerPlayer, what: str) -> dict[Any, Any]:
     """One finite number for each player, by name or in order."""
-    several = isinstance(given, Mapping | Sequence) or jnp.ndim(given)
-    numbers = named(given) if several else dict.fromkeys(named(losses), given)
+    numbers = named(given) if is_several(given) else dict.fromkeys(named(losses), given)
     for number in numbers.values():
         check_finite(**{what: number})
     return numbers

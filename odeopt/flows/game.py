@@ -23,14 +23,17 @@ PerPlayer: TypeAlias = Sequence[Any] | Mapping[Any, Any]
 
 def named(values: PerPlayer) -> dict[Any, Any]:
     """The values by the players' names, or by their numbers if they have no names."""
-    if isinstance(values, Mapping):
-        return dict(values)
-    if hasattr(values, "__getitem__") and getattr(values, "shape", True):
-        return dict(enumerate(values))
-    raise TypeError(
-        f"{values!r:.60} is not one value for each player: write a dict by the players' names, or "
-        "a tuple in their order."
-    )
+    if not is_several(values):
+        raise TypeError(
+            f"{values!r:.60} is not one value for each player: write a dict by the players' names, "
+            "or a tuple in their order."
+        )
+    return dict(values) if isinstance(values, Mapping) else dict(enumerate(values))
+
+
+def is_several(values: Any) -> bool:
+    """Whether something has values by name or in order: a mapping, a sequence or an array."""
+    return isinstance(values, Mapping | Sequence) or getattr(values, "ndim", 0) > 0
 
 
 def check_same_number(**given: PerPlayer | None) -> None:
