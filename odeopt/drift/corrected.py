@@ -20,7 +20,7 @@ from .clip import AbstractCorrected, check_clip, clipped
 from .differentials import VectorField, series
 from .memory import with_memory
 from .regularized import regularized
-from .trees import Pair, butcher, check_order, modifying_integrator, tree
+from .trees import Pair, butcher, check_order, is_pair, modifying_integrator, tree
 
 Form: TypeAlias = Literal["difference", "derivatives"]
 CLIP = 0.5  # beyond half of what it corrects, a term is outside the range where its series helps
@@ -119,8 +119,8 @@ def _counter(
     flow: AbstractFlow, solver: Solver | Pair, order: int, form: Form | None, clip: float | None
 ) -> AbstractFlow:
     """The flow with the counter-terms that its solver needs."""
-    if not isinstance(solver, tuple):
-        method = as_method(solver)
+    if not is_pair(solver):
+        method = as_method(solver)  # type: ignore[arg-type]
         if method.counter_term == "memory":
             return flow if order == 1 else with_memory(flow, order, form or "difference", clip)
         if method.counter_term != "series":

@@ -156,9 +156,14 @@ def children(tree: kauri.Tree) -> list[kauri.Tree]:
     return [] if tree.nodes() == 1 else list(tree.unjoin())
 
 
+def is_pair(solver: Any) -> bool:
+    """Whether a solver is given by its coefficients `(A, b)`: an optimizer is a tuple too."""
+    return type(solver) is tuple
+
+
 def butcher(solver: Solver | Pair) -> Pair:
     """The checked pair `(A, b)` of a Runge-Kutta method; raises as `modified_equation` does."""
-    if type(solver) is tuple:  # an optimizer is a tuple too
+    if is_pair(solver):
         return _checked(solver)
     if isinstance(solver, diffrax.ImplicitEuler):
         return _checked(([[1]], [1]))
