@@ -27,7 +27,7 @@ hypothesis.settings.load_profile("odeopt")
 
 FURTHER = 4  # cases of a test
 
-# Of extras of their own: they are large. `.ci/run` installs benchopt.
+# Of extras of their own, which `.ci/run` installs: they are large.
 collect_ignore = [
     f"test_{extra}.py" for extra in ("benchopt", "sif2jax") if not importlib.util.find_spec(extra)
 ]

@@ -113,6 +113,8 @@ def command(*words):
     """benchopt as from a shell in which this Python comes first."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(FOLDER.parent.parent)}
+    # sif2jax brings pytest-benchmark, whose fixture has the name of benchopt's.
+    environment["PYTEST_ADDOPTS"] = "-p no:benchmark"
     subprocess.run([sys.executable, "-m", "benchopt", *words], env=environment, check=True)
 
 
