@@ -11,6 +11,7 @@ from ..arrays import Scalar
 from ..checks import is_zero
 from ..information import Information
 from ..objective import Objective
+from .clock import Constant
 
 State = tuple[PyTree[Array], PyTree[Array]]
 """`z = (params, aux)`: the parameters, and the auxiliary variables that move with them."""
@@ -64,8 +65,9 @@ class AbstractFlow(eqx.Module):
     @property
     def no_field(self) -> str:
         """Why only a splitting can step the flow, if it has parts and no field; else ""."""
-        decays = (getattr(clock, "decay", None) for clock in vars(self).values())
-        return "a decay of 0 forgets at no finite rate" if any(map(is_zero, decays)) else ""
+        clocks = (x for x in vars(self).values() if isinstance(x, Constant))
+        at_once = any(is_zero(clock.decay) for clock in clocks)
+        return "a decay of 0 forgets at no finite rate" if at_once else ""
 
     @abc.abstractmethod
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
