@@ -25,7 +25,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 hypothesis.settings.register_profile("odeopt", deadline=None)
 hypothesis.settings.load_profile("odeopt")
 
-FURTHER = 4  # cases of a test
+FURTHER = 2  # cases of a test
 
 # Of extras of their own, which `.ci/run` installs: they are large.
 collect_ignore = [
@@ -35,7 +35,7 @@ collect_ignore = [
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of a test's cases the fast tier runs one, always the same; `.ci/run` four more, or all.
+    """Of a test's cases the fast tier runs one, always the same; `.ci/run` two more, or all.
 
     All of a test marked `whole`. The cases that are left are `exhaustive`.
     """
