@@ -9,10 +9,9 @@ import contextlib
 import dataclasses
 import functools
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import jax
@@ -121,7 +120,7 @@ class Runner:
         measures = list[str]()  # in their order, which a tree of JAX would not keep
         start = self._seeds[seeds[0]][0]
         jax.eval_shape(lambda *of: measures.extend(problem.measured(*of)), start, *data)
-        self._names = [(read, what) for read in ("last", *entry.also) for what in measures]
+        self._reads, self._measures = ("last", *entry.also), measures
         begin = time.perf_counter()
         traced = jax.jit(lambda *given: self._loop(Given(*given[:-2]), *given[-2:]))
         self._programs = []
@@ -160,33 +159,28 @@ class Runner:
         """
         at = self._at if gradients is None else self.read_outs(gradients)
         curves: dict[int, Curve] = {}
-        waiting, going, one_at_a_time = iter(enumerate(runs)), True, threading.Lock()
         x64 = jax.config.values["jax_enable_x64"]  # which every thread has for itself
 
-        def next_run() -> tuple[int, tuple[float, int]] | None:
-            with one_at_a_time:
-                return next(waiting, None) if going else None
-
-        def work(program: Callable[..., Any]) -> None:
-            nonlocal going
+        def made(program: Callable[..., Any], rate: float, seed: int) -> Curve:
             with jax.enable_x64(x64):
-                while (taken := next_run()) is not None:
-                    number, (rate, seed) = taken
-                    rate = self.problem.dtype(rate)
-                    begin = time.perf_counter()
-                    found = jax.block_until_ready(program(*self._seeds[seed], at, rate))
-                    seconds = time.perf_counter() - begin
-                    with one_at_a_time:
-                        if going:
-                            going = False  # where this fails no other run is kept
-                            curves[number] = self._curve(at, seconds, *found)
-                            going = ended(number, curves[number])
+                given = *self._seeds[seed], at, self.problem.dtype(rate)
+                begin = time.perf_counter()
+                found = jax.block_until_ready(program(*given))
+                return self._curve(at, time.perf_counter() - begin, *found)
 
-        with ThreadPoolExecutor(len(self._programs)) as pool:
-            try:
-                list(pool.map(work, self._programs))
-            finally:
-                going = False  # an interrupt waits for the runs that are being made, no more
+        waiting, free, goes_on = list(enumerate(runs))[::-1], list(self._programs), True
+        going: dict[Future[Curve], tuple[int, Callable[..., Any]]] = {}
+        with ThreadPoolExecutor(len(free)) as pool:  # its end waits for what is being made
+            while goes_on and (waiting or going):
+                while waiting and free:
+                    (number, run), program = waiting.pop(), free.pop()
+                    going[pool.submit(made, program, *run)] = number, program
+                for future in wait(going, return_when=FIRST_COMPLETED).done:
+                    number, program = going.pop(future)
+                    free.append(program)
+                    curves[number] = future.result()
+                    if not (goes_on := ended(number, curves[number])):
+                        break
         return [curves[number] for number in sorted(curves)]
 
     def _curve(
@@ -199,13 +193,12 @@ class Runner:
             last = np.minimum(np.arange(len(at)), point)
             steps, gradients = counts[last].T
             curves = curves[last] if np.isfinite(curves[point, 0]) else curves
-        ends: dict[str, dict[str, float]] = {}
-        for (read, what), value in zip(self._names, curves[point], strict=True):
-            ends.setdefault(read, {})[what] = float(value)
+        values = curves[point].reshape(len(self._reads), -1).tolist()
+        ends = [dict(zip(self._measures, each, strict=True)) for each in values]
         return Curve(
             loss=curves[:, 0],
             validation=curves[:, 1] if jax.tree.leaves(self.problem.validation) else np.zeros(0),
-            ends=ends,
+            ends=dict(zip(self._reads, ends, strict=True)),
             steps=steps,
             gradients=gradients,
             made=int(steps[point]),
