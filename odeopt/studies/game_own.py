@@ -85,7 +85,7 @@ class Game:
     def start(self, seed: int) -> PyTree[Array]:
         """The players of a seed."""
         players = as_arrays(self.init(jax.random.key(seed)))
-        if wrong := whole_numbers(players):
+        for wrong in whole_numbers(players):
             raise ValueError(wrong)
         return players
 

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, TypeAlias
 
 import equinox as eqx
@@ -16,15 +17,16 @@ from ...checks import is_traced
 from ...split import Composite
 from .checksums import checksum, checksum_of
 from .refusals import (
-    check_fields,
-    examples,
     holds_module,
     is_inexact,
+    kinds,
     line,
     mend,
     needed,
     refuse,
+    said,
     whole_numbers,
+    wrong_fields,
 )
 
 Params: TypeAlias = Any
@@ -95,47 +97,42 @@ class Problem:
         return f"<Problem {self.name!r}, {self.examples} examples>"
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        with jax.enable_x64(self.x64):
-            self._check_start()
-            self._check_loss()
-            self._check_metric()
-
-    def _check_start(self) -> None:
-        if wrong := whole_numbers(self._init(0)):
+        for wrong in wrong_fields(self):
             refuse(self, wrong)
+        with jax.enable_x64(self.x64):
+            for wrong in chain(self._wrong_start(), self._wrong_loss(), self._wrong_metric()):
+                refuse(self, wrong)
+
+    def _wrong_start(self) -> Iterator[str]:
+        yield from whole_numbers(self._init(0))
         start = self.start(0)
         leaves = jax.tree.leaves(start)
         if not leaves:
-            refuse(self, "init gives no floating-point array: return the parameters from it.")
+            yield "init gives no floating-point array: yield the parameters from it."
         if not is_traced(start) and checksum(start) != checksum(self._first[0]):
-            refuse(
-                self,
+            yield (
                 "init(0) gives other numbers every time: draw them from its seed, with "
-                "jax.random.key(seed) or np.random.default_rng(seed).",
+                "jax.random.key(seed) or np.random.default_rng(seed)."
             )
         if any(map(jnp.iscomplexobj, leaves)):
-            refuse(
-                self,
+            yield (
                 "init gives complex parameters, which studies do not take: give real and imaginary "
-                "part as two arrays, and put them together in the loss.",
+                "part as two arrays, and put them together in the loss."
             )
 
-    def _check_loss(self) -> None:
+    def _wrong_loss(self) -> Iterator[str]:
         batch = self.first_batch
         names = needed(self.loss, 1) - {"batch", "key"}
         if isinstance(self.loss, Composite) and names:
-            refuse(
-                self,
+            yield (
                 f"its loss is an odeopt.composite of {' and '.join(sorted(names))}: call the data "
                 "batch, as in loss(outputs, batch) and predict(params, batch), or no solver sees "
-                "its two parts.",
+                "its two parts."
             )
         if isinstance(self.loss, Composite) and self.weight_decay:
-            refuse(
-                self,
+            yield (
                 "weight_decay= is in neither part of its odeopt.composite, so that no solver would "
-                "see them: leave it out, or write the loss as a function, loss(params, batch).",
+                "see them: leave it out, or write the loss as a function, loss(params, batch)."
             )
         try:
             found = jax.eval_shape(self._given, self.start(0), batch, **self.fixed_key)
@@ -154,22 +151,20 @@ class Problem:
             refuse(self, what, error)
         is_pair = isinstance(found, tuple) and len(found) == 2
         if is_pair and not self.has_aux:
-            refuse(self, "its loss returns a pair: if that is (loss, aux), say has_aux=True.")
-        if self.has_aux:
-            if not is_pair:
-                refuse(self, "has_aux=True says that the loss returns (loss, aux); it does not.")
-            found = found[0]
+            yield "its loss returns a pair: if that is (loss, aux), say has_aux=True."
+        if self.has_aux and not is_pair:
+            yield "has_aux=True says that the loss returns (loss, aux); it does not."
+        found = found[0] if is_pair else found
         if getattr(found, "shape", None) != () or not jnp.issubdtype(found.dtype, jnp.floating):
             what = type(found).__name__
             if hasattr(found, "shape"):
                 what = f"{found.dtype} of shape {found.shape}"
-            words = f"its loss returns {what}, not one real number: write jnp.mean(...) around it."
-            refuse(self, words)
+            yield f"its loss returns {what}, not one real number: write jnp.mean(...) around it."
 
-    def _check_metric(self) -> None:
+    def _wrong_metric(self) -> Iterator[str]:
         if not jax.tree.leaves(self.validation):
             if self.metric is not None:
-                refuse(self, "metric= is computed on validation=: give validation data too.")
+                yield "metric= is computed on validation=: give validation data too."
             return
         try:
             start = self.start(0)
@@ -185,19 +180,17 @@ class Problem:
         trees = self.data, self.validation
         axes = [[(p, x.ndim) for p, x in jax.tree.leaves_with_path(tree)] for tree in trees]
         if "validation" not in own and axes[0] != axes[1]:
-            like, held = map(examples, trees)
-            refuse(
-                self,
+            like, held = (said(tree, lambda leaf: leaf.shape[1:]) for tree in trees)
+            yield (
                 f"an example of data= is {like}, and one of validation= is {held}: give a tree "
                 "like data=, or a metric that takes the place of the loss there, "
-                'metric=lambda params, validation: {"validation": ...}.',
+                'metric=lambda params, validation: {"validation": ...}.'
             )
         if "loss" in own:
-            refuse(self, 'a metric is called "loss", as the loss on all data is: rename it.')
+            yield 'a metric is called "loss", as the loss on all data is: rename it.'
         for name, value in found.items():
             if value.shape != () or jnp.iscomplexobj(value):
-                words = f"metric {name!r} is not one real number: write jnp.mean(...) around it."
-                refuse(self, words)
+                yield f"metric {name!r} is not one real number: write jnp.mean(...) around it."
 
     def _init(self, seed: int) -> PyTree:
         try:
@@ -383,13 +376,6 @@ def metric_in(measured: Iterable[str]) -> str | None:
 def held_out_of(measured: Mapping[str, Any]) -> Any:
     """Of what `Problem.measured` gives: the metric if there is one, else the validation loss."""
     return measured.get(metric_in(measured) or "validation")
-
-
-def kinds(tree: PyTree) -> str:
-    """The place, type and shape of every array."""
-    leaves = jax.tree.leaves_with_path(tree)
-    each = (f"{jax.tree_util.keystr(path)} {x.dtype}{list(x.shape)}" for path, x in leaves)
-    return ", ".join(map(str.strip, each))
 
 
 def _values(rest: PyTree) -> str:

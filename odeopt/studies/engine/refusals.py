@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import equinox as eqx
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ...checks import is_known, is_whole
+from ...checks import is_flag, is_known, is_whole
 from ...sums import add, multiple, noise, norm
 
 _INTEGERS = [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
@@ -34,45 +34,41 @@ def is_name(name: Any) -> bool:
     return isinstance(name, str) and bool(name.strip()) and "/" not in name
 
 
-def check_fields(problem: Any) -> None:
-    """Refuse fields of a problem by their kind and size, before its functions are called."""
+def wrong_fields(problem: Any) -> Iterator[str]:
+    """What is wrong with fields of a problem, before its functions are called."""
     data, size = jax.tree.leaves(problem.data), problem.batch_size
     if not is_name(problem.name):
-        refuse(problem, "its name stands in tables: write a text without /, name='my problem'.")
+        yield "its name stands in tables: write a text without /, name='my problem'."
     if not callable(problem.loss) or not callable(problem.init):
-        refuse(problem, "loss= and init= are functions: loss(params, batch) and init(seed).")
+        yield "loss= and init= are functions: loss(params, batch) and init(seed)."
     if not (is_known(problem.weight_decay) and problem.weight_decay >= 0):
-        words = f"weight_decay is {problem.weight_decay!r}, which is a number of at least 0."
-        refuse(problem, words)
-    if not isinstance(problem.x64, bool | np.bool_):
-        refuse(problem, f"x64 is {problem.x64!r}: write True, or False.")
+        yield f"weight_decay is {problem.weight_decay!r}, which is a number of at least 0."
+    if not is_flag(problem.x64):
+        yield f"x64 is {problem.x64!r}: write True, or False."
     for leaf in (*data, *jax.tree.leaves(problem.validation)):
         if not isinstance(leaf, np.ndarray | np.generic | jax.Array):
-            refuse(problem, f"data hold a {type(leaf).__name__}: give arrays, np.asarray(...).")
+            yield f"data hold a {type(leaf).__name__}: give arrays, np.asarray(...)."
         if not any(jax.dtypes.issubdtype(leaf.dtype, kind) for kind in _KINDS):
-            refuse(
-                problem,
+            yield (
                 f"data hold values of type {leaf.dtype}, which are no numbers: of class labels "
-                "write np.unique(y, return_inverse=True)[1].",
+                "write np.unique(y, return_inverse=True)[1]."
             )
     if size is None:
         return
     if not is_whole(size):
-        refuse(problem, f"batch_size is {size!r}: write a whole number, or None.")
+        yield f"batch_size is {size!r}: write a whole number, or None."
     if not data:
-        refuse(problem, "batch_size is of examples, but data= holds none: give data, or drop it.")
+        yield "batch_size is of examples, but data= holds none: give data, or drop it."
     rows = sorted({leaf.shape[0] if leaf.shape else 0 for leaf in data})
     if len(rows) != 1:
-        refuse(
-            problem,
+        yield (
             f"its arrays have {' and '.join(map(str, rows))} rows, but a mini-batch takes the same "
-            "rows of each: give every array one row an example.",
+            "rows of each: give every array one row an example."
         )
     if not 1 <= size <= rows[0]:
-        refuse(
-            problem,
+        yield (
             f"batch_size is {size}, which must be 1 to {rows[0]}, the number of examples; None "
-            "takes all of them.",
+            "takes all of them."
         )
 
 
@@ -128,12 +124,15 @@ def mend(error: Exception, words: str) -> str:
     return words
 
 
-def examples(data: PyTree) -> str:
-    """The arrays of an example: their place in the tree, and their shape without the rows."""
-    leaves = jax.tree.leaves_with_path(data)
-    return ", ".join(
-        f"{jax.tree_util.keystr(path)} {leaf.shape[1:]}".strip() for path, leaf in leaves
-    )
+def said(tree: PyTree, of: Callable[[Any], Any]) -> str:
+    """The place of every array in the tree, and what is said `of` it."""
+    leaves = jax.tree.leaves_with_path(tree)
+    return ", ".join(f"{jax.tree_util.keystr(path)} {of(leaf)}".strip() for path, leaf in leaves)
+
+
+def kinds(tree: PyTree) -> str:
+    """The place, type and shape of every array."""
+    return said(tree, lambda leaf: f"{leaf.dtype}{list(leaf.shape)}")
 
 
 def needed(function: Callable[..., Any], given: int) -> set[str]:
@@ -148,19 +147,18 @@ def needed(function: Callable[..., Any], given: int) -> set[str]:
     }
 
 
-def whole_numbers(start: PyTree) -> str:
-    """What to write instead of parameters that are integers; empty where none is."""
+def whole_numbers(start: PyTree) -> Iterator[str]:
+    """What to write instead of each parameter that is an integer."""
     in_model = holds_module(start)
     for path, leaf in jax.tree.leaves_with_path(start):
         whole = isinstance(leaf, int | np.integer) or getattr(leaf, "dtype", None) in _INTEGERS
         if whole and not (in_model and isinstance(leaf, int)):
             where = jax.tree_util.keystr(path)
-            return (
+            yield (
                 f"init gives whole numbers{' at ' + where if where else ''}, which have no "
                 "gradient: write 0.0 for 0, or jnp.zeros(shape), which is floating-point. Counters "
                 "of a model are no parameters: of Flax nnx return nnx.state(model, nnx.Param)."
             )
-    return ""
 
 
 def holds_module(tree: PyTree) -> bool:

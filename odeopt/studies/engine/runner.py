@@ -123,7 +123,7 @@ class Runner:
         self._reads, self._measures = ("last", *entry.also), measures
         begin = time.perf_counter()
         traced = jax.jit(lambda *given: self._loop(Given(*given[:-2]), *given[-2:]))
-        self._programs = []
+        self._programs = list[Callable[..., Any]]()
         for device in devices or jax.local_devices()[:1]:
             here = jax.device_put(data, device)
             given = *here, *self._seeds[seeds[0]], self._at, problem.dtype(0)

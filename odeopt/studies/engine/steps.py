@@ -9,8 +9,8 @@ import optax
 
 from ...state import states
 from .optimizers import Entry
-from .problem import Params, Problem, kinds
-from .refusals import line
+from .problem import Params, Problem
+from .refusals import kinds, line
 
 
 def step_function(
