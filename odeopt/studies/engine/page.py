@@ -33,7 +33,7 @@ def write(results: Results, out: Path) -> Path:
             figures.append({"about": figure, "panels": panels, "wide": plot.width > 5, **found})
     with jax.enable_x64(True):  # as its tasks have it
         method = study.method(results)
-    claims = pd.DataFrame(verdict.row for verdict in results.claims)
+    claims = results.judged
     page = _render(
         "page.html.jinja",
         study=study,

@@ -4,6 +4,7 @@ Standard library only; knows nothing of what the records mean.
 """
 
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -59,10 +60,9 @@ def default_path(resume: bool, name: str) -> Path:
     The last one that exists where a study is resumed, else the first that does not.
     """
     last = candidate = Path(name)
-    number = 1
+    numbers = itertools.count(2)
     while candidate.exists():
-        last, number = candidate, number + 1
-        candidate = Path(f"{name}-{number}")
+        last, candidate = candidate, Path(f"{name}-{next(numbers)}")
     return last if resume else candidate
 
 
@@ -211,14 +211,14 @@ def _append(path: Path, line: bytes) -> None:
         os.close(descriptor)
 
 
-def _read(path: Path, notice: Callable[[str], None]) -> Iterator[tuple[str, list[Record]]]:
+def _read(path: Path, notice: Callable[[str], None]) -> list[tuple[str, list[Record]]]:
     data = path.read_bytes()
     *lines, torn = data.split(b"\n")
     parsed = [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
     if torn:
         os.truncate(path, len(data) - len(torn))
         notice(f"{path}: dropped an unfinished last line; that run is made again.")
-    yield from parsed
+    return parsed
 
 
 def _parse(path: Path, number: int, line: bytes) -> tuple[str, list[Record]]:
@@ -254,11 +254,8 @@ def _compare(path: Path, settings: Record) -> None:
             "on with; its report and tables stay as they are. Choose another folder with --out."
         )
     there, now = _flat(stored), _flat(settings)
-    different = [
-        f"{name}: {there.get(name)} there, {now.get(name)} now"
-        for name in {**there, **now}
-        if there.get(name) != now.get(name)
-    ]
+    pairs = {name: (there.get(name), now.get(name)) for name in there | now}
+    different = [f"{name}: {a} there, {b} now" for name, (a, b) in pairs.items() if a != b]
     if different:
         raise StoreError(
             f"{path} holds a study with other settings ({'; '.join(different)}). "

@@ -23,7 +23,7 @@ from .load import preload
 from .runner import local_devices
 from .settings import chosen, idle, spoken, versions
 from .store import FORMAT, Record, Store
-from .verdicts import Claim, Verdict, span
+from .verdicts import Claim, Verdict
 from .work import Lab, Task, TimeOver
 
 
@@ -217,14 +217,11 @@ class Study:
         return results
 
     def _write_tables(self, results: "Results", path: Path) -> None:
-        for table in self.tables:
-            rows = results.table(table.name)
+        frames = {table.name: results.table(table.name) for table in self.tables}
+        for name, rows in ({"claims": results.judged} | frames).items():
             if len(rows.columns):  # else there is nothing yet that a reader could parse
                 text = rows.to_csv(index=False, float_format="%.6g")
-                files.write_text(path / f"{table.name}.csv", text)
-        if self.claims:
-            claims = pd.DataFrame(verdict.row for verdict in results.claims)
-            files.write_text(path / "claims.csv", claims.to_csv(index=False))
+                files.write_text(path / f"{name}.csv", text)
 
     def about(self, settings: Any) -> Record:
         """What is stored beside the results and compared on resume."""
@@ -314,13 +311,12 @@ class Results:
     @functools.cached_property
     def claims(self) -> list[Verdict]:
         """The claims, judged."""
-        found = []
-        for claim in self.study.claims:
-            checks = list(claim.checks(self)) if self.records else []
-            measured = f"Measured: {span([check.value for check in checks])}."
-            finding = (claim.finding(self) or measured) if checks else ""
-            found.append(Verdict(claim, checks, finding))
-        return found
+        return [claim.judge(self) for claim in self.study.claims]
+
+    @property
+    def judged(self) -> pd.DataFrame:
+        """The claims with their verdicts, one a row."""
+        return pd.DataFrame(verdict.row for verdict in self.claims)
 
     @property
     def verdict(self) -> str:
@@ -332,8 +328,8 @@ class Results:
         """What a reader must know before trusting a number."""
         if not self.unfinished:
             return []
+        names = ", ".join(self.unfinished[:3]) + ", ..." * (len(self.unfinished) > 3)
         return [
-            f"There was no time for {len(self.unfinished)} steps of work "
-            f"({', '.join(self.unfinished[:3])}{', ...' if len(self.unfinished) > 3 else ''}). "
+            f"There was no time for {len(self.unfinished)} steps of work ({names}). "
             "The report leaves them out; --resume makes them."
         ]

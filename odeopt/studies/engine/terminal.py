@@ -17,8 +17,7 @@ def show(results: Results, console: Console) -> None:
     for paragraph in (results.verdict, *results.notices):
         console.print(Text(paragraph))
     if results.claims:
-        rows = pd.DataFrame(verdict.row for verdict in results.claims)
-        console.print(grid(rows[["claim", "verdict", "holds"]]))
+        console.print(grid(results.judged[["claim", "verdict", "holds"]]))
     for table in results.study.tables:
         data = results.table(table.name)
         if table.terminal and len(data):

@@ -52,6 +52,12 @@ class Claim:
     source: str = ""
     finding: "Callable[[Results], str]" = lambda results: ""
 
+    def judge(self, results: "Results") -> "Verdict":
+        """The verdict on what was found."""
+        checks = self.checks(results) if results.records else []
+        measured = f"Measured: {span([check.value for check in checks])}."
+        return Verdict(self, checks, (self.finding(results) or measured) if checks else "")
+
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
