@@ -21,8 +21,8 @@ def word_of(item: Any) -> str:
     if isinstance(item, str | int | float):
         return str(item)
     inside = list(item.values()) if isinstance(item, Mapping) else []
-    known = [_WORDS[id(one)] for one in (item, *inside) if id(one) in _WORDS]
-    return known[0] if known else "FILE.py:NAME"
+    known = (_WORDS[id(one)] for one in (item, *inside) if id(one) in _WORDS)
+    return next(known, "FILE.py:NAME")
 
 
 def load(word: str) -> Any:
@@ -74,9 +74,8 @@ def _is_in(folder: str, module: str) -> bool:
 
 def preload(asked: Any) -> None:
     """Run the files of one setting, whose arrays then have the dtypes of JAX as it is set now."""
-    for item in items(asked):
-        if is_own(item):
-            load(item)
+    for word in filter(is_own, items(asked)):
+        load(word)
 
 
 def is_own(word: Any) -> bool:
@@ -97,7 +96,7 @@ def own_problems(
             is not finite at the initial point, on the data or on what is held out, and for one that
             is said to be quadratic and is not.
     """
-    names, found = dict.fromkeys(known), list[Any]()
+    names, found = dict.fromkeys(known), dict[str, Any]()
     for item in asked:
         one = load(item) if is_own(item) else item
         if isinstance(one, str):
@@ -108,21 +107,19 @@ def own_problems(
                 f"with odeopt.studies.{kind.__name__}({made})."
             )
         elif one.name in names:
-            raise ValueError(
-                f"{one.name} is a problem of the study: give yours another name, name=..."
-            )
+            what = "is a problem of the study: give yours another name, name=..."
+            raise ValueError(f"{one.name} {what}")
         elif isinstance(one, Problem):
             refuse_lost(one)
-            if one.quadratic:
-                refuse_curved(one)
-        found.append(one)
-    each = [one if isinstance(one, str) else one.name for one in found]
-    if twice := [name for name in each if each.count(name) > 1]:
-        raise ValueError(
-            f"two problems are called {twice[0]!r}, which tables tell apart by name: give one "
-            "another, name=..."
-        )
-    return tuple(found)
+            refuse_curved(one)
+        name = one if isinstance(one, str) else one.name
+        if name in found:
+            raise ValueError(
+                f"two problems are called {name!r}, which tables tell apart by name: give one "
+                "another, name=..."
+            )
+        found[name] = one
+    return tuple(found.values())
 
 
 def built(

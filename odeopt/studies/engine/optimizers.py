@@ -97,11 +97,10 @@ def entry(name: str, make: Make, **known: Any) -> Entry:
     design = optimizer.design
     theory: dict[str, Any] = {"read": step_params}
     fixed = isinstance(design.rule, Fixed)
-    if fixed:
-        if _is_step_size(make):
-            theory["limit"] = optimizer.stability_limit
-        if type(design.flow) is GradientFlow:
-            theory["order"] = optimizer.order
+    if fixed and _is_step_size(make):
+        theory["limit"] = optimizer.stability_limit
+    if fixed and type(design.flow) is GradientFlow:
+        theory["order"] = optimizer.order
     if fixed and design.steps_cost_alike:
         theory["gradients_per_step"] = optimizer.gradients_per_step
     elif known.get("own"):
@@ -189,6 +188,7 @@ def _named(*families: str) -> dict[str, Callable[[], Entry]]:
 
 
 _OF_A_RATE: dict[str, Callable[..., Any]] = {
+    "relativistic": odeopt.relativistic,
     "rk_momentum": lambda rate: odeopt.rk_momentum(rate, MOMENTUM, solvers.RK4()),
     "rk_adam": lambda rate: odeopt.rk_adam(rate, solvers.RK4()),
     "euler@drift_adjusted": lambda cap: odeopt.euler(stepsize.drift_adjusted(cap=cap)),
@@ -198,25 +198,18 @@ _OF_A_RATE: dict[str, Callable[..., Any]] = {
     "log_time_adam": lambda first: odeopt.log_time_adam(first=first),
     "rkc": odeopt.rkc,
     "rkc2": lambda rate: odeopt.rkc(rate, order=2),
+    "euler@sharpness": lambda safety: odeopt.euler(stepsize.sharpness(safety, every=8, first=4)),
 }
-_CONTROLLED: tuple[Callable[..., Any], ...] = (
-    odeopt.linearly_implicit_euler,
-    odeopt.rosenbrock2,
-    odeopt.exponential_euler,
-    odeopt.implicit_euler,
-)
+_KNOWN: dict[str, dict[str, Any]] = {
+    # Near a minimum its limit is the heavy ball's; far from one, steps are bounded anyhow.
+    "relativistic": {"limit": None},
+    "euler@sharpness": {"counted": True},  # an estimate comes early where the gradient grows
+}
+_CONTROLLED = ("linearly_implicit_euler", "rosenbrock2", "exponential_euler", "implicit_euler")
 OTHERS: dict[str, Callable[[], Entry]] = {
     **_named("momentum", "adaptive"),
-    # Near a minimum its limit is the heavy ball's; far from one, steps are bounded anyhow.
-    "relativistic": functools.partial(entry, "relativistic", odeopt.relativistic, limit=None),
-    **{n: functools.partial(entry, n, make) for n, make in _OF_A_RATE.items()},
-    **{make.__name__: functools.partial(controlled, make.__name__, make) for make in _CONTROLLED},
-    "euler@sharpness": functools.partial(
-        entry,
-        "euler@sharpness",
-        lambda safety: odeopt.euler(stepsize.sharpness(safety, every=8, first=4)),
-        counted=True,  # an estimate comes early where the gradient grows
-    ),
+    **{n: functools.partial(entry, n, f, **_KNOWN.get(n, {})) for n, f in _OF_A_RATE.items()},
+    **{n: functools.partial(controlled, n, REGISTRY[n].function) for n in _CONTROLLED},
 }
 """The zoo's optimizers that are not explicit solvers of gradient flow, and `solver@rule`.
 

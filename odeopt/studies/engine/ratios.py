@@ -29,8 +29,4 @@ def refuse_loss(problem: Problem, found: str, why: str) -> NoReturn:
 def check_start(problem: Problem, loss: float) -> None:
     """Refuse a problem whose loss starts below zero, before anything is run."""
     if loss < 0:
-        refuse_loss(
-            problem,
-            f"starts at {loss:.3g}",
-            "this study compares losses by their ratio",
-        )
+        refuse_loss(problem, f"starts at {loss:.3g}", "this study compares losses by their ratio")

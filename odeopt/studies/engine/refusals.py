@@ -95,6 +95,8 @@ def refuse_lost(problem: Any) -> None:
 
 def refuse_curved(problem: Any) -> None:
     """Raise a `ValueError` where the gradient of a problem that is `quadratic` is not linear."""
+    if not problem.quadratic:
+        return
     with jax.enable_x64(problem.x64):
         start, data = problem.start(0), jax.tree.map(jnp.asarray, problem.data)
         move = noise(start)

@@ -42,10 +42,7 @@ OPTIMIZERS: dict[str, tuple[float, Callable[[Any], optax.GradientTransformation]
 }
 """The middle of the first grid of rates, and the optimizer of a rate or schedule."""
 
-RIVALS = (
-    *(f"{name}+{schedule}" for name in OPTIMIZERS for schedule in SCHEDULES),
-    "schedule-free",
-)
+RIVALS = (*(f"{name}+{schedule}" for name in OPTIMIZERS for schedule in SCHEDULES), "schedule-free")
 """All names. Schedule-free AdamW has its own warm-up and needs no schedule."""
 
 

@@ -14,13 +14,11 @@ from .checksums import fingerprint
 def items(value: Any) -> tuple:
     """A tuple of one or several values, each once."""
     alone = isinstance(value, str | Mapping) or not hasattr(value, "__iter__")
-    items = (value,) if alone else tuple(value)
-    unique: list[Any] = []
-    for item in items:
+    unique: dict[Any, Any] = {}
+    for item in (value,) if alone else value:
         plain = isinstance(item, str | int | float)
-        if not any(item is other or (plain and item == other) for other in unique):
-            unique.append(item)
-    return tuple(unique)
+        unique.setdefault(item if plain else (id(item),), item)  # others may have no hash
+    return tuple(unique.values())
 
 
 def spoken(value: Any) -> Any:
