@@ -40,10 +40,9 @@ def path_problem() -> Problem:
 
 
 def halved(error: Callable[[int], Any], coarsest: int, time: float) -> Record:
-    """Errors at a fixed `time`, in `coarsest` steps and three times twice as many.
+    """Errors at a fixed `time`, `error(steps)`, in `coarsest` steps and three times twice as many.
 
-    `error` is a function of the number of steps. Returns `step_sizes`, each half the one before;
-    `errors`; `observed`, log2 of the last ratio.
+    Returns `step_sizes`, each half the one before; `errors`; `observed`, log2 of the last ratio.
     """
     counts = [coarsest * 2**halving for halving in range(HALVINGS + 1)]
     errors = [float(error(count)) for count in counts]
@@ -63,8 +62,7 @@ def order_record(entry: Entry, nominal: int, coarsest: int) -> Record:
 
     @jax.jit
     def end(rate: jax.Array, steps: int) -> jax.Array:
-        optimizer = entry.make(rate)
-        return ravel_pytree(advance(problem, optimizer, steps, data, start)[0])[0]
+        return ravel_pytree(advance(problem, entry.make(rate), steps, data, start)[0])[0]
 
     def error(count: int) -> Any:
         miss = np.linalg.norm(np.asarray(end(FLOW_TIME / count, count)) - last)
@@ -92,8 +90,8 @@ def flow_of(problem: Problem, tolerance: float) -> Flow:
     """Full-batch gradient flow from seed 0, by diffrax's Dopri8.
 
     The tolerance, relative and absolute, is at least 100 roundings of the parameters' dtype.
-    Returns `points(times)`: flat parameters of shape (times, size) at ascending times, the first of
-    which is the start; infinite where the flow takes too many steps.
+    Returns `points(times)`: flat parameters of shape (times, size) at ascending times, from the
+    start on; infinite where the flow takes too many steps.
     """
     start, loss = flat(problem)
     tolerance = max(tolerance, 100 * float(jnp.finfo(start.dtype).eps))

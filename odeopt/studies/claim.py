@@ -37,7 +37,7 @@ class Bound:
         high: The most that it may be.
         every: Whether it must hold for every seed; otherwise for their median.
         null: What it is of no effect: 1 of a ratio, 0 of a difference. It must then lie on the
-            bound's side of that in more seeds than a coin would put there (sign test, p <= 0.05).
+            bound's side of that in more seeds than by chance (sign test, p <= 0.05).
     """
 
     quantity: str
@@ -53,12 +53,11 @@ class Bound:
     @property
     def wanted(self) -> str:
         """The bound in words."""
+        words = f"{self.low:.4g} to {self.high:.4g}"
         if math.isinf(self.high):
             words = f"at least {self.low:.4g}"
         elif math.isinf(self.low):
             words = f"at most {self.high:.4g}"
-        else:
-            words = f"{self.low:.4g} to {self.high:.4g}"
         if self.every:
             return f"{words}, every seed"
         return words if self.null is None else f"{words}, sign test"
@@ -117,14 +116,14 @@ class Claim:
     """What a paper says, and how it is asked here.
 
     Attributes:
-        statement: Plain words; the first paragraph is the claim, the rest what a reader must know.
+        statement: Its first paragraph is the claim, the rest what a reader must know.
         papers: Where it comes from: keys of `papers.PAPERS`.
         experiment: `experiment(seed, full)`, in float64; numbers and lists of numbers by name.
         criterion: What the numbers must be, fixed before the run.
         control: What they would be if a wrong law held: none of these may hold. A comparison has
             no law to be wrong: there a bound names its null.
         seeds: How many, in a quick and in a full run; one where nothing is random, or where an
-            experiment makes random runs of its own, other ones with each seed.
+            experiment makes random runs of its own.
         seconds: An estimate of a quick and of a full run on one core.
         data: Names of the real data that it needs, keys of `data.SETS`.
         figure: What to draw, if anything.
@@ -154,10 +153,7 @@ class Claim:
 
     @property
     def version(self) -> str:
-        """Changes with the code of its module, so that old numbers are not taken for new ones.
-
-        The code of claims that this one takes something from counts too.
-        """
+        """Changes with the code of its module, and of claims that this one takes something from."""
         if self.experiment is None:
             return ""
         return f"{zlib.crc32(_code(self.experiment.__module__).encode()):08x}"

@@ -9,8 +9,7 @@ FOUNDING, FOLLOWING, NEIGHBOUR = "founding", "2025-26", "neighbour"
 class Paper:
     """A paper: its title, or what it is about where only that is known here, and its arXiv number.
 
-    `kind` says whether odeopt was built from it, it came after, or stands beside; `none` why no
-    claim follows from it, where none does.
+    `kind`: odeopt was built from it, it came after, or stands beside; `none`: why no claim follows.
     """
 
     title: str
@@ -63,8 +62,7 @@ PAPERS: dict[str, Paper] = {
         "lives on a vector space, where they always do",
     ),
     "morse": Paper(
-        "Morse neural networks",
-        none="a model of uncertainty; it says nothing of how it is trained",
+        "Morse neural networks", none="a model of uncertainty; it says nothing of how it is trained"
     ),
     "shuffle": Paper("Optimizer memory and shuffle order", "2606.29554", FOLLOWING),
     "stochastic-edge": Paper("Momentum at the stochastic edge", "2604.14108", FOLLOWING),

@@ -23,9 +23,9 @@ def solve(
     """Where the flow `field(t, y, args)` is at some times, by Dopri8.
 
     Of one time, that at which it ends, the flow begins at 0; of several, ascending, at the first.
-    `first` is the first step, and `atol` is `rtol` by default. The values lie along a new first
-    axis, of which there is one for each time. A flow that takes too many steps is an error; without
-    `throw` what it does not reach is infinite.
+    `first` is the first step, and `atol` is `rtol` by default. The values of each time lie along a
+    new first axis. A flow that takes too many steps is an error; without `throw` what it does not
+    reach is infinite.
     """
     times = jnp.atleast_1d(jnp.asarray(times, float))
     alone = len(times) == 1

@@ -131,18 +131,10 @@ def _claims(results: Results) -> pd.DataFrame:
         asked = name in results.settings.claims or claim.experiment is not None
         if (judgement.word == NOT_RUN and not judgement.reason) or not asked:
             continue
+        about = {"paper": PAPERS[claim.papers[0]].title, "claim": name, "verdict": judgement.word}
+        about |= {"says": claim.says, "reason": judgement.reason}
         seconds = [r["seconds"] for r in results.kind("claim") if r["claim"] == name]
-        rows.append(
-            {
-                "paper": PAPERS[claim.papers[0]].title,
-                "claim": name,
-                "verdict": judgement.word,
-                "says": claim.says,
-                "reason": judgement.reason,
-                "seeds": len(seconds),
-                "seconds": sum(seconds),
-            }
-        )
+        rows.append({**about, "seeds": len(seconds), "seconds": sum(seconds)})
     return pd.DataFrame(rows)
 
 

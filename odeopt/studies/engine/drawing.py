@@ -36,10 +36,9 @@ _RC: Any = {
 
 def styles_of(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour, marker and dash of each name: always those of `FAMILY`, others after them."""
-    distinct = list(dict.fromkeys(names))
-    others = [name for name in distinct if name not in FAMILY]
-    known = {name: i for i, name in enumerate((*FAMILY, *others))}
-    return {name: _style(known[name]) for name in distinct}
+    names = list(names)
+    known = list(dict.fromkeys([*FAMILY, *names]))
+    return {name: _style(known.index(name)) for name in names}
 
 
 def _style(i: int) -> dict[str, Any]:
@@ -55,8 +54,7 @@ def _style(i: int) -> dict[str, Any]:
 class Plot:
     """A figure: panels that a page sets side by side, or below each other where it is narrow.
 
-    Width and height are a panel's, in inches; `names` are given where their order in the legend is
-    not that of their use.
+    Width and height are a panel's, in inches; the legend begins with `names`.
     """
 
     names: Sequence[str] = ()
@@ -167,9 +165,8 @@ def _svg(canvas: Canvas, name: str) -> str:
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", body)
     body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body)
-    body = re.sub(
-        r'(<svg[^>]*?) width="[\d.]*pt"', r'\1 aria-hidden="true" focusable="false"', body
-    )
+    hidden = r'\1 aria-hidden="true" focusable="false"'
+    body = re.sub(r'(<svg[^>]*?) width="[\d.]*pt"', hidden, body)
     body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px sans-serif", body)
     return body.replace(INK, "currentColor")
 

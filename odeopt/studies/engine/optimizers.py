@@ -55,8 +55,7 @@ class Entry:
         order: Order of accuracy as a solver of gradient flow; `None` where it is not one.
         gradients_per_step: Gradients that one step costs; the least where it is `counted`.
         hyperparameters: Everything fixed besides the learning rate.
-        read: `read(state, params)`: the parameters to evaluate, which are not always where the
-            next gradient is taken.
+        read: `read(state, params)`: the parameters to evaluate, not always those of the gradient.
         also: Other parameters that a run is read out at, by name, as `read`.
         counted: Whether what a step costs is known only when it is made.
         cost: `cost(before, after)` of the states around a step: its gradients, if `counted`.
@@ -85,11 +84,10 @@ class Entry:
 def entry(name: str, make: Make, **known: Any) -> Entry:
     """An entry whose theory is read off the optimizer that `make` returns.
 
-    Limit, order and cost of a step are those of an odeopt optimizer: the limit where the learning
-    rate is the step size, the order where the flow is gradient flow. Where steps differ in cost, of
-    a transformation with one inside (`optax.chain`, ...), or with a line search of optax, the cost
-    is what the state counts in each run; of any other, one gradient. Fields of `Entry` that are
-    `known` to be other than that are given.
+    Of an odeopt optimizer it has the limit, where the learning rate is the step size, the order,
+    where the flow is gradient flow, and the cost of a step. Where steps differ in cost, of one
+    inside another (`optax.chain`, ...), or with a line search of optax, the cost is what the state
+    counts in each run; of any other, one gradient. Fields `known` to be other than that are given.
     """
     optimizer = make(0.1)
     if not isinstance(optimizer, Optimizer):
@@ -213,10 +211,9 @@ OTHERS: dict[str, Callable[[], Entry]] = {
 }
 """The zoo's optimizers that are not explicit solvers of gradient flow, and `solver@rule`.
 
-What a study varies as the learning rate of a rule is one of its arguments: the cap of
-`drift_adjusted` and `corridor`, the tolerance of `embedded_error`, the safety of `sharpness`, the
-first step of `angle`, and of `gain_ratio` for the linearly implicit methods. The cost of a step is
-what the optimizer's state counts, Hessian products included.
+What a study varies as the learning rate of a rule is the cap of `drift_adjusted` and `corridor`,
+the tolerance of `embedded_error`, the safety of `sharpness`, the first step of `angle`, and of
+`gain_ratio` for implicit methods. A step costs what the state counts, Hessian products included.
 """
 
 

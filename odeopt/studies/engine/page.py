@@ -120,10 +120,9 @@ def write_index(folder: Path) -> Path:
             f"no report in the folders of {folder}: make one with --out {folder}/NAME."
         )
     index = folder / INDEX
-    if index.exists():
-        text = index.read_text(encoding="utf-8", errors="replace") if index.is_file() else ""
-        if _MARK not in text:
-            raise StoreError(f"{index} is not an index of reports; move it away first.")
+    old = index.read_text(encoding="utf-8", errors="replace") if index.is_file() else ""
+    if index.exists() and _MARK not in old:
+        raise StoreError(f"{index} is not an index of reports; move it away first.")
     write_text(index, _MARK + _render("index.html.jinja", reports=found))
     return index
 

@@ -75,32 +75,25 @@ class Race:
         return Runner(self.problem, self.entry, self.gradients, self.seeds, **self._options)
 
     def runs(
-        self,
-        wanted: Iterable[tuple[float, int]],
-        gradients: int | None = None,
-        **about: Any,
+        self, wanted: Iterable[tuple[float, int]], gradients: int | None = None, **about: Any
     ) -> list[Record]:
         """The records of runs given as (learning rate, seed); those not kept already are made.
 
         `gradients` is a budget instead of the race's own; `about` is what new records say besides.
-
-        Raises:
-            TimeOver: If time is over before all are made.
+        Raises `TimeOver` if time is over before all are made.
         """
         pieces = _pieces(self.kind, self.problem, self.entry)
-        ids = {run: f"{pieces}{run}" for run in wanted}
-        missing = [run for run, name in ids.items() if self.lab.store.get(name) is None]
+        ids, store = {run: f"{pieces}{run}" for run in wanted}, self.lab.store
+        missing = [run for run, name in ids.items() if store.get(name) is None]
 
         def keep(index: int, curve: Curve) -> bool:
             record = {**self._record(*missing[index], curve), **about}
-            self.lab.store.add(ids[missing[index]], [record])
+            store.add(ids[missing[index]], [record])
             return not self.lab.time_is_over
 
-        if missing:
-            if self.lab.time_is_over:
-                raise TimeOver
+        if missing and not self.lab.time_is_over:
             self.runner.run(missing, gradients, ended=keep)
-        found = [self.lab.store.get(name) for name in ids.values()]
+        found = [store.get(name) for name in ids.values()]
         if None in found:
             raise TimeOver
         return [records[0] for records in found if records]

@@ -23,9 +23,8 @@ def frame(records: Sequence[Record], kind: str = "run") -> pd.DataFrame:
     """The runs, one a row, with `final`: the last loss, infinite for a miss."""
     numbers = ["learning_rate", "R", "order", "seconds", "gradients", "initial_loss", "final_loss"]
     rows = [record for record in records if record["kind"] == kind]
-    columns = [*PAIR, "seed", "status", "gradients_per_step", "loss", "loss_gradients", *numbers]
-    columns += ["compile_seconds"]
-    runs = table(rows, *columns).astype(dict.fromkeys(numbers, float))
+    others = "seed", "status", "gradients_per_step", "loss", "loss_gradients", "compile_seconds"
+    runs = table(rows, *PAIR, *others, *numbers).astype(dict.fromkeys(numbers, float))
     runs["final"] = runs.final_loss.where(runs.status != "diverged", np.inf).astype(float)
     return runs
 
@@ -61,8 +60,8 @@ def targets(best: pd.DataFrame) -> pd.Series:
 def gradients_to_target(best: pd.DataFrame, optimizers: Sequence[str]) -> pd.DataFrame:
     """Gradients until the loss curve first reaches the target: (problem, seed) x optimizer.
 
-    Infinity for a run that never does, or that is missing. The runs are those of each optimizer at
-    the rate that it is judged by, such as `tuned`.
+    Infinity for a run that never does, or is missing. `best` are the runs at the rate that each
+    optimizer is judged by, such as `tuned`.
     """
     goal = targets(best)
     best = best[best.problem.isin(goal.index)]
@@ -132,9 +131,9 @@ def _against(runs: pd.DataFrame, name: str, baseline: str) -> dict[str, Any]:
             low, high = statistics.ratio(ends[:2], ends[2:])
             weight = other.gradients_per_step.median() / mine.gradients_per_step.median()
             found.append((low, high, weight * low, weight * high))
-    names = ("step_low", "step_high", "gradient_low", "gradient_high") if found else ()
-    medians = np.median(found, axis=0) if found else ()
-    return {"problems": len(found), **dict(zip(names, medians, strict=True))}
+    names = ("step_low", "step_high", "gradient_low", "gradient_high")
+    medians = zip(names, np.median(found, axis=0), strict=True) if found else ()
+    return {"problems": len(found), **dict(medians)}
 
 
 def width(loss: pd.Series, initial: float) -> dict[str, float]:

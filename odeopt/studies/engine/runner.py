@@ -33,16 +33,12 @@ class Curve:
     Attributes:
         loss: Full-batch loss at the start and at each read-out; NaN after the first one that is
             not finite, where the run stops.
-        validation: The "validation" loss at the same points, as `Problem.measured` gives it; empty
-            without held-out data.
+        validation: The "validation" loss of `Problem.measured` there; empty without held-out data.
         ends: What is measured at the last point, by name, at the parameters to read ("last") and
             at those to read also.
-        steps: Steps of these points.
-        gradients: Gradients used at these points.
-        made: Steps that were made.
-        used: Gradients that they cost.
-        reached: Gradients up to and including the one whose loss is at the target; infinite for a
-            miss.
+        steps, gradients: Steps made, and gradients used, at these points.
+        made, used: The same at the end.
+        reached: Gradients to the one, included, whose loss is at the target; infinite for a miss.
         rise: The largest relative rise of the loss in a step; NaN where it was not followed.
         seconds: Wall time of the run, compilation aside.
     """
@@ -85,9 +81,9 @@ class Runner:
         gradients: Budget of a run; a step that would break it is not made.
         seeds: Seeds that runs may ask for.
         devices: Devices that make the runs, one at a time each; by default the first.
-        points: Read-outs of a run: a number of equidistant ones, or gradients at which to.
-        target: `target(initial loss)`, the loss at which a run ends. On all data every step is
-            compared with it, and every read-out; of mini-batches the read-outs only.
+        points: Read-outs of a run: a number of equidistant ones, or their gradients.
+        target: `target(initial loss)`, the loss at which a run ends. It is compared with every
+            read-out, and on all data with every step.
         most: The most steps of a run, where gradients are not what ends it.
 
     Attributes:
@@ -147,8 +143,7 @@ class Runner:
         """Make runs given as (learning rate, seed), one after the other on each device.
 
         Args:
-            runs: Any number of them; neither their order nor their grouping nor the number of
-                devices changes a bit.
+            runs: Any number; neither order nor grouping nor the number of devices changes a bit.
             gradients: A budget instead of the runner's own; of mini-batches the epochs begin again
                 where it is larger.
             ended: Is called with the number of a run and its curve as soon as it ends; False stops
@@ -212,8 +207,8 @@ class Runner:
 def local_devices(count: int) -> list[jax.Device]:
     """The first `count` devices of this process.
 
-    A CPU is one device unless JAX is told otherwise before its first computation, which this does
-    for more than one where that is still possible and `XLA_FLAGS` does not say how many there are.
+    A CPU is one device unless JAX is told otherwise before its first computation, as this does for
+    more than one where it still can and `XLA_FLAGS` does not say how many there are.
 
     Raises:
         ValueError: There are fewer, or `count` is below 1.

@@ -53,23 +53,20 @@ def lower(samples: Iterable[tuple[Sequence[float], Sequence[float]]]) -> list[fl
     out the n - 1 clearest problems (Benjamini and Heller, Biometrics 64, 2008). Infinity is a miss;
     problems on which there is nothing to compare are left out, and p is 1 for as many.
     """
-    found, none = list[float](), 0
-    for first, second in samples:
-        if len(first) and len(second) and len({*first, *second}) > 1:
-            test = stats.mannwhitneyu(*_ranks(first, second), alternative="less")
-            found.append(float(test.pvalue))
-        else:
-            none += 1
-    found.sort()
+    samples = list(samples)
+    found = sorted(
+        float(stats.mannwhitneyu(*_ranks(first, second), alternative="less").pvalue)
+        for first, second in samples
+        if len(first) and len(second) and len({*first, *second}) > 1
+    )
     combined = [float(stats.combine_pvalues(found[n:]).pvalue) for n in range(len(found))]
-    return [*np.maximum.accumulate(combined).tolist(), *[1.0] * none]
+    return [*np.maximum.accumulate(combined).tolist(), *[1.0] * (len(samples) - len(found))]
 
 
 def paired_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
     """The 90 % interval of the ratio of geometric means, of positive numbers in pairs.
 
-    From 0 to infinity where it is not known: for a single pair, or where one is not finite or not
-    positive.
+    From 0 to infinity where it is not known: for a single pair, or numbers not finite or positive.
     """
     both = np.array([first, second], float)
     if both.shape[1] < 2 or not (np.isfinite(both) & (both > 0)).all():
@@ -87,11 +84,8 @@ def ratio(first: tuple[float, float], second: tuple[float, float]) -> tuple[floa
 def performance_profile(cost: pd.DataFrame) -> pd.DataFrame:
     """The share of rows in which a column is within a factor of that row's best.
 
-    Args:
-        cost: Instances x optimizers; infinity is a miss.
-
-    Returns:
-        Factors (index, from 1) x optimizers; every column is non-decreasing and at most 1.
+    `cost` is instances x optimizers, where infinity is a miss. Returns factors (index, from 1) x
+    optimizers; every column is non-decreasing and at most 1.
     """
     ratio = _over_best(cost)
     values = ratio.to_numpy()
@@ -103,12 +97,8 @@ def performance_profile(cost: pd.DataFrame) -> pd.DataFrame:
 def profile_score(cost: pd.DataFrame, largest: float = 4.0) -> pd.Series:
     """The mean of each performance profile over factors from 1 to `largest`: AlgoPerf's score.
 
-    From 0 (always a miss, or `largest` times the best) to 1 (always the best). Dahl et al.,
-    arXiv:2306.07179.
-
-    Args:
-      cost: as for `performance_profile`; every number is positive.
-      largest: the factor from which on being slower no longer matters.
+    From 0 (always a miss, or `largest` times the best) to 1 (always the best); every cost is
+    positive. Dahl et al., arXiv:2306.07179.
     """
     # A row adds to the integral from its own factor on.
     return ((largest - _over_best(cost)) / (largest - 1)).clip(lower=0).mean()

@@ -74,7 +74,7 @@ class Store:
 
     Args:
         path: The folder; is made where it does not exist.
-        settings: Everything that decides the results. Must be equal to those of a resumed study.
+        settings: Everything that decides the results, the same where a study is resumed.
         resume: Whether to go on with what is there.
         share: `(i, n)`, the part of the study that this process makes, beside others in the same
             folder. It writes a file of its own; without a share those of all shares are read.

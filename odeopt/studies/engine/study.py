@@ -101,10 +101,10 @@ class Study:
         name: Of the command.
         question: The title of the report.
         summary: What it does, in a sentence or two, for `--help`.
-        settings: A frozen dataclass of the choices that decide the results. Its defaults are those
-            of a quick study; it raises `ValueError` for what makes no sense; its docstring says
-            what each attribute is, and becomes the help of the command line. Where some would
-            change nothing beside the others, its property `idle` says of each what to write.
+        settings: A frozen dataclass of the choices that decide the results, by default those of a
+            quick study; it raises `ValueError` for what makes no sense. Its docstring becomes the
+            help of the command line; of those that would change nothing beside the others, a
+            property `idle` says what to write.
         full: What a full study has other than a quick one.
         tasks: `tasks(settings)`: all steps of work.
         verdict: `verdict(results)`: the answer in one or two plain sentences.
@@ -115,7 +115,7 @@ class Study:
         suite: Version of data and protocol; results of another one are not resumed.
         page: The page of the documentation.
         selection: Name of the setting, if any, that only says which parts to make: one folder takes
-            them one after the other, and the command line takes them by position.
+            them one after the other, the command line by position.
     """
 
     name: str
@@ -140,13 +140,11 @@ class Study:
             ValueError: For a setting that is not there, makes no sense, or would change nothing.
         """
         fields = {field.name: field for field in dataclasses.fields(self.settings)}
-        for name in given:
-            lookup("setting", name, fields)
-        own = {
-            name: chosen(name, fields[name].default, value)
-            for name, value in given.items()
-            if value is not None
-        }
+        own = {}
+        for name, value in given.items():
+            default = lookup("setting", name, fields).default
+            if value is not None:
+                own[name] = chosen(name, default, value)
         taken = self.settings(**{**(self.full if full else {}), **own})
         for name, words in idle(taken).items():
             if name in own:
@@ -171,10 +169,10 @@ class Study:
             out: Folder for the records and tables; by default nothing is written.
             full: Everything, for longer, or a quick first answer.
             resume: Go on with what a stopped or killed study left in `out`.
-            share: `(i, n)`: only every n-th task from the i-th on, so that n processes make the
-                study in one folder. `resume` without a share then puts all together.
-            devices: Devices of this process that runs are dealt out to. Changes no result. A CPU is
-                made so many devices if it is one and JAX has not started.
+            share: `(i, n)`: only every n-th task from the i-th on, as one of n processes with one
+                folder. `resume` without a share then puts all together.
+            devices: Devices of this process that runs are dealt out to, as of `local_devices`.
+                Changes no result.
             max_minutes: Start nothing new after this time; `resume` makes the rest.
             console: Where to show progress and notices; silent by default.
             **settings: The study's own, instead of its defaults.

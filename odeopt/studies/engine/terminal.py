@@ -32,12 +32,8 @@ def grid(data: pd.DataFrame) -> Grid:
     found = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for name in data:
         numbers = pd.api.types.is_numeric_dtype(data[name])
-        found.add_column(
-            Text(str(name)),
-            justify="right" if numbers else "left",
-            no_wrap=numbers,
-            overflow="fold",
-        )
+        style: Any = {"justify": "right" if numbers else "left", "no_wrap": numbers}
+        found.add_column(Text(str(name)), overflow="fold", **style)
     for row in data.itertuples(index=False):
         found.add_row(*(Text(cell(value)) for value in row))
     return found

@@ -24,7 +24,7 @@ class Grid:
         most: Most blocks; a best rate that is still at an end is then reported as such.
         stride: The distance of exponents while the grid grows.
         refine: How far in exponents from the best rate two more are tried last; 0 for none.
-        dtype: Rates are rounded to it, so that a record holds the rate that was run.
+        dtype: Rates are rounded to it, as they are run.
     """
 
     unit: float
