@@ -317,8 +317,7 @@ def command(
         names: Claims, as --list names them.
         every: All claims. One whose data are not here is out of reach.
         show: Only list them, or all: paper, claim, cost, status in the folder.
-        first_seed: The first seed of each claim, to ask with other random numbers than those of
-            the committed run.
+        first_seed: The first seed of each claim: another one asks with other random numbers.
         options: Of every study. Results are in claims-quick or claims-full unless --out says
             otherwise; --resume is always on.
     """

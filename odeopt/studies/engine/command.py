@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import inspect
 import os
+import re
 import signal
 import socket
 import sys
@@ -12,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any, get_origin, get_type_hints
 
 import cyclopts
-import docstring_parser
 from cyclopts import Parameter
 from rich.console import Console
 from rich.text import Text
@@ -108,19 +109,14 @@ def run(study: Study, options: Options, settings: dict[str, Any]) -> Results:
 def _options(study: Study) -> type:
     """A dataclass like the study's settings, all of them optional."""
     kinds = get_type_hints(study.settings, include_extras=True)
-    words = {
-        p.arg_name: p.description
-        for p in docstring_parser.parse(study.settings.__doc__ or "").params
-    }
     fields = []
     for field in dataclasses.fields(study.settings):
         kind, name = kinds[field.name], field.name.replace("_", "-")
         default = _spoken(field.default)
         full = _spoken(study.full.get(field.name, field.default))
         shown = default if full == default else f"{default}; with --full {full}"
-        text = " ".join((words.get(field.name) or "").split())
-        about: dict[str, Any] = {"help": f"{text} [default: {shown}]" if shown else text}
-        about |= {"show_default": False, "negative": ""}
+        say = bool(shown) and (lambda _, shown=shown: shown)
+        about: dict[str, Any] = {"show_default": say, "negative": ""}
         if get_origin(kind) is tuple:
             kind, about["converter"] = tuple[str, ...], _words
             about["name"] = (f"--{name}", f"--{name.removesuffix('s')}")
@@ -129,7 +125,16 @@ def _options(study: Study) -> type:
         fields.append((field.name, Annotated[kind | None, Parameter(**about)], None))
     made = dataclasses.make_dataclass("Settings", fields, frozen=True, kw_only=True)
     made.__module__ = __name__  # Python 3.11 says "types", where cyclopts finds no annotation
+    made.__doc__ = _joined(study.settings)
     return made
+
+
+def _joined(kind: type) -> str:
+    """The docstring, with the words of an attribute in one line: cyclopts keeps line breaks."""
+    return re.sub(r"\n {8}", " ", inspect.getdoc(kind) or "")
+
+
+Options.__doc__ = _joined(Options)
 
 
 def _spoken(value: Any) -> str:
