@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.interpreters.partial_eval import dce_jaxpr
 
 import odeopt
 
@@ -313,11 +314,8 @@ def refuse_one_rate(name: str, step: Callable[[Any], Any]) -> None:
         traced = jax.make_jaxpr(step)(0.1).jaxpr
     except Exception:  # its first step on a problem says what fails
         return
-    reached = {*map(id, traced.invars)}
-    for equation in traced.eqns:
-        if not reached.isdisjoint(map(id, equation.invars)):
-            reached.update(map(id, equation.outvars))
-    if reached.isdisjoint(map(id, traced.outvars)):
+    _, used = dce_jaxpr(traced, [True] * len(traced.outvars))
+    if not any(used):
         raise ValueError(
             f"optimizer {name!r}: its make(h) ignores h, so that every rate gives the same run: "
             "write lambda h: optax.sgd(h), or optax.chain(..., optax.scale(h)) around one that "
