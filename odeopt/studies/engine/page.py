@@ -37,8 +37,7 @@ def write(results: Results, out: Path) -> Path:
     page = _render(
         "page.html.jinja",
         study=study,
-        verdict=results.verdict,
-        notices=results.notices,
+        results=results,
         figures=figures,
         claims=rows(claims.loc[:, (claims != "").any()], {}),
         tables=[
@@ -52,7 +51,6 @@ def write(results: Results, out: Path) -> Path:
             for name, value in study.about(results.settings)["settings"].items()
         },
         versions=versions(),
-        seconds=results.seconds,
         command=command(results),
         records=[file.name for file in sorted(out.glob("runs*.jsonl")) if file.stat().st_size],
     )

@@ -3,6 +3,7 @@
 Uses pandas and rich; knows no problem and no optimizer.
 """
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -188,11 +189,10 @@ class Study:
             raise ValueError(f"share is {share!r}: write share=(1, 3) for the first of three.")
         if not isinstance(out, str | Path | None):
             raise ValueError(f"out is {out!r}: write the name of a folder, out='results'.")
-        for name, asked in (("resume=True", resume), ("share=", share)):
-            if asked and out is None:
-                raise ValueError(f"{name} needs out=, the folder of the study.")
+        if out is None and (resume or share):
+            what = "resume=True" if resume else "share="
+            raise ValueError(f"{what} needs out=, the folder of the study.")
         where = local_devices(chosen("devices", 1, devices))
-        deadline = begin + 60 * (max_minutes or float("inf"))
         path = None if out is None else Path(out)
         for name, setting in settings.items():
             settings[name] = tuple(setting) if isinstance(setting, Iterator) else setting
@@ -204,14 +204,12 @@ class Study:
             kept = Store(path, about, resume=resume, share=share, notice=notice)
         if resume and share is None and not self.selection and not len(kept):
             notice(f"{path} has no results to go on with: the study begins anew.")
-        try:
-            lab = Lab(kept, where, deadline)
+        with contextlib.closing(kept):
+            lab = Lab(kept, where, begin + 60 * (max_minutes or float("inf")))
             records, unfinished = self._work(taken, lab, share, console)
             results = Results(self, taken, records, unfinished, time.perf_counter() - begin, path)
             if path is not None and share is None:
                 self._write_tables(results, path)
-        finally:
-            kept.close()
         return results
 
     def _write_tables(self, results: "Results", path: Path) -> None:
