@@ -65,11 +65,8 @@ class Bound:
     def check(self, found: Sequence[Found]) -> Check:
         """Compare; the value is the median over seeds, or the worst seed where all must hold."""
         values = np.array([one[self.quantity] for one in found], float)  # None on disk is NaN
-        if self.every:
-            miss = np.maximum(self.low - values, values - self.high)
-            value = float(values[np.argmax(np.where(np.isnan(miss), np.inf, miss))])
-        else:
-            value = float(np.median(values))
+        worst = np.argmax(np.maximum(self.low - values, values - self.high))  # or a NaN
+        value = float(values[worst] if self.every else np.median(values))
         holds = self.low <= value <= self.high and self._more_than_chance(values)
         return Check(self.quantity, value, self.wanted, bool(holds))
 

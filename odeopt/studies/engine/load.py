@@ -93,8 +93,7 @@ def own_problems(
 
     Raises:
         ValueError: For anything else, where it says what a problem is `made` of, for a loss that
-            is not finite at the initial point, on the data or on what is held out, and for one that
-            is said to be quadratic and is not.
+            is not finite at the start, on data or validation data, or quadratic in name only.
     """
     names, found = dict.fromkeys(known), dict[str, Any]()
     for item in asked:

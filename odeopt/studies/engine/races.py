@@ -154,10 +154,7 @@ def width(loss: pd.Series, initial: float) -> dict[str, float]:
 
 
 def seconds(runs: pd.DataFrame) -> pd.DataFrame:
-    """Seconds, one row a problem and optimizer: `compile_seconds` of the one program of all runs,
-    `seconds` of the runs together, `seconds_per_gradient`, and `seconds_per_run`, the median of the
-    runs that were not cut short.
-    """
+    """Seconds, one row a problem and optimizer; `SECONDS` says what they mean."""
     whole = runs.assign(whole=runs.seconds.where(runs.status == "ok"))
     found = whole.groupby(PAIR, sort=False).agg(
         compile_seconds=("compile_seconds", "max"),

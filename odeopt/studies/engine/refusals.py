@@ -14,8 +14,6 @@ from jaxtyping import PyTree
 from ...checks import is_flag, is_known, is_whole
 from ...sums import add, multiple, noise, norm
 
-_INTEGERS = [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
-
 _KINDS = (np.number, np.bool_, jax.dtypes.extended)  # the last one of random keys
 
 
@@ -153,7 +151,7 @@ def whole_numbers(start: PyTree) -> Iterator[str]:
     """What to write instead of each parameter that is an integer."""
     in_model = holds_module(start)
     for path, leaf in jax.tree.leaves_with_path(start):
-        whole = isinstance(leaf, int | np.integer) or getattr(leaf, "dtype", None) in _INTEGERS
+        whole = isinstance(leaf, int) or jnp.issubdtype(getattr(leaf, "dtype", float), jnp.integer)
         if whole and not (in_model and isinstance(leaf, int)):
             where = jax.tree_util.keystr(path)
             yield (

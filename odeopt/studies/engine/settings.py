@@ -39,8 +39,7 @@ def spoken(value: Any) -> Any:
 def chosen(name: str, default: Any, value: Any) -> Any:
     """A setting as it is given, or of several values a tuple.
 
-    Raises:
-        ValueError: No number where the default is one, no value where it has some.
+    Raises a `ValueError` for no number where the default is one, no value where it has some.
     """
     option = f"--{name.replace('_', '-')}"
     if isinstance(default, tuple):
@@ -55,10 +54,7 @@ def chosen(name: str, default: Any, value: Any) -> Any:
 
 
 def idle(settings: Any) -> Mapping[str, str]:
-    """Settings that would change nothing beside the others, and what to write where one is given.
-
-    A study's settings have a property of that name where there are such.
-    """
+    """Settings that would change nothing beside the others, and what to write instead."""
     return getattr(settings, "idle", {})
 
 

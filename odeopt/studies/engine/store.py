@@ -240,20 +240,18 @@ def _parse(path: Path, number: int, line: bytes) -> tuple[str, list[Record]]:
 def _compare(path: Path, settings: Record) -> None:
     file = path / SETTINGS
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(stored, dict):
-            raise ValueError
-    except (FileNotFoundError, ValueError, RecursionError):
+        there = _flat(json.loads(file.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, RecursionError, AttributeError):
         raise StoreError(
             f"{file} is missing or unreadable, so nobody knows how {RUNS} was made. "
             "Nothing was changed; choose another folder with --out."
         ) from None
-    if stored.get("format") != FORMAT:
+    if there.get("format") != FORMAT:
         raise StoreError(
             f"{path} was written by another version of odeopt, whose results this one does not go "
             "on with; its report and tables stay as they are. Choose another folder with --out."
         )
-    there, now = _flat(stored), _flat(settings)
+    now = _flat(settings)
     pairs = {name: (there.get(name), now.get(name)) for name in there | now}
     different = [f"{name}: {a} there, {b} now" for name, (a, b) in pairs.items() if a != b]
     if different:

@@ -104,18 +104,14 @@ def compared(
 ) -> "Callable[[Results], list[Check]]":
     """The `checks` of a claim with one comparison a row.
 
-    Args:
-        rows: Of what.
-        where: The problem, method and setting, with columns in braces.
-        value: The column that was measured.
-        wanted: What it should be, with columns in braces.
-        holds: Whether a row's is; `None` where that is open.
+    The fields of `Check`: `where` and `wanted` with columns in braces, `value` a column, and
+    `holds(row)`.
     """
 
     def check(row: dict[str, Any]) -> Check:
         held = holds(row)
-        words = where.format(**row), row[value], wanted.format(**row)
-        return Check(*words, None if held is None else bool(held))
+        held = held if held is None else bool(held)
+        return Check(where.format(**row), row[value], wanted.format(**row), held)
 
     return lambda results: [check(row) for row in rows_of(results, rows)]
 

@@ -56,8 +56,7 @@ class Task:
         work: Makes its records, or takes them from the lab where they are kept.
         weight: How long it takes, relative to the others.
         x64: Whether it runs with x64 enabled.
-        check: `check(lab)` raises a `ValueError` where the work would fail; called before any work
-            begins.
+        check: `check(lab)`, before any work, raises a `ValueError` where this one would fail.
     """
 
     name: str
