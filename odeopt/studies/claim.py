@@ -67,14 +67,12 @@ class Bound:
         values = np.array([one[self.quantity] for one in found], float)  # None on disk is NaN
         worst = np.argmax(np.maximum(self.low - values, values - self.high))  # or a NaN
         value = float(values[worst] if self.every else np.median(values))
-        holds = self.low <= value <= self.high and self._more_than_chance(values)
+        holds = self.low <= value <= self.high
+        if self.null is not None:
+            agree = int(np.sum(values > self.null if self.low >= self.null else values < self.null))
+            chance = binomtest(agree, len(values), alternative="greater").pvalue
+            holds = holds and chance <= SIGNIFICANT
         return Check(self.quantity, value, self.wanted, bool(holds))
-
-    def _more_than_chance(self, values: np.ndarray) -> bool:
-        if self.null is None:
-            return True
-        agree = int(np.sum(values > self.null if self.low >= self.null else values < self.null))
-        return bool(binomtest(agree, len(values), alternative="greater").pvalue <= SIGNIFICANT)
 
 
 def near(quantity: str, value: float, margin: float) -> Bound:

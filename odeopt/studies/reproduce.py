@@ -68,8 +68,8 @@ def missing(names: Iterable[str]) -> dict[str, str]:
         return ""
 
     needed = {name: lookup("claim", name, claims()).data for name in names}
-    reasons = {name: [*filter(None, map(reason, sets))] for name, sets in needed.items()}
-    return {name: found[0] for name, found in reasons.items() if found}
+    reasons = {name: next(filter(None, map(reason, sets)), "") for name, sets in needed.items()}
+    return {name: words for name, words in reasons.items() if words}
 
 
 def tasks(settings: Settings) -> list[Task]:

@@ -116,16 +116,11 @@ class Loop:
             found += measured.values()
         return jnp.stack([x.astype(self.problem.dtype) for x in found])
 
-    @property
-    def _whole(self) -> bool:
-        """Whether a step sees all data, so that its loss is the one that is reported."""
-        return self.problem.batch_size is None
-
     def _stepper(
         self, optimizer: Any, given: Given, target: jax.Array | None
     ) -> Callable[..., Any]:
         """`step(index, (params, state)) -> (params, state, loss)` on the batch of that index."""
-        target = target if self._whole else None
+        target = target if given.batches is None else None
         search = self.entry.line_search
         step = step_function(self.problem.objective, optimizer, line_search=search, target=target)
 
@@ -158,7 +153,7 @@ class Loop:
             cost = entry.cost(old[1], new[1]) if entry.counted else entry.gradients_per_step
             used = walk.used + jnp.asarray(cost, jnp.int32)
             made = (used <= budget) & (walk.steps < most)
-            if self._whole:
+            if self.problem.batch_size is None:  # the loss of a step is the one that is reported
                 if target is not None:
                     walk = walk.arrived(value <= target)
                     made = made & ~walk.over

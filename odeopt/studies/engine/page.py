@@ -66,14 +66,10 @@ def rows(data: pd.DataFrame, columns: Any) -> dict[str, Any]:
     return {
         "headings": [columns[name] if columns else (name, "") for name in names],
         "rows": [
-            [(cell(row[name]), _key(row[name])) for name in names]
+            [(text := cell(row[name]), "" if text == "–" else str(row[name])) for name in names]
             for row in data.to_dict(orient="records")
         ],
     }
-
-
-def _key(value: Any) -> str:
-    return "" if cell(value) == "–" else str(value)
 
 
 def command(results: Results) -> str:

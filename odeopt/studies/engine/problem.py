@@ -155,10 +155,9 @@ class Problem:
         if self.has_aux and not is_pair:
             yield "has_aux=True says that the loss returns (loss, aux); it does not."
         found = found[0] if is_pair else found
-        if getattr(found, "shape", None) != () or not jnp.issubdtype(found.dtype, jnp.floating):
-            what = type(found).__name__
-            if hasattr(found, "shape"):
-                what = f"{found.dtype} of shape {found.shape}"
+        array = isinstance(found, jax.ShapeDtypeStruct)
+        if not (array and found.shape == () and jnp.issubdtype(found.dtype, jnp.floating)):
+            what = f"{found.dtype} of shape {found.shape}" if array else type(found).__name__
             yield f"its loss returns {what}, not one real number: write jnp.mean(...) around it."
 
     def _wrong_metric(self) -> Iterator[str]:
