@@ -130,13 +130,10 @@ def _inside(name: str, optimizer: optax.GradientTransformation) -> dict[str, Any
         ) from error
     if any(True for _ in states(state)):
         return {"read": step_params, "counted": True, "cost": _dearest}
-    searches = optax.tree.get(state, "num_linesearch_steps") is not None
-    return {"counted": True, "cost": _searched} if searches else {}
-
-
-def _searched(before: Any, after: Any) -> Any:
-    """The gradient of a step, and those of its line search."""
-    return 1 + optax.tree.get(after, "num_linesearch_steps")
+    searches = lambda state: optax.tree.get(state, "num_linesearch_steps")  # noqa: E731
+    if searches(state) is None:
+        return {}
+    return {"counted": True, "cost": lambda before, after: 1 + searches(after)}
 
 
 def _cost_of_a_step(optimizer: optax.GradientTransformation) -> int:
