@@ -82,13 +82,9 @@ def near(quantity: str, value: float, margin: float) -> Bound:
 
 @dataclasses.dataclass(frozen=True)
 class Lines:
-    """A figure: lists of the experiment against each other, median and range of the seeds.
+    """A figure: lists of the experiment against one of them, `x`; median and range of the seeds.
 
-    Attributes:
-        x: The list on the horizontal axis.
-        ys: Those on the vertical axis.
-        label: Of the vertical axis.
-        log: Which axes are logarithmic: "", "x", "y" or "xy".
+    The `label` is that of the vertical axis; logarithmic axes are `log`: "", "x", "y" or "xy".
     """
 
     x: str

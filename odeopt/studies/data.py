@@ -92,12 +92,7 @@ packages; 60,000 images of a folder."""
 
 
 def load(name: str) -> Arrays:
-    """The data set of that name.
-
-    Raises:
-        MissingData: If it is not here.
-        ValueError: For an unknown name.
-    """
+    """The data set of that name; `MissingData` if it is not here, `ValueError` if unknown."""
     return lookup("data set", name, SETS)()
 
 

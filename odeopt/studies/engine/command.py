@@ -162,9 +162,8 @@ def _share(words: str | None) -> tuple[int, int] | None:
 def interruptible(words: str) -> Iterator[None]:
     """Ctrl-C ends the process with one line and exit code 130, in compiled code too.
 
-    Python handles a signal when the main thread next runs Python, which may be after minutes of a
-    compiled program. What is on disk is whole at any time, so a thread that is told of the signal
-    at once can end the process.
+    Python handles a signal when the main thread next runs Python, maybe minutes later. What is on
+    disk is whole at any time, so a thread that is told of the signal at once can end the process.
     """
     if (
         threading.current_thread() is not threading.main_thread()

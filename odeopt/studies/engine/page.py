@@ -92,10 +92,8 @@ def command(results: Results) -> str:
 def write_index(folder: Path) -> Path:
     """Write `index.html` with the verdict of every report in the folders of `folder`.
 
-    A report that cannot be read is listed with the reason, and keeps no other from being listed.
-
-    Raises:
-        ValueError: If there is none, or an `index.html` that is not of this kind.
+    A report that cannot be read is listed with the reason. Raises a `ValueError` if there is none,
+    or an `index.html` that is not of this kind.
     """
     found = []
     for file in sorted(folder.glob(f"*/{VERDICT}")):

@@ -20,12 +20,10 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 
 class Pairs(NamedTuple):
-    """Two samples against each other.
+    """Two samples against each other: in which share of pairs the first is lower; ties are half.
 
-    Attributes:
-        share: The share of pairs, one of each sample, in which the first is lower; ties are half.
-        p: Two-sided p-value of Mann and Whitney's test that neither tends to be lower, exact where
-            there are no ties. With 5 and 5 it cannot be below 0.008.
+    `p` is two-sided, of Mann and Whitney's test that neither tends to be lower, exact where there
+    are no ties. With 5 and 5 it cannot be below 0.008.
     """
 
     share: float

@@ -41,8 +41,7 @@ def clean(value: Any) -> Any:
 def write_text(path: Path, text: str) -> None:
     """Replace a file at once: readers and kills see the old text or the new, never a part.
 
-    Raises:
-        StoreError: If it cannot be written; the old file is as it was.
+    Raises a `StoreError` if it cannot be written; the old file is as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with _told(path.parent):
@@ -55,10 +54,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def default_path(resume: bool, name: str) -> Path:
-    """A folder of that name, or the same with a number, in the current folder.
-
-    The last one that exists where a study is resumed, else the first that does not.
-    """
+    """The first folder of that name, or with a number, that is free; to resume, the last in use."""
     last = candidate = Path(name)
     numbers = itertools.count(2)
     while candidate.exists():
@@ -150,8 +146,7 @@ class Store:
     def add(self, name: str, records: Iterable[Record]) -> list[Record]:
         """Keep the records of a piece of work, on disk before this returns.
 
-        Raises:
-            StoreError: If the disk is full or gone; what was kept before stays.
+        Raises a `StoreError` if the disk is full or gone; what was kept before stays.
         """
         new = [clean(record) for record in records]
         if self.path is not None:

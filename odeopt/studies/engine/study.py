@@ -78,14 +78,10 @@ def groups(frame: pd.DataFrame, by: str | list[str]) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A figure of a study.
+    """A figure of a study, and the `name` of its files.
 
-    Attributes:
-        name: Of its files.
-        draw: `draw(results)`; without a panel there is nothing to draw.
-        caption: What it shows and what to look at.
-        finding: `finding(results)`, one sentence with what is seen: its text for those who do not
-            see it.
+    `draw(results)` draws it, without a panel where there is nothing to draw. The `caption` says
+    what it shows, and `finding(results)`, in one sentence, what is seen: for those who do not.
     """
 
     name: str
@@ -137,8 +133,7 @@ class Study:
     def choose(self, full: bool = False, **given: Any) -> Any:
         """The settings of a quick or full study, with what is given and not `None` instead.
 
-        Raises:
-            ValueError: For a setting that is not there, makes no sense, or would change nothing.
+        Raises a `ValueError` for one that is not there, makes no sense, or would change nothing.
         """
         fields = {field.name: field for field in dataclasses.fields(self.settings)}
         own = {}

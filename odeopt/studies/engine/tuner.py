@@ -68,12 +68,9 @@ def first_grid(entry: Entry, sharpness: float, dtype: Any) -> Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Tuned:
-    """What tuning found.
+    """What tuning found: the rate of the lowest score, and where it lies, as `place` says.
 
-    Attributes:
-        best: The rate of the lowest score; where every one missed, the smallest rate.
-        scores: The score of every rate that was tried, ascending rates; infinite for a miss.
-        place: Where the best one lies, as `place` says.
+    `scores` are by rate, ascending, infinite for a miss; where all missed the best is the smallest.
     """
 
     best: float

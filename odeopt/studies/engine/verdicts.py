@@ -16,13 +16,9 @@ Rows: TypeAlias = "str | Callable[[Results], pd.DataFrame]"
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One comparison of a claim.
+    """One comparison of a claim: the `value` measured at `where`, a problem, method and setting.
 
-    Attributes:
-        where: The problem, method and setting.
-        value: What was measured.
-        wanted: What it should be, in words.
-        holds: Whether it is; `None` where the measurement leaves it open.
+    `holds` says whether it is as `wanted`, in words; `None` where the measurement leaves it open.
     """
 
     where: str
@@ -36,8 +32,7 @@ class Claim:
     """A sentence that a study can contradict, and what decides it, fixed beforehand.
 
     Attributes:
-        name: Its short name.
-        says: The claim.
+        name, says: Its short name, and the claim itself.
         criterion: What a single comparison asks for.
         checks: `checks(results)`, the comparisons; none where nothing was measured.
         source: Where it comes from, if not from odeopt.

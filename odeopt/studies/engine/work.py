@@ -16,12 +16,9 @@ class TimeOver(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Lab:
-    """Where a task makes its records, each piece of work once.
+    """Where a task makes its records, each piece of work once, and may deal out runs to `devices`.
 
-    Attributes:
-        store: What is kept.
-        devices: Devices that runs may be dealt out to.
-        deadline: When no work is begun any more, on the clock of `time.perf_counter`.
+    After the `deadline`, on the clock of `time.perf_counter`, no work is begun.
     """
 
     store: Store
@@ -36,8 +33,7 @@ class Lab:
     def once(self, name: str, make: Callable[[], Sequence[Mapping[str, Any]]]) -> list[Record]:
         """The records of a piece of work; `make` makes them unless they are kept under its name.
 
-        Raises:
-            TimeOver: If it is not there and time is over.
+        Raises `TimeOver` if it is not there and time is over.
         """
         found = self.store.get(name)
         if found is not None:
