@@ -187,49 +187,33 @@ def _figure(name: str, claim: Claim) -> Figure:
     return Figure(name, lambda results: claim.draw(found_of(results, name)), caption, finding)
 
 
+CLAIM_COLUMNS = {
+    "paper": ("paper", "the first paper with this claim"),
+    "claim": ("claim", "name"),
+    "verdict": ("verdict", "by a criterion fixed before the run"),
+    "says": ("says", "the claim"),
+    "reason": ("reason", "the measured values: the median of the seeds, or the worst seed"),
+    "seeds": ("seeds", "number of runs; one if nothing is random"),
+    "seconds": ("seconds", "of all seeds, compilation included"),
+}
+PAPER_COLUMNS = {
+    "paper": ("paper", "its title"),
+    "arxiv": ("arXiv", "its number"),
+    "kind": ("kind", "a paper that odeopt was built from, one that followed, or a related one"),
+    "claims": ("claims", "with their verdicts, or why there is none"),
+}
+CHECK_COLUMNS = {
+    "claim": ("claim", "name"),
+    "where": ("quantity", "what was measured"),
+    "value": ("value", "the median of the seeds, or the worst seed"),
+    "wanted": ("wanted", "the bound"),
+    "holds": ("holds", "whether the value meets the bound"),
+    "law": ("law", "the claimed law, or a wrong law, whose bounds must be missed"),
+}
 TABLES = (
-    Table(
-        "claims",
-        "Claims",
-        _claims,
-        {
-            "paper": ("paper", "the first paper with this claim"),
-            "claim": ("claim", "name"),
-            "verdict": ("verdict", "by a criterion fixed before the run"),
-            "says": ("says", "the claim"),
-            "reason": ("reason", "the measured values: the median of the seeds, or the worst seed"),
-            "seeds": ("seeds", "number of runs; one if nothing is random"),
-            "seconds": ("seconds", "of all seeds, compilation included"),
-        },
-        ("claim", "verdict", "reason"),
-    ),
-    Table(
-        "papers",
-        "Index by paper",
-        _papers,
-        {
-            "paper": ("paper", "its title"),
-            "arxiv": ("arXiv", "its number"),
-            "kind": (
-                "kind",
-                "a paper that odeopt was built from, one that followed, or a related one",
-            ),
-            "claims": ("claims", "with their verdicts, or why there is none"),
-        },
-    ),
-    Table(
-        "checks",
-        "Every number and its bound",
-        _checks,
-        {
-            "claim": ("claim", "name"),
-            "where": ("quantity", "what was measured"),
-            "value": ("value", "the median of the seeds, or the worst seed"),
-            "wanted": ("wanted", "the bound"),
-            "holds": ("holds", "whether the value meets the bound"),
-            "law": ("law", "the claimed law, or a wrong law, whose bounds must be missed"),
-        },
-    ),
+    Table("claims", "Claims", _claims, CLAIM_COLUMNS, ("claim", "verdict", "reason")),
+    Table("papers", "Index by paper", _papers, PAPER_COLUMNS),
+    Table("checks", "Every number and its bound", _checks, CHECK_COLUMNS),
 )
 
 

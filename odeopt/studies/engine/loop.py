@@ -35,11 +35,6 @@ class Walk(NamedTuple):
     reached: jax.Array  # gradients to the target; 0 is never
     over: jax.Array
 
-    @classmethod
-    def begin(cls, loss: jax.Array) -> "Walk":
-        zero = jnp.int32(0)
-        return cls(zero, zero, loss, jnp.full_like(loss, -jnp.inf), zero, jnp.bool_(False))
-
     def arrived(self, there: jax.Array) -> "Walk":
         """The gradient that showed the loss is counted too."""
         return self._replace(
@@ -76,7 +71,8 @@ class Loop:
         inner = given.start, optimizer.init(given.start)
         first = self._read_out(inner, given)
         curves = jnp.full((len(at), len(first)), jnp.nan, first.dtype).at[0].set(first)
-        counts, walk = jnp.zeros((len(at), 2), jnp.int32), Walk.begin(first[0])
+        counts, zero, never = jnp.zeros((len(at), 2), jnp.int32), jnp.int32(0), jnp.bool_(False)
+        walk = Walk(zero, zero, first[0], jnp.full_like(first[0], -jnp.inf), zero, never)
         target = None if self.target is None else self.target(first[0])
         if target is not None:
             walk = walk.arrived(first[0] <= target)
@@ -163,12 +159,8 @@ class Loop:
             over = walk.over | ~made
             if target is not None:
                 over = over | ~jnp.isfinite(value)
-            walk = walk._replace(
-                steps=walk.steps + made,
-                used=jnp.where(made, used, walk.used),
-                value=value.astype(walk.value.dtype),
-                over=over,
-            )
+            walk = walk._replace(value=value.astype(walk.value.dtype), over=over)
+            walk = walk._replace(steps=walk.steps + made, used=jnp.where(made, used, walk.used))
             return jax.tree.map(lambda x, y: jnp.where(made, x, y), tuple(new), old), walk
 
         inner, walk = jax.lax.while_loop(

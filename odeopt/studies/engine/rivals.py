@@ -4,6 +4,7 @@ Names are `optimizer+schedule`. Every rival is read out at its last iterate and 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -55,17 +56,12 @@ def scheduled(name: str, steps: int) -> Entry:
     """The same without the running mean."""
     optimizer, _, schedule = name.partition("+")
     if optimizer == "schedule-free":
-        return Entry(
-            name,
-            lambda rate: contrib.schedule_free_adamw(
-                rate, warmup_steps=_warm_up(steps), weight_decay=0.0
-            ),
-            read=contrib.schedule_free_eval_params,
-            unit=1e-2,
+        make = functools.partial(
+            contrib.schedule_free_adamw, warmup_steps=_warm_up(steps), weight_decay=0.0
         )
-    unit, make = OPTIMIZERS[optimizer]
-    factor = SCHEDULES[schedule](steps)
-    return Entry(name, lambda rate: make(lambda n: rate * factor(n)), unit=unit)
+        return Entry(name, make, read=contrib.schedule_free_eval_params, unit=1e-2)
+    (unit, of), factor = OPTIMIZERS[optimizer], SCHEDULES[schedule](steps)
+    return Entry(name, lambda rate: of(lambda n: rate * factor(n)), unit=unit)
 
 
 class Averaged(NamedTuple):

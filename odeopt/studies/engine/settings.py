@@ -71,8 +71,5 @@ def at_least(settings: Any, **bounds: float) -> None:
 def versions() -> dict[str, str]:
     """Versions of what computes the results."""
     packages = ("jax", "jaxlib", "optax", "diffrax", "numpy")
-    return {
-        "odeopt": __version__,
-        **{name: metadata.version(name) for name in packages},
-        "python": platform.python_version(),
-    }
+    found = {name: metadata.version(name) for name in packages}
+    return {"odeopt": __version__, **found, "python": platform.python_version()}

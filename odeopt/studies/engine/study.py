@@ -49,6 +49,13 @@ class Table:
     note: str = ""
 
 
+CHECK_COLUMNS = {
+    "claim": ("claim", "its short name"),
+    "where": ("where", "problem, method and setting"),
+    "value": ("value", "what was measured"),
+    "wanted": ("wanted", "what the value should be"),
+    "holds": ("holds", "whether the value is as wanted; a dash if the measurement does not decide"),
+}
 CHECKS = Table(
     "checks",
     "Every comparison behind the claims",
@@ -57,16 +64,7 @@ CHECKS = Table(
         for verdict in results.claims
         for check in verdict.checks
     ),
-    {
-        "claim": ("claim", "its short name"),
-        "where": ("where", "problem, method and setting"),
-        "value": ("value", "what was measured"),
-        "wanted": ("wanted", "what the value should be"),
-        "holds": (
-            "holds",
-            "whether the value is as wanted; a dash if the measurement does not decide",
-        ),
-    },
+    CHECK_COLUMNS,
 )
 """A table for studies whose claims rest on many comparisons."""
 
@@ -216,17 +214,10 @@ class Study:
 
     def about(self, settings: Any) -> Record:
         """What is stored beside the results and compared on resume."""
-        return {
-            "format": FORMAT,
-            "study": self.name,
-            "suite": self.suite,
-            "settings": {
-                field.name: spoken(getattr(settings, field.name))
-                for field in dataclasses.fields(settings)
-                if field.name != self.selection
-            },
-            "versions": versions(),
-        }
+        about = {"format": FORMAT, "study": self.name, "suite": self.suite}
+        names = [field.name for field in dataclasses.fields(settings)]
+        said = {name: spoken(getattr(settings, name)) for name in names if name != self.selection}
+        return {**about, "settings": said, "versions": versions()}
 
     def _work(
         self, settings: Any, lab: Lab, share: tuple[int, int] | None, console: Console
