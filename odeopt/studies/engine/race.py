@@ -18,8 +18,7 @@ def raced(
 ) -> Task:
     """A task that races an optimizer on a problem, by default under its name.
 
-    One of the user's is tried before any work begins, unless a run that is kept shows that its
-    first step works.
+    One of the user's is tried before any work begins, unless a run is kept: its first step works.
     """
 
     def check(lab: Lab) -> None:
@@ -40,13 +39,9 @@ def final(record: Record) -> float:
 
 
 class Race:
-    """All runs of one optimizer on one problem under one budget.
+    """All runs of one optimizer on one problem under one budget of gradients, kept in a lab.
 
     Args:
-        lab: Where they are kept.
-        problem: The problem.
-        entry: The optimizer.
-        gradients: Budget of a run.
         seeds: Seeds that runs may ask for.
         kind: What the records are called.
         about: What every record says besides.

@@ -76,8 +76,6 @@ class Runner:
     """One optimizer on one problem, compiled once for any rates, seeds and budget.
 
     Args:
-        problem: The problem.
-        entry: The optimizer.
         gradients: Budget of a run; a step that would break it is not made.
         seeds: Seeds that runs may ask for.
         devices: Devices that make the runs, one at a time each; by default the first.
