@@ -37,9 +37,7 @@ def load(word: str) -> Any:
     module_name = f"_odeopt_own_{path.stem}_{checksum((), path.resolve())}"  # in every process
     module = sys.modules.get(module_name)
     if module is None:
-        spec = importlib.util.spec_from_file_location(module_name, path.resolve())
-        assert spec is not None  # it ends in .py
-        assert spec.loader is not None
+        spec: Any = importlib.util.spec_from_file_location(module_name, path.resolve())
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
         known = set(sys.modules)

@@ -106,14 +106,9 @@ def compare(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
                 (one[one.optimizer == name].final, one[one.optimizer == baseline].final)
                 for one in each
             )
-        row |= {
-            "lowest": lowest[name].sum(),
-            "reached": np.isfinite(cost[name]).sum(),
-            "pairs": len(cost),
-            "diverged": (mine.status == "diverged").sum(),
-            "runs": len(mine),
-        }
-        rows[name] = row
+        row |= {"lowest": lowest[name].sum(), "reached": np.isfinite(cost[name]).sum()}
+        row |= {"pairs": len(cost), "diverged": (mine.status == "diverged").sum()}
+        rows[name] = {**row, "runs": len(mine)}
     table = pd.DataFrame.from_dict(rows, orient="index")
     if not p:
         return table
