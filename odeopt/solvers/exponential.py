@@ -18,9 +18,9 @@ from ..lanczos import BREAKDOWN, combined, dimension, krylov, lanczos
 from ..loops import while_loop
 from ..objective import LinearMap, Objective
 from ..sums import add, finite, inner, norm, scaled, widened
+from .adapter import AbstractLinearized
 from .linear import Curvature, Curved, LinearSolve, checked, known_count
-from .linearized import AbstractCurvatureMethod, AbstractLinearized
-from .method import CounterTerm, Model, Step, field_cost
+from .method import AbstractCurvatureMethod, CounterTerm, Model, Step, field_cost
 from .systems import no_solve
 
 

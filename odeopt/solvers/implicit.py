@@ -17,8 +17,7 @@ from ..loops import while_loop
 from ..objective import Objective
 from ..sums import add, finite, inner, norm, scaled
 from .linear import LinearSolve, LinearSolver, as_linear_solver, known_count
-from .linearized import AbstractCurvatureMethod
-from .method import CounterTerm, Step, field_cost
+from .method import AbstractCurvatureMethod, CounterTerm, Step, field_cost
 
 Kind = Literal["euler", "midpoint", "trapezoidal"]
 

@@ -1,6 +1,7 @@
 """The interface of a method, a one-step solver."""
 
 import abc
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -124,6 +125,21 @@ class AbstractMethod(eqx.Module):
         self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: PyTree[Array]
     ) -> Step:
         """One step of size `h` (flow time) from `z`."""
+
+
+class AbstractCurvatureMethod(AbstractMethod):
+    """A method for gradient flow alone, whose step uses the curvature of the loss. A-stable."""
+
+    options: ClassVar[frozenset[str]] = frozenset()
+    stability_limit: ClassVar[float] = math.inf
+
+    def check(self, flow: AbstractFlow) -> None:
+        if Information.POTENTIAL not in flow.has:
+            raise ValueError(
+                f"{type(self).__name__} uses the curvature of the loss, which is the Jacobian "
+                f"of gradient flow and not that of {type(flow).__name__}: use "
+                "`odeopt.flows.GradientFlow()`, or a splitting such as `odeopt.solvers.Lie()`."
+            )
 
 
 def field_cost(flow: AbstractFlow, z: State, h: Scalar, *, given: bool = False) -> int:

@@ -16,9 +16,9 @@ from ..checks import is_whole
 from ..flows import AbstractFlow, State
 from ..objective import LinearMap, Objective
 from ..sums import add, finite, inner, scaled
+from .adapter import AbstractLinearized
 from .linear import LinearSolve, LinearSolver, as_linear_solver
-from .linearized import AbstractCurvatureMethod, AbstractLinearized
-from .method import AbstractMethod, CounterTerm, Model, Step, field_cost
+from .method import AbstractCurvatureMethod, AbstractMethod, CounterTerm, Model, Step, field_cost
 
 _GAMMA = 1 - 1 / math.sqrt(2)  # makes the method of order 2 L-stable
 
@@ -39,7 +39,7 @@ class Rosenbrock(AbstractCurvatureMethod):
     Both keep their order with any B, and both are L-stable.
 
     Args:
-      order: 1 or 2.
+      order: 1 or 2, which it has if the systems are solved accurately enough.
       solver: the curvature B, and how the systems are solved.
 
     Raises:
@@ -47,14 +47,13 @@ class Rosenbrock(AbstractCurvatureMethod):
       TypeError: another kind of solver.
     """
 
-    accuracy: int = eqx.field(static=True)
     solver: LinearSolver
+    order: int = eqx.field(static=True, default=1)
 
     def __init__(self, order: int = 1, solver: LinearSolver | None = None) -> None:
         if not is_whole(order) or order not in (1, 2):
             raise ValueError(f"order is {order}; there are Rosenbrock methods of order 1 and 2.")
-        self.accuracy = order
-        self.solver = as_linear_solver(solver)
+        self.order, self.solver = order, as_linear_solver(solver)
 
     @property
     def counter_term(self) -> CounterTerm | None:  # type: ignore[override]
@@ -62,27 +61,22 @@ class Rosenbrock(AbstractCurvatureMethod):
         return "penalty" if self.solver.is_hessian else None
 
     @property
-    def order(self) -> int:
-        """1 or 2, if the systems are solved accurately enough."""
-        return self.accuracy
-
-    @property
     def gradients_per_step(self) -> int:
         """The most by conjugate gradients; the state counts the actual number.
 
         The exact solve takes as many as the order, plus one for each output of a sample.
         """
-        return self.accuracy * (1 + self.solver.gradients)
+        return self.order * (1 + self.solver.gradients)
 
     def init(self, flow: AbstractFlow, z: State) -> LinearSolve | tuple[LinearSolve, LinearSolve]:
         """No solve yet: an empty report for each system."""
         first = self.solver.init(z[0])
-        return first if self.accuracy == 1 else (first, self.solver.init(z[0]))
+        return first if self.order == 1 else (first, self.solver.init(z[0]))
 
     def prepared(self, objective: Objective, z: State) -> tuple[AbstractMethod, int]:
         """With the Jacobian (or the sketch) of the solver."""
         solver, used = self.solver.prepared(objective, z[0])
-        return Rosenbrock(self.accuracy, solver), used
+        return Rosenbrock(self.order, solver), used
 
     def step(
         self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: Any
@@ -95,7 +89,7 @@ class Rosenbrock(AbstractCurvatureMethod):
         slope = solved.here(params)
         used: int | Int[Array, ""] = field_cost(flow, z, h, given=True) + system.setup
         model = None
-        if self.accuracy == 1:
+        if self.order == 1:
             update, memory = system.solve(memory, slope=(scale * h, slope))
             used += system.cost(memory)
             if solved is objective:
@@ -114,7 +108,7 @@ class Rosenbrock(AbstractCurvatureMethod):
     @property
     def diagonal(self) -> float:
         r"""$\gamma$, the factor of $hB$ in the system."""
-        return 1.0 if self.accuracy == 1 else _GAMMA
+        return 1.0 if self.order == 1 else _GAMMA
 
 
 def _combined(one: PyTree[Array], two: PyTree[Array]) -> PyTree[Array]:

@@ -16,7 +16,7 @@ from ..checks import check_static
 from ..flows import AbstractFlow, State
 from ..information import Information
 from ..lanczos import flatten, mixed, normalized, unflatten
-from ..loops import cond, fori_loop, scan
+from ..loops import cond, fori_loop
 from ..objective import Objective
 from ..sums import add, scaled
 from .adapter import AbstractAdapter, FlatTerm, Reached
@@ -62,17 +62,19 @@ class RungeKuttaChebyshev(AbstractMethod):
     """
 
     stages: int | None = eqx.field(static=True)
-    accuracy: int = eqx.field(static=True)
     damping: float = eqx.field(static=True)
     max_stages: int = eqx.field(static=True)
+    order: int = eqx.field(static=True, default=1)
 
     def __init__(
         self, stages: int | None = 10, order: int = 1, damping: float = 0.05, max_stages: int = 100
     ) -> None:
-        wholes = {"order": order, "max_stages": max_stages}
-        check_static(wholes if stages is None else {"stages": stages, **wholes}, damping=damping)
-        for name, number in (("stages", stages), ("max_stages", max_stages)):
-            if number is not None and number < 2:
+        counts: dict[str, Any] = {"stages": stages, "max_stages": max_stages}
+        if stages is None:
+            del counts["stages"]
+        check_static({**counts, "order": order}, damping=damping)
+        for name, number in counts.items():
+            if number < 2:
                 raise ValueError(
                     f"{name} is {number}; a stabilized method has at least 2 stages. For one "
                     "gradient a step use `odeopt.euler(learning_rate)`."
@@ -81,19 +83,14 @@ class RungeKuttaChebyshev(AbstractMethod):
             raise ValueError(f"order is {order}; a Runge-Kutta-Chebyshev method has order 1 or 2.")
         if not 0 <= damping < math.inf:
             raise ValueError(f"damping is {damping}; it must be at least 0: 0.05 is usual.")
-        self.stages, self.accuracy = stages, order
+        self.stages, self.order = stages, order
         self.damping, self.max_stages = float(damping), max_stages
-
-    @property
-    def order(self) -> int:
-        return self.accuracy
 
     @property
     def stability_limit(self) -> float:
         """Where the Chebyshev polynomial leaves [-1, 1]; for `stages=None`, its largest value."""
-        if self.stages is None:
-            return self._coefficients(self.max_stages).limit / _MARGIN
-        return self._coefficients(self.stages).limit
+        limit = self._coefficients(self.stages or self.max_stages).limit
+        return limit if self.stages else limit / _MARGIN
 
     @property
     def gradients_per_step(self) -> int:
@@ -122,6 +119,7 @@ class RungeKuttaChebyshev(AbstractMethod):
         first = flow.increment(z, objective, h)
         cost = field_cost(flow, z, h)
         used: int | Int[Array, ""] = field_cost(flow, z, h, given=True)
+        stages: Any = self.stages
         ok: bool | Bool[Array, ""] = True
 
         def slope(stage: Array, time: Array, point: State) -> State:
@@ -129,27 +127,12 @@ class RungeKuttaChebyshev(AbstractMethod):
 
         if self.stages is None:
             memory, products = _sharpest(flow.potential(objective, h), z[0], memory)
-            weight, table, stages = self._chosen(h * memory.value)
-            ok = stages <= self.max_stages
-            # NaN, so that a step-size rule sees the failure too, in this step.
-            weight = jnp.where(ok, weight, jnp.nan)
-            stages = jnp.where(ok, stages, 2)
-            used += 2 * cost * products + cost * (stages - 1)
-
-            def loop(body: Callable, carry: PyTree) -> PyTree:
-                rows = table[stages - 2]
-                run = lambda j, carry: body(carry, (j, rows[j - 1]))[0]  # noqa: E731
-                return fori_loop(1, stages, run, carry)
+            weight, rows, stages, ok = self._chosen(h * memory.value)
+            used += 2 * cost * products
         else:
-            first_weight, rows, _ = self._coefficients(self.stages)
-            weight = jnp.asarray(first_weight, float)
-            used += cost * (self.stages - 1)
-
-            def loop(body: Callable, carry: PyTree) -> PyTree:
-                xs = jnp.arange(1, len(rows) + 1), jnp.asarray(rows, float)
-                return scan(body, carry, xs)
-
-        moved = self.recurrence(slope, z, first, jnp.ones_like(h), weight, loop)
+            weight, rows = self.scheme(float)
+        used += cost * (stages - 1)
+        moved = self.recurrence(slope, z, first, jnp.ones_like(h), weight, rows, stages)
         update, change = jax.tree.map(lambda e, k: e.astype(k.dtype), moved, first)
         return Step(update, add(z[1], change), memory, None, None, used, ok)
 
@@ -160,34 +143,34 @@ class RungeKuttaChebyshev(AbstractMethod):
         first: PyTree[Array],
         h: Scalar,
         weight: Scalar,
-        loop: Callable[[Callable, PyTree], PyTree],
+        rows: Array,
+        stages: Any,
     ) -> PyTree[Array]:
         r"""$\delta_s/h$, in float32 at least, for optimizers and for the diffrax class.
 
-        `first` is the slope at `start`, and `weight` is its weight in the first stage.
-        `slope(stage, time, point)` gives the other slopes, with the time in units of `h` from the
-        start. `loop(body, carry)` runs `body(carry, (stage, row))` over their stages. `h` is 1 if
-        slopes are increments.
+        `first` is the slope at `start`, `weight` its weight in the first stage, and `rows` are the
+        coefficients of the other stages. `slope(stage, time, point)` gives their slopes, with the
+        time in units of `h` from the start. `h` is 1 if slopes are increments.
         """
 
         def widened(k: Array) -> Array:
             return scaled(weight, k.astype(wide_dtype(k.dtype)))
 
-        def body(carry: tuple, x: tuple) -> tuple:
-            latest, before = carry
-            stage, row = x
+        def following(stage: Array, carry: tuple) -> tuple:
+            (latest, before), row = carry, rows[stage - 1]
             point = jax.tree.map(lambda p, e: p + _scaled(h, e, p.dtype), start, latest)
             slopes = slope(stage, row[4], point)
 
             def leaf(e1: Array, e0: Array, k: Array, k0: Array) -> Array:
                 mu, nu, at, at_start = row[:4].astype(e1.dtype)
                 total = mu * e1 + nu * e0 + at * k.astype(e1.dtype)
-                return total if self.accuracy == 1 else total + at_start * k0.astype(e1.dtype)
+                return total if self.order == 1 else total + at_start * k0.astype(e1.dtype)
 
-            return (jax.tree.map(leaf, latest, before, slopes, first), latest), None
+            return jax.tree.map(leaf, latest, before, slopes, first), latest
 
         moved = jax.tree.map(widened, first)
-        return loop(body, (moved, jax.tree.map(jnp.zeros_like, moved)))[0]
+        begin = moved, jax.tree.map(jnp.zeros_like, moved)
+        return fori_loop(1, stages, following, begin)[0]
 
     def butcher(self) -> tuple[list[list[float]], list[float]]:
         if self.stages is None:
@@ -201,11 +184,16 @@ class RungeKuttaChebyshev(AbstractMethod):
             moved[j + 1, 0] += at_start
         return moved[:-1].tolist(), moved[-1].tolist()
 
-    def _coefficients(self, stages: int) -> Coefficients:
-        return coefficients(stages, self.accuracy, self.damping)
+    def scheme(self, dtype: Any) -> tuple[Array, Array]:
+        """The weight of the first stage, and the coefficients of the others."""
+        first, rows, _ = self._coefficients(self.stages)
+        return jnp.asarray(first, dtype), jnp.asarray(rows, dtype)
 
-    def _chosen(self, product: Scalar) -> tuple[Array, Array, Array]:
-        """First weight, rows for every number of stages, and the number for `h * curvature`.
+    def _coefficients(self, stages: int | None) -> Coefficients:
+        return coefficients(stages, self.order, self.damping)
+
+    def _chosen(self, product: Scalar) -> tuple[Array, Array, Array, Bool[Array, ""]]:
+        """The scheme for `h * curvature`, its number of stages, and whether that is allowed.
 
         The rows are tabulated, since a recurrence for them in float32 would lose too many digits.
         """
@@ -216,7 +204,11 @@ class RungeKuttaChebyshev(AbstractMethod):
         limits = jnp.asarray([scheme.limit for scheme in known], float)
         stages = 2 + jnp.searchsorted(limits, _MARGIN * product)
         first = jnp.asarray([scheme.first for scheme in known], float)
-        return first[jnp.minimum(stages, self.max_stages) - 2], jnp.asarray(table, float), stages
+        ok = stages <= self.max_stages
+        stages = jnp.where(ok, stages, 2)
+        # NaN, so that a step-size rule sees the failure too, in this step.
+        weight = jnp.where(ok, first[stages - 2], jnp.nan)
+        return weight, jnp.asarray(table, float)[stages - 2], stages, ok
 
 
 def _sharpest(
@@ -278,8 +270,6 @@ class RKC(AbstractAdapter):
 
     def reached(self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any) -> Reached:
         h = jnp.asarray(t1 - t0)
-        weight, rows, _ = coefficients(self.method.stages, self.method.order, self.method.damping)
-        xs = jnp.arange(1, len(rows) + 1), jnp.asarray(rows, h.dtype)
         forwards = terms.contr(jnp.zeros_like(h), jnp.ones_like(h))
         flat, start = FlatTerm(terms, y0), flatten(y0)
         displacement = self.method.recurrence(
@@ -287,7 +277,7 @@ class RKC(AbstractAdapter):
             start,
             flat.vf_prod(t0, start, args, forwards),
             h,
-            jnp.asarray(weight, h.dtype),
-            lambda body, carry: scan(body, carry, xs),
+            *self.method.scheme(h.dtype),
+            self.method.stages,
         )
         return Reached(unflatten(start + _scaled(h, displacement, start.dtype), y0))
