@@ -83,11 +83,11 @@ def adam_step(
     if ahead is not None:
         known += (ahead[0], 1 - ahead[0], ahead[1])
     if params is None:
-        update, mu, nu = _adam((h, *known), grads, mu, nu)
-        return update, mu, nu
-    decays = jax.tree.broadcast(decay, grads)
-    times = jax.tree.map(lambda w: decaying_time(h, w) if exact_decay else h, decays)
-    update, mu, nu = _decaying(known, grads, mu, nu, params, own=(times, decays))
+        update, mu, nu = _adam((*known, h, 0.0), grads, mu, nu)
+    else:
+        decays = jax.tree.broadcast(decay, grads)
+        times = jax.tree.map(lambda w: decaying_time(h, w) if exact_decay else h, decays)
+        update, mu, nu = _adam(known, grads, mu, nu, params, own=(times, decays))
     return update, mu, nu
 
 
@@ -99,23 +99,8 @@ def decaying_time(h: Scalar, decay: Number) -> Scalar:
 
 
 @fused("adam", outputs=3, roots=True, as_optax=True)
-def _adam(numbers: Sequence[Number], g: Array, m: Array, v: Array) -> Outputs:
-    h, *known = numbers
-    direction, m, v = _direction(known, g, m, v)
-    return -rounded(h, direction) * direction, m, v
-
-
-@fused("adam", outputs=3, roots=True, as_optax=True)
-def _decaying(numbers: Sequence[Number], g: Array, m: Array, v: Array, x: Array) -> Outputs:
-    *known, time, decay = numbers
-    direction, m, v = _direction(known, g, m, v)
-    if not is_zero(decay):  # a masked leaf must not depend on x
-        direction = direction + decay * x
-    return -rounded(time, direction) * direction, m, v
-
-
-def _direction(known: Sequence[Number], g: Array, m: Array, v: Array) -> Outputs:
-    b1, gain1, b2, gain2, first, second, eps, eps_root, *ahead = known
+def _adam(numbers: Sequence[Number], g: Array, m: Array, v: Array, *params: Array) -> Outputs:
+    b1, gain1, b2, gain2, first, second, eps, eps_root, *ahead, time, decay = numbers
     m = gain1 * g + b1 * m
     v = gain2 * _square(g) + b2 * v
     if ahead:
@@ -126,7 +111,10 @@ def _direction(known: Sequence[Number], g: Array, m: Array, v: Array) -> Outputs
     # at least 0, as in the flow: in a Runge-Kutta stage the second moment may be negative
     size = jnp.maximum(jnp.real(v / rounded(second, v)), 0)
     below = jnp.sqrt(size + eps_root) + eps
-    return mean / jnp.where(below == 0, 1, below), m, v  # in float16 eps may round to 0
+    direction = mean / jnp.where(below == 0, 1, below)  # in float16 eps may round to 0
+    if params and not is_zero(decay):  # a masked leaf must not depend on its parameter
+        direction = direction + decay * params[0]
+    return -rounded(time, direction) * direction, m, v
 
 
 def _square(g: Array) -> Array:

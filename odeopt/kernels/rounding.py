@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Integer, PyTree
 
 from ..arrays import hashed
-from ..checks import is_whole
 from .fused import Outputs, fused
 
 _EXPONENT = 0x7F800000  # the exponent bits of a float32
@@ -50,37 +49,30 @@ def add_rounded(
       >>> abs(float(jnp.mean(rounded.astype(jnp.float32))) - 1 - 1 / 1024) < 1e-4
       True
     """
-    if not (is_whole(step) or jnp.issubdtype(getattr(step, "dtype", object), jnp.integer)):
+    if not jnp.issubdtype(jnp.result_type(step), jnp.integer):
         raise TypeError(f"step is {step!r:.60}; it must be a whole number, such as `state.steps`.")
-    structure: Any = jax.tree.structure(params)
-    pairs = list(zip(jax.tree.leaves(params), structure.flatten_up_to(updates), strict=True))
-    low = [i for i, (p, _) in enumerate(pairs) if p.dtype == jnp.bfloat16]
-    first = [
-        hashed(jnp.uint32(seed) ^ hashed(jnp.uint32(step) ^ hashed(jnp.uint32(i)))) for i in low
-    ]
-    second = [hashed(word + jnp.uint32(1)) for word in first]
-    (sums,) = _add((), *([pairs[i][side] for i in low] for side in (0, 1)), own=(first, second))
-    rounded = dict(zip(low, sums, strict=True))
-    return structure.unflatten(
-        rounded[i] if i in rounded else jnp.asarray(p + u).astype(p.dtype)
-        for i, (p, u) in enumerate(pairs)
-    )
+
+    def leaf(number: int, p: Array, u: Array) -> Array:
+        if p.dtype != jnp.bfloat16:
+            return jnp.asarray(p + u).astype(p.dtype)
+        word = hashed(jnp.uint32(seed) ^ hashed(jnp.uint32(step) ^ hashed(jnp.uint32(number))))
+        return _add((word, hashed(word + jnp.uint32(1))), p, u)[0]
+
+    structure = jax.tree.structure(params)
+    numbers = jax.tree.unflatten(structure, range(structure.num_leaves))
+    return jax.tree.map(leaf, numbers, params, updates)
 
 
 @fused("rounding", indexed=True)
 def _add(words: Sequence[Any], p: Array, u: Array, index: Array) -> Outputs:
-    first, second = words
-    return (_rounded(p.astype(jnp.float32) + u.astype(jnp.float32), first, second, index),)
-
-
-def _rounded(total: Array, first: Array, second: Array, index: Array) -> Array:
-    """Round `total` at random to 16 bits, in float32; the derivatives are those of `total`."""
+    """The sum, rounded at random to 16 bits, in float32; the derivatives are those of the sum."""
+    total = p.astype(jnp.float32) + u.astype(jnp.float32)
     bits = jax.lax.bitcast_convert_type(total, jnp.uint32)
-    drawn = ((bits + _noise(index, first, second)) >> 16) << 16
+    drawn = ((bits + _noise(index, *words)) >> 16) << 16
     high, same = (jax.lax.bitcast_convert_type(b, jnp.float32) for b in (drawn, bits))
     # Bits have no derivatives: `total - same` is 0 and has those of `total`.
     finite = (bits & _EXPONENT) != _EXPONENT  # infinity plus a bit is not a number
-    return jnp.where(finite, high + (total - same), total)
+    return (jnp.where(finite, high + (total - same), total),)
 
 
 def _noise(index: Array, first: Array, second: Array) -> Array:

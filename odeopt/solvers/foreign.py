@@ -55,9 +55,9 @@ class DiffraxMethod(AbstractMethod):
                 f"{type(solver).__name__} {why}; an optimizer step is a fresh start on one vector "
                 "field. Use a one-step ODE solver, for example `diffrax.Kvaerno3()`."
             )
-        if isinstance(solver, diffrax.AbstractImplicitSolver):
-            solver = _with_tolerances(solver)
         self.solver = solver
+        if self._implicit:
+            self.solver = _with_tolerances(solver)
 
     @property
     def order(self) -> int | None:

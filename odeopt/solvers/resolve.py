@@ -1,12 +1,13 @@
 """Conversion of solvers to methods."""
 
+import functools
 from typing import Any
 
 import diffrax
 import equinox as eqx
 
 from ..checks import is_transformation
-from .classes import Euler, Explicit
+from .classes import AbstractUnpaired, Euler
 from .explicit import ExplicitRungeKutta
 from .foreign import DiffraxMethod
 from .method import AbstractMethod
@@ -29,14 +30,12 @@ def as_method(solver: Solver, *, error: bool = False) -> AbstractMethod:
       ValueError: one of odeopt's own diffrax classes that splits a field in two, or has arguments
         that its method does not take.
     """
-    if isinstance(solver, AbstractMethod):
-        return solver
-    tableau = _tableau(solver)
-    if tableau is not None:
-        return ExplicitRungeKutta(tableau, error=error)
-    if isinstance(solver, diffrax.AbstractSolver):
-        own = getattr(solver, "method", None)
-        return DiffraxMethod(solver) if own is None else _adapted(solver, own)
+    return _method(solver, error)
+
+
+@functools.singledispatch
+def _method(solver: Any, error: bool) -> AbstractMethod:
+    """By class, since in diffrax a wrapped solver counts as an instance of what it wraps."""
     if is_transformation(solver):
         hint = (
             "is an optax optimizer, which already is a flow with a solver and a learning rate. "
@@ -50,8 +49,37 @@ def as_method(solver: Solver, *, error: bool = False) -> AbstractMethod:
     raise TypeError(f"{type(solver).__name__} {solver!r:.80} {hint}.")
 
 
-def _adapted(solver: Any, method: AbstractMethod) -> AbstractMethod:
-    """The method of an odeopt diffrax class, unless the solver splits fields or has arguments."""
+@_method.register
+def _(solver: AbstractMethod, error: bool) -> AbstractMethod:
+    return solver
+
+
+@_method.register
+def _(solver: Tableau, error: bool) -> AbstractMethod:
+    return ExplicitRungeKutta(solver, error=error)
+
+
+@_method.register
+def _(solver: diffrax.ButcherTableau, error: bool) -> AbstractMethod:
+    return ExplicitRungeKutta(Tableau.from_diffrax(solver), error=error)
+
+
+@_method.register
+def _(solver: diffrax.Euler, error: bool) -> AbstractMethod:
+    return ExplicitRungeKutta(Euler.coefficients, error=error)
+
+
+@_method.register(diffrax.AbstractERK)
+@_method.register(AbstractUnpaired)
+def _(solver: Any, error: bool) -> AbstractMethod:
+    return _method(solver.tableau, error)
+
+
+@_method.register
+def _(solver: diffrax.AbstractSolver, error: bool) -> AbstractMethod:
+    method = getattr(solver, "method", None)
+    if method is None:
+        return DiffraxMethod(solver)
     name = type(solver).__name__
     if isinstance(solver.term_structure, tuple):
         raise ValueError(
@@ -65,17 +93,3 @@ def _adapted(solver: Any, method: AbstractMethod) -> AbstractMethod:
             f"`odeopt.solvers.DiffraxMethod({name}(...))` to run diffrax's step."
         )
     return method
-
-
-def _tableau(solver: Any) -> Tableau | None:
-    if isinstance(solver, Explicit):
-        return solver.coefficients
-    # in diffrax a wrapped solver counts as an instance of the class that it wraps
-    wrapped = isinstance(solver, diffrax.AbstractWrappedSolver)
-    if isinstance(solver, diffrax.Euler) and not wrapped:
-        return Euler.coefficients
-    if isinstance(solver, diffrax.AbstractERK) and not wrapped:
-        solver = solver.tableau
-    if isinstance(solver, diffrax.ButcherTableau):
-        return Tableau.from_diffrax(solver)
-    return solver if isinstance(solver, Tableau) else None
