@@ -77,7 +77,7 @@ def using(kind: Kernel, opt: Any) -> Any:
 def check_kernel(kernel: str) -> None:
     """Raise a `ValueError` with the valid names if `kernel` is none of them."""
     names = get_args(Kernel)
-    if kernel not in names and kernel not in INTERPRETED:
+    if kernel not in (*names, *INTERPRETED):
         given = repr(kernel) if isinstance(kernel, str) else f"of type {type(kernel).__name__}"
         raise ValueError(f"kernel is {given}; it must be one of {', '.join(map(repr, names))}.")
 

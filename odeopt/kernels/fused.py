@@ -120,16 +120,11 @@ def _leaf(
     takes = platforms and arrays[0].size > 0 and all(map(jnp.isrealobj, arrays))
     dtype = widest(arrays if takes else arrays[:1])
     rest = iter(n if n.dtype == jnp.uint32 else n.astype(dtype) for n in others)
-    numbers = [next(rest) if known is None else known for known in floats]
-    if not takes:
-        return fused.reference(numbers, *arrays)
-    stacked = jnp.stack(
-        [
-            n if known is None else jnp.asarray(n, dtype)
-            for n, known in zip(numbers, floats, strict=True)
-        ]
-    )
-    return _kernel(fused, platforms, stacked, *arrays)
+    known = functools.partial(jnp.asarray, dtype=dtype) if takes else float
+    numbers = [next(rest) if n is None else known(n) for n in floats]
+    if takes:
+        return _kernel(fused, platforms, jnp.stack(numbers), *arrays)
+    return fused.reference(numbers, *arrays)
 
 
 def _kernel(fused: Fused, platforms: tuple[str, ...], numbers: Array, *arrays: Array) -> Outputs:

@@ -25,8 +25,7 @@ def partitioned(fused: Fused, run: Run, numbers: Array, *arrays: Array) -> Outpu
     maps `run` by `shard_map`; else it registers a rule for XLA's partitioner.
     """
     sharding = jax.typeof(arrays[0]).sharding
-    explicit = sharding.mesh.axis_types == (AxisType.Explicit,) * len(sharding.mesh.axis_types)
-    if not sharding.mesh.empty and explicit:
+    if {*sharding.mesh.axis_types} == {AxisType.Explicit}:
         part = functools.partial(_part, fused, run, arrays[0].shape, sharding.spec)
         ins, outs = _specs(fused, arrays, sharding.spec)
         mapped = jax.shard_map(part, in_specs=ins, out_specs=outs, check_vma=False)

@@ -58,8 +58,8 @@ def add_rounded(
         word = hashed(jnp.uint32(seed) ^ hashed(jnp.uint32(step) ^ hashed(jnp.uint32(number))))
         return _add((word, hashed(word + jnp.uint32(1))), p, u)[0]
 
-    structure = jax.tree.structure(params)
-    numbers = jax.tree.unflatten(structure, range(structure.num_leaves))
+    leaves, structure = jax.tree.flatten(params)
+    numbers = jax.tree.unflatten(structure, range(len(leaves)))
     return jax.tree.map(leaf, numbers, params, updates)
 
 

@@ -17,6 +17,7 @@ from ..sums import inner
 from .rule import AbstractRule, StepInfo, Verdict
 
 _LONGEST = 3.0  # longest direction, in units of the running length, that does not shrink the step
+_AGAINST, _BRAKE = -0.5, 2.0  # of methods with several gradients: the cosine, and its factor below
 
 
 class Heading(NamedTuple):
@@ -25,9 +26,6 @@ class Heading(NamedTuple):
     log_size: Scalar
     square: Scalar  # running mean of the squared length of the descent direction
     update: PyTree[Array]  # the last one; `()` if the flow's heading is used
-
-
-_AGAINST, _BRAKE = -0.5, 2.0  # of methods with several gradients: the cosine, and its factor below
 
 
 class Angle(AbstractRule):
@@ -48,8 +46,7 @@ class Angle(AbstractRule):
     def init(self, params: PyTree[Array]) -> Heading:
         """The first size. Memory: one copy of the parameters, unless the flow's heading is used."""
         update = optax.tree.zeros_like(params) if self.remembers else ()
-        first = jnp.log(jnp.asarray(self.first, float))
-        return Heading(first, jnp.zeros([], float), update)
+        return Heading(jnp.log(jnp.asarray(self.first, float)), jnp.zeros([], float), update)
 
     def propose(self, state: Heading, info: StepInfo) -> tuple[Scalar, Heading]:
         """`h exp(kappa c) / excess`, with the cosine `c` times `shrink` if it is negative."""
@@ -81,10 +78,9 @@ class Angle(AbstractRule):
 
     def judge(self, state: Heading, info: StepInfo, h: Scalar, step: Step) -> Verdict:
         """Accepted; the update is remembered."""
-        if not self.remembers:
-            return Verdict(True, state)
-        update = optax.tree.cast_like(step.update, state.update)
-        return Verdict(True, state._replace(update=update))
+        if self.remembers:
+            state = state._replace(update=optax.tree.cast_like(step.update, state.update))
+        return Verdict(True, state)
 
     def failed(self, state: Heading) -> Heading:
         """Halve the size."""
@@ -105,28 +101,27 @@ def angle(
     Before each step $\ln h \leftarrow \ln h + \kappa c$ with $c = \cos\theta$ (times `shrink` if it
     is negative). $\theta$ is the angle between the last update and the descent direction $u = -Dg$
     (in the metric $D$ of the flow: Adam's divides by the root of the second moment), in Euclidean
-    inner products over all leaves. The cosine uses the *running mean* of $\|u\|^2$ in place of its
-    present value: if gradients fade faster than the metric forgets them, a step that hardly moves
-    must not count as agreement. `shrink` compensates for the noise of mini-batches, which by itself
-    makes the cosine negative. The rule is a line search on average, at no cost in gradients.
+    inner products over all leaves. The cosine uses the *running mean* of $\|u\|^2$: a step that
+    hardly moves, since gradients fade faster than the metric forgets them, must not count as
+    agreement. `shrink` compensates for the noise of mini-batches, which makes the cosine negative.
+    The rule is a line search on average, at no cost in gradients.
 
     A direction more than three times as long as the root of that mean shows that the last steps
     went too far: the step size is divided by the excess. Otherwise a network that has fitted its
-    data would diverge, since its step size grows while its gradients are lost in rounding
+    data would diverge: its step size grows while its gradients are lost in rounding
     (`tests/zoo/test_log_time_soap.py`).
 
-    A step of one gradient reverses the gradient along a sharp direction before it is unstable. A
-    step of several may not ($R > 0$): $h$ settles at the stability limit, where it must fall faster
-    than it rises. So below $c = -1/2$ the factor of such methods is 2 in place of `shrink`. (With
+    For methods with several gradients a step, the factor below $c = -1/2$ is 2 in place of
+    `shrink`: they may not reverse the gradient along a sharp direction before they are unstable
+    ($R > 0$), so $h$ settles at the stability limit, where it must fall faster than it rises. (With
     `shrink` alone Heun's method and often RK4 diverge on quadratics.)
 
     The multiplicative form on the last direction of Adam is Martínez-Rubio's (thesis, Oxford,
     2017), after Almeida (1998) and Baydin et al. (arXiv:1703.04782). The running mean, the
-    asymmetry and the clock are ours; with the clock, the rule averages over as much of the past as
-    a momentum on the same clock. `odeopt benchmark` measures their effect.
+    asymmetry and the clock (by which the rule averages over as much of the past as a momentum on
+    the same clock) are ours; `odeopt benchmark` measures their effect.
 
-    Works with any optimizer. A step that is not finite is rejected, and the next one is tried at
-    half the size.
+    Works with any optimizer. A step that is not finite is rejected and halves the size.
 
     Args:
       gain: $\kappa$; with a clock, $\kappa$ is `gain` times $r/(n + r)$.

@@ -29,7 +29,6 @@ class Horizon(AbstractLocalRule):
     counts = True
 
     def size(self, info: StepInfo) -> Scalar:
-        """The size of the present step; past the horizon, the size of the last step."""
         n = info.steps.astype(float)
         rise = (n + 1) / (self.warm_up * self.steps)
         fall = jnp.maximum(self.steps - n, 1.0) / ((1 - self.warm_up) * self.steps)
@@ -46,9 +45,8 @@ def horizon(
     $h_n = \min\left(\frac{d}{\sqrt N}, \hat h\right)
     \min\left(1, \frac{n+1}{wN}, \frac{N-n}{(1-w)N}\right)$ for the step $n = 0, 1, \dots$: a random
     walk of $N$ steps of size $d/\sqrt N$ ends at the distance $d$. For flows of unit speed (Adam's,
-    Muon's), whose learning rate is a distance (see `flows.UnitFlow`). A run that goes on past the
-    horizon keeps the size of step $N - 1$, which is small. Uses only the number of steps: no
-    gradient, no memory.
+    Muon's), whose learning rate is a distance (see `flows.UnitFlow`). Past the horizon the size
+    stays that of step $N - 1$. Costs no gradient and no memory.
 
     Args:
       steps: $N \ge 1$, the steps that the run will take.
@@ -107,7 +105,7 @@ def anytime(
     it is a quarter of the largest size of a `horizon` of $m$ steps, and falls as $1/\sqrt m$; after
     $m_0$ steps it falls as $1/m$: noise averages out, and the distance still grows without bound,
     as $\ln m$. The last iterate stays noisy: evaluate an average, such as that of
-    `flows.AveragedFlow`. Uses only the number of steps: no gradient, no memory.
+    `flows.AveragedFlow`. Costs no gradient and no memory.
 
     Args:
       distance: $d$, as in `horizon`.
@@ -119,9 +117,8 @@ def anytime(
     Raises:
       ValueError: a distance, a warm-up, a transition or a longest step that is not positive.
 
-    References: see `horizon`; $1/\sqrt n$ is the schedule of Zinkevich (2003) for convex losses,
-    $1/n$ that of Robbins and Monro (1951). `docs/research-log.md` has what the change at $m_0$ is
-    worth.
+    References: $1/\sqrt n$ is the schedule of Zinkevich (2003) for convex losses, $1/n$ that of
+    Robbins and Monro (1951). `docs/research-log.md` has what the change at $m_0$ is worth.
 
     Examples:
       >>> import odeopt

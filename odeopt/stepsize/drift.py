@@ -23,7 +23,6 @@ class DriftAdjusted(AbstractLocalRule):
     smooth: bool
 
     def size(self, info: StepInfo) -> Scalar:
-        """`min(2 / r, cap)` or its smooth form, `r = (‖Hg‖ / ‖g‖)**power`."""
         params = info.z[0]
         g = info.objective.here(params)
         # Complex gradients arrive conjugated, which is right for a direction in parameter space.
@@ -43,13 +42,12 @@ def drift_adjusted(power: float = 1.0, *, cap: float = 5.0, smooth: bool = False
     and Dherin, arXiv:2302.01952, where $\tfrac h2 Hg$ is the drift of gradient descent); or, with
     `smooth`, $1/h = 1/\text{cap} + r/2$ (the capped form of arXiv:2505.13397). Both tend to `cap`
     as the drift vanishes, never exceed it, and are `cap` at a zero gradient. As $\|Hg\| \le
-    \max|\lambda|\,\|g\|$, DAL-1 without cap is at least $2/\max|\lambda|$. For a positive definite
-    Hessian that is $2/\lambda_{max}$, the limit of Euler's method. The rule needs no
-    sweep, but need not beat a tuned rate. It was made for gradient descent; with momentum a run may
-    diverge where the curvature changes (`docs/step-size.md` has a table).
+    \max|\lambda|\,\|g\|$, DAL-1 without cap is at least $2/\max|\lambda|$: for a positive definite
+    Hessian the limit of Euler's method. The rule needs no sweep, but need not beat a tuned rate. It
+    was made for gradient descent; with momentum a run may diverge where the curvature changes
+    (`docs/step-size.md` has a table).
 
-    Costs one Hessian product a step, counted as 2 gradients. A power other than 1 is not
-    scale-free.
+    Costs one Hessian product a step, counted as 2 gradients. Only the power 1 is scale-free.
 
     Args:
       power: p.
@@ -78,7 +76,6 @@ class Corridor(AbstractLocalRule):
     cap: float
 
     def size(self, info: StepInfo) -> Scalar:
-        """`min((E - minimum) / ‖g‖^2, cap)`, 0 where the loss is at its minimum."""
         if info.value is None:
             raise ValueError(
                 "corridor() looks at the loss: pass it to update, "

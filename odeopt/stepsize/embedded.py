@@ -15,7 +15,7 @@ from ..solvers import Step
 from ..sums import add, entries, total, widened
 from .rule import AbstractRule, StepInfo, Verdict
 
-_Memory = tuple[Scalar, PyTree[Array]]
+_Memory = tuple[Scalar, PyTree[Array]]  # the size to try next, and that of diffrax's controller
 
 
 class EmbeddedError(AbstractRule):
@@ -28,7 +28,6 @@ class EmbeddedError(AbstractRule):
     limit: float
 
     def init(self, params: PyTree[Array]) -> _Memory:
-        """The size to try next, and the memory of diffrax's controller."""
         # With a first step given, diffrax does not use the other arguments.
         unused: Any = None
         _, memory = self.controller.init(
@@ -39,7 +38,6 @@ class EmbeddedError(AbstractRule):
         return jnp.asarray(self.first, float), memory
 
     def propose(self, state: _Memory, info: StepInfo) -> tuple[Scalar, _Memory]:
-        """The size that the controller chose after the last step."""
         return state[0], state
 
     def judge(self, state: _Memory, info: StepInfo, h: Scalar, step: Step) -> Verdict:
@@ -81,10 +79,9 @@ def embedded_error(
     local error $e$ of the parameters $x$. The next size is the current one times
     $0.9\,\eta^{-(P+I)/p}\eta_0^{P/p}$, between 0.2 and 10 times it, with $P$ = `pcoeff`, $I$ =
     `icoeff`, $p$ the order of the solver and $\eta_0$ that of the accepted step before. This is
-    `diffrax.PIDController`. Its default, $P = 0$ and $I = 1$, is made for steps that accuracy
-    limits: near the stability limit, where an optimizer soon is, it rejects every fourth to eighth
-    step. Ours are the coefficients that diffrax names for mildly stiff equations; with them at most
-    a third as many are rejected (`tests/stepsize/test_embedded.py`).
+    `diffrax.PIDController`, with the coefficients that diffrax names for mildly stiff equations.
+    Near the stability limit, where an optimizer soon is, its default ($P = 0$, $I = 1$) rejects
+    every fourth to eighth step, and these a third as many (`tests/stepsize/test_embedded.py`).
 
     A rejected step returns zero updates, counts in `state.rejected` and is followed by a smaller
     one. A loss that is not finite at a stage counts as an infinite error, so the rule recovers from
@@ -93,7 +90,7 @@ def embedded_error(
     Works with a solver that has an error estimate (`heun`, `midpoint`, `ralston`, `bosh3`,
     `dopri5`, `tsit5`, and `from_diffrax` of such a one); `bosh3`, `dopri5` and `tsit5` evaluate one
     gradient more a step for it. Error control follows the *flow*: it keeps the step near the
-    stability limit, no matter how sharp the loss becomes, but does not seek the minimum faster.
+    stability limit, however sharp the loss becomes, but does not seek the minimum faster.
 
     Args:
       rtol: error allowed in a step, relative to the size of each parameter.
@@ -106,8 +103,7 @@ def embedded_error(
 
     Raises:
       ValueError: a tolerance, `first` or `limit` that is not positive, a `first` above `limit`, or
-        a negative coefficient; when the optimizer is built, a solver without an error
-        estimate.
+        a negative coefficient; when the optimizer is built, a solver without an error estimate.
 
     Examples:
       >>> import odeopt

@@ -44,12 +44,10 @@ class GainRatio(AbstractRule):
     tries: int = eqx.field(static=True, default=1)
 
     def init(self, params: PyTree[Array]) -> Any:
-        """The size to try next."""
         first = jnp.asarray(self.first, float)
         return first if self.tries == 1 else Seen(first, jnp.zeros([], float))
 
     def propose(self, state: Any, info: StepInfo) -> tuple[Scalar, Any]:
-        """The size that the last step set."""
         return (state if self.tries == 1 else state.size), state
 
     def judge(self, state: Any, info: StepInfo, h: Scalar, step: Step) -> Verdict:
@@ -69,7 +67,6 @@ class GainRatio(AbstractRule):
             model = Model(inner(objective.here(params), update), 0.5 * inner(update, curvature))
             used += 2
         linear, quadratic, solved = model
-
         accept = jnp.isfinite(after) & (after <= before + _RISE * jnp.abs(before))
         predicted, decrease = -(linear + quadratic), before - after
         unit = _ROUNDING * eps
@@ -95,9 +92,8 @@ class GainRatio(AbstractRule):
 
     def failed(self, state: Any) -> Any:
         """A quarter of the size, as after a rejection."""
-        if self.tries == 1:
-            return jnp.maximum(_REJECT * state, self.least)
-        return state._replace(size=jnp.maximum(_REJECT * state.size, self.least))
+        size = jnp.maximum(_REJECT * (state if self.tries == 1 else state.size), self.least)
+        return size if self.tries == 1 else state._replace(size=size)
 
 
 def gain_ratio(
@@ -113,28 +109,26 @@ def gain_ratio(
     quadratic model, $-(g\cdot u + \tfrac12 u\cdot Hu)$. The step is accepted if the loss does not
     rise (to 1e-12 of itself) and is finite; the next size is 3 times this one if the ratio is
     above 0.75, half of it below 0.25, a quarter after a rejection. It does not grow if the model
-    has its minimum along u before three quarters of u, and is halved if that is before 0.6 of u:
-    there a method without damping, such as the implicit midpoint rule, would only swing to the
-    other side. If both terms of the model are below the rounding of the loss, the ratio says
-    nothing: it counts as 1 if the model predicts a decrease, and the size is halved if it predicts
-    a rise.
+    has its minimum along u before 0.75 u, and is halved if that is before 0.6 u: there a method
+    without damping, such as the implicit midpoint rule, would only swing to the other side. If both
+    terms of the model are below the rounding of the loss, the ratio counts as 1 if the model
+    predicts a decrease, and the size is halved if it predicts a rise.
 
     With several `tries` the rule remembers the loss at the end of a call. If the next call begins
-    at that loss, its batch is the same, and the rule does two more things (neither on new
-    mini-batches). First, it repeats a rejected step at half its size in the same call, with the
-    known gradient and Jacobian. A try costs what the method and the rule evaluate for it: 1
-    gradient with the exact solve of `linearly_implicit_euler`. Second, if `linearly_implicit_euler`
-    solves exactly and the model is nearly exact, the size grows by more than 3. The share of the
-    decrease that the model misses, |1 - ratio|, grows about as the size does, so the next size is
-    0.01 / |1 - ratio| times this one; rounding errors count as missed. A quadratic then takes a few
-    steps. (With few products of conjugate gradients this would fail: the larger the step, the less
-    of its system they solve.)
+    at that loss, its batch is the same, and the rule does two more things. First, it repeats a
+    rejected step at half its size in the same call, with the known gradient and Jacobian. A try
+    costs what the method and the rule evaluate for it: 1 gradient with the exact solve of
+    `linearly_implicit_euler`. Second, if that method solves exactly, the size may grow by more than
+    3: the share of the decrease that the model misses, |1 - ratio|, grows about as the size does,
+    so the next size is 0.01 / |1 - ratio| times this one; rounding errors count as missed. A
+    quadratic then takes a few steps. (Not with conjugate gradients: the larger the step, the less
+    of its system a few products solve.)
 
     Use it for implicit, linearly implicit and exponential methods, where a large step is a Newton
     step. It keeps an explicit method near its stability limit, at the price of rejections.
 
     Each step costs a Hessian product (2 gradients; none for the linearly implicit and the
-    exponential Euler method, which solve such a model themselves) and a loss at the trial point
+    exponential Euler method, which solve such a model themselves), a loss at the trial point
     (counted as 1), and a loss at the start (1) unless `update` gets `value=`. `update` needs
     `value_fn`. On a mini-batch, the ratio and the promise not to rise concern the mini-batch only.
 

@@ -155,14 +155,14 @@ class Scheduled(AbstractLocalRule):
     def size(self, info: StepInfo) -> Scalar:
         """The schedule at the number of steps taken so far."""
         size = self.schedule(info.steps)
-        if size is None or callable(size) or hasattr(size, "propose"):
+        try:  # inject_hyperparams makes the rate complex where the parameters are
+            size = jnp.real(jnp.asarray(size))
+        except (TypeError, ValueError):
             raise TypeError(
                 f"learning_rate is a schedule that gives {size!r:.60} where a number is expected: "
                 "return one. If the function makes a schedule or a rule, pass what it makes, "
                 "such as `stepsize.horizon(1000)` or `optax.constant_schedule(0.1)`."
-            )
-        # inject_hyperparams makes the rate complex where the parameters are
-        size = jnp.real(jnp.asarray(size))
+            ) from None
         if size.shape:
             raise ValueError(
                 f"The schedule gives an array of shape {size.shape}: return one number, the size "

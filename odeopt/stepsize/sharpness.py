@@ -81,8 +81,7 @@ class SharpnessRule(AbstractRule):
 
         choices = [later, lambda: estimate(self.products), lambda: estimate(self.first)]
         waits = (state.wait > 0) & ~(length > _LONGER * state.length)
-        due = jnp.where(waits, 0, jnp.where(state.known, 1, 2))
-        state = switch(due, choices)
+        state = switch(jnp.where(waits, 0, jnp.where(state.known, 1, 2)), choices)
         return state.size, state
 
     def judge(self, state: LastEstimate, info: StepInfo, h: Scalar, step: Step) -> Verdict:
@@ -104,16 +103,14 @@ def sharpness(
     $\lambda_{max}$ the sharpness of the loss (of the mini-batch) that `update` sees. Lanczos'
     algorithm estimates it every few steps, starting from the last Ritz vector, so that few products
     suffice, and as soon as the gradient is twice as long as at the last estimate. Between estimates
-    the size stays. If an estimate is not positive, the last good one is
-    kept. Before the first good one the size is `cap`, and steps are rejected if that is infinite
-    (set `cap` for a loss that may start out concave or linear). An estimate that is not finite is
-    repeated in the next step.
+    the size stays, also after one that is not positive. Before the first good one the size is
+    `cap`, and steps are rejected if that is infinite (set `cap` for a loss that may start out
+    concave or linear). An estimate that is not finite is repeated in the next step.
 
     `safety` is needed because a Ritz value is only a lower bound of the sharpness, and because the
-    sharpness moves between estimates. The rule knows the loss at one point only. Where the
-    sharpness changes much within a step, as in a logistic regression far from its minimum, a step
-    may be too long, and none is rejected for that: set a `cap`, or use `gain_ratio`. With momentum,
-    whose steps are longer, this happens more often.
+    sharpness moves between estimates. Where it changes much within a step, as in a logistic
+    regression far from its minimum, a step may be too long, and none is rejected for that: set a
+    `cap`, or use `gain_ratio`. With momentum, whose steps are longer, this happens more often.
 
     Costs 2 gradients a product: `2 * products / every` a step, after `2 * first` in each estimate
     up to the first good one. They are counted in the step that takes them. (Under `vmap` JAX
