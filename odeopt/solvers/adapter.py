@@ -48,16 +48,25 @@ Stepped = tuple[PyTree, PyTree | None, dict[str, PyTree], None, diffrax.RESULTS]
 """The return value of diffrax's `step`: end, error, dense output, memory, result."""
 
 
-class AbstractAdapter(diffrax.AbstractSolver):
-    """A diffrax solver that steps as its `method` does: no error estimate, linear dense output."""
-
-    term_structure: ClassVar[Any] = diffrax.ODETerm
-    interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation
+class Numbers:
+    """The numbers of a solver's `method`."""
 
     @property
     def stability_limit(self) -> float:
         r"""Real-axis stability limit $R$ of $h\lambda$."""
         return self.method.stability_limit  # type: ignore[attr-defined]
+
+    @property
+    def gradients_per_step(self) -> int | None:
+        """Gradients of an optimizer step of fixed size, the first one included; None: not known."""
+        return self.method.gradients_per_step  # type: ignore[attr-defined]
+
+
+class AbstractAdapter(Numbers, diffrax.AbstractSolver):
+    """A diffrax solver that steps as its `method` does: no error estimate, linear dense output."""
+
+    term_structure: ClassVar[Any] = diffrax.ODETerm
+    interpolation_cls: ClassVar[Callable] = diffrax.LocalLinearInterpolation
 
     def order(self, terms: Any) -> int:
         return self.method.order  # type: ignore[attr-defined]

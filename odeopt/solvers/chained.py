@@ -2,15 +2,15 @@
 
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, PyTree
 
-from ..arrays import Scalar, wide_dtype
+from ..arrays import Scalar
 from ..checks import check_kind
 from ..flows import AbstractFlow, GradientFlow, State
 from ..objective import Objective
-from ..sums import scaled
+from ..sums import multiple, widened
 from .method import AbstractMethod, Step
 from .splitting import Lie
 
@@ -64,12 +64,9 @@ class Chained(AbstractMethod):
         still = h == 0  # no move: the mean gradient is the gradient
         safe = jnp.where(still, 1.0, h)
 
-        def leaf(u: Array, g: Array) -> Array:  # in float16 1/h overflows for small h
-            return jnp.where(
-                still, g, scaled(-1 / safe, u.astype(wide_dtype(u.dtype))).astype(g.dtype)
-            )
-
-        mean = jax.tree.map(leaf, inner.update, objective.here(z[0]))
+        given = objective.here(z[0])
+        mean = multiple(-1 / safe, widened(inner.update))  # in float16 1/h overflows for small h
+        mean = optax.tree.where(still, given, optax.tree.cast_like(mean, given))
         outer = self.outer.step(flow, objective.with_given(mean), z, h, memory[1])
         used = None
         if inner.gradients is not None and outer.gradients is not None:

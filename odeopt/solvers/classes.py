@@ -12,12 +12,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .adapter import AbstractAdapter, Reached
+from .adapter import AbstractAdapter, Numbers, Reached
 from .explicit import ExplicitRungeKutta
 from .tableau import Tableau
 
 
-class Explicit:
+class Explicit(Numbers):
     """The properties that named explicit solvers add to diffrax's interface."""
 
     @property
@@ -31,19 +31,9 @@ class Explicit:
         return ExplicitRungeKutta(self.coefficients)
 
     @property
-    def stability_limit(self) -> float:
-        r"""Real-axis stability limit $R$ of $h\lambda$, from the stability polynomial."""
-        return self.method.stability_limit
-
-    @property
     def stability_polynomial(self) -> np.ndarray:
         """Coefficients of $R(z)$, ascending powers of `z`."""
         return self.method.tableau.stability_polynomial
-
-    @property
-    def gradients_per_step(self) -> int:
-        """Gradients of an optimizer step of fixed size, the first one included."""
-        return self.method.gradients_per_step
 
 
 class Euler(Explicit, diffrax.Euler):

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from ..arrays import Scalar, wide_dtype
+from ..arrays import Scalar
 from ..checks import check_flags, check_kind
 from ..flows import AbstractFlow, State
 from ..information import Information
 from ..kernels import combination
 from ..objective import Objective
-from ..sums import add, scaled
+from ..sums import add, multiple, widened
 from .method import AbstractMethod, Step, field_cost
 from .tableau import Tableau
 
@@ -140,12 +140,8 @@ class ExplicitRungeKutta(AbstractMethod):
             history = (first, *[zeros] * (tableau.lags - 1))
 
         def accumulated(sums: list, weights: Array, slope: State) -> list:
-            def more(total: State, weight: Array) -> State:
-                return jax.tree.map(
-                    lambda t, k: t + scaled(weight, k.astype(t.dtype)), total, slope
-                )
-
-            return [more(total, weight) for total, weight in zip(sums, weights, strict=True)]
+            added = optax.tree.cast_like(slope, sums[0])
+            return [add(t, multiple(w, added)) for t, w in zip(sums, weights, strict=True)]
 
         def body(carry: tuple, x: tuple) -> tuple:
             history, sums = carry
@@ -155,14 +151,13 @@ class ExplicitRungeKutta(AbstractMethod):
             if history:
                 history = (slope, *history[:-1])
             else:
-                sums = [jax.tree.map(lambda d: scaled(row, d), sums[0]), *sums[1:]]
+                sums = [multiple(row, sums[0]), *sums[1:]]
             return (history, accumulated(sums, weights, slope)), None
 
-        wide = jax.tree.map(lambda k: jnp.zeros_like(k, wide_dtype(k.dtype)), first)
+        wide = jax.tree.map(jnp.zeros_like, widened(first))
         weights = jnp.asarray(outputs, float).T
         carry = history, accumulated([wide] * len(outputs), weights[0], first)
         xs = jnp.arange(1, tableau.stages), jnp.asarray(rows, float)[1:], weights[1:]
         (_, sums), _ = jax.lax.scan(body, carry, xs)
-        # rounded once
-        increment, *error = [optax.tree.cast_like(total, first) for total in sums]
+        increment, *error = optax.tree.cast_like(sums, [first] * len(sums))  # rounded once
         return increment, (error[0] if error else None)

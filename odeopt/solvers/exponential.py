@@ -83,7 +83,7 @@ class Exponential(AbstractCurvatureMethod, Curved):
         return 1 + 2 * self.products
 
     def init(self, flow: AbstractFlow, z: State) -> LinearSolve:
-        """An empty report of a solve; a step does not use the report of the last one."""
+        """An empty report; a step does not use that of the last one."""
         return no_solve()
 
     def step(
@@ -107,7 +107,7 @@ class Exponential(AbstractCurvatureMethod, Curved):
             length = norm(left)
             start = jax.tree.map(lambda x: jnp.where(length > 0, x, 1), left)
             ritz = lanczos(product, start, params, size)
-            # the Ritz vectors' dtype is that of the parameters, and time has the default one
+            # Ritz vectors have the dtype of the parameters, time has the default one
             values, vectors = ritz.values.astype(float), ritz.vectors.astype(float)
             along = length * vectors[0]  # the start of the space, in Ritz vectors
             if convex:  # negative by rounding only, which a long time would amplify
@@ -116,11 +116,9 @@ class Exponential(AbstractCurvatureMethod, Curved):
             # The rest of the time, halved until the error is below the tolerance.
             times = rest * 0.5 ** jnp.arange(60, dtype=rest.dtype)
             coefficients = jax.vmap(lambda t: _followed(values, t) * along)(times)
-            beyond = norm(ritz.beyond)
-            tails = jnp.abs(coefficients @ vectors[-1])
-            errors = times * beyond * tails
+            errors = times * norm(ritz.beyond) * jnp.abs(coefficients @ vectors[-1])
             fits = errors <= self.tolerance * jnp.linalg.norm(coefficients, axis=1)
-            index = jnp.where(last_one | ~jnp.any(fits), 0, jnp.argmax(fits))
+            index = jnp.where(last_one, 0, jnp.argmax(fits))  # 0 also if none fits
             found = coefficients[index]
             inside = vectors @ found
             further = combined(inside, ritz.basis)
@@ -129,14 +127,13 @@ class Exponential(AbstractCurvatureMethod, Curved):
             tiny = jnp.finfo(length.dtype).tiny
             error = errors[index] / jnp.maximum(jnp.linalg.norm(found), tiny)
             rest = jnp.where(index == 0, 0.0, rest - times[index])
-            moved = add(moved, further)
             image = jax.tree.map(
                 lambda b, inner, outer: b + inner + scaled(inside[-1], outer),
                 image,
                 turned,
                 ritz.beyond,
             )
-            return moved, image, form, rest, error, taken + size
+            return add(moved, further), image, form, rest, error, taken + size
 
         zero = jax.tree.map(jnp.zeros_like, slope)
         nothing = jnp.zeros([], float)

@@ -15,7 +15,7 @@ from ..checks import check_least
 from ..flows import AbstractFlow, State
 from ..loops import while_loop
 from ..objective import Objective
-from ..sums import add, finite, inner, norm, scaled
+from ..sums import add, finite, inner, multiple, norm, scaled
 from .linear import LinearSolve, LinearSolver, as_linear_solver, known_count
 from .method import AbstractCurvatureMethod, CounterTerm, Step, field_cost
 
@@ -130,7 +130,7 @@ class Implicit(AbstractCurvatureMethod):
         slope = objective.here(params)
         length = h if self.kind == "euler" else 0.5 * h
         ahead = length if self.kind == "trapezoidal" else jnp.zeros_like(h)
-        center = jax.tree.map(lambda g: scaled(-ahead, g), slope)
+        center = multiple(-ahead, slope)
         update, memory, used, sane = self._proximal(
             objective.at(1), params, slope, length, center, memory, cost
         )
@@ -190,8 +190,7 @@ class Implicit(AbstractCurvatureMethod):
             unseen = jnp.abs(promised) <= rounding * jnp.abs(here.value)
 
             def shorter(search: "_Search") -> "_Search":
-                further = jax.tree.map(lambda d: scaled(search.length, d), direction)
-                moved = jax.tree.map(jnp.add, here.displacement, further)
+                moved = add(here.displacement, multiple(search.length, direction))
                 trial = at(moved, *objective.value_and_gradient(add(params, moved)))
                 rise = trial.value - here.value
                 enough = rise <= _SUFFICIENT * search.length * promised

@@ -66,7 +66,7 @@ class Strang(AbstractMethod):
     next one with the same `h`. `step_params` gives the end of the step. To undo the opening, a few
     scalars suffice for some flows (`AbstractFlow.rest`); for others a copy of the move is kept. A
     flow that does not start at rest (Adam's) cannot open before its first gradient: the end of its
-    first step makes up for this, so that `step_params` is at the right time.
+    first step makes up for this.
 
     Args:
       substeps: the lengths $\tau$ of the substeps, which sum to 1.
@@ -90,11 +90,9 @@ class Strang(AbstractMethod):
 
     @property
     def gradients_per_step(self) -> int:
-        """One gradient for each substep."""
         return len(self.substeps)
 
     def check(self, flow: AbstractFlow) -> None:
-        """The flow must have parts, one of which uses the gradient."""
         _check_parts(flow, "Strang")
         if flow.gradient_part is None:
             raise ValueError(
@@ -112,14 +110,13 @@ class Strang(AbstractMethod):
         self, flow: AbstractFlow, objective: Objective, z: State, h: Scalar, memory: PyTree[Array]
     ) -> Step:
         """From the middle of one step's first substep to the same place in the next step."""
-        middle = str(flow.gradient_part)
         owed = flow.owed(z[1])
         late: Any = 1.0 if owed is None else 1.0 + owed.astype(float)
         substeps: list[tuple[str, float | Array]] = []
         for tau in self.substeps:
-            substeps += opening(flow, tau) if substeps else []
-            closing = opening(flow, tau)[::-1]
-            substeps += [(middle, tau), *((part, late * f) for part, f in closing)]
+            half = opening(flow, tau)
+            closing = [(part, late * fraction) for part, fraction in half[::-1]]
+            substeps += [*(half if substeps else []), (str(flow.gradient_part), tau), *closing]
             late = 1.0
         ahead = opening(flow, self.substeps[0])
         if flow.rest(z, h, 0.5) is None:
@@ -172,7 +169,6 @@ def _in_turn(
 
 
 def _check_parts(flow: AbstractFlow, solver: str) -> None:
-    """Refuse a flow that names no parts."""
     if not flow.parts:
         raise ValueError(
             f"{solver} composes the exactly solvable parts of a flow, and {type(flow).__name__} "

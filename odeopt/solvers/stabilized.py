@@ -264,10 +264,6 @@ class RKC(AbstractAdapter):
             )
         self.method = RungeKuttaChebyshev(stages, order, damping)
 
-    @property
-    def gradients_per_step(self) -> int:
-        return self.method.gradients_per_step
-
     def reached(self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any) -> Reached:
         h = jnp.asarray(t1 - t0)
         forwards = terms.contr(jnp.zeros_like(h), jnp.ones_like(h))

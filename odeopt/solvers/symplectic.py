@@ -33,21 +33,16 @@ class AbstractConformal(AbstractAdapter):
 
     Args:
       friction: $\gamma$; 0 for a symplectic method of a Hamiltonian system.
-
-    Attributes:
-      method: the pure step function that the optimizers use.
-      substeps: the parts and fractions of one step, in order.
     """
 
     friction: float
 
+    term_structure: ClassVar[Any] = (diffrax.ODETerm, diffrax.ODETerm)
+    method: eqx.AbstractClassVar[Lie | Strang]
+    substeps: eqx.AbstractClassVar[Substeps]  # the parts and fractions of one step, in order
+
     def __check_init__(self) -> None:
         check_finite(friction=self.friction)
-
-    term_structure: ClassVar[Any] = (diffrax.ODETerm, diffrax.ODETerm)
-
-    method: eqx.AbstractClassVar[Lie | Strang]
-    substeps: eqx.AbstractClassVar[Substeps]
 
     def reached(self, terms: Any, t0: Any, t1: Any, y0: PyTree[Array], args: Any) -> Reached:
         drift, kick = terms

@@ -195,14 +195,8 @@ def settled(
     return kept, optax.tree.where(kept, verdict.state, otherwise)
 
 
-class Always(eqx.Module):
-    """The schedule of a number that may be traced."""
-
-    rate: Any
-
-    def __call__(self, step: Int[Array, ""]) -> Any:
-        """The number."""
-        return self.rate
+def _always(rate: Array, step: Int[Array, ""]) -> Array:
+    return rate
 
 
 def _is_real(number: Array) -> bool:
@@ -242,7 +236,7 @@ def as_rule(learning_rate: Any) -> AbstractRule:
         return Scheduled(learning_rate)
     array = isinstance(learning_rate, jax.Array)
     if array and learning_rate.shape == () and _is_real(learning_rate):
-        return Scheduled(Always(learning_rate), counts=False)
+        return Scheduled(jax.tree_util.Partial(_always, learning_rate), counts=False)
     # NumPy's scalars are `numbers.Real`, its bool is not
     if not array and isinstance(np.asarray(learning_rate)[()], numbers.Real):
         rate = float(learning_rate)
