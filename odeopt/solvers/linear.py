@@ -1,6 +1,6 @@
 """The linear systems of implicit steps, with the curvature as matrix: exact, or matrix-free."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -56,13 +56,9 @@ class Curved(eqx.Module):
         return jax.linearize(slope, params)[1]
 
     def product_cost(self, objective: Objective, gradient_cost: int) -> int:
-        """The cost of a product in gradients: 2 for each gradient that it differentiates.
-
-        Products with the Gauss-Newton matrix, and with the Hessian on a part of the samples, cost
-        2: they differentiate the plain loss.
-        """
-        plain = self.is_gauss_newton(objective) or self.fraction < 1
-        return 2 if plain else 2 * gradient_cost
+        """The cost of a product in gradients: 2 for each gradient that it differentiates."""
+        plain_loss = self.is_gauss_newton(objective) or self.fraction < 1
+        return 2 if plain_loss else 2 * gradient_cost
 
 
 class LinearSolver(Curved):
@@ -71,15 +67,14 @@ class LinearSolver(Curved):
     Args:
       curvature: B. "ggn": the generalized Gauss-Newton matrix, positive semi-definite where the
         loss is convex in the outputs; `value_fn` must be an `odeopt.composite`. "hessian": for any
-        loss; if it is indefinite, conjugate gradients stop when they detect it. "auto": "ggn" if
+        loss; conjugate gradients stop when they detect that it is indefinite. "auto": "ggn" if
         `value_fn` is a `composite`, else "hessian".
       solve: "exact": Cholesky's decomposition in the space of outputs or of parameters, whichever
-        is smaller, from the Jacobian of every sample ("ggn" only). "cg": conjugate gradients, which
+        is smaller, from the Jacobian of every sample by itself ("ggn" only; if samples interact, as
+        in batch normalization, write `composite(..., samples=())`). "cg": conjugate gradients that
         start at the last solution. "auto": exact if the matrix has at most 1,000 rows, the Jacobian
         has at most 16 million entries and costs no more gradients than `products` do, and neither
-        samples nor parameters are known to be split over devices (explicitly, or inside
-        `shard_map`). The exact solve takes every sample by itself: for a model whose samples
-        interact (batch normalization) write `composite(..., samples=())`, or pass "cg".
+        samples nor parameters are known to be split over devices.
       products: the most curvature products of one solve, beside one for its start; None for 10.
       tolerance: the relative residual at which conjugate gradients stop.
       fraction: the share of the samples, counted from the first, on which the curvature is taken
@@ -124,14 +119,14 @@ class LinearSolver(Curved):
         self.solve, self.tolerance, self.precondition = solve, tolerance, precondition
         self.rank, self.rows, self.low_rank = known_count("rank", rank, 0), None, None
         self.curvature, self.products, self.fraction = checked(curvature, products, fraction)
-        if self.solve not in ("auto", "exact", "cg"):
-            raise ValueError(f'solve is {self.solve!r}; pass "auto", "exact" or "cg".')
-        if self.solve == "exact" and self.curvature == "hessian":
+        if solve not in ("auto", "exact", "cg"):
+            raise ValueError(f'solve is {solve!r}; pass "auto", "exact" or "cg".')
+        if solve == "exact" and curvature == "hessian":
             raise ValueError(
                 'solve="exact" uses the Jacobian of every sample, which gives the Gauss-Newton '
                 'matrix and not the Hessian: pass curvature="ggn", or solve="cg".'
             )
-        if self.solve == "exact" and (products is not None or precondition or self.rank):
+        if solve == "exact" and (products is not None or precondition or self.rank):
             raise ValueError(
                 'solve="exact" takes no products of curvature: leave out products, precondition '
                 'and rank, or pass solve="cg".'
@@ -160,12 +155,12 @@ class LinearSolver(Curved):
         parts = self._exact(objective, params)
         if parts is not None:
             rows, cost = gauss_newton_rows(parts, params), outputs_per_sample(parts, params)[1]
-            return eqx.tree_at(lambda s: s.rows, self, rows, is_leaf=_is_none), cost
+            return eqx.tree_at(lambda s: s.rows, self, rows, is_leaf=lambda x: x is None), cost
         if not self.rank:
             return self, 0
         made = nystrom(self.product(objective, params), params, self.rank)
         cost = self.product_cost(objective, gradient_cost) * made.rank
-        return eqx.tree_at(lambda s: s.low_rank, self, made, is_leaf=_is_none), cost
+        return eqx.tree_at(lambda s: s.low_rank, self, made, is_leaf=lambda x: x is None), cost
 
     def system(
         self, objective: Objective, params: PyTree[Array], h: Scalar, gradient_cost: int
@@ -193,26 +188,22 @@ class LinearSolver(Curved):
         leaves = jax.tree.leaves(params)
         complex_ = any(map(jnp.iscomplexobj, leaves))
         divided = any(is_split(jnp.asarray(x)) for x in jax.tree.leaves((parts.samples, params)))
-        if exact and complex_:
+        if not exact and (complex_ or divided):
+            return None
+        if complex_:
             raise TypeError('solve="exact" takes real parameters only: pass solve="cg".')
-        if exact and divided:
+        if divided:
             raise ValueError(
                 'solve="exact" forms one matrix of all samples and parameters, which are split '
                 'over devices here: pass solve="cg", or "auto", which then means "cg".'
             )
         if exact:
             return parts
-        if complex_ or divided:
-            return None
         size = sum(leaf.size for leaf in leaves)
         samples, width = outputs_per_sample(parts, params)
         rows = samples * width
         small = min(rows, size) <= _DENSE and rows * size <= _ENTRIES
         return parts if small and width <= 2 * self.products else None
-
-
-def _is_none(node: Any) -> bool:
-    return node is None
 
 
 def as_linear_solver(solver: LinearSolver | None) -> LinearSolver:
