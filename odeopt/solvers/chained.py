@@ -18,10 +18,9 @@ from .splitting import Lie
 class Chained(AbstractMethod):
     r"""A one-gradient method that gets the mean gradient of another method's step.
 
-    `inner` takes a step along gradient flow, whose mean gradient is
-    $g^* = (x - \Phi_h(x))/h = \sum_ib_ig_i$ for a Runge-Kutta method; `outer` then steps its own
-    flow with $g^*$ in place of the gradient. An optax user gets the same by chaining momentum
-    after a solver. It is *not* a solver of the flow with momentum: the order is 1.
+    `inner` steps along gradient flow with the mean gradient $g^* = (x - \Phi_h(x))/h$
+    ($\sum_ib_ig_i$ for a Runge-Kutta method); `outer` then steps its own flow with $g^*$ as the
+    gradient, as if momentum were chained after a solver. The order is 1.
 
     Args:
       inner: a method for gradient flow.
@@ -71,10 +70,5 @@ class Chained(AbstractMethod):
         used = None
         if inner.gradients is not None and outer.gradients is not None:
             used = inner.gradients + outer.gradients
-        return Step(
-            outer.update,
-            outer.aux,
-            (inner.memory, outer.memory),
-            gradients=used,
-            finite=inner.finite & outer.finite,
-        )
+        memory, sound = (inner.memory, outer.memory), inner.finite & outer.finite
+        return Step(outer.update, outer.aux, memory, gradients=used, finite=sound)

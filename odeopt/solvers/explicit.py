@@ -26,22 +26,19 @@ LARGE = 4_000_000
 class ExplicitRungeKutta(AbstractMethod):
     r"""The explicit Runge-Kutta method of a tableau, one gradient a stage.
 
-    $k_i = hf(z + \sum_{j<i} a_{ij}k_j)$, increment $\sum_i b_ik_i$. The first stage uses the
-    gradient that the caller already has, so a step evaluates `stages - 1` further ones.
-
-    Stages that only serve the error estimate are dropped unless `error` asks for one. Leaves
-    below 32 bits are combined in float32 and rounded once.
+    $k_i = hf(z + \sum_{j<i} a_{ij}k_j)$, increment $\sum_i b_ik_i$. The first stage uses the given
+    gradient, so a step evaluates `stages - 1` further ones. Stages that only serve the error
+    estimate are dropped without `error`. Leaves below 32 bits are combined in float32.
 
     Args:
       tableau: the coefficients.
       error: also estimate the local error, $\sum_i b^{err}_ik_i$.
-      scan: loop over the stages with `lax.scan` instead of unrolling them. This saves memory in
-        large models, not compile time (`python -m benchmarks --only memory --only compile`). If
-        every row of the tableau continues a multiple of the row above (`heun`, `ssprk3`,
-        `LowStorage4`; see `Tableau.recursion`), the loop keeps one vector beside the point of the
-        stage; else it keeps the slopes that later rows use (one for `rk4`) and their sum. `grad_fn`
-        then gets a traced stage. None: loop from `LARGE` numbers on if this saves memory, unless
-        there is a `grad_fn`.
+      scan: loop over the stages with `lax.scan`, where `grad_fn` gets a traced stage. This saves
+        memory in large models, not compile time (`python -m benchmarks --only memory --only
+        compile`): the loop keeps one vector beside the point of the stage if every row of the
+        tableau continues a multiple of the row above (`heun`, `ssprk3`, `LowStorage4`; see
+        `Tableau.recursion`), else the slopes that later rows use (one for `rk4`) and their sum.
+        None: loop from `LARGE` numbers on if this saves memory, unless there is a `grad_fn`.
 
     Raises:
       ValueError: `error=True` and the tableau has no estimate.

@@ -33,8 +33,8 @@ class Exponential(AbstractCurvatureMethod, Curved):
 
     $\varphi_1$ is evaluated on the Krylov space of B and the gradient, by Lanczos' algorithm. The
     model never rises along this path, however small the space. With `basis` below `products` the
-    space is restarted. Each space follows the flow while its error stays below the tolerance; the
-    last one follows it to the end.
+    space is restarted where its error would exceed the tolerance; the last one follows the flow to
+    the end.
 
     The arguments are those of `odeopt.exponential_euler`.
 

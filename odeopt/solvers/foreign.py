@@ -26,14 +26,14 @@ class DiffraxMethod(AbstractMethod):
     """A diffrax ODE solver as a method; each step is a fresh start (a new mini-batch is a jump).
 
     The system is solved for the *increment*, so that nothing cancels. diffrax evaluates the first
-    gradient again, and an implicit solver takes as many gradients as its root finder needs. That
-    number is not visible from outside: `gradients_per_step` is None, the count is reported as -1.
+    gradient again, and a root finder as many as it needs. That number is not visible from outside:
+    `gradients_per_step` is None, the count is reported as -1.
 
     Args:
       solver: an instance of a diffrax solver for ODEs. An implicit one whose root finder has no
         tolerances (diffrax's default) gets 1e-3 for both. Its chord iteration, with the Jacobian
-        of the start, fails where `h * sharpness` is large on a strongly nonlinear loss; such a
-        step is rejected. If that happens, pass your own `root_finder`.
+        of the start, fails where `h * sharpness` is large on a strongly nonlinear loss, and the
+        step is rejected: pass your own `root_finder`.
 
     Raises:
       ValueError: a solver that does not step a single ODE term (split, IMEX, Langevin, SDE-only),
@@ -61,7 +61,6 @@ class DiffraxMethod(AbstractMethod):
 
     @property
     def order(self) -> int | None:
-        """The order of the solver for an ODE."""
         return self.solver.order(diffrax.ODETerm(lambda t, y, args: y))
 
     @property

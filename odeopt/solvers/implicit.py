@@ -61,9 +61,8 @@ class Implicit(AbstractCurvatureMethod):
     Newton's method minimizes the proximal objective P, starting at x. An iteration solves
     $(B + I/h)\,d = -\nabla P(y)$ and backtracks along d (by a parabola, by a factor of 0.1 to 0.5
     each time) until Armijo's condition holds or, if the decrease is below the rounding of the loss,
-    until the gradient of P is halved. P never rises in a step, however large h is, however badly
-    the systems are solved and however few the iterations. So for implicit Euler
-    $E(x^+) + \|x^+ - x\|^2/(2h) \le E(x)$ at every step.
+    until the gradient of P is halved. P never rises, whatever h, the accuracy of the solves and the
+    number of iterations: for implicit Euler always $E(x^+) + \|x^+ - x\|^2/(2h) \le E(x)$.
 
     Stability functions, with $z = h\lambda$: $1/(1+z)$ for implicit Euler, which is L-stable;
     $(1 - z/2)/(1 + z/2)$ for the others, where a mode of large z alternates and hardly decays.
@@ -151,9 +150,9 @@ class Implicit(AbstractCurvatureMethod):
     ) -> tuple[PyTree[Array], Proximal, Int[Array, ""], Bool[Array, ""]]:
         r"""The increment u that minimizes $E(x + u) + \|u - c\|^2/(2h)$, starting at $u = 0$.
 
-        `cost` is the cost of one gradient, or of one loss. The last two results are the total cost,
-        and whether loss and gradient at $x$ are finite; if they are not, $u$ is 0.
-        Everything is divided by $(1 + h)/h$, so that no step size is too large or too small.
+        `cost` is that of one gradient, or of one loss. The last two results are the total cost, and
+        whether loss and gradient at $x$ are finite; if they are not, $u$ is 0. All is divided by
+        $(1 + h)/h$, so that no step size is too large or too small.
         """
         shift, weight = 1 / (1 + h), h / (1 + h)
 

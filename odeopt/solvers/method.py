@@ -34,13 +34,12 @@ class Step(NamedTuple):
     """The result of one step of a method.
 
     Attributes:
-      update: new parameters minus old ones. Never the new ones themselves: forming `new - old`
-        cancels in floating point (at weights near 1000 an update of 1e-5 would vanish in float32).
+      update: new parameters minus old ones, not formed as `new - old`, which cancels in floating
+        point (at weights near 1000 an update of 1e-5 would vanish in float32).
       aux: the new auxiliary variables.
       memory: the state that the method carries to its next step.
       error: an estimate of the local error, a tree like `z`; None without one.
-      model: the quadratic model that the step has solved; None if it solves none, or one of another
-        loss than the caller's.
+      model: the quadratic model of the caller's loss that the step has solved, or None.
       gradients: the number of gradients beside the given one, possibly traced; None if it cannot be
         known. A Hessian product counts as 2.
       finite: False if the step could not be computed.

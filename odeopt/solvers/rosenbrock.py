@@ -26,10 +26,9 @@ _GAMMA = 1 - 1 / math.sqrt(2)  # makes the method of order 2 L-stable
 class Rosenbrock(AbstractCurvatureMethod):
     r"""Linearly implicit Euler, or ROS2: one or two linear systems of the same matrix.
 
-    Order 1: $x^+ = x + d$, $(I + hB)\,d = -h\nabla E(x)$. This is implicit Euler with a single
-    Newton step. With the Gauss-Newton matrix it is the step of Levenberg and Marquardt with damping
-    $1/h$; for $h \to \infty$ it is the Newton or Gauss-Newton step. Its stability function is
-    $1/(1 + z)$ at $z = h\lambda$.
+    Order 1: $x^+ = x + d$, $(I + hB)\,d = -h\nabla E(x)$: implicit Euler with a single Newton step.
+    With the Gauss-Newton matrix it is the step of Levenberg and Marquardt with damping $1/h$; for
+    $h \to \infty$ the Newton or Gauss-Newton step. Stability function $1/(1 + z)$, $z = h\lambda$.
 
     Order 2: with $W = I + \gamma hB$, $\gamma = 1 - 1/\sqrt2$: $Wk_1 = -\nabla E(x)$,
     $Wk_2 = -\nabla E(x + hk_1) - 2k_1$, $x^+ = x + \tfrac32hk_1 + \tfrac12hk_2$; its stability
@@ -69,12 +68,10 @@ class Rosenbrock(AbstractCurvatureMethod):
         return self.order * (1 + self.solver.gradients)
 
     def init(self, flow: AbstractFlow, z: State) -> LinearSolve | tuple[LinearSolve, LinearSolve]:
-        """No solve yet: an empty report for each system."""
         first = self.solver.init(z[0])
         return first if self.order == 1 else (first, self.solver.init(z[0]))
 
     def prepared(self, objective: Objective, z: State) -> tuple[AbstractMethod, int]:
-        """With the Jacobian (or the sketch) of the solver."""
         solver, used = self.solver.prepared(objective, z[0])
         return Rosenbrock(self.order, solver), used
 

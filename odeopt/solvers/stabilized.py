@@ -40,12 +40,11 @@ class RungeKuttaChebyshev(AbstractMethod):
     With $f$ the field and $\delta_j$ the displacement from the start to stage j,
     $\delta_0 = 0$, $\delta_1 = \tilde\mu_1hf_0$,
     $\delta_j = \mu_j\delta_{j-1} + \nu_j\delta_{j-2} + \tilde\mu_jhf_{j-1} + \tilde\gamma_jhf_0$:
-    one gradient a stage, the given one first. Each stage uses the two before it. For any number of
-    stages the loop keeps three vectors (four at order 2) and is compiled once. Leaves below 32
-    bits are combined in float32.
+    one gradient a stage, the given one first. The loop keeps three vectors (four at order 2) and is
+    compiled once. Leaves below 32 bits are combined in float32.
 
     Stable up to $h\lambda = R$: at order 1 $R = 2w_0T_s'(w_0)/T_s(w_0) \approx 1.93s^2$, at order 2
-    about $0.65s^2$. Damping lowers R a little (by 3 % at order 1 and the default); without damping
+    about $0.65s^2$. Without damping, which lowers R a little (by 3 % at order 1 and the default),
     modes at the extrema of the polynomial would not decay.
 
     `stages=None` (for gradient flow only) takes the smallest number of stages whose limit is at

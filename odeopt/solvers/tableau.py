@@ -21,8 +21,7 @@ class Tableau:
     r"""The coefficients of an explicit Runge-Kutta method.
 
     $k_i = f(z + h\sum_{j<i} a_{ij}k_j)$, $z^+ = z + h\sum_i b_ik_i$. Unlike
-    `diffrax.ButcherTableau` it allows a single stage, says "no error estimate" with None rather
-    than with zeros, and names a sum that is wrong in its error message.
+    `diffrax.ButcherTableau` it allows a single stage, and says "no error estimate" with None.
 
     Args:
       a: the lower triangle: one row for each stage after the first (`[[a21], [a31, a32], ...]`),
@@ -70,7 +69,7 @@ class Tableau:
                     f"explicit method has exactly {i} coefficients. For an implicit one pass a "
                     "diffrax solver: `odeopt.from_diffrax(solver, learning_rate)`."
                 )
-        rows = [row[:i] for i, row in enumerate(rows)]
+            rows[i] = row[:i]
         nodes = np.array([row.sum() for row in rows]) if c is None else np.asarray(c, float)
         error = None if b_error is None else np.asarray(b_error, float)
         for name, values in (("c", nodes), ("b_error", error)):
@@ -109,10 +108,10 @@ class Tableau:
 
     def to_diffrax(self) -> diffrax.ButcherTableau:
         """The same method for a diffrax solver class; diffrax wants at least two stages."""
-        b_error = np.zeros(self.stages) if self.b_error is None else np.asarray(self.b_error)
-        a_lower = tuple(np.asarray(row) for row in self.a[1:])
+        b_error = np.asarray(self.b_error or np.zeros(self.stages))
+        a_lower, c = tuple(map(np.asarray, self.a[1:])), np.asarray(self.c[1:])
         return diffrax.ButcherTableau(
-            a_lower=a_lower, b_sol=np.asarray(self.b), b_error=b_error, c=np.asarray(self.c)[1:]
+            a_lower=a_lower, b_sol=np.asarray(self.b), b_error=b_error, c=c
         )
 
     @property
@@ -139,7 +138,7 @@ class Tableau:
         r"""Order of accuracy, by the order conditions $b\cdot u(t) = 1/\gamma(t)$ on rooted trees.
 
         Every tree is a Butcher product of two smaller ones, under which $u(t_1\circ t_2) = u(t_1)
-        \cdot A u(t_2)$; planar duplicates are checked more than once, which costs nothing here.
+        \cdot A u(t_2)$; planar duplicates are checked more than once.
         """
         a, b = self.matrix, np.asarray(self.b)
         # per order n: (u, gamma / n) of each planar tree
