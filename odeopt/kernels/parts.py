@@ -22,14 +22,18 @@ def partitioned(fused: Fused, run: Run, numbers: Array, *arrays: Array) -> Outpu
     """Call `run` without gathering leaves that are split over devices.
 
     XLA cannot partition a kernel. With explicit axes, where the sharding is part of the type, this
-    maps `run` by `shard_map`; else it registers a rule for XLA's partitioner.
+    maps `run` by `shard_map`; else it registers a rule for XLA's partitioner. The two do not
+    combine: a leaf that is split along explicit axes of a mesh with others runs the reference.
     """
     sharding = jax.typeof(arrays[0]).sharding
     if {*sharding.mesh.axis_types} == {AxisType.Explicit}:
         part = functools.partial(_part, fused, run, arrays[0].shape, sharding.spec)
         ins, outs = _specs(fused, arrays, sharding.spec)
-        mapped = jax.shard_map(part, in_specs=ins, out_specs=outs, check_vma=False)
+        mesh = sharding.mesh  # the context may have none
+        mapped = jax.shard_map(part, mesh=mesh, in_specs=ins, out_specs=outs, check_vma=False)
         return mapped(numbers, *arrays)
+    if any(sharding.spec):
+        return fused.reference(numbers, *arrays)
 
     @custom_partitioning
     def cut(numbers: Array, *arrays: Array) -> Outputs:

@@ -182,7 +182,7 @@ class Implicit(AbstractCurvatureMethod):
             point = add(params, here.displacement)
             system, _ = self.solver.system(objective, point, h, cost)
             minus = jax.tree.map(jnp.negative, bound(here.displacement))
-            direction, solve = system.solve(memory.solve, minus, (weight, here.slope))
+            direction, solve, taken = system.solve(memory.solve, minus, (weight, here.slope))
             direction = optax.tree.cast_like(direction, here.displacement)
             promised = inner(here.descent, direction)
             # A decrease too small to see in the loss can be seen in its gradient.
@@ -216,7 +216,7 @@ class Implicit(AbstractCurvatureMethod):
                     solve._replace(products=memory.solve.products + solve.products),
                 ),
                 moved,
-                used + system.setup + system.cost(solve) + cost * search.trials,
+                used + system.setup + taken + cost * search.trials,
             )
 
         none = jnp.int32(0)

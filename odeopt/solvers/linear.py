@@ -15,7 +15,7 @@ from ..nystrom import LowRank, nystrom
 from ..objective import LinearMap, Objective
 from ..split import Split, split
 from ..sums import is_split
-from .systems import AbstractSystem, Exact, Iterative, LinearSolve, no_solve
+from .systems import Exact, Iterative, LinearSolve, no_solve
 
 Curvature = Literal["auto", "ggn", "hessian"]
 Solve = Literal["auto", "exact", "cg"]
@@ -164,7 +164,7 @@ class LinearSolver(Curved):
 
     def system(
         self, objective: Objective, params: PyTree[Array], h: Scalar, gradient_cost: int
-    ) -> tuple[AbstractSystem, Scalar]:
+    ) -> tuple[Exact | Iterative, Scalar]:
         """`(I + hB) / (1 + h)` at `params`, so that no large step overflows, and `1 / (1 + h)`.
 
         `gradient_cost`: gradients of the loss that one gradient of `objective` costs.

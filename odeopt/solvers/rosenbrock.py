@@ -87,19 +87,19 @@ class Rosenbrock(AbstractCurvatureMethod):
         used: int | Int[Array, ""] = field_cost(flow, z, h, given=True) + system.setup
         model = None
         if self.order == 1:
-            update, memory = system.solve(memory, slope=(scale * h, slope))
-            used += system.cost(memory)
+            update, memory, taken = system.solve(memory, slope=(scale * h, slope))
+            used += taken
             if solved is objective:
                 model = Model(inner(slope, update), 0.5 * memory.quadratic_form, system.exact)
         else:
-            one, first = system.solve(memory[0], slope=(scale * h, slope))
+            one, first, taken = system.solve(memory[0], slope=(scale * h, slope))
             there = solved.at(1).gradient(add(params, one))
             right = jax.tree.map(
                 lambda g, u: scaled(-scale * h, g) - scaled(2 * scale, u), there, one
             )
-            two, second = system.solve(memory[1], right)
+            two, second, again = system.solve(memory[1], right)
             update, memory = _combined(one, two), (first, second)
-            used += cost + system.cost(first) + system.cost(second)
+            used += cost + taken + again
         return Step(update, aux, memory, None, model, used, finite(update, memory))
 
     @property

@@ -1,6 +1,9 @@
-"""Linear systems of the curvature at one point: exact, or by conjugate gradients."""
+r"""Linear systems $(\text{shift} + \text{weight}\,B)\,x = r$ at one point, prepared for several r.
 
-import abc
+`solve(last, right, slope)` gives the solution for $r$ = `right - amount * g`, its report, and its
+cost in gradients beside `setup`, that of the preparation.
+"""
+
 import dataclasses
 import functools
 import operator
@@ -49,30 +52,8 @@ def no_solve(direction: PyTree[Array] = (), diagonal: Diagonal | tuple[()] = ())
     return LinearSolve(direction, none, jnp.zeros([], float), jnp.zeros([], float), diagonal)
 
 
-class AbstractSystem(abc.ABC):
-    r"""$(\text{shift} + \text{weight}\,B)\,x = r$ at one point, prepared for several r.
-
-    Attributes:
-      setup: the cost of its preparation, in gradients.
-      exact: whether it is solved to rounding.
-    """
-
-    setup: int
-    exact: ClassVar[bool]
-
-    @abc.abstractmethod
-    def solve(
-        self, last: LinearSolve, right: PyTree[Array] | None = None, slope: Slope | None = None
-    ) -> tuple[PyTree[Array], LinearSolve]:
-        """The solution for `right - amount * g`."""
-
-    @abc.abstractmethod
-    def cost(self, found: LinearSolve) -> int | Int[Array, ""]:
-        """The cost of a solve, in gradients."""
-
-
 @dataclasses.dataclass(frozen=True)
-class Iterative(AbstractSystem):
+class Iterative:
     """A system solved by conjugate gradients, with the options of `solver`."""
 
     product: LinearMap
@@ -82,12 +63,11 @@ class Iterative(AbstractSystem):
     solver: "LinearSolver"
     product_cost: int
     setup: int
-
     exact: ClassVar[bool] = False
 
     def solve(
         self, last: LinearSolve, right: PyTree[Array] | None = None, slope: Slope | None = None
-    ) -> tuple[PyTree[Array], LinearSolve]:
+    ) -> tuple[PyTree[Array], LinearSolve, Int[Array, ""]]:
         if slope is not None:
             step = multiple(-slope[0], slope[1])
             right = step if right is None else add(step, right)
@@ -110,10 +90,8 @@ class Iterative(AbstractSystem):
         form = inner(x, found.image) - self.shift * inner(x, x)
         moves = self.weight > 0
         form = jnp.where(moves, form / jnp.where(moves, self.weight, 1.0), 0.0)
-        return x, LinearSolve(x, found.products, found.residual, form, diagonal)
-
-    def cost(self, found: LinearSolve) -> Int[Array, ""]:
-        return self.product_cost * (found.products + int(self.solver.precondition))
+        cost = self.product_cost * (found.products + int(self.solver.precondition))
+        return x, LinearSolve(x, found.products, found.residual, form, diagonal), cost
 
     def _map(self, v: PyTree[Array]) -> PyTree[Array]:
         image = multiple(self.weight, self.product(v))
@@ -125,14 +103,13 @@ class Iterative(AbstractSystem):
 
 
 @dataclasses.dataclass(frozen=True)
-class Exact(AbstractSystem):
+class Exact:
     """A system solved by Cholesky's decomposition."""
 
     rows: Rows
     shift: Scalar
     weight: Scalar
     setup: int
-
     exact: ClassVar[bool] = True
 
     @functools.cached_property
@@ -141,7 +118,7 @@ class Exact(AbstractSystem):
 
     def solve(
         self, last: LinearSolve, right: PyTree[Array] | None = None, slope: Slope | None = None
-    ) -> tuple[PyTree[Array], LinearSolve]:
+    ) -> tuple[PyTree[Array], LinearSolve, int]:
         a, image = self.rows.matrix, self.rows.image
         beside = jnp.zeros(a.shape[1], a.dtype) if right is None else _flat(right)
         if slope is None:
@@ -156,15 +133,13 @@ class Exact(AbstractSystem):
         norm = jnp.linalg.norm(whole)
         left = jnp.linalg.norm(shift * x + weight * (pushed @ a) - whole)
         tree, kept = self.rows.unravel(x), jax.tree.leaves(last.direction)
-        return tree, last._replace(
+        report = last._replace(
             direction=optax.tree.cast_like(tree, last.direction) if kept else last.direction,
             products=jnp.zeros([], jnp.int32),
             residual=(left / jnp.where(norm > 0, norm, 1.0)).astype(float),
             quadratic_form=jnp.sum(pushed**2).astype(float),
         )
-
-    def cost(self, found: LinearSolve) -> int:
-        return 0
+        return tree, report, 0
 
 
 def _flat(tree: PyTree[Array]) -> Float[Array, " n"]:

@@ -52,6 +52,17 @@ def test_a_split_leaf_is_updated_part_by_part(name, axis_type):
             chex.assert_trees_all_close(jax.device_get(got), whole, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("first", AXES)
+def test_explicit_axes_need_no_context_and_may_be_among_others(name, first):
+    k, whole = expected(name)
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(first, AxisType.Explicit))
+    for spec in (P("a"), P(None, "b"), P("a", "b")):
+        split = jax.device_put(k, NamedSharding(mesh, spec))
+        got = jax.jit(lambda k: UPDATES[name](k, FORM))(split)
+        chex.assert_trees_all_close(jax.device_get(got), whole, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("axis_type", AXES)
 def test_an_optimizer_gathers_nothing(axis_type):
     mesh = jax.make_mesh((8,), ("model",), axis_types=(axis_type,))
