@@ -63,9 +63,8 @@ def adam_step(
       numbers: decays, weights and $\epsilon$.
       params: $x$, needed for weight decay only.
       decay: $w$, a number or a tree of numbers like the parameters.
-      exact_decay: solve the decay exactly: the update is $-(u + wx)(1 - e^{-wh})/w$. `strang_adam`
-        composes the parts of Adam's flow in this order from one gradient to the next: the moments,
-        then half of this step's drift and half of the next one's, which together are one drift.
+      exact_decay: solve the decay exactly: the update is $-(u + wx)(1 - e^{-wh})/w$. In
+        `strang_adam` half of this step's drift and half of the next one's are one such drift.
 
     Returns:
       The update and both moments.

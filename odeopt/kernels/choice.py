@@ -31,8 +31,8 @@ def current() -> str:
 def chosen(kind: str) -> Iterator[None]:
     """Set the kind for an optimizer, for the duration of its update.
 
-    Not for users: JAX does not know of the kind, so a program that is already traced keeps the kind
-    that it was traced with. `using` returns another optimizer, which JAX traces separately.
+    Not for users, who need `using`: a program that is already traced keeps the kind that it was
+    traced with.
     """
     check_kernel(kind)
     token = _current.set(kind)

@@ -63,9 +63,9 @@ class Fused:
     def reference(self, numbers: Sequence[Number] | Array, *arrays: Array) -> Outputs:
         """The formula as XLA compiles it.
 
-        Leaves below 32 bits are computed in float32 and rounded once; for bfloat16 see `as_optax`.
-        (Squares exceed the range of float16.) All others keep their dtypes, so a moment in half the
-        precision of its gradient is treated as in optax.
+        Leaves below 32 bits are computed in float32 and rounded once (squares exceed the range of
+        float16), bfloat16 not with `as_optax`. A moment in half the precision of its gradient is
+        treated as in optax.
         """
         index = None
         if self.indexed:

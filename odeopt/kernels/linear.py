@@ -51,9 +51,8 @@ def momentum_step(
 ) -> tuple[PyTree[Array], PyTree[Array]]:
     r"""$m^+ = g + \mu m$ and the update $-hm^+$, or $-h(g + \mu m^+)$ with `nesterov`.
 
-    Each leaf is computed in its own dtype, equal to optax; float16 leaves, and in the Pallas form
-    all leaves below 32 bits, in float32, rounded once. The Pallas form (on GPUs from jax 0.12 on)
-    writes the update in place of the gradient, and the momentum in place.
+    Dtypes and memory as for `adam_step`: the Pallas form writes the update in place of the
+    gradient, and the momentum in place.
 
     Args:
       h: the step size $h$.

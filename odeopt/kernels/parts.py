@@ -60,12 +60,12 @@ def _part(
     """The update of one device's part of a leaf of this shape, on that device."""
     part = arrays[0].shape
     if fused.indexed and part != shape:
-        axes = [_names(entry) for entry in _padded(spec, len(shape))]
+        axes = map(_names, _padded(spec, len(shape)))
         offsets = [
             jax.lax.axis_index(names) * size if names else 0
             for names, size in zip(axes, part, strict=True)
         ]
-        numbers = jnp.stack([*numbers, *(jnp.asarray(o, numbers.dtype) for o in offsets)])
+        numbers = jnp.concatenate([numbers, jnp.asarray(offsets, numbers.dtype)])
         formula = functools.partial(_relocated, fused.formula, part, shape)
         fused = dataclasses.replace(fused, formula=formula)
     return run(fused, numbers, *arrays)

@@ -180,7 +180,7 @@ class Implicit(AbstractCurvatureMethod):
         def newton(carry: tuple) -> tuple:
             here, memory, _, used = carry
             point = add(params, here.displacement)
-            system, _ = self.solver.system(objective, point, h, cost)
+            system = self.solver.system(objective, point, h, cost)
             minus = jax.tree.map(jnp.negative, bound(here.displacement))
             direction, solve, taken = system.solve(memory.solve, minus, (weight, here.slope))
             direction = optax.tree.cast_like(direction, here.displacement)

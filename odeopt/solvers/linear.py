@@ -164,8 +164,8 @@ class LinearSolver(Curved):
 
     def system(
         self, objective: Objective, params: PyTree[Array], h: Scalar, gradient_cost: int
-    ) -> tuple[Exact | Iterative, Scalar]:
-        """`(I + hB) / (1 + h)` at `params`, so that no large step overflows, and `1 / (1 + h)`.
+    ) -> Exact | Iterative:
+        """`(I + hB) / (1 + h)` at `params`, so that no large step overflows.
 
         `gradient_cost`: gradients of the loss that one gradient of `objective` costs.
         """
@@ -174,10 +174,10 @@ class LinearSolver(Curved):
         if self.rows is None and self.low_rank is None:
             solver, setup = self.prepared(objective, params, gradient_cost)
         if solver.rows is not None:
-            return Exact(solver.rows, shift, weight, setup), shift
+            return Exact(solver.rows, shift, weight, setup)
         product = self.product(objective, params)
         cost = self.product_cost(objective, gradient_cost)
-        return Iterative(product, shift, weight, params, solver, cost, setup), shift
+        return Iterative(product, shift, weight, params, solver, cost, setup)
 
     def _exact(self, objective: Objective, params: PyTree[Array]) -> Split | None:
         """The split into model and loss if the solve is exact, else None."""

@@ -82,20 +82,20 @@ class Rosenbrock(AbstractCurvatureMethod):
         params, aux = z
         solved = flow.potential(objective, h)
         cost = field_cost(flow, z, h)
-        system, scale = self.solver.system(solved, params, self.diagonal * h, cost)
+        system = self.solver.system(solved, params, self.diagonal * h, cost)
         slope = solved.here(params)
         used: int | Int[Array, ""] = field_cost(flow, z, h, given=True) + system.setup
         model = None
         if self.order == 1:
-            update, memory, taken = system.solve(memory, slope=(scale * h, slope))
+            update, memory, taken = system.solve(memory, slope=(system.shift * h, slope))
             used += taken
             if solved is objective:
                 model = Model(inner(slope, update), 0.5 * memory.quadratic_form, system.exact)
         else:
-            one, first, taken = system.solve(memory[0], slope=(scale * h, slope))
+            one, first, taken = system.solve(memory[0], slope=(system.shift * h, slope))
             there = solved.at(1).gradient(add(params, one))
             right = jax.tree.map(
-                lambda g, u: scaled(-scale * h, g) - scaled(2 * scale, u), there, one
+                lambda g, u: scaled(-system.shift * h, g) - scaled(2 * system.shift, u), there, one
             )
             two, second, again = system.solve(memory[1], right)
             update, memory = _combined(one, two), (first, second)
