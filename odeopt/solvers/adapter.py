@@ -48,8 +48,10 @@ Stepped = tuple[PyTree, PyTree | None, dict[str, PyTree], None, diffrax.RESULTS]
 """The return value of diffrax's `step`: end, error, dense output, memory, result."""
 
 
-class Numbers:
-    """The numbers of a solver's `method`."""
+class Adapted:
+    """What all diffrax classes of odeopt's methods have beside `method`, the pure step function."""
+
+    splits: ClassVar[bool] = False  # whether its field comes in two parts
 
     @property
     def stability_limit(self) -> float:
@@ -62,7 +64,7 @@ class Numbers:
         return self.method.gradients_per_step  # type: ignore[attr-defined]
 
 
-class AbstractAdapter(Numbers, diffrax.AbstractSolver):
+class AbstractAdapter(Adapted, diffrax.AbstractSolver):
     """A diffrax solver that steps as its `method` does: no error estimate, linear dense output."""
 
     term_structure: ClassVar[Any] = diffrax.ODETerm

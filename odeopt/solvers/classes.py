@@ -12,12 +12,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .adapter import AbstractAdapter, Numbers, Reached
+from .adapter import AbstractAdapter, Adapted, Reached
 from .explicit import ExplicitRungeKutta
 from .tableau import Tableau
 
 
-class Explicit(Numbers):
+class Explicit(Adapted):
     """The properties that named explicit solvers add to diffrax's interface."""
 
     @property

@@ -17,7 +17,7 @@ from ..flows import AbstractFlow, State
 from ..lanczos import BREAKDOWN, combined, dimension, krylov, lanczos
 from ..loops import while_loop
 from ..objective import LinearMap, Objective
-from ..sums import add, finite, inner, norm, scaled, widened
+from ..sums import add, finite, inner, multiple, norm, widened
 from .adapter import AbstractLinearized
 from .linear import Curvature, Curved, LinearSolve, checked, known_count
 from .method import AbstractCurvatureMethod, CounterTerm, Model, Step, field_cost
@@ -127,12 +127,7 @@ class Exponential(AbstractCurvatureMethod, Curved):
             tiny = jnp.finfo(length.dtype).tiny
             error = errors[index] / jnp.maximum(jnp.linalg.norm(found), tiny)
             rest = jnp.where(index == 0, 0.0, rest - times[index])
-            image = jax.tree.map(
-                lambda b, inner, outer: b + inner + scaled(inside[-1], outer),
-                image,
-                turned,
-                ritz.beyond,
-            )
+            image = add(add(image, turned), multiple(inside[-1], ritz.beyond))
             return add(moved, further), image, form, rest, error, taken + size
 
         zero = jax.tree.map(jnp.zeros_like, slope)

@@ -10,7 +10,7 @@ import optimistix as optx
 from jaxtyping import Array, PyTree
 
 from ..lanczos import flatten, unflatten
-from .adapter import AbstractAdapter, FlatTerm, Reached, Stepped
+from .adapter import AbstractAdapter, Adapted, FlatTerm, Reached, Stepped
 from .implicit import Implicit
 
 
@@ -28,7 +28,7 @@ class Inexact(lineax.GMRES):
         return solution, lineax.RESULTS.successful, stats
 
 
-class ImplicitEuler(diffrax.ImplicitEuler):
+class ImplicitEuler(Adapted, diffrax.ImplicitEuler):
     """diffrax's implicit Euler, by Newton's method and GMRES: no Jacobian is formed.
 
     Order 1, L-stable. Args as for `diffrax.ImplicitEuler`; the default root finder needs no
@@ -41,7 +41,6 @@ class ImplicitEuler(diffrax.ImplicitEuler):
     )
 
     method: ClassVar[Implicit] = Implicit("euler")
-    stability_limit: ClassVar[float] = method.stability_limit
     gradients_per_step: ClassVar[None] = None  # as many as the root finder takes
 
     def step(

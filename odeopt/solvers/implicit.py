@@ -15,7 +15,7 @@ from ..checks import check_least
 from ..flows import AbstractFlow, State
 from ..loops import while_loop
 from ..objective import Objective
-from ..sums import add, finite, inner, multiple, norm, scaled
+from ..sums import add, finite, inner, multiple, norm
 from .linear import LinearSolve, LinearSolver, as_linear_solver, known_count
 from .method import AbstractCurvatureMethod, CounterTerm, Step, field_cost
 
@@ -156,13 +156,9 @@ class Implicit(AbstractCurvatureMethod):
         """
         shift, weight = 1 / (1 + h), h / (1 + h)
 
-        def bound(u: PyTree[Array]) -> PyTree[Array]:
-            """The gradient of the quadratic term."""
-            return jax.tree.map(lambda u, c: scaled(shift, u - c), u, center)
-
         def at(u: PyTree[Array], loss: Scalar, slope: PyTree[Array]) -> "_Point":
-            descent = jax.tree.map(lambda g, b: scaled(weight, g) + b, slope, bound(u))
             apart = jax.tree.map(jnp.subtract, u, center)
+            descent = add(multiple(weight, slope), multiple(shift, apart))
             value = weight * loss.astype(float) + 0.5 * shift * inner(apart, apart)
             return _Point(u, value, slope, descent, norm(descent))
 
@@ -181,7 +177,7 @@ class Implicit(AbstractCurvatureMethod):
             here, memory, _, used = carry
             point = add(params, here.displacement)
             system = self.solver.system(objective, point, h, cost)
-            minus = jax.tree.map(jnp.negative, bound(here.displacement))
+            minus = multiple(-shift, jax.tree.map(jnp.subtract, here.displacement, center))
             direction, solve, taken = system.solve(memory.solve, minus, (weight, here.slope))
             direction = optax.tree.cast_like(direction, here.displacement)
             promised = inner(here.descent, direction)
@@ -206,7 +202,7 @@ class Implicit(AbstractCurvatureMethod):
             begin = _Search(jnp.ones([], float), here, ~(promised < 0), jnp.int32(0))
             search = while_loop(refused, shorter, begin)
             moved = search.enough & (promised < 0)
-            after = jax.tree.map(lambda new, old: jnp.where(moved, new, old), search.point, here)
+            after = optax.tree.where(moved, search.point, here)
             return (
                 after,
                 Proximal(
@@ -226,8 +222,7 @@ class Implicit(AbstractCurvatureMethod):
         carry = start, fresh, sane & jnp.isfinite(start.value) & jnp.isfinite(h), used
         here, memory, _, used = while_loop(unfinished, newton, carry)
         fell = here.value <= start.value  # False by rounding only
-        update = jax.tree.map(lambda u: jnp.where(fell, u, jnp.zeros_like(u)), here.displacement)
-        return update, memory, used, sane
+        return optax.tree.where(fell, here.displacement, zero), memory, used, sane
 
 
 class _Point(NamedTuple):

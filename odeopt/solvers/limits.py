@@ -51,14 +51,13 @@ def stability_limit(flow: AbstractFlow, method: AbstractMethod) -> float:
     if len(flow.each) > 1:
         return min(stability_limit(single, method) for single in flow.each)
     radius = _radius(flow.each[0], method)
-    unstable = np.flatnonzero(radius(_PRODUCTS) > 1 + _MARGIN)
-    if len(unstable) == 0 or unstable[0] == 0:
-        raise ValueError(f"{name} has no stability limit between 1e-3 and 1e5.")
-    low, high = _PRODUCTS[unstable[0] - 1], _PRODUCTS[unstable[0]]
-    for _ in range(2):  # the same number of points, so that nothing is compiled again
-        finer = np.linspace(low, high, len(_PRODUCTS))
-        above = np.flatnonzero(radius(finer) > 1 + _MARGIN)
-        low, high = finer[above[0] - 1], finer[above[0]]
+    points = _PRODUCTS
+    for _ in range(3):  # the same number of points, so that nothing is compiled again
+        unstable = np.flatnonzero(radius(points) > 1 + _MARGIN)
+        if len(unstable) == 0 or unstable[0] == 0:
+            raise ValueError(f"{name} has no stability limit between 1e-3 and 1e5.")
+        low, high = points[unstable[0] - 1], points[unstable[0]]
+        points = np.linspace(low, high, len(points))
     return float(low)
 
 

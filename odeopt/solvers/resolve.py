@@ -7,7 +7,8 @@ import diffrax
 import equinox as eqx
 
 from ..checks import is_transformation
-from .classes import AbstractUnpaired, Euler
+from .adapter import Adapted
+from .classes import Euler, Explicit
 from .explicit import ExplicitRungeKutta
 from .foreign import DiffraxMethod
 from .method import AbstractMethod
@@ -69,19 +70,25 @@ def _(solver: diffrax.Euler, error: bool) -> AbstractMethod:
     return ExplicitRungeKutta(Euler.coefficients, error=error)
 
 
-@_method.register(diffrax.AbstractERK)
-@_method.register(AbstractUnpaired)
-def _(solver: Any, error: bool) -> AbstractMethod:
+@_method.register
+def _(solver: diffrax.AbstractERK, error: bool) -> AbstractMethod:
     return _method(solver.tableau, error)
 
 
 @_method.register
 def _(solver: diffrax.AbstractSolver, error: bool) -> AbstractMethod:
-    method = getattr(solver, "method", None)
-    if method is None:
-        return DiffraxMethod(solver)
+    return DiffraxMethod(solver)
+
+
+@_method.register
+def _(solver: Explicit, error: bool) -> AbstractMethod:
+    return _method(solver.coefficients, error)
+
+
+@_method.register(Adapted)
+def _(solver: Any, error: bool) -> AbstractMethod:
     name = type(solver).__name__
-    if isinstance(solver.term_structure, tuple):
+    if solver.splits:
         raise ValueError(
             f"{name} splits a field in two, and this flow has one: for the heavy ball write "
             "`odeopt.conformal_leapfrog`, `odeopt.suzuki_yoshida` or `odeopt.heavy_ball`."
@@ -89,7 +96,7 @@ def _(solver: diffrax.AbstractSolver, error: bool) -> AbstractMethod:
     if "method" not in vars(solver) and not eqx.tree_equal(solver, type(solver)()):
         raise ValueError(
             f"The arguments of {solver!r:.80} are for diffrax's own loop. Pass the method, "
-            f"`odeopt.solvers.{type(method).__name__}(...)`, with arguments of its own, or "
+            f"`odeopt.solvers.{type(solver.method).__name__}(...)`, with arguments of its own, or "
             f"`odeopt.solvers.DiffraxMethod({name}(...))` to run diffrax's step."
         )
-    return method
+    return solver.method

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import diffrax
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import lineax
 import optimistix as optx
 from jaxtyping import Array, Int, PyTree
@@ -15,7 +16,7 @@ from ..arrays import Scalar
 from ..checks import is_whole
 from ..flows import AbstractFlow, State
 from ..objective import LinearMap, Objective
-from ..sums import add, finite, inner, scaled
+from ..sums import add, finite, inner, multiple, scaled
 from .adapter import AbstractLinearized
 from .linear import LinearSolve, LinearSolver, as_linear_solver
 from .method import AbstractCurvatureMethod, AbstractMethod, CounterTerm, Model, Step, field_cost
@@ -94,10 +95,8 @@ class Rosenbrock(AbstractCurvatureMethod):
         else:
             one, first, taken = system.solve(memory[0], slope=(system.shift * h, slope))
             there = solved.at(1).gradient(add(params, one))
-            right = jax.tree.map(
-                lambda g, u: scaled(-system.shift * h, g) - scaled(2 * system.shift, u), there, one
-            )
-            two, second, again = system.solve(memory[1], right)
+            terms = multiple(-system.shift * h, there), multiple(2 * system.shift, one)
+            two, second, again = system.solve(memory[1], jax.tree.map(jnp.subtract, *terms))
             update, memory = _combined(one, two), (first, second)
             used += cost + taken + again
         return Step(update, aux, memory, None, model, used, finite(update, memory))

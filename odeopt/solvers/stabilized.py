@@ -11,14 +11,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Int, PyTree
 
-from ..arrays import Scalar, real_dtype, wide_dtype
+from ..arrays import Scalar, real_dtype
 from ..checks import check_static
 from ..flows import AbstractFlow, State
 from ..information import Information
 from ..lanczos import flatten, mixed, normalized, unflatten
 from ..loops import cond, fori_loop
 from ..objective import Objective
-from ..sums import add, scaled
+from ..sums import add, multiple, scaled, widened
 from .adapter import AbstractAdapter, FlatTerm, Reached
 from .chebyshev import Coefficients, coefficients
 from .method import AbstractMethod, Step, field_cost
@@ -152,9 +152,6 @@ class RungeKuttaChebyshev(AbstractMethod):
         time in units of `h` from the start. `h` is 1 if slopes are increments.
         """
 
-        def widened(k: Array) -> Array:
-            return scaled(weight, k.astype(wide_dtype(k.dtype)))
-
         def following(stage: Array, carry: tuple) -> tuple:
             (latest, before), row = carry, rows[stage - 1]
             point = jax.tree.map(lambda p, e: p + _scaled(h, e, p.dtype), start, latest)
@@ -167,7 +164,7 @@ class RungeKuttaChebyshev(AbstractMethod):
 
             return jax.tree.map(leaf, latest, before, slopes, first), latest
 
-        moved = jax.tree.map(widened, first)
+        moved = multiple(weight, widened(first))
         begin = moved, jax.tree.map(jnp.zeros_like, moved)
         return fori_loop(1, stages, following, begin)[0]
 

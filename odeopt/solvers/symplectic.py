@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 
 from ..checks import check_finite
 from ..flows import HeavyBallFlow
+from ..sums import multiple
 from .adapter import AbstractAdapter, Reached
 from .splitting import SUZUKI_YOSHIDA, Lie, Strang, Substeps, opening
 
@@ -37,6 +38,7 @@ class AbstractConformal(AbstractAdapter):
 
     friction: float
 
+    splits: ClassVar[bool] = True
     term_structure: ClassVar[Any] = (diffrax.ODETerm, diffrax.ODETerm)
     method: eqx.AbstractClassVar[Lie | Strang]
     substeps: eqx.AbstractClassVar[Substeps]  # the parts and fractions of one step, in order
@@ -52,8 +54,7 @@ class AbstractConformal(AbstractAdapter):
             length = fraction * (t1 - t0)
             if part == "friction":
                 # by the control, which carries the sign when diffrax integrates backwards
-                kept = jnp.exp(-self.friction * kick.contr(t0, t0 + length))
-                v = jax.tree.map(lambda leaf, kept=kept: kept.astype(leaf.dtype) * leaf, v)
+                v = multiple(jnp.exp(-self.friction * kick.contr(t0, t0 + length)), v)
             elif part == "kick":
                 moved = kick.vf_prod(time_x, x, args, kick.contr(time_v, time_v + length))
                 v, time_v = jax.tree.map(jnp.add, v, moved), time_v + length
