@@ -83,9 +83,7 @@ def check_kernel(kernel: str) -> None:
 
 
 def where(kernel: str, name: str) -> tuple[str, ...]:
-    """The platforms on which the update `name` runs its Pallas form; `()` for jnp everywhere."""
+    """The platforms on which `name` runs its Pallas form, or the kind that was asked for."""
     if kernel == "auto":
         return tuple([p for p in PLATFORMS if name in MEASURED.get(p, ())]) if MEASURED else ()
-    if kernel == "jnp":
-        return ()
-    return PLATFORMS if kernel == "pallas" else (kernel,)
+    return () if kernel == "jnp" else (kernel,)

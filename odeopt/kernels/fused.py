@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 
 from ..arrays import wide_dtype, widest
 from ..checks import KNOWN
-from .choice import INTERPRETED, PLATFORMS, current, where
+from .choice import INTERPRETED, current, where
 
 Number = float | Array
 Outputs = tuple[Array, ...]
@@ -166,9 +166,8 @@ def _placed(platforms: tuple[str, ...], fused: Fused, numbers: Array, *arrays: A
     if platforms[0] in INTERPRETED:
         form = forms[INTERPRETED[platforms[0]]]
         return form(numbers, *arrays, **({} if form is plain else {"interpret": True}))
-    if platforms != PLATFORMS:
-        chosen = {platform: forms[platform] for platform in platforms}
-        return jax.lax.platform_dependent(numbers, *arrays, **chosen, default=plain)
-    # "pallas" on every platform: on a CPU Pallas raises its own error at compilation.
-    other = forms["tpu"] if forms["cuda"] is plain else forms["cuda"]
-    return jax.lax.platform_dependent(numbers, *arrays, **forms, default=other)
+    if platforms == ("pallas",):  # on every platform: on a CPU Pallas raises its own error
+        plain = forms["tpu"] if forms["cuda"] is plain else forms["cuda"]
+    else:
+        forms = {platform: forms[platform] for platform in platforms}
+    return jax.lax.platform_dependent(numbers, *arrays, **forms, default=plain)

@@ -8,6 +8,8 @@ from typing import Any
 import diffrax
 import numpy as np
 
+Values = Sequence[Any] | np.ndarray
+
 _TOLERANCE = 1e-9  # published coefficients carry about 16 digits; a typo shows far above this
 _SAMPLES = 32  # grid points for each stage: between them |R| is larger by 0.12 % at most
 _NEAR = 0.99  # a peak below this stays below 1 between the points too
@@ -46,11 +48,7 @@ class Tableau:
     b_error: tuple[float, ...] | None
 
     def __init__(
-        self,
-        a: Sequence[Any] | np.ndarray,
-        b: Sequence[Any] | np.ndarray,
-        c: Sequence[Any] | np.ndarray | None = None,
-        b_error: Sequence[Any] | np.ndarray | None = None,
+        self, a: Values, b: Values, c: Values | None = None, b_error: Values | None = None
     ) -> None:
         weights = np.asarray(b, float)
         stages = len(weights)

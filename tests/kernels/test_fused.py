@@ -283,6 +283,15 @@ def test_auto_takes_the_kernel_where_the_table_says_so(monkeypatch):
     chex.assert_trees_all_close(step(k), expected, rtol=1e-6, atol=1e-6)
 
 
+def test_auto_stays_plain_on_a_cpu_where_every_platform_has_the_kernel(monkeypatch):
+    for platform in choice.PLATFORMS:
+        monkeypatch.setitem(kernels.MEASURED, platform, frozenset({"momentum"}))
+    k = arrays(LEAF, jnp.float32)
+    got = jax.jit(lambda k: kernels.momentum_step(H, k[0], k[1], 0.9))(k)
+    expected = UPDATES["heavy_ball"](k, "jnp")
+    chex.assert_trees_all_close(got, expected, rtol=1e-6, atol=1e-6)
+
+
 WITH_DEPRECATIONS = """
 import warnings
 
