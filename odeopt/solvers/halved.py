@@ -41,6 +41,7 @@ class ImplicitEuler(Adapted, diffrax.ImplicitEuler):
     )
 
     method: ClassVar[Implicit] = Implicit("euler")
+    stability_limit: ClassVar[float] = method.stability_limit
     gradients_per_step: ClassVar[None] = None  # as many as the root finder takes
 
     def step(
