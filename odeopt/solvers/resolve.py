@@ -50,43 +50,17 @@ def _method(solver: Any, error: bool) -> AbstractMethod:
     raise TypeError(f"{type(solver).__name__} {solver!r:.80} {hint}.")
 
 
-@_method.register
-def _(solver: AbstractMethod, error: bool) -> AbstractMethod:
-    return solver
-
-
-@_method.register
-def _(solver: Tableau, error: bool) -> AbstractMethod:
-    return ExplicitRungeKutta(solver, error=error)
-
-
-@_method.register
-def _(solver: diffrax.ButcherTableau, error: bool) -> AbstractMethod:
-    return ExplicitRungeKutta(Tableau.from_diffrax(solver), error=error)
-
-
-@_method.register
-def _(solver: diffrax.Euler, error: bool) -> AbstractMethod:
-    return ExplicitRungeKutta(Euler.coefficients, error=error)
-
-
-@_method.register
-def _(solver: diffrax.AbstractERK, error: bool) -> AbstractMethod:
-    return _method(solver.tableau, error)
-
-
-@_method.register
-def _(solver: diffrax.AbstractSolver, error: bool) -> AbstractMethod:
-    return DiffraxMethod(solver)
-
-
-@_method.register
-def _(solver: Explicit, error: bool) -> AbstractMethod:
-    return _method(solver.coefficients, error)
+_method.register(AbstractMethod, lambda method, error: method)
+_method.register(Tableau, lambda tableau, error: ExplicitRungeKutta(tableau, error=error))
+_method.register(diffrax.ButcherTableau, lambda t, error: _method(Tableau.from_diffrax(t), error))
+_method.register(diffrax.AbstractERK, lambda solver, error: _method(solver.tableau, error))
+_method.register(diffrax.Euler, lambda solver, error: _method(Euler.coefficients, error))
+_method.register(diffrax.AbstractSolver, lambda solver, error: DiffraxMethod(solver))
+_method.register(Explicit, lambda solver, error: _method(solver.coefficients, error))
 
 
 @_method.register(Adapted)
-def _(solver: Any, error: bool) -> AbstractMethod:
+def _adapted(solver: Any, error: bool) -> AbstractMethod:
     name = type(solver).__name__
     if solver.splits:
         raise ValueError(
