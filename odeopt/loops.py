@@ -44,15 +44,6 @@ def fori_loop(
     return carry
 
 
-def scan(body: Callable[[Carry, Any], tuple[Carry, Any]], carry: Carry, xs: PyTree[Array]) -> Carry:
-    """The end of `lax.scan`."""
-    if is_traced((carry, xs)):
-        return jax.lax.scan(body, carry, xs)[0]
-    for k in range(len(jax.tree.leaves(xs)[0])):
-        carry, _ = body(carry, jax.tree.map(lambda x, k=k: x[k], xs))
-    return carry
-
-
 def cond(
     yes: Bool[Array, ""], true: Callable[..., Out], false: Callable[..., Out], *operands: Any
 ) -> Out:
