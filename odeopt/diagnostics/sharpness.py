@@ -126,15 +126,9 @@ def batch_sharpness(
 
 
 def _sharpness(
-    value_fn: Callable[..., Any],
-    params: PyTree[Array],
-    arguments: dict[str, Any],
-    products: int,
-    start: PyTree[Array] | None,
-    magnitude: bool,
+    value_fn: Callable[..., Any], params: PyTree[Array], arguments: dict[str, Any], *settings: Any
 ) -> Sharpness:
-    product = hessian(value_fn, params, arguments)
-    return extreme(product, params, products, start, magnitude)
+    return extreme(hessian(value_fn, params, arguments), params, *settings)
 
 
 def extreme(

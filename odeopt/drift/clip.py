@@ -50,9 +50,8 @@ class AbstractCorrected(AbstractWrapper):
 
     def outer(self, aux: PyTree[Array], inner: PyTree[Array], short: Any = False) -> PyTree[Array]:
         """`inner`, with 1 more in the counter where the counter-term was `short`."""
-        if self.clip is None:
-            return inner
-        return Corrected(inner, aux.clipped + jnp.where(short, 1.0, 0.0).astype(float))
+        moved = self.moved(inner, short)
+        return moved if self.clip is None else Corrected(inner, aux.clipped + moved.clipped)
 
     def moved(self, inner: PyTree[Array], short: Any = False) -> PyTree[Array]:
         """The increment of `outer`."""

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 
 from ..arrays import Scalar
 from ..checks import check_kind
@@ -17,7 +16,7 @@ from ..objective import Objective
 from ..solvers import AbstractMethod, Solver, Tableau, as_method
 from ..sums import add
 from .clip import AbstractCorrected, check_clip, clipped
-from .differentials import VectorField, series
+from .differentials import VectorField, derivatives_along, series
 from .memory import with_memory
 from .regularized import regularized
 from .trees import Pair, butcher, check_order, is_pair, modifying_integrator, tree
@@ -203,20 +202,6 @@ class Series(AbstractCorrected):
             return combination(self.tableau.b, slopes)
         if self.taylor:
             weights = [1 / math.factorial(n) for n in range(1, self.taylor + 1)]
-            terms = _total(field, z, plain, self.taylor)
-            return combination(weights, [plain, *terms[1:]])
+            _, *terms = derivatives_along(field, field, z, self.taylor - 1, known=plain)
+            return combination(weights, [plain, *terms])
         return series(dict(self.coefficients), field, z, 1.0, {tree("1"): plain})
-
-
-def _total(field: VectorField, z: State, along: State | None, order: int) -> list[State]:
-    """The field and its first `order - 1` derivatives along itself.
-
-    `along` is its value at `z`, if that is already known; it is then not differentiated.
-    """
-    if order == 1:
-        return [field(z)]
-    direction = field(z) if along is None else along
-    lower, tangents = jax.jvp(
-        lambda y: _total(field, y, None, order - 1), (z,), (optax.tree.cast_like(direction, z),)
-    )
-    return [*lower, tangents[-1]]

@@ -50,6 +50,26 @@ def fitting_field(field: VectorField) -> VectorField:
     return fitting(field, "field", "lambda y: jax.tree.map(jnp.negative, jax.grad(loss)(y))")
 
 
+def derivatives_along(
+    direction: VectorField,
+    function: VectorField,
+    y: PyTree[Array],
+    count: int,
+    known: PyTree[Array] | None = None,
+) -> list[PyTree[Array]]:
+    """The function and its first derivatives along a field, by nested JVPs, which any step allows.
+
+    `known` is the direction at `y`, if that is at hand; it is then not differentiated.
+    """
+    if count == 0:
+        return [function(y)]
+    tangent = optax.tree.cast_like(direction(y) if known is None else known, y)
+    lower, tangents = jax.jvp(
+        lambda y: derivatives_along(direction, function, y, count - 1), (y,), (tangent,)
+    )
+    return [*lower, tangents[-1]]
+
+
 def elementary_differentials(
     field: VectorField, y: PyTree[Array], trees: Iterable[kauri.Tree]
 ) -> dict[kauri.Tree, PyTree[Array]]:

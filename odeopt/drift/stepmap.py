@@ -15,7 +15,14 @@ from ..kernels import combination
 from ..objective import Objective
 from ..solvers import Solver, as_method
 from ..sums import add, multiple, scaled
-from .differentials import SteppedField, VectorField, b_series, fitting, fitting_field
+from .differentials import (
+    SteppedField,
+    VectorField,
+    b_series,
+    derivatives_along,
+    fitting,
+    fitting_field,
+)
 from .trees import Pair, butcher, check_order, modified_equation
 
 StepMap: TypeAlias = Callable[[PyTree[Array], Scalar | float], PyTree[Array]]
@@ -180,9 +187,11 @@ def _from_step(step: StepMap, order: int) -> SteppedField:
     def modified(y: PyTree[Array], h: Scalar | float) -> PyTree[Array]:
         y = jax.tree.map(jnp.asarray, y)
         h = jnp.asarray(h, float)
-        derivatives = _derivatives(lambda k: interpolated(y, k), jnp.zeros_like(h), order)
+        _, *derivatives = derivatives_along(
+            jnp.ones_like, lambda k: interpolated(y, k), jnp.zeros_like(h), order
+        )
         powers = [h ** (j - 1) / math.factorial(j) for j in range(1, order + 1)]
-        return combination(powers, derivatives[1:])
+        return combination(powers, derivatives)
 
     return modified
 
@@ -196,18 +205,6 @@ def _logarithm(order: int) -> list[float]:
         sum((-1) ** (k + 1) * math.comb(n, k) / n for n in range(k, order + 1))
         for k in range(1, order + 1)
     ]
-
-
-def _derivatives(
-    function: Callable[[Array], PyTree[Array]], at: Array, order: int
-) -> list[PyTree[Array]]:
-    """The function and its derivatives up to `order`, by nested JVPs, which any step allows."""
-    if order == 0:
-        return [function(at)]
-    lower, tangents = jax.jvp(
-        lambda h: _derivatives(function, h, order - 1), (at,), (jnp.ones_like(at),)
-    )
-    return [*lower, tangents[-1]]
 
 
 def _is_implicit(solver: Solver) -> bool:

@@ -4,6 +4,7 @@ The package kauri does the tree algebra, in exact arithmetic.
 """
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -105,24 +106,23 @@ def tree(levels: str | Sequence[int]) -> kauri.Tree:
       >>> odeopt.drift.tree("1223").sigma(), odeopt.drift.tree("1223") == odeopt.drift.tree("1232")
       (1, True)
     """
-    nodes: list[list] = []
     try:
         numbers = [int(level) for level in levels]
     except (TypeError, ValueError):
         numbers = [0]  # refused below
-    for level in numbers:
-        if level < 1 or level > len(nodes) + 1 or (level == 1) != (not nodes):
-            raise ValueError(
-                f"{levels!r} is no level sequence: it starts with 1, the root, and a node is at "
-                'most one level below the one before it, as in "1223".'
-            )
-        node: list = []
-        if level > 1:
-            nodes[level - 2].append(node)
-        nodes[level - 1 :] = [node]
-    if not nodes:
+    if not numbers:
         raise ValueError("An empty sequence is not a tree with a root.")
-    return kauri.Tree(nodes[0])
+    steps = itertools.pairwise(numbers)
+    if numbers[0] != 1 or not all(2 <= level <= before + 1 for before, level in steps):
+        raise ValueError(
+            f"{levels!r} is no level sequence: it starts with 1, the root, and a node is at "
+            'most one level below the one before it, as in "1223".'
+        )
+    path: list[list] = [[]]  # from above the root to the last node
+    for level in numbers:
+        path[level:] = [[]]
+        path[level - 1].append(path[level])
+    return kauri.Tree(path[0][0])
 
 
 def levels(tree: kauri.Tree) -> str:

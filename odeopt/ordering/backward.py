@@ -131,18 +131,15 @@ def backward(
             "Pass either `window=`, the steps between checkpoints, or `steps=`, the length of the "
             "run, for one window of that length: the stored arguments need a size."
         )
-    length = {"steps": steps} if window is None else {"window": window}
-    check_counts(**length)
+    check_counts(**({"steps": steps} if window is None else {"window": window}))
     must = "a whole number of steps, 0 for no warm-up"
     check(lambda number: is_whole(number) and number >= 0, "start_after", start_after, must)
-    if window is None:
-        assert steps is not None
-        window = steps - start_after
-        if window < 1:
-            raise ValueError(
-                f"steps is {steps} and start_after is {start_after}: a run must be longer than its "
-                "warm-up."
-            )
+    window = (steps or 0) - start_after if window is None else window
+    if window < 1:
+        raise ValueError(
+            f"steps is {steps} and start_after is {start_after}: a run must be longer than its "
+            "warm-up."
+        )
     if not isinstance(example, Mapping | None):
         raise TypeError(
             f"example is {example!r:.80}; pass a dict of arguments of update by name, "
