@@ -12,7 +12,7 @@ from ..arrays import Scalar, ratio
 from ..checks import check_flags, check_least
 from ..losses import Losses, LossSum
 from ..objective import Objective
-from ..sums import inner, levelled, norm, scaled
+from ..sums import inner, levelled, multiple, norm
 
 
 class DriftTerms(NamedTuple):
@@ -103,7 +103,7 @@ def drift_terms(
         return jax.tree.map(jnp.add, before, g), own, cross
 
     g, own, cross = parts.fold(body, (zeros, zeros, zeros))
-    own, cross = jax.tree.map(lambda leaf: scaled(half, leaf), (own, cross))
+    own, cross = multiple(half, (own, cross))
     return DriftTerms(g, own, *((zeros, cross) if in_turn else (cross, zeros)))
 
 

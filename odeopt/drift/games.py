@@ -13,7 +13,7 @@ from ..checks import check_kind
 from ..flows import GameFlow, Players, State
 from ..flows.game import alone
 from ..objective import Objective
-from ..sums import add, scaled
+from ..sums import add, multiple, scaled
 from .clip import AbstractCorrected, check_clip, clipped
 from .corrected import CLIP, Form
 
@@ -152,12 +152,8 @@ class CorrectedGame(AbstractCorrected):
         h: Scalar,
     ) -> PyTree[Array]:
         """The counter-terms of these weights; `players` holds the increments of a plain step."""
-        tangent = players.rebuild(
-            [
-                jax.tree.map(lambda v, w=w: scaled(0.5 * w, v), tree)
-                for w, tree in zip(weights, players.trees, strict=True)
-            ]
-        )
+        halves = [0.5 * weight for weight in weights]
+        tangent = players.rebuild([*map(multiple, halves, players.trees)])
         if self.form == "derivatives":
             # `moved` is linear, so it applies to the product; the given gradient has no derivative.
             return self.base.moved(objective.product(params)(tangent), h)
