@@ -156,8 +156,7 @@ def _implicit_step(pair: Pair, field: VectorField, iterations: int) -> StepMap:
         y, h = jax.tree.map(jnp.asarray, y), jnp.asarray(h, float)
 
         def moved(weights: list[float], slopes: list[PyTree[Array]]) -> PyTree[Array]:
-            increments = [multiple(h, slope) for slope in slopes]
-            return add(y, combination(weights, increments))
+            return add(y, combination(weights, [multiple(h, slope) for slope in slopes]))
 
         def improved(slopes: list[PyTree[Array]], _: None) -> tuple[list[PyTree[Array]], None]:
             return [field(moved(row, slopes)) for row in a], None

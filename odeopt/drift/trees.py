@@ -191,13 +191,10 @@ def _table(solver: Solver | Pair, order: int, *, inverse: bool) -> dict:
 
 @functools.lru_cache(maxsize=256)
 def _computed(a: tuple, b: tuple, order: int, inverse: bool) -> dict:
-    exact_a, exact_b = [[_rational(x) for x in row] for row in a], [_rational(x) for x in b]
-    entries = [x for row in exact_a for x in row] + exact_b
-    rational = None not in entries and sum(x for x in exact_b if x is not None) == 1
-    if rational:
-        method = kauri.RK(exact_a, exact_b)
-    else:
-        method = kauri.RK([[float(x) for x in row] for row in a], [float(x) for x in b])
+    rational = all(_rational(x) is not None for row in (*a, b) for x in row)
+    rational = rational and sum(filter(None, map(_rational, b))) == 1
+    number = _rational if rational else float
+    method = kauri.RK([[number(x) for x in row] for row in a], [number(x) for x in b])
     phi, exact = method.elementary_weights_map(), kauri.Map(lambda t: Fraction(1, t.factorial()))
     # As in kauri's `Map.modified_equation`, but that has floats as weights of the exact flow.
     outer, inner = (exact, phi) if inverse else (phi, exact)
