@@ -17,6 +17,7 @@ SMALL = {"problems": ["wine"], "rivals": ["momentum+linear"], "seeds": 2, "gradi
 NAMES = [one.name for one in benchmark.untuned(30)]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", benchmark_problems.CONTESTS)
 @pytest.mark.usefixtures("x64")
 def test_problems_keep_their_dtype_and_hold_examples_out(name):
