@@ -204,9 +204,6 @@ def floating(params: PyTree[Any]) -> PyTree[Array]:
     return as_arrays(params)
 
 
-_ABSENT = type(None), optax.MaskedNode
-
-
 def is_masked(node: Any) -> bool:
     """Whether `node` stands for parameters that a wrapper hides from the optimizer."""
     return isinstance(node, optax.MaskedNode)
@@ -214,7 +211,7 @@ def is_masked(node: Any) -> bool:
 
 def is_absent(node: Any) -> bool:
     """Whether `node` is absent: masked, or None as `eqx.filter` leaves it."""
-    return isinstance(node, _ABSENT)
+    return node is None or is_masked(node)
 
 
 def unmasked(params: PyTree[Array], full_params: PyTree[Any] | None) -> PyTree[Any]:
@@ -279,7 +276,7 @@ def mask_of(given: Any, params: PyTree[Array]) -> PyTree[bool]:
     mask = by_leaf("mask", given, params)
     for keep in jax.tree.leaves(mask):
         if isinstance(keep, str) or np.ndim(keep):
-            has = repr(keep) if isinstance(keep, str) else f"an array of shape {np.shape(keep)}"
+            has = f"an array of shape {np.shape(keep)}" if np.ndim(keep) else repr(keep)
             raise ValueError(f"mask has {has} for a leaf: write True or False for each leaf.")
     return mask
 

@@ -32,15 +32,20 @@ def is_transformation(node: Any) -> bool:
     return isinstance(node, optax.GradientTransformation | optax.MultiSteps)
 
 
+def known_design(opt: Any) -> Any:
+    """The design of an odeopt optimizer; None for anything else."""
+    return getattr(getattr(opt, "update", None), "design", None)
+
+
 def design_of(opt: Any, instead: str = "") -> Any:
     """The design of an odeopt optimizer; a `TypeError` for anything else."""
-    try:
-        return opt.design
-    except AttributeError:
+    design = known_design(opt)
+    if design is None:
         raise TypeError(
             f"This is a {type(opt).__name__}, whose design is hidden: pass the odeopt optimizer "
             "itself, before it goes into a chain or `inject_hyperparams`." + instead
-        ) from None
+        )
+    return design
 
 
 def check_kind(kind: type, such_as: str, **given: Any) -> None:
@@ -48,6 +53,15 @@ def check_kind(kind: type, such_as: str, **given: Any) -> None:
     for name, piece in given.items():
         if not isinstance(piece, kind):
             raise TypeError(f"{name} is {piece!r:.80}; pass e.g. odeopt.{such_as}.")
+
+
+def check_state_kind(state: Any, kind: type, of: str) -> None:
+    """Raise a `TypeError` for the state of anything but `of`."""
+    if not isinstance(state, kind):
+        raise TypeError(
+            f"The state is a {type(state).__name__}, not that of {of}: pass the state that "
+            "`opt.init(params)` or the last `opt.update` returned."
+        )
 
 
 def is_flag(value: Any) -> bool:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from .checks import check, check_counts, is_traced, is_transformation, whole_from
+from .checks import check, check_counts, is_traced, is_transformation, known_design, whole_from
 from .diagnostics.sharpness import along, extreme, linearized_gradient
 from .objective import Objective
 from .state import of_arrays, states, summary, unwrapped
@@ -46,7 +46,7 @@ class Monitor:
         self.history: list[dict[str, float]] = []
         self._opt: Any = opt
         self._loss, self._every, self._products = loss, every, products
-        design = getattr(opt.update, "design", None)  # None if it is not an odeopt optimizer
+        design = known_design(opt)
         # The limit is on h times the curvature of the loss: the gradient must be untransformed.
         raw = design is not None and design.stage_transform is None
         self._limit = self._opt.stability_limit if raw else None

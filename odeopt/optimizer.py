@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from .checks import check_flags, check_kind, design_of, is_transformation
+from .checks import check_flags, check_kind, design_of, is_transformation, known_design
 from .design import Design, Init, LearningRate, Update
 from .flows import AbstractFlow
 from .information import Information, names
@@ -218,7 +218,7 @@ def _check_transform(stage_transform: Any) -> None:
             f"stage_transform is {stage_transform!r:.60}, not an optax transformation: pass one "
             "that is built, such as `stage_transform=optax.clip(1.0)`."
         )
-    if isinstance(stage_transform, Optimizer):
+    if known_design(stage_transform) is not None:
         raise TypeError(
             "stage_transform is an optimizer of odeopt, whose updates are negative already: the "
             "steps would raise the loss. Pass a transformation of gradients, such as "

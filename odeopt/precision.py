@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key, PyTree
 
-from .checks import fraction_dtype, is_transformation
+from .checks import fraction_dtype, is_transformation, known_design
 from .kernels import Kernel, add_rounded
 from .kernels.choice import check_kernel, chosen
 
@@ -127,7 +127,7 @@ def compensated(
             f"compensated() wraps an optimizer and got {optimizer!r:.60}: write "
             "`odeopt.compensated(odeopt.adam(1e-3))`."
         )
-    design = getattr(optimizer.update, "design", None)
+    design = known_design(optimizer)
     if design is not None and design.staged:
         raise ValueError(
             "compensated() has nothing to add to staged=True, which keeps the points of a step in "

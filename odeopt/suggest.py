@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .arrays import Scalar
+from .checks import known_design
 from .diagnostics import sharpness
 from .flows import AbstractFlow, GradientFlow
 from .objective import Objective
@@ -68,18 +69,19 @@ def suggest_learning_rate(
       Array(0.2785, dtype=float32)
       >>> opt = odeopt.rk4(0.5 * rate)
     """
-    if hasattr(opt, "design"):
+    design = known_design(opt)
+    if design is None:
+        method = as_method(opt)
+    else:
         if flow is not None:
             raise ValueError("The optimizer has a flow: drop flow=, or pass a solver.")
-        flow, method = opt.design.flow, opt.design.solver
-        if opt.design.stage_transform is not None:
+        flow, method = design.flow, design.solver
+        if design.stage_transform is not None:
             raise ValueError(
                 "stage_transform changes the curvature that the steps see, and only that of the "
                 "loss is measured here. If it leaves small gradients as they are, as a clip does, "
                 "pass the solver, `opt.design.solver`; else use `stepsize.sharpness()`."
             )
-    else:
-        method = as_method(opt)
     limit = stability_limit(GradientFlow() if flow is None else flow, method)
     objective = Objective.of(value_fn, {**(arguments or {}), **more})
     curvature = sharpness(objective.value, params, products=products).value

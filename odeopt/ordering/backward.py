@@ -9,7 +9,14 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from ..arguments import check_gradient
-from ..checks import check, check_counts, is_transformation, is_whole
+from ..checks import (
+    check,
+    check_counts,
+    check_state_kind,
+    is_transformation,
+    is_whole,
+    known_design,
+)
 from ..state import Checkpoint, states
 from .methods import METHODS, Step, Window, both
 
@@ -226,11 +233,7 @@ class _Backward(NamedTuple):
 
     def _check(self, state: BackwardState) -> None:
         """Refuse a state of another kind, or of another window, whose rows would not do."""
-        if not isinstance(state, BackwardState):
-            raise TypeError(
-                f"The state is a {type(state).__name__}, not that of `ordering.backward`: pass the "
-                "state that its `init(params)` or its last `update` returned."
-            )
+        check_state_kind(state, BackwardState, "`ordering.backward`")
         windows = {1 + len(rows) for rows in jax.tree.leaves(state.stored)}
         if windows - {self.window} or (state.checkpoint == ()) != (self.window == 1):
             raise ValueError(
@@ -282,8 +285,9 @@ def _remembers(state: PyTree[Array]) -> bool:
 
 def _counts(optimizer: optax.GradientTransformation, state: PyTree[Array]) -> bool:
     """Whether a step may depend on its number, as with a schedule of odeopt or of optax."""
-    if hasattr(optimizer, "design"):
-        return optimizer.design.counts
+    design = known_design(optimizer)
+    if design is not None:
+        return design.counts
     own = [ode for _, ode in states(state)]
     return _number(state, jnp.integer) > _number(own, jnp.integer)
 
