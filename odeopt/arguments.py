@@ -204,6 +204,9 @@ def floating(params: PyTree[Any]) -> PyTree[Array]:
     return as_arrays(params)
 
 
+_ABSENT = type(None), optax.MaskedNode
+
+
 def is_masked(node: Any) -> bool:
     """Whether `node` stands for parameters that a wrapper hides from the optimizer."""
     return isinstance(node, optax.MaskedNode)
@@ -211,7 +214,7 @@ def is_masked(node: Any) -> bool:
 
 def is_absent(node: Any) -> bool:
     """Whether `node` is absent: masked, or None as `eqx.filter` leaves it."""
-    return node is None or is_masked(node)
+    return isinstance(node, _ABSENT)
 
 
 def unmasked(params: PyTree[Array], full_params: PyTree[Any] | None) -> PyTree[Any]:

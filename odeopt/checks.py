@@ -55,15 +55,6 @@ def check_kind(kind: type, such_as: str, **given: Any) -> None:
             raise TypeError(f"{name} is {piece!r:.80}; pass e.g. odeopt.{such_as}.")
 
 
-def check_state_kind(state: Any, kind: type, of: str) -> None:
-    """Raise a `TypeError` for the state of anything but `of`."""
-    if not isinstance(state, kind):
-        raise TypeError(
-            f"The state is a {type(state).__name__}, not that of {of}: pass the state that "
-            "`opt.init(params)` or the last `opt.update` returned."
-        )
-
-
 def is_flag(value: Any) -> bool:
     """Whether a value is True or False, of Python or NumPy."""
     return type(value) in (bool, np.bool_)

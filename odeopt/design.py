@@ -241,7 +241,7 @@ def _update(
 
         accept, after, transform = verdict.accept, verdict.state, advanced
         if design.rejects:
-            given, made = (grads, info.value), (h, update, aux)
+            given, made = (grads, info.value), (update, aux, h)
             ok, after = settled(rule, rule_state, verdict, given, made, step.finite & (h >= 0))
             transform = select(ok, advanced, state.transform)
             # XLA on CPU recomputes a cheap scalar in every leaf that uses it, sums over all leaves

@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from .arguments import as_arrays, is_absent
 from .arrays import Scalar
-from .checks import check_state_kind
 from .flows import State
 
 
@@ -147,7 +146,11 @@ _NONE = "There is no odeopt optimizer in this state: pass the state that `opt.in
 
 def check_state(state: Any, *, staged: bool) -> None:
     """Refuse a state of another kind, or a staged state in an optimizer that is not staged."""
-    check_state_kind(state, ODEState, "an odeopt optimizer")
+    if not isinstance(state, ODEState):
+        raise TypeError(
+            f"The state is a {type(state).__name__}, not that of an odeopt optimizer: pass the "
+            "state that `opt.init(params)` or the last `opt.update` returned."
+        )
     if not staged and state.progress != ():
         raise ValueError(
             "The state is from an optimizer with staged=True, whose parameters are a point "

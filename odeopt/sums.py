@@ -10,6 +10,7 @@ import functools
 import itertools
 import math
 import operator
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -259,6 +260,9 @@ def levelled(tree: PyTree[Array]) -> tuple[PyTree[Array], Scalar]:
 def finite(*trees: PyTree[Array]) -> Bool[Array, ""]:
     """Whether every entry is finite; inside `across` on all devices.
 
+    Leaves of the other trees are checked together with those of the first that have their shape and
+    sharding, in the order of both: a reduction takes longer to compile than what it reduces.
+
     Args:
       trees: trees of arrays.
 
@@ -267,11 +271,17 @@ def finite(*trees: PyTree[Array]) -> Bool[Array, ""]:
       >>> bool(odeopt.sums.finite(jnp.ones(2), {"w": jnp.array(jnp.inf)}))
       False
     """
-    # A maximum is NaN if an entry is, and on CPU it takes a third of the time of `any`.
-    leaves = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    # Not |z|, which may overflow where z does not.
-    parts = [p for x in leaves for p in ((x.real, x.imag) if jnp.iscomplexobj(x) else (x,))]
-    bad = [~jnp.isfinite(jnp.max(jnp.abs(part), initial=0)) for part in parts]
+    leaves = [
+        [jnp.isfinite(x) for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+        for tree in trees
+    ]
+    width, seen = Counter(map(jax.typeof, leaves[0])), Counter[Any]()
+    rows: defaultdict[Any, list[Array]] = defaultdict(list)
+    for leaf in itertools.chain(*leaves):
+        kind = jax.typeof(leaf)
+        rows[kind, seen[kind] % (width[kind] or 1)].append(leaf)
+        seen[kind] += 1
+    bad = [~jnp.all(functools.reduce(operator.and_, row)) for row in rows.values()]
     return jnp.sqrt(total(bad)) == 0  # XLA does not recompute a square root, see `_once`
 
 

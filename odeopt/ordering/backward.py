@@ -12,7 +12,6 @@ from ..arguments import check_gradient
 from ..checks import (
     check,
     check_counts,
-    check_state_kind,
     is_transformation,
     is_whole,
     known_design,
@@ -233,7 +232,11 @@ class _Backward(NamedTuple):
 
     def _check(self, state: BackwardState) -> None:
         """Refuse a state of another kind, or of another window, whose rows would not do."""
-        check_state_kind(state, BackwardState, "`ordering.backward`")
+        if not isinstance(state, BackwardState):
+            raise TypeError(
+                f"The state is a {type(state).__name__}, not that of `ordering.backward`: pass the "
+                "state that its `init(params)` or its last `update` returned."
+            )
         windows = {1 + len(rows) for rows in jax.tree.leaves(state.stored)}
         if windows - {self.window} or (state.checkpoint == ()) != (self.window == 1):
             raise ValueError(

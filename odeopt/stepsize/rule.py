@@ -181,7 +181,7 @@ def settled(
     before: PyTree[Array],
     verdict: Verdict,
     given: PyTree,
-    made: PyTree,
+    made: tuple[PyTree, ...],
     sound: Bool[Array, ""],
 ) -> tuple[Bool[Array, ""], PyTree[Array]]:
     """The policy for non-finite numbers: whether a step can be kept, and the state of its rule.
@@ -190,7 +190,7 @@ def settled(
     state. If only the step is non-finite (`made`, or not `sound`), the rule is told (`failed`).
     """
     sane = finite(given)
-    kept = sane & sound & finite(made, verdict.state)
+    kept = sane & sound & finite(*made, verdict.state)
     otherwise = optax.tree.where(sane, rule.failed(before), before)
     return kept, optax.tree.where(kept, verdict.state, otherwise)
 
