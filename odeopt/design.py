@@ -244,10 +244,7 @@ def _update(
             given, made = (grads, info.value), (update, aux, h)
             ok, after = settled(rule, rule_state, verdict, given, made, step.finite & (h >= 0))
             transform = select(ok, advanced, state.transform)
-            # XLA on CPU recomputes a cheap scalar in every leaf that uses it, sums over all leaves
-            # included: compile time grows as the square of their number. It never recomputes a
-            # square root.
-            accept = jnp.sqrt((ok & accept).astype(float)) > 0
+            accept = ok & accept
         elif step.finite is not True:
             accept = step.finite & accept
         stayed = jax.tree.map(jnp.zeros_like, update) if accept is not True else update

@@ -29,9 +29,6 @@ _DTYPE = operator.attrgetter("dtype")
 _FLOAT = operator.methodcaller("astype", float)
 _CAST = jax.lax.convert_element_type
 _flatten: Callable[[PyTree[Array]], tuple[list[Array], Any]] = jax.tree.flatten
-# XLA on CPU would recompute a sum over leaves in every leaf that uses it, and compile time would
-# grow as the square of their number. (jax 0.10 removes the barrier too early for this.)
-_once = jax.lax.optimization_barrier
 
 _axes: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("axes", default=())
 
@@ -169,12 +166,19 @@ def total(parts: Sequence[Array], dtype: Any = float) -> Array:
         for part in parts:
             groups.setdefault(split_over(part), []).append(part)
         parts = [
-            jax.lax.psum(functools.reduce(operator.add, group), over)
-            if over
-            else functools.reduce(operator.add, group)
+            jax.lax.psum(_sum(*group), over) if over else _sum(*group)
             for over, group in groups.items()
         ]
-    return _once(functools.reduce(operator.add, parts)) if parts else jnp.zeros([], dtype)
+    return _sum(*parts) if parts else jnp.zeros([], dtype)
+
+
+@functools.partial(jax.jit, inline=True)
+def _sum(*parts: Array) -> Array:
+    # XLA on CPU makes additions of the sum of a stack, and writes them out again in every leaf that
+    # uses the sum: compile time would grow as the square of the number of leaves. `where` hides
+    # the stack.
+    stack = jnp.stack(parts)
+    return jnp.sum(jnp.where(jnp.isnan(stack), jnp.nan, stack), axis=0)
 
 
 @functools.cache
@@ -226,9 +230,7 @@ def inner(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
     products = map(operator.mul, map(jnp.conj, map(_CAST, x, wide)), map(_CAST, y, wide))
     # Not `jnp.vdot`: explicit sharding refuses its contraction.
     parts = [*map(_FLOAT, map(jnp.sum, map(jnp.real, products)))]
-    return (
-        total(parts) if _axes.get() or not parts else _once(functools.reduce(operator.add, parts))
-    )
+    return total(parts) if _axes.get() or not parts else _sum(*parts)
 
 
 def norm(tree: PyTree[Array]) -> Scalar:
@@ -282,7 +284,7 @@ def finite(*trees: PyTree[Array]) -> Bool[Array, ""]:
         rows[kind, seen[kind] % (width[kind] or 1)].append(leaf)
         seen[kind] += 1
     bad = [~jnp.all(functools.reduce(operator.and_, row)) for row in rows.values()]
-    return jnp.sqrt(total(bad)) == 0  # XLA does not recompute a square root, see `_once`
+    return total(bad) == 0
 
 
 def entries(leaf: Array) -> int:
