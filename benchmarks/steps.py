@@ -1,5 +1,6 @@
 """Steps of solvers against gradients, against optax and against diffrax's own step."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -170,40 +171,48 @@ def updates(rounds: int) -> Iterator[Row]:
 
 
 def compile_time(rounds: int) -> Iterator[Row]:
-    """Tracing, lowering and compiling: RK4 against one gradient, RKC against fewer stages."""
+    """Tracing, lowering and compiling: RK4 against one gradient, RKC against fewer stages.
+
+    And the update of `log_time_adam` against that of optax's Adam, with few and with many leaves.
+    """
     params, batch = mlp(DIGITS), batch_of(DIGITS, 128)
+
+    def training(optimizer: optax.GradientTransformation) -> None:
+        compile_program(training_step(optimizer), (params, optimizer.init(params)), batch)
+
+    def gradient() -> None:
+        compile_program(_fresh_gradient(), params, batch)
+
     for scan, name in ((False, "unrolled"), (True, "scan_stages")):
-        optimizer = odeopt.rk4(RATE, scan_stages=scan)
-        carry = params, optimizer.init(params)
-        pairs = []
-        for _ in range(rounds):
-            begin = time.perf_counter()
-            compile_program(training_step(optimizer), carry, batch)
-            between = time.perf_counter()
-            compile_program(_fresh_gradient(), params, batch)
-            pairs.append((between - begin, time.perf_counter() - between))
-        yield ratio("compile", f"lower + compile, rk4 step / one gradient, {name}", pairs, "3")
+        rk4 = functools.partial(training, odeopt.rk4(RATE, scan_stages=scan))
+        row = f"lower + compile, rk4 step / one gradient, {name}"
+        yield ratio("compile", row, _seconds(rounds, rk4, gradient), "3")
+    many, few = (functools.partial(training, odeopt.rkc(RATE, stages)) for stages in (50, 5))
+    row = "lower + compile, rkc step, 50 stages / 5 stages"
+    yield ratio("compile", row, _seconds(rounds, many, few), "1.20")
+    for where, leaves, times in (("", params, rounds), (", 300 leaves", [params["w0"]] * 300, 3)):
+        ours, theirs = (
+            functools.partial(_compile_update, optimizer, leaves)
+            for optimizer in CAREFUL["log_time_adam"]
+        )
+        row = f"lower + compile, log_time_adam update / optax.adam's{where}"
+        yield ratio("compile", row, _seconds(min(rounds, times), ours, theirs), "2.50")
+
+
+def _compile_update(optimizer: optax.GradientTransformation, params: Any) -> None:
+    compile_program(update_step(optimizer), (params, optimizer.init(params)), params, None)
+
+
+def _seconds(rounds: int, *sides: Callable[[], None]) -> list[tuple[float, float]]:
+    """What each of two sides takes, in turn."""
     pairs = []
     for _ in range(rounds):
-        seconds = []
-        for stages in (50, 5):
-            optimizer = odeopt.rkc(RATE, stages)
-            carry = params, optimizer.init(params)
-            begin = time.perf_counter()
-            compile_program(training_step(optimizer), carry, batch)
-            seconds.append(time.perf_counter() - begin)
-        pairs.append((seconds[0], seconds[1]))
-    yield ratio("compile", "lower + compile, rkc step, 50 stages / 5 stages", pairs, "1.20")
-    pairs = []
-    for _ in range(rounds):
-        seconds = []
-        for optimizer in CAREFUL["log_time_adam"]:
-            carry = params, optimizer.init(params)
-            begin = time.perf_counter()
-            compile_program(update_step(optimizer), carry, params, batch)
-            seconds.append(time.perf_counter() - begin)
-        pairs.append((seconds[0], seconds[1]))
-    yield ratio("compile", "lower + compile, log_time_adam update / optax.adam's", pairs, "2.50")
+        times = [time.perf_counter()]
+        for side in sides:
+            side()
+            times.append(time.perf_counter())
+        pairs.append((times[1] - times[0], times[2] - times[1]))
+    return pairs
 
 
 def foreign(rounds: int) -> Iterator[Row]:
