@@ -166,19 +166,20 @@ def total(parts: Sequence[Array], dtype: Any = float) -> Array:
         for part in parts:
             groups.setdefault(split_over(part), []).append(part)
         parts = [
-            jax.lax.psum(_sum(*group), over) if over else _sum(*group)
+            jax.lax.psum(_over(jnp.sum, *group), over) if over else _over(jnp.sum, *group)
             for over, group in groups.items()
         ]
-    return _sum(*parts) if parts else jnp.zeros([], dtype)
+    return _over(jnp.sum, *parts) if parts else jnp.zeros([], dtype)
 
 
-@functools.partial(jax.jit, inline=True)
-def _sum(*parts: Array) -> Array:
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _over(reduction: Callable[..., Array], *parts: Array) -> Array:
+    """A sum or maximum of one part from each leaf."""
     # XLA on CPU makes additions of the sum of a stack, and writes them out again in every leaf that
     # uses the sum: compile time would grow as the square of the number of leaves. `where` hides
     # the stack.
     stack = jnp.stack(parts)
-    return jnp.sum(jnp.where(jnp.isnan(stack), jnp.nan, stack), axis=0)
+    return reduction(jnp.where(jnp.isnan(stack), jnp.nan, stack), axis=0)
 
 
 @functools.cache
@@ -230,7 +231,7 @@ def inner(a: PyTree[Array], b: PyTree[Array]) -> Scalar:
     products = map(operator.mul, map(jnp.conj, map(_CAST, x, wide)), map(_CAST, y, wide))
     # Not `jnp.vdot`: explicit sharding refuses its contraction.
     parts = [*map(_FLOAT, map(jnp.sum, map(jnp.real, products)))]
-    return total(parts) if _axes.get() or not parts else _sum(*parts)
+    return total(parts) if _axes.get() or not parts else _over(jnp.sum, *parts)
 
 
 def norm(tree: PyTree[Array]) -> Scalar:
@@ -252,10 +253,11 @@ def levelled(tree: PyTree[Array]) -> tuple[PyTree[Array], Scalar]:
 
     A tree of zeros stays what it is. Inside `across` the entry is the largest on all devices.
     """
-    largest = jnp.zeros([], float)
+    sizes = [jnp.zeros([], float)]
     for x in jax.tree.leaves(tree):
         most, over = jnp.max(jnp.abs(x), initial=0).astype(float), split_over(x)
-        largest = jnp.maximum(largest, jax.lax.pmax(most, over) if over else most)
+        sizes.append(jax.lax.pmax(most, over) if over else most)
+    largest = _over(jnp.max, *sizes)
     return jax.tree.map(lambda x: ratio(x, largest.astype(real_dtype(x.dtype))), tree), largest
 
 

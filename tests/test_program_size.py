@@ -4,16 +4,16 @@ XLA compiles for every leaf what enters it: where that is a sum over all leaves,
 each time, a model of a hundred leaves takes minutes to compile.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 import pytest
 
 import odeopt
-from odeopt import stepsize
+from odeopt import diagnostics, stepsize
 from odeopt.flows import AveragedFlow, GradientFlow
 from odeopt.zoo.registry import REGISTRY
 
@@ -38,44 +38,56 @@ ALL = {name: e.build(0.01) for name, e in REGISTRY.items() if not e.needs & {"pl
 ALL |= OPTIMIZERS
 
 
-def lines(optimizer: Any, leaves: int) -> int:
-    """Of the compiled update."""
-    params = [jnp.ones((2 + i % 7, 3)) for i in range(leaves)]
-
-    def loss(x: Any) -> jax.Array:
-        return jnp.stack([jnp.sum(leaf**2 + leaf**4) for leaf in x]).sum()
-
-    def update(grads: Any, state: Any, x: Any) -> Any:
-        return optimizer.update(grads, state, x, value=loss(x), value_fn=loss)
-
-    state = optimizer.init(params)
-    program = jax.jit(update).lower(params, state, params).compile()
-    return program.as_text().count("\n")
+def loss(x: Any) -> jax.Array:
+    return jnp.stack([jnp.sum(leaf**2 + leaf**4) for leaf in x]).sum()
 
 
-def grows_with_the_leaves(optimizer: Any) -> bool:
+def step(optimizer: Any) -> Callable[[Any], Any]:
+    """The first update from a point, as a function of it."""
+
+    def first(x: Any) -> Any:
+        return optimizer.update(x, optimizer.init(x), x, value=loss(x), value_fn=loss)
+
+    return first
+
+
+def grows_with_the_leaves(function: Callable[[Any], Any]) -> bool:
     """Whether each leaf adds as much to a program of 16 to 32 leaves as to one of 8 to 16."""
-    few, more, many = (lines(optimizer, leaves) for leaves in (8, 16, 32))
+
+    def lines(leaves: int) -> int:
+        params = [jnp.ones((2 + i % 7, 3)) for i in range(leaves)]
+        return jax.jit(function).lower(params).compile().as_text().count("\n")
+
+    few, more, many = map(lines, (8, 16, 32))
     return many - more < 1.1 * 2 * (more - few)
 
 
 @pytest.mark.parametrize("name", ["averaged", "euler-corrected", "linearly_implicit_euler"])
 def test_the_program_grows_with_the_leaves(name: str) -> None:
-    assert grows_with_the_leaves(ALL[name])
+    assert grows_with_the_leaves(step(ALL[name]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_the_program_of_any_optimizer_does(name: str) -> None:
-    assert grows_with_the_leaves(ALL[name])
+    assert grows_with_the_leaves(step(ALL[name]))
+
+
+def _drift(loss: Any, params: Any) -> Any:
+    return diagnostics.drift(loss, params, 0.1)
+
+
+@pytest.mark.parametrize("measure", [diagnostics.batch_sharpness, diagnostics.corridor, _drift])
+def test_the_program_of_a_measure_does(measure: Callable[..., Any]) -> None:
+    assert grows_with_the_leaves(partial(measure, loss))
 
 
 def test_a_chain_of_additions_would_not() -> None:
-    def update(grads: Any, state: Any, params: Any, **more: Any) -> Any:
-        size = sum(jnp.sum(g * g) for g in grads)
-        return [-g * (1 - 0.1 * size) for g in grads], state
+    def scaled(x: list[jax.Array]) -> list[jax.Array]:
+        size = sum(jnp.sum(leaf * leaf) for leaf in x)
+        return [leaf * (1 - 0.1 * size) for leaf in x]
 
-    assert not grows_with_the_leaves(optax.GradientTransformation(lambda _: (), update))
+    assert not grows_with_the_leaves(scaled)
 
 
 COMPILE = "/jax/core/compile/backend_compile_duration"
