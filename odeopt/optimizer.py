@@ -236,7 +236,7 @@ def guard(opt: Optimizer) -> Optimizer:
 
     Costs no gradient. The old state is kept until the step is known to be finite, so nothing is
     updated in place: this takes memory for one more update and state, and an update of Adam with
-    ten million parameters takes 5 to 8 times as long on a CPU (in a checkout:
+    ten million parameters takes 4 to 7 times as long on a CPU (in a checkout:
     `python -m benchmarks --only updates`).
 
     In a chain, a transformation *before* this one keeps a NaN in its own state: put it into

@@ -143,8 +143,9 @@ def log_time_adam(
     copies of the parameters, and every 16th entry along the last axis of leaves with 4,096 entries
     or more (every entry of smaller leaves). An update of 10 million parameters takes 5 to 8 times
     as long as that of `optax.adam` on a CPU, since it keeps the old state until it knows that the
-    step is finite (`odeopt.guard`); a gradient usually costs far more. It compiles 5.3 times as
-    long (in a checkout: `python -m benchmarks --only updates --only compile`).
+    step is finite (`odeopt.guard`); a gradient usually costs far more. It compiles 5 times as
+    long, with 300 leaves 13 times (in a checkout:
+    `python -m benchmarks --only updates --only compile`).
 
     Args:
       learning_rate: None for the controller; a number, schedule or rule replaces it.
