@@ -1,6 +1,5 @@
 """Steps of solvers against gradients, against optax and against diffrax's own step."""
 
-import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,7 +28,7 @@ from .models import (
     update_step,
 )
 from .programs import bytes_accessed, compile_program, dots, temporaries
-from .timing import Loop, Row, exact, paired, ratio
+from .timing import Call, Loop, Row, exact, once_each, paired, ratio
 
 RATE = 1e-3  # small, so that parameters stay where they are, round after round
 BATCHES = 8  # steps in one program
@@ -184,35 +183,20 @@ def compile_time(rounds: int) -> Iterator[Row]:
         compile_program(_fresh_gradient(), params, batch)
 
     for scan, name in ((False, "unrolled"), (True, "scan_stages")):
-        rk4 = functools.partial(training, odeopt.rk4(RATE, scan_stages=scan))
+        rk4 = Call(training, odeopt.rk4(RATE, scan_stages=scan))
         row = f"lower + compile, rk4 step / one gradient, {name}"
-        yield ratio("compile", row, _seconds(rounds, rk4, gradient), "3")
-    many, few = (functools.partial(training, odeopt.rkc(RATE, stages)) for stages in (50, 5))
+        yield ratio("compile", row, once_each(rk4, Call(gradient), rounds), "3")
+    many, few = (Call(training, odeopt.rkc(RATE, stages)) for stages in (50, 5))
     row = "lower + compile, rkc step, 50 stages / 5 stages"
-    yield ratio("compile", row, _seconds(rounds, many, few), "1.20")
+    yield ratio("compile", row, once_each(many, few, rounds), "1.20")
     for where, leaves, times in (("", params, rounds), (", 300 leaves", [params["w0"]] * 300, 3)):
-        ours, theirs = (
-            functools.partial(_compile_update, optimizer, leaves)
-            for optimizer in CAREFUL["log_time_adam"]
-        )
+        ours, theirs = (Call(_compile_update, o, leaves) for o in CAREFUL["log_time_adam"])
         row = f"lower + compile, log_time_adam update / optax.adam's{where}"
-        yield ratio("compile", row, _seconds(min(rounds, times), ours, theirs), "2.50")
+        yield ratio("compile", row, once_each(ours, theirs, min(rounds, times)), "2.50")
 
 
 def _compile_update(optimizer: optax.GradientTransformation, params: Any) -> None:
     compile_program(update_step(optimizer), (params, optimizer.init(params)), params, None)
-
-
-def _seconds(rounds: int, *sides: Callable[[], None]) -> list[tuple[float, float]]:
-    """What each of two sides takes, in turn."""
-    pairs = []
-    for _ in range(rounds):
-        times = [time.perf_counter()]
-        for side in sides:
-            side()
-            times.append(time.perf_counter())
-        pairs.append((times[1] - times[0], times[2] - times[1]))
-    return pairs
 
 
 def foreign(rounds: int) -> Iterator[Row]:

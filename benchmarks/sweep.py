@@ -1,7 +1,7 @@
 """The stability sweep as one compiled program against a Python loop over the same runs."""
 
-import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from odeopt.studies.engine.steps import step_function
 from odeopt.studies.engine.tuner import first_grid
 from odeopt.studies.problems import build
 
-from .timing import Row, ratio
+from .timing import Call, Row, once_each, ratio
 
 GRADIENTS = 200
 SEEDS = (0, 1, 2, 3)
@@ -32,15 +32,16 @@ def sweep(rounds: int) -> Iterator[Row]:
             grid = first_grid(entry, SHARPNESS, problem.dtype)
             rates = grid.rates(grid.first)
             runs = [(rate, seed) for rate in rates for seed in SEEDS]
-            pairs = []
-            for _ in range(1 if rounds < MOST_ROUNDS else min(rounds, MOST_ROUNDS)):
-                begin = time.perf_counter()
-                run_one_by_one(problem, entry, runs, steps)
-                between = time.perf_counter()
-                Runner(problem, entry, GRADIENTS, SEEDS).run(runs)
-                pairs.append((between - begin, time.perf_counter() - between))
+            loop = Call(run_one_by_one, problem, entry, runs, steps)
+            program = Call(run_at_once, problem, entry, runs)
+            pairs = once_each(loop, program, 1 if rounds < MOST_ROUNDS else MOST_ROUNDS)
         row = f"python loop / one program, {len(runs)} runs of {name}, compile included"
         yield ratio("sweep", row, pairs, "> 5")
+
+
+def run_at_once(problem: Problem, entry: Entry, runs: Sequence[tuple[float, int]]) -> Any:
+    """The same runs as one program, which a new runner compiles anew."""
+    return Runner(problem, entry, GRADIENTS, SEEDS).run(runs)
 
 
 def run_one_by_one(

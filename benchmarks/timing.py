@@ -99,6 +99,11 @@ class Call:
         return (time.perf_counter() - begin) / calls
 
 
+def once_each(first: Call, second: Call, rounds: int) -> list[tuple[float, float]]:
+    """Seconds of one call of both sides in each round, compilation included."""
+    return [(first.seconds(1), second.seconds(1)) for _ in range(rounds)]
+
+
 def paired(first: Loop, second: Loop, rounds: int) -> list[tuple[float, float]]:
     """Seconds of both sides in each round; who goes first alternates."""
     for side in (first, second):

@@ -9,13 +9,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from ..arguments import check_gradient
-from ..checks import (
-    check,
-    check_counts,
-    is_transformation,
-    is_whole,
-    known_design,
-)
+from ..checks import check, check_counts, is_transformation, is_whole, known_design
 from ..state import Checkpoint, states
 from .methods import METHODS, Step, Window, both
 

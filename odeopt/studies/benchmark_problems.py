@@ -4,7 +4,6 @@ Where data can be interpolated, validation loss decides; test data are only repo
 """
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -246,9 +245,8 @@ def _hypercube() -> list[Batch]:
 
 
 def _shells() -> list[Batch]:
-    return _classes(
-        *make_gaussian_quantiles(n_samples=2000, n_features=10, n_classes=3, random_state=0)
-    )
+    found = make_gaussian_quantiles(n_samples=2000, n_features=10, n_classes=3, random_state=0)
+    return _classes(*found)
 
 
 def _arctangent() -> list[Batch]:
@@ -261,7 +259,7 @@ def _impedance() -> list[Batch]:
 
 def _parity() -> list[Batch]:
     # Each pattern once: of patterns drawn at random most are in several parts.
-    bits = np.array(list(itertools.product([-1.0, 1.0], repeat=10)))
+    bits = 2.0 * np.indices((2,) * 10).reshape(10, -1).T - 1
     return _classes(bits, (bits[:, :3].prod(axis=1) > 0).astype(int))
 
 
